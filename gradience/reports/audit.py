@@ -14,8 +14,7 @@ from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from fractions import Fraction
 from statistics import median
-from textwrap import shorten
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -28,15 +27,11 @@ from gradience.files.artifact import ROW_CONFIG, Float12, Floats12, Part, interr
 from gradience.ranks import percentile
 from gradience.reports.base import view as base_view
 from gradience.reports.base.blocks import (
-    Bar,
-    Bars,
     Block,
     Column,
     Document,
     Facts,
     Heading,
-    HeatMap,
-    HeatRow,
     Inline,
     Note,
     Notes,
@@ -68,7 +63,7 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
-from gradience.reports.base.view import more
+from gradience.reports.base.view import first_names, more
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
 Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
@@ -670,29 +665,15 @@ def title_blocks(report: AuditReport, view: AuditView) -> list[Block]:
 
 SHOWN_NOTES = 6
 """Findings that a brief report lists."""
-GIST = 80
-"""Characters of a warning that points to the section with its full text."""
-FINDINGS = "Findings"
-"""Title of the section with the findings."""
 
 
 def trust_blocks(report: AuditReport, view: AuditView) -> list[Block]:
-    """Return coverage, errors and precision; on a screen also the other findings, in a file pointers to them."""
-    heading = Heading("Completeness")
-    if view.layers:
-        return [heading, Notes(trust_notes(report))]
-    if view.brief:
-        notes = trust_notes(report)
-        shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
-        return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
-    warnings: dict[str, Note] = {}
-    for finding in report.findings:
-        if finding.severity == "warning":
-            gist = f"{finding.code}: {shorten(finding.message, GIST, placeholder=' …')} ("
-            text = (gist, Span(f"see {FINDINGS}", to=FINDINGS), ")")
-            warnings.setdefault(finding.code, Note("warning", text))
-    errors = _finding_notes(report, "error")
-    return [heading, Notes([_coverage_note(report), *errors, *warnings.values(), *_precision_notes(report)])]
+    """Return coverage, precision and findings; in a brief report the first of them, without details."""
+    heading, notes = Heading("Completeness"), trust_notes(report)
+    if not view.brief:
+        return [heading, Notes(notes)]
+    shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
+    return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
 
 
 def trust_notes(report: AuditReport) -> list[Note]:
@@ -708,16 +689,6 @@ def _coverage_note(report: AuditReport) -> Note:
     measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the only module"
     tensors = f"all {count(report.coverage.tensors)} tensors accounted for"
     return Note("good", f"complete: {measured} measured, {tensors}")
-
-
-def finding_blocks(report: AuditReport, view: AuditView) -> list[Block]:
-    """Return warnings and information. In a file they follow the figures that they refer to."""
-    if view.brief or view.layers:
-        return []
-    notes = [*_finding_notes(report, "warning"), *_other_notes(report), *_finding_notes(report, "info")]
-    if not notes and report.findings:  # errors are listed at the top
-        return []
-    return [Heading(FINDINGS), Notes(notes or [Note("good", "none")])]
 
 
 def _other_notes(report: AuditReport) -> list[Note]:
@@ -804,9 +775,10 @@ def use_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     for layer in trained:
         for threshold, k in energy_ranks_of(layer, report.tau).items():
             ranks.setdefault(threshold, []).extend([] if k is None else [k])
-    bars = [_bar(k_label(threshold), values, trimmed) for threshold, values in ranks.items() if values]
+    top = max(layer.r for layer in report.layers)
+    rows = [_bar(k_label(threshold), values, trimmed, top) for threshold, values in ranks.items() if values]
     stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
-    bars += [_bar("stable rank Σσ²/σ₁²", stable, lambda value: sig(value, digits))] if stable else []
+    rows += [_bar("stable rank Σσ²/σ₁²", stable, lambda value: sig(value, digits), top)] if stable else []
     facts: list[tuple[str, Inline]] = [
         ("utilization", f"{percent(report.utilization_median)} (median stable rank / r)")
     ]
@@ -815,19 +787,35 @@ def use_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     if report.null_position_median is not None:
         position = sig(report.null_position_median, min(2, digits))
         facts.append(("null position", f"{position} (median; 0: one direction, 1: random factors)"))
-    top = max(layer.r for layer in report.layers)
     scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
     tau, error = k_label(report.tau), percent(math.sqrt(1 - report.tau))
+    titles = [Column(Span(f"{sign} {name}", role), ">") for name, sign, role in BAR_PARTS]
     return [
         Heading("Use of rank", aside=f"{tau}: directions with {tau[2:]} % of the energy (error {error})"),
-        Bars(("median", "p90", "max"), bars, top, scale),
+        Table([Column(), *titles, Column(f"░ {scale}", drop=1, drawing=True)], rows),
         Facts(facts),
     ]
 
 
-def _bar(label: str, values: Sequence[float], show: Callable[[float], str]) -> Bar:
-    spread = (float(percentile(values, 50)), float(percentile(values, 90)), max(values))
-    return Bar(label, [show(value) for value in spread], spread)
+BAR = 30
+"""Columns of a bar, on a scale from 0 to the rank."""
+BAR_PARTS: tuple[tuple[str, str, Role], ...] = (
+    ("median", "█", "bar1"),
+    ("p90", "▓", "bar2"),
+    ("max", "▒", "bar3"),
+)
+
+
+def _bar(label: str, values: Sequence[float], show: Callable[[float], str], top: int) -> list[Inline]:
+    """Return the median, the 90th percentile and the maximum as figures, and as a bar."""
+    median, *larger = spread = (float(percentile(values, 50)), float(percentile(values, 90)), max(values))
+    drawn: list[Span] = []
+    at = 0
+    for value, (_, sign, role) in zip(spread, BAR_PARTS, strict=True):
+        end = max(at, 1, round(BAR * min(1.0, value / top)))
+        drawn.append(Span(sign * (end - at), role))
+        at = end
+    return [label, Span(show(median), "strong"), *map(show, larger), (*drawn, Span("░" * (BAR - at), "dim"))]
 
 
 def dominance_blocks(report: AuditReport, view: AuditView) -> list[Block]:
@@ -974,46 +962,37 @@ def layer_blocks(report: AuditReport, view: AuditView) -> list[Block]:
 
 HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
 ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
-SIGN_WORDS = {ABSENT: "no module", UNTRAINED: "untrained", BROKEN: "not measured"}
 MAX_KINDS = 12
-"""Maximum rows of all maps together; the kinds with the most parameters are drawn."""
-MAX_MAPS = 2
-"""Maximum number of layer stacks that are drawn."""
-MAX_SPAN = 1024
-"""Maximum span of layer numbers drawn with gaps; a larger span is drawn without gaps."""
+"""Maximum rows of a map; the kinds with the most parameters are drawn."""
+WIDE_MAP, MAX_CELL = 36, 4
+"""Columns that a map of few layers is stretched to, and the maximum signs per layer."""
 
 
 def where_blocks(report: AuditReport, view: AuditView) -> list[Block]:
-    """Return maps of the largest layer stacks, the modules outside, the energy, and the extreme modules."""
+    """Return a map of the largest layer stack, the modules outside, the energy, and the extreme modules."""
     if not report.layers:
         return []
-    maps, hidden_stacks = layer_maps(report, view.map_columns)
-    signs = {cell for layers in maps for row in layers.heat.rows for cell in row.cells}
-    others = [f"  {sign.text} {word}" for sign, word in SIGN_WORDS.items() if sign in signs]
+    stacks: dict[str, list[LayerAudit]] = {"": []}
+    for layer in report.layers:
+        within = layer.layer is not None and layer.layer_index is not None
+        stacks.setdefault((layer.layer or "").rpartition(".")[0] if within else "", []).append(layer)
+    outside = stacks.pop("")
+    largest = min(stacks, key=lambda stack: (-len(stacks[stack]), stack), default="")
+    outside += [layer for stack, layers in stacks.items() if stack != largest for layer in layers]
+    statuses = {layer.status for layer in report.layers}
     legend: tuple[str | Span, ...] = (
         f"{k_label(report.tau)} / r in eighths ",
         *map(Span, BLOCKS, HEAT),
-        *others,
+        "  · no module",
+        "  ○ untrained" if "untrained" in statuses else "",
+        "  ✗ not measured" if statuses - {"ok", "untrained"} else "",
     )
-    blocks: list[Block] = [Heading("Map of modules", aside=legend if maps else "")]
-    for layers in maps:
-        blocks += [
-            layers.heat,
-            *more(layers.hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        ]
-        if layers.most_modules > 1:
-            merged = f"{layers.per_column} layers per column, " if layers.per_column > 1 else ""
-            several = f"{merged}each cell: median of up to {layers.most_modules} modules"
-            blocks.append(dim(several))
-    blocks += more(hidden_stacks, "more stack of layers", view.rest, "more stacks of layers")
-    outside = [layer for layer in report.layers if layer.layer is None or layer.layer_index is None]
-    parts: list[str | Span] = []
-    for layer in outside[:SHOWN]:
-        k = layer.energy_rank_tau
-        ranks = f"{k_label(report.tau)} {k} of {layer.r}" if k is not None else layer.status
-        parts += ["; " if parts else "outside the layers: ", Span(layer.label, "name"), f" {ranks}"]
-    parts += [f"; {count(len(outside) - SHOWN)} more{view.rest}"] if len(outside) > SHOWN else []
-    blocks += [Paragraph(tuple(parts))] if parts else []
+    blocks: list[Block] = [Heading("Map of modules", aside=legend if stacks else "")]
+    total = sum(map(_energy, report.layers))
+    blocks += layer_map(stacks[largest], total, view) if stacks else []
+    if outside:
+        names = first_names([layer.label for layer in outside], SHOWN)
+        blocks.append(Paragraph((f"{plural(len(outside), 'module')} outside the map: ", *names)))
     sentence = _gain_sentence(report)
     blocks += [Paragraph(sentence)] if sentence else []
     spare = wasteful(report, view.most_spare)
@@ -1071,50 +1050,24 @@ def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
     return ranked[:number] if report.suggestions is not None else []
 
 
-class LayerMap(NamedTuple):
-    """The map of one layer stack such as `model.layers`: one row per kind of module, one column per layer.
+def layer_map(layers: Sequence[LayerAudit], total: float, view: AuditView) -> list[Block]:
+    """Return the map of one layer stack such as `model.layers`: a row per kind of module, a column per layer.
 
     Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited for every
-    architecture and naming.
+    architecture and naming: a stack that is wider than the screen has several layers per column, and a cell of several
+    modules (experts, merged columns) shows their median. total: energy of the whole adapter.
     """
-
-    heat: HeatMap
-    per_column: int
-    """Layers per column: more than 1 if the stack is wider than the screen."""
-    most_modules: int
-    """Maximum number of modules per cell. A cell of several (experts, merged columns) shows their median."""
-    hidden: int
-    """Number of kinds of modules that are not drawn because there are too many."""
-
-
-def layer_maps(report: AuditReport, width: int) -> tuple[list[LayerMap], int]:
-    """Return maps of the largest stacks, at most `width` columns wide, and the number of stacks left out."""
-    stacks: dict[str, list[LayerAudit]] = {}
-    for layer in report.layers:
-        if layer.layer is not None and layer.layer_index is not None:
-            stacks.setdefault(layer.layer.rpartition(".")[0], []).append(layer)
-    largest = sorted(stacks, key=lambda stack: (-len(stacks[stack]), stack))[:MAX_MAPS]
-    uniform = len({layer.r for layer in report.layers}) == 1
-    maps = []
-    for stack in largest:
-        title = Span(stack, "name") if len(largest) > 1 else "layer"
-        maps.append(_map(title, stacks[stack], width, MAX_KINDS // len(largest), uniform=uniform))
-    return maps, len(stacks) - len(maps)
-
-
-def _map(title: Inline, layers: Sequence[LayerAudit], width: int, most: int, *, uniform: bool) -> LayerMap:
-    """The map of one stack. uniform: all modules have the same rank, so rows do not repeat it."""
-    numbers = {layer.layer_index or 0 for layer in layers}
-    low, high = min(numbers), max(numbers)
-    # gaps are drawn unless they are too wide
-    indices = list(range(low, high + 1)) if high - low < MAX_SPAN else sorted(numbers)
-    per_column = math.ceil(len(indices) / width)
+    indices = sorted({layer.layer_index or 0 for layer in layers})
+    per_column = math.ceil(len(indices) / view.map_columns)
     column = {index: position // per_column for position, index in enumerate(indices)}
     number = math.ceil(len(indices) / per_column)
-    kinds, hidden = by_kind(layers, lambda layer: layer.params, most)
+    wide = max(1, min(MAX_CELL, min(WIDE_MAP, view.map_columns) // number))
+    kinds, hidden = by_kind(layers, lambda layer: layer.params, MAX_KINDS)
     kinds.sort(key=lambda kind: MODULE_TYPES.index(kind[1][0].module_type))  # attention before MLP
     labels = short_labels([kind for kind, _ in kinds])
-    rows, most_modules = [], 1
+    uniform = len({layer.r for layer in layers}) == 1
+    rows: list[list[Inline]] = []
+    most_modules = 1
     for kind, members in kinds:
         places: list[list[LayerAudit]] = [[] for _ in range(number)]
         for layer in members:
@@ -1122,18 +1075,52 @@ def _map(title: Inline, layers: Sequence[LayerAudit], width: int, most: int, *, 
         most_modules = max(most_modules, *map(len, places))
         ks = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
         rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
-        numbers_of = (trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}")
-        rows.append(HeatRow(Span(labels[kind], "name"), [cell(place) for place in places], numbers_of))
+        spread = [trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}"]
+        rows.append([Span(labels[kind], "name"), _drawn(map(cell, places), wide), *spread])
     # the share of Σ‖ΔW‖² of each column, in eighths of the largest; no row if the scale is unknown
     sums = [0.0] * number
     for layer in layers:
-        sums[column[layer.layer_index or 0]] += min(layer.fro_norm or 0.0, 1e150) ** 2  # avoid overflow
+        sums[column[layer.layer_index or 0]] += _energy(layer)
     top = max(sums)
     if top:
         energy = [Span(block(value / top).text, "dim") if value else ABSENT for value in sums]
-        rows.append(HeatRow(Span("energy ‖ΔW‖²", "dim"), energy))
-    heat = HeatMap(title, indices[::per_column], ("median", "max"), rows)
-    return LayerMap(heat, per_column, most_modules, hidden)
+        shares = [percent(share / total) for share in (median(sums), top)]
+        rows.append([Span("energy ‖ΔW‖²", "dim"), _drawn(energy, wide), *shares])
+    head = Column(ruler(indices[::per_column], wide), drawing=True)
+    merged = f"{per_column} layers per column, " if per_column > 1 else ""
+    several = f"{merged}each cell: median of up to {most_modules} modules"
+    return [
+        Table([Column("layer"), head, Column("median", ">"), Column("max", ">")], rows),
+        *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
+        *([dim(several)] if most_modules > 1 else []),
+    ]
+
+
+def _energy(layer: LayerAudit) -> float:
+    return min(layer.fro_norm or 0.0, 1e150) ** 2  # avoid overflow
+
+
+def _drawn(signs: Iterable[Span], wide: int) -> tuple[Span, ...]:
+    """Return the signs of a row, each repeated."""
+    return tuple(Span(sign.text * wide, sign.role) for sign in signs)
+
+
+def ruler(indices: Sequence[int], wide: int) -> str:
+    """Return numbers above the columns, as many as fit without touching; the last column is always numbered.
+
+    wide: signs that draw one column.
+    """
+    length = len(indices) * wide
+    last = str(indices[-1])
+    last_at = max(0, length - max(len(last), wide))
+    step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 40) if step * wide > len(last))
+    text = [" "] * (last_at + len(last))
+    for position in range(0, len(indices) - 1, step):
+        label, start = str(indices[position]), position * wide
+        if start + len(label) < last_at:
+            text[start : start + len(label)] = label
+    text[last_at:] = last
+    return "".join(text)
 
 
 def cell(place: Sequence[LayerAudit]) -> Span:
@@ -1160,7 +1147,6 @@ SECTIONS: tuple[Callable[[AuditReport, AuditView], list[Block]], ...] = (
     dominance_blocks,
     rank_blocks,
     where_blocks,
-    finding_blocks,
     caveat_blocks,
     layer_blocks,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.keys import config_name, ends_with
@@ -34,8 +33,8 @@ def lora_config_source(report: AuditReport) -> str | None:
     arguments += [f"lora_alpha={per.lora_alpha!r},"] if per.lora_alpha is not None else []
     arguments += ["use_rslora=True,"] if adapter.use_rslora else []
     arguments += ["use_dora=True,"] if adapter.use_dora else []
-    arguments += [f"task_type={_literal(adapter.task_type)},"] if adapter.task_type else []
-    arguments += [f"{name}={_source(value)}," for name, value in _settings(report).items()]
+    arguments += [f"task_type={adapter.task_type!a},"] if adapter.task_type else []
+    arguments += [f"{name}={value!a}," for name, value in _settings(report).items()]
     arguments += _list("target_modules", plain)
     arguments += _list("target_parameters", stacked) if stacked else []
     arguments += _dict("rank_pattern", per.rank_pattern)
@@ -44,9 +43,11 @@ def lora_config_source(report: AuditReport) -> str | None:
         alpha = "α is scaled with the rank, so the scale of every module does not change."
     else:
         alpha = "α of the adapter is unknown: set lora_alpha and alpha_pattern yourself."
+    now, then = count(report.total_lora_params), count(per.params)
+    saving = f"{now} LoRA parameters become {then} ({percent(per.reduction)} saved)"
     comments = [
         f"Made from {display_name(adapter.path)}, sha256 {adapter.sha256[:12]}.",
-        f"Each rank is the module's {k_label(plan.tau)}, rounded up to the allowed ranks: {_saving(report)}.",
+        f"Each rank is the module's {k_label(plan.tau)}, rounded up to the allowed ranks: {saving}.",
         "The ranks come from weight energy. They are a hypothesis to evaluate on the task.",
         alpha,
     ]
@@ -61,14 +62,6 @@ def lora_config_source(report: AuditReport) -> str | None:
     return "\n".join(lines) + "\n"
 
 
-def _saving(report: AuditReport) -> str:
-    per = report.suggestions.per_layer if report.suggestions else None
-    if per is None:
-        return ""
-    now, then = count(report.total_lora_params), count(per.params)
-    return f"{now} LoRA parameters become {then} ({percent(per.reduction)} saved)"
-
-
 def _settings(report: AuditReport) -> dict[str, Setting]:
     """Return the settings without targets, which are named in full, and heads that PEFT saves for the task."""
     heads = HEADS_OF_TASK.get(report.adapter.task_type or "", ())
@@ -79,26 +72,9 @@ def _settings(report: AuditReport) -> dict[str, Setting]:
     return settings | ({"modules_to_save": [str(name) for name in others]} if others else {})
 
 
-def _source(value: Any) -> str:
-    """Return a JSON value as Python source in which every text is a literal."""
-    if isinstance(value, str):
-        return _literal(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(_source, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_literal(key)}: {_source(item)}' for key, item in value.items())}}}"
-    return repr(value)
-
-
 def _list(name: str, items: Iterable[str]) -> list[str]:
-    return [f"{name}=[", *(f"    {_literal(item)}," for item in items), "],"]
+    return [f"{name}=[", *(f"    {item!a}," for item in items), "],"]
 
 
 def _dict(name: str, items: Mapping[str, int | float]) -> list[str]:
-    return [f"{name}={{", *(f"    {_literal(key)}: {value!r}," for key, value in items.items()), "},"]
-
-
-def _literal(text: str) -> str:
-    """Return an ASCII string literal of Python, in double quotes if that needs no further escape."""
-    literal = ascii(text)
-    return f'"{literal[1:-1]}"' if literal[0] == "'" and '"' not in literal else literal
+    return [f"{name}={{", *(f"    {key!a}: {value!r}," for key, value in items.items()), "},"]

@@ -26,13 +26,16 @@ from gradience.cli.demo import example_adapter
 from gradience.reports.audit import (
     DOCUMENT,
     MAX_KINDS,
+    AuditView,
     TensorNote,
     incompleteness,
-    layer_maps,
+    ruler,
     short_labels,
     space_blocks,
+    where_blocks,
 )
 from gradience.reports.base import terminal
+from gradience.reports.base.blocks import Paragraph, Table
 from gradience.reports.base.finding import Finding
 from gradience.reports.base.notebook import to_notebook
 from gradience.reports.lora_config import lora_config_source
@@ -212,7 +215,7 @@ def test_incompleteness(status, others, words):
 
 def test_an_adapter_of_one_module_of_rank_one():
     text = report([row("lm_head", power_law(1, 1.0), r=1, shape=(10, 4))]).to_text()
-    assert "k@90 1 of 1" in text
+    assert "1 module outside the map: lm_head" in text
     assert max(map(cell_len, text.splitlines())) <= 80
 
 
@@ -311,47 +314,47 @@ def one(name, k, *, r=8, index=0, layer="model.layers", **more):
     return module
 
 
-def kinds_of(layers):
-    """The rows of a map that are kinds of modules: all but the energy."""
-    return [row for row in layers.heat.rows if row.figures]
-
-
-def text_of(row):
-    return "".join(cell.text for cell in row.cells)
+def drawn(rows, width=40, **options):
+    """The table of the map of these modules, and the sentences below it."""
+    _, *blocks = where_blocks(report(rows, **options), AuditView(map_columns=width))
+    (table,) = [block for block in blocks if isinstance(block, Table) and block.columns[1].drawing]
+    return table, str([block.text for block in blocks if isinstance(block, Paragraph)])
 
 
 def test_more_layers_than_columns_share_columns():
-    rows = [one(f"h.{i}.c_attn", 2, index=i, layer="h") for i in range(80)]
-    (layers,), _ = layer_maps(report(rows), 38)
-    assert layers.per_column == 3
-    assert len(kinds_of(layers)[0].cells) == len(layers.heat.indices) == 27 <= 38
-    assert list(layers.heat.indices[:3]) == [0, 3, 6]
+    table, words = drawn([one(f"h.{i}.c_attn", 2, index=i, layer="h") for i in range(80)], 38)
+    assert sum(len(span.text) for span in table.rows[0][1]) == 27 <= 38
+    assert "3 layers per column" in words
 
 
-def test_what_lies_outside_the_layers_is_listed_apart():
-    rows = [one("model.layers.0.q_proj", 1), row("lm_head", power_law(8, 1.0), r=8, shape=(100, 16))]
-    assert "outside the layers: lm_head k@90" in report(rows).to_text()
-    (layers,), _ = layer_maps(report(rows), 40)
-    assert len(kinds_of(layers)) == 1
+def test_the_largest_stack_is_drawn_and_what_lies_outside_is_named():
+    rows = [one(f"encoder.block.{i}.q", 1, index=i, layer="encoder.block") for i in range(3)]
+    rows += [one(f"decoder.block.{i}.q", 8, index=i, layer="decoder.block") for i in (0, 1, 9)]
+    rows += [one("decoder.block.4.q", 4, index=4, layer="decoder.block")]
+    rows += [row("lm_head", power_law(8, 1.0), r=8, shape=(100, 16))]
+    table, _ = drawn(rows)
+    assert "".join(span.text for span in table.rows[0][1]) == "████████▄▄▄▄████"
+    assert table.columns[1].title.split() == ["0", "1", "4", "9"]
+    shown = " ".join(report(rows).to_text().split())
+    assert "4 modules outside the map: lm_head, encoder.block.0.q, encoder.block.1.q and 1 more" in shown
 
 
 def test_absurd_layer_numbers_and_many_kinds_do_not_make_it_large():
     rows = [one("model.layers.999999999999999999.q_proj", 1, index=999999999999999999)]
     rows += [one(f"model.layers.0.kind{i}", 1) for i in range(500)]
     rows += [one(f"stack{i}.0.q", 1, layer=f"stack{i}") for i in range(300)]
-    maps, hidden = layer_maps(report(rows), 38)
-    assert sum(len(kinds_of(layers)) for layers in maps) <= MAX_KINDS
-    assert all(len(layers.heat.indices) <= 38 for layers in maps)
-    assert hidden == 301 - len(maps)
-    assert maps[0].hidden == 501 - len(kinds_of(maps[0]))
+    table, words = drawn(rows, 38)
+    kinds = [row for row in table.rows if not row[0].text.startswith("energy")]
+    assert len(kinds) == MAX_KINDS
+    assert f"{501 - MAX_KINDS} more kinds of modules" in words
 
 
 def test_energy_row_survives_norms_whose_squares_overflow():
     rows = [
         one(f"model.layers.{i}.q_proj", 1, index=i, fro_norm=norm) for i, norm in enumerate((1e300, 1e299))
     ]
-    (layers,), _ = layer_maps(report(rows, with_gain=False), 40)
-    assert text_of(layers.heat.rows[-1])[0] == "█"
+    table, _ = drawn(rows, with_gain=False)
+    assert table.rows[-1][1][0].text[0] == "█"
 
 
 @pytest.mark.parametrize(
@@ -371,16 +374,15 @@ def test_labels_are_the_shortest_ends_that_differ(kinds, labels):
     ("number", "width"), [(32, 40), (80, 40), (6, 40), (1, 40), (2, 40), (126, 40), (48, 60)]
 )
 def test_ruler_numbers_never_touch_and_stand_over_their_columns(number, width):
-    rows = [one(f"h.{i}.q", 1, index=i, layer="h") for i in range(number)]
-    (layers,), _ = layer_maps(report(rows), width)
-    cell_width = terminal.heat_cell_width(len(layers.heat.indices))
-    text = terminal.ruler(layers.heat.indices, cell_width)
+    indices = list(range(number))[:: -(-number // width)]
+    cell_width = max(1, min(4, 36 // len(indices)))
+    text = ruler(indices, cell_width)
     numbers = text.split()
-    assert numbers[-1] == str(layers.heat.indices[-1])
+    assert numbers[-1] == str(indices[-1])
     assert [int(number) for number in numbers] == sorted({int(number) for number in numbers})
     for number in numbers[:-1]:
         position = f" {text} ".index(f" {number} ")
-        assert layers.heat.indices[position // cell_width] == int(number)
+        assert indices[position // cell_width] == int(number)
 
 
 # ---------------------------------------------------------------- Disk space is shown if the file has more

@@ -16,14 +16,10 @@ from test_names import HOSTILE, LONG, parsed, steering
 from gradience.reports.base import blocks, html, markdown, terminal
 from gradience.reports.base.ascii import ascii_look
 from gradience.reports.base.blocks import (
-    Bar,
-    Bars,
     Code,
     Column,
     Facts,
     Heading,
-    HeatMap,
-    HeatRow,
     Mark,
     Note,
     Notes,
@@ -64,20 +60,9 @@ def each_block(name="adapter", words=SENTENCE):
                 [Span(f"{name}.b", "name"), "8"],
             ],
         ),
-        "bars": Bars(
-            ["median", "p90", "max"],
-            [Bar("k@90", ["4", "8.4", "12"], [4, 8.4, 12]), Bar("stable rank", ["0.1", "0.2", "40"], [0.1, 0.2, 40])],
-            16,
-            "r ≤ 16",
-        ),
-        "heat map": HeatMap(
-            Span(name, "name"),
-            [0, 1, 2, 10],
-            ["median", "max"],
-            [
-                HeatRow(Span(name, "name"), [Span("▃", "heat3")] * 3 + [Span("✗")], ["3", "5 of 8"]),
-                HeatRow("energy", [Span(sign, "dim") for sign in "▁▂█·"]),
-            ],
+        "drawing": Table(
+            [Column("layer"), Column("0 1 2", drawing=True), Column("max", ">")],
+            [[Span(name, "name"), (Span("▃▃", "heat3"), Span("·", "dim")), "5 of 8"]],
         ),
         "code": Code([("rank = ", Span("8", "strong")), f"# {words}", f"  {name}"], "python"),
     }  # fmt: skip
@@ -175,9 +160,6 @@ def test_labels_and_figures_that_are_too_long_are_whole():
     facts = terminal.render([Facts([(label, SENTENCE)])], width=60)
     assert "…" not in facts
     assert sorted(facts.split()) == sorted(f"{label} {SENTENCE}".split())
-    bars = terminal.render([Bars(["median"], [Bar(label, ["1,234"], [4])], 16, "r")], width=60)
-    assert label.strip() in bars
-    assert "1,234" in bars
 
 
 def test_a_file_has_whole_names_and_paths():

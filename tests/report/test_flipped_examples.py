@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 
 import pytest
-from bench_sample import bench, three_seeds
+from bench_sample import bench
 
-from gradience.bench.verdict.aggregate import aggregate
 from gradience.files.records import ClassificationRecord, ExamplesRun, GenerationRecord, write_records
 from gradience.reports.base import html
 from gradience.reports.evaluation import EvaluationReport, RecordsFile
-from gradience.reports.page.flips import PromptTexts, Quoted, flip_blocks
+from gradience.reports.page.flips import PromptTexts, answers_of, flip_blocks
 from gradience.reports.page.render import to_page
 from gradience.reports.shrink import ShrinkReport
 from gradience.sources import PageSource, prompts_of, read_sources
@@ -128,50 +126,11 @@ def test_no_name_of_a_report_leads_out_of_its_folder(folder, tmp_path_factory, w
     assert flip_blocks(report, folder) == []
 
 
-LATER = {"e1": "4", "e2": "5", "e3": "8", "e4": SECRET}
-"""What the variant answers in one of three seeds: e3 flips in each of them, e4 and e2 in two."""
-COUNTS = {42: (NEW, 2, 1), 123: (LATER, 1, 0), 456: (NEW, 2, 1)}
-
-
-@pytest.fixture
-def seeds(tmp_path):
-    """Three seeds of Bench with the records of the probe and of one variant, and their aggregate."""
-    benches = three_seeds()
-    whole = aggregate(benches, [f"seed_{seed.seed}/bench.json" for seed in benches])
-    row = next(row for row in whole.candidates if all(seed.n for seed in row.seeds))
-    for seed in benches:
-        folder = tmp_path / f"seed_{seed.seed}"
-        with_variant(seed, folder, row.name, COUNTS[seed.seed][0]).save(folder / "bench.json")
-    names = ("only_probe_correct", "only_variant_correct")
-    counted = tuple(
-        seed.model_copy(update=dict(zip(names, COUNTS[seed.seed][1:], strict=True))) for seed in row.seeds
-    )
-    row = row.model_copy(update={"seeds": counted})
-    whole.model_copy(update={"variants": (row,)}).save(tmp_path / "bench_aggregate.json")
-    return tmp_path / "bench_aggregate.json"
-
-
-def test_over_seeds_what_flips_in_most_of_them_comes_first(seeds):
-    shown = section(to_page(read_sources([seeds])))
-    assert "3 examples flip over 3 seeds, 1 in every seed and in the same direction" in shown
-    rows = [
-        re.findall(r"<t[hd][^>]*>(?:<[^>]*>)*([^<]+)", row)
-        for row in re.findall(r"<tr>(.*?)</tr>", shown)[1:]
-    ]
-    assert [row[0] for row in rows] == ["e3", "e2", "e4"]
-    assert rows[0][-1] == "3"
-    assert SECRET in shown
-    assert SECRET not in to_page(read_sources([seeds]), texts=False)
-
-
-def test_records_that_the_aggregate_has_not_counted_are_not_shown(seeds):
-    text = seeds.read_text(encoding="utf-8")
-    assert '"only_probe_correct": 1,' in text
-    seeds.write_text(text.replace('"only_probe_correct": 1,', '"only_probe_correct": 3,'), encoding="utf-8")
-    shown = section(to_page(read_sources([seeds])))
-    assert "seed 123" in shown
-    assert "not as in the report" in shown
-    assert ">e3<" not in shown
+def test_a_prompt_is_quoted_with_its_lines(folder):
+    report = EvaluationReport.read(folder / "evaluation.json")
+    prompts = PromptTexts({key: f"What is\n{key}?" for key in OLD})
+    blocks = flip_blocks(report, folder, lambda: prompts)
+    assert "<bdi>What is</bdi><br><bdi>e2?</bdi>" in html.render(blocks)
 
 
 def test_prompts_are_read_back_from_the_data_of_the_recorded_digest(folder):
@@ -184,9 +143,6 @@ def test_prompts_are_read_back_from_the_data_of_the_recorded_digest(folder):
     changed = {"task": "jsonl", "source": {"all": f"rows.jsonl sha256:{digest}"}}
     prompts = prompts_of(report.model_copy(update=changed), folder)
     assert sorted(prompts.texts.values()) == sorted(line["prompt"] for line in lines)
-    key = next(key for key, text in prompts.texts.items() if text == "What is\ne2?")
-    cells = Quoted(lambda: prompts, shown=True).example(key, "5")
-    assert "<bdi>What is</bdi><br><bdi>e2?</bdi>" in html.inline(cells[0])
     data.write_text("{}", encoding="utf-8")
     assert prompts_of(report.model_copy(update=changed), folder).texts == {}
 
@@ -195,6 +151,5 @@ def test_labels_have_their_names():
     record = ClassificationRecord(
         id="a", text_sha256="0" * 64, label=0, predicted=1, correct=False, logits=(0.0, 1.0), truncated=False
     )
-    named = Quoted(lambda: PromptTexts({}, ("negative", "positive")), shown=True)
-    assert named.answers(record) == ("negative", "positive")
-    assert Quoted(lambda: PromptTexts({}), shown=True).answers(record) == ("0", "1")
+    assert answers_of(record, ("negative", "positive")) == ("negative", "positive")
+    assert answers_of(record, ()) == ("0", "1")

@@ -94,6 +94,8 @@ class Column:
     every column."""
     shown: bool = True
     """False: `table_of` leaves it out."""
+    drawing: bool = False
+    """True for signs that form a picture: HTML leaves them out, because its plot shows the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,50 +114,6 @@ def table_of(rows: Iterable[T], *fields: tuple[Column, Callable[[T], Inline]]) -
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """One row of bars: the name of the measure, the figures as text, and their ascending values."""
-
-    label: str
-    figures: Sequence[str]
-    values: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Bars:
-    """Figures of several measures on one scale from 0 to `top`; each bar shows up to three values."""
-
-    titles: Sequence[str]
-    """One title for each figure of a bar."""
-    bars: Sequence[Bar]
-    top: float
-    scale: str
-    """Label of the end of the scale, such as `r = 16`."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeatRow:
-    """One row of a heat map: a sign for each column, and figures behind them."""
-
-    label: Inline
-    cells: Sequence[Span]
-    """One character per cell."""
-    figures: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class HeatMap:
-    """Rows of signs over numbered columns."""
-
-    title: Inline
-    """Heading of the columns."""
-    indices: Sequence[int]
-    """The number of each column."""
-    titles: Sequence[str]
-    """One title for each figure of a row."""
-    rows: Sequence[HeatRow]
-
-
-@dataclass(frozen=True, slots=True)
 class Code:
     """Lines shown unchanged: a snippet to copy, or a drawing."""
 
@@ -165,7 +123,7 @@ class Code:
     """True for a drawing made of characters; a page leaves it out, because it shows the plot."""
 
 
-Block = Heading | Paragraph | Notes | Facts | Table | Bars | HeatMap | Code
+Block = Heading | Paragraph | Notes | Facts | Table | Code
 Document = Sequence[Block]
 
 
@@ -199,14 +157,3 @@ def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
             for label, figure, meaning in rows
         ]
     )
-
-
-def figures_of(drawing: Bars | HeatMap) -> Table:
-    """Return the figures of a drawing, for a document without drawings; for a heat map also its signs."""
-    titles = [Column(title, ">") for title in drawing.titles]
-    if isinstance(drawing, Bars):
-        columns = [Column(drawing.scale), *titles]
-        return Table(columns, [(bar.label, *bar.figures) for bar in drawing.bars])
-    first, last = drawing.indices[0], drawing.indices[-1]
-    columns = [Column(drawing.title), Column(f"{first} … {last}" if first != last else str(first)), *titles]
-    return Table(columns, [(row.label, tuple(row.cells), *row.figures) for row in drawing.rows])

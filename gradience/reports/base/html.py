@@ -16,7 +16,6 @@ from gradience.reports.base.blocks import (
     Note,
     Span,
     Table,
-    figures_of,
     spans,
 )
 from gradience.reports.base.names import html_name, html_text
@@ -56,8 +55,6 @@ def block(shown: Block) -> str:
             return _table(Table(SENTENCES, shown.facts))
         case Table():
             return _table(shown)
-        case blocks.Bars() | blocks.HeatMap():
-            return _table(figures_of(shown))
         case blocks.Code():
             lines = "\n".join(map(inline, shown.lines))
             return f"<pre>{lines}</pre>"
@@ -86,22 +83,24 @@ def _note(note: Note) -> str:
 
 
 def _table(table: Table) -> str:
-    """Return a table, without a head if no column has a title. The first cell of a row is its header.
+    """Return a table without its drawings, and without a head if no column has a title. The first cell of a row is its
+    header.
 
     Its classes name the columns of numbers, `n2` for the second, and those of sentences, `s2`: a page that has a style
     aligns the former to the right and breaks the latter.
     """
-    titles = "".join(f'<th scope="col">{inline(column.title)}</th>' for column in table.columns)
-    head = f"<thead><tr>{titles}</tr></thead>" if any(column.title for column in table.columns) else ""
-    body = "".join(_row(row, len(table.columns)) for row in table.rows)
-    kinds = ["n" if column.align == ">" else "s" if column.wrap else "" for column in table.columns]
+    columns = [column for column in table.columns if not column.drawing]
+    titles = "".join(f'<th scope="col">{inline(column.title)}</th>' for column in columns)
+    head = f"<thead><tr>{titles}</tr></thead>" if any(column.title for column in columns) else ""
+    body = "".join(_row(row, table.columns) for row in table.rows)
+    kinds = ["n" if column.align == ">" else "s" if column.wrap else "" for column in columns]
     named = " ".join(f"{kind}{place}" for place, kind in enumerate(kinds, start=1) if kind)
     kind = f' class="{named}"' if named else ""
     return f"<table{kind}>{head}<tbody>{body}</tbody></table>"
 
 
-def _row(cells: Sequence[Inline], columns: int) -> str:
-    """Return a row of `columns` cells: missing cells of a shorter row are empty."""
-    first, *rest = map(inline, cells)
-    rest += [""] * (columns - len(cells))
+def _row(cells: Sequence[Inline], columns: Sequence[Column]) -> str:
+    """Return a row: missing cells of a shorter row are empty."""
+    whole = [*cells, *[""] * (len(columns) - len(cells))]
+    first, *rest = (inline(cell) for column, cell in zip(columns, whole, strict=True) if not column.drawing)
     return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'

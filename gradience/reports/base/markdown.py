@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gradience.reports.base import blocks
-from gradience.reports.base.blocks import Block, Document, Inline, Mark, Note, Span, Table, figures_of, spans
+from gradience.reports.base.blocks import Block, Document, Inline, Mark, Note, Span, Table, spans
 from gradience.reports.base.names import display_sentence, markdown_name, markdown_text
 
 MARK_WORDS: dict[Mark, str] = {
@@ -36,8 +36,6 @@ def _block(block: Block) -> str:
             return "\n".join(f"- **{_text(label)}**: {_text(text)}" for label, text in block.facts)
         case Table():
             return _table(block)
-        case blocks.Bars() | blocks.HeatMap():
-            return _table(figures_of(block))
         case blocks.Code():
             return _code(block)
 

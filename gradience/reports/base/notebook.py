@@ -28,17 +28,21 @@ def to_notebook(report: Report) -> str:
 
 
 def _first(document: Document) -> tuple[list[Block], list[str]]:
-    """Return the sections up to the first one with a table, and the titles of the others."""
+    """Return the sections up to the first one with a table that is no drawing, and the titles of the others."""
     sections: list[list[Block]] = [[]]
     for block in document:
         if isinstance(block, Heading) and sections[-1]:
             sections.append([])
         sections[-1].append(block)
-    tabled = (n for n, section in enumerate(sections, start=1) if any(isinstance(b, Table) for b in section))
+    tabled = (n for n, section in enumerate(sections, start=1) if any(map(_is_table, section)))
     shown = next(tabled, len(sections))
     heads = [section[0] for section in sections[shown:]]
     titles = ["".join(span.text for span in spans(head.text)) for head in heads if isinstance(head, Heading)]
     return [block for section in sections[:shown] for block in section], titles
+
+
+def _is_table(block: Block) -> bool:
+    return isinstance(block, Table) and not any(column.drawing for column in block.columns)
 
 
 def _picture(plot: Plot) -> str:

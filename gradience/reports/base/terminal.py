@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 
 from gradience.reports.base import blocks
 from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark, Role, Span, Table, spans
@@ -23,9 +23,6 @@ INDENT = 2
 LEAST_NAME, LEAST_SENTENCES = 20, 24
 """Minimum columns of a name and of a column of sentences in a narrow terminal."""
 UNLIMITED = 1_000_000
-MAX_BAR, LEAST_BAR = 40, 10
-WIDE_MAP, MAX_CELL = 36, 4
-"""Columns that a map of few columns is stretched to, and the maximum signs per column."""
 STYLES = {
     "": "",
     "strong": "bold",
@@ -58,8 +55,6 @@ MARKS: dict[Mark, Span] = {
     "unknown": Span("?", "dim"),
     "item": Span("·", "dim"),
 }
-BAR_PARTS, REST = (Span("█", "bar1"), Span("▓", "bar2"), Span("▒", "bar3")), Span("░", "dim")
-"""The first value of a bar, the additions of the second and third values, and the rest of the scale."""
 
 
 def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
@@ -116,10 +111,6 @@ def _lines(block: Block, room: int, text: int) -> list[Line]:
             return _beside([(_safe(label, "dim"), _safe(words)) for label, words in block.facts], text, gap=2)
         case Table():
             return _table(block, room, text)
-        case blocks.Bars():
-            return _table(_bars(block, text), room, text)
-        case blocks.HeatMap():
-            return _table(_heat_map(block, room), room, text)
         case blocks.Code():
             return [_safe(line) for line in block.lines]
 
@@ -291,66 +282,3 @@ def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
                 line.append(Span(" " * gap))
             lines.append(line[:-1])
     return lines
-
-
-# ---------------------------------------------------------------- drawings
-
-
-def _bars(bars: blocks.Bars, room: int) -> Table:
-    """Return a bar behind the figures; the titles name the sign of each value."""
-    titles = [
-        Span(f"{part.text} {title}", part.role) for part, title in zip(BAR_PARTS, bars.titles, strict=False)
-    ]
-    lines = [("", *(title.text for title in titles)), *((bar.label, *bar.figures) for bar in bars.bars)]
-    used = sum(2 + max(map(cells, column)) for column in zip(*lines, strict=True))
-    length = max(LEAST_BAR, min(MAX_BAR, room - used))
-    rows: list[list[Inline]] = []
-    for bar in bars.bars:
-        drawn, at = [], 0
-        for value, part in zip(bar.values, BAR_PARTS, strict=False):
-            end = max(at, 1, round(length * min(1.0, value / bars.top)))
-            drawn.append(Span(part.text * (end - at), part.role))
-            at = end
-        rest = Span(REST.text * (length - at), REST.role)
-        rows.append([bar.label, Span(bar.figures[0], "strong"), *bar.figures[1:], (*drawn, rest)])
-    columns = [Column(), *(Column(title, ">") for title in titles), Column(f"{REST.text} {bars.scale}")]
-    return Table(columns, rows)
-
-
-def _heat_map(heat: blocks.HeatMap, room: int) -> Table:
-    """Return a ruler, and below it each row of signs; a map of few columns repeats each sign."""
-    labels = [heat.title, *(row.label for row in heat.rows)]
-    lines = [heat.titles, *(row.figures for row in heat.rows if row.figures)]
-    used = min(LEAST_NAME, max(_width(_safe(label)) for label in labels))
-    used += sum(2 + max(map(cells, column)) for column in zip(*lines, strict=True))
-    width = heat_cell_width(len(heat.indices), room - used - 2)
-    rows: list[list[Inline]] = []
-    for row in heat.rows:
-        runs = groupby(row.cells, key=lambda cell: cell.role)
-        signs = tuple(Span("".join(cell.text * width for cell in run), role) for role, run in runs)
-        rows.append([row.label, signs, *row.figures])
-    figures = [Column(title, ">") for title in heat.titles]
-    return Table([Column(heat.title), Column(ruler(heat.indices, width)), *figures], rows)
-
-
-def heat_cell_width(columns: int, room: int = WIDE_MAP) -> int:
-    """Return the number of signs that draw one column of a map: more than 1 if there are few columns."""
-    return max(1, min(MAX_CELL, min(WIDE_MAP, room) // columns))
-
-
-def ruler(indices: Sequence[int], width: int) -> str:
-    """Return numbers above the columns, as many as fit without touching; the last column is always numbered.
-
-    width: signs that draw one column.
-    """
-    length = len(indices) * width
-    last = str(indices[-1])
-    last_at = max(0, length - max(len(last), width))
-    step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 40) if step * width > len(last))
-    text = [" "] * (last_at + len(last))
-    for position in range(0, len(indices) - 1, step):
-        label, start = str(indices[position]), position * width
-        if start + len(label) < last_at:
-            text[start : start + len(label)] = label
-    text[last_at:] = last
-    return "".join(text)

@@ -20,7 +20,7 @@ from gradience.errors import InputError, UsageError, require
 from gradience.files.whole import write_whole
 from gradience.reading import open_stream
 from gradience.reports.base import html
-from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Table, spans
+from gradience.reports.base.blocks import Block, Code, Facts, Inline, Table, spans
 from gradience.reports.base.names import display_sentence, html_text
 from gradience.reports.base.run import RunInfo
 from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
@@ -194,7 +194,8 @@ def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
 
 def _aside(section: Section, links: Mapping[str, str]) -> Any:
     """Return the text beside a heading; none for a map of signs, whose legend it is: the page shows its plot."""
-    mapped = any(isinstance(block, HeatMap) for block in section.blocks)
+    tables = [block for block in section.blocks if isinstance(block, Table)]
+    mapped = any(column.drawing and column.title for table in tables for column in table.columns)
     return _inline("" if mapped else section.heading.aside, links)
 
 
@@ -218,9 +219,9 @@ def _blocks(blocks: Sequence[Block], links: Mapping[str, str]) -> Any:
 
 def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
     for block in blocks:
-        if isinstance(block, HeatMap) or (isinstance(block, Code) and block.drawing):
+        if isinstance(block, Code) and block.drawing:
             continue  # the page shows its plot
-        if not isinstance(block, Table | Facts | Bars):
+        if not isinstance(block, Table | Facts):
             yield html.block(block)
         elif isinstance(block, Table) and len(block.rows) > FOLDED:
             yield f"<details><summary>{len(block.rows):,} rows</summary>{_scrolled(block, 'Table')}</details>"
@@ -228,7 +229,7 @@ def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
             yield _scrolled(block, "Table")
 
 
-def _scrolled(block: Table | Facts | Bars, label: str) -> str:
+def _scrolled(block: Table | Facts, label: str) -> str:
     """Return a table that scrolls by itself if it is wider than a phone, also by keyboard."""
     name = html_text(label)
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{html.block(block)}</div>'
