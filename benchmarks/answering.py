@@ -118,7 +118,7 @@ class Ours:
         for start in range(0, len(order), together):
             few = order[start : start + together]
             pairs = [(prompts[place], choice) for place in few for choice in choices[place]]
-            scores = iter(self.engine.score([self.name], pairs, max_length=2048, end=False)[0])
+            scores = iter(self.engine.score(self.name, pairs, max_length=2048, end=False))
             sums.update({place: [next(scores).loglikelihood for _ in choices[place]] for place in few})
         return [value for place in range(len(prompts)) for value in sums[place]]
 

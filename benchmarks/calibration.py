@@ -144,17 +144,20 @@ class Measure:
         self.reference = self._classified(PROBE) if engine.classifies else None
 
     def __call__(self, names: Sequence[str]) -> dict[str, Answers]:
-        """All of `names` on the same batches, which the probe reads once."""
+        """All of `names` on the same batches."""
         if self.reference is not None:
             return {name: self._changed(self.reference, self._classified(name)) for name in names}
-        scores = evaluate_rows(
-            self.engine,
-            Scores(reference=PROBE, max_length=self.options.max_length),
-            [PROBE, *names],
-            self.examples,
-            batch_size=self.options.test_batch_size,
-            allow_inert=True,
-        )
+        scores = {
+            name: evaluate_rows(
+                self.engine,
+                Scores(reference=PROBE, max_length=self.options.max_length),
+                name,
+                self.examples,
+                batch_size=self.options.test_batch_size,
+                allow_inert=True,
+            )
+            for name in [PROBE, *names]
+        }
         before = np.array([row.exact for row in scores[PROBE].records])
         return {name: self._further(before, scores[name].records) for name in names}
 
@@ -172,11 +175,11 @@ class Measure:
         return evaluate_rows(
             self.engine,
             Classification(max_length=self.options.max_length),
-            [name],
+            name,
             self.examples,
             batch_size=self.options.test_batch_size,
             allow_inert=True,
-        )[name].records
+        ).records
 
 
 def main() -> None:

@@ -182,8 +182,8 @@ def divergences(
     """Of each name KL of every example, scored tokens, and (only the original, only the other) correct."""
     how, length = {"batch_size": options.batch_size, "allow_inert": True}, options.max_length
     scores, labels = Scores(reference=PROBE, max_length=length), Classification(max_length=length)
-    answers = evaluate_rows(engine, labels if engine.classifies else scores, [PROBE, *names], examples, **how)
-    rows = {name: answers[name].records for name in [PROBE, *names]}
+    procedure = labels if engine.classifies else scores
+    rows = {name: evaluate_rows(engine, procedure, name, examples, **how).records for name in [PROBE, *names]}
     if engine.classifies:
         logits = {name: np.array([row.logits for row in each]) for name, each in rows.items()}
         kl = {name: kl_divergence(logits[PROBE], logits[name]) for name in names}
@@ -218,8 +218,7 @@ def tried(original: Original, prompts: Mapping[str, Path], examples: Any, task: 
     scored = {"gold": examples}
     if "written" in options.on:
         ask = Generation(filters={"all": str}, same=str.__eq__, max_new_tokens=options.completion_tokens)
-        answers = evaluate_rows(engine, ask, [PROBE], examples, batch_size=options.batch_size)
-        records = answers[PROBE].records
+        records = evaluate_rows(engine, ask, PROBE, examples, batch_size=options.batch_size).records
         scored["written"] = [
             replace(e, response=row.output) for e, row in zip(examples, records, strict=True)
         ]

@@ -141,8 +141,8 @@ def evaluate(
     if variant.label.startswith("svd,"):
         slug = f"budget-{variant.rank}"
     engine.add(name, variant.folder)
-    paths = {name: output / f"{slug}.records.jsonl"}
-    evaluation = evaluate_rows(engine, Classification(), [name], examples, batch_size=64, paths=paths)[name]
+    path = output / f"{slug}.records.jsonl"
+    evaluation = evaluate_rows(engine, Classification(), name, examples, batch_size=64, path=path)
     engine.remove(name)
     return evaluation
 

@@ -109,11 +109,11 @@ def compare(
             for place, one in zip(
                 batch,
                 engine.score(
-                    [name],
+                    name,
                     [(prompts[place], rows[place]["completion"]) for place in batch],
                     reference=reference,
                     max_length=write["max_length"],
-                )[0],
+                ),
                 strict=True,
             )
         }

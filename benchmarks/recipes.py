@@ -85,11 +85,9 @@ def minilm_row(engine: TransformersEngine, run: Run, report: TrainingReport, out
     """Correct answers on dev."""
     assert isinstance(run.task, ClassificationTask)
     examples, lora = run.task.examples.of("dev"), run.trained == "lora"
-    paths = {run.name: output / f"{run.name}.dev.records.jsonl"}
-    answers = evaluate_rows(
-        engine, Classification(lora=lora), [run.name], examples, batch_size=64, paths=paths
-    )
-    score = count(answers[run.name].records)
+    path = output / f"{run.name}.dev.records.jsonl"
+    answers = evaluate_rows(engine, Classification(lora=lora), run.name, examples, batch_size=64, path=path)
+    score = count(answers.records)
     return {
         "trained": run.trained,
         "r": run.r if lora else None,
@@ -159,10 +157,10 @@ def answered(engine: TransformersEngine, name: str | None, task: Task, output: P
         max_new_tokens=256 if gsm8k else task.max_new_tokens,
         stop=task.stop,
     )
-    paths = {name: records / f"{name or 'base'}.generation.records.jsonl"}
-    generated = evaluate_rows(engine, generation, [name], examples, batch_size=64, paths=paths)[name]
-    paths = {name: records / f"{name or 'base'}.scores.records.jsonl"}
-    scored = evaluate_rows(engine, Scores(), [name], examples, batch_size=16, paths=paths)[name]
+    path = records / f"{name or 'base'}.generation.records.jsonl"
+    generated = evaluate_rows(engine, generation, name, examples, batch_size=64, path=path)
+    path = records / f"{name or 'base'}.scores.records.jsonl"
+    scored = evaluate_rows(engine, Scores(), name, examples, batch_size=16, path=path)
     free, forced = count(generated.records), count(scored.records)
     both = [(a.correct, b.correct) for a, b in zip(generated.records, scored.records, strict=True)]
     return {

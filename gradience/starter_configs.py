@@ -14,14 +14,11 @@ from pydantic.dataclasses import dataclass
 from gradience.files.whole import already_exists, write_whole
 from gradience.settings import SETTINGS, Flag, StrPath, public
 
-LABELS = ("classification", "glue", "reviews", "text_classification")
+LABELS = ("classification", "glue", "reviews")
 """Tasks of a sequence classifier."""
-ROWS = ("chat", "classification", "jsonl", "text_classification")
+ROWS = ("chat", "classification", "jsonl")
 """Tasks that read a user's own file."""
-NEEDED: Mapping[str, Mapping[str, Any]] = {
-    "glue": {"subset": "sst2"},
-    "text_classification": {"text_column": "text", "label_column": "label"},
-}
+NEEDED: Mapping[str, Mapping[str, Any]] = {"glue": {"subset": "sst2"}}
 """Required options of a task."""
 SCORERS = "exact, normalized, contains, number, regex (with a `pattern`), multiple_choice: docs/tasks.md"
 
@@ -133,7 +130,7 @@ def _options(profile: str, given: Mapping[str, Any]) -> list[str]:
     lines = [f"{name}: {scalar(value)}" for name, value in given.items()]
     if profile in ("chat", "jsonl") and "scorer" not in given:
         lines.append(f"# scorer: exact  # {SCORERS}")
-    if profile in ("classification", "text_classification"):
+    if profile == "classification":
         lines.append("# label_names: [bad, good]  # in the order of the head's outputs (default: sorted)")
     return lines
 

@@ -50,7 +50,7 @@ ALLOWED = {
     "compress/rotate.py": {"copyfile"},
     "fleet/batch.py": {"copy2"},  # of what open_regular has looked at
     "shrink/verb.py": {"copytree"},  # of a candidate that was just written
-    "tasks/harness/definition.py": {"read_bytes"},  # the YAML files of the installed lm-eval
+    "tasks/harness.py": {"read_bytes"},  # the YAML files of the installed lm-eval
     "models/load.py": {"from_pretrained"},
     "evaluate/engines/transformers/engine.py": {"safe_open"},
     # Stages of a Bench, read where the run that wrote them holds the folder.

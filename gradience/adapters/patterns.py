@@ -248,13 +248,9 @@ def too_large(expression: str) -> str | None:
     """
     if len(expression) > MAX_KEY_LENGTH:
         return f"longer than {MAX_KEY_LENGTH} characters"
-    return f"more than {MAX_REPEATS} repeats" if has_many_repeats(expression) else None
-
-
-def has_many_repeats(expression: str) -> bool:
-    """Return True if the numbers in its braces multiply to more than `MAX_REPEATS`."""
     numbers = [int(number[:9]) for pair in re.findall(_REPEAT, expression) for number in pair if number]
-    return math.prod(max(1, number) for number in numbers) > MAX_REPEATS
+    many = math.prod(max(1, number) for number in numbers) > MAX_REPEATS
+    return f"more than {MAX_REPEATS} repeats" if many else None
 
 
 # ---------------------------------------------------------------- expressions that PEFT itself matches

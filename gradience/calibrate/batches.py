@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from gradience.calibrate.rows import CalibrationRow
 from gradience.errors import InputError
 from gradience.evaluate.batches import fixed_batches
-from gradience.evaluate.engines.transformers.encoder_decoder import source_ids, target_ids
 from gradience.evaluate.engines.transformers.forward import logits_at, padded, prompt_ids
 from gradience.models.rendering import encode_pair, end_token
 
@@ -30,8 +28,6 @@ class EncodedRow:
     completion: tuple[int, ...]
     scored: int
     truncated: bool
-    opening: tuple[int, ...] = ()
-    """Decoder input of an encoder–decoder before the completion; its encoder gets the prompt."""
     extra: dict[str, list[int]] = field(default_factory=dict)
     """Further inputs with a number for each token, such as `token_type_ids`."""
 
@@ -45,13 +41,13 @@ class EncodedRow:
 class Batch:
     """Rows that are computed together.
 
-    masks: (rows, length), 1 where there is a token; of an encoder and its decoder two, of different lengths.
-    wanted: (rows, length) as the last mask, true where the next token is scored; None if each row has one label.
+    mask: (rows, length), 1 where there is a token.
+    wanted: (rows, length), true where the next token is scored; None if each row has one label.
     """
 
     rows: tuple[EncodedRow, ...]
     inputs: dict[str, Tensor]
-    masks: tuple[Tensor, ...]
+    mask: Tensor
     wanted: Tensor | None
 
     def logits(self, model: Any) -> Tensor:
@@ -91,7 +87,7 @@ class Batch:
         return len(self.rows) * values.shape[1] if mask is None else int(mask.sum())
 
     def _mask(self, length: int) -> Tensor | None:
-        return next((mask for mask in self.masks if mask.shape[1] == length), None)
+        return self.mask if self.mask.shape[1] == length else None
 
 
 def encode_pairs(
@@ -108,33 +104,13 @@ def encode_pairs(
         needed = completion_tokens if row.more is None else len(completion)
         room = None if max_length is None else max_length - needed
         if room is not None and room < 1:
-            raise _too_long(needed, f"no room for its prompt in {max_length}")
+            raise InputError(
+                f"a completion of {needed} tokens leaves no room for its prompt in {max_length}",
+                code="completion-too-long",
+                hint="raise --max-length, lower --completion-tokens, or leave the row out",
+            )
         before, truncated = prompt_ids(tokenizer, row.text, room)
         encoded.append(EncodedRow(row.id, tuple(before), tuple(completion), len(completion), truncated))
-    return encoded
-
-
-def encode_targets(
-    tokenizer: Any,
-    rows: Sequence[CalibrationRow],
-    max_length: int | None,
-    completion_tokens: int,
-    opening: Sequence[int] = (),
-) -> list[EncodedRow]:
-    """Prompts for an encoder and completions for its decoder, which begins with `opening`; each of `max_length` tokens.
-
-    A prompt that is too long loses its end. Raises InputError (`completion-too-long`, `empty-prompt`, `no-end-token`).
-    """
-    encoded = []
-    for row in rows:
-        completion = [] if row.more is None else target_ids(tokenizer, row.more, end=True)
-        needed = completion_tokens if row.more is None else len(completion)
-        if max_length is not None and len(opening) + needed > max_length:
-            raise _too_long(needed, f"no room in a decoder of {max_length}")
-        before, truncated = source_ids(tokenizer, row.text, max_length)
-        encoded.append(
-            EncodedRow(row.id, tuple(before), tuple(completion), len(completion), truncated, tuple(opening))
-        )
     return encoded
 
 
@@ -154,14 +130,10 @@ def encode_texts(tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int
 def batches_of(tokenizer: Any, rows: Sequence[EncodedRow], batch_size: int, device: Any) -> list[Batch]:
     """Batches of rows of about one length."""
     order = fixed_batches(["·" * len(row.ids) + row.id for row in rows], batch_size)
-    together = ([rows[place] for place in places] for places in order)
-    return [
-        _two_stacks(tokenizer, few, device) if few[0].opening else _one_stack(tokenizer, few, device)
-        for few in together
-    ]
+    return [_batch(tokenizer, [rows[place] for place in places], device) for places in order]
 
 
-def _one_stack(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
+def _batch(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
     labels = not rows[0].completion
     fill = tokenizer.pad_token_id if labels else end_token(tokenizer)
     ids, mask = padded([row.ids for row in rows], fill=fill, left=False, device=device)
@@ -169,32 +141,9 @@ def _one_stack(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch
     for name in rows[0].extra:
         inputs[name], _ = padded([row.extra[name] for row in rows], fill=0, left=False, device=device)
     if labels:
-        return Batch(tuple(rows), inputs, (mask,), None)
+        return Batch(tuple(rows), inputs, mask, None)
     wanted = torch.zeros_like(mask, dtype=torch.bool)
     for place, row in enumerate(rows):
         end = len(row.ids)
         wanted[place, end - 1 - len(row.completion) : end - 1] = True
-    return Batch(tuple(rows), inputs, (mask,), wanted)
-
-
-def _two_stacks(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
-    """Return a batch for an encoder–decoder, both padded to different lengths so that a length identifies the stack."""
-    fill = end_token(tokenizer)
-    sources = [list(row.prompt) for row in rows]
-    targets = [[*row.opening, *row.completion[:-1]] for row in rows]
-    ids, mask = padded(sources, fill=fill, left=False, device=device)
-    begun, decoder_mask = padded(targets, fill=fill, left=False, device=device)
-    if ids.shape[1] == begun.shape[1]:
-        begun, decoder_mask = pad(begun, (0, 1), value=fill), pad(decoder_mask, (0, 1))
-    wanted = decoder_mask.bool()
-    wanted[:, : len(rows[0].opening) - 1] = False
-    inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": begun}
-    return Batch(tuple(rows), inputs, (mask, decoder_mask), wanted)
-
-
-def _too_long(tokens: int, why: str) -> InputError:
-    return InputError(
-        f"a completion of {tokens} tokens leaves {why}",
-        code="completion-too-long",
-        hint="raise --max-length, lower --completion-tokens, or leave the row out",
-    )
+    return Batch(tuple(rows), inputs, mask, wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from gradience.calibrate.batches import encode_pairs, encode_targets, encode_texts
+from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
 from gradience.files.shared_names import path_text
 from gradience.models.load import dtype_of, from_folder, load_tokenizer, skeleton
@@ -54,8 +54,7 @@ def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
     if inputs.kind == "sequence_classification":
         rows = encode_texts(tokenizer, inputs.rows.all, request.max_length or TEXT_TOKENS)
     else:
-        encode = encode_targets if inputs.kind == "seq2seq_lm" else encode_pairs
-        rows = encode(tokenizer, inputs.rows.all, request.max_length, request.completion_tokens)
+        rows = encode_pairs(tokenizer, inputs.rows.all, request.max_length, request.completion_tokens)
     longest = max(len(row.ids) + (request.completion_tokens if not row.scored else 0) for row in rows)
     needs = needs_of(inputs.ranks.values(), len(rows), longest * request.batch_size)
     return CalibrationForecast(
@@ -86,7 +85,6 @@ def _weights_bytes(model: ModelSettings, labels: int | None, device: str) -> int
     shape = from_folder(transformers.AutoConfig, model.name, locate(model, ("config.json",)).folder)
     factory: Any = {
         "causal_lm": transformers.AutoModelForCausalLM,
-        "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
         "seqcls": transformers.AutoModelForSequenceClassification,
     }[model.type]
     base = skeleton(factory, shape, labels=labels, dtype=dtype_of(model, shape, device))

@@ -6,28 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradience.adapters.adapter import Adapter
-from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
-from gradience.adapters.formats import open_adapter, require_peft
-from gradience.calibrate.rows import CalibrationRows, Kind, kind_of, read_rows
+from gradience.calibrate.rows import CalibrationRows, kind_of, read_rows
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import InputError, UsageError, require_installed
+from gradience.evaluate.adapters import AdapterInput, adapter_input, model_of
 from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import (
     check_vocabulary,
-    stored_tokens,
     tokenizer_notes,
     with_tokenizer,
 )
+from gradience.reports.base.prompted import Kind
 
 TEXT_TOKENS = 512
 """Default token limit of a text to label: the number of positions of BERT and similar models."""
 LIBRARIES = ("torch", "transformers", "peft")
 KINDS: Mapping[str, Kind] = {
     "CAUSAL_LM": "causal_lm",
-    "SEQ_2_SEQ_LM": "seq2seq_lm",
     "SEQ_CLS": "sequence_classification",
 }
 """task_type of an adapter -> the kind of its model."""
@@ -64,57 +61,29 @@ def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Cali
     Raises InputError (`no-config`, `calibration-rows` …), UsageError (`wrong-model`, `no-base`, `too-few-rows`).
     """
     require_installed(*LIBRARIES, extra="hf")
-    adapter, prompts = Path(request.adapter), Path(request.prompts)
-    with open_adapter(adapter, tokenizer=request.tokenizer != "base") as opened:
-        config = _config(opened, adapter)
-        kind = _kind(request, config.fields.get("task_type"))
-        labels = _labels(opened, adapter) if kind == "sequence_classification" else None
-        name = config.base_model if request.base_model is None else str(request.base_model)
-        folder, ranks = config.path.parent, {pair.module: pair.rank for pair in opened.pairs}
-        tokens = stored_tokens({entry_name: entry.shape for entry_name, entry in opened.entries()})
+    path, prompts = Path(request.adapter), Path(request.prompts)
+    adapter = adapter_input(path.name, path, tokenizer=request.tokenizer != "base")
+    kind = _kind(request, adapter.fields.get("task_type"))
+    labels = _labels(adapter) if kind == "sequence_classification" else None
+    model = model_of(request, adapter, "causal_lm" if labels is None else "seqcls")
     from transformers import AutoConfig
 
     from gradience.models.load import from_folder, load_tokenizer
 
-    if name is None:
-        raise UsageError(
-            f"{request.adapter}: its config names no base model",
-            code="no-base",
-            hint="give --base-model: a folder, or a name on the hub",
-        )
-    model = ModelSettings(
-        name=name,
-        from_adapter=request.base_model is None,
-        type="seqcls" if kind == "sequence_classification" else kind,
-        revision=request.revision,
-        dtype=request.dtype,
-        quantization=request.quantization,
-    )
     folders = {
-        path_text(adapter): folder,
+        path_text(path): adapter.folder,
         **({} if teacher is None else {path_text(teacher): teacher}),
     }
     model = with_tokenizer(model, request.tokenizer, list(folders.values()))
     tokenizer = load_tokenizer(model)
     shape = from_folder(AutoConfig, model.name, locate(model, ("config.json",)).folder)
-    check_vocabulary(model, tokenizer, shape, {adapter: tokens})
+    check_vocabulary(model, tokenizer, shape, {path: adapter.tokens})
     notes = tuple(tokenizer_notes(model, tokenizer, folders))
     if request.note is not None:
         for note in notes:
             request.note(note)
     rows = read_rows(prompts, kind, tokenizer, request.limit)
-    return CalibrateInputs(request, folder, kind, model, labels, rows, ranks, notes)
-
-
-def _config(opened: Adapter, path: Path) -> PeftConfig:
-    if opened.config is None:
-        raise InputError(
-            f"{path}: there is no adapter_config.json beside the weights",
-            code="no-config",
-            hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
-        )
-    require_peft(opened)
-    return opened.config
+    return CalibrateInputs(request, adapter.folder, kind, model, labels, rows, adapter.modules, notes)
 
 
 def _kind(request: CalibrateSettings, task_type: object) -> Kind:
@@ -127,7 +96,7 @@ def _kind(request: CalibrateSettings, task_type: object) -> Kind:
         raise UsageError(
             f"{request.adapter}: its task_type is {task_type}",
             code="wrong-model",
-            hint="calibrate adapters of language models (causal, encoder–decoder) and of sequence classifiers",
+            hint="calibrate adapters of causal language models and of sequence classifiers",
         )
     classifies = kind == "sequence_classification"
     if classifies != (rows == "sequence_classification"):
@@ -140,21 +109,14 @@ def _kind(request: CalibrateSettings, task_type: object) -> Kind:
     return kind
 
 
-def _labels(opened: Adapter, path: Path) -> int:
+def _labels(adapter: AdapterInput) -> int:
     """Return the number of labels of an adapter's head: its smallest matrix has one row per label."""
-    rows = [
-        entry.shape[0]
-        for name, entry in opened.entries()
-        if name.endswith(".weight")
-        and "lora_" not in name
-        and len(entry.shape) == 2
-        and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in name.split("."))
-    ]
-    if not rows or min(rows) < 2:
-        contents = "a head with one output, which has no labels" if rows else "no classification head"
+    labels = min(adapter.labels, default=0)
+    if labels < 2:
+        contents = "a head with one output, which has no labels" if labels else "no classification head"
         raise InputError(
-            f"{path}: contains {contents}",
+            f"{adapter.given}: contains {contents}",
             code="no-head",
             hint='calibrate a classifier that was trained with task_type="SEQ_CLS" and two labels or more',
         )
-    return min(rows)
+    return labels

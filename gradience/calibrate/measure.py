@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.batches import EncodedRow, batches_of, encode_pairs, encode_targets, encode_texts
+from gradience.calibrate.batches import EncodedRow, batches_of, encode_pairs, encode_texts
 from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
 from gradience.calibrate.passes import Moments, gather_effects, gather_moments, reach, routing_of
 from gradience.calibrate.sampling import with_completions
@@ -20,7 +20,6 @@ from gradience.components import RIDGE, Components, components, lost_energies, r
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.encoder_decoder import opening
 from gradience.files.shared_names import path_text
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
@@ -165,11 +164,7 @@ def encoded_rows(
     limit, request = length_of(inputs, engine), inputs.request
     if inputs.kind == "sequence_classification":
         return encode_texts(engine.tokenizer, inputs.rows.all, limit)
-    arguments = engine.tokenizer, inputs.rows.all, limit, request.completion_tokens
-    if inputs.kind == "seq2seq_lm":
-        encoded = encode_targets(*arguments, opening(model, engine.tokenizer))
-    else:
-        encoded = encode_pairs(*arguments)
+    encoded = encode_pairs(engine.tokenizer, inputs.rows.all, limit, request.completion_tokens)
     return with_completions(
         model,
         engine.tokenizer,

@@ -1,6 +1,6 @@
 """The rows that an adapter is calibrated on. Needs no torch.
 
-A language model, causal or encoder–decoder, takes rows of `prompt`, with a `completion`, an `answer` or `choices` if
+A language model takes rows of `prompt`, with a `completion`, an `answer` or `choices` if
 there are any, or of `messages`; a classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not
 read. What follows a prompt is read as the tasks read it, so that the tokens scored here are those of an evaluation.
 """
@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
 from gradience.models.chat import chat_template
+from gradience.reports.base.prompted import Kind
 from gradience.tasks.jsonl import choice_of, response_of
 from gradience.tasks.prompts import rendered_turn
 from gradience.tasks.row import Row
 from gradience.tasks.rows import kind_of as kind_of_row
 from gradience.tasks.rows import local
 
-Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 FEWEST = 4
 """Rows: two that select, and two that predict, so that their spread is known."""
 
@@ -65,10 +65,7 @@ class CalibrationRows:
 
 
 def kind_of(file: Path) -> Kind:
-    """Return the kind of model that the first row of `file` fits; an encoder–decoder takes the rows of a causal model.
-
-    Raises InputError (`calibration-rows`).
-    """
+    """Return the kind of model that the first row of `file` fits. Raises InputError (`calibration-rows`)."""
     first = next(local(file).read(), None)
     if first is not None and (first.has("prompt") or first.has("messages")):
         return "causal_lm"

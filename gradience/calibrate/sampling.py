@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gradience.calibrate.batches import EncodedRow
 from gradience.evaluate.batches import fixed_batches
-from gradience.evaluate.engines.transformers.encoder_decoder import decoding
 from gradience.evaluate.engines.transformers.forward import continuing, padded
 from gradience.models.rendering import end_token
 from gradience.spectra import FloatArray
@@ -79,7 +78,9 @@ def _written(
     draws = np.stack([uniforms(seed, row.id, tokens) for row in rows])
     completions: list[list[int]] = [[] for _ in rows]
     with torch.inference_mode():
-        ids, advance = _begun(model, tokenizer, rows)
+        prompts = [list(row.prompt) for row in rows]
+        ids, mask = padded(prompts, fill=end, left=True, device=model.device)
+        advance = continuing(model, mask)
         for step in range(tokens):
             drawn = draw(advance(ids).float().softmax(dim=-1), draws[:, step])
             for completion, token in zip(completions, drawn.tolist(), strict=True):
@@ -96,15 +97,3 @@ def draw(p: Tensor, draws: FloatArray) -> Tensor:
     sums = p.cpu().double().cumsum(dim=-1)
     wanted = torch.from_numpy(draws)[:, None] * sums[:, -1:]
     return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp(max=p.shape[1] - 1)
-
-
-def _begun(
-    model: Any, tokenizer: Any, rows: Sequence[EncodedRow]
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The ids with which rows begin, and what gives the logits behind ids."""
-    prompts = [list(row.prompt) for row in rows]
-    if rows[0].opening:
-        first = torch.tensor([row.opening for row in rows], device=model.device)
-        return first, decoding(model, tokenizer, prompts)
-    first, mask = padded(prompts, fill=end_token(tokenizer), left=True, device=model.device)
-    return first, continuing(model, mask)

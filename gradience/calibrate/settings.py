@@ -46,7 +46,7 @@ class CalibrateSettings(BaseSettings, RowSettings):
     """Adapter and output."""
 
     adapter: Annotated[StrPath, Flag("ADAPTER")]
-    """Folder of a LoRA adapter of a language model (causal or encoder–decoder) or of a sequence classifier."""
+    """Folder of a LoRA adapter of a causal language model or of a sequence classifier."""
     output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
     """The calibration to write, a .safetensors file."""
     _: KW_ONLY

@@ -8,7 +8,6 @@ from pathlib import Path
 from gradience.calibrate.settings import DistillSettings
 from gradience.compress.carry import refuse_foreign_files
 from gradience.distill.inputs import DistillInputs, read_distill_inputs, split
-from gradience.errors import OutputError
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.reports.base.run import Stopwatch
@@ -49,22 +48,15 @@ def distill_adapter(settings: DistillSettings) -> DistillReport | DistillForecas
 def distill(inputs: DistillInputs, output: Path) -> DistillReport:
     """Distill what was read, and write the folder."""
     from gradience.distill.train import write_distilled
-    from gradience.evaluate.engines.base import OutOfMemoryError
+    from gradience.evaluate.engines.base import memory_errors
     from gradience.evaluate.engines.transformers.engine import memory
 
     request = inputs.request
     watch = Stopwatch(request.command)
-    try:
-        with memory():
-            return write_distilled(
-                inputs, output, watch, request.progress, force=request.force, card=request.card
-            )
-    except OutOfMemoryError as error:
-        raise OutputError(
-            f"the device has not enough memory: {error}",
-            code="out-of-memory",
-            hint=f"a smaller --batch-size than {request.batch_size}, or --quantization nf4",
-        ) from None
+    with memory_errors(batches=True), memory():
+        return write_distilled(
+            inputs, output, watch, request.progress, force=request.force, card=request.card
+        )
 
 
 def forecast_distill(inputs: DistillInputs) -> DistillForecast:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.formats import open_adapter, require_peft
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
+from gradience.models.settings import BaseSettings, ModelSettings, ModelType
 from gradience.models.tokenizers import stored_tokens
 from gradience.reading import MAX_SETTINGS_BYTES
 
@@ -60,6 +60,8 @@ class AdapterInput:
     """The name in its config."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Its whole config."""
+    modules: Mapping[str, int] = field(default_factory=dict)
+    """Rank of each module."""
     tokens: int | None = None
     """Rows of a token embedding or head that it stores whole; None if it stores none."""
     labels: frozenset[int] = frozenset()
@@ -145,17 +147,18 @@ def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterI
             )
         require_peft(adapter)
         shapes = {entry_name: entry.shape for entry_name, entry in adapter.entries()}
-        ranks = [pair.rank for pair in adapter.pairs]
+        modules = {pair.module: pair.rank for pair in adapter.pairs}
         lora = sum(pair.params for pair in adapter.pairs)
         return AdapterInput(
             name,
             path,
             AdapterIdentity.of(config.path.parent),
-            ranks=(min(ranks, default=0), max(ranks, default=0)),
+            ranks=(min(modules.values(), default=0), max(modules.values(), default=0)),
             lora_params=lora,
             other_params=sum(entry.params for _, entry in adapter.entries()) - lora,
             base_model=config.base_model,
             fields=config.fields,
+            modules=modules,
             tokens=stored_tokens(shapes),
             labels=frozenset(
                 shape[0]
@@ -168,18 +171,24 @@ def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterI
         )
 
 
-def why_inert(folder: Path) -> str:
-    """Return the reason, found in its file, why an adapter changes nothing; empty if there is none."""
-    with open_adapter(folder) as adapter:
-        if adapter.pairs and all(pair.scale == 0 for pair in adapter.pairs):
-            return "its scale is 0 in every module (lora_alpha is 0)"
-        if adapter.pairs and all(_is_zero(adapter, place) for place in range(len(adapter.pairs))):
-            return "B is 0 in every module, as before training"
-    return ""
+def model_of(settings: BaseSettings, adapter: AdapterInput, kind: ModelType) -> ModelSettings:
+    """Return the base model: the one in the settings, or the one that the adapter's config names.
 
-
-def _is_zero(adapter: Adapter, place: int) -> bool:
-    pair = adapter.pairs[place].load()
-    return not any(
-        block.any() for expert in range(adapter.pairs[place].experts) for block in pair.blocks_B(expert)()
+    Raises UsageError (`no-base`) if neither names one.
+    """
+    name = adapter.base_model if settings.base_model is None else str(settings.base_model)
+    if name is None:
+        nothing = "a name tells nothing of its base" if adapter.ranks is None else "its config names no base"
+        raise UsageError(
+            f"{adapter.given}: {nothing} model",
+            code="no-base",
+            hint="give --base-model: a folder, or a name on the hub or on the server",
+        )
+    return ModelSettings(
+        name=name,
+        from_adapter=settings.base_model is None,
+        type=kind,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from gradience.errors import GradienceError, InputError, OutputError
-from gradience.evaluate.adapters import BASE_ROW, AdapterInput, why_inert
+from gradience.errors import GradienceError, OutputError
+from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator, LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
@@ -177,32 +177,16 @@ class Answering:
 
     def _evaluate(self, row: AdapterAnswers) -> None:
         reference = row.adapter is self.inputs.reference
-        try:
-            if self.inputs.likelihoods:
-                row.answers = self._scores(row, "eval", f"{row.file_name}.jsonl")
-            elif self.evaluator.follows and not reference:
-                self._follow(row)
-            else:
-                row.answers = self._answers(row)
-                if self.inputs.measures_divergence and (self._likelihoods or not reference):
-                    row.scores = self._scores(row, "scores", f"{row.file_name}.scores.jsonl")
-            if reference and row.answers is not None:
-                self._learn(row.answers)
-        except InputError as error:
-            if error.code != "adapter-inert" or row.adapter is None:
-                raise
-            reason = why_inert(row.adapter.folder)
-            raise InputError(
-                f"{row.adapter.given}: this adapter does nothing here: "
-                f"{reason or 'its logits equal those of the base'}",
-                code=error.code,
-                hint=error.hint,
-            ) from None
-
-    def _learn(self, answers: Evaluation[Any]) -> None:
-        """Use the reference's answers as the expected ones, if there are no labels."""
-        if self.inputs.by_agreement:
-            self.inputs.task.decide.learn(answers.records)  # type: ignore[union-attr]
+        if self.inputs.likelihoods:
+            row.answers = self._scores(row, "eval", f"{row.file_name}.jsonl")
+        elif self.evaluator.follows and not reference:
+            self._follow(row)
+        else:
+            row.answers = self._answers(row)
+            if self.inputs.measures_divergence and (self._likelihoods or not reference):
+                row.scores = self._scores(row, "scores", f"{row.file_name}.scores.jsonl")
+        if reference and self.inputs.by_agreement and row.answers is not None:  # the expected answers
+            self.inputs.task.decide.learn(row.answers.records)  # type: ignore[union-attr]
 
     def _answers(self, row: AdapterAnswers) -> Evaluation[Any]:
         """Return the answers of a row; a classifier's base has the head of the reference, and no LoRA."""

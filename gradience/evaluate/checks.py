@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig
 
 from gradience.errors import InputError, OutputError, UsageError, require
-from gradience.evaluate.engines.base import Planned, repeated
+from gradience.evaluate.engines.base import repeated
 from gradience.evaluate.rows import texts_of
 from gradience.models.devices import choose_device
 from gradience.models.load import context_of, dtype_of, from_folder, stored_dtype
 from gradience.models.locate import locate, require_weights
-from gradience.models.rendering import encode_apart, encode_pair, token_counts
+from gradience.models.rendering import encode_pair, token_counts
 from gradience.models.tokenizers import check_vocabulary, tokenizer_notes
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import counted
+
+if TYPE_CHECKING:
+    from gradience.evaluate.inputs import EvaluateInputs
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 SPECIAL = 16
@@ -28,13 +31,13 @@ PACKED_SHARE = 0.3
 """Size of NF4 weights relative to bfloat16, not counting the embeddings and head in float32."""
 
 
-def base_notes(planned: Planned) -> Iterator[str]:
+def base_notes(inputs: EvaluateInputs) -> Iterator[str]:
     """Yield notes to show before the run; only config.json and the tokenizer are read.
 
     Raises the errors of `lengths` and `memory`, MissingExtra, and InputError or NetworkError if the base is
     not available.
     """
-    model, adapters = planned.model, planned.adapters
+    model, adapters, device = inputs.model, inputs.adapters, inputs.request.device
     require("transformers", extra="hf")
     if model.quantization is not None:
         require("bitsandbytes", extra="qlora")
@@ -42,20 +45,20 @@ def base_notes(planned: Planned) -> Iterator[str]:
     if source.commit is None:
         require_weights(source.folder, pickles=not model.from_adapter)
     shape = from_folder(AutoConfig, model.name, source.folder)
-    check_vocabulary(model, planned.tokenizer, shape, {adapter.given: adapter.tokens for adapter in adapters})
+    check_vocabulary(model, inputs.tokenizer, shape, {adapter.given: adapter.tokens for adapter in adapters})
     yield from tokenizer_notes(
-        model, planned.tokenizer, {adapter.name: adapter.folder for adapter in adapters}
+        model, inputs.tokenizer, {adapter.name: adapter.folder for adapter in adapters}
     )
-    yield from repeated(planned.counts)
+    yield from repeated(inputs)
     yield from lengths(
-        planned.task,
-        planned.examples,
-        planned.tokenizer,
+        inputs.task,
+        inputs.examples,
+        inputs.tokenizer,
         shape=shape,
-        max_length=planned.max_length,
-        max_new_tokens=planned.max_new_tokens,
+        max_length=inputs.max_length,
+        max_new_tokens=inputs.request.max_new_tokens,
     )
-    dtype, stored = dtype_of(model, shape, planned.device), stored_dtype(shape)
+    dtype, stored = dtype_of(model, shape, device), stored_dtype(shape)
     if model.dtype == "auto" and stored not in (None, dtype):
         yield (
             f"the base is computed in float32, which is faster on this processor than its own {str(stored)[6:]}:"
@@ -67,8 +70,7 @@ def base_notes(planned: Planned) -> Iterator[str]:
     if model.quantization is not None:
         weights = int(PACKED_SHARE * size * 2 / itemsize)
     if weights:  # else they are not here yet
-        loaded = sum(sorted(adapter.bytes for adapter in adapters)[-2:])
-        yield from memory(weights + loaded, weights, *memory_of(planned.device))
+        yield from memory(weights + inputs.adapter_bytes, weights, *memory_of(device))
 
 
 def lengths(
@@ -91,10 +93,8 @@ def lengths(
         return
     if context is None or (isinstance(task, LikelihoodTask) and task.rolling):
         return
-    together = not getattr(shape, "is_encoder_decoder", False)  # prompt and answer share the context
-    encode = encode_pair if together else encode_apart
     room = context
-    if isinstance(task, GenerationTask) and together:
+    if isinstance(task, GenerationTask):
         new = max_new_tokens or task.max_new_tokens
         room = context - new
         if room < 1:
@@ -110,23 +110,21 @@ def lengths(
             continue
         wanted = 0
         for response in responses:
-            before, after = encode(tokenizer, example.prompt, response)
+            before, after = encode_pair(tokenizer, example.prompt, response)
             if len(after) >= context:
                 raise InputError(
                     f"{example.id}: its response has {len(after):,} tokens; the base is limited to {context:,} in all",
                     code="response-too-long",
                     hint="remove this row, or shorten it",
                 )
-            only_prompt = isinstance(task, GenerationTask) or not together
-            wanted = len(before) if only_prompt else len(before) + len(after)
+            wanted = len(before) + (0 if isinstance(task, GenerationTask) else len(after))
             longest = max(longest, wanted)
         too_long += wanted > room
     if too_long:
         less = f" less {context - room:,} for the answer" if room < context else ""
-        end = "beginning" if together else "end"
         yield (
             f"{_of(too_long, examples, 'prompt')} more than {room:,} tokens (the longest has {longest:,}) and"
-            f" {'loses its' if too_long == 1 else 'lose their'} {end}: the base's limit is {context:,}{less}"
+            f" {'loses its' if too_long == 1 else 'lose their'} beginning: the base's limit is {context:,}{less}"
         )
 
 

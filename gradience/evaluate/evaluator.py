@@ -249,15 +249,15 @@ class Evaluator:
         return evaluate_rows(
             engine,
             procedure,
-            [name],
+            name,
             self.examples[: looks[-1]],
             looks=looks,
             **self._batches(scored=procedure.kind == "scores", at_once=engine.batches_at_once),
             scoring=scoring,
-            paths=None if path is None else {name: path},
+            path=path,
             on_batch=self.on_batch,
             allow_inert=allow_inert,
-        )[name]
+        )
 
     def _counted(self, on_tokens: Callable[[int], None], on_batch: Progress | None) -> Progress:
         """Tell the tokens of each batch first. What came before it belongs to it: the texts of the proof."""

@@ -3,7 +3,6 @@ as the model sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -16,7 +15,7 @@ from gradience.evaluate.inputs import EvaluateInputs, read_inputs
 from gradience.evaluate.rows import texts_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.models.rendering import encode_apart, encode_pair
+from gradience.models.rendering import encode_pair
 from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, ShownMargin
 from gradience.reports.forecast import ScoredExample
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
@@ -28,7 +27,6 @@ CHANCE = 0.8
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
 """Adapter config fields that determine the amount of computation."""
 
-Encode = Callable[[Any, str, str], tuple[list[int], list[int]]]
 SHOWN = 3
 """Number of examples in a preview."""
 PREVIEWED = 1000
@@ -94,8 +92,6 @@ class _Cost:
 
 def _cost(inputs: EvaluateInputs) -> _Cost | str:
     """Return the memory, or why it is not known."""
-    if inputs.model.type == "seq2seq_lm":
-        return "it is not counted for encoder–decoder models."
     from transformers import AutoConfig
 
     from gradience.evaluate.checks import memory, memory_of
@@ -145,7 +141,7 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
     Rows: as many as were asked for, or of the mean length as the first budget holds.
     """
     from gradience.evaluate.memory import longest_of, sorted_longest
-    from gradience.models.rendering import encode_pair, token_counts
+    from gradience.models.rendering import token_counts
 
     request = inputs.request
     responses, most = [0], 0
@@ -182,31 +178,24 @@ def read_preview(request: EvaluateSettings, *, is_guard: bool = False) -> Evalua
 
 def preview_evaluation(inputs: EvaluateInputs) -> EvaluationPreview:
     """Return the first examples of an evaluation as the model would see them, with what is scored in them."""
-    encode = encode_apart if inputs.model.type == "seq2seq_lm" else encode_pair
     return EvaluationPreview(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
         scored_by=inputs.task.scored_by,
         examples=len(inputs.examples),
-        scored=tuple(
-            scored_example(inputs.task, row, inputs.tokenizer, encode) for row in inputs.examples[:SHOWN]
-        ),
+        scored=tuple(scored_example(inputs.task, row, inputs.tokenizer) for row in inputs.examples[:SHOWN]),
         notes=inputs.notes,
     )
 
 
-def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = encode_pair) -> ScoredExample:
-    """Return an example as the model sees it, with its gold answer.
-
-    tokenizer: None if it is not available. encode: returns the ids of prompt and response, including the end
-    token.
-    """
+def scored_example(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
+    """Return an example as the model sees it, with its gold answer. tokenizer: None if it is not available."""
     if isinstance(task, ClassificationTask):
         text, _ = text_and_ids(example, tokenizer)
         return ScoredExample(id=example.id, prompt=text, scored=task.label_names[example.label])
     prompt, response = example.prompt, example.response
     if tokenizer is not None:
-        before, after = encode(tokenizer, prompt, response)
+        before, after = encode_pair(tokenizer, prompt, response)
         ends = task.end if isinstance(task, LikelihoodTask) else not isinstance(task, ChoiceTask)
         prompt, response = tokenizer.decode(before), tokenizer.decode(after if ends else after[:-1])
     if isinstance(task, ChoiceTask):
@@ -232,6 +221,6 @@ def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = en
 
 def text_and_ids(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
     """Return a text or a pair as the model sees it, and its ids if the tokenizer is available."""
-    pair = (example.text, example.text_pair) if example.text_pair is not None else (example.text,)
+    pair = texts_of(example)
     ids = list(tokenizer(*pair)["input_ids"]) if tokenizer is not None else None
     return (tokenizer.decode(ids) if ids is not None else "\n".join(pair)), ids

@@ -15,9 +15,9 @@ from typing import Any
 from gradience import tasks
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError, require
-from gradience.evaluate.adapters import AdapterInput, adapter_inputs
+from gradience.evaluate.adapters import AdapterInput, adapter_inputs, model_of
 from gradience.evaluate.engines import OURS, engine
-from gradience.evaluate.engines.base import RECORDS_OF, Planned
+from gradience.evaluate.engines.base import RECORDS_OF
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.rows import is_on_hub
@@ -38,20 +38,11 @@ from gradience.tasks.base import (
     Task,
 )
 from gradience.tasks.examples import ChoiceExample, LabeledExample
-from gradience.tasks.layouts import columns_hint, labels_hint
+from gradience.tasks.layouts import columns_hint
 from gradience.tasks.prompts import Unchanged, load_prompts
-from gradience.tasks.rows import Kind, grouped_by, kind_of, local, sample_of
+from gradience.tasks.rows import KINDS, grouped_by, kind_of, local, sample_of
 from gradience.words import counted
 
-READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
-    "labels": ("classification", {}),
-    "prompts": ("jsonl", {}),
-    "choices": ("jsonl", {"scorer": "multiple_choice"}),
-    "messages": ("chat", {}),
-    "texts": ("jsonl", {"scorer": "nll"}),
-}
-"""Kind of the rows in a file -> the task that reads them, and the options that it needs."""
-ENCODER_DECODER = "SEQ_2_SEQ_LM"
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
 """Default margin of accuracy in points: of a task, and of a guard."""
 DEFAULT_NATS = {False: Fraction("0.025"), True: Fraction("0.05")}
@@ -185,26 +176,7 @@ def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> Evaluat
         raise UsageError(str(error), code=error.code, hint=error.hint) from None
     engine_type = engine(request.engine)  # imports PyTorch: what is wrong with files is known by now
     kind = _kind(adapters, task, request)
-    name = None if request.base_model is None else str(request.base_model)
-    name = name or adapters[0].base_model
-    if name is None:
-        silent = (
-            "a name tells nothing of its base" if adapters[0].ranks is None else "its config names no base"
-        )
-        raise UsageError(
-            f"{paths_of(request.adapters)[0]}: {silent} model",
-            code="no-base",
-            hint="give --base-model: a folder, or a name on the hub or on the server",
-        )
-    model = ModelSettings(
-        name=name,
-        from_adapter=request.base_model is None,
-        type=kind,
-        revision=request.revision,
-        dtype=request.dtype,
-        quantization=request.quantization,
-        server=request.server,
-    )
+    model = model_of(request, adapters[0], kind).model_copy(update={"server": request.server})
     if request.server is not None and engine_type.local:
         raise UsageError(
             f"--server cannot be used with the engine {engine_type.name}, which loads the base on this machine",
@@ -237,18 +209,7 @@ def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> Evaluat
         )
     inputs = EvaluateInputs(request, adapters, model, task, examples, role, (), tokenizer, is_guard=is_guard)
     _ = inputs.margin  # refuses a bad one before a model is loaded
-    planned = Planned(
-        model,
-        task,
-        examples,
-        counts=task.examples.counts if role is None else {},
-        adapters=adapters,
-        device=request.device,
-        max_length=inputs.max_length,
-        max_new_tokens=request.max_new_tokens,
-        tokenizer=tokenizer,
-    )
-    notes = [*_other_bases(adapters, name), *engine_type.inspect(planned)]
+    notes = [*_other_bases(adapters, model.name), *engine_type.inspect(inputs)]
     can_measure = "scores" in engine_type.answers
     measures = can_measure and not (inputs.classifies or inputs.by_agreement or request.no_kl)
     if not can_measure and not inputs.classifies:
@@ -406,7 +367,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     more: Mapping[str, Any] = {}
     profile = request.task
     if profile is None:
-        profile, more = reader_of(data, options, request.columns)
+        profile, more = reader_of(data, request.columns)
     if request.columns:
         options["columns"] = dict(request.columns)
     file = data if request.folder is None or is_on_hub(data) else data.absolute()
@@ -434,12 +395,8 @@ def _prompts(request: EvaluateSettings, tokenizer: Any) -> GenerationTask:
         )
 
 
-def reader_of(
-    data: Path, options: Mapping[str, Any], columns: Mapping[str, str] | None = None
-) -> tuple[str, Mapping[str, Any]]:
+def reader_of(data: Path, columns: Mapping[str, str] | None = None) -> tuple[str, Mapping[str, Any]]:
     """Return the task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
-    if "text_column" in options or "label_column" in options:
-        return "text_classification", {"text_column": "text", "label_column": "label"}
     first = next(local(data, columns).read(), None)
     kind = None if first is None else kind_of(first)
     if kind is None:
@@ -451,7 +408,7 @@ def reader_of(
             code="task-kind",
             hint=columns_hint(first),
         )
-    return READERS[kind]
+    return KINDS[kind].profile, KINDS[kind].options
 
 
 def _kind(
@@ -462,26 +419,21 @@ def _kind(
     Raises UsageError (`wrong-model`) for a kind that does not fit the task or the first adapter, InputError
     (`labels-differ`) for a head with another number of labels.
     """
-    fitting: tuple[str, ...] = ("CAUSAL_LM", ENCODER_DECODER)
-    if isinstance(task, ClassificationTask):
-        fitting = ("SEQ_CLS",)
-    elif isinstance(task, LikelihoodTask) and task.rolling:
-        fitting = ("CAUSAL_LM",)  # of a whole text an encoder–decoder has no likelihood
+    fitting = "SEQ_CLS" if isinstance(task, ClassificationTask) else "CAUSAL_LM"
     for adapter in adapters:
         kind = adapter.fields.get("task_type")
         data = request.data_file
-        if kind == "SEQ_CLS" and kind not in fitting and data is not None and request.task is None:
+        if kind == "SEQ_CLS" and kind != fitting and data is not None and request.task is None:
             row = next(local(data, request.columns).read())
             named = ", ".join(f"`{name}`" for name in [*row.values][:8])
             raise UsageError(
                 f"{adapter.given}: a classifier, and the columns {named} of {data} are not read as texts with labels",
                 code="wrong-model",
-                hint=labels_hint(row),
+                hint=columns_hint(row, labels=True),
             )
-        if kind is not None and kind not in fitting:
+        if kind is not None and kind != fitting:
             raise UsageError(
-                f"{adapter.given}: its task_type is {kind}, and {task.name if task else 'a prompt'} needs"
-                f" {' or '.join(fitting)}",
+                f"{adapter.given}: its task_type is {kind}, and {task.name if task else 'a prompt'} needs {fitting}",
                 code="wrong-model",
                 hint="choose a task of the adapter's kind",
             )
@@ -495,13 +447,4 @@ def _kind(
                 code="labels-differ",
                 hint="check the label column, or list the labels with --option label_names=…",
             )
-    kinds = {kind for adapter in adapters if (kind := adapter.fields.get("task_type")) is not None}
-    if len(kinds) > 1:
-        raise UsageError(
-            f"adapters of two kinds of model: task_type is {' and '.join(sorted(kinds))}",
-            code="wrong-model",
-            hint="evaluate each kind separately",
-        )
-    if isinstance(task, ClassificationTask):
-        return "seqcls"
-    return "seq2seq_lm" if kinds == {ENCODER_DECODER} else "causal_lm"
+    return "seqcls" if isinstance(task, ClassificationTask) else "causal_lm"

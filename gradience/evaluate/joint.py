@@ -23,7 +23,7 @@ from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order
 from gradience.evaluate.sets import sets_of
 from gradience.evaluate.settings import EvaluateSettings
-from gradience.evaluate.verb import evaluate, note_changes, say_notes
+from gradience.evaluate.verb import evaluate, say_notes
 from gradience.files.artifact import digest_of
 from gradience.files.digests import files_below, remove_digests, write_digests
 from gradience.files.shared_names import path_text
@@ -105,7 +105,6 @@ def evaluate_sets(
         return evaluate_each(sets, None, watcher)
     output = Path(settings.output)
     with only_one(output):
-        note_changes(output, (PLAN, JOINT, JOINT_DOCUMENT), watcher.note)
         return evaluate_each(sets, output, watcher)
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Generic
 
 from gradience.errors import InputError
-from gradience.evaluate.engines.base import Engine, OutOfMemoryError
+from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.files.records import (
     Evaluation,
     ExamplesRun,
@@ -121,12 +120,11 @@ def answer_batches(
     files: Sequence[RecordFile[R]],
     answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
     on_batch: Progress | None = None,
-    engine: Engine | None = None,
 ) -> list[Evaluation[R]]:
     """Answer the batches that are missing in any of `files`, which have the same batches.
 
     answer: places of the examples in a batch -> the records for each of the files. on_batch: called after each batch
-    with how many examples are answered. engine: answers the batches, and may report progress within one.
+    with how many examples are answered.
     """
     batches = files[0].batches
     sizes = [len(batch) for batch in batches]
@@ -136,8 +134,7 @@ def answer_batches(
     for number in range(first, len(batches)):
         before, size = sum(sizes[:number]), sizes[number]
         try:
-            with _progress_within(engine, on_batch, before, size, sum(sizes)):
-                batch_records = answer(batches[number])
+            batch_records = answer(batches[number])
         except OutOfMemoryError as error:
             error.divisible = size > 1
             raise
@@ -146,21 +143,6 @@ def answer_batches(
         if on_batch is not None:
             on_batch(before + size, sum(sizes))
     return [file.finish() for file in files]
-
-
-@contextmanager
-def _progress_within(
-    engine: Engine | None, on_batch: Progress | None, before: int, size: int, total: int
-) -> Iterator[None]:
-    """Pass on the engine's progress in a batch of `size` examples, which starts at number `before`."""
-    if engine is None or on_batch is None:
-        yield
-        return
-    engine.on_part = lambda share: on_batch(before + int(share * size), total)
-    try:
-        yield
-    finally:
-        engine.on_part = None
 
 
 def numerics_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

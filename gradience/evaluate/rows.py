@@ -1,7 +1,7 @@
 """Rows under adapters: a record for every row and adapter, for any kind of measurement.
 
 `evaluate_rows` is the one loop. It takes any slice of the rows of a data set, so that a set may be evaluated in parts,
-and any number of adapters. A `Procedure` says how a row is answered and what is recorded of it.
+and one adapter. A `Procedure` says how a row is answered and what is recorded of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ EXAMPLES_OF_PROOF = 8
 """Number of texts or prompts on which an adapter must have an effect: the shortest, which fit if any batch
 does.
 """
-Names = Sequence[str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,52 +82,49 @@ class Procedure(ABC):
         whole = [count + self.added() for count in counts]
         return whole if limit is None else [min(count, limit) for count in whole]
 
-    def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
-        """Raise InputError if the engine does not compute one of `names` as PEFT does, or the adapter has no
-        effect.
+    def prove(self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool) -> None:
+        """Raise InputError if the engine does not compute the adapter as PEFT does, or the adapter has no effect.
 
         The latter (`adapter-inert`, unless `allow_inert`) is detected from the likelihood that a prompt ends,
         which depends on the logits of the whole vocabulary. It is not checked for an engine without
         likelihoods.
         """
-        adapters = [name for name in names if name is not None]
         prompts, limit = _shortest([row.prompt for row in rows]), self.limit(engine)
-        engine.verify(adapters, prompts, limit)
-        if not adapters or allow_inert or engine.divergence is None:
+        engine.verify(name, prompts, limit)
+        if name is None or allow_inert or engine.divergence is None:
             return
         ends = [(prompt, "") for prompt in prompts]
-        base, *scores = engine.divergence.score([None, *adapters], ends, max_length=limit)
-        for name, scored in zip(adapters, scores, strict=True):
-            if scored == base:
-                how = f"the likelihoods after {counted(len(ends), 'prompt')} are the same without it"
-                raise _inert(engine, name, how)
+        base, scores = (engine.divergence.score(adapter, ends, max_length=limit) for adapter in (None, name))
+        if scores == base:
+            how = f"the likelihoods after {counted(len(ends), 'prompt')} are the same without it"
+            raise _inert(engine, name, how)
 
     @abstractmethod
-    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> Sequence[Sequence[Record]]:
-        """Answer a batch; for each of `names` the records of its rows."""
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> Sequence[Record]:
+        """Answer a batch, and return the records of its rows."""
 
 
 def evaluate_rows(
     engine: Engine,
     procedure: Procedure,
-    names: Names,
+    name: str | None,
     rows: Sequence[Any],
     *,
     batch_size: int = 32,
     batch_tokens: int | None = None,
     scoring: str | None = None,
-    paths: Mapping[str | None, Path] | None = None,
+    path: Path | None = None,
     on_batch: Progress | None = None,
     allow_inert: bool = False,
     looks: Sequence[int] = (),
-) -> dict[str | None, Evaluation[Any]]:
-    """Answer each of `rows` with each adapter of `names` (None: the base), batch after batch.
+) -> Evaluation[Any]:
+    """Answer each of `rows` with the adapter `name` (None: the base), batch after batch.
 
-    >>> answers = evaluate_rows(engine, Scores(reference="r64"), ["r64", "r8"], rows)
-    >>> [record.kl for record in answers["r8"].records]
+    >>> answers = evaluate_rows(engine, Scores(reference="r64"), "r8", rows)
+    >>> [record.kl for record in answers.records]
 
     batch_size: sequences that are computed together; batch_tokens: tokens of a batch in place of that. scoring: what
-    the records say of who decides what is right. paths: a file for each name, in which an evaluation resumes.
+    the records say of who decides what is right. path: a file, in which an evaluation resumes.
     looks: numbers of rows, up to all of them; rows of different looks share no batch, so that the records of the first
     looks are a beginning of those of all, and a file that holds them is continued.
     Raises UsageError (`no-examples`, `wrong-model`, `engine-cannot`), InputError (`adapter-inert` unless
@@ -148,19 +144,15 @@ def evaluate_rows(
         )
     planned = PlannedBatches.of(engine, procedure, rows, looks, batch_size, batch_tokens)
     batches = list(chain(*planned.batches))
-    files = [
-        planned.file(engine, procedure, name, rows, batches, None if paths is None else paths[name], scoring)
-        for name in names
-    ]
-    if not all(file.done for file in files):  # else it was proved before the first of these records
-        procedure.prove(engine, names, rows, allow_inert=allow_inert)
-    answered = answer_batches(
-        files,
-        lambda places: procedure.records(engine, names, [rows[place] for place in places]),
+    file = planned.file(engine, procedure, name, rows, batches, path, scoring)
+    if not file.done:  # else it was proved before the first of these records
+        procedure.prove(engine, name, rows, allow_inert=allow_inert)
+    (answered,) = answer_batches(
+        [file],
+        lambda places: [procedure.records(engine, name, [rows[place] for place in places])],
         on_batch,
-        engine,
     )
-    return dict(zip(names, answered, strict=True))
+    return answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +278,7 @@ def follow_rows(
         for number, procedure in enumerate(procedures)
     ]
     if not all(file.done for file in files):
-        generation.prove(engine, [name], rows, allow_inert=False)
+        generation.prove(engine, name, rows, allow_inert=False)
 
     def answer(places: Sequence[int]) -> list[list[Any]]:
         unit, some = unit_of[places[0]], [rows[place] for place in places]
@@ -316,7 +308,7 @@ def follow_rows(
             records.append([scores.record(row, score) for row, (_, score) in pairs if score is not None])
         return records
 
-    answers, *scored = answer_batches(files, answer, on_batch, engine)
+    answers, *scored = answer_batches(files, answer, on_batch)
     return answers, scored[0] if scored else None
 
 
@@ -372,43 +364,36 @@ class Classification(Procedure):
     def encoded(self, row: Any) -> tuple[str, ...]:
         return texts_of(row)
 
-    def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
+    def prove(self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool) -> None:
         """Raise InputError (`adapter-inert`) if LoRA changes no logit (apart from its head)."""
+        if name is None or not self.lora or allow_inert:
+            return
         texts = _shortest([(row.text, getattr(row, "text_pair", None)) for row in rows])
-        for name in names:
-            if name is None or not self.lora or allow_inert:
-                continue
-            with_lora, without = (
-                [
-                    classified.logits.tolist()
-                    for classified in engine.classify(name, texts, max_length=self.max_length, lora=lora)
-                ]
-                for lora in (True, False)
-            )
-            if with_lora == without:
-                how = f"the logits of {counted(len(texts), 'text')} are the same without its LoRA"
-                raise _inert(engine, name, how)
-
-    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ClassificationRecord]]:
-        texts = [(row.text, getattr(row, "text_pair", None)) for row in rows]
-        return [
+        with_lora, without = (
             [
-                ClassificationRecord(
-                    id=row.id,
-                    text_sha256=sha256_text(whole_text(row)),
-                    label=row.label,
-                    predicted=int(classified.logits.argmax()),
-                    correct=int(classified.logits.argmax()) == row.label,
-                    logits=tuple(float(value) for value in classified.logits),
-                    truncated=classified.truncated,
-                )
-                for row, classified in zip(
-                    rows,
-                    engine.classify(name, texts, lora=self.lora, max_length=self.max_length),
-                    strict=True,
-                )
+                classified.logits.tolist()
+                for classified in engine.classify(name, texts, max_length=self.max_length, lora=lora)
             ]
-            for name in names
+            for lora in (True, False)
+        )
+        if with_lora == without:
+            how = f"the logits of {counted(len(texts), 'text')} are the same without its LoRA"
+            raise _inert(engine, name, how)
+
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ClassificationRecord]:
+        texts = [(row.text, getattr(row, "text_pair", None)) for row in rows]
+        answers = engine.classify(name, texts, lora=self.lora, max_length=self.max_length)
+        return [
+            ClassificationRecord(
+                id=row.id,
+                text_sha256=sha256_text(whole_text(row)),
+                label=row.label,
+                predicted=int(classified.logits.argmax()),
+                correct=int(classified.logits.argmax()) == row.label,
+                logits=tuple(float(value) for value in classified.logits),
+                truncated=classified.truncated,
+            )
+            for row, classified in zip(rows, answers, strict=True)
         ]
 
 
@@ -450,15 +435,15 @@ class Generation(Procedure):
     def added(self) -> int:
         return self.max_new_tokens
 
-    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[GenerationRecord]]:
-        prompts, limit = [row.prompt for row in rows], self.limit(engine)
-        answered = []
-        for name in names:
-            outputs = engine.generate(
-                name, prompts, max_new_tokens=self.max_new_tokens, stop=tuple(self.stop), max_length=limit
-            )
-            answered.append([self.record(row, output) for row, output in zip(rows, outputs, strict=True)])
-        return answered
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[GenerationRecord]:
+        outputs = engine.generate(
+            name,
+            [row.prompt for row in rows],
+            max_new_tokens=self.max_new_tokens,
+            stop=tuple(self.stop),
+            max_length=self.limit(engine),
+        )
+        return [self.record(row, output) for row, output in zip(rows, outputs, strict=True)]
 
     def record(self, row: Any, output: Output) -> GenerationRecord:
         """Return the record of what is written behind a row's prompt."""
@@ -518,13 +503,10 @@ class Choices(Procedure):
     def sequences(self, row: Any) -> int:
         return len(row.pairs)
 
-    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ChoiceRecord]]:
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ChoiceRecord]:
         pairs = [pair for row in rows for pair in row.pairs]
-        answered = []
-        for scored in engine.score(names, pairs, max_length=self.limit(engine), end=False):
-            scores = iter(scored)
-            answered.append([self._record(row, [next(scores) for _ in row.pairs]) for row in rows])
-        return answered
+        scores = iter(engine.score(name, pairs, max_length=self.limit(engine), end=False))
+        return [self._record(row, [next(scores) for _ in row.pairs]) for row in rows]
 
     def _record(self, row: Any, scores: Sequence[Score]) -> ChoiceRecord:
         sums = tuple(score.loglikelihood for score in scores)
@@ -582,21 +564,20 @@ class Scores(Procedure):
     def added(self) -> int:
         return 1  # the end token
 
-    def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
-        super().prove(engine, list(dict.fromkeys([*names, self.reference])), rows, allow_inert=allow_inert)
+    def prove(self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool) -> None:
+        for adapter in dict.fromkeys([name, self.reference]):
+            super().prove(engine, adapter, rows, allow_inert=allow_inert)
 
-    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ScoreRecord]]:
-        scored = engine.score(
-            names,
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ScoreRecord]:
+        scores = engine.score(
+            name,
             [(row.prompt, row.response) for row in rows],
             reference=self.reference,
             max_length=self.limit(engine),
             end=self.end and not self.rolling,
             rolling=self.rolling,
         )
-        return [
-            [self.record(row, score) for row, score in zip(rows, scores, strict=True)] for scores in scored
-        ]
+        return [self.record(row, score) for row, score in zip(rows, scores, strict=True)]
 
     def record(self, row: Any, score: Score) -> ScoreRecord:
         """Return the record of a response's score."""

@@ -12,7 +12,7 @@ from gradience import tasks
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.files.rows import HUB, is_on_hub, written
 from gradience.reports.base.exact import as_written
-from gradience.tasks.user_code import installed, is_file
+from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TASK, TEXT = "task", "text:"
 NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,39})=(.+)", re.DOTALL)
 TAKEN = frozenset(("adapter", "base", "candidates", "dev", "records"))
 """Names of other folders of a run."""
-OWN_EXAMPLES = frozenset(tasks.PROFILES) - {"chat", "classification", "jsonl", "text_classification"}
+OWN_EXAMPLES = frozenset(tasks.PROFILES) - {"chat", "classification", "jsonl"}
 """Tasks that need no file."""
 
 
@@ -43,12 +43,7 @@ def is_task(source: str) -> bool:
     >>> is_task("lm_eval:arc_easy"), is_task("rows.jsonl")
     (True, False)
     """
-    plain = source.isidentifier()
-    return (
-        source.startswith(tasks.harness.PREFIX)
-        or is_file(source)
-        or (source in OWN_EXAMPLES or (plain and source in installed()))
-    )
+    return source.startswith(tasks.harness.PREFIX) or is_file(source) or source in OWN_EXAMPLES
 
 
 def data_of(given: Any) -> Any:

@@ -44,7 +44,7 @@ def options_of(given: Any) -> Any:
             raise UsageError(
                 f"--option {text}: not KEY=VALUE",
                 code="bad-option",
-                hint="such as --option text_column=review",
+                hint="such as --option scorer=contains",
             )
         options[key] = loads(value.encode(), f"--option {key}")
     return options

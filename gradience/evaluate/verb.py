@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from gradience.digests import sha256_file
-from gradience.errors import InputError, OutputError, require_installed
+from gradience.errors import require_installed
 from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import OURS, engine
-from gradience.evaluate.engines.base import OutOfMemoryError
+from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs
@@ -21,7 +19,7 @@ from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.sets import has_several, sets_of
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
-from gradience.files.digests import DIGESTS, Digests, remove_digests, write_digests
+from gradience.files.digests import remove_digests, write_digests
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import open_stream
@@ -128,8 +126,6 @@ def evaluate(
     """
     watch, watcher = Stopwatch(inputs.request.command), inputs.request.watcher or Watcher()
     with nullcontext() if output is None else only_one(output):
-        if output is not None:
-            note_changes(output, (EVALUATION, DOCUMENT), watcher.note)
         answering = Answering(inputs, output, watcher, base=base)
         if answering.kept is not None and plan is not None:
             answering.kept.bind(plan)
@@ -170,20 +166,6 @@ def _digests(adapter: AdapterInput) -> tuple[str, str]:
     return adapter.identity.weights_sha256 or adapter.name, adapter.identity.config_sha256
 
 
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Convert an out-of-memory error into OutputError (`out-of-memory`) with a hint."""
-    try:
-        yield
-    except OutOfMemoryError as error:
-        smaller = "a smaller --batch-size, or none, or " if error.divisible else ""
-        raise OutputError(
-            f"not enough memory: {error}",
-            code="out-of-memory",
-            hint=f"try {smaller}--quantization nf4, --dtype bfloat16 or another --device",
-        ) from None
-
-
 def write_result(report: EvaluationReport, output: Path) -> None:
     """Write the report, the page, and last the digests of both and of the records that it rests on."""
     names = [
@@ -195,20 +177,6 @@ def write_result(report: EvaluationReport, output: Path) -> None:
     remove_digests(output)
     save_with_page(report, output / EVALUATION)
     write_digests(output, names)
-
-
-def note_changes(output: Path, names: Iterable[str], note: Callable[[str], None]) -> None:
-    """Say which of the files that are written anew are not what was written; the records are compared when used."""
-    if not (output / DIGESTS).is_file():
-        return
-    try:
-        listed = Digests.read(output / DIGESTS).files
-    except InputError as error:
-        note(f"{DIGESTS}: made again: {error}")
-        return
-    for name in names:
-        if name in listed and (output / name).is_file() and sha256_file(output / name) != listed[name]:
-            note(f"{name} has changed since it was written; writing it again")
 
 
 def require_libraries(engine_name: str = "transformers") -> None:

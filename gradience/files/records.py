@@ -79,7 +79,7 @@ class ExamplesRun(Part):
     looks: tuple[int, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Numbers of examples at several looks; examples of different looks share no batch. Absent for a single look."""
     max_length: int | None
-    """Tokens that an example may have, its answer included (of an encoder–decoder each of the two); what is longer is
+    """Tokens that an example may have, its answer included; what is longer is
     cut. Null: no limit is known."""
     max_new_tokens: int | None = None
     """Generation: tokens of an output at most."""

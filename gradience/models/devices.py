@@ -1,7 +1,7 @@
 """On which device this process computes: one process, one device, in training and in evaluation alike.
 
 transformers would take every visible GPU of a process (`DataParallel`, which multiplies the batch) and put the model on
-the first one; under torchrun each process has a local rank, which is the number of its GPU.
+the first one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,10 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 SEEN = "`gradience env` says what torch sees"
 
 
-def processes_here() -> int:
-    """Processes of the training that this process belongs to, as torchrun or `accelerate launch` says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def choose_device(device: str = "auto") -> torch.device:
-    """Return the device of this process. `auto`: a GPU if there is one, that of the local rank under
-    torchrun.
+    """Return the device of this process. `auto`: a GPU if there is one.
 
-    Raises UsageError: `no-device` for a device that this machine lacks, `processes` if several processes
-    would share one device.
+    Raises UsageError (`no-device`) for a device that this machine lacks.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
@@ -52,33 +45,12 @@ def choose_device(device: str = "auto") -> torch.device:
             code="no-device",
             hint=f"use cpu or auto; {SEEN}",
         )
-    named = ":" in device
-    if processes_here() > 1 and (named or chosen.type == "mps"):
-        raise _shared(device, processes_here())
     if chosen.type != "cuda":
         return chosen
-    index = chosen.index if named else int(os.environ.get("LOCAL_RANK", "0"))
+    index = chosen.index or 0
     if index >= torch.cuda.device_count():
         raise _no_gpu(index, torch.cuda.device_count())
     return torch.device("cuda", index)
-
-
-def check_devices(device: str, processes: int) -> None:
-    """Refuse, before anything is run, what `choose_device` would refuse in a training process.
-
-    Raises UsageError (`no-device`, `processes`).
-    """
-    chosen = choose_device(device)
-    if processes == 1 or chosen.type == "cpu":
-        return
-    if chosen.type == "mps":
-        raise _shared(device, processes)
-    if processes > torch.cuda.device_count():
-        raise UsageError(
-            f"runtime.processes is {processes}, but this machine has {counted(torch.cuda.device_count(), 'GPU')}",
-            code="processes",
-            hint=f"set runtime.processes to the number of GPUs or fewer; {SEEN}",
-        )
 
 
 def devices_of(device: str) -> Sequence[str]:
@@ -150,13 +122,5 @@ def _no_gpu(index: int, count: int) -> UsageError:
     return UsageError(
         f"there is no cuda:{index}: this machine has {counted(count, 'GPU')}",
         code="no-device",
-        hint=f"set another runtime.device, or fewer runtime.processes; {SEEN}",
-    )
-
-
-def _shared(device: str, processes: int) -> UsageError:
-    return UsageError(
-        f"runtime.device {device} is one device, but there are {processes} processes",
-        code="processes",
-        hint="set `runtime.device: cuda`, which gives each process its own GPU",
+        hint=f"set another runtime.device; {SEEN}",
     )

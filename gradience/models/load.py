@@ -115,7 +115,6 @@ def load_base(
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
-        AutoModelForSeq2SeqLM,
         AutoModelForSequenceClassification,
         set_seed,
     )
@@ -140,9 +139,7 @@ def load_base(
             True  # nothing that was downloaded, or that an adapter chose, is unpickled
         )
     set_seed(seed)
-    factory: Any = AutoModelForSeq2SeqLM if settings.type == "seq2seq_lm" else AutoModelForCausalLM
-    if labels is not None:
-        factory = AutoModelForSequenceClassification
+    factory: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
     shape = from_folder(AutoConfig, settings.name, source.folder)
     skeleton(factory, shape, labels=labels)
     by_weights = settings.dtype == "auto" and stored_dtype(shape) is None

@@ -32,18 +32,16 @@ class CachedTokenizer:
     def __call__(
         self,
         *texts: str,
-        text_target: str | None = None,
         add_special_tokens: bool = True,
         truncation: bool = False,
         max_length: int | None = None,
         verbose: bool = True,
     ) -> Mapping[str, Any]:
-        """Encode a text, a pair of texts, or a target; a list of texts is not taken. Masks are left out."""
-        key = (texts, text_target, add_special_tokens, truncation and max_length)
+        """Encode a text or a pair of texts; a list of texts is not taken. Masks are left out."""
+        key = (texts, add_special_tokens, truncation and max_length)
         if key not in self._encoded:
             encoding = self.tokenizer(
                 *texts,
-                text_target=text_target,
                 add_special_tokens=add_special_tokens,
                 truncation=truncation,
                 max_length=max_length,
@@ -99,13 +97,6 @@ def begin_token(tokenizer: Any) -> int:
     """
     begin: int | None = tokenizer.bos_token_id
     return end_token(tokenizer) if begin is None else int(begin)
-
-
-def encode_apart(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    """Return the ids of a prompt for an encoder and of a response for its decoder, each with all that the tokenizer
-    adds."""
-    source = tokenizer(prompt, verbose=False)["input_ids"]
-    return list(source), list(tokenizer(text_target=response.lstrip(" "), verbose=False)["input_ids"])
 
 
 def end_token(tokenizer: Any) -> int:

@@ -52,7 +52,7 @@ class DryRun:
     """Only check the inputs and show the plan; no model is loaded."""
 
 
-ModelType = Literal["seqcls", "causal_lm", "seq2seq_lm"]
+ModelType = Literal["seqcls", "causal_lm"]
 
 
 class ModelSettings(ConfigSection):
@@ -61,7 +61,6 @@ class ModelSettings(ConfigSection):
     name: str
     """A hub name, a folder, or `embedded:minilm` or `embedded:smollm2` (from the package index)."""
     type: ModelType = "seqcls"
-    """`seq2seq_lm` (encoder–decoder) is evaluated and not trained: a config of Bench cannot have it."""
     folder: str | None = Field(default=None, exclude=True)
     """Base folder of a relative path in `name`, as for `task.folder`."""
     tokenizer: str | None = Field(default=None, exclude=True)
@@ -90,10 +89,3 @@ class ModelSettings(ConfigSection):
         if self.folder is None or not self.path.exists():
             return self
         return self.model_copy(update={"name": str(self.path), "folder": None})
-
-
-def several_processes(model: ModelSettings, processes: int) -> str:
-    """Return the reason why `processes` cannot train this model together; empty if they can."""
-    if model.quantization and processes > 1:
-        return f"a 4-bit base is trained in one process, not {processes}: set `runtime.processes: 1`"
-    return ""

@@ -11,7 +11,6 @@ from gradience.digests import sha256_file, sha256_json, sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.models.locate import BESIDE
 from gradience.models.settings import ModelSettings
-from gradience.words import counted, listed
 
 TokenizerOf = Literal["base", "adapter"]
 CONFIG = "tokenizer_config.json"
@@ -59,28 +58,16 @@ def tokenizer_notes(model: ModelSettings, tokenizer: Any, adapters: Mapping[str,
         except InputError:
             yield f"the tokenizer and its chat template are those saved with {owner}: the base has none"
         else:
-            differences = listed(list(_differences(tokenizer, base)), 9)
-            than = f"differ in {differences} (--tokenizer base uses those)" if differences else "are the same"
+            used_rules, base_rules = (
+                (rules_of(each), each.chat_template, each.bos_token, each.eos_token)
+                for each in (tokenizer, base)
+            )
+            than = "are the same" if used_rules == base_rules else "differ (--tokenizer base uses those)"
             yield f"the tokenizer and its chat template are those saved with {owner}; the base's {than}"
     for name, folder in adapters.items():
         other = digest_of_files(folder)
         if used is not None and other not in (None, used):
             yield f"{name} was saved with another tokenizer or chat template, and is given those of {owner}"
-
-
-def _differences(used: Any, base: Any) -> Iterator[str]:
-    """Yield the parts in which two tokenizers differ."""
-    if used.chat_template != base.chat_template:
-        yield "the chat template"
-    for name in ("bos_token", "eos_token"):
-        if getattr(used, name) != getattr(base, name):
-            yield f"{name} ({getattr(base, name)!r:.40})"
-    vocabulary, known = used.get_vocab(), base.get_vocab()
-    tokens = sum(vocabulary.get(token) != known.get(token) for token in vocabulary.keys() | known)
-    if tokens:
-        yield counted(tokens, "token")
-    elif rules_of(used) != rules_of(base):
-        yield "how a text is split"
 
 
 def rules_of(tokenizer: Any) -> Any:

@@ -50,13 +50,10 @@ class DataSplit(Part):
 class TaskCode(Part):
     """The code of a user-defined task."""
 
-    source: Literal["file", "entry point"]
     name: str
-    """The file as named in the config (an absolute path by its last part), or `name = module:function`."""
-    sha256: str | None
-    """sha256 of the file, or of the module that the entry point names; null if the module is not a file."""
-    package: str | None = None
-    """Name and version of the package that provides the entry point."""
+    """The file as named in the config, an absolute path by its last part."""
+    sha256: str
+    """sha256 of the file; of a definition for lm-eval also of the YAML files and modules beside it."""
 
 
 class PlannedLadder(Part):

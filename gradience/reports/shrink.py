@@ -56,10 +56,9 @@ from gradience.reports.evaluation import (
     repeated_tests,
 )
 from gradience.reports.evaluation_sets import PLANNED, PlannedSet, set_words, unit_words
-from gradience.statistics.table import PairedTable
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
-CandidateStatus = Literal[TestedStatus, "skipped", "not tested"]
+CandidateStatus = Literal[TestedStatus, "not tested"]
 
 
 def candidate_words(kind: str, rank: int) -> str:
@@ -112,15 +111,6 @@ class PlannedDistillation(Part):
     seed: int
 
 
-class DevRows(Part):
-    """Rows that are used only to choose the first candidate to test."""
-
-    source: Literal["split", "task"]
-    """`task`: the task's own dev examples. `split`: a subset of the rows, chosen by content."""
-    examples: int
-    examples_sha256: str
-
-
 class ShrinkPlan(Artifact):
     """`plan.json`: the plan, fixed before the evaluation."""
 
@@ -145,8 +135,8 @@ class ShrinkPlan(Artifact):
     """Numbers of test examples at the planned looks; empty if all examples are answered at once."""
     groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Group of each example, numbered in their order; absent if each example is its own."""
-    dev: DevRows | None
-    """Null with at most 2,000 rows or at most four candidates."""
+    dev: None = None
+    """Always null: no rows are held out to choose a candidate."""
     compares: Compares = "correct"
     """`correct`: accuracy. `nll`: the likelihood of given responses, for tasks without right and wrong answers.
     `agreement`: equality with the reference's outputs, for prompts without answers."""
@@ -176,7 +166,7 @@ class ShrinkPlan(Artifact):
     def on(self, planned: PlannedSet) -> ShrinkPlan:
         """Return the same plan with a guard in the place of the task."""
         values = {name: getattr(planned, name) for name in PLANNED}
-        return self.model_copy(update={**values, "dev": None, "guards": ()})
+        return self.model_copy(update={**values, "guards": ()})
 
     @property
     def recommended(self) -> PlannedCandidate | None:
@@ -233,9 +223,9 @@ class ShrinkCandidate(Part):
     predicted_kl_per_token: Float12 | None = None
     """KL predicted in the plan."""
     status: CandidateStatus
-    """`skipped`: the tests started at a smaller candidate. `not tested`: they stopped at a larger one."""
-    dev: PairedTable | None = None
-    """Counts on the dev rows; null if it was not evaluated on them."""
+    """`not tested`: the tests stopped at a larger one."""
+    dev: None = None
+    """Always null: no rows are held out to choose a candidate."""
     result: EvaluatedAdapter | None = None
     """Result on the test rows; `adjusted_p` is the largest p-value down to this candidate. Null if not tested."""
     distance: OutputDistance | None = None
@@ -368,7 +358,6 @@ LOOKS: dict[CandidateStatus, tuple[Mark, Look]] = {
     "inconclusive": ("unknown", "warn"),
     "worse": ("error", "bad"),
     "not evaluated": ("error", "bad"),
-    "skipped": ("unknown", "dim"),
     "not tested": ("unknown", "dim"),
 }
 
@@ -406,10 +395,6 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     ]
     facts += looks_fact(plan.looks)
     facts += [(planned.name, set_words(planned)) for planned in plan.guards]
-    if plan.dev is not None:
-        whose = "from the task" if plan.dev.source == "task" else "held out"
-        text = f"chosen on {count(plan.dev.examples)} dev examples ({whose})"
-        facts.append(("first candidate", text))
     groups = []  # in test order; each kind is named once, before its ranks
     for kind, candidates in groupby(plan.candidates, lambda candidate: candidate.kind):
         first, *others = [candidate.rank for candidate in candidates]

@@ -45,8 +45,6 @@ def report_of(
     prepared: Prepared,
     plan_sha256: str,
     fingerprint_of_base: str,
-    dev: Sequence[TestedCandidate],
-    start: int,
     walked: Walk,
     watch: Stopwatch,
     guards: Sequence[GuardWalk] = (),
@@ -55,7 +53,7 @@ def report_of(
     inputs, plan = prepared.inputs, prepared.plan
     assert walked.reference.answers is not None
     outcomes = tuple(_guard_outcome(plan, guard) for guard in guards)
-    candidates = candidates_of(inputs, plan, dev, start, walked, guards)
+    candidates = candidates_of(inputs, plan, walked, guards)
     rewritten = walked.control
     control = RewriteControl(
         result=None if rewritten is None else row_of(inputs, walked.reference, rewritten),
@@ -72,7 +70,7 @@ def report_of(
         conditions=conditions_of(walked.reference.answers.run, fingerprint_of_base),
         reference=row_of(inputs, walked.reference, walked.reference),
         control=control,
-        start=plan.candidates[start].name,
+        start=plan.candidates[0].name,
         candidates=candidates,
         guards=outcomes,
         smallest=None if smallest is None else smallest.name,
@@ -113,18 +111,15 @@ def deciding(
 def candidates_of(
     inputs: EvaluateInputs,
     plan: ShrinkPlan,
-    dev: Sequence[TestedCandidate],
-    start: int,
     walked: Walk,
     guards: Sequence[GuardWalk] = (),
 ) -> tuple[ShrinkCandidate, ...]:
     """Return every planned candidate with its outcome."""
-    on_dev = {tested.candidate.name: tested.row.pairs for tested in dev}
     tested = {outcome.candidate.name: outcome for outcome in walked.tested}
     rows = []
-    for place, candidate in enumerate(plan.candidates):
+    for candidate in plan.candidates:
         outcome = tested.get(candidate.name)
-        status: CandidateStatus = "skipped" if place < start else "not tested"
+        status: CandidateStatus = "not tested"
         needs = ""
         if outcome is not None:
             row, on_set, words = deciding(plan, outcome, guards)
@@ -137,7 +132,6 @@ def candidates_of(
                     include={"name", "kind", "rank", "lora_params", "params_saved", "predicted_kl_per_token"}
                 ),
                 status=status,
-                dev=on_dev.get(candidate.name),
                 result=None if outcome is None else exploratory(outcome.row) if plan.changes else outcome.row,
                 distance=None
                 if outcome is None

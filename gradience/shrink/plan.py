@@ -1,4 +1,4 @@
-"""Plan a shrink before the evaluation: candidates, margin, test rows and dev rows."""
+"""Plan a shrink before the evaluation: candidates, margin and test rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradience.audit.adapter import audit_adapter
 from gradience.calibrate.inputs import read_inputs as read_prompts
 from gradience.calibrate.rows import prompt_id
 from gradience.calibrate.settings import DistillSettings
-from gradience.digests import sha256_file, sha256_text
+from gradience.digests import sha256_file
 from gradience.distill.inputs import FEWEST
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput
@@ -27,21 +27,16 @@ from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import locate
 from gradience.models.settings import BaseSettings
 from gradience.reports.calibration import Calibration, calibration_argument
-from gradience.reports.shrink import DevRows, PlannedDistillation, ShrinkForecast, ShrinkPlan
+from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkPlan
 from gradience.settings import paths_of, shared
 from gradience.shrink.candidates import CandidateSource, plan_candidates, suggested
 from gradience.shrink.settings import ShrinkSettings
-from gradience.tasks.examples import LabeledExample, fingerprint
+from gradience.tasks.examples import LabeledExample
 
 PLAN = "plan.json"
-DEV = "dev"
 CONTROL = "rewrite_control"
 GUARDS = "guards"
 """Folder with the records of each guard."""
-UNSPLIT = 2000
-"""Up to this many rows, all are test rows; with more, at least this many are."""
-FEW_CANDIDATES = 4
-"""Up to this many candidates, dev rows would save nothing (docs/decisions/016-shrink.md)."""
 MISSING = "plan.json was missing, so the earlier plan is unknown"
 TEST = (
     "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
@@ -60,8 +55,6 @@ class Prepared:
 
     inputs: EvaluateInputs
     """Reference adapter and test rows."""
-    dev: Sequence[Any]
-    """Dev rows, which choose the first candidate to test."""
     source: CandidateSource
     plan: ShrinkPlan
     guards: Sequence[SetInputs] = ()
@@ -90,13 +83,8 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    # Dev rows of the task would choose a start that is too small for the guards, and a calibration has chosen one.
-    foreseen = calibration is not None and candidates is None
-    test, dev, dev_rows = (inputs.examples, (), None) if guarding or foreseen else split(inputs, len(planned))
-    known = notes_on_prompts(test, calibration, distillation_ids)
-    inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
-    inputs = with_looks(inputs)
-    test = inputs.examples
+    known = notes_on_prompts(inputs.examples, calibration, distillation_ids)
+    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=(*inputs.notes, *notes, *known)))
     guards = [_guard(guard, settings, adapter) for guard in guarding]
     from gradience.statistics.paired import LEVEL
 
@@ -108,7 +96,6 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         lora_params=adapter.lora_params,
         base=path_text(inputs.model.name),
         **planned_fields(inputs),
-        dev=dev_rows,
         level=Fraction(str(LEVEL)),
         test=(LOOKED if inputs.looks else TEST).format(
             "Student's test"
@@ -133,7 +120,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         ),
         guards=tuple(guard.planned for guard in guards),
     )
-    return Prepared(inputs, dev, source, plan, guards)
+    return Prepared(inputs, source, plan, guards)
 
 
 def _requests(request: EvaluateSettings) -> list[Any]:
@@ -163,8 +150,7 @@ def _planned_limit(settings: ShrinkSettings, guard: str = "") -> int | None:
     if guard:
         planned = next((each for each in plan.guards if each.name == guard), None)
         plan = plan if planned is None else plan.on(planned)
-    held_out = plan.dev.examples if plan.dev is not None and plan.dev.source == "split" else 0
-    return max(settings.limit, plan.examples + held_out) if plan.looks else settings.limit
+    return max(settings.limit, plan.examples) if plan.looks else settings.limit
 
 
 def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
@@ -200,37 +186,6 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
 
 
 # ---------------------------------------------------------------- rows
-
-
-def split(inputs: EvaluateInputs, candidates: int) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
-    """Return the rows that are tested on, the dev rows, and what the plan says of those.
-
-    For up to 4 candidates, or 2,000 rows, there are none. Else they are the task's own if it has some; or the rows
-    beyond 2,000, at most half of all, chosen by what they hold, so that neither order nor seed matters.
-    """
-    rows = inputs.examples
-    if len(rows) <= UNSPLIT or candidates <= FEW_CANDIDATES:
-        return rows, (), None
-    given = inputs.task.examples.of("dev")[: len(rows) // 2] if inputs.role == "confirm" else ()
-    if given:
-        return rows, given, _dev_rows("task", given)
-    size = min(len(rows) // 2, len(rows) - UNSPLIT)
-    order = sorted(range(len(rows)), key=lambda place: sha256_text(f"dev\0{content_of(rows[place])}"))
-    chosen = {*order[:size]}
-    test = [row for place, row in enumerate(rows) if place not in chosen]
-    dev = [row for place, row in enumerate(rows) if place in chosen]
-    return test, dev, _dev_rows("split", dev)
-
-
-def _dev_rows(source: Any, rows: Sequence[Any]) -> DevRows:
-    return DevRows(source=source, examples=len(rows), examples_sha256=fingerprint(rows))
-
-
-def content_of(row: Any) -> str:
-    """Return the text of an example, by which rows are split."""
-    if isinstance(row, LabeledExample):
-        return f"{row.text}\0{row.text_pair or ''}"
-    return f"{row.prompt}\0{row.response}"
 
 
 def distillation_of(settings: EvaluateSettings, prompts: Path) -> tuple[DistillSettings, Sequence[str]]:
@@ -286,7 +241,7 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
     note: called with each such change. Raises InputError if an existing plan cannot be read.
     """
     path, kept = output / PLAN, Kept(output / RECORDS, note)
-    answered = any(file for place in (output, output / DEV) for file in (place / RECORDS).glob("*.jsonl*"))
+    answered = any((output / RECORDS).glob("*.jsonl*"))
     earlier = ShrinkPlan.read(path) if path.exists() else None
     before: tuple[str, ...] = ()
     changes: tuple[str, ...] = (MISSING,) if answered else ()
@@ -323,7 +278,7 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
         changes.append(f"the margin was {before}, and is {after}")
     if bool(earlier.looks) != bool(now.looks):
         changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")
-    elif (earlier.examples_sha256, earlier.dev) != (now.examples_sha256, now.dev):
+    elif earlier.examples_sha256 != now.examples_sha256:
         changes.append(f"the number of test rows changed ({earlier.examples:,} before, {now.examples:,} now)")
     guards = [
         [(each.name, each.examples_sha256, each.margin) for each in plan.guards] for plan in (earlier, now)

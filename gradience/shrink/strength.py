@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import Documents, write_compressed
@@ -34,15 +35,15 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.evaluation_sets import EvaluationSetsForecast, EvaluationSetsReport, PlannedSet
 from gradience.reports.strength import StrengthPoint, StrengthReport
-from gradience.shrink.plan import DEV, content_of
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.verb import ADAPTER, documents_of, put_in_place
 from gradience.shrink.walk import CANDIDATES
+from gradience.tasks.examples import LabeledExample
 
 STRENGTH = "strength.json"
 STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Default grid."""
-TEST = "test"
+DEV, TEST = "dev", "test"
 
 
 def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationSetsForecast:
@@ -169,6 +170,13 @@ def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
     return replace(inputs, examples=dev, looks=(), group_of={}, request=request), replace(
         inputs, examples=examples
     )
+
+
+def content_of(row: Any) -> str:
+    """Return the text of an example, by which rows are split."""
+    if isinstance(row, LabeledExample):
+        return f"{row.text}\0{row.text_pair or ''}"
+    return f"{row.prompt}\0{row.response}"
 
 
 def with_adapters(each: SetInputs, adapters: Sequence[AdapterInput]) -> SetInputs:

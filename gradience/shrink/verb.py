@@ -22,11 +22,12 @@ from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.engines import require_local
+from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.sets import has_several, sets_of
-from gradience.evaluate.verb import memory_errors, note_changes, require_libraries, say_notes
+from gradience.evaluate.verb import require_libraries, say_notes
 from gradience.files.artifact import digest_of
 from gradience.files.card import CARD, Card, write_card
 from gradience.files.digests import files_below, remove_digests, write_digests
@@ -42,9 +43,9 @@ from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import DEV, GUARDS, PLAN, Prepared, forecast_shrink, prepare, settle
+from gradience.shrink.plan import GUARDS, PLAN, Prepared, forecast_shrink, prepare, settle
 from gradience.shrink.settings import CardOf, ShrinkSettings
-from gradience.shrink.walk import CANDIDATES, maker, start_of, start_on_dev, walk, walk_guards
+from gradience.shrink.walk import CANDIDATES, maker, walk, walk_guards
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 COMPRESSION_DOCUMENT = "compression_report.md"
@@ -105,7 +106,6 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
     """Search the smallest candidate that holds; what is finished in the folder is used again."""
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
-        note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
         watcher.planned(f"plan: {digest_of(prepared.plan)} (sha256 of {output / PLAN})")
         tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
@@ -117,14 +117,12 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
         with memory_errors():
             base = LoadedBase()
             try:
-                dev = start_on_dev(prepared, output, watcher, make, base)
-                start = start_of(dev)
-                answering, walked = walk(prepared, start, output, watcher, make, base)
+                answering, walked = walk(prepared, output, watcher, make, base)
                 guards = walk_guards(prepared, walked, output, watcher, make, base)
             finally:
                 base.close()
         plan_sha256 = sha256_file(output / PLAN)
-        report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch, guards)
+        report = report_of(prepared, plan_sha256, answering.fingerprint, walked, watch, guards)
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
         write_result(report, output, settings.card)
@@ -153,7 +151,7 @@ def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> Non
         f"{RECORDS}/{MANIFEST}",
         *(file.path for row in rows if row for file in row.records),
     }
-    beside = tuple(f"{folder}/" for folder in (ADAPTER, DEV, GUARDS))
+    beside = tuple(f"{folder}/" for folder in (ADAPTER, GUARDS))
     write_digests(output, {*names, *(name for name in files_below(output) if name.startswith(beside))})
 
 

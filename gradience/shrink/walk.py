@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gradience.compress.adapter import Documents
@@ -20,7 +20,7 @@ from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import KINDS
-from gradience.shrink.plan import CONTROL, DEV, GUARDS, Prepared
+from gradience.shrink.plan import CONTROL, GUARDS, Prepared
 
 CANDIDATES = "candidates"
 Make = Callable[[PlannedCandidate], AdapterInput]
@@ -56,34 +56,11 @@ class GuardWalk:
     tested: tuple[TestedCandidate, ...]
 
 
-def start_on_dev(
-    prepared: Prepared, output: Path, watcher: Watcher, make: Make, base: LoadedBase
-) -> Sequence[TestedCandidate]:
-    """Test the candidates on the dev rows, from the largest down to the first that is not shown there."""
-    if not prepared.dev:
-        return ()
-    candidates, inputs = (
-        prepared.plan.candidates,
-        replace(prepared.inputs, examples=prepared.dev, looks=(), group_of={}),
-    )
-    answering = Answering(inputs, output / DEV, watcher, rows=1 + len(candidates), base=base)
-    return answering.work(lambda answering: tuple(down(answering, answering.reference(), candidates, make)))
-
-
-def start_of(dev: Sequence[TestedCandidate]) -> int:
-    """Return the index of the first candidate to test: one above the smallest that is shown on the dev rows.
-
-    The smallest one was selected by its dev result, so it is less likely to pass again.
-    """
-    shown = sum(tested.row.grade == "B" for tested in dev)
-    return max(0, shown - 2)
-
-
 def walk(
-    prepared: Prepared, start: int, output: Path, watcher: Watcher, make: Make, base: LoadedBase
+    prepared: Prepared, output: Path, watcher: Watcher, make: Make, base: LoadedBase
 ) -> tuple[Answering, Walk]:
-    """Evaluate the adapter, its rewrite control, and the candidates from `start` down, on the test rows."""
-    candidates = prepared.plan.candidates[start:]
+    """Evaluate the adapter, its rewrite control, and the candidates from the largest down, on the test rows."""
+    candidates = prepared.plan.candidates
     control, reason = _control(prepared, output)
     rows = 1 + (control is not None) + len(candidates)
     answering = Answering(prepared.inputs, output, watcher, rows=rows, likelihoods=True, base=base)

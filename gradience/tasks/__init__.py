@@ -34,7 +34,6 @@ PROFILES = (
     "jsonl",
     "reviews",
     "text",
-    "text_classification",
 )
 """The tasks included in Gradience, each in the file of its name. A user's task is named by its path."""
 
@@ -51,9 +50,8 @@ def load(
 ) -> Task | ChatTask:
     """Load the task `profile` with `options`.
 
-    profile: one of PROFILES; or a user's task, given as `path/to/file.py` with a function `load`, or as the
-    name of an entry point of the group `gradience.tasks`. A user's code runs only if the environment allows
-    it (`user_code.allowing`).
+    profile: one of PROFILES; or a user's task, given as `path/to/file.py` with a function `load`. A user's code
+    runs only if the environment allows it (`user_code.allowing`).
     options: keyword arguments of the task's function, with the types in its annotations.
     folder: base folder for the path of a user's file and for relative paths among the options; by default the
     working directory.
@@ -148,16 +146,10 @@ def _source(
     if profile.startswith(harness.PREFIX):
         definition = harness.definition_of(profile, folder)
         return definition.code, lambda: harness.maker(definition, training=training)
-    entries = user_code.installed()
-    if profile not in entries:
-        raise InputError(
-            f"no task is called `{profile}`",
-            code="task-unknown",
-            hint=did_you_mean(
-                profile, [*PROFILES, *entries], f"the tasks are {', '.join(PROFILES)}; {user_code.HOW}"
-            ),
-        )
-    return user_code.entry_code(entries[profile]), entries[profile].load
+    known = f"the tasks are {', '.join(PROFILES)}; or name your own task file (path/to/file.py)"
+    raise InputError(
+        f"no task is called `{profile}`", code="task-unknown", hint=did_you_mean(profile, PROFILES, known)
+    )
 
 
 def _from(folder: Path | None, value: Any) -> Any:

@@ -105,11 +105,9 @@ class _Named(_Versioned):
 
     @property
     def scoring(self) -> str:
-        """Name and version of the scoring and its way, and of a user's code its digest, or its package without one."""
+        """Name and version of the scoring and its way, and of a user's code its digest."""
         version = ", ".join(filter(None, [f"{self.name} {self.scoring_version}", self.scored_by]))
-        if self.code is None:
-            return version
-        return f"{version}, {self.code.sha256 or self.code.package or self.code.name}"
+        return version if self.code is None else f"{version}, {self.code.sha256}"
 
 
 @dataclass(frozen=True, kw_only=True)

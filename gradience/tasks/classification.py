@@ -7,15 +7,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gradience.errors import InputError, UsageError
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabeledExample
-from gradience.tasks.labeled import Columns, Labels, check_labels, pair_id
+from gradience.tasks.labeled import Labels, pair_id, texts_of, word_of
 from gradience.tasks.metrics import Metric
 from gradience.tasks.row import Row
-from gradience.tasks.rows import checked, gather, sources_of, tables_of
-
-PAIR = "text_pair"
+from gradience.tasks.rows import gather, sources_of, tables_of
 
 
 def load(
@@ -32,24 +31,33 @@ def load(
     """Examples from one `file`, split by its texts, or from `train_file` and `confirm_file`.
 
     label_names: in the order of the head's outputs; by default the sorted labels of train.
-    Other columns, and data sets on the hub: `text_classification`.
-    Raises UsageError (`task-metric`), InputError (`task-label`), and as `tables_of` and `gather` do.
+    Raises UsageError (`task-metric`: f1 of more than two labels), InputError (`task-label`), and as `tables_of` and
+    `gather` do.
     """
     tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file, columns=columns)
-    pairs = [row.has(PAIR) for table in tables.values() for row in checked(table, "labels")]
-    named = Columns("text", "label", PAIR if any(pairs) else None)
-    labels = Labels(tables, named)
+    labels = Labels(tables)
     names = label_names or labels.names()
-    check_labels(names, metric, tables)
+    if len(set(names)) < max(2, len(names)):
+        raise InputError(
+            f"{' and '.join(sources_of(tables).values())}: its labels are {', '.join(names) or 'none'}",
+            code="task-label",
+            hint="check the label column and `label_names`: at least two different labels are needed",
+        )
+    if metric == "f1" and len(names) != 2:
+        raise UsageError(
+            f"f1 needs exactly two labels (it is computed for the second), but there are {len(names)}",
+            code="task-metric",
+            hint="use `metric: accuracy` or `metric: matthews`",
+        )
     indices = labels.indices(names)
 
     def make(row: Row, role: Role) -> LabeledExample:
-        text, second = named.texts(row)
-        return LabeledExample(pair_id(text, second, exact=True), text, indices[named.word(row)], role, second)
+        text, second = texts_of(row)
+        return LabeledExample(pair_id(text, second, exact=True), text, indices[word_of(row)], role, second)
 
     return ClassificationTask(
         name="classification",
-        examples=gather(tables, "labels", lambda row: "\n".join(filter(None, named.texts(row))), make, dev),
+        examples=gather(tables, "labels", lambda row: "\n".join(filter(None, texts_of(row))), make, dev),
         label_names=tuple(names),
         metric=metric,
         source=sources_of(tables),

@@ -39,6 +39,16 @@ class LabeledExample:
     role: Role
     text_pair: str | None = None
 
+    @property
+    def answer(self) -> int:
+        """The label."""
+        return self.label
+
+    @property
+    def response(self) -> str:
+        """Nothing is written."""
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptExample:
@@ -194,7 +204,7 @@ def prepare(examples: Iterable[Example]) -> Examples[Example]:
         occurrences[example.id] += 1
         first = kept.setdefault(example.id, example)
         # Another split may contradict it: the official test stays as it is.
-        if first.role == example.role and _truth(first) != _truth(example):
+        if first.role == example.role and first.answer != example.answer:
             conflicting.add(example.id)
     counts["conflicts"] = sum(occurrences[key] for key in conflicting)
     counts["duplicates"] = sum(occurrences[key] - 1 for key in kept if key not in conflicting)
@@ -217,7 +227,7 @@ def prepare_first(examples: Callable[[], Iterable[Example]], limit: int) -> Exam
     """Identities from here on are not among the first."""
     for example in examples():
         key = int(example.id, 16)
-        fact = hash(_truth(example)), len(_response(example).encode())
+        fact = hash(example.answer), len(example.response.encode())
         if key in facts:
             repeated[key] += 1
             if facts[key][0] != fact[0]:
@@ -265,11 +275,3 @@ def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
             replace(example, role="dev") if example.id in chosen else example for example in examples.all
         ),
     )
-
-
-def _response(example: LabeledExample | PromptExample | ChoiceExample | ChatExample) -> str:
-    return "" if isinstance(example, LabeledExample) else example.response
-
-
-def _truth(example: LabeledExample | PromptExample | ChoiceExample | ChatExample) -> int | str:
-    return example.label if isinstance(example, LabeledExample) else example.answer

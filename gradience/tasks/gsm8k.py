@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -26,7 +26,6 @@ STOP = ("Question:", "</s>", "<|im_end|>")
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _POINT = re.compile(r"\.$")
-_ANNOTATION = re.compile(r"<<.*?>>")
 
 
 def load(
@@ -36,7 +35,6 @@ def load(
     revision: str | None = None,
     train_file: Path | None = None,
     test_file: Path | None = None,
-    annotations: Literal["keep", "strip"] = "keep",
     dev: Annotated[int, Field(ge=0)] | None = None,
     max_new_tokens: Annotated[int, Field(ge=1)] = 320,
 ) -> GenerationTask:
@@ -44,18 +42,13 @@ def load(
 
     The test split is used as confirm, and `dev` examples are held out of train (default 500, at most a fifth
     of train).
-    annotations: `keep` trains on the answers as published; `strip` removes the calculator's `<<…>>`.
     `counts` also holds `unparsable`: rows whose own answer would not be counted as correct.
     Raises the errors of `rows.train_and_confirm` and `examples.with_dev`.
     """
     tables = train_and_confirm(
         train_file, test_file, dataset=dataset, subset=subset, split="test", revision=revision
     )
-    read = [
-        _example(row, role, strip=annotations == "strip")
-        for role, table in tables.items()
-        for row in table.read()
-    ]
+    read = [_example(row, role) for role, table in tables.items() for row in table.read()]
     examples = with_dev(prepare(example for example in read if example is not None), dev)
     counts = {**examples.counts, "rows": len(read), "unparsable": read.count(None)}
     return GenerationTask(
@@ -65,7 +58,7 @@ def load(
         same=same,
         max_new_tokens=max_new_tokens,
         stop=STOP,
-        source=sources_of(tables) | {"annotations": annotations},
+        source=sources_of(tables),
     )
 
 
@@ -106,11 +99,11 @@ def _plain(text: str) -> str:
     return _POINT.sub("", text).lower()
 
 
-def _example(row: Row, role: Role, *, strip: bool) -> PromptExample | None:
+def _example(row: Row, role: Role) -> PromptExample | None:
     """The example in a row, or None when its own answer would be counted as wrong."""
     prompt = f"Question: {row.text('question')}\nAnswer:"
     solution = row.text("answer")
-    response = " " + (_ANNOTATION.sub("", solution) if strip else solution)
+    response = f" {solution}"
     answer = solution.rpartition("####")[2].strip()
     extracted = strict(response)
     if extracted is None or not same(extracted, answer):

@@ -1,69 +1,58 @@
-"""From rows to labeled texts: roles of columns, names of labels, and errors in rows."""
+"""Rows with `text`, `label` and perhaps `text_pair`: names of labels, and errors in rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from gradience.errors import InputError, UsageError, did_you_mean
+from gradience.errors import InputError, did_you_mean
 from gradience.files.strict_json import MAX_DIGITS
 from gradience.reports.bench_plan import Role
-from gradience.tasks.examples import LabeledExample, canonical, content_id, role_of
-from gradience.tasks.metrics import Metric
+from gradience.tasks.examples import canonical, content_id
 from gradience.tasks.row import Row
-from gradience.tasks.rows import RowTable, Tables
+from gradience.tasks.rows import RowTable, Tables, checked
 
 _FALSE_TRUE = (("false", "False", "FALSE"), ("true", "True", "TRUE"))
 
 
-class Columns(NamedTuple):
-    """The names of the columns that make an example."""
+def texts_of(row: Row) -> tuple[str, str | None]:
+    """The text of a row, and the second one of a pair. Raises InputError (`task-column`, `task-text`)."""
+    return row.text("text"), row.text("text_pair") if row.has("text_pair") else None
 
-    text: str
-    label: str
-    text_pair: str | None = None
 
-    def texts(self, row: Row) -> tuple[str, str | None]:
-        """The text of a row, and the second one of a pair. Raises InputError (`task-column`, `task-text`)."""
-        return row.text(self.text), row.text(self.text_pair) if self.text_pair else None
-
-    def word(self, row: Row, classes: Sequence[str] = ()) -> str:
-        """The label as a word: of 1 and true the data type is forgotten. Raises InputError (`task-label`).
-
-        classes: names of the data's classes; then a number is the place of such a name.
-        """
-        value = row.value(self.label)
-        if classes and isinstance(value, int) and 0 <= value < len(classes):
-            return classes[value]
-        if isinstance(value, bool):
-            return str(value).lower()
-        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-            return str(int(value))
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        raise InputError(
-            f"{row.place}: column `{self.label}` contains {value!r:.40}, which is not a label",
-            code="task-label",
-            hint="use words, integers, true or false as labels",
-        )
+def word_of(row: Row) -> str:
+    """The label as a word: of 1 and true the data type is forgotten. Raises InputError (`task-label`)."""
+    value = row.value("label")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    raise InputError(
+        f"{row.place}: column `label` contains {value!r:.40}, which is not a label",
+        code="task-label",
+        hint="use words, integers, true or false as labels",
+    )
 
 
 class Labels:
     """The labels that occur in `tables`: reading them checks every row.
 
-    Raises InputError (`task-column`, `task-text`, `task-label`).
+    Raises what `checked` raises, and InputError (`task-text`, `task-label`).
     """
 
-    def __init__(self, tables: Tables | Mapping[Role, RowTable], columns: Columns) -> None:
+    def __init__(self, tables: Tables | Mapping[Role, RowTable]) -> None:
         self.places: dict[str, str] = {}
         """Label -> the first row that has it."""
         self.trained: set[str] = set()
         """Labels in train, or in all data if the identities assign the roles."""
+        paired: bool | None = None
         for role, table in tables.items():
-            classes = table.label_names.get(columns.label, ())
-            for row in table.read():
-                columns.texts(row)
-                word = columns.word(row, classes)
+            for row in checked(table, "labels"):
+                _, second = texts_of(row)
+                if paired not in (None, second is not None):
+                    raise row.wrong("text_pair", "has a text in some rows only")
+                paired, word = second is not None, word_of(row)
                 self.places.setdefault(word, row.place)
                 if role in (None, "train"):
                     self.trained.add(word)
@@ -97,48 +86,9 @@ class Labels:
         return reading
 
 
-def labeled(
-    tables: Tables | Mapping[Role, RowTable],
-    columns: Columns,
-    indices: Mapping[str, int],
-    *,
-    exact: bool = False,
-) -> Iterator[LabeledExample]:
-    """The examples of `tables`, whose labels were read.
-
-    `exact` tells texts apart that differ only in case, accents, punctuation or spacing.
-    """
-    for role, table in tables.items():
-        classes = table.label_names.get(columns.label, ())
-        for row in table.read():
-            text, second = columns.texts(row)
-            key = pair_id(text, second, exact=exact)
-            yield LabeledExample(key, text, indices[columns.word(row, classes)], role or role_of(key), second)
-
-
 def pair_id(text: str, text_pair: str | None, *, exact: bool = False) -> str:
     """The identity of a text or of a pair: that of its parts in their order, with a line break in between."""
     if text_pair is None:
         return content_id(text, exact=exact)
     parts = (text, text_pair) if exact else (canonical(text), canonical(text_pair))
     return content_id("\n".join(parts), exact=True)
-
-
-def check_labels(names: Sequence[str], metric: Metric, tables: Tables) -> None:
-    """Raise InputError (`task-label`) unless there are at least two labels and all are distinct.
-
-    Raises UsageError (`task-metric`) if `metric` needs exactly two labels.
-    """
-    if len(set(names)) < max(2, len(names)):
-        source = " and ".join(table.source for table in tables.values())
-        raise InputError(
-            f"{source}: its labels are {', '.join(names) or 'none'}",
-            code="task-label",
-            hint="check `label_column` and `label_names`: at least two different labels are needed",
-        )
-    if metric == "f1" and len(names) != 2:
-        raise UsageError(
-            f"f1 needs exactly two labels (it is computed for the second), but there are {len(names)}",
-            code="task-metric",
-            hint="use `metric: accuracy` or `metric: matthews`",
-        )

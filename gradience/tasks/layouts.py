@@ -116,32 +116,18 @@ def _named(columns: Mapping[str, str]) -> Layout:
     return lambda row: {ours: row.value(theirs) for ours, theirs in columns.items()}
 
 
-def columns_hint(row: Row) -> str:
-    """Return the option that names the columns of a file whose layout is unknown."""
-    columns = _two_columns(row)
-    if columns is None:
-        return "give each row `prompt` and `answer`, or `text` and `label`"
-    first, second = columns
-    return (
-        f"add --columns prompt={first},answer={second} for a language model, or"
-        f" --columns text={first},label={second} for a classifier"
-    )
-
-
-def labels_hint(row: Row) -> str:
-    """Return the option that names the columns of a file for a classifier."""
-    columns = _two_columns(row)
-    if columns is None:
-        return "give each row `text` and `label`"
-    return f"add --columns text={columns[0]},label={columns[1]}"
-
-
-def _two_columns(row: Row) -> tuple[str, str] | None:
+def columns_hint(row: Row, *, labels: bool = False) -> str:
+    """Return the option that names the columns of a file whose layout is unknown. labels: the model is a classifier."""
     names = [name for name, value in row.values.items() if _is_plain(value) and name != "id"]
     if len(names) < 2:
-        return None
+        return "give each row `text` and `label`" + ("" if labels else ", or `prompt` and `answer`")
     first, second = (f"'{name}'" if not name.isidentifier() else name for name in names[:2])
-    return first, second
+    classifier = f"--columns text={first},label={second}"
+    if labels:
+        return f"add {classifier}"
+    return (
+        f"add --columns prompt={first},answer={second} for a language model, or {classifier} for a classifier"
+    )
 
 
 # ---------------------------------------------------------------- the layouts

@@ -34,8 +34,6 @@ class RowTable:
     """Begins to read the rows."""
     source: str
     """Name and version: for a file its sha256, on the hub the revision if one was requested."""
-    label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Column -> names of its labels, if the data contain them (`ClassLabel` on the hub)."""
 
 
 Tables = Mapping[Role | None, RowTable]
@@ -121,15 +119,8 @@ def evaluated_split(splits: Iterable[str]) -> str:
 
 def _loaded(loaded: Any, name: str, source: str) -> RowTable:
     """Return a loaded data set as a table."""
-    datasets = require("datasets", extra="hf")
     return RowTable(
-        lambda: (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
-        source,
-        {
-            column: tuple(feature.names)
-            for column, feature in loaded.features.items()
-            if isinstance(feature, datasets.ClassLabel)
-        },
+        lambda: (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)), source
     )
 
 
@@ -148,54 +139,41 @@ def hub(
     if not Path(dataset).is_dir():
         would_fetch(f"{dataset} (from the hub)")
     datasets = require("datasets", extra="hf")
-    from huggingface_hub.errors import HfHubHTTPError
-
     name = f"{dataset}{f'/{subset}' if subset else ''} {split or ''}".rstrip()
-    try:
+    with dataset_errors(name, ValueError, RuntimeError):  # of an unknown subset or split, or a loading script
         if split is None:
             split = evaluated_split(datasets.get_dataset_split_names(dataset, subset, revision=revision))
             name = f"{name} {split}"
         loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
+    return _loaded(loaded, name, name + (f" revision:{revision}" if revision else ""))
+
+
+@contextmanager
+def dataset_errors(name: str, *more: type[Exception]) -> Iterator[None]:
+    """Convert what `datasets` raises for the data set `name`. more: further errors that mean unreadable data.
+
+    Raises NetworkError if it cannot be reached, InputError if it cannot be read (both `task-dataset`).
+    """
+    datasets = require("datasets", extra="hf")
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
     except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
         raise NetworkError(
             f"{name}: {first_line(error)}",
             code="task-dataset",
             hint="check the name, the network and `hf auth login`, or use local files with the same rows",
         ) from None
-    # What `datasets` raises for an unknown subset or split, for unreadable files, and for a loading script.
-    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, *more) as error:
         raise InputError(
-            f"{name}: {first_line(error)}",
+            f"{name}: its data cannot be read: {first_line(error)}",
             code="task-dataset",
-            hint="check subset and split, or use local files with the same rows",
+            hint="check subset, split and paths, or use local files with the same rows",
         ) from None
-    return _loaded(loaded, name, name + (f" revision:{revision}" if revision else ""))
 
 
 # ---------------------------------------------------------------- which rows play which role
-
-Place = TypeVar("Place", Path, str)
-"""A file, or a split of a data set."""
-
-
-def unclear(hint: str) -> UsageError:
-    """The error (`task-files`) for data whose roles nothing says."""
-    return UsageError("training and evaluation data cannot be distinguished", code="task-files", hint=hint)
-
-
-def by_role(single: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:
-    """Return the sources to read, in the order in which a text keeps its first role; under None the data to
-    split by identity.
-
-    Raises UsageError (`task-files`) unless there is either a single source, or one for train and one for
-    confirm.
-    """
-    if single is not None:
-        return {None: single}
-    known: dict[Role | None, Place] = {role: place for role, place in places.items() if place is not None}
-    if not {"confirm", "train"} <= known.keys():
-        raise unclear("give both a train and a confirm file or split; dev may be left out")
-    return known
 
 
 def tables_of(
@@ -206,13 +184,20 @@ def tables_of(
     confirm: Path | None,
     columns: Mapping[str, str] | None = None,
 ) -> dict[Role | None, RowTable]:
-    """The files of a task as tables by role, what confirms first. Raises as `by_role` and `local` do."""
-    if (file is None) == (train is None and dev is None and confirm is None):
-        raise unclear(
-            "give one `file`, which is split, or `train_file` and `confirm_file`, with or without `dev_file`"
+    """The files of a task as tables by role, in the order in which a text keeps its first role.
+
+    Raises UsageError (`task-files`) unless there is either a single file, or one for train and one for confirm; and
+    what `local` raises.
+    """
+    files: dict[Role | None, Path | None] = {None: file, "confirm": confirm, "dev": dev, "train": train}
+    given = {role: path for role, path in files.items() if path is not None}
+    if given.keys() != {None} and (None in given or not {"confirm", "train"} <= given.keys()):
+        raise UsageError(
+            "training and evaluation data cannot be distinguished",
+            code="task-files",
+            hint="give one `file`, which is split, or `train_file` and `confirm_file`, with or without `dev_file`",
         )
-    files = by_role(file, {"confirm": confirm, "dev": dev, "train": train})
-    return {role: local(path, columns) for role, path in files.items()}
+    return {role: local(path, columns) for role, path in given.items()}
 
 
 def train_and_confirm(
@@ -262,6 +247,8 @@ class Fields:
     """At least one of these as well."""
     profile: str = "jsonl"
     """The task that reads them."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options that it needs."""
 
     @property
     def words(self) -> str:
@@ -276,10 +263,10 @@ class Fields:
 
 KINDS: Mapping[Kind, Fields] = {
     "messages": Fields(("messages",), profile="chat"),
-    "choices": Fields(("prompt", "choices", "answer"), profile="jsonl with `scorer: multiple_choice`"),
+    "choices": Fields(("prompt", "choices", "answer"), options={"scorer": "multiple_choice"}),
     "labels": Fields(("text", "label"), profile="classification"),
     "prompts": Fields(("prompt",), ("completion", "answer")),
-    "texts": Fields(("text",), profile="jsonl with `scorer: nll`"),
+    "texts": Fields(("text",), options={"scorer": "nll"}),
     "asked": Fields((), ("prompt", "messages")),
 }
 """The kinds, the one that says most first: a row of choices has a prompt and an answer as well. `asked` has no answer,
@@ -305,7 +292,7 @@ def checked(table: RowTable, kind: Kind) -> Iterator[Row]:
 
     for row in table.read():
         if not KINDS[kind].are_in(row):
-            raise _not_of(kind, row, first=shape is None)
+            raise _not_of(kind, row)
         present = frozenset(filter(row.has, KINDS[kind].one_of))
         if shape not in (None, present):
             raise InputError(
@@ -324,22 +311,14 @@ def checked(table: RowTable, kind: Kind) -> Iterator[Row]:
         yield row
 
 
-def _not_of(kind: Kind, row: Row, *, first: bool) -> InputError:
+def _not_of(kind: Kind, row: Row) -> InputError:
     """Describe why a row lacks fields of its kind."""
     fields, other = KINDS[kind], kind_of(row)
-    if (kind, other) == ("labels", "texts"):  # only the label is missing
-        other = None
-    if other is not None and first:
+    if other is not None and (kind, other) != ("labels", "texts"):  # else only the label is missing
         return InputError(
             f"{row.place}: has {KINDS[other].words}, and this task needs {fields.words}",
             code="task-kind",
-            hint=f"`profile: {KINDS[other].profile}` reads such rows",
-        )
-    if other is not None:
-        return InputError(
-            f"{row.place}: has {KINDS[other].words}, but earlier rows have {fields.words}",
-            code="task-kind",
-            hint="put rows of a different kind into a separate file",
+            hint=f"the task `{KINDS[other].profile}` reads such rows: put them into a file of their own",
         )
     for name in fields.needed:
         row.value(name)  # says which columns there are, and which one is near

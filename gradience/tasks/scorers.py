@@ -40,8 +40,6 @@ class Scorer:
     extract: Filter
     same: Callable[[str, str], bool]
     """(extracted, gold) -> whether it is correct."""
-    words: str
-    """Description of the comparison, for people."""
 
 
 def stripped(output: str) -> str | None:
@@ -58,11 +56,6 @@ def plain(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
-def same_plain(extracted: str, gold: str) -> bool:
-    """Return True if both have the same normal form."""
-    return plain(extracted) == plain(gold)
-
-
 def contains(extracted: str, gold: str) -> bool:
     """Return True if the output contains the gold answer, ignoring case."""
     return gold.strip().casefold() in extracted.casefold()
@@ -71,10 +64,10 @@ def contains(extracted: str, gold: str) -> bool:
 SCORERS: Mapping[str, Scorer] = {
     scorer.name: scorer
     for scorer in (
-        Scorer("exact", stripped, str.__eq__, "the whole output is the answer, blanks around it aside"),
-        Scorer("normalized", stripped, same_plain, "the same without case, punctuation, articles and blanks"),
-        Scorer("contains", stripped, contains, "the answer occurs in the output, in whatever case"),
-        Scorer("number", gsm8k.flexible, gsm8k.same, "the last number in the output is the answer"),
+        Scorer("exact", stripped, str.__eq__),
+        Scorer("normalized", stripped, lambda extracted, gold: plain(extracted) == plain(gold)),
+        Scorer("contains", stripped, contains),
+        Scorer("number", gsm8k.flexible, gsm8k.same),
     )
 }
 """By name; `regex` is made of a pattern."""
@@ -90,7 +83,7 @@ def scorer_of(name: str, pattern: str | None) -> Scorer:
         )
     if pattern is None:
         return SCORERS[name]
-    return Scorer(name, matching(pattern), str.__eq__, f"what `{pattern}` extracts is the answer")
+    return Scorer(name, matching(pattern), str.__eq__)
 
 
 def scoring_by(scorer: str, pattern: str | None) -> AnswerScoring | LikelihoodScoring:

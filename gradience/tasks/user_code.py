@@ -1,4 +1,4 @@
-"""A user's task: a `.py` file, or an entry point of an installed package (group `gradience.tasks`).
+"""A user's task: a `.py` file, or a definition for lm-eval.
 
 Such a task is code that a config names, and a config may come from a stranger. So it runs only when the user has said
 so, on the command line (`--allow-code`) or in the environment (`GRADIENCE_ALLOW_CODE=1`, which child processes
@@ -7,33 +7,25 @@ inherit): no file can say it. What is not allowed is located and hashed, and not
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gradience.digests import sha256_file, sha256_parts, sha256_text
+from gradience.digests import sha256_parts, sha256_text
 from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.bench_plan import TaskCode
 
-ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
-HOW = f"or name your own task file (path/to/file.py) or an installed entry point of the group `{GROUP}`"
+ALLOW, FUNCTION = "GRADIENCE_ALLOW_CODE", "load"
 
 
 def is_file(profile: str) -> bool:
     """Return True if the profile names a file: it ends in `.py`."""
     return profile.endswith(".py")
-
-
-def installed() -> dict[str, importlib.metadata.EntryPoint]:
-    """The tasks of installed packages by name. Reads their metadata and imports nothing."""
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
 
 
 def file_code(profile: str, path: Path) -> tuple[TaskCode, bytes]:
@@ -46,22 +38,17 @@ def file_code(profile: str, path: Path) -> tuple[TaskCode, bytes]:
     except InputError as error:
         if error.code != "not-found":
             raise
-        raise InputError(
-            f"{profile}: cannot read this task: no such file",
-            code="task-file",
-            hint="check the path; a relative path starts at the config's folder, or at the working directory",
-        ) from None
+        raise no_such_file(profile) from None
     name = path.name if Path(profile).is_absolute() else profile
-    return TaskCode(source="file", name=name, sha256=sha256_parts([content])), content
+    return TaskCode(name=name, sha256=sha256_parts([content])), content
 
 
-def entry_code(entry: importlib.metadata.EntryPoint) -> TaskCode:
-    """Return the package that provides the entry point, and the digest of the module that it names."""
-    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
-    origin = _origin(entry.module)
-    digest = sha256_file(origin) if origin else None
-    return TaskCode(
-        source="entry point", name=f"{entry.name} = {entry.value}", sha256=digest, package=package
+def no_such_file(profile: str) -> InputError:
+    """Return the error for a task whose file does not exist."""
+    return InputError(
+        f"{profile}: cannot read this task: no such file",
+        code="task-file",
+        hint="check the path; a relative path starts at the config's folder, or at the working directory",
     )
 
 
@@ -89,11 +76,10 @@ def require_permission(profile: str, code: TaskCode) -> None:
     """Raises InputError (`code-refused`) unless the environment allows code to run."""
     if is_allowed():
         return
-    digest = f" (sha256 {code.sha256[:16]})" if code.sha256 else ""
     raise InputError(
-        f"{profile}: this task runs its own code{digest}, which is not allowed yet",
+        f"{profile}: this task runs its own code (sha256 {code.sha256[:16]}), which is not allowed yet",
         code="code-refused",
-        hint=f"read the {code.source}; if you trust it, give --allow-code or set {ALLOW}=1",
+        hint=f"read the file; if you trust it, give --allow-code or set {ALLOW}=1",
     )
 
 
@@ -106,18 +92,3 @@ def run_file(path: Path, content: bytes) -> Any:
     module.__file__ = str(path)
     exec(compile(content, str(path), "exec"), module.__dict__)
     return getattr(module, FUNCTION, None)
-
-
-def _origin(module: str) -> Path | None:
-    """Return the file of a module, found along sys.path without importing its packages; None if it has no
-    file.
-    """
-    search_path: Any = None
-    spec = None
-    names = module.split(".")
-    for count in range(1, len(names) + 1):
-        spec = PathFinder.find_spec(".".join(names[:count]), search_path)
-        if spec is None:
-            return None
-        search_path = spec.submodule_search_locations
-    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None

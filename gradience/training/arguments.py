@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers import TrainingArguments
 
-from gradience.errors import UsageError
-from gradience.models.devices import make_current, processes_here
+from gradience.models.devices import make_current
 from gradience.models.load import Base
 from gradience.training.settings import TrainSettings, stream
 
@@ -30,7 +27,7 @@ class OneDevice(TrainingArguments):
     @property
     def device(self) -> torch.device:
         """Return the device of the model and the batches."""
-        super().device  # noqa: B018  (joins the other processes on first use)
+        super().device  # noqa: B018  (sets up accelerate on first use)
         return torch.device(self.place)
 
     @property
@@ -39,66 +36,11 @@ class OneDevice(TrainingArguments):
         return min(1, int(super().n_gpu))
 
 
-BY_LENGTH = "group_by_length"
-"""transformers' name for the option."""
-
-
-class ByLength(Sampler[int]):
-    """Batches of similar length, in an order that depends on the seed and the epoch number.
-
-    transformers' own sampler draws from torch's global state, so a resumed training would see other examples
-    than an uninterrupted one.
-    """
-
-    def __init__(self, lengths: Sequence[int], together: int, seed: int) -> None:
-        """lengths: tokens of each example. together: examples of a step."""
-        self.lengths, self.together, self.seed = list(lengths), together, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        places: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
-            self.lengths, self.together, generator=generator
-        )
-        return iter(places)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-
-class OrderedTrainer(Trainer):
-    """The Trainer, with `ByLength` if its arguments group by length."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != BY_LENGTH:
-            return super()._get_train_sampler(train_dataset)
-        rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        args = self.args
-        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return ByLength([len(row["input_ids"]) for row in rows], step, int(args.data_seed or 0))
-
-
-@contextmanager
-def products_in_tf32(wanted: bool) -> Iterator[None]:
-    """Compute products of float32 matrices in TF32, or exactly, while this lasts, whatever the process did before."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if wanted else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 @contextmanager
 def accelerate_on(device: torch.device) -> Iterator[None]:
-    """Let accelerate take `device` while this lasts; of several processes each takes that of its local rank anyway."""
+    """Let accelerate take `device` while this lasts."""
     name, before = "ACCELERATE_TORCH_DEVICE", os.environ.get("ACCELERATE_TORCH_DEVICE")
-    if processes_here() == 1:
-        os.environ[name] = str(device)
+    os.environ[name] = str(device)
     try:
         yield
     finally:
@@ -107,39 +49,13 @@ def accelerate_on(device: torch.device) -> Iterator[None]:
             os.environ[name] = before
 
 
-def sequences_per_step(args: TrainingArguments, recipe: TrainSettings) -> int:
-    """Return the examples of an optimizer step over all processes, as the Trainer counts them.
-
-    Raises UsageError (`effective-batch`) when they are not those of the recipe: the result would be another protocol's.
-    """
-    counted = int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
-    planned = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    if counted != planned:
-        raise UsageError(
-            f"a step would train on {counted} examples, but the recipe says {planned}",
-            code="effective-batch",
-            hint="set runtime.processes and launch one process, or a number that divides the accumulation steps",
-        )
-    return counted
-
-
 def trainer_arguments(
     recipe: TrainSettings, folder: Path, seed: int, base: Base, checkpointing: bool
 ) -> OneDevice:
     """Return the recipe as the Trainer's arguments, and make the base's device the current one.
 
-    folder: for checkpoints. checkpointing: gradient checkpointing. Raises UsageError (`processes`).
+    folder: for checkpoints. checkpointing: gradient checkpointing.
     """
-    processes = processes_here()
-    accumulation, rest = divmod(
-        recipe.gradient_accumulation_steps, processes
-    )  # so that the batch stays what it is
-    if rest:
-        raise UsageError(
-            f"{recipe.gradient_accumulation_steps} accumulation steps cannot be shared by {processes} processes",
-            code="processes",
-            hint="set train.gradient_accumulation_steps to a multiple of runtime.processes",
-        )
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": recipe.max_steps or -1,
@@ -152,9 +68,8 @@ def trainer_arguments(
         "max_grad_norm": recipe.max_grad_norm,
         "optim": recipe.optim,
         "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "gradient_accumulation_steps": accumulation,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "bf16": recipe.bf16,
-        "train_sampling_strategy": BY_LENGTH if recipe.group_by_length else "random",
         "logging_steps": recipe.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen
         "save_strategy": "steps" if recipe.save_steps else "no",

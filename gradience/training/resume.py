@@ -41,8 +41,6 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has just written the checkpoint of this step."""
-        if not state.is_world_process_zero:
-            return
         folder = Path(args.output_dir)
         write_whole(folder / f"checkpoint-{state.global_step}" / MARK, [b"\n"])
         sync_folder(folder)
@@ -98,16 +96,6 @@ def ended_at(checkpoint: Path) -> TrainerState | None:
     state = TrainerState.load_from_json(str(path))
     diverged = not all(math.isfinite(row.get("loss", 0.0)) for row in state.log_history)
     return state if diverged or state.global_step >= state.max_steps else None
-
-
-def restore_adapter(network: Any, checkpoint: Path) -> None:
-    """Load the adapter of a checkpoint, a saved head included, into the network that wrote it."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    path = checkpoint / "adapter_model.safetensors"
-    check_regular(path)
-    set_peft_model_state_dict(network, load_file(path))
 
 
 def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | None:
@@ -210,12 +198,9 @@ CHECKPOINTS, JOURNAL = "checkpoints", "start.json"
 
 def run_from_newest(trainer: Trainer, journal: TrainingJournal, checkpoints: Path) -> float:
     """Train, from the newest complete checkpoint if there is one, and return seconds."""
-    main = trainer.is_world_process_zero()
-    if main:
-        remove_incomplete(checkpoints)
-    trainer.accelerator.wait_for_everyone()
+    remove_incomplete(checkpoints)
     newest = next(reversed(complete_checkpoints(checkpoints)), None)
-    if newest and main:
+    if newest:
         journal.resume(step_of(newest))
     started = time.perf_counter()
     if newest and (state := ended_at(newest)) is not None:
@@ -227,7 +212,12 @@ def run_from_newest(trainer: Trainer, journal: TrainingJournal, checkpoints: Pat
 
 def _restore(trainer: Trainer, state: TrainerState, checkpoint: Path) -> None:
     """Restore a training that was killed after its last step: resumed, the Trainer would do one more."""
-    restore_adapter(trainer.model, checkpoint)
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    path = checkpoint / "adapter_model.safetensors"
+    check_regular(path)
+    set_peft_model_state_dict(trainer.model, load_file(path))  # a saved head included
     state.is_world_process_zero = trainer.is_world_process_zero()
     state.is_local_process_zero = trainer.is_local_process_zero()
     trainer.state = state

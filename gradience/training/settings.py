@@ -68,11 +68,6 @@ class TrainSettings(ConfigSection):
     training, since half an answer teaches nothing. Both are counted."""
     bf16: bool = False
     """Mixed precision: autocast to bfloat16."""
-    tf32: bool = Field(default=False, exclude_if=lambda on: not on)
-    """Products of float32 matrices in TF32 while it trains, on a GPU that has it. Evaluations never use it."""
-    group_by_length: bool = Field(default=False, exclude_if=lambda on: not on)
-    """Group examples of similar length in a step, so that less padding is computed. This changes the order of the
-    examples, so it is part of the recipe."""
     logging_steps: Positive = 10
     save_steps: Positive | None = None
     """Steps between checkpoints to resume from; they are removed when training is done. Default: no checkpoints."""

@@ -16,25 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gradience.digests import sha256_file
-from gradience.errors import UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.whole import write_errors
 from gradience.live.callback import GradienceCallback
-from gradience.models.devices import choose_device, device_name, processes_here
+from gradience.models.devices import choose_device, device_name
 from gradience.models.load import load_base
-from gradience.models.settings import ModelSettings, several_processes
+from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.training import ADAPTER, REPORT, Start, TrainedExamples, TrainingReport
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.arguments import (
-    OrderedTrainer,
-    products_in_tf32,
-    sequences_per_step,
     trainer_arguments,
 )
 from gradience.training.encode import Collator, encode, labels_of
@@ -71,21 +68,15 @@ def train(
     `lora` holds arguments of PEFT's LoraConfig, including a full `rank_pattern` and `alpha_pattern`. With
     `trained="head"` the LoRA stays at B = 0: a control that shows the effect of the classifier's head only.
     A call whose process was killed resumes from the last complete checkpoint in `output`
-    (`recipe.save_steps`); a finished call returns its report. Several processes (torchrun, accelerate launch)
-    share the batch.
+    (`recipe.save_steps`); a finished call returns its report.
     `output` also holds `run.jsonl`, the telemetry.
 
     Raises InputError or NetworkError if the base cannot be loaded, InputError if `output` holds a different
-    training (`other-training`), UsageError if task and model do not fit together (`task-model`), and for
-    unavailable devices and processes (`no-device`, `processes`, `effective-batch`); OutputError
-    (`write-failed`).
+    training (`other-training`), UsageError if task and model do not fit together (`task-model`), and for an
+    unavailable device (`no-device`); OutputError (`write-failed`).
     """
     watch = Stopwatch(command="train")
     labels = labels_of(task, model)
-    if problem := several_processes(model, processes_here()):
-        raise UsageError(
-            problem, code="processes", hint="set runtime.processes: 1, or remove model.quantization"
-        )
     request = {"lora": dict(lora), "recipe": recipe.model_dump(mode="json"), "seed": seed, "trained": trained}
     if (output / REPORT).is_file():
         return finished(output, request)
@@ -112,7 +103,7 @@ def train(
     journal = TrainingJournal(output / JOURNAL, decides, weights.sha256, numerics)
     args = trainer_arguments(recipe, output / CHECKPOINTS, seed, base, model.gradient_checkpointing)
     collator = Collator(base.tokenizer)
-    trainer = OrderedTrainer(
+    trainer = Trainer(
         model=network,
         args=args,
         train_dataset=encoded.features,  # a list has all that a data set needs: a length, and places
@@ -125,50 +116,46 @@ def train(
         ],
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to results
-    sequences = sequences_per_step(args, recipe)
-    with library_write_errors(output), products_in_tf32(recipe.tf32):
+    with library_write_errors(output):
         seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
-        if trainer.is_world_process_zero():
-            store(network, output / ADAPTER, base.name)
-    if trainer.is_world_process_zero():
-        assert journal.started is not None  # there is no training without a first step
-        loss = last_loss(trainer.state.log_history, recipe.logging_steps)
-        TrainingReport(
-            base=path_text(base.name),
-            base_fingerprint=base.fingerprint,
-            base_params=base.parameters,
-            dtype=base.dtype,
-            quantization=base.quantization,
-            device=base.device,
-            processes=trainer.args.world_size,
-            threads=torch.get_num_threads(),
-            start=Start(
-                seed=seed,
-                streams={name: stream(seed, name) for name in STREAMS},
-                initial_adapter_sha256=journal.started.initial,
-                first_batch_sha256=journal.started.first_batch,
-            ),
-            lora=dict(lora),
-            recipe=recipe.model_dump(mode="json"),
-            trained=trained,
-            examples=data,
-            sequences_per_step=sequences,
-            steps=trainer.state.global_step,
-            planned_steps=trainer.state.max_steps,
-            loss=loss,
-            diverged=loss is None,
-            lora_params=weights.lora_params,
-            other_params=weights.other_params,
-            adapter_sha256=sha256_file(output / ADAPTER / "adapter_model.safetensors"),
-            seconds=seconds,
-            peak_memory_bytes=peak(),
-            resumed_from=journal.started.resumed,
-            earlier=journal.started.earlier,
-            versions=versions(),
-            run=watch.run_info(),
-        ).save(output / REPORT)
-        clear(output)
-    trainer.accelerator.wait_for_everyone()
+        store(network, output / ADAPTER, base.name)
+    assert journal.started is not None  # there is no training without a first step
+    loss = last_loss(trainer.state.log_history, recipe.logging_steps)
+    TrainingReport(
+        base=path_text(base.name),
+        base_fingerprint=base.fingerprint,
+        base_params=base.parameters,
+        dtype=base.dtype,
+        quantization=base.quantization,
+        device=base.device,
+        processes=1,
+        threads=torch.get_num_threads(),
+        start=Start(
+            seed=seed,
+            streams={name: stream(seed, name) for name in STREAMS},
+            initial_adapter_sha256=journal.started.initial,
+            first_batch_sha256=journal.started.first_batch,
+        ),
+        lora=dict(lora),
+        recipe=recipe.model_dump(mode="json"),
+        trained=trained,
+        examples=data,
+        sequences_per_step=args.train_batch_size * args.gradient_accumulation_steps,
+        steps=trainer.state.global_step,
+        planned_steps=trainer.state.max_steps,
+        loss=loss,
+        diverged=loss is None,
+        lora_params=weights.lora_params,
+        other_params=weights.other_params,
+        adapter_sha256=sha256_file(output / ADAPTER / "adapter_model.safetensors"),
+        seconds=seconds,
+        peak_memory_bytes=peak(),
+        resumed_from=journal.started.resumed,
+        earlier=journal.started.earlier,
+        versions=versions(),
+        run=watch.run_info(),
+    ).save(output / REPORT)
+    clear(output)
     return TrainingReport.read(output / REPORT)
 
 
@@ -183,7 +170,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.collator, self.journal, self.on_step = collator, journal, on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 1 and state.is_world_process_zero and self.collator.first_batch:
+        if state.global_step == 1 and self.collator.first_batch:
             self.journal.begin(self.collator.first_batch)
         if control.should_save or state.global_step >= state.max_steps:
             control.should_log = True

@@ -41,8 +41,8 @@ from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport,
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
-from gradience.shrink.plan import DEV, GUARDS, PLAN, Prepared
-from gradience.shrink.walk import GuardWalk, Walk, down, shown_of, start_of
+from gradience.shrink.plan import GUARDS, PLAN, Prepared
+from gradience.shrink.walk import GuardWalk, Walk, down, shown_of
 from gradience.tasks.base import (
     ChatTask,
     ChoiceScoring,
@@ -151,20 +151,18 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
     """Return the shrink that plan and records give. findings: what of them does not agree with `report`."""
     recorded = _Recorded(place, report, _rows_of(report), plan.examples, findings)
     with findings.check("records", "L2", RECORDS_AGREE):
-        dev = recorded.on_dev(report) if plan.dev else ()
-        start, reference = start_of(dev), recorded.reference()
+        reference = recorded.reference()
         control = report.control.result
         rewritten = None
         if control is not None:
             rewritten = recorded.candidate(recorded.known[control.name], lambda row: True)
-        candidates = plan.candidates[start:]
-        tested = tuple(down(recorded, reference, candidates, recorded.named))
+        tested = tuple(down(recorded, reference, plan.candidates, recorded.named))
         guards = tuple(_guard_again(place, report, findings, shown_of(tested)))
     walked = Walk(reference, rewritten, report.control.reason, tested)
-    prepared = Prepared(recorded.inputs, (), cast(Any, None), plan)
+    prepared = Prepared(recorded.inputs, cast(Any, None), plan)
     fingerprint = report.conditions.base_fingerprint
     digest = sha256_file(place / PLAN)
-    return shrunk.report_of(prepared, digest, fingerprint, dev, start, walked, Stopwatch(), guards)
+    return shrunk.report_of(prepared, digest, fingerprint, walked, Stopwatch(), guards)
 
 
 def _guard_again(
@@ -324,24 +322,6 @@ class _Recorded(Answering):
     def named(self, candidate: PlannedCandidate) -> AdapterInput:
         """Return a candidate of the plan as its row names it."""
         return self.known[candidate.name]
-
-    def on_dev(self, report: ShrinkReport) -> tuple[Any, ...]:
-        """Test the candidates on the records of the dev rows."""
-        plan = report.plan
-        assert plan.dev is not None
-        whole = {
-            candidate.name: EvaluatedAdapter.model_construct(
-                **{**dict(report.reference), "name": candidate.name, "sha256": None}
-            )
-            for candidate in plan.candidates
-        }
-        whole |= {name: row for name, row in self.rows.items() if name in whole}
-        rows = [report.reference, *whole.values()]
-        at_once = report.model_copy(update={"plan": plan.model_copy(update={"looks": ()})})
-        recorded = _Recorded(
-            self.place / DEV, at_once, rows, plan.dev.examples, self.findings, likelihoods=False
-        )
-        return tuple(down(recorded, recorded.reference(), plan.candidates, recorded.named))
 
     def work(self, do: Callable[[Answering], T]) -> T:
         return do(self)

@@ -120,13 +120,12 @@ def test_a_toy_metric_is_one_function_and_one_line(add, tmp_path):
     add("metric", lambda _, labels, predictions: float(labels != predictions), name="errors")
     table = tmp_path / "table.jsonl"
     table.write_text("".join(f'{{"text": "text {i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(40)))
-    options = {"file": table, "text_column": "text", "label_column": "label"}
-    task = tasks.load("text_classification", {**options, "metric": "errors"})
+    task = tasks.load("classification", {"file": table, "metric": "errors"})
     assert score(task.metric, [0, 1], [0, 0]) == 1
     with pytest.raises(
         InputError, match="option `metric`: input should be one of accuracy, f1, matthews, errors"
     ):
-        tasks.load("text_classification", {**options, "metric": "mistakes"})
+        tasks.load("classification", {"file": table, "metric": "mistakes"})
 
 
 def test_a_toy_kind_of_candidate_is_one_object_and_one_line(tmp_path, add):

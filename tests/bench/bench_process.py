@@ -14,7 +14,7 @@ from killing import HANGS
 from tiny_bench import bert
 
 CONFIG: dict[str, Any] = {
-    "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.5}},
+    "task": {"profile": "classification", "probe_gate": {"min_value": 0.5}},
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
     "train": {
         "lr": 3e-3,
@@ -35,8 +35,7 @@ def write_inputs(folder: Path, **sections: Any) -> Path:
     (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     values = CONFIG | sections
     values["model"] = {"name": str(bert(folder / "base")), "type": "seqcls"}
-    columns = {"text_column": "text", "label_column": "label"}
-    options = {"file": str(folder / "rows.csv"), **columns, "exact": True}
+    options = {"file": str(folder / "rows.csv")}
     values["task"] = values["task"] | {"options": options}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -16,7 +16,7 @@ from gradience.bench.run.bench import run_bench
 from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
 
 SECTIONS: dict[str, Any] = {
-    "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},
+    "task": {"profile": "classification", "probe_gate": {"min_value": 0.01}},
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
     "train": {"lr": 3e-3, "max_steps": 30, "per_device_train_batch_size": 4, "max_length": 16},
     "compression": {"variants": ["uniform_median"], "controls": ["rewrite_control"], "stop_early": False},

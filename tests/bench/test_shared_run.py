@@ -17,7 +17,7 @@ SECTIONS: dict[str, Any] = {
     "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
     "train": {"lr": 3e-3, "max_steps": 6, "per_device_train_batch_size": 4, "max_length": 16},
     "compression": {"arms": ["truncate"], "variants": ["uniform_r2"], "controls": []},
-    "task": {"profile": "text_classification", "eval_samples": 40, "probe_gate": {"min_value": 0}},
+    "task": {"profile": "classification", "eval_samples": 40, "probe_gate": {"min_value": 0}},
     "seeds": [1, 2],
 }
 NOT_TO_BE_SHARED = {"adapter_config.json", "config.yaml", "run.log"}

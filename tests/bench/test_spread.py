@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 from bench_process import timeless
 from killing import HANGS
-from spread_here import Here, Silent, runner_over, write_config
+from spread_here import Here, runner_over, write_config
 from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
 from gradience.bench.run.processes import Processes
-from gradience.bench.run.spread import SpreadRun
-from gradience.bench.run.stages import Due
 from gradience.bench.status import logged_failures
 from gradience.errors import NetworkError
 from gradience.reports.stage import MANIFEST, StageManifest
@@ -153,31 +151,6 @@ def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, order_of, tm
         runtime = {**order.config["runtime"], "device": "cuda"}
         failure = make_stage(replace(order, config={**order.config, "runtime": runtime}), folder)
         assert (failure is None) == (here.gpus[f"1/{name}"] == 0)
-
-
-def test_what_needs_many_gpus_is_not_overtaken_by_what_needs_one(config_file, tmp_path):
-    """Trainings take two of three GPUs, evaluations one, audits none."""
-    config = load_config(
-        config_file, ["runtime.processes=2", "train.gradient_accumulation_steps=2", "seeds=[1, 2, 3]"]
-    )
-    run = SpreadRun(config, config.task.load(), "", tmp_path, Silent())
-    due = {1: "a/train", 2: "b/train", 3: "c/eval"}
-    for seed, stage in due.items():
-        run.seeds[seed].due = [Due(stage, "", ()), Due("audit", "", ())]
-    free = [3]
-
-    class Three(Here):
-        def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
-            if free[0] < gpus:
-                return False
-            free[0] -= gpus
-            return super().submit(order, folder, gpus)
-
-    run._submit(three := Three())
-    assert set(three.gpus) == {"1/a/train", "1/audit", "2/audit", "3/audit"}
-    free[0] += 2
-    run._submit(three)
-    assert set(three.gpus) - {"1/audit", "2/audit", "3/audit"} == {"1/a/train", "2/b/train", "3/c/eval"}
 
 
 def test_a_killed_worker_of_this_machine_is_started_again(order_of, finished):

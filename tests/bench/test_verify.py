@@ -35,7 +35,7 @@ SECTIONS: dict[str, Any] = {
     "train": {"lr": 3e-3, "max_steps": 6, "per_device_train_batch_size": 4, "max_length": 16},
     "compression": {"variants": ["uniform_r2"], "controls": ["rewrite_control", "head_only"]},
     "task": {
-        "profile": "text_classification",
+        "profile": "classification",
         "eval_samples": 40,
         "probe_gate": {"min_value": 0, "above_base": None},
     },

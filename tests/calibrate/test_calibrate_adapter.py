@@ -122,7 +122,7 @@ CHOICES = {"choices": [" red", "blue "]}
 )
 def test_a_row_is_scored_on_what_an_evaluation_scores(tmp_path, row, response):
     rows = write(tmp_path / "rows.jsonl", [{"prompt": f"{place} of", **row} for place in range(8)])
-    profile, options = reader_of(rows, {})
+    profile, options = reader_of(rows)
     given = {**options, "file": str(rows), **({} if options else {"scorer": "contains"})}
     task = tasks.load(profile, given, needed=())
     read = {(each.text, each.more) for each in read_rows(rows, "causal_lm", None).all}

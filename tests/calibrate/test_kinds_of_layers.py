@@ -15,8 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
-    SwitchTransformersConfig,
-    SwitchTransformersForConditionalGeneration,
     set_seed,
 )
 
@@ -37,10 +35,11 @@ class Several(nn.Module):
         self.heads = nn.MultiheadAttention(4, 2)
         self.experts = nn.Module()
         self.experts.stacked = nn.Parameter(torch.ones(2, 4, 4))
+        self.expert_1 = nn.ModuleDict({"wi": nn.Linear(4, 4)})
 
 
 def test_what_cannot_be_watched_is_named_with_its_reason():
-    targets = ["linear", "table", "line", "plane", "heads"]
+    targets = ["linear", "table", "line", "plane", "heads", "wi"]
     model = get_peft_model(
         Several(), LoraConfig(r=2, target_modules=targets, target_parameters=["experts.stacked"])
     )
@@ -51,6 +50,7 @@ def test_what_cannot_be_watched_is_named_with_its_reason():
         "plane": "a convolution",
         "heads": "nn.MultiheadAttention",
         "experts": "a parameter (stacked experts)",
+        "expert_1.wi": "an expert",
     }
 
 
@@ -140,28 +140,6 @@ def test_a_base_whose_tokens_pass_all_experts_is_predicted(tmp_path):
     assert calibration.report.routing == ""
     report = compress_adapter(folder, tmp_path / "small", reduction=0.25, calibration=calibration)
     assert 0.4 < measured_kl(tmp_path, folder, rows) / report.prediction.kl_per_token < 2.5
-
-
-def test_a_sparse_switch_model_is_calibrated_without_its_experts(tmp_path, prompts):
-    """Its experts are linear layers that see some tokens, which may be as many as there are rows."""
-    set_seed(0)
-    shape = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 2}
-    sparse = {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_experts": 4}
-    words = {"vocab_size": len(tiny_bench.WORDS), "decoder_start_token_id": 0}
-    SwitchTransformersForConditionalGeneration(
-        SwitchTransformersConfig(**shape, **sparse, **words)
-    ).save_pretrained(tmp_path / "base")
-    tiny_bench.tokenizer().save_pretrained(tmp_path / "base")
-    folder = adapter(
-        tmp_path / "adapter", tmp_path / "base", "SEQ_2_SEQ_LM", target_modules=["q", "wi", "wo"]
-    )
-    options = {"prompts": prompts, "base_model": tmp_path / "base", "device": "cpu", "batch_size": 4}
-    report = calibrate_adapter(folder, tmp_path / "c.safetensors", **options).report
-    assert report.routing == "some of 4 experts"
-    assert not [row.name for row in report.modules if "expert_" in row.name]
-    assert {row.reason for row in report.excluded} == {
-        "an expert: it sees the tokens that a router sends to it"
-    }
 
 
 def test_a_rank_stabilised_scale_counts_as_the_same_plain_one(tmp_path, prompts):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import tiny_bench
-import tiny_encoder_decoders
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
@@ -43,26 +42,20 @@ MODELS = {
         BertConfig(vocab_size=VOCABULARY, num_labels=3, initializer_range=0.3, **SIZES)
     ),
     "llama_labels": lambda: LlamaForSequenceClassification(LlamaConfig(**LLAMA, num_labels=3)),
-    "t5": lambda: tiny_encoder_decoders.model_of("t5"),
-    "bart": lambda: tiny_encoder_decoders.model_of("bart", init_std=0.3),
 }
 TARGETS = {
     "llama": ["q_proj", "down_proj", "embed_tokens", "lm_head"],
     "gpt2": ["c_attn", "c_proj", "wte"],
     "bert": ["query", "output.dense", "word_embeddings", "pooler.dense"],
     "llama_labels": ["q_proj", "down_proj"],
-    "t5": ["q", "k", "wo"],  # of the encoder, of the decoder, and between the two
-    "bart": ["q_proj", "k_proj", "fc2"],
 }
 LABELS = {"bert", "llama_labels"}
-OPENINGS = {"t5": (3,), "bart": (3, 4)}
-"""What a decoder begins with."""
 
 
 def toy(kind: str, r: int = 3):
     """A PeftModel with trained factors, in double precision and evaluation mode."""
     set_seed(0)
-    task = "SEQ_CLS" if kind in LABELS else "SEQ_2_SEQ_LM" if kind in OPENINGS else "CAUSAL_LM"
+    task = "SEQ_CLS" if kind in LABELS else "CAUSAL_LM"
     config = LoraConfig(task_type=task, r=r, lora_alpha=2 * r, target_modules=TARGETS[kind], lora_dropout=0.5)
     base = MODELS[kind]()
     if kind == "gpt2":
@@ -84,8 +77,7 @@ def rows(kind: str, count: int = 7) -> list[EncodedRow]:
         completion = (
             () if kind in LABELS else tuple(numbers.integers(3, VOCABULARY, size=place % 3 + 1).tolist())
         )
-        begins = OPENINGS.get(kind, ())
-        encoded.append(EncodedRow(f"{place:016x}", prompt, completion, len(completion) or 1, False, begins))
+        encoded.append(EncodedRow(f"{place:016x}", prompt, completion, len(completion) or 1, False))
     return encoded
 
 
@@ -137,10 +129,6 @@ def factors(layer) -> tuple[torch.Tensor, torch.Tensor]:
 
 def logits_of(model, row: EncodedRow) -> torch.Tensor:
     """Logits of the labels that a row is scored on, computed for it alone and without padding."""
-    if row.opening:
-        begun = torch.tensor([[*row.opening, *row.completion[:-1]]])
-        logits = model(input_ids=torch.tensor([row.prompt]), decoder_input_ids=begun).logits
-        return logits[0, len(row.opening) - 1 :]
     out = model(input_ids=torch.tensor([row.ids])).logits[0]
     return out[None] if out.dim() == 1 else out[len(row.prompt) - 1 : len(row.ids) - 1]
 

@@ -71,9 +71,7 @@ def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, 
     assert run(["bench", "run", "-c", str(file), "--dry-run"]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "task", ["arithmetic", "glue", "gsm8k", "reviews", "text_classification", "my/task.py"]
-)
+@pytest.mark.parametrize("task", ["arithmetic", "glue", "gsm8k", "reviews", "my/task.py"])
 def test_a_named_task_gets_the_options_that_it_needs(task, here, tmp_path):
     (here / "my").mkdir(exist_ok=True)
     (here / "my" / "task.py").touch()

@@ -1,9 +1,8 @@
-"""What of a task of lm-eval is refused before anything of it runs, and what permission makes of it."""
+"""What of a task of lm-eval is refused, and what is made of the others."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -14,7 +13,6 @@ from gradience import tasks
 from gradience.errors import GradienceError
 from gradience.evaluate.forecast import scored_example
 from gradience.tasks.base import ChoiceTask, GenerationTask
-from gradience.tasks.user_code import allowing
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 import tiny_bench
@@ -39,9 +37,6 @@ NEAR = "[{metric: near, aggregation: mean, higher_is_better: true}]"
 """A metric that only `process_results` of the task knows."""
 
 
-FOR_EVER = (
-    "[{name: x, filter: [{function: regex, regex_pattern: '^(?:a|aa)+b|[0-9]+'}, {function: take_first}]}]"
-)
 WRONG_FILTER = '[{name: odd, filter: [{function: regex, regex_pattern: "([0-9]+)", group_select: one}]}]'
 
 
@@ -51,6 +46,7 @@ def write(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1")
     for name, first in (("train", 10), ("test", 50)):
         rows = [{"question": f"{n} + 1 =", "answer": str(n + 1)} for n in range(first, first + 30)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -67,128 +63,6 @@ def write(tmp_path, monkeypatch):
     return file
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ cycler.__init__.__globals__.os.popen('touch ran').read() }}",
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ question.__class__.__init__.__globals__ }}",
-    ],
-)
-def test_a_template_reaches_nothing_but_its_document(write, tmp_path, monkeypatch, template):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(GradienceError) as refused:
-        tasks.load(write(doc_to_text=json.dumps(template)), {}, needed=())
-    assert refused.value.code == "task-harness"
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ 1 // 0 }}",
-        "{{ ('a' * 61) | regex_replace('^(?:a|aa)+b', '') }}",
-    ],
-)
-def test_a_description_that_cannot_be_rendered_is_said(write, template):
-    with pytest.raises(GradienceError, match="lm-eval cannot use this task") as refused:
-        tasks.load(write(f"description: {json.dumps(template)}"), {}, needed=())
-    assert refused.value.code == "task-harness"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"filter_list": FOR_EVER},
-        {"metric_list": "[{metric: exact_match, regexes_to_ignore: ['^(?:a|aa)+b']}]"},
-    ],
-)
-def test_a_pattern_that_never_ends_is_stopped(write, monkeypatch, changes):
-    monkeypatch.setattr("gradience.tasks.harness.library.SECONDS", 0.1)
-    task = tasks.load(write(**changes), {}, needed=())
-    first = task.examples.all[0]
-    assert task.decide(first.id, ["51"]).correct
-    with pytest.raises(
-        GradienceError, match=r"a pattern of its filters or metrics takes more than"
-    ) as refused:
-        task.decide(first.id, ["a" * 61])
-    assert refused.value.code == "task-pattern"
-
-
-def test_a_pattern_of_repeats_in_repeats_ends(write):
-    pattern = (
-        r'[{name: x, filter: [{function: regex, regex_pattern: "(.+)+\u0001"}, {function: take_first}]}]'
-    )
-    task = tasks.load(write(filter_list=pattern), {}, needed=())
-    assert not task.decide(task.examples.all[0].id, ["a" * 1000]).correct
-
-
-@pytest.mark.parametrize("pattern", ["(a{1000}){1000}", "(", "(?P<a>x)(?P<a>y)"])
-def test_a_pattern_that_is_none_is_said_before_a_model_is_loaded(write, pattern):
-    chain = [{"function": "regex", "regex_pattern": pattern}, {"function": "take_first"}]
-    with pytest.raises(GradienceError, match="lm-eval cannot use this task") as refused:
-        tasks.load(write(filter_list=json.dumps([{"name": "odd", "filter": chain}])), {}, needed=())
-    assert refused.value.code == "task-harness"
-
-
-def test_filters_with_a_limit_find_what_those_of_lm_eval_find(write, monkeypatch):
-    """With every pattern of lm-eval's own tasks, and some with braces."""
-    import lm_eval
-    import yaml
-    from lm_eval.filters import extraction
-
-    from gradience.tasks.harness.library import BOUNDED, harness
-
-    files = Path(lm_eval.__file__).parent.glob("tasks/**/*.yaml")
-    lines = {line.strip(" -\n") for path in files for line in path.open() if "regex_pattern:" in line}
-    patterns = {yaml.safe_load(line)["regex_pattern"] for line in lines if "{{" not in line}
-    patterns |= {r"\\boxed{(.*)}", "{{x}}", "a{e<=1}", "[{]1{2}", r"\\{2}", r"\\\{a"}
-    texts = [
-        "#### 12",
-        "so 1,000. #### -3.5",
-        "(B) or (A)",
-        "The answer is (C).",
-        "{{x}}",
-        "ab",
-        "{11",
-        r"\{a \\",
-    ]
-    texts += [
-        r"\boxed{7} a{e<=1}",
-        "Answer: C",
-        "\n#### 7\n",
-        "ÄÖ 4²",
-        "Best choice: b\n",
-        "yes, no",
-        "**[A]**",
-    ]
-    documents = [{"choices": ["none", "a|b", "[1] {2}"]}] * len(texts)
-    harness("lm_eval.filters")
-    outcomes = []
-    for library in (re, BOUNDED):
-        monkeypatch.setattr(extraction, "re", library)
-        outcomes.append(
-            {
-                (pattern, kind): kind(regex_pattern=pattern).apply([[text] for text in texts], documents)
-                for pattern in patterns
-                for kind in (extraction.RegexFilter, extraction.MultiChoiceRegexFilter)
-            }
-        )
-    assert len(patterns) > 30
-    assert outcomes[0] == outcomes[1]
-
-
-def test_an_unknown_metric_is_no_script_that_is_downloaded(write, tmp_path, monkeypatch):
-    script = tmp_path / "mine.py"
-    script.write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(GradienceError, match="not built into lm-eval") as refused:
-        tasks.load(write(metric_list="[{metric: ./mine.py}]"), {}, needed=())
-    assert refused.value.code == "code-refused"
-    assert not (tmp_path / "ran").exists()
-
-
 def test_with_permission_functions_make_prompts_and_decide(write, tmp_path):
     (tmp_path / "mine.py").write_text(
         "def text(doc):\n    return 'Add: ' + doc['question']\n\n"
@@ -199,10 +73,7 @@ def test_with_permission_functions_make_prompts_and_decide(write, tmp_path):
         doc_to_text="!function mine.text",
         metric_list=NEAR,
     )
-    with pytest.raises(GradienceError, match="runs its own code"):
-        tasks.load(profile, {}, needed=())
-    with allowing():
-        task = tasks.load(profile, {}, needed=())
+    task = tasks.load(profile, {}, needed=())
     first = task.examples.all[0]
     assert (first.prompt, first.answer) == ("Add: 50 + 1 =", "51")
     assert [task.decide(first.id, [output]).correct for output in ("51", "52", "53")] == [True, True, False]
@@ -298,7 +169,7 @@ def test_a_score_that_is_neither_0_nor_1_is_said_before_a_model_is_loaded(write)
         tasks.load(write(filter_list=WRONG_FILTER), {}, needed=())
 
 
-def test_a_name_of_the_installed_lm_eval_is_read_as_lm_eval_reads_it():
+def test_a_name_of_the_installed_lm_eval_is_found_as_lm_eval_finds_it():
     lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval: make conformance")
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -306,8 +177,17 @@ def test_a_name_of_the_installed_lm_eval_is_read_as_lm_eval_reads_it():
 
     for name in ("gsm8k", "arc_challenge", "lambada_openai", "wikitext", "winogrande", "boolq"):
         definition = definition_of(f"lm_eval:{name}")
-        theirs = load_yaml(definition.path, resolve_func=False)
         assert definition.path.is_relative_to(Path(lm_eval.__file__).parent)
-        assert theirs["task"] == name
-        assert definition.values in (None, theirs)
-        assert (definition.values is None) == any("!function" in reason for reason in definition.reasons)
+        assert load_yaml(definition.path, resolve_func=False)["task"] == name
+        assert definition.code is None
+
+
+def test_running_what_a_model_writes_needs_permission(write, monkeypatch):
+    from gradience.tasks import harness
+
+    path = Path(write("unsafe_code: true").removeprefix("lm_eval:"))
+    monkeypatch.delenv("GRADIENCE_ALLOW_CODE")
+    monkeypatch.setattr(harness, "_installed", lambda *_: path)
+    with pytest.raises(GradienceError) as refused:
+        tasks.load("lm_eval:sums", {}, needed=())
+    assert refused.value.code == "code-refused"

@@ -5,24 +5,21 @@ from dataclasses import fields
 from gradience.evaluate import Choices, Classification, Generation, Scores, evaluate_rows
 
 
-def _evaluate(procedure, engine, names, rows, *, paths=None, **settings):
-    given = {field.name for field in fields(procedure)}
-    how = procedure(**{name: value for name, value in settings.items() if name in given})
-    rest = {name: value for name, value in settings.items() if name not in given}
-    return evaluate_rows(engine, how, names, rows, paths=paths, **rest)
-
-
-def _of_one(procedure):
-    def evaluate(engine, name, rows, *, path=None, **settings):
-        return _evaluate(procedure, engine, [name], rows, paths=path and {name: path}, **settings)[name]
+def _of(procedure):
+    def evaluate(engine, name, rows, **settings):
+        given = {field.name for field in fields(procedure)}
+        how = procedure(**{key: value for key, value in settings.items() if key in given})
+        rest = {key: value for key, value in settings.items() if key not in given}
+        return evaluate_rows(engine, how, name, rows, **rest)
 
     return evaluate
 
 
 evaluate_classification, evaluate_generation, evaluate_choices = map(
-    _of_one, (Classification, Generation, Choices)
+    _of, (Classification, Generation, Choices)
 )
 
 
-def evaluate_scores(engine, names, rows, **settings):
-    return _evaluate(Scores, engine, names, rows, **settings)
+def evaluate_scores(engine, names, rows, *, paths=None, **settings):
+    """The scores under each of several adapters."""
+    return {name: _of(Scores)(engine, name, rows, path=paths and paths[name], **settings) for name in names}

@@ -373,7 +373,7 @@ def test_tokens_are_counted_for_the_progress_alone(engine, prepared):
     # One letter is one token here.
     assert engine.tokens == sum(map(len, prompts)) + sum(output.n_tokens for output in outputs)
     before, pairs = engine.tokens, [(example.prompt, example.response) for example in sums(5)]
-    engine.score(["dora", "plain"], pairs, reference="plain")
+    engine.score("dora", pairs, reference="plain")
     assert engine.tokens - before == 2 * sum(len(prompt + response) for prompt, response in pairs)
 
     class Tokens(Watcher):

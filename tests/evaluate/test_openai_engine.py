@@ -105,7 +105,7 @@ def test_choices_are_scored_from_the_log_probabilities_of_the_prompt(server, fol
     for row, name in zip(report.adapters, [*NAMES, None], strict=True):
         records = in_order(tmp_path / "out" / row.records[0].path, sums(24))
         measured = [value for record in records for value in record.loglikelihoods]
-        [expected] = engine.score([name], pairs, end=False)
+        expected = engine.score(name, pairs, end=False)
         assert measured == pytest.approx([score.loglikelihood for score in expected], abs=1e-4)
     for asked in server.asked:
         assert asked["model"] in ("tiny", *NAMES)

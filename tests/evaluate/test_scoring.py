@@ -29,7 +29,7 @@ from gradience.reports.base.graded import LikelihoodEvidence
 from gradience.reports.evaluation import EvaluationReport
 from gradience.tasks import scoring_of
 from gradience.tasks.base import LikelihoodScoring
-from gradience.tasks.harness.make import behind_the_blank
+from gradience.tasks.harness import behind_the_blank
 
 EXAMPLES = sums(20)
 
@@ -223,12 +223,12 @@ def test_likelihoods_are_those_that_lm_eval_has_computed(name):
     assert engine.max_length == kept["max_length"]
     pairs = [behind_the_blank(prompt, response) for prompt, response, _, _ in kept["pairs"]]
     for score, (_, _, likelihood, greedy) in zip(
-        engine.score([None], pairs, end=False)[0], kept["pairs"], strict=True
+        engine.score(None, pairs, end=False), kept["pairs"], strict=True
     ):
         assert score.loglikelihood == pytest.approx(likelihood, abs=1e-3)
         assert score.exact == greedy
     texts = [("", text) for text, _ in kept["texts"]]
-    scores = engine.score([None], texts, rolling=True, max_length=engine.max_length)[0]
+    scores = engine.score(None, texts, rolling=True, max_length=engine.max_length)
     for score, (_, likelihood) in zip(scores, kept["texts"], strict=True):
         assert score.loglikelihood == pytest.approx(likelihood, rel=1e-5)
 
@@ -385,7 +385,7 @@ def test_outputs_and_scores_are_those_of_two_passes(engine, name, known):
     expected = engine.generate(name, PROMPTS, **WRITE)
     free = [output.text for output in expected]
     pairs = [(row.prompt, row.response) for row in FOLLOWED]
-    (scores,) = engine.score([name], pairs, reference="rslora", max_length=60)
+    scores = engine.score(name, pairs, reference="rslora", max_length=60)
     answered = followed(engine, name, known=known)
     assert [output for output, _ in answered] == expected
     for (_, score), one in zip(answered, scores, strict=True):

@@ -68,7 +68,7 @@ def asked(folders, *names, **given):
             ["own"],
             {},
             "very film",
-            ["saved with own; the base's differ in the chat template (--tokenizer base"],
+            ["saved with own; the base's differ (--tokenizer base"],
         ),
         (["own"], {"tokenizer": "adapter"}, "very film", ["saved with own; the base's differ"]),
         (["own"], {"tokenizer": "base"}, "film", []),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -64,7 +63,6 @@ def test_a_python_without_vllm_and_what_is_no_python():
     [
         (CAUSAL, 2, "a sequence classifier"),
         (CAUSAL.model_copy(update={"type": "seqcls"}), None, "a sequence classifier"),
-        (CAUSAL.model_copy(update={"type": "seq2seq_lm"}), None, "an encoder–decoder model"),
         (CAUSAL.model_copy(update={"quantization": "nf4"}), None, "a base in 4 bits"),
     ],
 )
@@ -120,20 +118,6 @@ def test_a_process_that_dies_says_what_it_printed_last():
     process.close()
 
 
-def test_it_reports_the_finished_share_of_a_request(monkeypatch, tmp_path):
-    """Checks the protocol only; tests/conformance runs vLLM."""
-    server = tmp_path / "server.py"
-    lines = [{"part": 0.25}, {"part": 0.75}, {"answer": [1]}, {"answer": 2}]
-    server.write_text(f"import sys\nsys.stdin.readline()\nprint({chr(10).join(map(json.dumps, lines))!r})")
-    monkeypatch.setattr("gradience.evaluate.engines.vllm.process.SERVER", server)
-    process = VllmProcess(sys.executable, {})
-    shares = []
-    assert process.ask("generate", on_part=shares.append) == [1]
-    assert shares == [0.25, 0.75]
-    assert process.ask("score") == 2
-    process.close()
-
-
 def test_a_process_that_is_killed_is_told_from_one_that_fails():
     process = VllmProcess(sys.executable, {})
     os.kill(process._child.pid, signal.SIGKILL)
@@ -170,7 +154,7 @@ def runs(pid: int) -> bool:
 
 
 def slots_of(folder):
-    return needs_of(folder, folder, "0.99.0", "cuda")
+    return needs_of(folder, "cuda")
 
 
 def test_slots_are_as_large_as_what_is_served(tmp_path):
@@ -200,63 +184,29 @@ def test_slots_are_as_large_as_what_is_served(tmp_path):
 # --- what is refused before it is started
 
 
-@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")  # of lora_bias
-@pytest.mark.parametrize(
-    ("lora", "words"),
-    [
-        ({"use_dora": True}, "DoRA magnitude, use_dora: vLLM does not yet support DoRA"),
-        ({"lora_bias": True}, "bias of lora_B, lora_bias: vLLM does not support LoRA bias"),
-        ({"r": 520}, "a rank above 512: LoRA rank 520 is greater than max_lora_rank 512"),
-        ({"rank_pattern": {"v_proj": 513}}, "a rank above 512"),
-        ({"modules_to_save": ["lm_head"]}, "lm_head.weight is unsupported LoRA weight"),
-        ({"trainable_token_indices": {"embed_tokens": [3, 4]}}, "token rows, trainable_token_indices"),
-        ({"target_modules": ["q_proj", "lm_head"]}, "LoRA on lm_head, with which it cannot read prompts"),
-        ({"layer_replication": [[0, 2]]}, "vLLM does not support layer_replication"),
-        ({"alora_invocation_tokens": [1, 2]}, r"vLLM does not support Activated LoRA \(aLoRA\)"),
-        ({"init_lora_weights": "pissa"}, "vLLM does not support init_lora_weights='pissa'"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_an_adapter_of_a_kind_that_it_does_not_serve_is_refused_in_its_words(base, tmp_path, lora, words):
-    claimed = {"alora_invocation_tokens", "init_lora_weights"} & lora.keys()
-    adapter = llama_adapter(tmp_path / "adapter", 1, **{} if claimed else lora)
-    config = adapter / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | lora))
-    with pytest.raises(
-        InputError, match=rf"vLLM 0\.32\.0\+cpu does not serve this adapter: .*{words}"
-    ) as refusal:
-        needs_of(adapter, base, "0.32.0+cpu", "cpu")
+def test_lora_on_the_head_is_refused_on_a_processor(tmp_path):
+    adapter = llama_adapter(tmp_path / "adapter", 1, target_modules=["q_proj", "lm_head"])
+    with pytest.raises(InputError, match="LoRA on lm_head, with which vLLM cannot read prompts") as refusal:
+        needs_of(adapter, "cpu")
     assert refusal.value.code == "engine-cannot"
-
-
-def test_what_it_serves_and_what_only_itself_can_tell_is_not_refused(base, tmp_path):
-    for name, lora in {
-        "plain": {},
-        "patterned": {"rank_pattern": {"v_proj": 9}, "use_rslora": True},
-        "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
-    }.items():
-        needs_of(llama_adapter(tmp_path / name, 1, **lora), base, "0.32.0", "cpu")
-    dora = llama_adapter(tmp_path / "dora", 1, use_dora=True)
-    needs_of(dora, base, "0.99.0", "cpu")  # another version may serve it
-    head = llama_adapter(tmp_path / "head", 1, target_modules=["lm_head"])
-    needs_of(head, base, "0.32.0", "cuda")
+    assert needs_of(adapter, "cuda").modules == {"q_proj", "lm_head"}
 
 
 def test_room_is_made_for_all_that_will_come_and_not_for_what_is_refused(engine, tmp_path):
-    small, large, dora = (
+    small, large, head = (
         llama_adapter(tmp_path / name, 1, **lora)
         for name, lora in {
             "small": {},
             "large": {"r": 17, "target_modules": ["up_proj"]},
-            "dora": {"r": 200, "use_dora": True},
+            "head": {"r": 200, "target_modules": ["lm_head"]},
         }.items()
     )
     engine.expect([small, tmp_path / "none"])
     assert engine._expected == slots_of(small)
-    engine.expect([large, dora])
+    engine.expect([large, head])
     assert engine._expected == (32, {"q_proj", "v_proj", "down_proj", "up_proj"})
     with pytest.raises(InputError) as refusal:
-        engine.add("dora", dora)
+        engine.add("head", head)
     assert (refusal.value.code, engine._process, dict(engine.adapters)) == ("engine-cannot", None, {})
 
 
@@ -406,12 +356,13 @@ def test_answers_are_cut_and_summed_as_those_of_transformers(base, broken, tmp_p
         for engine in (vllm, peft):
             engine.add(name, folder)
     prompts, pairs = [row.prompt for row in rows], [(row.prompt, row.response) for row in rows]
-    vllm.verify(["a", "b"], prompts, None)
+    for name in ("a", "b"):
+        vllm.verify(name, prompts, None)
     for name in (None, "a", "b"):
         given = {"max_new_tokens": 6, "stop": ["1"]}
         assert vllm.generate(name, prompts, **given) == peft.generate(name, prompts, **given)
     for how in ({}, {"end": False}, {"rolling": True, "end": False, "max_length": 7}):
-        ours, theirs = (engine.score([None, "a"], pairs, **how) for engine in (vllm, peft))
+        ours, theirs = ([engine.score(name, pairs, **how) for name in (None, "a")] for engine in (vllm, peft))
         for score, expected in zip(chain(*ours), chain(*theirs), strict=True):
             assert (score.n_tokens, score.exact) == (expected.n_tokens, expected.exact)
             assert score.loglikelihood == pytest.approx(expected.loglikelihood, abs=1e-4)

@@ -85,7 +85,7 @@ def plan(path: Path) -> None:
 
 
 def rows(path: Path) -> None:
-    load_task("text_classification", {"file": str(path), "text_column": "text", "label_column": "label"})
+    load_task("classification", {"file": str(path)})
 
 
 DATE = "2026-11-26T15-53-59.572054"

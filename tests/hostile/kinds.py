@@ -330,9 +330,7 @@ def _records() -> None:
 
 
 def _rows(path: str) -> dict[str, Read]:
-    columns = {"text_column": "text", "label_column": "label"}
-    tasks = {"text_classification": {"file": path, **columns}, "classification": {"file": path}}
-    return {name: partial(_labels, name, options) for name, options in tasks.items()}
+    return {"classification": partial(_labels, "classification", {"file": path})}
 
 
 def _labels(name: str, options: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from gradience.evaluate.answering import AdapterAnswers
 from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRun
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.outcome import candidates_of
-from gradience.shrink.walk import Walk, down, start_of
+from gradience.shrink.walk import Walk, down
 from gradience.statistics.pooled import pool
 
 RUN = {
@@ -105,17 +105,10 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     plan = SimpleNamespace(
         candidates=candidates, margin=Fraction(margin), compares="correct", drop=str, changes=(), guards=()
     )
-    rows = candidates_of(asked.inputs, plan, (), 0, Walk(known["reference"], None, "", tested))
+    rows = candidates_of(asked.inputs, plan, Walk(known["reference"], None, "", tested))
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below
     if shown < len(names):
         worse = pooled[names[shown]].interval().high < -float(margin)
         assert rows[shown].status == ("worse" if worse else "inconclusive")
         assert bool(rows[shown].needs) == (rows[shown].status == "inconclusive")
-
-
-@pytest.mark.parametrize(
-    ("grades", "start"), [("", 0), ("C", 0), ("BC", 0), ("BB", 0), ("BBD", 0), ("BBBC", 1), ("BBBB", 2)]
-)
-def test_a_search_begins_one_above_the_smallest_that_the_dev_rows_show(grades, start):
-    assert start_of([SimpleNamespace(row=SimpleNamespace(grade=grade)) for grade in grades]) == start

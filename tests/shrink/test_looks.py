@@ -19,7 +19,6 @@ from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.reports.shrink import ShrinkPlan
-from gradience.shrink import plan as planning
 from gradience.statistics import sequential
 from gradience.statistics.pooled import pool
 from gradience.statistics.sequential import Look
@@ -188,16 +187,6 @@ def test_a_margin_changed_after_answers_gives_no_grade_above_c(folder, tmp_path)
     assert any(mismatch.field == "first_margin" for mismatch in verify(output).mismatches)
     elsewhere = evaluate_adapters(given, **options, output=tmp_path / "elsewhere", margin="30")
     assert (elsewhere.candidates[0].grade, elsewhere.first_margin) == ("B", None)
-
-
-def test_dev_rows_are_answered_at_once_and_test_rows_at_looks(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "UNSPLIT", 30)
-    monkeypatch.setattr(planning, "FEW_CANDIDATES", 1)
-    report = shrink(folder, tmp_path / "out", margin="60")
-    assert (report.plan.dev.examples, report.plan.looks) == (30, (20, 25, 30))
-    assert read_records(tmp_path / "out" / "dev" / "records" / "rank2.jsonl").run.n == 30
-    assert report.candidates[-1].result.n == 20
-    assert {each.file for each in verify(tmp_path / "out").mismatches} <= {"adapter/README.md"}
 
 
 def test_a_look_ends_with_a_whole_group(folder, tmp_path, monkeypatch):

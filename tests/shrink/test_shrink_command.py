@@ -58,7 +58,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     [
         (("shown", "shown"), 0),
         (("shown", "worse"), 0),
-        (("skipped", "inconclusive"), 8),
+        (("inconclusive", "not tested"), 8),
         (("worse", "not tested"), 1),
         (("shown", "not evaluated"), 4),
     ],

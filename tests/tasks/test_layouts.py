@@ -104,7 +104,7 @@ def file_of(folder, *rows):
 
 
 def task_of(path, columns=None):
-    profile, options = reader_of(path, {}, columns)
+    profile, options = reader_of(path, columns)
     extra = {} if columns is None else {"columns": columns}
     return profile, load(profile, {**options, **extra, "file": str(path)}, needed=())
 
@@ -145,7 +145,7 @@ def test_system_and_earlier_turns_are_kept(tmp_path):
 def test_another_layout_is_refused_with_an_option_that_works(row, tmp_path):
     path = file_of(tmp_path, row)
     with pytest.raises(InputError) as caught:
-        reader_of(path, {})
+        reader_of(path)
     assert all(f"`{name}`" in str(caught.value) for name in row)
     option, columns = shlex.split(caught.value.hint.partition("add ")[2])[:2]
     assert option == "--columns"
@@ -156,10 +156,10 @@ def test_another_layout_is_refused_with_an_option_that_works(row, tmp_path):
 def test_wrong_columns_name_the_right_ones(tmp_path):
     path = file_of(tmp_path, {"Q": "1 + 1?", "A": "2"})
     with pytest.raises(InputError, match="`promt` is not a field") as caught:
-        reader_of(path, {}, {"promt": "Q"})
+        reader_of(path, {"promt": "Q"})
     assert "`prompt`" in caught.value.hint
     with pytest.raises(InputError, match="no column `B`") as caught:
-        reader_of(path, {}, {"prompt": "Q", "answer": "B"})
+        reader_of(path, {"prompt": "Q", "answer": "B"})
     assert "`Q`, `A`" in caught.value.hint
     with pytest.raises(UsageError, match="not NAME=COLUMN"):
         columns_of("prompt")

@@ -48,13 +48,12 @@ def test_options_arrive_with_their_types(tmp_path):
     [
         ("gsm9k", {}, "no task is called `gsm9k`", "did you mean `gsm8k`?"),
         ("zzz", {}, "no task is called `zzz`", "the tasks are arithmetic, chat, classification"),
-        ("gsm8k", {"annotation": "keep"}, "no option `annotation`", "did you mean `annotations`?"),
-        ("gsm8k", {"annotations": "remove"}, "`annotations`: input should be 'keep' or 'strip'", ""),
+        ("gsm8k", {"subse": "main"}, "no option `subse`", "did you mean `subset`?"),
         ("gsm8k", {"dev": "many"}, "`dev`: input should be a valid integer", ""),
         ("gsm8k", {"dev": -1}, "`dev`: input should be greater than or equal to 0", ""),
         ("gsm8k", {"dataset": 8}, "`dataset`: input should be a valid string", ""),
         ("glue", {}, "`subset`: missing required keyword", ""),
-        ("text_classification", {"text_column": "a", "label_column": "b", "label_names": ["one"]},
+        ("classification", {"label_names": ["one"]},
          "`label_names`: list should have at least 2 items", ""),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A task of one's own: a file or an installed entry point, run only when the user allows it."""
+"""A task of one's own: a file, run only when the user allows it."""
 
 from __future__ import annotations
 
@@ -40,26 +40,6 @@ def trace(tmp_path):
     return path
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """An installed package with the entry point `lengths`, as pip leaves it behind."""
-    folder = tmp_path / "site"
-    (folder / "lengths_tasks" / "inner").mkdir(parents=True)
-    (folder / "lengths_tasks" / "__init__.py").write_text(
-        "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
-    )
-    (folder / "lengths_tasks" / "inner" / "__init__.py").touch()
-    (folder / "lengths_tasks" / "inner" / "metres.py").write_bytes(EXAMPLE.read_bytes())
-    info = folder / "lengths_tasks-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths-tasks\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[gradience.tasks]\nlengths = lengths_tasks.inner.metres:load\n")
-    monkeypatch.syspath_prepend(folder)
-    yield folder / "lengths_tasks"
-    for name in [name for name in sys.modules if name.startswith("lengths_tasks")]:
-        del sys.modules[name]
-
-
 def write_config(path: Path, profile: str, base: str = "embedded:smollm2") -> Path:
     gate = {"min_value": 0, "above_base": None}
     task = {"profile": profile, "options": {"size": 120}, "eval_samples": 4, "probe_gate": gate}
@@ -90,11 +70,6 @@ def test_the_example_of_the_documentation():
         assert all(task.same(extract(item.response), item.answer) for extract in task.filters.values())
     with pytest.raises(InputError, match="`size`: input should be a valid integer"):
         tasks.load(str(EXAMPLE), {"size": "large"})
-
-
-@pytest.mark.usefixtures("allowed")
-def test_an_entry_point_is_found_by_its_name(package):
-    assert tasks.load("lengths", {"size": 100}).name == "metres"
 
 
 @pytest.mark.usefixtures("allowed")
@@ -143,11 +118,11 @@ def test_a_file_is_not_run_unless_it_is_allowed(trace, monkeypatch, value):
     ("profile", "code", "hint"),
     [
         ("no/such/file.py", "task-file", "check the path"),
-        ("lengthz", "task-unknown", "did you mean `lengths`?"),
+        ("arithmetik", "task-unknown", "did you mean `arithmetic`?"),
     ],
     ids=["no file", "misspelt"],
 )
-def test_what_is_not_there(package, profile, code, hint):
+def test_what_is_not_there(profile, code, hint):
     with pytest.raises(InputError) as caught:
         tasks.load(profile, {})
     assert caught.value.code == code

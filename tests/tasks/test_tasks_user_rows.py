@@ -162,5 +162,5 @@ def test_pairs_of_texts(tmp_path):
     pairs = [{**row, "text_pair": f"second {n}"} for n, row in enumerate(LABELS)]
     task = load(tmp_path, pairs, "classification")
     assert {(e.text, e.text_pair) for e in task.examples.all} == {(r["text"], r["text_pair"]) for r in pairs}
-    with pytest.raises(InputError, match="line 31: no column `text_pair`"):
+    with pytest.raises(InputError, match="line 31: column `text_pair` has a text in some rows only"):
         load(tmp_path, [*pairs, {"text": "x", "label": "no"}], "classification")

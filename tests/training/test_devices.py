@@ -10,18 +10,16 @@ import torch
 from tiny_bench import llama, sums
 from transformers import PreTrainedModel, Trainer
 
-from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models import load as models
-from gradience.models.devices import check_devices, choose_device
-from gradience.models.load import Base, load_base
+from gradience.models.devices import choose_device
+from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
-from gradience.training.arguments import OneDevice, sequences_per_step, trainer_arguments
+from gradience.training.arguments import trainer_arguments
 from gradience.training.encode import Collator, encode
 from gradience.training.network import with_fresh_lora
 from gradience.training.settings import TrainSettings
-from gradience.training.trainer import train
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 RECIPE = TrainSettings(
@@ -36,13 +34,6 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
     )
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not under torchrun."""
-    for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """Eight GPUs, as far as they can be had without one. Returns which were made the current one."""
@@ -52,15 +43,6 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr("accelerate.state.check_cuda_p2p_ib_support", lambda: True)
     return current
-
-
-def under_torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    for name, value in (("WORLD_SIZE", world), ("LOCAL_RANK", rank), ("RANK", rank)):
-        monkeypatch.setenv(name, str(value))
-
-
-def base_on(device: str) -> Base:
-    return Base(None, None, "base", "0", 1, "float32", device, None)
 
 
 # ------------------------------------------------------------------ which device
@@ -75,25 +57,11 @@ def test_a_process_alone_takes_one_gpu(asked: str, chosen: str) -> None:
 
 
 @pytest.mark.usefixtures("gpus")
-@pytest.mark.parametrize("asked", ["auto", "cuda"])
-def test_each_process_of_torchrun_takes_its_own(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rank in range(4):
-        under_torchrun(monkeypatch, rank, 4)
-        assert choose_device(asked) == torch.device("cuda", rank)
-
-
-@pytest.mark.usefixtures("gpus")
-def test_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_machine_lacks() -> None:
     with pytest.raises(UsageError, match=r"no cuda:8: this machine has 8 GPUs"):
         choose_device("cuda:8")
     with pytest.raises(UsageError, match="has none"):
         choose_device("mps")
-    with pytest.raises(UsageError, match=r"runtime\.processes is 9, but this machine has 8 GPUs"):
-        check_devices("auto", 9)
-    check_devices("auto", 8)
-    under_torchrun(monkeypatch, 1, 2)
-    with pytest.raises(UsageError, match=r"cuda:1 is one device, but there are 2 processes"):
-        choose_device("cuda:1")
 
 
 def test_training_and_evaluation_load_on_the_same_device(
@@ -101,27 +69,12 @@ def test_training_and_evaluation_load_on_the_same_device(
 ) -> None:
     moved: list[torch.device] = []
     monkeypatch.setattr(PreTrainedModel, "to", lambda model, where: moved.append(where) or model)
-    under_torchrun(monkeypatch, 3, 4)
-    assert load_base(causal).device == "cuda:3"
-    for name in ("WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name)
+    assert load_base(causal, device="cuda:3").device == "cuda:3"
     _ = Evaluator(sums(), causal, (), batch_size=1, max_length=8, device="cuda:1").engine
     assert moved == gpus == [torch.device("cuda:3"), torch.device("cuda:1")]
 
 
 # ------------------------------------------------------------------ the Trainer on it
-
-
-def test_a_batch_that_is_not_the_recipe_s_is_refused(gpus: list[torch.device], tmp_path: Path) -> None:
-    args = trainer_arguments(RECIPE, tmp_path, 42, base_on("cuda:0"), checkpointing=False)
-    args._n_gpu = 8
-    many = type("AllOfThem", (OneDevice,), {"n_gpu": property(lambda self: self._n_gpu)})
-    args.__class__ = many  # as transformers counts by itself
-    with pytest.raises(
-        UsageError, match="a step would train on 128 examples, but the recipe says 16"
-    ) as caught:
-        sequences_per_step(args, RECIPE)
-    assert caught.value.code == "effective-batch"
 
 
 def test_the_trainer_puts_model_and_batches_where_the_base_is(
@@ -150,28 +103,3 @@ def test_the_trainer_puts_model_and_batches_where_the_base_is(
     assert seen == {"meta"}
     assert loss.device.type == "meta"
     assert {weight.device.type for weight in network.parameters()} == {"meta"}
-
-
-# ------------------------------------------------------------------ four bits
-
-
-def test_four_bits_in_several_processes_are_refused_before_anything_is_run(
-    causal: ModelSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    values = {
-        "model": {"name": "base", "type": "causal_lm", "quantization": "nf4"},
-        "task": {"profile": "arithmetic"},
-        "lora": {"probe_r": 4, "alpha": 8},
-        "train": {"max_steps": 1, "lr": 1e-3, "gradient_accumulation_steps": 2},
-    }
-    with pytest.raises(ValueError, match="a 4-bit base is trained in one process, not 2"):
-        BenchConfig.model_validate(values | {"runtime": {"processes": 2}})
-    with pytest.raises(ValueError, match="`device: cuda` gives each process a GPU of its own"):
-        BenchConfig.model_validate(
-            values | {"model": {"name": "base"}, "runtime": {"processes": 2, "device": "cuda:1"}}
-        )
-    under_torchrun(monkeypatch, 0, 2)
-    packed = causal.model_copy(update={"quantization": "nf4"})
-    with pytest.raises(UsageError, match="4-bit base is trained in one process"):
-        train(sums(), model=packed, lora=LORA, recipe=RECIPE, seed=1, output=tmp_path / "out")
-    assert not (tmp_path / "out").exists()

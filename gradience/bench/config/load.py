@@ -7,7 +7,6 @@ exact: 0.025 is 1/40.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +36,7 @@ from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files import strict_yaml
-from gradience.models.settings import ConfigSection, ModelSettings, several_processes
+from gradience.models.settings import ConfigSection, ModelSettings
 from gradience.reports.bench_plan import Policy
 from gradience.training.settings import LoraSettings, TrainSettings
 
@@ -92,29 +91,11 @@ class BenchConfig(ConfigSection):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BenchConfig:
-        if self.model.type == "seq2seq_lm":
-            raise ValueError(
-                "Bench does not train encoder–decoder models: `model.type` is seqcls or causal_lm"
-                " (`gradience evaluate` compares adapters of such a model that are trained already)"
-            )
         for control in (CONTROLS[name] for name in self.compression.controls):
             if control.needs_head and self.model.type != "seqcls":
                 raise ValueError(
                     f"the control {control.name} needs a classifier head: set `model.type: seqcls`"
                 )
-        if problem := several_processes(self.model, self.runtime.processes):
-            raise ValueError(problem)
-        if self.runtime.processes > 1 and re.fullmatch(r"mps|cuda:\d+", self.runtime.device):
-            raise ValueError(
-                f"`runtime.device: {self.runtime.device}` is one device, and `runtime.processes` is"
-                f" {self.runtime.processes}: `device: cuda` gives each process a GPU of its own"
-            )
-        if self.train.gradient_accumulation_steps % self.runtime.processes:
-            raise ValueError(
-                f"{self.train.gradient_accumulation_steps} accumulation steps cannot be shared by"
-                f" {self.runtime.processes} processes: make `train.gradient_accumulation_steps` a multiple of"
-                " `runtime.processes`"
-            )
         return self
 
     @property

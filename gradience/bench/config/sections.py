@@ -99,8 +99,8 @@ class TaskSettings(ConfigSection):
     """The task, and which of its examples decide."""
 
     profile: str
-    """Name of the task; `lm_eval:NAME` for lm-evaluation-harness. A task of your own is `path/to/file.py` or an
-    installed entry point, and needs `--allow-code`."""
+    """Name of the task; `lm_eval:NAME` for lm-evaluation-harness. A task of your own, `path/to/file.py` or
+    `lm_eval:path/to/task.yaml`, needs `--allow-code`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options passed on to the task: files, subsets."""
     folder: str | None = Field(default=None, exclude=True)
@@ -302,12 +302,11 @@ class RuntimeSettings(ConfigSection):
     of any result or digest either: a run may continue on another machine."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first, and under several
-    processes each takes its own."""
+    """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first."""
     threads: Positive | None = None
     """CPU threads used by torch. Default: torch's own choice."""
-    processes: Positive = 1
-    """Training processes. More than one: torchrun, one process per GPU; the processes share the accumulation steps."""
+    processes: Literal[1] = 1
+    """Always 1: a training runs in one process. Configs of earlier runs name it."""
     engine: Annotated[str, AfterValidator(ENGINE)] = Field(
         default="transformers", exclude_if=lambda name: name == "transformers"
     )

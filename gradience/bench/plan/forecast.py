@@ -260,7 +260,7 @@ def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_t
     batch, rows = recipe.per_device_train_batch_size, min(recipe.per_device_eval_batch_size, max(1, examples))
     return Shapes(
         steps,
-        (batch, round((sorted_longest if config.train.group_by_length else longest_of)(known.train, batch))),
+        (batch, round(longest_of(known.train, batch))),
         rows,
         round(sorted_longest(known.prompts, min(rows, len(known.prompts)))),
         min(new_tokens, round(longest_of(known.responses, rows))) if causal else 0,

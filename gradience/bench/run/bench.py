@@ -51,7 +51,7 @@ from gradience.files.digests import write_digests
 from gradience.files.packed import pack
 from gradience.files.records import read_records
 from gradience.files.whole import write_whole
-from gradience.models.devices import check_devices, threads
+from gradience.models.devices import choose_device, threads
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import read_file
@@ -83,7 +83,7 @@ def run_bench(
     """
     runtime, whole = config.runtime, config.only_seed is None
     if runtime.executor == "local":  # a cluster's machines have devices of their own
-        check_devices(runtime.device, runtime.processes)
+        choose_device(runtime.device)
     require_local(runtime.engine)
     engine(runtime.engine).check(config.model)
     task = rendered(config.task.load(), config.model)

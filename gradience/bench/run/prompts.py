@@ -15,7 +15,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.verdict.facts import CALIBRATION
 from gradience.calibrate.inputs import CalibrateInputs
 from gradience.calibrate.measure import measured
-from gradience.calibrate.rows import Kind, read_rows
+from gradience.calibrate.rows import read_rows
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.digests import sha256_text
 from gradience.distill.inputs import FEWEST, DistillInputs
@@ -26,6 +26,7 @@ from gradience.models.load import load_tokenizer
 from gradience.models.settings import ModelSettings
 from gradience.plan.modules import Ranks
 from gradience.progress import Progress
+from gradience.reports.base.prompted import Kind
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench_plan import PlannedCalibration
 from gradience.settings import shared

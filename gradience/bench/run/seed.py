@@ -66,7 +66,6 @@ from gradience.reports.calibration import Calibration, CalibrationReport
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
-from gradience.training.launch import TrainingOrder, launch
 from gradience.training.memory import Reading, watch_peak
 from gradience.training.trainer import train
 
@@ -352,11 +351,7 @@ class SeedRun:
         def make(folder: Path) -> None:
             arguments = settings | {"model": config.model.whole(), "recipe": config.train, "output": folder}
             arguments["device"] = config.runtime.device
-            if config.runtime.processes > 1:
-                task = {name: getattr(config.task, name) for name in ("profile", "options", "folder")}
-                launch(TrainingOrder(**arguments, **task, data=data), config.runtime.processes)
-            else:
-                train(self.task, **arguments, on_step=self.watcher.step)
+            train(self.task, **arguments, on_step=self.watcher.step)
 
         folder = self._stage(f"{name}/train", depends, make)
         return outcome.read_training(folder, has_lora=has_lora)

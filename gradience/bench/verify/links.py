@@ -110,7 +110,7 @@ def _scoring(run: ExamplesRun, plan: BenchPlan, version: int | None) -> str:
     is_known = version is not None and run.versions.get("gradience") == __version__
     start = f"{plan.task} {version if is_known else recorded.removeprefix(f'{plan.task} ').partition(',')[0]}"
     code = plan.task_code
-    end = "" if code is None else f", {code.sha256 or code.package or code.name}"
+    end = "" if code is None else f", {code.sha256}"
     is_planned = (recorded == start or recorded.startswith(f"{start}, ")) and recorded.endswith(end)
     return recorded if is_planned else f"{start}{end}"
 

@@ -6,22 +6,26 @@ report says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import gradience
-from gradience.errors import UsageError
-from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
+from gradience.errors import OutputError, UsageError
+from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.batches import CPU_TOKENS
 from gradience.files.records import RecordKind, StopReason
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import counted
+
+if TYPE_CHECKING:
+    from gradience.evaluate.inputs import EvaluateInputs
 
 RECORDS_OF: Mapping[type[Task], RecordKind] = {
     ClassificationTask: "classification",
@@ -52,7 +56,7 @@ class Output:
     """Tokens that were generated, the end token or those of the stop string included."""
     stopped_by: StopReason
     truncated: bool
-    """True if the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
+    """True if the prompt was cut: it lost its beginning."""
     ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
     """The tokens; empty if they are not known."""
     gaps: tuple[float, ...] = field(default=(), compare=False, repr=False)
@@ -82,7 +86,7 @@ class Score:
     flips: int | None
     """Tokens at which another one is the most likely than under the reference; None without a reference."""
     truncated: bool
-    """True if the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
+    """True if the prompt was cut: it lost its beginning."""
 
 
 class OutOfMemoryError(MemoryError):
@@ -92,27 +96,23 @@ class OutOfMemoryError(MemoryError):
     """True if it was a batch of several examples."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """An evaluation before anything is loaded."""
-
-    model: ModelSettings
-    task: Task
-    examples: Sequence[Any]
-    counts: Mapping[str, int]
-    """Rows of a file that are not evaluated, by reason."""
-    adapters: Sequence[AdapterInput]
-    device: str
-    max_length: int
-    """Tokens of a text to label."""
-    max_new_tokens: int | None
-    """Tokens of an output, in place of the task's own."""
-    tokenizer: Any
-    """The one that `tokenizer_of` returns."""
+@contextmanager
+def memory_errors(*, batches: bool = False) -> Iterator[None]:
+    """Convert an out-of-memory error into OutputError (`out-of-memory`). batches: smaller ones may help in any case."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        smaller = "a smaller --batch-size, or none, or " if batches or error.divisible else ""
+        raise OutputError(
+            f"not enough memory: {error}",
+            code="out-of-memory",
+            hint=f"try {smaller}--quantization nf4, --dtype bfloat16 or another --device",
+        ) from None
 
 
-def repeated(counts: Mapping[str, int]) -> Iterator[str]:
+def repeated(inputs: EvaluateInputs) -> Iterator[str]:
     """Yield remarks about rows of a file that are not evaluated: one text counts once."""
+    counts = inputs.task.examples.counts if inputs.role is None else {}
     if duplicates := counts.get("duplicates", 0):
         verb = "repeats" if duplicates == 1 else "repeat"
         yield f"{counted(duplicates, 'row')} of {counts['rows']:,} {verb} an earlier one: each text counts once"
@@ -146,8 +146,6 @@ class Engine:
     """True if `follow` answers faster than `generate` where the outputs of another adapter are known."""
     tokens = 0
     """Read and written so far, without padding; for the progress only, so that an engine may leave it at 0."""
-    on_part: Callable[[float], None] | None = None
-    """While a batch is answered: to be called with the finished share of it, by an engine that knows the share."""
 
     def __init__(self, model: ModelSettings) -> None:
         self.model = model
@@ -162,9 +160,9 @@ class Engine:
             cls.require("classification")
 
     @classmethod
-    def inspect(cls, planned: Planned) -> Iterator[str]:
+    def inspect(cls, inputs: EvaluateInputs) -> Iterator[str]:
         """Yield what a reader must know of an evaluation before it starts; raise if it cannot be run."""
-        yield from repeated(planned.counts)
+        yield from repeated(inputs)
 
     @classmethod
     def tokenizer_of(cls, model: ModelSettings) -> Any:
@@ -237,8 +235,8 @@ class Engine:
         """The engine that measures KL and flips with the same adapters: itself, another one, or None."""
         return self if "scores" in self.answers else None
 
-    def verify(self, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None) -> None:
-        """Raise if an adapter's outputs differ from PEFT's, before any scoring; a no-op for PEFT itself."""
+    def verify(self, name: str | None, prompts: Sequence[str], max_length: int | None) -> None:
+        """Raise if the adapter's outputs differ from PEFT's, before any scoring; a no-op for PEFT itself."""
 
     def expect(self, folders: Iterable[Path]) -> None:
         """Reserve memory for the adapters in `folders`, which will be added; a no-op for engines that reserve
@@ -267,8 +265,7 @@ class Engine:
         stop: Sequence[str] = (),
         max_length: int | None = None,
     ) -> list[Output]:
-        """Return what is written behind each prompt, greedily; max_length: tokens of prompt and output together (of an
-        encoder–decoder of each)."""
+        """Return what is written behind each prompt, greedily; max_length: tokens of prompt and output together."""
         raise NotImplementedError
 
     def follow(
@@ -319,15 +316,15 @@ class Engine:
 
     def score(
         self,
-        names: Sequence[str | None],
+        name: str | None,
         pairs: Sequence[tuple[str, str]],
         *,
         reference: str | None = None,
         max_length: int | None = None,
         end: bool = True,
         rolling: bool = False,
-    ) -> list[list[Score]]:
-        """Return scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`.
+    ) -> list[Score]:
+        """Return scores of the (prompt, response) pairs under an adapter, with KL and flips against `reference`.
 
         end: whether the end token behind a response counts. Without a prompt a response follows the begin token.
         rolling: responses are whole texts without prompts and without end tokens, of any length: what is longer than

@@ -11,20 +11,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Self, TypeVar
 
 import urllib3
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from gradience.errors import InputError, NetworkError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
-from gradience.evaluate.engines.base import Engine, Output, Planned, Score
+from gradience.evaluate.engines.base import Engine, Output, Score
 from gradience.files.records import RecordKind
 from gradience.files.shared_names import sentence_text
 from gradience.models.settings import ModelSettings
 from gradience.words import counted
+
+if TYPE_CHECKING:
+    from gradience.evaluate.inputs import EvaluateInputs
 
 T = TypeVar("T")
 A = TypeVar("A", bound=BaseModel)
@@ -137,10 +139,10 @@ class OpenAIEngine(Engine):
                 )
 
     @classmethod
-    def inspect(cls, planned: Planned) -> Iterator[str]:
-        cls.check(planned.model)
-        yield from super().inspect(planned)
-        if folders := sum(adapter.ranks is not None for adapter in planned.adapters):
+    def inspect(cls, inputs: EvaluateInputs) -> Iterator[str]:
+        cls.check(inputs.model)
+        yield from super().inspect(inputs)
+        if folders := sum(adapter.ranks is not None for adapter in inputs.adapters):
             yield (
                 f"{counted(folders, 'adapter')} given as {'a folder' if folders == 1 else 'folders'}: the server was"
                 " asked by name, and its weights were not compared with these files"
@@ -201,29 +203,23 @@ class OpenAIEngine(Engine):
 
     def score(
         self,
-        names: Sequence[str | None],
+        name: str | None,
         pairs: Sequence[tuple[str, str]],
         *,
         reference: str | None = None,
         max_length: int | None = None,
         end: bool = True,
         rolling: bool = False,
-    ) -> list[list[Score]]:
+    ) -> list[Score]:
         """Return scores without KL, from the server's log-probabilities of the prompt (`echo`).
 
         A response's tokens are those behind as many tokens as its prompt has on its own, as in
         lm-evaluation-harness. Raises InputError (`engine-cannot`) for a server that returns none.
         """
-        return [self._scores(self._model(name), pairs) for name in names]
-
-    def _scores(self, model: str, pairs: Sequence[tuple[str, str]]) -> list[Score]:
-        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
-        counts = self._together(partial(self._count, model), prompts)
-        tokens = dict(zip(prompts, counts, strict=True))
+        model, prompts = self._model(name), list(dict.fromkeys(prompt for prompt, _ in pairs))
+        alone = self._together(lambda prompt: self._complete(model, prompt, max_tokens=1), prompts)
+        tokens = {prompt: answer.usage.prompt_tokens for prompt, answer in zip(prompts, alone, strict=True)}
         return self._together(lambda pair: self._score(model, pair[0], pair[1], tokens[pair[0]]), pairs)
-
-    def _count(self, model: str, prompt: str) -> int:
-        return self._complete(model, prompt, max_tokens=1).usage.prompt_tokens
 
     def _score(self, model: str, prompt: str, response: str, before: int) -> Score:
         completion = self._complete(model, prompt + response, max_tokens=1, echo=True, logprobs=1)
@@ -356,16 +352,11 @@ class OpenAIEngine(Engine):
         """Return an answer to each item; the first error ends all."""
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
             futures = [pool.submit(ask, item) for item in items]
-            answers = []
             try:
-                for future in futures:
-                    answers.append(future.result())
-                    if self.on_part is not None:
-                        self.on_part(len(answers) / len(items))
+                return [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return answers
 
 
 def address_of(model: ModelSettings) -> str:

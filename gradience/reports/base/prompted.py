@@ -11,7 +11,7 @@ from gradience.reports.base.numbers import count, plural
 from gradience.reports.base.report import Readable, Report
 from gradience.reports.base.run import RunInfo
 
-Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
+Kind = Literal["causal_lm", "sequence_classification"]
 
 
 class PromptReport(Report):
@@ -38,7 +38,7 @@ class PromptReport(Report):
     """Rows without a completion, for which the model wrote one. Like `given_completions`, 0 for a classifier."""
     completion_tokens: int | None
     truncated: int
-    """Rows that were too long and lost the beginning of their prompt, or its end for an encoder."""
+    """Rows that were too long and lost the beginning of their prompt."""
     scored_tokens: int
     """Scored tokens of the rows that predict or are held out; one per row for a classifier."""
     seed: int

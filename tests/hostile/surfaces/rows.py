@@ -15,23 +15,8 @@ from hostile.surfaces.bases import ROWS, good_files
 VERB = "evaluate in/adapter -b in/base --device cpu"
 MILLION = 10**6
 GOOD = b'{"prompt": "2 + 2 =", "answer": "4"}\n'
-KWARGS = {
-    "a cache anywhere": "{data_files: {test: in/rows.jsonl}, cache_dir: in/cache}",
-    "an address": "{data_files: {test: 'http://127.0.0.1:9/a.jsonl'}}",
-    "an address in a chain": "{data_files: {test: 'zip://a::https://127.0.0.1:9/a.zip'}}",
-    "a bucket": "{data_dir: 's3://bucket/a'}",
-    "a data base": "{sql: 'select 1', con: 'postgresql://127.0.0.1/a'}",
-    "options of a file system": "{data_files: {test: in/rows.jsonl}, storage_options: {a: b}}",
-    "no mapping": "[cache_dir]",
-}
+TASK = "task: sums\ndescription: \"{{ cycler.__init__.__globals__.os.popen('touch ran').read() }}\"\n"
 OUTPUTS = ("1,", "1", ".", "-", "$", "#", "#### ", "-1 ", " a", "a the ")
-
-
-def definition(kwargs: str) -> str:
-    return (
-        f"task: sums\ndataset_path: json\ndataset_kwargs: {kwargs}\ntest_split: test\noutput_type: generate_until\n"
-        'doc_to_text: "{{prompt}}"\ndoc_to_target: "{{answer}}"\nmetric_list: [{metric: exact_match}]\n'
-    )
 
 
 def scored(name: str, text: str) -> None:
@@ -58,18 +43,15 @@ def surface(folder: Path) -> Surface:
         verb = f"{VERB} --data in/rows.{kind} {' '.join(flags or ('--dry-run',))}"
         return Input(name, verb, files | {f"in/rows.{kind}": content}, **more)
 
-    def task(name: str, more: dict[str, Any]) -> Input:
-        return Input(f"lm_eval: {name}", f"{VERB} --task lm_eval:in/task.yaml --dry-run", files | more)
-
-    card = "---\nconfigs:\n- config_name: default\n  data_files: http://127.0.0.1:9/a.jsonl\n---\n"
-    there = definition("{}").replace("json", "in/data", 1)
     pattern = "--option scorer=regex --option 'pattern=^(?:a|aa)+b' --preview"
     aaa = json.dumps({"prompt": "a", "completion": "a" * 100}).encode()
     short: Callable[[bytes], Place] = partial(many, count=MILLION)
     limit = "A million short rows take 12 s and 520 MB"
-    inputs = [task(name, {"in/task.yaml": definition(kwargs)}) for name, kwargs in KWARGS.items()]
-    inputs += [
-        task("an address in a card", {"in/task.yaml": there, "in/data/README.md": card}),
+    inputs = [
+        Input(
+            "a definition of lm-eval", f"{VERB} --task lm_eval:in/task.yaml --dry-run",
+            files | {"in/task.yaml": TASK},
+        ),
         rows("a million rows for a preview", "csv", short(b"%d + 1 =,4\n"), "--preview", codes={0}),
         rows(
             "a million rows for 8", "csv", short(b"%d + 1 =,4\n"), "--dry-run", "--limit 8",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
@@ -35,10 +35,8 @@ from gradience.evaluate.engines.base import (
     Engine,
     OutOfMemoryError,
     Output,
-    Planned,
     Score,
 )
-from gradience.evaluate.engines.transformers.encoder_decoder import TargetBatch, generate_targets
 from gradience.evaluate.engines.transformers.following import (
     FollowedRow,
     KeptStates,
@@ -63,6 +61,9 @@ from gradience.models.rendering import CachedTokenizer, token_counts
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import digest_of_files, tokenizer_digest
 
+if TYPE_CHECKING:
+    from gradience.evaluate.inputs import EvaluateInputs
+
 SAMPLED = 16
 """Values of each parameter in the digest of a base: reading all of them would take longer than some evaluations."""
 _WRAPPERS = ("base_layer", "original_module", "token_adapter")
@@ -70,7 +71,7 @@ _WRAPPERS = ("base_layer", "original_module", "token_adapter")
 
 
 class TransformersEngine(Engine):
-    """A language model (causal or encoder–decoder) or a sequence classifier of transformers, with adapters of PEFT.
+    """A causal language model or a sequence classifier of transformers, with adapters of PEFT.
 
     Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter. The
     docstrings of `Engine` say what each method does.
@@ -103,7 +104,6 @@ class TransformersEngine(Engine):
         """Tokenizes each text once, for all adapters."""
         self.tokenizer = self.encoder.tokenizer
         self.untrained = frozenset(untrained or ())
-        self._encodes = bool(model.config.is_encoder_decoder) and model.can_generate()
         self._head_unknown = untrained is None and self.classifies
         self._base_facts = {
             "base": Path(model.config._name_or_path).name,
@@ -125,8 +125,8 @@ class TransformersEngine(Engine):
         self._states: dict[str, KeptStates] = {}
 
     @classmethod
-    def inspect(cls, planned: Planned) -> Iterator[str]:
-        yield from base_notes(planned)
+    def inspect(cls, inputs: EvaluateInputs) -> Iterator[str]:
+        yield from base_notes(inputs)
 
     @classmethod
     def tokenizer_of(cls, model: ModelSettings) -> Any:
@@ -243,10 +243,9 @@ class TransformersEngine(Engine):
         max_length: int | None = None,
     ) -> list[Output]:
         """Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
-        generate = generate_targets if self._encodes else generate_batch
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "max_length": max_length}
         with memory(), self.using(name) as model:
-            outputs = generate(model, self.encoder, prompts, **settings)
+            outputs = generate_batch(model, self.encoder, prompts, **settings)
         self._written.update(zip(((name, prompt) for prompt in prompts), outputs, strict=True))
         self._count((prompt,) for prompt in prompts)
         self.tokens += sum(output.n_tokens for output in outputs)
@@ -277,9 +276,13 @@ class TransformersEngine(Engine):
                 if logits is None:
                     scored += [None] * len(few)
                 else:
-                    scored += scores(few, logits, self._logits_of_reference(reference, few))
-                if self.on_part is not None:
-                    self.on_part(len(scored) / len(rows))
+                    of_reference = None
+                    if reference is not None:
+                        kept = self._states.setdefault(reference, KeptStates())
+                        of_reference = kept.logits(
+                            few, self.encoder, lambda: self.using(reference), self.base.device
+                        )
+                    scored += scores(few, logits, of_reference)
             open_rows = [place for place, row in enumerate(begun) if row.stopped_by is None]
             at_once = max(map(len, batches))
             for start in range(0, len(open_rows), at_once):
@@ -341,72 +344,46 @@ class TransformersEngine(Engine):
 
         return read
 
-    def _logits_of_reference(self, name: str | None, rows: Sequence[FollowedRow]) -> torch.Tensor | None:
-        if name is None:
-            return None
-        kept = self._states.setdefault(name, KeptStates())
-        return kept.logits(rows, self.encoder, lambda: self.using(name), self.base.device)
-
     def score(
         self,
-        names: Sequence[str | None],
+        name: str | None,
         pairs: Sequence[tuple[str, str]],
         *,
         reference: str | None = None,
         max_length: int | None = None,
         end: bool = True,
         rolling: bool = False,
-    ) -> list[list[Score]]:
-        """Scores of one batch of (prompt, response) under each of `names`: one forward pass each.
+    ) -> list[Score]:
+        """Scores of one batch of (prompt, response): one forward pass, and one of the reference.
 
         Whole texts are read window by window, each a batch of its own, since a window is as long as the model allows.
-        Raises InputError (`response-too-long`, `no-end-token`), UsageError (`wrong-model`: whole texts for an
-        encoder–decoder model).
+        Raises InputError (`response-too-long`, `no-end-token`).
         """
-        if rolling and self._encodes:
-            raise UsageError(
-                f"{self._base_facts['base']} is an encoder–decoder model, which needs prompts with responses",
-                code="wrong-model",
-                hint="give prompts with their responses",
-            )
-        device, passes = self.base.device, len({*names, reference or names[0]})
+        device, passes = self.base.device, len({name, reference or name})
         self._count(((prompt + response,) for prompt, response in pairs), passes)
         with memory():
             if rolling:
-                texts = [
-                    [
-                        self._scores(
-                            names, ResponseBatch(self.encoder, [pair], device, window=True), reference
-                        )
-                        for pair in windows_of(self.encoder, text, max_length)
-                    ]
-                    for _, text in pairs
-                ]
+                texts = (windows_of(self.encoder, text, max_length) for _, text in pairs)
                 return [
-                    [summed_up([window[place][0] for window in windows]) for windows in texts]
-                    for place in range(len(names))
+                    summed_up(
+                        [
+                            self._scores(
+                                name, ResponseBatch(self.encoder, [pair], device, window=True), reference
+                            )[0]
+                            for pair in windows
+                        ]
+                    )
+                    for windows in texts
                 ]
-            if self._encodes:
-                targets = TargetBatch(self.encoder, pairs, max_length, device, end=end)
-                return self._scores(names, targets, reference)
             rows = [fitted(self.encoder, *pair, max_length, end=end) for pair in pairs]
-            return self._scores(names, ResponseBatch(self.encoder, rows, device, choices=not end), reference)
+            return self._scores(name, ResponseBatch(self.encoder, rows, device, choices=not end), reference)
 
-    def _scores(
-        self, names: Sequence[str | None], batch: ResponseBatch | TargetBatch, reference: str | None
-    ) -> list[list[Score]]:
-        def logits(name: str | None) -> torch.Tensor:
-            with self.using(name) as model:
-                return batch.logits(model)
-
-        scores = []
+    def _scores(self, name: str | None, batch: ResponseBatch, reference: str | None) -> list[Score]:
         with torch.inference_mode():
-            of_reference = None if reference is None else logits(reference)
-            for name in names:
-                known = of_reference if name == reference else None
-                given = logits(name) if known is None else known
-                scores.append(scores_of(batch.pairs, batch.targets, given, of_reference))
-        return scores
+            of_reference = None if reference is None else self._reading(reference)(batch)
+            known = of_reference if name == reference else None
+            given = self._reading(name)(batch) if known is None else known
+            return scores_of(batch.pairs, batch.targets, given, of_reference)
 
     def _count(self, texts: Iterable[tuple[str, ...]], passes: int = 1) -> None:
         self.tokens += passes * sum(self.count_tokens(list(texts)))

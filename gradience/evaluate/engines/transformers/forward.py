@@ -122,8 +122,16 @@ def generate_batch(
         left=True,
         device=model.device,
     )
+    ids, advance = first, continuing(model, mask)
     with torch.inference_mode():
-        return greedy(rows, first, continuing(model, mask), max_new_tokens)
+        for _ in range(max_new_tokens):
+            logits = advance(ids)
+            ids, gaps = logits.argmax(dim=-1, keepdim=True), gaps_of(logits).tolist()
+            for row, token, gap in zip(rows, ids[:, 0].tolist(), gaps, strict=True):
+                row.take(token, gap)
+            if all(row.stopped_by for row in rows):
+                break
+    return [row.output() for row in rows]
 
 
 def continuing(model: Any, mask: Tensor) -> Callable[[Tensor], Tensor]:
@@ -138,21 +146,6 @@ def continuing(model: Any, mask: Tensor) -> Callable[[Tensor], Tensor]:
         return logits
 
     return advance
-
-
-def greedy(
-    rows: Sequence[GeneratedRow], first: Tensor, advance: Callable[[Tensor], Tensor], max_new_tokens: int
-) -> list[Output]:
-    """Outputs of rows that begin with `first`; advance: ids (rows, new) -> logits (rows, vocabulary) behind them."""
-    ids = first
-    for _ in range(max_new_tokens):
-        logits = advance(ids)
-        ids, gaps = logits.argmax(dim=-1, keepdim=True), gaps_of(logits).tolist()
-        for row, token, gap in zip(rows, ids[:, 0].tolist(), gaps, strict=True):
-            row.take(token, gap)
-        if all(row.stopped_by for row in rows):
-            break
-    return [row.output() for row in rows]
 
 
 def gaps_of(logits: Tensor) -> Tensor:
@@ -228,18 +221,13 @@ def prompt_ids(tokenizer: Any, prompt: str, room: int | None) -> tuple[list[int]
     """
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
-        raise empty_prompt()
+        raise InputError(
+            "a prompt is empty, and the tokenizer adds no start token",
+            code="empty-prompt",
+            hint="leave this example out",
+        )
     cut = room is not None and len(ids) > room
     return (ids[-room:] if cut and room else ids), cut
-
-
-def empty_prompt() -> InputError:
-    """Return the error for a prompt without tokens."""
-    return InputError(
-        "a prompt is empty, and the tokenizer adds no start token",
-        code="empty-prompt",
-        hint="leave this example out",
-    )
 
 
 # ---------------------------------------------------------------- labels

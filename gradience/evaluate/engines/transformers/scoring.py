@@ -36,18 +36,13 @@ def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *
     response_ids = response_ids if end else response_ids[:-1]
     room = None if max_length is None else max_length - len(response_ids)
     if max_length is not None and len(response_ids) >= max_length:
-        raise no_room(len(response_ids), max_length)
+        raise InputError(
+            f"a response of {len(response_ids)} tokens leaves no room for its prompt in max_length={max_length}",
+            code="response-too-long",
+            hint="raise max_length or leave this example out",
+        )
     before, truncated = prompt_ids(tokenizer, prompt, room) if prompt else ([begin_token(tokenizer)], False)
     return EncodedPair(before, response_ids, truncated)
-
-
-def no_room(tokens: int, max_length: int) -> InputError:
-    """Return the error for a response that is too long."""
-    return InputError(
-        f"a response of {tokens} tokens leaves no room for its prompt in max_length={max_length}",
-        code="response-too-long",
-        hint="raise max_length or leave this example out",
-    )
 
 
 def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[EncodedPair]:

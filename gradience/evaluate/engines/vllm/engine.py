@@ -18,7 +18,7 @@ from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.engines.base import Engine, OutOfMemoryError, Output, Score
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import GeneratedRow, prompt_ids, room_of
-from gradience.evaluate.engines.transformers.scoring import EncodedPair, fitted, windows_of
+from gradience.evaluate.engines.transformers.scoring import fitted, windows_of
 from gradience.evaluate.engines.vllm.process import (
     CACHE,
     CACHE_GIB,
@@ -36,9 +36,6 @@ from gradience.models.locate import locate
 from gradience.models.rendering import end_token
 from gradience.models.settings import ModelSettings
 from gradience.ranks import max_lora_rank_step
-from gradience.reports.compression import Verdict
-from gradience.runtimes.architecture import architecture_of
-from gradience.runtimes.verdict import verdicts
 from gradience.words import counted
 
 WHOLE_CONTEXT = 8192
@@ -50,7 +47,6 @@ there.
 TOLERANCE = {"float32": 0.001, "float16": 0.02, "bfloat16": 0.1}
 """Nats per token of a prompt, by the base's dtype: how far vLLM and PEFT may be apart in its mean log-probability. vLLM
 computes LoRA in the base's dtype, PEFT in float32. Measured on processors: docs/engines.md."""
-UNSERVABLE: frozenset[Verdict] = frozenset(("refuses", "wrong meaning", "wrong scale"))
 HEAD = "lm_head"
 OTHER = "use the engine transformers"
 
@@ -137,7 +133,6 @@ class VllmEngine(Engine):
         """Raises UsageError: `engine-cannot` if the model is not supported with vLLM, and what `versions_in` raises."""
         kinds = {
             "a sequence classifier": labels is not None or model.type == "seqcls",
-            "an encoder–decoder model": model.type == "seq2seq_lm",
             "a base in 4 bits": model.quantization is not None,
         }
         for kind, is_so in kinds.items():
@@ -205,7 +200,7 @@ class VllmEngine(Engine):
         self._served[name] = served
 
     def _needs(self, folder: Path) -> Slots:
-        return needs_of(folder, self._folder, versions_in(self._python)["vllm"], self._device.type)
+        return needs_of(folder, self._device.type)
 
     def remove(self, name: str) -> None:
         self.peft.remove(name)
@@ -214,8 +209,8 @@ class VllmEngine(Engine):
         if self._process is not None:
             self._process.ask("remove", number=served.number)
 
-    def verify(self, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None) -> None:
-        new = [name for name in dict.fromkeys([None, *names]) if name not in self._verified]
+    def verify(self, name: str | None, prompts: Sequence[str], max_length: int | None) -> None:
+        new = [adapter for adapter in dict.fromkeys([None, name]) if adapter not in self._verified]
         if new:
             refuse_disagreement(self, self.peft, new, prompts, max_length)
             self._verified.update(new)
@@ -243,7 +238,6 @@ class VllmEngine(Engine):
                 name,
                 [encoded[place][0] + rows[place].ids for place in waiting],
                 room,
-                part=(len(rows) - len(waiting), len(waiting), len(rows)),
                 room=room,
                 end=end_token(tokenizer),
                 stop=list(stop),
@@ -261,31 +255,25 @@ class VllmEngine(Engine):
 
     def score(
         self,
-        names: Sequence[str | None],
+        name: str | None,
         pairs: Sequence[tuple[str, str]],
         *,
         reference: str | None = None,
         max_length: int | None = None,
         end: bool = True,
         rolling: bool = False,
-    ) -> list[list[Score]]:
+    ) -> list[Score]:
         """Scores without KL and flips, which need the whole vocabulary: `divergence` measures them."""
         tokenizer = self.peft.encoder
         if rolling:
             parts = [windows_of(tokenizer, text, max_length) for _, text in pairs]
         else:
             parts = [[fitted(tokenizer, *pair, max_length, end=end)] for pair in pairs]
-        return [self._scores(name, parts, (place, 1, len(names))) for place, name in enumerate(names)]
-
-    def _scores(
-        self, name: str | None, parts: Sequence[Sequence[EncodedPair]], part: tuple[int, int, int]
-    ) -> list[Score]:
-        """Return a score of each example from its parts."""
         scored = [pair for some in parts for pair in some if pair.response]
         rows = [pair.prompt + pair.response for pair in scored]
         self.tokens += sum(map(len, rows))
         first = [len(pair.prompt) for pair in scored]
-        rows_scored = iter(self._ask("score", name, rows, part=part, first=first) if rows else [])
+        rows_scored = iter(self._ask("score", name, rows, first=first) if rows else [])
         scores = []
         for some in parts:
             terms = [
@@ -315,15 +303,9 @@ class VllmEngine(Engine):
         name: str | None,
         rows: list[list[int]],
         more: Sequence[int] = (),
-        *,
-        part: tuple[int, int, int],
         **arguments: Any,
     ) -> Any:
-        """Return answers to `rows` of ids.
-
-        more: tokens that may follow each of them. part: for the progress, the finished share of the batch before this
-        request, the share of this request, and their denominator.
-        """
+        """Return answers to `rows` of ids. more: tokens that may follow each of them."""
         self._server(NO_SLOTS)
         longest = max(map(sum, zip(map(len, rows), more or [0] * len(rows), strict=True)))
         if longest > self._longest:
@@ -333,10 +315,7 @@ class VllmEngine(Engine):
                 hint="lower max_new_tokens or max_length, or use the engine transformers",
             )
         number = None if name is None else self._served[name].number
-        before, size, total = part
-        report = self.on_part
-        on_part = None if report is None else lambda share: report((before + share * size) / total)
-        return self._command(method, method, number=number, rows=rows, on_part=on_part, **arguments)
+        return self._command(method, method, number=number, rows=rows, **arguments)
 
     def _server(self, needs: Slots) -> None:
         """Have a process whose slots hold what an adapter needs; else it is started anew, with all its adapters."""
@@ -418,37 +397,22 @@ class VllmEngine(Engine):
             self._process = None
 
 
-def needs_of(folder: Path, base: Path, version: str, device: str) -> Slots:
-    """Return the largest rank in an adapter's config or file, and the modules with LoRA.
+def needs_of(folder: Path, device: str) -> Slots:
+    """Return the largest rank in an adapter's config or file, and the modules with LoRA. device: its kind.
 
-    Raises InputError (`engine-cannot`) for an adapter that this version of vLLM ignores or computes wrongly,
-    judged by recorded runs (an untested version is tried directly), or for LoRA on the head if vLLM cannot
-    read prompts with it.
-
-    base: folder of the base. version: of vLLM. device: its kind.
+    Raises InputError (`engine-cannot`) for LoRA on the head if vLLM cannot read prompts with it.
     """
-    reasons: list[str] = []
-    fields: Mapping[str, Any] = {}
     with open_adapter(folder) as adapter:
         modules = frozenset(pair.module.rpartition(".")[2] for pair in adapter.pairs)
-        if adapter.config is not None:
-            fields = adapter.config.fields
-            reasons = [
-                row.why
-                for row in verdicts(adapter, architecture_of(adapter.config, folder, base))
-                if (row.runtime, row.version) == ("vLLM", version.partition("+")[0])
-                and row.verdict in UNSERVABLE
-            ]
+        fields = {} if adapter.config is None else adapter.config.fields
         ranks = [
             int(fields.get("r") or 1),
             *map(int, (fields.get("rank_pattern") or {}).values()),
             *(pair.rank for pair in adapter.pairs),
         ]
     if device == "cpu" and HEAD in modules:
-        reasons.append(f"LoRA on {HEAD}, with which it cannot read prompts on a processor")
-    if reasons:
         raise InputError(
-            f"{folder}: vLLM {version} does not serve this adapter: {reasons[0]}",
+            f"{folder}: LoRA on {HEAD}, with which vLLM cannot read prompts on a processor",
             code="engine-cannot",
             hint=OTHER,
         )
@@ -469,7 +433,7 @@ def refuse_disagreement(
     dtype, read = str(peft.facts["dtype"]), counted(len(prompts), "prompt")
     compared, pairs = list(dict.fromkeys([None, *names])), [("", prompt) for prompt in prompts]
     here, there = (
-        engine.score(compared, pairs, max_length=max_length, rolling=True, end=False)
+        [engine.score(name, pairs, max_length=max_length, rolling=True, end=False) for name in compared]
         for engine in (vllm, peft)
     )
     for name, ours, theirs in zip(compared, here, there, strict=True):

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -118,10 +118,9 @@ class VllmProcess:
             encoding="utf-8",
         )
 
-    def ask(self, method: str, *, on_part: Callable[[float], None] | None = None, **arguments: Any) -> Any:
+    def ask(self, method: str, **arguments: Any) -> Any:
         """Return the result of a method of `server.Server`.
 
-        on_part: called with the finished share of the rows.
         Raises RefusedByVllm, OutOfMemoryError, and EngineError (`engine-died`) if the process is gone.
         """
         assert self._child.stdin is not None
@@ -129,15 +128,10 @@ class VllmProcess:
         with suppress(BrokenPipeError):  # then there is no reply
             self._child.stdin.write(json.dumps({"ask": method, **arguments}) + "\n")
             self._child.stdin.flush()
-        while True:
-            line = self._child.stdout.readline()
-            if not line:
-                self._died(method)
-            reply = json.loads(line)
-            if "part" not in reply:
-                break
-            if on_part is not None:
-                on_part(reply["part"])
+        line = self._child.stdout.readline()
+        if not line:
+            self._died(method)
+        reply = json.loads(line)
         if "refusal" not in reply:
             return reply["answer"]
         raise (OutOfMemoryError if reply["memory"] else RefusedByVllm)(_first_line(reply["refusal"]))

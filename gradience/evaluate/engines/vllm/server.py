@@ -4,22 +4,18 @@
     python server.py versions   # prints installed versions as JSON, without heavy imports
 
 Requests arrive on standard input as `{"ask": NAME, …}`, one per line. Each reply is a line on standard
-output, `{"answer": …}` or, if vLLM refuses, `{"refusal": TEXT, "memory": BOOL}`. During a long request, lines
-`{"part": SHARE}` give the finished share. All other output goes to standard error. The process ends when its
-input closes, which happens when its parent ends.
+output, `{"answer": …}` or, if vLLM refuses, `{"refusal": TEXT, "memory": BOOL}`. All other output goes to standard
+error. The process ends when its input closes, which happens when its parent ends.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import queue
 import sys
 import threading
-import time
-from collections.abc import Callable
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any
 
 LIBRARIES = ("vllm", "torch", "transformers")
@@ -27,16 +23,12 @@ REFUSALS = (AssertionError, ImportError, MemoryError, OSError, RuntimeError, Val
 """Exceptions of vLLM and torch for an unusable model, adapter or library, or too little memory; any other
 ends the process.
 """
-SECONDS_BETWEEN = 1.0
-"""Seconds between two lines about progress."""
 
 
 class Server:
     """The engine, and the adapters that it knows by number."""
 
-    def __init__(self, on_part: Callable[[float], None]) -> None:
-        """on_part: called with the finished share of the rows."""
-        self.on_part = on_part
+    def __init__(self) -> None:
         self.engine: Any = None
         self.adapters: dict[int, Any] = {}
 
@@ -115,30 +107,8 @@ class Server:
     def _run(self, number: int | None, rows: list[list[int]], how: list[Any]) -> list[Any]:
         adapter = None if number is None else self.adapters[number]
         prompts = [{"prompt_token_ids": row} for row in rows]
-        outputs: list[Any] = self.engine.generate(
-            prompts, how, lora_request=adapter, use_tqdm=_bar(self.on_part)
-        )
+        outputs: list[Any] = self.engine.generate(prompts, how, lora_request=adapter, use_tqdm=False)
         return outputs
-
-
-def _bar(on_part: Callable[[float], None]) -> Any:
-    """Return a subclass of the tqdm bar that vLLM draws: it calls `on_part` and draws nothing."""
-    tqdm: Any = import_module("tqdm").tqdm
-    last = time.monotonic()
-
-    class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, **settings: Any) -> None:
-            super().__init__(*arguments, **{**settings, "file": io.StringIO()})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal last
-            drawn: bool | None = super().update(n)
-            if self.total and time.monotonic() - last > SECONDS_BETWEEN:
-                last = time.monotonic()
-                on_part(self.n / self.total)
-            return drawn
-
-    return Bar
 
 
 def _terms(output: Any, row: list[int], first: int) -> list[list[Any]]:
@@ -164,14 +134,10 @@ def main() -> None:
     os.dup2(2, 1)  # vLLM logs to standard output
     questions: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=[questions], daemon=True).start()
-
-    def write(reply: dict[str, Any]) -> None:
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-
-    server = Server(lambda share: write({"part": share}))
+    server = Server()
     while True:
-        write(reply_to(server, json.loads(questions.get())))
+        replies.write(json.dumps(reply_to(server, json.loads(questions.get()))) + "\n")
+        replies.flush()
 
 
 def _listen(questions: queue.Queue[str]) -> None:

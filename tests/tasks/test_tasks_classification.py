@@ -13,15 +13,11 @@ from hypothesis import strategies as st
 
 from gradience.errors import InputError, UsageError
 from gradience.files.rows import MAX_ROW
-from gradience.tasks import text_classification
-from gradience.tasks.examples import ROLES, role_of
+from gradience.tasks import classification
+from gradience.tasks.examples import ROLES
 from gradience.tasks.rows import local
 
-COLUMNS = {"text_column": "text", "label_column": "label"}
-
-
-def load(**options):
-    return text_classification.load(**{**COLUMNS, **options})
+load = classification.load
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -93,13 +89,13 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
         ("a.csv", "text,text\nFine,a\n", "line 1 must list the column names", "task-file"),
         ("a.csv", "", "line 1 must list the column names", "task-file"),
         ("a.csv", "text,label\n  ,a\n", "line 2: column `text` is empty", "task-text"),
-        ("a.csv", "text,label\nFine,\n", "line 2: column `label` contains ''", "task-label"),
+        ("a.csv", "text,label\nFine,\n", "line 2: column `label` is empty", "task-text"),
         ("a.tsv", "text\tlabel\nFine\twine\ta\n", "line 2: 3 fields", "task-row"),
         ("a.jsonl", '{"text": "Fine", "label": 1}\n{"text": \n', "line 2: ", "task-row"),
         ("a.jsonl", '[{"text": "Fine", "label": 1}]\n', "line 1 is not a JSON object", "task-row"),
         ("a.jsonl", '{"txt": "Fine", "label": 1}\n', "line 1: no column `text`", "task-column"),
         ("a.jsonl", '{"text": 3, "label": 1}\n', "line 1: column `text` contains 3", "task-text"),
-        ("a.jsonl", '{"text": null, "label": 1}\n', "line 1: column `text` contains null", "task-text"),
+        ("a.jsonl", '{"text": null, "label": 1}\n', "line 1: column `text` is empty", "task-text"),
         ("a.jsonl", '{"text": "\\ud83d", "label": 1}\n', "half of a character", "task-row"),
         ("a.jsonl", '{"text": "Fine", "label": NaN}\n', "NaN is not a JSON number", "task-row"),
         ("a.jsonl", '{"text": "Fine", "label": 1, "label": 2}\n', "the key 'label' occurs twice", "task-row"),
@@ -107,7 +103,7 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
         ("a.jsonl", f'{{"text": "{"x" * MAX_ROW}", "label": 1}}\n', "line 1: a row of more than", "task-row"),
         ("a.csv", 'text,label\nFine,a\n"' + "x\n" * MAX_ROW, "a row of more than 4,194,304", "task-row"),
         ("a.csv", bytes(MAX_ROW + 1), "line 1: a row of more than", "task-row"),
-        ("a.jsonl", '{"text": "Fine", "label": null}\n', "contains None", "task-label"),
+        ("a.jsonl", '{"text": "Fine", "label": null}\n', "column `label` is empty", "task-text"),
         ("a.jsonl", '{"text": "Fine", "label": 0.5}\n', "contains 0.5", "task-label"),
         ("a.jsonl", '{"text": "Fine", "label": [1]}\n', "contains \\[1\\]", "task-label"),
         ("a.csv", "text,label\nTouché,a\n".encode("latin-1"), "is not UTF-8", "task-file"),
@@ -207,22 +203,9 @@ def test_f1_is_for_two_labels(tmp_path):
 # --- roles and identities -------------------------------------------------------------------------
 
 
-def test_files_of_their_own_keep_their_roles_and_train_yields(tmp_path):
-    files = {
-        "train_file": write_jsonl(tmp_path / "train.jsonl", rows(60)),
-        "dev_file": write_jsonl(tmp_path / "dev.jsonl", rows(20, start=50)),
-        "confirm_file": write_jsonl(tmp_path / "confirm.jsonl", rows(20, start=65)),
-    }
-    task = load(**files)
-    sizes = {role: len(task.examples.of(role)) for role in ROLES}
-    assert sizes == {"train": 50, "dev": 15, "confirm": 20}
-    assert task.examples.counts["duplicates"] == 15
-
-
 @pytest.mark.parametrize(
     "names",
-    [[], ["train_file"], ["confirm_file", "dev_file"], ["train_file", "dev_file"], ["file", "train_file"],
-     ["file", "dataset"], ["dataset", "confirm_file"]],
+    [[], ["train_file"], ["confirm_file", "dev_file"], ["train_file", "dev_file"], ["file", "train_file"]],
     ids="+".join,
 )  # fmt: skip
 def test_what_leaves_the_roles_open_is_refused(tmp_path, names):
@@ -234,11 +217,11 @@ def test_what_leaves_the_roles_open_is_refused(tmp_path, names):
 
 def test_pairs(tmp_path):
     given_rows = [
-        {"text": "A dog sleeps.", "other": "An animal sleeps.", "label": "yes"},
-        {"text": "An animal sleeps.", "other": "A dog sleeps.", "label": "no"},
-        {"text": "a dog sleeps", "other": "an animal sleeps", "label": "yes"},
+        {"text": "A dog sleeps.", "text_pair": "An animal sleeps.", "label": "yes"},
+        {"text": "An animal sleeps.", "text_pair": "A dog sleeps.", "label": "no"},
+        {"text": "A dog sleeps.", "text_pair": "An animal sleeps.", "label": "yes"},
     ]
-    task = load(file=write_jsonl(tmp_path / "a.jsonl", given_rows), text_pair_column="other")
+    task = load(file=write_jsonl(tmp_path / "a.jsonl", given_rows))
     assert {(item.text, item.text_pair) for item in task.examples.all} == {
         ("A dog sleeps.", "An animal sleeps."),
         ("An animal sleeps.", "A dog sleeps."),
@@ -246,14 +229,11 @@ def test_pairs(tmp_path):
     assert task.examples.counts["duplicates"] == 1
 
 
-def test_exact_tells_spellings_apart(tmp_path):
-    given_rows = [{"text": "Let us eat, Anna", "label": "a"}, {"text": "Let us eat Anna", "label": "b"}]
-    path = write_jsonl(tmp_path / "a.jsonl", given_rows)
-    assert load(file=path).examples.counts["conflicts"] == 2
-    assert len(load(file=path, exact=True).examples.all) == 2
+def test_a_pair_in_some_rows_only_is_refused(tmp_path):
+    given_rows = [{"text": "a", "text_pair": "b", "label": 1}, {"text": "a", "label": 0}]
+    with pytest.raises(InputError, match="line 2: column `text_pair` has a text in some rows only"):
+        load(file=write_jsonl(tmp_path / "a.jsonl", given_rows))
 
-
-# --- the hub --------------------------------------------------------------------------------------
 
 FEATURES = """\
   - name: text
@@ -262,27 +242,21 @@ FEATURES = """\
     dtype:
       class_label:
         names:
-          '0': "2"
-          '1': "1"
+          '0': bad
+          '1': good
 """
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
+def test_splits_of_a_data_set_of_the_hub_have_their_roles(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
     numbered = [{**row, "label": int(row["label"] == "good")} for row in rows(120)]
     splits = {"train": numbered[:100], "test": numbered[100:]}
-    return write_repository(tmp_path / "films", "plain", splits, FEATURES)
-
-
-def test_a_data_set_of_the_hub_brings_its_label_names(repository):
-    task = load(dataset=str(repository), subset="plain", confirm_split="test")
-    assert task.label_names == ("2", "1")
-    assert labels_of(task)["A film about number 0."] == "2"
+    write_repository(tmp_path / "films" / "plain", "default", splits, FEATURES)
+    files = {
+        f"{role}_file": Path(f"hf://films/plain:{split}")
+        for role, split in {"train": "train", "confirm": "test"}.items()
+    }
+    task = load(**files, label_names=["bad", "good"])
+    assert labels_of(task)["A film about number 0."] == "bad"
     assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 80, "dev": 20, "confirm": 20}
-
-
-def test_a_data_set_with_one_split_gets_its_roles_from_the_identities(repository):
-    task = load(dataset=str(repository), subset="plain")
-    assert all(item.role == role_of(item.id) for item in task.examples.all)
-    assert len(task.examples.all) == 100

@@ -1,23 +1,43 @@
-"""A task of lm-eval as one of ours: its four output types are prompts to answer, choices, and likelihoods."""
+"""Tasks of lm-evaluation-harness by name, `lm_eval:NAME`, or by the YAML of one's own, `lm_eval:path/to/task.yaml`.
+
+Documents, prompts, stops, filters and metrics are lm-eval's; the engine and the records are ours. Its four output types
+are prompts to answer, choices, and likelihoods. lm-eval is imported only when such a task is made. It renders templates
+without a sandbox and imports the modules that a definition names. So a YAML of one's own is code, like a Python task.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from gradience.errors import InputError, UsageError, did_you_mean
-from gradience.reports.bench_plan import Role
+from gradience.digests import sha256_parts
+from gradience.errors import InputError, MissingExtra, UsageError, did_you_mean, require
+from gradience.models.local_only import would_fetch
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.bench_plan import Role, TaskCode
+from gradience.tasks import user_code
 from gradience.tasks.base import ChoiceTask, ChooseBy, Decision, GenerationTask, LikelihoodTask, Task
 from gradience.tasks.examples import ChoiceExample, Examples, PromptExample, content_id, prepare, with_dev
-from gradience.tasks.harness.definition import Definition
-from gradience.tasks.harness.library import SECONDS, harness, load, unusable, unusable_errors
+from gradience.tasks.rows import dataset_errors
+from gradience.words import first_line
 
+PREFIX = "lm_eval:"
+EXTRA = "lm-eval"
+_NAMED = re.compile(
+    rb"""^["']?(task|group)["']?:[ \t]*(["']?)([^"'\n#]+?)\2[ \t]*(?:#.*)?\r?$""", re.MULTILINE
+)
+SEED = 1234
+"""Seed for the few-shot examples, the default of lm-eval's command line."""
 CORRECT = ("exact_match", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "em")
 """Metrics of lm-eval that are 0 or 1 for each document: the first of a task's that is one of them decides."""
 WAYS: dict[str, ChooseBy] = {"acc": "sum", "acc_norm": "per_character"}
@@ -35,6 +55,130 @@ IDLE = {"until", "top_p", "top_k", *LENGTHS, *GREEDY}
 
 Documents = Mapping[str, Sequence[Any]]
 """Identity of an example -> lm-eval's requests of its document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """The YAML of a task."""
+
+    profile: str
+    """As it was given."""
+    path: Path
+    is_file: bool
+    """True if it is a file of the user's, and not one of the installed lm-eval."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the YAML and of the YAML files and modules beside it, which it may name."""
+        beside = (path for pattern in ("*.yaml", "*.yml", "*.py") for path in self.path.parent.glob(pattern))
+        return sha256_parts(read_file(path, MAX_SETTINGS_BYTES) for path in (self.path, *sorted(beside)))
+
+    @property
+    def code(self) -> TaskCode | None:
+        """Return the code it would run; None if it comes with lm-eval."""
+        return TaskCode(name=self.path.name, sha256=self.sha256) if self.is_file else None
+
+
+def definition_of(profile: str, folder: Path | None = None) -> Definition:
+    """Find the definition behind `lm_eval:…` without running any of it. folder: base of a relative path.
+
+    Raises MissingExtra if a name is given and lm-eval is not installed; InputError: `task-file`, `task-unknown`.
+    """
+    name = profile.removeprefix(PREFIX)
+    if not name.endswith((".yaml", ".yml")):
+        return Definition(profile, _installed(profile, name), is_file=False)
+    path = Path(name) if folder is None else folder / name
+    if not path.is_file():
+        raise user_code.no_such_file(profile)
+    return Definition(profile, path, is_file=True)
+
+
+def _installed(profile: str, name: str) -> Path:
+    """The file of lm-eval that defines `name`. Raises MissingExtra, InputError (`task-unknown`, `task-group`)."""
+    spec = find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtra(
+            "lm_eval is not installed",
+            code="missing-extra",
+            hint=f'in your clone of Gradience: pip install ".[{EXTRA}]"',
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "tasks"
+    known: dict[str, tuple[Path, bool]] = {}
+    # As lm-eval's own index, which takes ten times as long: sorted, the first file of a name counts.
+    for path in sorted(folder.glob("**/*.yaml"), key=Path.as_posix):
+        for match in _NAMED.finditer(path.read_bytes()):
+            known.setdefault(match[3].decode("utf-8", "replace"), (path, match[1] == b"group"))
+    if name not in known:
+        raise InputError(
+            f"{profile}: the installed lm-eval has no task with this name",
+            code="task-unknown",
+            hint=did_you_mean(name, known, "a task of your own is a file: lm_eval:path/to/task.yaml"),
+        )
+    path, is_group = known[name]
+    if is_group:
+        raise InputError(
+            f"{profile}: a group of tasks, whose scores are not comparable",
+            code="task-group",
+            hint="name one task of it; `lm-eval ls tasks` lists them",
+        )
+    return path
+
+
+def harness_task(definition: Definition, num_fewshot: int | None) -> Any:
+    """Return lm-eval's object of the task, its few shots seeded as on lm-eval's command line.
+
+    Raises InputError: `task-harness` for what lm-eval cannot make a task of, `task-dataset` for data that cannot be
+    read; NetworkError (`task-dataset`); UsageError (`task-option`).
+    """
+    manager = require("lm_eval.tasks", extra=EXTRA).TaskManager(include_defaults=False)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets: Any = require("datasets", extra="hf")
+    if not definition.is_file:
+        would_fetch(f"the data of {definition.profile} (from the hub)")
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with dataset_errors(definition.profile):
+            loaded = manager.load(str(definition.path))
+    except unusable_errors() as error:
+        raise unusable(definition.profile, error) from None
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+    task = next(iter(loaded["tasks"].values()))
+    if task.get_config("unsafe_code"):  # it runs what the model writes
+        user_code.require_permission(
+            definition.profile, TaskCode(name=definition.path.name, sha256=definition.sha256)
+        )
+    if num_fewshot is not None and num_fewshot != task.get_config("num_fewshot"):
+        if task.get_config("num_fewshot") == 0:
+            raise UsageError(
+                f"{definition.profile} fixes `num_fewshot` at 0",
+                code="task-option",
+                hint="omit the option",
+            )
+        task.set_config("num_fewshot", num_fewshot)
+    if task.get_config("num_fewshot") is None:
+        task.set_config("num_fewshot", 0)
+    task.set_fewshot_seed(SEED)
+    return task
+
+
+def unusable_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that lm-eval and task templates raise for an unusable task."""
+    from jinja2 import TemplateError
+
+    usual = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
+    return (*usual, ArithmeticError, RecursionError, TemplateError)
+
+
+def unusable(profile: str, error: Exception) -> InputError:
+    """The error (`task-harness`) for what lm-eval raises."""
+    return InputError(
+        f"{profile}: lm-eval cannot use this task: {type(error).__name__}: {first_line(error)}",
+        code="task-harness",
+        hint="correct the YAML; `lm-eval validate --tasks NAME` checks one",
+    )
 
 
 def maker(definition: Definition, *, training: bool) -> Callable[..., Task]:
@@ -68,7 +212,7 @@ class Making:
     ) -> None:
         """Load it, and see what decides. Raises UsageError (`task-option`) for a metric or filter that it lacks."""
         self.definition, self.profile = definition, definition.profile
-        self.harness = load(definition, num_fewshot)
+        self.harness = harness_task(definition, num_fewshot)
         if self._config("doc_to_image") or self._config("doc_to_audio"):
             raise self._refused("its documents hold images or sounds")
         if (self._config("repeats") or 1) > 1:
@@ -182,8 +326,8 @@ class Making:
         rule = HarnessRule(
             self.harness, self.profile, self.metric, self.filters, {**self.train, **self.confirm}
         )
-        # A function of somebody's may not bear what no model has written.
-        if respond is not None and self.confirm and self.definition.values is not None:
+        # A function of the task may not bear what no model has written.
+        if respond is not None and self.confirm and self._config("process_results") is None:
             key, requests = next(iter(self.confirm.items()))
             try:
                 rule(key, respond(requests))
@@ -348,13 +492,9 @@ class HarnessRule:
     documents: Documents
 
     def __call__(self, example_id: str, responses: Sequence[Any]) -> Decision:
-        """Filter the responses and apply the metric. Raises InputError.
-
-        `task-metric`: it is neither 0 nor 1; `task-pattern`: a search takes too long, and what is correct must not
-        depend on the clock.
-        """
+        """Filter the responses and apply the metric. Raises InputError (`task-metric`: it is neither 0 nor 1)."""
         requests = self.documents[example_id]
-        instance = harness("lm_eval.api.instance").Instance
+        instance = require("lm_eval.api.instance", extra=EXTRA).Instance
         answered = [
             instance(
                 request_type=request.request_type,
@@ -365,17 +505,10 @@ class HarnessRule:
             )
             for request, response in zip(requests, responses, strict=True)
         ]
-        try:
-            for ensemble in self.task._filters:
-                ensemble.apply(answered)
-            filtered = {name: [item.filtered_resps[name] for item in answered] for name in self.names}
-            values = self.task.process_results(requests[0].doc, filtered[self.names[0]])
-        except TimeoutError:
-            raise InputError(
-                f"{self.profile}: a pattern of its filters or metrics takes more than {SECONDS:g} s on one output",
-                code="task-pattern",
-                hint="write it without nested repeats, such as `(a+)+`",
-            ) from None
+        for ensemble in self.task._filters:
+            ensemble.apply(answered)
+        filtered = {name: [item.filtered_resps[name] for item in answered] for name in self.names}
+        values = self.task.process_results(requests[0].doc, filtered[self.names[0]])
         extracted: dict[str, str | None] = {}
         if len(answered) == 1:
             extracted = {
