@@ -1,9 +1,14 @@
 """Documents name only existing things. (`make lint` compares generated ones byte for byte.)"""
 
+from __future__ import annotations
+
+import ast
 import importlib
 import json
 import pkgutil
 import re
+import shlex
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -86,3 +91,111 @@ def test_the_index_names_every_page():
     links = re.findall(r"\]\(([\w/.-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page.parent.name != "decisions"}
     assert pages - {"index.md"} == set(links)
+
+
+# ---------------------------------------------------------------- Names in documents exist: names of the
+
+
+PAGES = [
+    page
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")]
+    if page.name != "CHANGELOG.md"  # it names what is gone
+]
+DOTTED = re.compile(r"(?<![\w./-])gradience((?:\.[A-Za-z_]\w*)+)(?![\w/])")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+@cache
+def names_at_the_top(source):
+    """The names that a module defines or imports, read and not run."""
+    names = set()
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def is_there(parts):
+    """Return True if gradience.PARTS is a module, or a name of one."""
+    folder = ROOT / "gradience"
+    for n, part in enumerate(parts):
+        if (folder / part / "__init__.py").is_file():
+            folder = folder / part
+        elif (folder / f"{part}.py").is_file():
+            return n + 1 == len(parts) or parts[n + 1] in names_at_the_top(folder / f"{part}.py")
+        elif folder == ROOT / "gradience":
+            return part in gradience.__all__ or part == "__version__"
+        else:
+            return part in names_at_the_top(folder / "__init__.py")
+    return True
+
+
+def test_a_name_that_is_gone_is_noticed():
+    assert is_there(["evaluate", "engine"])
+    assert is_there(["GradienceError"])
+    for gone in (["inference"], ["evaluate", "Session"], ["training", "trainer", "nothing"], ["Nothing"]):
+        assert not is_there(gone)
+
+
+def test_names_of_the_package_are_there():
+    named = {(page.name, match) for page in PAGES for match in DOTTED.findall(text_of(page))}
+    assert len(named) > 10
+    assert [pair for pair in sorted(named) if not is_there(pair[1][1:].split("."))] == []
+
+
+def test_documents_that_the_package_names_are_there():
+    """Its hints and docstrings name pages; `docs/x.md#heading` too."""
+    sources = [
+        path for end in ("py", "yaml", "json", "md") for path in (ROOT / "gradience").rglob(f"*.{end}")
+    ]
+    named = {
+        (source.name, page)
+        for source in [*sources, *(ROOT / "scripts").glob("*"), ROOT / "Makefile"]
+        if source.is_file()
+        for page in re.findall(r"docs/[\w/-]+\.\w+", text_of(source))
+    }
+    assert len(named) > 20
+    assert {(source, page) for source, page in named if not (ROOT / page).is_file()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_code_imports_from_the_package_is_there(page):
+    """Also check blocks that are not run because they train or need a model."""
+    for language, block in FENCE.findall(text_of(page)):
+        if language in ("python", "py"):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "gradience":
+                    for alias in node.names:
+                        assert is_there([*node.module.split(".")[1:], alias.name]), alias.name
+
+
+def options_of(words):
+    """Return the command that the first words name, and its arguments."""
+    command = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    return known | {"--help", "-h"}, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_of_shown_commands_are_there(page):
+    shown = [
+        match[1]
+        for language, block in FENCE.findall(text_of(page))
+        if language in ("", "text", "sh") and page.name != "cli.md"
+        for line in block.splitlines()
+        if (match := re.match(r"(?:\$ |\.venv/bin/)?gradience ([a-z].*)", line))
+    ]
+    for command in shown:
+        known, words = options_of(shlex.split(re.split(r"\s{2,}|\s[#>|]", command)[0]))
+        assert {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)} <= known, command

@@ -1,13 +1,25 @@
 """One version: the package, the citation, the change log and every git tag of a release name the same."""
 
+from __future__ import annotations
+
+import hashlib
+import json
+import os
 import re
+import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 import gradience
+from gradience import code_version as module
 from gradience.cli.app import run
+from gradience.code_version import code_version
+from gradience.errors import MissingExtra, require
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ["gradience/__init__.py", "CITATION.cff", "CHANGELOG.md", "docs/citing.md"]
@@ -65,3 +77,112 @@ def test_a_released_change_is_one_line():
         assert [entry for entry in entries if not re.fullmatch(r"- .+\.", entry) or len(entry) > 120] == []
     every = [line for line in text.splitlines() if line.startswith("- ")]
     assert len(every) == len(set(every))
+
+
+# ---------------------------------------------------------------- Identity of the code: the commit of a
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "clone" / "gradience"
+    folder.mkdir(parents=True)
+    (folder / "a.py").write_text("x = 1\n", encoding="utf-8")
+    (folder / "b.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(module, "PACKAGE", folder)
+    return folder
+
+
+def test_an_installed_package_has_the_digest_of_its_files(package: Path) -> None:
+    rows = [
+        json.dumps([name, hashlib.sha256((package / name).read_bytes()).hexdigest()]) + "\n"
+        for name in ("a.py", "b.json")
+    ]
+    expected = f"files {hashlib.sha256(''.join(rows).encode()).hexdigest()}"
+    assert code_version() == expected
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "a.pyc").write_bytes(b"compiled")
+    assert code_version() == expected
+    (package / "a.py").write_text("x = 2\n", encoding="utf-8")
+    assert code_version() != expected
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_clone_has_its_commit_and_says_if_it_was_modified(package: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(package.parent), *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    installed = code_version()
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert code_version() == f"commit {git('rev-parse', 'HEAD')}"
+    (package.parent / "notes.txt").write_text("beside the package")
+    assert code_version() == f"commit {git('rev-parse', 'HEAD')}"
+    (package / "c.py").write_text("new and untracked")
+    assert code_version().startswith(f"commit {git('rev-parse', 'HEAD')}, modified: files ")
+    (package / "c.py").unlink()
+    shutil.rmtree(package.parent / ".git")
+    assert code_version() == installed
+
+
+# ---------------------------------------------------------------- Install instructions point to this
+
+
+INDEX = r"\b(?:pip|pipx|uv)\b.*\binstall\b.*[\s\"'`]gradience(?![\w/.-])|[\"']gradience\["
+FROM_THE_INDEX = re.compile(INDEX)
+TEXT = {".py", ".md", ".yaml", ".yml", ".cff", ".sh", ".txt", ".ipynb"}
+ROOMS = ("gradience", "docs", "scripts", "benchmarks", "examples", "tests", ".github")
+
+
+def extras() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return list(project["project"]["optional-dependencies"])
+
+
+def pages() -> list[Path]:
+    """Every text that a user may read, the sources with their messages among them."""
+    inside = [page for room in ROOMS for page in (ROOT / room).rglob("*") if page.suffix in TEXT]
+    return [
+        *(
+            page
+            for page in [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), ROOT / "Makefile", *inside]
+            if page != Path(__file__).resolve()
+        )
+    ]
+
+
+def test_no_page_and_no_message_sends_anybody_to_the_package_index():
+    rows = [
+        f"{page.relative_to(ROOT)}: {line.strip()}"
+        for page in pages()
+        for line in page.read_text(encoding="utf-8", errors="replace").splitlines()
+        if FROM_THE_INDEX.search(line)
+    ]
+    assert rows == []
+
+
+@pytest.mark.parametrize("extra", extras())
+def test_a_missing_package_is_installed_from_the_clone(extra):
+    with pytest.raises(MissingExtra) as caught:
+        require("surely_not_installed", extra=extra)
+    assert f'pip install ".[{extra}]"' in caught.value.hint
+    assert "clone" in caught.value.hint
+
+
+def test_the_other_project_of_this_name_is_reported(tmp_path):
+    other = tmp_path / "gradience-0.11.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: gradience\nVersion: 0.11.0\n")
+    for arguments in (["env"], ["audit", tmp_path / "none"], ["audit", "--no-such-option"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "gradience", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        text = " ".join((done.stdout + done.stderr).split())
+        assert "another project, gradience 0.11.0, is installed here too" in text
+        assert "pip uninstall gradience gradience-lora" in text

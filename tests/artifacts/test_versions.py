@@ -1,12 +1,21 @@
 """A file of another version or of another kind is refused by its schema's name, with what to do about it."""
 
+from __future__ import annotations
+
+import base64
+import doctest
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gradience.errors import InputError
+from gradience.files import packed
 from gradience.files.artifact import Artifact
+from gradience.files.packed import pack, unpack
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.comparison import ComparisonReport
@@ -60,3 +69,27 @@ def test_a_later_version_or_another_kind_is_named(schema: object, tmp_path: Path
     error = refused(Bench, schema, tmp_path)
     assert repr(str(schema)) in str(error)
     assert "the version of Gradience that wrote it, or name the right file" in error.hint
+
+
+# ---------------------------------------------------------------- Answers as bits: exact, in a stated order
+
+
+def test_the_examples_are_true() -> None:
+    assert doctest.testmod(packed).failed == 0
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_it_is_numpys_packing_in_base64(correct: list[bool]) -> None:
+    text = pack(correct)
+    assert base64.b64decode(text) == np.packbits(np.array(correct, dtype=bool)).tobytes()
+    assert unpack(text, len(correct)) == tuple(correct)
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [("gYA=", 8), ("gYA=", 17), ("gYE=", 9), ("gYA", 9), ("g\nYA=", 9), ("", 1), ("AA==", 0)],
+    ids=["too long", "too short", "padding set", "no base64", "a line end", "empty", "no examples"],
+)
+def test_anything_else_is_refused(text: str, n: int) -> None:
+    with pytest.raises(ValueError, match=r"answers"):
+        unpack(text, n)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import sys
 
 import pytest
 from command import MODULES, audit, edit, edit_config, poison, untrain
 from pseudo_terminal import drawn_by
 
+from gradience.cli import app, demo
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
 from gradience.reports.audit import AuditReport
 
 
@@ -128,3 +133,99 @@ def test_usage_errors_exit_2_and_print_no_result(adapter, arguments, words):
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert "hint: " in done.stderr
+
+
+# ---------------------------------------------------------------- `gradience compare`, as a user runs it
+
+
+def test_an_adapter_is_itself(capsys):
+    adapter = str(example_adapter())
+    assert run(["compare", adapter, adapter, "--layers"]) == 0
+    text = capsys.readouterr().out
+    assert "16 modules in both\n" in text
+    assert re.search(r"difference +0 ", text)
+    assert re.search(r"cosine +1.00 ", text)
+    assert len([line for line in text.splitlines() if line.startswith("  bert.encoder.layer.")]) == 16
+
+
+# ---------------------------------------------------------------- `gradience demo`: the audit of the bundled
+
+
+def shown_commands(screen):
+    _, _, steps = screen.partition("\nNext steps\n")
+    return [line[16:] for line in steps.splitlines() if line[16:].startswith("gradience ")]
+
+
+def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):
+    """Also from a folder whose name has a space: the command is read as a shell reads it."""
+    folder = tmp_path / "my tools"
+    shutil.copytree(demo.example_adapter(), folder / "example")
+    monkeypatch.setattr(demo, "example_adapter", lambda: folder / "example")
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["demo"]) == 0
+    screen = capsys.readouterr().out
+    assert screen.startswith("$ gradience audit 'my tools/example'\n\nAudit of ")
+    commands = shown_commands(screen)
+    assert len(commands) == 4
+    rows = [json.dumps({"text": f"review {place}", "label": place % 2}) for place in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    shutil.copytree(folder / "example", tmp_path / "your_adapter")
+    monkeypatch.setattr(demo, "train_and_decide", lambda output: 0)
+    for command in commands:
+        if "shrink" in command:
+            command += " --base-model embedded:minilm --dry-run"
+        assert app.run(shlex.split(command)[1:]) == 0
+
+
+def test_a_folder_cannot_steer_the_terminal(tmp_path, monkeypatch, capsys):
+    hostile = tmp_path / "\x1b]0;owned\x07"
+    shutil.copytree(demo.example_adapter(), hostile)
+    monkeypatch.setattr(demo, "example_adapter", lambda: hostile)
+    assert app.run(["demo"]) == 0
+    screen = capsys.readouterr().out
+    assert "\x1b" not in screen
+    assert screen.count("\\x1b]0;owned\\x07") >= 3
+
+
+# ---------------------------------------------------------------- `gradience evidence`, as a user runs it
+
+
+def tables(folder, both, lost, gained, neither):
+    a = [1] * (both + lost) + [0] * (gained + neither)
+    b = [1] * both + [0] * lost + [1] * gained + [0] * neither
+    for name, scores in (("a", a), ("b", b)):
+        rows = "".join(f"q{number},{score}\n" for number, score in enumerate(scores))
+        (folder / f"{name}.csv").write_text(f"id,score\n{rows}")
+    return [str(folder / "a.csv"), str(folder / "b.csv")]
+
+
+EQUAL, FEW, WORSE = (900, 10, 10, 80), (150, 12, 8, 30), (700, 120, 20, 160)
+
+
+@pytest.mark.parametrize(
+    ("cells", "required", "code"),
+    [
+        (EQUAL, (), 0),
+        (FEW, (), 8),
+        (WORSE, (), 1),
+        (EQUAL, ("--require-grade", "B"), 0),
+        (FEW, ("--require-grade", "B"), 8),
+        (WORSE, ("--require-grade", "B"), 1),
+        (EQUAL, ("--require-grade", "C"), 0),
+        (FEW, ("--require-grade", "C"), 0),
+        (WORSE, ("--require-grade", "C"), 1),
+        (EQUAL, ("--require-grade", "A"), 2),
+        (EQUAL, ("--flips", "-1"), 2),
+    ],
+)
+def test_exit_codes(tmp_path, capsys, cells, required, code):
+    assert run(["evidence", *tables(tmp_path, *cells), *required]) == code
+    shown = capsys.readouterr()
+    assert bool(shown.out) == (code != 2)
+
+
+def test_logs_that_do_not_fit_end_with_3(tmp_path, capsys):
+    paths = tables(tmp_path, *FEW)
+    (tmp_path / "b.csv").write_text("id,score\nq0,1\nq1,1\n")
+    assert run(["evidence", *paths, "--require-grade", "B"]) == 3
+    assert "198 examples only in" in capsys.readouterr().err

@@ -17,7 +17,6 @@ from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.labels import GAP, LETTER, LINE, PAPER, PHONE, SCREEN, label_places
 from gradience.reports.plots.plot import (
     SERIES,
-    SHADES,
     TONES,
     Axis,
     ForestInterval,
@@ -27,7 +26,6 @@ from gradience.reports.plots.plot import (
     Plot,
     Points,
     Reference,
-    series_color,
 )
 from gradience.reports.plots.plotly import figure_of as plotly_figure
 from gradience.reports.plots.plotly import to_plotly
@@ -88,13 +86,6 @@ def test_an_svg_holds_its_text_as_text_and_nothing_of_a_name_is_markup():
     assert image == image_of(EVERY, "svg")
 
 
-@pytest.mark.parametrize(("kind", "start"), [("pdf", b"%PDF-"), ("png", b"\x89PNG")])
-def test_other_files_repeat_their_bytes(kind, start):
-    image = image_of([FOREST], kind)
-    assert image.startswith(start)
-    assert image == image_of([FOREST], kind)
-
-
 def test_values_lie_where_they_belong_on_paper():
     lines, forest, heat, *_ = figure_of(EVERY).axes
     drawn = {line.get_label(): line for line in lines.get_lines()}
@@ -116,15 +107,6 @@ def test_nothing_is_cut_off_in_a_column_of_a_paper(name):
         figure.draw_without_rendering()
         drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -0.05, plot.name
-
-
-def test_plots_in_a_column_stand_below_each_other_without_titles():
-    column = figure_of([PLOT, FOREST], width=3.25, titles=False)
-    first, second = column.axes
-    assert first.get_position().y0 > second.get_position().y1
-    assert not any(axes.get_title() for axes in column.axes)
-    page = figure_of([PLOT, FOREST], width=7)
-    assert page.axes[0].get_position().x1 < page.axes[1].get_position().x0
 
 
 # ---------------------------------------------------------------- plotly
@@ -293,13 +275,6 @@ def test_lines_are_seen_on_light_and_on_dark_cards(card):
     for color in {*SERIES, *TONES.values()}:
         dark, light = sorted(linear(shown) @ [0.2126, 0.7152, 0.0722] for shown in (color, card))
         assert (light + 0.05) / (dark + 0.05) > 2.6, color
-
-
-def test_colors_of_a_scale_lie_between_its_steps():
-    colors = [series_color("", shade=shade) for shade in (0.0, 0.5, 1.0)]
-    assert len(set(colors)) == 3
-    assert not set(colors) & set(SHADES)
-    assert len({series_color("", place) for place in range(8)}) == 8
 
 
 # ---------------------------------------------------------------- tables
