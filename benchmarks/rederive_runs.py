@@ -201,6 +201,7 @@ def rename_grid(path: Path) -> None:
     if "grid" in values["suggestions"]:
         values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
     values.pop("effects", None)
+    values["adapter"].pop("initial", None)
     AuditReport.model_validate(values | {"schema": AuditReport.schema_id}).save(path)
 
 

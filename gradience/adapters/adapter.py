@@ -123,8 +123,6 @@ class LoraPair:
     declared_rank: int | None = None
     alpha: float | None = None
     scale: float | None = None
-    difference: bool = False
-    """True for a difference of two products, which may nearly cancel (see `initial`)."""
     layout: str | None = "rank_major"
     """Order of the columns of a stacked B on disk (see `experts`); None: not known, and read as PEFT reads it."""
 
@@ -231,10 +229,6 @@ class Adapter(Closing):
     stack: ExitStack = field(default_factory=ExitStack)
     source: HubCommit | None = None
     """Hub repository and commit it was read from."""
-    initial: Adapter | None = None
-    """The adapter before training if `pairs` are the difference from it (see `initial`); also open."""
-    init: str = "true"
-    """Initialization of that training; the config of the difference no longer records it."""
     pickle: Path | None = None
     """The pickle that holds the weights; what is open then are the same tensors as safetensors."""
 

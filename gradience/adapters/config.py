@@ -52,6 +52,13 @@ INITIALIZATIONS: Mapping[str, Initialization] = {
 """All that PEFT knows, in lower case; `pissa` with a number of iterations behind it as well."""
 
 
+AS_PLAIN_LORA = (
+    "save it as plain LoRA with PEFT: model.save_pretrained(folder, path_initial_model_for_weight_conversion=initial), "
+    "with the folder of the adapter as it was before training"
+)
+"""What to do about an adapter whose start changed the base."""
+
+
 def initialization_of(value: object) -> Initialization | None:
     """Return what the `init_lora_weights` of a config does; None for one that PEFT does not know."""
     name = str(value).lower()

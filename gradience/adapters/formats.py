@@ -17,7 +17,6 @@ from typing import NamedTuple
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.diffusers import NAME, is_diffusers, is_kohya, open_diffusers, open_kohya
 from gradience.adapters.gguf import is_gguf, open_gguf
-from gradience.adapters.initial import subtract_initial
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, adapter_folders, listing, lone_weights
 from gradience.adapters.mlx import FINAL, is_mlx, open_mlx
 from gradience.adapters.peft import SAY_ORDER, open_peft
@@ -62,7 +61,6 @@ def open_adapter(
     *,
     adapter: str | None = None,
     allow_pickle: bool = False,
-    initial: Path | None = None,
     tokenizer: bool = False,
 ) -> Adapter:
     """Open the adapter at `path`, in any supported format. Use it in a `with` statement.
@@ -70,8 +68,6 @@ def open_adapter(
     path: a path on disk, or a name on the hub (see `hub.address`), which is downloaded.
     adapter: name of the adapter to open if a folder or file contains several.
     allow_pickle: read a pickle in a sandboxed process (see `pickles`) if there are no other weights.
-    initial: the adapter before training, if its initialization changed the base; the difference is read (see
-    `initial`).
     tokenizer: for a name on the hub, also download the tokenizer stored beside the weights.
     Raises InputError; NetworkError and MissingExtra for a name on the hub.
     """
@@ -81,13 +77,7 @@ def open_adapter(
             stack.push(opened)
             fetch_tokenizer(opened.source, opened.location.weights[0].parent)
             stack.pop_all()
-    if initial is None:
-        return opened
-    with ExitStack() as stack:
-        stack.push(opened)
-        start = _open(initial, None, allow_pickle=allow_pickle)
-        stack.pop_all()
-        return subtract_initial(opened, start)
+    return opened
 
 
 def _open(path: Path, adapter: str | None, *, allow_pickle: bool) -> Adapter:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.arguments import path_argument
 from gradience.errors import UsageError
 from gradience.progress import Progress
-from gradience.settings import SETTINGS, Flag, Integer, PythonOnly, StrPath
-
-SAVE_INITIAL = (
-    'save it before training: set init_lora_weights=True in its config, then model.save_pretrained("initial")'
-)
+from gradience.settings import SETTINGS, Flag, Integer, PythonOnly
 
 
 def bytes_of(text: str) -> int:
@@ -57,18 +50,3 @@ class NameSettings:
 
     adapter: Annotated[str | None, Flag("NAME")] = None
     """Name of the adapter, if a folder or file holds several."""
-
-
-def _initial(value: Any) -> Path:
-    return path_argument("initial_adapter", value, hint=SAVE_INITIAL)
-
-
-Initial = Annotated[StrPath, BeforeValidator(_initial)]
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class StartSettings:
-    """Reading adapters."""
-
-    initial_adapter: Annotated[Initial | None, Flag("DIR")] = None
-    """The adapter before training (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): read the difference from it."""

@@ -40,7 +40,7 @@ from gradience.reports.audit import (
     TypeSummary,
 )
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.base.source import hub_source, initial_of
+from gradience.reports.base.source import hub_source
 from gradience.settings import public
 
 if TYPE_CHECKING:
@@ -211,14 +211,13 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
     >>> report.n_layers, report.energy_rank_90_p90, report.suggested_r_global_90
     (16, 5.0, 8)
 
-    With an `initial_adapter`, for an adapter whose start changed the base, the difference s·(B·A − B₀·A₀), of rank
-    2r, is measured. The keywords are the flags of `gradience audit`:
+    The keywords are the flags of `gradience audit`:
 
     Raises InputError when there is nothing to audit, UsageError for a tau or ranks that make no sense, WrongType (a
     TypeError too) for an argument of another type.
     Modules that cannot be measured do not raise: they are rows with a status, findings, and coverage.
     """
-    output, initial = settings.output, settings.initial_adapter
+    output = settings.output
     if output is not None and not settings.force and os.path.lexists(output):
         raise already_exists(Path(output))
     if settings.append is not None:
@@ -235,7 +234,6 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
         Path(settings.path),
         adapter=settings.adapter,
         allow_pickle=settings.allow_pickle,
-        initial=None if initial is None else Path(initial),
     ) as opened:
         report = audit_opened(
             opened,
@@ -286,20 +284,17 @@ def audit_opened(
         no_scale=opened.no_scale,
         grouped=opened.packed("grouped_by_expert"),
         unordered=opened.packed(None),
-        started=None if opened.initial is None else opened.init.lower(),
     )
     layers = facts.layers
     trained = [layer for layer in layers if layer.status == "ok"]
     entries = list(opened.entries())
-    audited = sum(pair.params for pair in opened.pairs)
     report = AuditReport(
         adapter=_adapter_info(opened, digest.result(), layers),
         total_lora_params=sum(layer.params for layer in layers),
         coverage=Coverage(
             tensors=len(entries),
             params=sum(entry.params for _, entry in entries),
-            # Of a difference half of them are the other adapter's.
-            audited_params=audited if opened.initial is None else audited // 2,
+            audited_params=sum(pair.params for pair in opened.pairs),
             other_params=sum(note.params for note in opened.other),
             unaudited_params=sum(note.params for note in opened.unaudited),
             other=_notes(opened.other),
@@ -330,7 +325,6 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         "adapter_name": opened.adapter_name,
         "source": hub_source(opened.source),
         "pickle": opened.pickle is not None,
-        "initial": initial_of(opened),
     }
     if config is None:
         return AdapterInfo(**common)
@@ -340,7 +334,7 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         lora_alpha=config.lora_alpha,
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
-        init=config.init if opened.initial is None else opened.init,
+        init=config.init,
         task_type=config.task_type,
         peft_type=config.peft_type,
         peft_version=config.peft_version,

@@ -14,7 +14,7 @@ from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, SkippedTensor
-from gradience.adapters.config import PeftConfig, initialization_of
+from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, initialization_of
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.peft import SAY_ORDER, guessed_orders
 from gradience.reports.audit import LayerAudit
@@ -40,8 +40,6 @@ class AdapterFacts(NamedTuple):
     """Stacked modules that Unsloth wrote without saying in which order."""
     no_scale: str | None = None
     """Why no scale is known, although there is a config."""
-    started: str | None = None
-    """Initialization of the training, if the initial adapter was subtracted."""
 
 
 FindingRule = Callable[[AdapterFacts], Iterator[Finding]]
@@ -247,23 +245,7 @@ def unaudited(facts: AdapterFacts) -> Iterator[Finding]:
         )
 
 
-SUBTRACT = (
-    "audit and compress read the difference to the adapter as it was saved before training: --initial-adapter DIR "
-    "(Python: initial_adapter=)"
-)
-
-
 def initialization(facts: AdapterFacts) -> Iterator[Finding]:
-    if facts.started is not None:
-        rounding = "; against the unquantized base, the rounding of its quantization comes on top"
-        yield Finding(
-            code="init-subtracted",
-            severity="info",
-            message=(
-                f"initialized with {facts.started}: the audit covers the difference to the initial adapter, a plain "
-                f"LoRA of twice the rank for the unmodified base{rounding if facts.started == 'loftq' else ''}"
-            ),
-        )
     init = facts.config.init.lower() if facts.config else "true"
     start = initialization_of(init)
     if start is None:
@@ -278,7 +260,7 @@ def initialization(facts: AdapterFacts) -> Iterator[Finding]:
             code="init-not-update",
             severity="error",
             message="initialized with LoftQ: B·A contains the correction of the quantized base, not only the update",
-            hint=f"so no rank is suggested; {SUBTRACT}",
+            hint=f"so no rank is suggested; {AS_PLAIN_LORA}",
         )
     elif not start.keeps_base:
         yield Finding(
@@ -288,7 +270,7 @@ def initialization(facts: AdapterFacts) -> Iterator[Finding]:
                 f"initialized with {init}: the base weights were changed at the start and B·A contains that change. "
                 "These are spectra of B·A, not of what training learned"
             ),
-            hint=f"so no rank is suggested; {SUBTRACT}",
+            hint=f"so no rank is suggested; {AS_PLAIN_LORA}",
         )
     elif not start.zero:
         rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"

@@ -190,8 +190,5 @@ def _storage_error(pair: LoraPair, measured: Spectrum) -> float:
         steps.append(min(1.0, dtype.smallest / (2 * size)) if size > 0 else 1.0)
         rounding.append(dtype.unit_roundoff + steps[-1])
     average = STORAGE_SHARE * max(rounding) / math.sqrt(min(pair.rows, pair.columns))
-    if pair.difference:  # the rounding is that of both products, which nearly cancel
-        average *= measured.eta
-        rounding = [relative * measured.eta for relative in rounding]
     # The energy that the errors themselves add, and the energy that is gone, do not average out.
     return min(1.0, average + max(rounding) ** 2 + max(steps) ** 2)

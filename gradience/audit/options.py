@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.adapters.settings import NameSettings, StartSettings, WorkSettings
+from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.settings import SETTINGS, Flag, Number, PythonOnly, Ranks, StrPath
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class AuditFiles:
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class AuditSettings(WorkSettings, NameSettings, StartSettings, BaseOfAudit, AuditFiles):
+class AuditSettings(WorkSettings, NameSettings, BaseOfAudit, AuditFiles):
     """Audit."""
 
     path: Annotated[StrPath, PythonOnly]

@@ -51,7 +51,7 @@ from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.base.source import hub_source, initial_of
+from gradience.reports.base.source import hub_source
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.compression import (
     CompressionPlan,
@@ -97,11 +97,8 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     if not settings.dry_run:
         target = required_output(settings.output, "DIR")
         check_output(target, source, force=settings.force)
-    initial = None if settings.initial_adapter is None else Path(settings.initial_adapter)
     work: dict[str, Any] = {name: getattr(settings, name) for name in ("workers", "max_memory", "progress")}
-    with open_adapter(
-        source, adapter=settings.adapter, allow_pickle=settings.allow_pickle, initial=initial
-    ) as opened:
+    with open_adapter(source, adapter=settings.adapter, allow_pickle=settings.allow_pickle) as opened:
         choices: dict[str, Any] = {
             name: getattr(settings, name) for name in ("encoding", "dtype", "base_model", "to")
         }
@@ -218,7 +215,6 @@ def write_compressed(
             output_sha256=weights.sha256,
             criterion=plan.criterion,
             strength=plan.strength,
-            initial=initial_of(opened),
             calibration_sha256=plan.calibration_sha256,
             prediction=plan.prediction,
             prediction_withheld=plan.prediction_withheld,
@@ -350,12 +346,4 @@ def _warnings(
         yield (
             "adapter_config.json names the base model by an absolute path, by which PEFT loads it: before the adapter"
             " is shared, put the model's public name there (base_model_name_or_path)"
-        )
-    if opened.initial is not None:
-        quantized = (
-            "; what quantizing the base changed is not in it" if opened.init.lower() == "loftq" else ""
-        )
-        yield (
-            f"it is a plain LoRA for the base as it was before {opened.init} changed it, and not for the residual"
-            f" that was trained on: base_model_name_or_path must name the original{quantized}"
         )

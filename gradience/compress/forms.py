@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gradience.adapters.adapter import BASE_REASON, Adapter, LoraPair, SkippedTensor
-from gradience.adapters.config import initialization_of
+from gradience.adapters.config import AS_PLAIN_LORA, initialization_of
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
 from gradience.adapters.keys import Side, ends_with, is_split_expert
 from gradience.adapters.mlx import FINAL, read_settings
@@ -133,14 +133,12 @@ def refuse_meaning(opened: Adapter, form: str, *, dora: bool = False) -> None:
         return
     start = initialization_of(config.init)
     if start is None or not start.keeps_base:
-        rank = 2 * max((pair.rank for pair in opened.pairs), default=1)
         raise not_held(
             opened,
             form,
             f"init_lora_weights is {config.init[:60]!r}: "
             + ("PEFT changes the base weights, too" if start else "what PEFT does to the base is unknown"),
-            f"write the difference to the adapter before training, as plain LoRA: gradience compress "
-            f"{opened.location.path} --initial-adapter ./initial --rank {rank} --output plain; then use plain",
+            AS_PLAIN_LORA,
         )
     held = ("use_dora",) if dora else ()
     field = next((name for name in _OF_PEFT if config.fields.get(name) and name not in held), None)

@@ -366,14 +366,6 @@ def _refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibratio
     """Raise UsageError for a plan that does not fit the adapter or the calibration, InputError (no-alpha) if a
     scale is unknown.
     """
-    if plan.initial_sha256 != (None if opened.initial is None else opened.initial.sha256()):
-        raise UsageError(
-            "the plan was made without an initial adapter"
-            if plan.initial_sha256 is None
-            else f"the plan was made with the initial adapter of sha256 {plan.initial_sha256[:12]}…",
-            code="plan-mismatch",
-            hint="give the same --initial-adapter DIR as for the plan, or none (Python: initial_adapter=)",
-        )
     if plan.calibration_sha256 != (None if calibration is None else calibration.sha256):
         raise UsageError(
             f"the plan was made with {'another' if calibration else 'a'} calibration",
@@ -433,7 +425,7 @@ def _refuse_jobs(
 def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) -> None:
     """Raise InputError (nothing-smaller) if the result would be what is there already."""
     truncated = any(not job.keeps_rank for job in jobs)
-    if opened.initial is not None or truncated or any(name != tensor for tensor, name in names.items()):
+    if truncated or any(name != tensor for tensor, name in names.items()):
         return
     largest = max(job.pair.rank for job in jobs)
     raise InputError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, SkipValidation
 from pydantic.dataclasses import dataclass
 
-from gradience.adapters.settings import NameSettings, StartSettings, WorkSettings
+from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.arguments import path_argument
 from gradience.audit.options import AllowedRanks, CalibrationFile
 from gradience.reports.base.encodings import ENCODING_NAMES
@@ -125,7 +125,7 @@ class WriteSettings:
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, NameSettings, StartSettings):
+class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, NameSettings):
     """Output."""
 
     path: Annotated[StrPath, BeforeValidator(_source), Flag("ADAPTER")]

@@ -184,7 +184,6 @@ def _described(
         adapter_path=report.adapter.path,
         adapter_sha256=report.adapter.sha256,
         format=report.adapter.format,
-        initial_sha256=None if report.adapter.initial is None else report.adapter.initial.sha256,
         criterion=criterion,
         strength=strength,
         modules=tuple(rows),

@@ -318,13 +318,6 @@ class ToPlan:
                 code="plan-mismatch",
                 hint="make a plan for this adapter: --dry-run --json (Python: dry_run=True)",
             )
-        initial = report.adapter.initial
-        if self.plan.initial_sha256 != (None if initial is None else initial.sha256):
-            raise UsageError(
-                f"{self.source}: is for a different initial adapter, or for none",
-                code="plan-mismatch",
-                hint="give the same --initial-adapter DIR as for the plan, or none (Python: initial_adapter=)",
-            )
         ranks = {row.name: row.new_rank for row in self.plan.modules}
         return ToRanks(ranks, self.words, self.source).choose(report, modules, grid)
 

@@ -62,7 +62,7 @@ from gradience.reports.base.numbers import (
 )
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
+from gradience.reports.base.source import HubSource, commit_of
 from gradience.reports.base.view import first_names, more
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
@@ -156,9 +156,6 @@ class AdapterInfo(Part):
     """Hub repository and revision; null for an adapter on disk."""
     pickle: bool = False
     """True if the weights were read from a pickle, in a separate process."""
-    initial: InitialAdapter | None = None
-    """The initial adapter that was subtracted, if the initialization changed the base weights. In this case r, α,
-    parameters and spectra describe the difference."""
     settings: dict[str, Setting] = Field(default_factory=dict)
     """Other settings of the config that a new training run needs: `modules_to_save`, `bias`, `lora_dropout` …"""
 
@@ -649,17 +646,6 @@ def title_blocks(report: AuditReport, view: AuditView) -> list[Block]:
         Heading(("Audit of ", Span(adapter.path, "name")), level=1),
         Paragraph(" · ".join([kind, ranks, scale, base])),
     ]
-    if adapter.initial:
-        initial = Span(adapter.initial.path, "name")
-        blocks.append(
-            Paragraph(
-                (
-                    "measured after subtracting the initial adapter ",
-                    initial,
-                    "; ranks are twice the adapter's",
-                )
-            )
-        )
     return [*blocks, dim(" · ".join(inventory))]
 
 

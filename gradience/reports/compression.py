@@ -44,7 +44,7 @@ from gradience.reports.base.prediction import CurvePoint, Prediction
 from gradience.reports.base.prediction import prediction_blocks as predicted_blocks
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
+from gradience.reports.base.source import HubSource, commit_of
 from gradience.reports.base.view import DOCUMENT, View, more
 from gradience.spectra import GRAM_TOLERANCE
 
@@ -141,8 +141,6 @@ class CompressionPlan(_Compression):
     adapter_sha256: str
     modules: tuple[ModulePlan, ...]
     max_rank: int
-    initial_sha256: str | None = None
-    """Digest of the initial adapter that was subtracted; null if there is none."""
 
     def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
         """Return the screen. layers: show full lists and every module, without the pointer to `--layers`."""
@@ -230,8 +228,6 @@ class CompressionReport(_Compression):
     """Copied files that describe the original; a block at the top now says so."""
     left_out_files: tuple[str, ...]
     """Files of the source that were not copied because they describe the old weights or are pickles."""
-    initial: InitialAdapter | None = None
-    """The initial adapter that was subtracted; null if there is none."""
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
     architecture: str | None
@@ -312,10 +308,6 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         Heading(("Compressed to ", Span(compression.output_path, "name")), level=1),
         Paragraph(("from ", Span(compression.source_path, "name"), f" · {asked(compression)}")),
     ]
-    if compression.initial is not None:
-        words = " subtracted; the sizes before are twice the adapter's"
-        initial = Span(compression.initial.path, "name")
-        blocks.append(Paragraph(("B₀·A₀", " of initial adapter ", initial, words)))
     blocks.append(Paragraph(Span(" · ".join([digests, *commit_of(compression.source)]), "dim")))
     return blocks
 

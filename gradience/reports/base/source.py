@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from gradience.adapters.adapter import Adapter
 from gradience.files.artifact import Part
 from gradience.files.hub import HubCommit
-from gradience.files.shared_names import path_text
 
 
 class HubSource(Part):
@@ -33,25 +31,4 @@ def hub_source(source: HubCommit | None) -> HubSource | None:
     address = source.address
     return HubSource(
         repo=address.repo, revision=address.revision, commit=source.commit, inside=address.inside
-    )
-
-
-class InitialAdapter(Part):
-    """The adapter before training: the update is s·(B·A − B₀·A₀), of twice the rank."""
-
-    path: str
-    """Source of the initial adapter: a path, or a repository name on the hub."""
-    sha256: str
-    """Digest of its weights."""
-    source: HubSource | None = None
-    """Hub repository and revision; null for an adapter on disk."""
-
-
-def initial_of(opened: Adapter) -> InitialAdapter | None:
-    """Return the initial adapter that was subtracted from the pairs of `opened`; None if none was."""
-    initial = opened.initial
-    if initial is None:
-        return None
-    return InitialAdapter(
-        path=path_text(initial.location.path), sha256=initial.sha256(), source=hub_source(initial.source)
     )
