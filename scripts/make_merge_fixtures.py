@@ -1,4 +1,4 @@
-"""Merges of dense updates by mergekit, for tests/merge/test_entrywise_merges.py; needs a Python with mergekit.
+"""Merges of dense updates by mergekit, for tests/merge/test_exact_merges.py; needs a Python with mergekit.
 
     python scripts/make_merge_fixtures.py tests/merge/mergekit.json
 

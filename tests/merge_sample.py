@@ -1,7 +1,5 @@
 """A report on two merged adapters, made by hand."""
 
-from __future__ import annotations
-
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.merge import MergedModule, MergeParent, MergeReport
 

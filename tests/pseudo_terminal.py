@@ -1,7 +1,5 @@
 """Output of programs on a pseudo-terminal. The tests that use it are skipped on systems without one."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 

@@ -1,7 +1,5 @@
 """Documents name only existing things. (`make lint` compares generated ones byte for byte.)"""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

@@ -1,7 +1,5 @@
 """The Python interface: the verbs, errors for wrong arguments, and the examples of the docstrings."""
 
-from __future__ import annotations
-
 import doctest
 import inspect
 import shutil

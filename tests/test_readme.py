@@ -1,7 +1,5 @@
 """README is a first screen, and the output, commands and Python shown there and on the first pages are real."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

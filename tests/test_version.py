@@ -1,7 +1,5 @@
 """One version: the package, the citation, the change log and every git tag of a release name the same."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

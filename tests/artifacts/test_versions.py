@@ -1,7 +1,5 @@
 """A file of another version or of another kind is refused by its schema's name, with what to do about it."""
 
-from __future__ import annotations
-
 import base64
 import doctest
 import json

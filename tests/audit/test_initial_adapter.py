@@ -1,7 +1,5 @@
 """Adapters whose start changed the base, saved as plain LoRA by PEFT: judged by its merge."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from dataclasses import dataclass

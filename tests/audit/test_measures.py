@@ -1,7 +1,5 @@
 """Measures of one module by hand: a hundred equal directions, and one alone."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The safety policy, in counts. The boundary cases are those that a reader would argue about."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any

@@ -1,7 +1,5 @@
 """Plans and adapters from a calibration: limits hold, predictions are what they say, and another adapter is refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,16 +1,22 @@
 """Every rule of check: one configuration where it speaks, one where it must not, and PEFT itself as the judge."""
 
-from __future__ import annotations
-
+import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
-from peft import LoraConfig
+import yaml
+from peft import AdaLoraConfig, LoraConfig
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from transformers import TrainingArguments
 
 from gradience.adapters.families import DEFAULT_TARGETS
 from gradience.check import check_config
+from gradience.check.dialects import OF_ALGORITHM, PEFT_KEYS, TRAINER_KEYS
 from gradience.check.rules import RULES
+from gradience.errors import InputError
+from tests.check.tool_cases import SOUND, SPEAKS
 
 PEFT = {
     "peft_type": "LORA",
@@ -146,3 +152,303 @@ def test_initializations_are_those_that_peft_knows(name):
         assert not known
     else:
         assert known
+
+
+# ---------------------------------------------------------------- Every rule on the files of every tool
+
+
+BASES = {
+    "llama": {"model_type": "llama", "hidden_size": 2048},
+    "phi3": {"model_type": "phi3"},
+    "qwen2": {"model_type": "qwen2"},
+}  # fmt: skip
+
+SFT_ADVICE = {"learning-rate", "attention-only", "large-batch"}
+
+
+def written(tool: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The tool's sound file with the changes; a dotted key reaches into a section."""
+    values = json.loads(json.dumps(SOUND[tool]))
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place.pop(last, None)
+        if value is not None:
+            place[last] = value
+    return values
+
+
+def checked_file(tmp_path, tool, changes, options=None):
+    """(report, codes) of the file."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(written(tool, changes)))
+    options = dict(options or {})
+    base = options.pop("base", None)
+    if base:
+        (tmp_path / "base.json").write_text(json.dumps(BASES[base]))
+        options["base_config"] = tmp_path / "base.json"
+    report = check_config(training=path, **options)
+    assert report.files[0].dialect == tool
+    return report, {finding.code for finding in report.findings}
+
+
+@pytest.mark.parametrize("tool", SOUND)
+def test_a_sound_file_has_no_finding(tmp_path, tool):
+    _, codes = checked_file(tmp_path, tool, {})
+    assert codes == set()
+
+
+@pytest.mark.parametrize(
+    ("tool", "code", "changes"),
+    [(tool, code, changes) for tool, rules in SPEAKS.items() for code, changes in rules.items()],
+)
+def test_the_rule_speaks(tmp_path, tool, code, changes):
+    assert code in checked_file(tmp_path, tool, changes)[1]
+
+
+# ------------------------------------------------------------ what is trained for
+
+ELSEWHERE = {
+    "trl, GRPO by its generations": ("trl", {"num_generations": 8, "max_completion_length": 256}, "rl"),
+    "trl, GRPO by its reward": ("trl", {"reward_funcs": ["accuracy_reward"]}, "rl"),
+    "trl, RLOO": ("trl", {"normalize_advantages": True}, "rl"),
+    "trl, DPO": ("trl", {"beta": 0.1}, "preference"),
+    "trl, KTO": ("trl", {"desirable_weight": 1.0}, "preference"),
+    "trl, reward model": ("trl", {"center_rewards_coefficient": 0.01}, "reward"),
+    "trl, distillation": ("trl", {"teacher_model_name_or_path": "x"}, "distillation"),
+    **{
+        f"axolotl, {name}": ("axolotl", {"rl": name}, objective)
+        for name, objective in OF_ALGORITHM.items()
+        if name in ("dpo", "gdpo", "grpo", "ipo", "orpo", "kto", "simpo", "ebft")
+    },
+    "axolotl, a method of tomorrow": ("axolotl", {"rl": "xpo"}, "rl"),
+    "axolotl, reward model": ("axolotl", {"reward_model": True}, "reward"),
+    "axolotl, process reward model": ("axolotl", {"process_reward_model": True}, "reward"),
+    **{
+        f"llama-factory, {stage}": ("llama-factory", {"stage": stage}, objective)
+        for stage, objective in (("rm", "reward"), ("ppo", "rl"), ("dpo", "preference"), ("kto", "preference"))
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tool", "changes", "objective"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_other_methods_are_recognized_and_get_no_advice_on_supervised_tuning(
+    tmp_path, tool, changes, objective
+):
+    targets = {"axolotl": {"lora_target_linear": None, "lora_target_modules": ["q_proj"]}}
+    rate = {"learning_rate": 1e-6, "gradient_accumulation_steps": 1024, "completion_only_loss": None}
+    asked = rate | targets.get(tool, {}) | changes
+    report, codes = checked_file(tmp_path, tool, asked, {"base": "llama"})
+    assert report.settings.objective == objective
+    assert codes & SFT_ADVICE == set()
+
+
+@pytest.mark.parametrize("tool", SOUND)
+def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path, tool):
+    report, codes = checked_file(tmp_path, tool, {}, {"task": "rl"})
+    assert report.settings.objective == "rl"
+    assert codes & SFT_ADVICE == set()
+
+
+def test_a_low_rate_is_left_alone_if_the_command_line_names_the_method(tmp_path):
+    """`trl dpo --config` takes files in which nothing says DPO."""
+    low = {"learning_rate": 5e-6, "completion_only_loss": None}
+    report, codes = checked_file(tmp_path, "trl", low)
+    assert (report.settings.objective, "learning-rate" in codes) == (None, False)
+    assert "learning-rate" in report.not_applicable
+    assert "learning-rate" in checked_file(tmp_path, "trl", low, {"task": "generation"})[1]
+
+
+def test_the_shortest_file_of_trl_is_read(tmp_path):
+    path = tmp_path / "dpo_config.yaml"
+    path.write_text("model_name_or_path: Qwen/Qwen2.5-0.5B\ndataset_name: anthropic/hh-rlhf\n")
+    report = check_config(path)
+    assert (report.files[0].dialect, report.findings) == ("trl", ())
+
+
+# ------------------------------------------------------------ what is trained at all
+
+
+@pytest.mark.parametrize(
+    ("tool", "off"),
+    [
+        ("trl", {"use_peft": False}),
+        ("axolotl", {"adapter": None}),
+        ("llama-factory", {"finetuning_type": "full"}),
+    ],
+    ids=SOUND,
+)
+def test_the_rules_on_lora_keep_away_from_full_fine_tuning(tmp_path, tool, off):
+    report, codes = checked_file(tmp_path, tool, off | {"learning_rate": 1e-5})
+    assert codes == {"no-adapter"}
+    assert report.settings.adapter is False
+    assert report.settings.r is None
+
+
+def test_a_dump_of_trl_arguments_without_lora_gets_no_default_rank(tmp_path):
+    path = tmp_path / "training_args.json"
+    path.write_text(
+        json.dumps({"learning_rate": 1e-6, "num_generations": 8, "per_device_train_batch_size": 8})
+    )
+    report = check_config(training=path)
+    assert report.files[0].dialect == "trl"
+    assert (report.settings.r, report.settings.adapter, report.settings.objective) == (None, None, "rl")
+
+
+# ---------------------------------------------------------------- Five kinds of files, one vocabulary. What
+
+
+CONFIGS = Path(__file__).parent / "configs"
+
+READ = {
+    "trl": {
+        "r": 32, "alpha": 16, "target_modules": ("q_proj", "v_proj"), "learning_rate": 2e-4,
+        "effective_batch_size": 16, "evaluation": "steps",
+    },
+    "axolotl": {
+        "r": 32, "alpha": 16, "target_modules": "all-linear", "learning_rate": 2e-4,
+        "effective_batch_size": 8, "evaluation": "steps", "optimizer": "adamw_bnb_8bit",
+    },
+    "llama_factory": {
+        "r": 8, "alpha": 16, "target_modules": "all-linear", "learning_rate": 1e-4, "epochs": 3,
+        "effective_batch_size": 8, "evaluation": "steps",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_each_tool_writes(name):
+    report = check_config(training=CONFIGS / f"{name}.yaml")
+    assert report.files[0].dialect == name.replace("_", "-")
+    for key, value in READ[name].items():
+        assert getattr(report.settings, key) == value, key
+
+
+def test_what_peft_writes(tmp_path):
+    config = LoraConfig(
+        r=16, lora_alpha=32, target_modules=["q_proj", "up_proj"], use_rslora=True, task_type="CAUSAL_LM"
+    )
+    config.save_pretrained(tmp_path)
+    report = check_config(peft_dir=tmp_path)
+    assert report.files[0].dialect == "peft"
+    assert (report.settings.r, report.settings.alpha, report.settings.scale) == (16, 32, 8)
+    assert set(report.settings.target_modules) == {"q_proj", "up_proj"}
+    assert not [finding for finding in report.findings if finding.severity == "error"]
+
+
+def test_another_method_of_peft_gets_no_advice_on_lora(tmp_path):
+    AdaLoraConfig(r=8, init_r=12, total_step=10, target_modules=["q_proj"]).save_pretrained(tmp_path)
+    report = check_config(tmp_path, lr=1e-6)
+    assert [(f.code, f.seen) for f in report.findings] == [("no-adapter", "peft_type ADALORA")]
+    assert (report.settings.r, report.settings.alpha) == (None, None)
+
+
+def test_one_file_with_the_settings_of_the_adapter_and_of_the_training(tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "r: 64\nlora_alpha: 16\ntarget_modules: [q_proj, up_proj]\nlearning_rate: 5.0e-3\nnum_train_epochs: 10\n"
+    )
+    adapter = tmp_path / "adapter_config.json"
+    adapter.write_text(json.dumps({"peft_type": "LORA", "r": 8, "target_modules": "all-linear"}))
+    for report in (check_config(path), check_config(peft=adapter, training=path)):
+        assert [file.dialect for file in report.files[-2:]] == ["peft", "trainer"]
+        assert (report.settings.learning_rate, report.settings.epochs) == (5e-3, 10)
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_what_the_trainer_writes(tmp_path, suffix):
+    """JSON is YAML, so the same text serves both."""
+    args = TrainingArguments(
+        output_dir="x", learning_rate=2e-4, num_train_epochs=2, eval_strategy="epoch", use_cpu=True
+    )
+    path = tmp_path / f"training_args.{suffix}"
+    path.write_text(args.to_json_string())
+    report = check_config(training_dir=tmp_path)
+    assert report.files[0].dialect == "trainer"
+    assert (report.settings.learning_rate, report.settings.epochs) == (2e-4, 2)
+    assert report.settings.evaluation == "epoch"
+    assert not [finding for finding in report.findings if finding.severity == "error"]
+
+
+def test_the_keys_are_those_of_the_libraries():
+    assert set(PEFT_KEYS) <= {field.name for field in dataclasses.fields(LoraConfig)}
+    assert set(TRAINER_KEYS) <= {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+@pytest.mark.parametrize("number", [1e-320, 1e300, 10**60, -(10**60), "1e999", "nan", "-inf"])
+@pytest.mark.parametrize(
+    "key", ["lora_r", "lora_alpha", "learning_rate", "per_device_train_batch_size", "max_steps"]
+)
+def test_a_number_beyond_all_use_is_a_finding(tmp_path, key, number):
+    path = tmp_path / "config.json"
+    given = {
+        "use_peft": True,
+        "lora_r": 8,
+        "lora_alpha": 16,
+        "learning_rate": 1e-4,
+        "dataset_name": "d",
+        key: number,
+    }
+    path.write_text(json.dumps(given))
+    report = check_config(path, task="generation")
+    json.loads(report.to_json(), parse_constant=pytest.fail)
+    report.to_text(verbose=True)
+    assert "unreadable-value" in [finding.code for finding in report.findings]
+
+
+BAD = {
+    "pickle": ("training_args.bin", b"\x80\x04", "config-pickle"),
+    "missing": ("nowhere.yaml", None, "config-not-found"),
+    "not a mapping": ("list.yaml", b"- 1\n- 2\n", "config-not-a-mapping"),
+    "unknown": ("other.yaml", b"color: blue\n", "config-unknown"),
+    "broken yaml": ("x.yaml", b"a: [1\n", "bad-yaml"),
+    "code in yaml": ("x.yaml", b"learning_rate: !!python/object/apply:os.system ['true']\n", "bad-yaml"),
+    "duplicate key in yaml": ("x.yaml", b"lora_r: 8\nlora_r: 16\n", "bad-yaml"),
+    "duplicate key in json": ("x.json", b'{"r": 8, "r": 16}', "bad-json"),
+    "nan in json": ("x.json", b'{"r": 8, "lora_alpha": NaN}', "bad-json"),
+    "too large": ("x.yaml", b"#" * 1_000_001, "config-too-large"),
+    "alias bomb": (
+        "x.yaml",
+        b"a: &a [x]\n" + b"b: [" + b"*a, " * 20_000 + b"]\n",
+        "bad-yaml",
+    ),
+    "deep": ("x.json", b"[" * 100_000, "bad-json"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "code"), BAD.values(), ids=BAD)
+def test_what_cannot_be_read_is_refused_with_a_code(tmp_path, name, content, code):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        check_config(training=path)
+    assert error.value.code == code
+
+
+def test_floats_of_yaml_1_1_are_numbers(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("use_peft: true\nlearning_rate: 1e-4\nweight_decay: '0.3'\n")
+    report = check_config(training=path)
+    assert report.settings.learning_rate == 1e-4
+    assert not [f for f in report.findings if f.code == "unreadable-value"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("r", "16"),
+        ("r", True),
+        ("r", 16.5),
+        ("lora_alpha", "big"),
+        ("use_dora", "yes"),
+        ("rank_pattern", [1]),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_an_error_finding(tmp_path, key, value):
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 16, key: value}))
+    codes = {finding.code for finding in check_config(peft=path).findings}
+    assert "unreadable-value" in codes

@@ -3,8 +3,6 @@
 Keys with a dot lie in a section; a value of None takes the key away.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

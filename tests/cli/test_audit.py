@@ -1,7 +1,5 @@
 """`gradience audit`, as a user runs it: what it prints, what it writes, and what it says when something is wrong."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

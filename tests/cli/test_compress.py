@@ -1,7 +1,5 @@
 """`gradience compress`, as a user runs it: real processes for what streams and files hold, the rest in this process."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """How the command ends: exit code, what is on stdout, what is on stderr."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

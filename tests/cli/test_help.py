@@ -1,7 +1,5 @@
 """Help pages and completion: nothing is cut, nothing is wider than the terminal, no type of Python is shown."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

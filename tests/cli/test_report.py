@@ -1,7 +1,5 @@
 """`gradience report` and `--html`: what is read, what is replaced, what is refused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Adapters that are unlike most: storage types, DoRA, grouped convolutions, names that end alike, ranks too large."""
 
-from __future__ import annotations
-
 import json
 import warnings
 

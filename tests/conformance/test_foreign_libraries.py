@@ -1,7 +1,5 @@
 """The libraries of other formats themselves: what they write now is read as they compute it."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every kind of report as a page in a real browser: drawn, silent, accessible, on a phone and on a wide screen."""
 
-from __future__ import annotations
-
 import re
 import sys
 import time

@@ -1,7 +1,5 @@
 """What is outside: the action and the hook, a new environment, the package index, the real model and sentences."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

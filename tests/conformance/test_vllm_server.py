@@ -4,8 +4,6 @@ The server runs in the Python that GRADIENCE_ENGINE_PYTHON names. Everything tha
 tests/evaluate/test_openai_engine.py.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

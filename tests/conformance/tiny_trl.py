@@ -5,8 +5,6 @@ python -m tests.conformance.tiny_trl [NAME...]    trains the scenarios and write
 The files are what the callback wrote; nobody edits them. Needs `make conformance`'s environment (TRL).
 """
 
-from __future__ import annotations
-
 import copy
 import importlib
 import sys

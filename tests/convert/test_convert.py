@@ -1,7 +1,5 @@
 """The same adapter in PEFT's form: what PEFT loads, name by name and bit by bit."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

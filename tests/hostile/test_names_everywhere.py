@@ -3,8 +3,6 @@
 In each sample every text that may be any text is replaced at once. `tests/report/test_names.py` has the names.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from functools import cache

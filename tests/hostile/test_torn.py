@@ -1,7 +1,5 @@
 """Lines torn at every byte: reading says so and loses no other line, and the next writer repairs (R6)."""
 
-from __future__ import annotations
-
 import pytest
 
 from gradience.errors import InputError

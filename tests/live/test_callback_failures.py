@@ -1,7 +1,5 @@
 """The callback breaks nothing: whatever fails in it, training goes on, and the file says how the process ended."""
 
-from __future__ import annotations
-
 import errno
 import inspect
 import logging

@@ -1,8 +1,10 @@
 """Live spectra agree with dense algebra on the factors, whatever wraps the model, and change nothing."""
 
-from __future__ import annotations
-
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 from gradience.errors import InputError
 from gradience.live import LivePair, SpectralTracker, find_pairs
+from gradience.monitor import monitor_runs
 from tests.live.tiny import give_random_factors, lora_llama
 
 
@@ -178,3 +181,31 @@ def test_modules_whose_rank_moved_are_counted():
         pairs[0].B.copy_(torch.eye(16, 8) * (torch.arange(8) <= step))
         pairs[1].B.copy_(torch.eye(16, 8) * (torch.arange(8) <= step))
         assert tracker.measure(step).moved == (None if step == 0 else 2)
+
+
+# ---------------------------------------------------------------- The loops of examples/ run, and monitor
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["plain_loop", "accelerate_loop", pytest.param("lightning_loop", marks=pytest.mark.conformance)]
+)
+def test_an_example_writes_what_monitor_reads(tmp_path, name):
+    script = ROOT / "examples" / f"{name}.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = monitor_runs([tmp_path / "run.jsonl"]).runs[0]
+    assert run.outcome == "ok"
+    assert run.loss.last < run.loss.first
+    assert run.rank_use.modules == 2
+    assert len(run.rank_use.points) >= 5

@@ -1,7 +1,5 @@
 """What monitor makes of files: resumed runs, several runs, the predecessor's files, very long ones."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

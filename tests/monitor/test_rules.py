@@ -4,16 +4,18 @@ scripts/make_monitor_fixtures.py trained them.
 sft, dpo and grpo… are TRL's trainers (tests/conformance/tiny_trl.py).
 """
 
-from __future__ import annotations
-
 import json
+import math
 from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gradience.monitor import monitor_runs
 from gradience.monitor.rules import RULES
+from gradience.monitor.series import MAX_BUCKETS, Series
 from gradience.telemetry import TelemetryWriter
 from gradience.telemetry.trainers import method_of
 
@@ -151,3 +153,46 @@ def test_the_hidden_nan_is_found_although_every_logged_loss_is_a_number():
     alert = next(a for a in run.alerts if a.code == "nonfinite")
     assert "logging_nan_inf_filter hid it" in alert.message
     assert {e.what for e in alert.evidence} >= {"LoRA modules with NaN or infinity"}
+
+
+# ---------------------------------------------------------------- A bounded series tells the same about a
+
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3000)
+
+
+def filled(numbers):
+    series = Series()
+    for step, value in enumerate(numbers):
+        series.add(step, value)
+    return series
+
+
+@given(values)
+@example([math.sin(step) for step in range(5 * MAX_BUCKETS)])
+def test_extremes_and_count_are_exact_and_memory_is_bounded(numbers):
+    series = filled(numbers)
+    assert len(series.buckets) <= MAX_BUCKETS
+    assert series.count == len(numbers)
+    assert series.lowest.low == min(numbers)
+    assert series.highest.high == max(numbers)
+    assert numbers[series.lowest.low_step] == min(numbers)
+    assert numbers[series.highest.high_step] == max(numbers)
+    assert series.last == numbers[-1]
+    assert series.level(0, 1) == pytest.approx(sum(numbers) / len(numbers), rel=1e-9, abs=1e-3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_counted_and_left_out(bad):
+    series = filled([1.0, bad, 3.0, bad])
+    assert (series.count, series.nonfinite, series.first_nonfinite_step) == (2, 2, 1)
+    assert series.level(0, 1) == 2.0
+    assert not math.isfinite(series.last)
+
+
+def test_dropping_what_a_resumed_run_writes_again():
+    series = filled([3.0, 2.0, math.nan, 1.0])
+    series.drop_after(1)
+    assert (series.count, series.nonfinite, series.last, series.last_step) == (2, 0, 2.0, 1)
+    series.add(2, 1.5)
+    assert [b.mean for b in series.buckets] == [3.0, 2.0, 1.5]

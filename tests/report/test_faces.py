@@ -17,8 +17,7 @@ from fleet_sample import fleet_compression, fleet_report
 from prompt_samples import calibration_report, distill_report
 from rich.cells import cell_len
 from test_audit_text import Reader, mistral
-from test_comparison_text import two_logs, unlike
-from test_compression_text import budget_plan, padded_report
+from test_compression_text import budget_plan, padded_report, two_logs, unlike
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.check import check_config

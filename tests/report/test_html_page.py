@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 from audit_sample import mistral_rows, report
 from page_samples import PAGES
-from test_comparison_text import two_logs
+from test_compression_text import two_logs
 from test_faces import RESULTS, SAMPLES
 from test_names import ATTRIBUTE, WORST, parsed, steering
 

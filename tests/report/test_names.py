@@ -1,7 +1,5 @@
 """Names from strangers: the escapers, and the texts of the audit that are no blocks."""
 
-from __future__ import annotations
-
 import html
 import re
 from html.parser import HTMLParser

@@ -1,8 +1,6 @@
 """How a plot of every kind of series is drawn by plotly and matplotlib, and the table behind it: values lie where they
 belong, names are text, and none lies on another."""
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ElementTree
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Plots hold the figures of their reports: each is compared with what the report, or a count by hand, says."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The predicted accuracy drop: its constants are those of the kept cells, and it says where it was tested."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

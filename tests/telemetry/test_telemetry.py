@@ -1,7 +1,5 @@
 """run.jsonl: what is written reads back, in strict JSON, whatever happens to the writer."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Rows, names and links that `fleet` and `compress fleet.jsonl` meet."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
