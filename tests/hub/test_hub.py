@@ -390,7 +390,7 @@ ATTACKS = {
     **dict.fromkeys(("deep list", "dates"), "is not a Hugging Face Hub"),
     **dict.fromkeys(WAITS, "asks to wait 86400 seconds"),
     "compressed list": "compresses a response",
-    **dict.fromkeys(("endless list", "endless error"), "sends an endless response"),
+    **dict.fromkeys(("endless list", "endless error", "endless file"), "sends an endless response"),
 }
 """What is wrong with a server's answers -> what is said of it."""
 
