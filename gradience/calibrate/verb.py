@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from gradience.audit.adapter import audit_adapter
-from gradience.calibrate.inputs import read_inputs
+from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import OutputError
 from gradience.files.whole import already_exists
@@ -42,10 +43,16 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
         from gradience.calibrate.forecast import forecast_calibration
 
         return forecast_calibration(inputs)
+    return calibrate(inputs, output)
+
+
+def calibrate(inputs: CalibrateInputs, output: Path) -> Calibration:
+    """Calibrate on what was read, and write the file."""
     import torch
 
     from gradience.calibrate.measure import measured
 
+    settings = inputs.request
     watch = Stopwatch(settings.command)
     try:
         calibration = measured(inputs, watch, settings.progress)

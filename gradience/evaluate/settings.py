@@ -132,8 +132,8 @@ class ExampleSettings(AnswerSettings):
     compares the likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per
     token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink also
-    tests a candidate that is distilled on these prompts."""
+    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink
+    calibrates and distills on these prompts."""
     task: Annotated[str | None, Flag("NAME")] = None
     """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
     --allow-code)."""

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.calibrate.settings import DistillSettings
+from gradience.calibrate.inputs import CalibrateInputs, read_inputs
+from gradience.calibrate.settings import CalibrateSettings, DistillSettings
+from gradience.calibrate.verb import calibrate
 from gradience.compress.adapter import Documents, rehearse_compression, write_compressed
 from gradience.digests import sha256_file, sha256_json
 from gradience.distill.inputs import DistillInputs, read_distill_inputs
@@ -123,21 +126,44 @@ class Distilled:
 
 def _key(inputs: DistillInputs) -> str:
     """Return a digest of everything that a distilled adapter depends on."""
+    request, student = inputs.request, inputs.student
+    teacher = [inputs.teacher_sha256, sha256_file(inputs.teacher / CONFIG)]
+    return sha256_json([_decides(student), inputs.student_sha256, teacher, request.steps, request.lr])
+
+
+def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
+    """Return what a run over prompts depends on, beside the adapter's weights."""
     from gradience.evaluate.engines.transformers import TransformersEngine
     from gradience.models.load import fingerprint_of
 
-    request, student = inputs.request, inputs.student
-    decides: dict[str, Any] = {
-        "weights": [inputs.student_sha256, inputs.teacher_sha256],
-        "configs": [sha256_file(folder / CONFIG) for folder in (student.folder, inputs.teacher)],
-        "prompts": sha256_file(Path(student.request.prompts)),
-        "base": fingerprint_of(student.model),
-        "numerics": TransformersEngine.numerics(student.request.device),
-        "settings": {**asdict(student.request), "steps": request.steps, "lr": request.lr},
-    }
+    request = asdict(inputs.request)
     for name in ("adapter", "prompts", "base_model", "output", "dry_run", "progress", "note", "command"):
-        del decides["settings"][name]
-    return sha256_json(decides)
+        del request[name]
+    return {
+        "config": sha256_file(inputs.folder / CONFIG),
+        "prompts": sha256_file(Path(inputs.request.prompts)),
+        "base": fingerprint_of(inputs.model),
+        "numerics": TransformersEngine.numerics(inputs.request.device),
+        "settings": request,
+    }
+
+
+def calibration_on(request: CalibrateSettings, file: Path) -> Calibration:
+    """Return the calibration in `file`, which is made unless it was made from the same inputs before.
+
+    Raises what `calibrate_adapter` raises.
+    """
+    inputs, mark = read_inputs(request), file.with_suffix(".sha256")
+    with open_adapter(inputs.folder) as opened:
+        key = sha256_json([_decides(inputs), opened.sha256()])
+
+    def state() -> bytes:
+        return f"{key} {sha256_file(file) if file.is_file() else '-'}".encode()
+
+    if not mark.is_file() or read_file(mark, MAX_SETTINGS_BYTES) != state():
+        calibrate(inputs, file)
+        write_whole(mark, [state()])
+    return Calibration.read(file)
 
 
 TRUNCATED, CALIBRATED, DISTILLED = TruncatedKind(), TruncatedKind("calibrated", ToSizeOfRank), Distilled()

@@ -64,7 +64,7 @@ class Prepared:
 def prepare(settings: ShrinkSettings) -> Prepared:
     """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
     request, candidates, prompts = settings.evaluation, settings.ranks, None
-    if settings.data is not None or settings.task is not None:  # prompts beside examples are distilled on
+    if settings.prompts_beside_examples:
         request, prompts = replace(request, prompts=None), settings.prompts
     request, *guarding = _requests(request)
     calibration = calibration_argument(settings.calibration)

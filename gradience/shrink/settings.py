@@ -94,6 +94,11 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
         return Path(f"{name}-shrunk")
 
     @property
+    def prompts_beside_examples(self) -> bool:
+        """True if the prompts serve for calibration and distillation, False if there are none or they are tested."""
+        return self.prompts is not None and (self.data is not None or self.task is not None)
+
+    @property
     def evaluation(self) -> EvaluateSettings:
         """The settings of its evaluations."""
         return EvaluateSettings(

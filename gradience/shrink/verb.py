@@ -1,6 +1,7 @@
 """`shrink_adapter`: what `gradience shrink` does, as one function: audit, plan, make, evaluate, write.
 
 DIR/plan.json       what is decided before anything is evaluated
+DIR/calibration.safetensors   the calibration on the prompts, if it was made here
 DIR/candidates/NAME/     each candidate that was made, with the report of its compression; and the rewrite control
 DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
 DIR/guards/NAME/    the answers on a guard
@@ -18,9 +19,10 @@ from pathlib import Path
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.calibrate.settings import CalibrateSettings
 from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import require_local
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
@@ -33,21 +35,25 @@ from gradience.files.card import CARD, Card, write_card
 from gradience.files.digests import files_below, remove_digests, write_digests
 from gradience.files.whole import check_output, whole_folder, write_errors
 from gradience.models.lock import only_one
+from gradience.models.settings import BaseSettings
 from gradience.progress import Watcher
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
+from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation_sets import EvaluationSetsForecast
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.reports.strength import StrengthReport
-from gradience.settings import public
-from gradience.shrink.candidates import DISTILLED
+from gradience.settings import public, shared
+from gradience.shrink.candidates import DISTILLED, calibration_on
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import GUARDS, PLAN, Prepared, forecast_shrink, prepare, settle
 from gradience.shrink.settings import CardOf, ShrinkSettings
 from gradience.shrink.walk import CANDIDATES, maker, walk, walk_guards
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
+CALIBRATION = "calibration.safetensors"
+CALIBRATES = "the search calibrates on the prompts first: sizes, start and memory will differ"
 COMPRESSION_DOCUMENT = "compression_report.md"
 
 
@@ -80,12 +86,39 @@ def shrink_adapter(
         from gradience.shrink.strength import search_strength
 
         return search_strength(settings)
+    calibrates = settings.prompts_beside_examples and settings.calibration is None
     if settings.dry_run:
-        return forecast_shrink(prepare(settings))
+        forecast = forecast_shrink(prepare(settings))
+        notes = (CALIBRATES,) if calibrates else ()
+        return forecast.model_copy(update={"notes": (*forecast.notes, *notes)})
     refuse_output(Path(settings.adapter), settings.folder)
     prepared = prepare(settings)
+    if calibrates:
+        prepared = prepare(replace(settings, calibration=_calibration(settings)))
     say_notes(settings, prepared.inputs, 1)
     return shrink(prepared, settings)
+
+
+def _calibration(settings: ShrinkSettings) -> Calibration | None:
+    """Return the calibration on the prompts, made once; None if no module can be calibrated, as of a DoRA adapter."""
+    watcher, output = settings.watcher or Watcher(), settings.folder
+    assert settings.prompts is not None
+    request = CalibrateSettings(
+        settings.adapter,
+        prompts=settings.prompts,
+        **shared(settings, BaseSettings),
+        max_length=settings.max_length,
+        progress=watcher.step,
+    )
+    with only_one(output):
+        watcher.stage("calibration", 1, None)
+        try:
+            return calibration_on(request, output / CALIBRATION)
+        except InputError as error:
+            if error.code != "nothing-calibrated":
+                raise
+            watcher.note(str(error))
+            return None
 
 
 def refuse_output(adapter: Path, output: Path) -> None:
@@ -151,7 +184,7 @@ def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> Non
         f"{RECORDS}/{MANIFEST}",
         *(file.path for row in rows if row for file in row.records),
     }
-    beside = tuple(f"{folder}/" for folder in (ADAPTER, GUARDS))
+    beside = (f"{ADAPTER}/", f"{GUARDS}/", CALIBRATION)
     write_digests(output, {*names, *(name for name in files_below(output) if name.startswith(beside))})
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from gradience import audit_adapter, compress_adapter, shrink_adapter
 from gradience.calibrate.settings import DistillSettings
+from gradience.calibrate.verb import calibrate as calibrate_inputs
 from gradience.calibrate.verb import calibrate_adapter
 from gradience.digests import sha256_file
 from gradience.distill.verb import distill
@@ -109,26 +110,32 @@ def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished)
     assert "predicted" not in kept.to_text()
 
 
-def test_a_search_that_resumes_distills_again_only_if_something_changed(folder, tmp_path, monkeypatch):
-    distilled = []
+def test_a_search_that_resumes_calibrates_and_distills_again_only_if_something_changed(
+    folder, tmp_path, monkeypatch
+):
+    distilled, calibrated = [], []
     monkeypatch.setattr(
         candidates, "distill", lambda *given, **how: distilled.append(given) or distill(*given, **how)
+    )
+    monkeypatch.setattr(
+        candidates, "calibrate", lambda *given: calibrated.append(given) or calibrate_inputs(*given)
     )
     given, output = {"prompts": folder / "prompts.jsonl", "ranks": [1]}, tmp_path / "out"
     first = shrink(folder, output, **given)
     assert shrink(folder, output, **given).candidates == first.candidates
-    assert len(distilled) == 1
+    assert len(distilled) == len(calibrated) == 1
     weights = output / "candidates" / "distilled1" / WEIGHTS
-    weights.write_bytes((output / "candidates" / "rank1" / WEIGHTS).read_bytes())
+    weights.write_bytes((output / "candidates" / "rewrite_control" / WEIGHTS).read_bytes())
     assert shrink(folder, output, **given).candidates == first.candidates
-    assert len(distilled) == 2
+    assert (len(distilled), len(calibrated)) == (2, 1)
+    assert "calibration.safetensors" in (output / "digests.json").read_text()
     more = tmp_path / "more.jsonl"
     more.write_text((folder / "prompts.jsonl").read_text() + json.dumps({"text": "one more"}) + "\n")
     shrink(folder, output, **{**given, "prompts": more})
-    assert len(distilled) == 3
+    assert (len(distilled), len(calibrated)) == (3, 2)
 
 
-def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_counted(
+def test_prompts_are_calibrated_and_distilled_on_and_those_that_are_tested_are_counted(
     folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(verb, "shrink", lambda prepared, settings: prepared)
@@ -137,10 +144,18 @@ def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_count
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join(rows) + "\n" + (folder / "prompts.jsonl").read_text())
     prepared = shrink(folder, tmp_path / "out", prompts=mixed)
-    assert [candidate.name for candidate in prepared.plan.candidates] == ["rank2", "distilled1", "rank1"]
-    labels, note = prepared.inputs.notes
+    assert [candidate.name for candidate in prepared.plan.candidates] == [
+        "calibrated2",
+        "distilled1",
+        "calibrated1",
+    ]
+    labels, *notes = prepared.inputs.notes
     assert labels == data.LABELS
-    assert note.startswith("3 of the 23 distillation prompts are also test rows")
+    for note, kind in zip(notes, ("distillation", "calibration"), strict=True):
+        assert note.startswith(f"3 of the 23 {kind} prompts are also test rows")
+    forecast = shrink(folder, tmp_path / "dry", prompts=mixed, dry_run=True)
+    assert "the search calibrates on the prompts first" in " ".join(forecast.to_text().split())
+    assert not (tmp_path / "dry").exists()
 
 
 def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
