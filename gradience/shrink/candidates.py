@@ -136,7 +136,7 @@ def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
     from gradience.evaluate.engines.transformers import TransformersEngine
     from gradience.models.load import fingerprint_of
 
-    request = asdict(inputs.request)
+    request = asdict(replace(inputs.request, progress=None, note=None))
     for name in ("adapter", "prompts", "base_model", "output", "dry_run", "progress", "note", "command"):
         del request[name]
     return {

@@ -111,7 +111,7 @@ def _calibration(settings: ShrinkSettings) -> Calibration | None:
         progress=watcher.step,
     )
     with only_one(output):
-        watcher.stage("calibration", 1, None)
+        watcher.stage(f"{Path(settings.adapter).name}/calibration", 1, None)
         try:
             return calibration_on(request, output / CALIBRATION)
         except InputError as error:
