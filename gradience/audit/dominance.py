@@ -162,10 +162,6 @@ def with_base(
         spectral_p90=_percentile(spectral, 90),
         frobenius_median=_percentile(frobenius, 50),
         frobenius_p90=_percentile(frobenius, 90),
-        above_10_percent=_share_above(spectral, 0.1),
-        above_30_percent=_share_above(spectral, 0.3),
-        frobenius_above_10_percent=_share_above(frobenius, 0.1),
-        frobenius_above_30_percent=_share_above(frobenius, 0.3),
         modules=tuple(compared),
         not_compared=tuple(skipped),
     )
@@ -174,10 +170,6 @@ def with_base(
 
 def _percentile(values: Sequence[float], percent: int) -> float | None:
     return float(percentile(values, percent)) if values else None
-
-
-def _share_above(values: Sequence[float], limit: float) -> float | None:
-    return sum(value > limit for value in values) / len(values) if values else None
 
 
 _LISTED = ("base-mismatch", "base-quantized", "dora")

@@ -184,20 +184,15 @@ def print_text(text: str) -> None:
 
 
 def print_json(artifact: Artifact) -> None:
-    """Print an artifact on one line, written as it is made: no second copy of 50,000 modules in memory.
-
-    Where the encoding of stdout cannot hold a character, it is written as JSON escapes it.
-    """
+    """Print an artifact on one line. Characters that stdout cannot encode are written as JSON escapes them."""
     from gradience.files.artifact import ascii_json
 
-    out, encoding = beneath(sys.stdout), _encoding()
-    for chunk in artifact.json_chunks():
-        try:
-            chunk.encode(encoding)
-        except UnicodeEncodeError:
-            chunk = ascii_json(chunk)
-        out.write(chunk)
-    out.write("\n")
+    text = artifact.to_json(indent=None)
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        text = ascii_json(text)
+    beneath(sys.stdout).write(f"{text}\n")
 
 
 def _encoding() -> str:

@@ -110,10 +110,6 @@ class Artifact(Part):
         with interruptible():
             return visible_json(self.model_dump_json(indent=indent))
 
-    def json_chunks(self) -> Iterator[str]:
-        """Yield the text of `to_json(indent=None)`, in pieces if the artifact may be long."""
-        yield self.to_json(indent=None)
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the artifact to `path`: temporary file, fsync, rename.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from fractions import Fraction
 from statistics import median
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -23,7 +23,7 @@ from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import words_of
 from gradience.adapters.keys import Kind
 from gradience.adapters.locate import natural_key
-from gradience.files.artifact import ROW_CONFIG, Float12, Floats12, Part, interruptible, visible_json
+from gradience.files.artifact import ROW_CONFIG, Float12, Floats12, Part
 from gradience.ranks import percentile
 from gradience.reports.base import view as base_view
 from gradience.reports.base.blocks import (
@@ -42,6 +42,7 @@ from gradience.reports.base.blocks import (
     dim,
     figures,
     table_of,
+    warned,
 )
 from gradience.reports.base.charts import BLOCKS
 from gradience.reports.base.finding import Finding, Severity
@@ -115,12 +116,6 @@ class BaseComparison(Part):
     spectral_p90: Float12 | None
     frobenius_median: Float12 | None
     frobenius_p90: Float12 | None
-    above_10_percent: Float12 | None
-    """Share of modules with ‖ΔW‖₂ > 0.1·‖W‖₂."""
-    above_30_percent: Float12 | None
-    frobenius_above_10_percent: Float12 | None = None
-    """Share of modules with ‖ΔW‖_F > 0.1·‖W‖_F."""
-    frobenius_above_30_percent: Float12 | None = None
     modules: tuple[Dominance, ...]
     not_compared: tuple[NotCompared, ...]
 
@@ -454,20 +449,6 @@ class AuditReport(Report):
             steps.insert(0, f"gradience shrink {shlex.quote(path)} --data rows.jsonl")
         following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
         return self.drawn([*audit_blocks(self, view), following], width, color)
-
-    def json_chunks(self) -> Iterator[str]:
-        """Yield the text of `to_json(indent=None)` module by module: 50,000 modules make a long string."""
-        from pydantic import TypeAdapter
-
-        head = self.model_copy(update={"layers": ()}).to_json(indent=None)
-        before, after = head.split('"layers":[]', maxsplit=1)
-        yield before + '"layers":['
-        adapter: TypeAdapter[Any] = TypeAdapter(LayerAudit)
-        for index, layer in enumerate(self.layers):
-            with interruptible():
-                text = visible_json(adapter.dump_json(layer).decode())
-            yield ("," if index else "") + text
-        yield "]" + after
 
 
 def compress_command(report: AuditReport, path: str, options: str) -> str | None:
@@ -816,12 +797,6 @@ def dominance_blocks(report: AuditReport, view: AuditView) -> list[Block]:
             ("‖ΔW‖_F/‖W‖_F", base.frobenius_median, base.frobenius_p90),
         )
         rows = [(label, f"{sig(middle)}, {sig(high)}", "median, p90") for label, middle, high in pairs]
-        for norm, tenth, third in (
-            ("by ‖·‖₂", base.above_10_percent, base.above_30_percent),
-            ("by ‖·‖_F", base.frobenius_above_10_percent, base.frobenius_above_30_percent),
-        ):
-            of = f"of {plural(len(base.modules), 'module')}, {norm}"
-            rows.append(("above 0.1, 0.3", f"{percent(tenth)}, {percent(third)}", of))
         moved = [module.dora.magnitude for module in base.modules if module.dora]
         if moved:
             spread = f"{sig(float(percentile(moved, 50)))}, {sig(float(percentile(moved, 90)))}"
@@ -833,26 +808,12 @@ def dominance_blocks(report: AuditReport, view: AuditView) -> list[Block]:
             for module in largest[: SHOWN if view.brief else None]
         ]
         tolerance = bound(100 * base.tolerance)
-        blocks += [
-            figures(rows),
-            Table([Column("largest"), Column("‖·‖₂", ">"), Column("‖·‖_F", ">")], cells),
-            Notes(
-                [
-                    Note(
-                        "info",
-                        f"‖W‖₂ is underestimated, and the ratios overestimated, by at most {tolerance} %",
-                    )
-                ]
-            ),
-        ]
+        limit = f"‖W‖₂ is underestimated, and the ratios overestimated, by at most {tolerance} %"
+        table = Table([Column("largest"), Column("‖·‖₂", ">"), Column("‖·‖_F", ">")], cells)
+        blocks += [figures(rows), table, dim(limit)]
     reasons = Counter(module.reason for module in base.not_compared)
-    notes = [
-        Note("warning", f"{plural(number, 'module')} not compared: {reason}")
-        for reason, number in reasons.most_common(SHOWN)
-    ]
-    if len(reasons) > SHOWN:
-        notes.append(Note("warning", f"{count(len(reasons) - SHOWN)} more reasons: see --json"))
-    return [*blocks, *([Notes(notes)] if notes else [])]
+    texts = [f"{plural(number, 'module')} not compared: {reason}" for reason, number in reasons.most_common()]
+    return [*blocks, *warned(texts)]
 
 
 def rank_blocks(report: AuditReport, view: AuditView) -> list[Block]:

@@ -66,7 +66,7 @@ def with_secrets(value):
 @pytest.mark.parametrize("name", REPORTS)
 def test_no_page_quotes_where_texts_are_left_out(name):
     report = REPORTS[name]
-    changed = json.dumps(with_secrets(json.loads("".join(report.json_chunks()))))
+    changed = json.dumps(with_secrets(json.loads(report.to_json())))
     secret = type(report).model_validate_json(changed)
     assert (SECRET in to_page([PageSource("", secret)])) is (name in HOLD_TEXTS)
     assert SECRET not in to_page([PageSource("", secret)], texts=False)

@@ -49,7 +49,7 @@ PLOT = Plot(
     "It falls from 3 to 1.",
     [Reference(2.0, "margin"), Reference(1e4, "event", on="x", tone="bad")],
 )
-ROWS = [ForestInterval(1.0, 0.5, 2.0), ForestInterval(-1.0, None, 0.0), ForestInterval(None, None, None)]
+ROWS = [ForestInterval(1.0, 0.5, 2.0), ForestInterval(-1.0, -1.5, 0.0), ForestInterval(0.5, None, None)]
 FOREST = Plot(
     "forest", "Forest", Axis("Δ", "points"), Axis("", categories=["first", HOSTILE, "x"]), [Intervals("95 %", ROWS)],
     "One row of two is above 0.",
@@ -133,10 +133,8 @@ def test_values_are_those_of_the_plot_in_a_browser():
     assert to_plotly(PLOT)["layout"]["xaxis"]["range"] == [2, 6]
     assert (points["error_y"]["array"], points["error_y"]["arrayminus"]) == ([0.5, 0], [1.0, 0])
     lines, marks = to_plotly(FOREST)["data"]
-    start, end = to_plotly(FOREST)["layout"]["xaxis"]["range"]
-    assert start < -1 < 2 < end
-    assert lines["x"] == [0.5, 2.0, None, pytest.approx(start), 0.0, None]  # an open end: as far as the axis
-    assert (marks["x"], marks["y"]) == ([1.0, -1.0, None], [0, 1, 2])
+    assert lines["x"] == [0.5, 2.0, None, -1.5, 0.0, None, None, None, None]
+    assert (marks["x"], marks["y"]) == ([1.0, -1.0, 0.5], [0, 1, 2])
     (image,) = to_plotly(HEAT)["data"]
     assert image["z"][1] == [None] * 90
     assert to_plotly(HEAT)["layout"]["yaxis"]["autorange"] == "reversed"
@@ -297,15 +295,14 @@ TABLES = {
         plot_of(Lines("median", (1,), (0.5,), low=(0.25,), high=(0.75,)), x=Axis("rank"), y=SHARE),
         [["rank", "median", "median, from", "median, to"], ["1", "50.0 %", "25.0 %", "75.0 %"]],
     ),
-    "a forest with open ends": (
+    "a forest": (
         plot_of(Intervals("mean", (
-            ForestInterval(-0.5, -1.25, None, inner=(-1.0, 0.0)), ForestInterval(0.25, -0.5, 1.0)), "inner"),
+            ForestInterval(-0.5, None, None), ForestInterval(0.25, -0.5, 1.0))),
                 x=Axis("difference", "points"), y=KINDS),
         [
-            ["module type", "series", "difference (points)", "from", "to"],
-            ["q_proj", "mean", "-0.500", "-1.25", "–"],
-            ["v_proj", "mean", "0.250", "-0.500", "1"],
-            ["q_proj", "inner", "", "-1", "0"],
+            ["module type", "difference (points)", "from", "to"],
+            ["q_proj", "-0.500", "–", "–"],
+            ["v_proj", "0.250", "-0.500", "1"],
         ],
     ),
     "a heat map with each cell": (

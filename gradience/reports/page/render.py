@@ -24,7 +24,7 @@ from gradience.reports.base.blocks import Block, Code, Facts, Inline, Table, spa
 from gradience.reports.base.names import display_sentence, html_text
 from gradience.reports.base.run import RunInfo
 from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
-from gradience.reports.plots.plot import Image, Intervals, Plot
+from gradience.reports.plots.plot import Image, Plot
 from gradience.reports.plots.plotly import to_plotly
 from gradience.reports.plots.table import table_of
 
@@ -240,7 +240,7 @@ def _scrolled(block: Table | Facts, label: str) -> str:
 
 def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Values]:
     drawn: list[Values] = []
-    for plot, wide in zip(plots, _rows(plots), strict=True):
+    for plot in plots:
         rows, columns = len(plot.y.categories), len(plot.x.categories)
         mapped = any(isinstance(series, Image) for series in plot.series)
         drawn.append(
@@ -254,20 +254,8 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
                 "height": max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows) if rows else HEIGHT,
                 "width": CELL_WIDTH * columns if mapped else 0,
                 "scrolls": mapped or rows > SCROLLED,  # reached by keyboard
-                "wide": wide,
                 "table": _safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
             }
         )
         figures.append(to_plotly(plot))
     return drawn
-
-
-def _rows(plots: Sequence[Plot]) -> list[bool]:
-    """Return True for each plot with a row of its own: heat maps, forest plots, and a plot without a neighbor."""
-    wide = [any(isinstance(series, Image | Intervals) for series in plot.series) for plot in plots]
-    alone: int | None = None
-    for place, whole in enumerate([*wide, True]):
-        if whole and alone is not None:
-            wide[alone] = True
-        alone = None if whole or alone is not None else place
-    return wide

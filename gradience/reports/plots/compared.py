@@ -47,12 +47,11 @@ class ForestRow:
     name: str
     delta: float
     ends: Ends
+    """The interval that is compared with the margin."""
     tone: Tone
     saved: float | None = None
     """Share of the reference's LoRA parameters."""
     reason: str = ""
-    inner: tuple[float, float] | None = None
-    """Narrower interval: of these runs inside the mean over trainings, or one-sided bounds inside a two-sided one."""
     aside: str = ""
     """Suffix of the name if its interval is of a different kind."""
 
@@ -66,8 +65,6 @@ class Compared:
     """Margin on the scale of Δ."""
     interval: str
     """Name of the interval."""
-    inner: str = ""
-    """Name of the narrower intervals; empty without any. One-sided bounds are compared with the margin."""
     measure: str = "Δ accuracy"
     """Quantity on the axis of Δ."""
     unit: str = "points"
@@ -78,18 +75,9 @@ class Compared:
         """Return the candidates, or all rows if there are none."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
-    @property
-    def deciding(self) -> str:
-        """Return the name of the interval that is compared with the margin."""
-        return self.inner if self.inner == ONE_SIDED else self.interval
-
-    def bounds(self, row: ForestRow) -> Ends:
-        """Return the ends of a row that are compared with the margin."""
-        return row.inner if self.inner == ONE_SIDED and row.inner is not None else row.ends
-
     def holds(self, row: ForestRow) -> bool:
         """Return True if the interval excludes the margin on the safe side."""
-        low, high = self.bounds(row)
+        low, high = row.ends
         if self.lower_is_better:
             return high is not None and high < self.margin
         return low is not None and low > self.margin
@@ -118,8 +106,8 @@ def compared(report: Comparing) -> Compared:
             return _seeds(report)
 
 
-def _points(interval: Bounds | PairedTable | None) -> tuple[float, float] | None:
-    return None if interval is None else (100 * interval.low, 100 * interval.high)
+def _points(interval: Bounds | PairedTable) -> Ends:
+    return 100 * interval.low, 100 * interval.high
 
 
 def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
@@ -129,37 +117,41 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
         pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
         if adapter.role == REFERENCE:
             continue
-        name = "base model" if adapter.role == BASE else adapter.name
-        row = ForestRow(
-            name, 0.0, (None, None), GRADES[adapter.grade], adapter.params_saved, reason=adapter.reason
-        )
         if pairs is not None:
-            ends, inner = _points(pairs) or (None, None), _points(bounds)
-            delta = 100 * pairs.delta
-            rows.append(replace(row, delta=delta, ends=ends, inner=inner))
+            delta, ends = 100 * pairs.delta, _points(bounds or pairs)
         elif scored is not None and scored.delta is not None:
-            likelihoods = True
-            inner = None if bounds is None else (-bounds.high, -bounds.low)
-            rows.append(replace(row, delta=scored.delta, ends=(scored.low, scored.high), inner=inner))
-    inner_name = ONE_SIDED if any(row.inner for row in rows) else ""
+            likelihoods, delta = True, scored.delta
+            ends = (scored.low, scored.high) if bounds is None else (-bounds.high, -bounds.low)
+        else:
+            continue
+        name = "base model" if adapter.role == BASE else adapter.name
+        aside = "" if bounds else " (95 % interval)"
+        tone = GRADES[adapter.grade]
+        rows.append(ForestRow(name, delta, ends, tone, adapter.params_saved, adapter.reason, aside))
     if likelihoods:
-        return Compared(rows, margin, STUDENT, inner_name, "ΔNLL", "nats per token", lower_is_better=True)
-    return Compared(rows, -100 * margin, TANGO, inner_name)
+        return _named(Compared(rows, margin, STUDENT, "ΔNLL", "nats per token", lower_is_better=True))
+    return _named(Compared(rows, -100 * margin, TANGO))
+
+
+def _named(outcome: Compared) -> Compared:
+    """Return the rows with the name of the bounds, if any row has them; otherwise no row is of a different kind."""
+    if any(not row.aside for row in outcome.rows):
+        return replace(outcome, interval=ONE_SIDED)
+    return replace(outcome, rows=[replace(row, aside="") for row in outcome.rows])
 
 
 def _logs(report: EvidenceReport) -> Compared:
-    table, lower = report.table, report.lower_is_better
-    scale, unit, interval = (1, "", STUDENT) if table is None else (100, "points", TANGO)
+    lower = report.lower_is_better
+    scale, unit = (1, "") if report.table is None else (100, "points")
     row = ForestRow(
         report.b.model or report.b.path,
         scale * report.delta,
-        (scale * report.low, scale * report.high),
+        (scale * report.bounds.low, scale * report.bounds.high),
         GRADES[report.grade],
         reason=report.verdict,
-        inner=(scale * report.bounds.low, scale * report.bounds.high),
     )
     margin = scale * (report.margin if lower else -report.margin)
-    return Compared([row], margin, interval, ONE_SIDED, f"Δ of {report.metric}", unit, lower)
+    return Compared([row], margin, ONE_SIDED, f"Δ of {report.metric}", unit, lower)
 
 
 def _one_seed(report: Bench) -> Compared:
@@ -170,16 +162,10 @@ def _one_seed(report: Bench) -> Compared:
             continue
         # a smoke run shows nothing
         tone = "warn" if report.smoke else STATUSES.get(variant.status, "warn")
-        rows.append(
-            ForestRow(
-                variant.name,
-                100 * variant.delta,
-                _points(variant.pairs) or (None, None),
-                "dim" if variant.is_control else tone,
-                variant.reduction,
-                "; ".join(variant.reasons),
-            )
-        )
+        tone = "dim" if variant.is_control else tone
+        reasons = "; ".join(variant.reasons)
+        ends = _points(variant.pairs)
+        rows.append(ForestRow(variant.name, 100 * variant.delta, ends, tone, variant.reduction, reasons))
     return Compared(rows, -100 * float(report.policy.tolerance), TANGO)
 
 
@@ -193,24 +179,20 @@ def _seeds(report: BenchAggregate) -> Compared:
     ]
     several = any(pooled.over_trainings is not None for _, _, pooled in known)
     for variant, evidence, pooled in known:
-        these, over_trainings = pooled.these_runs, pooled.over_trainings
         tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
         rows.append(
             ForestRow(
                 variant.name,
                 100 * pooled.delta,
-                _points(over_trainings or these) or (None, None),
+                _points(pooled.over_trainings or pooled.these_runs),
                 "dim" if variant.is_control else tone,
                 variant.mean_reduction,
                 evidence.reason,
-                _points(these) if over_trainings else None,
-                " (these runs)" if several and over_trainings is None else "",
+                " (these runs)" if several and pooled.over_trainings is None else "",
             )
         )
     margin = -100 * float(report.policy.tolerance)
-    if several:
-        return Compared(rows, margin, f"{ONE_SIDED}, mean over trainings", f"{ONE_SIDED}, these runs")
-    return Compared(rows, margin, f"{ONE_SIDED}, these runs")
+    return Compared(rows, margin, f"{ONE_SIDED}, {'mean over trainings' if several else 'these runs'}")
 
 
 # ---------------------------------------------------------------- their plots
@@ -225,32 +207,25 @@ def forest_plot(report: Comparing) -> Plot | None:
     judged = outcome.judged
     if all(row.ends == (None, None) for row in outcome.rows):
         return None
-    ends = [
-        0.0,
-        outcome.margin,
-        *(end for row in judged for end in (row.delta, *row.ends) if end is not None),
-    ]
-    room = FAR * (max(ends) - min(ends))
-    near = [row for row in outcome.rows if row in judged or min(ends) - room <= row.delta <= max(ends) + room]
+    left, right = _room([0.0, outcome.margin, *_drawn(judged)], FAR)
+    near = [row for row in outcome.rows if row in judged or left <= row.delta <= right]
     far = ", ".join(f"{row.name} ({signed(row.delta)})" for row in outcome.rows if row not in near)
     safe = sum(outcome.holds(row) for row in judged)
     result = (
         f"{safe} of {plural(len(judged), 'adapter')} {'is' if len(judged) == 1 else 'are'} within the margin"
-        f" ({outcome.deciding})."
+        f" ({outcome.interval})."
         if any(row.tone != "dim" for row in outcome.rows)
         else "No candidates."
     )
-    heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
-    intervals = [
-        ForestInterval(row.delta, *row.ends, row.tone, outcome.hover(row), row.inner) for row in near
-    ]
+    low, high = _room([0.0, outcome.margin, *_drawn(near)], 0.08)
+    intervals = [ForestInterval(row.delta, *row.ends, row.tone, outcome.hover(row)) for row in near]
     return Plot(
         "forest",
         f"{outcome.measure}, with {outcome.interval}",
-        Axis(outcome.measure, outcome.unit),
+        Axis(outcome.measure, outcome.unit, low=low, high=high),
         Axis("", categories=[f"{row.name}{row.aside}" for row in near]),
-        [Intervals(outcome.interval, intervals, outcome.inner)],
-        f"{result}{heavy}{f' Off scale: {far}.' if far else ''}",
+        [Intervals(outcome.interval, intervals)],
+        f"{result}{f' Off scale: {far}.' if far else ''}",
         [Reference(0.0, "", on="x"), Reference(outcome.margin, "margin", on="x", tone="bad")],
     )
 
@@ -272,28 +247,26 @@ def pareto_plot(report: Comparing) -> Plot | None:
     for tone, words in (BY_STATUS if by_status else WORDS).items():
         of_tone = [row for row in rows if row.tone == tone]
         if of_tone:
-            ends = [outcome.bounds(row) for row in of_tone]
             series.append(
                 Points(
                     words,
                     [kept[row.name] for row in of_tone],
                     [row.delta for row in of_tone],
                     [row.name for row in of_tone],
-                    [low for low, _ in ends],
-                    [high for _, high in ends],
+                    [row.ends[0] for row in of_tone],
+                    [row.ends[1] for row in of_tone],
                     tone,
                     [outcome.hover(row) for row in of_tone],
                 )
             )
     left, right = _room(list(kept.values()), 0.12)
-    ends_of_all = [end for row in rows for end in (row.delta, *outcome.bounds(row)) if end is not None]
-    low, high = _room([0.0, outcome.margin, *ends_of_all], 0.06)
+    low, high = _room([0.0, outcome.margin, *_drawn(rows)], 0.06)
     supported = [row for row in rows if row.tone == "good"]
     smallest = (supported or rows)[0]
     verb = "passes" if by_status else "is supported"
     which = f"The smallest candidate that {verb}" if supported else f"No candidate {verb}. The smallest"
-    intervals = any(None not in outcome.bounds(row) for row in rows)
-    lines = f" Lines: {outcome.deciding}." if intervals else ""
+    intervals = any(None not in row.ends for row in rows)
+    lines = f" Lines: {outcome.interval}." if intervals else ""
     return Plot(
         "pareto",
         f"{outcome.measure} by size",
@@ -309,6 +282,11 @@ def pareto_plot(report: Comparing) -> Plot | None:
         f" {outcome.measure} {signed(smallest.delta)} {outcome.unit}.{lines}",
         [Reference(0.0, "reference"), Reference(outcome.margin, "margin", tone="bad")],
     )
+
+
+def _drawn(rows: Iterable[ForestRow]) -> list[float]:
+    """Return every value that is drawn of the rows."""
+    return [end for row in rows for end in (row.delta, *row.ends) if end is not None]
 
 
 def _room(values: Sequence[float], share: float) -> tuple[float, float]:

@@ -227,21 +227,11 @@ def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | 
 
 
 def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
-    """Draw a mark with a line for each row, with an arrow at an open end."""
-    known = [value for row in series.rows for value in (row.value, row.low, row.high) if value is not None]
-    span = max(known, default=1.0) - min(known, default=0.0)
-    left, right = min(known, default=0.0) - 0.05 * span, max(known, default=1.0) + 0.05 * span
+    """Draw a mark with a line for each row."""
     for at, row in enumerate(series.rows):
-        if row.value is None:
-            continue
         color = series_color(row.tone, place)
-        ends = (left if row.low is None else row.low, right if row.high is None else row.high)
-        axes.plot(ends, (at, at), color=color, linewidth=1.6, solid_capstyle="butt")
-        if row.inner is not None:
-            axes.plot(row.inner, (at, at), color=color, linewidth=4.5, solid_capstyle="butt")
-        for end, value, arrow in ((ends[0], row.low, "<"), (ends[1], row.high, ">")):
-            mark = arrow if value is None else "|"
-            axes.plot(end, at, marker=mark, color=color, markersize=6, linestyle="")
+        if row.low is not None and row.high is not None:
+            axes.plot((row.low, row.high), (at, at), color=color, linewidth=1.6, marker="|", markersize=6)
         mark = MARK_OF_TONE.get(row.tone, MARKS[place % len(MARKS)])
         axes.plot(row.value, at, marker=mark, color=color, linestyle="")
     axes.set_ylim(-0.7, len(series.rows) - 0.3)

@@ -79,14 +79,12 @@ class Points:
 class ForestInterval:
     """One row of a forest plot."""
 
-    value: float | None
+    value: float
     low: float | None
     high: float | None
-    """Upper end of the interval; an end that is None is open: a one-sided bound."""
+    """Upper end of the interval; both ends are None if it is unknown."""
     tone: Tone = ""
     hover: str = ""
-    inner: tuple[float, float] | None = None
-    """An interval of a different kind, drawn heavier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +93,6 @@ class Intervals:
 
     name: str
     rows: Sequence[ForestInterval]
-    inner: str = ""
-    """Name of the heavier intervals; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)

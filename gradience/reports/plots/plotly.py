@@ -63,7 +63,6 @@ ROW, LEAST_HEIGHT = 24, 420
 
 def to_plotly(plot: Plot) -> Json:
     """Return `data` and `layout` of a plotly figure without its title. No value is NaN: JSON."""
-    span = _span(plot)
     data: list[Json] = []
     for place, series in enumerate(plot.series):
         match series:
@@ -72,13 +71,11 @@ def to_plotly(plot: Plot) -> Json:
             case Points():
                 data.append(_points(plot, series, place))
             case Intervals():
-                data += _intervals(series, span or (0.0, 1.0))
+                data += _intervals(series)
             case Image():
                 data.append(_image(plot, series))
     named = sum(trace.get("showlegend", True) for trace in data)
     x, y = _axis(plot.x, TICKS), _axis(plot.y, MOST_ROWS)
-    if span is not None:
-        x["range"] = list(span)
     values = [value for series in plot.series if isinstance(series, Lines | Points) for value in series.x]
     if plot.x.form == "count" and values and max(values) - min(values) <= FEW_COUNTS:
         x["dtick"] = 1  # no ticks between whole numbers
@@ -158,18 +155,6 @@ def _axis(axis: Axis, most: int) -> Json:
 def _end(axis: Axis, value: float | None) -> float | None:
     """Return an end of an axis: for a logarithmic axis, plotly expects a power of ten."""
     return value if value is None or axis.scale != "log" else math.log10(value)
-
-
-def _span(plot: Plot) -> tuple[float, float] | None:
-    """Return the ends of x of a forest plot, which open intervals are drawn to."""
-    rows = [row for series in plot.series if isinstance(series, Intervals) for row in series.rows]
-    if not rows:
-        return None
-    ends = [value for row in rows for value in (row.low, row.value, row.high) if value is not None]
-    ends += [reference.at for reference in plot.references if reference.on == "x"]
-    low, high = min(ends, default=0.0), max(ends, default=1.0)
-    room = 0.08 * (high - low) or 1.0
-    return low - room, high + room
 
 
 def _line(reference: Reference) -> Json:
@@ -253,23 +238,18 @@ def _points(plot: Plot, series: Points, place: int) -> Json:
     return _named(series.name, series.hover or series.labels, **rest)
 
 
-def _intervals(series: Intervals, span: tuple[float, float]) -> list[Json]:
+def _intervals(series: Intervals) -> list[Json]:
     """Return the intervals as one line with gaps in each tone, then the values on them."""
     traces: list[Json] = []
     for tone in sorted({row.tone for row in series.rows}):
         x: list[float | None] = []
         y: list[float | None] = []
         for place, row in enumerate(series.rows):
-            if row.tone == tone and (row.low is not None or row.high is not None):
-                ends = (span[0] if row.low is None else row.low, span[1] if row.high is None else row.high)
-                x += [*ends, None]
+            if row.tone == tone:
+                x += [row.low, row.high, None]
                 y += [place, place, None]
         line = {"color": series_color(tone), "width": 3}
         traces.append({**QUIET, "x": _numbers(x), "y": y, "line": line})
-    for place, row in enumerate(series.rows):
-        if row.inner is not None:
-            line = {"color": series_color(row.tone), "width": 7}
-            traces.append({**QUIET, "x": _numbers(row.inner), "y": [place, place], "line": line})
     marker = {
         "color": [series_color(row.tone) for row in series.rows],
         "symbol": [SYMBOLS.get(row.tone, "circle") for row in series.rows],

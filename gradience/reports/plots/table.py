@@ -39,16 +39,10 @@ def table_of(plot: Plot) -> Table:
 
 def _forest(plot: Plot, forest: Intervals) -> Table:
     rows: list[Row] = [
-        (Span(name, "name"), forest.name, *(shown(end, plot.x) for end in (row.value, row.low, row.high)))
+        (Span(name, "name"), *(shown(end, plot.x) for end in (row.value, row.low, row.high)))
         for name, row in zip(plot.y.categories, forest.rows, strict=True)
     ]
-    rows += [
-        (Span(name, "name"), forest.inner, "", *(shown(end, plot.x) for end in row.inner))
-        for name, row in zip(plot.y.categories, forest.rows, strict=True)
-        if row.inner is not None
-    ]
-    head = [Column(plot.y.label), Column("series"), _figures(plot.x.label)]
-    return Table([*head, _figures("from"), _figures("to")], rows)
+    return Table([Column(plot.y.label), *map(_figures, (plot.x.label, "from", "to"))], rows)
 
 
 def _named_points(plot: Plot, series: Sequence[Points]) -> Table:
