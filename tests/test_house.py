@@ -56,7 +56,7 @@ def test_help_of_a_verb_loads_nothing_slow():
         ["audit", str(example_adapter()), "--layers"],
         ["audit", str(example_adapter()), "--json"],
         ["monitor", str(ROOT / "tests" / "monitor" / "runs" / "crashed.jsonl"), "--verbose"],
-        ["check", "--training", str(ROOT / "tests" / "check" / "configs" / "trl.yaml")],
+        ["check", str(ROOT / "tests" / "check" / "configs" / "trl.yaml")],
         ["evidence", *2 * [str(ROOT / "examples" / "evidence" / "probe.csv")]],
     ],
     ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",

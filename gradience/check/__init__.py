@@ -48,7 +48,6 @@ def check_config(settings: CheckSettings) -> CheckReport:
     shown: dict[Path, str] = {}
     if settings.peft_dir is not None:
         paths.append(_adapter_config(settings.peft_dir, shown))
-    paths += [Path(path) for path in (settings.peft, settings.training) if path is not None]
     if settings.training_dir is not None:
         paths.append(training_config_in(Path(settings.training_dir)))
     given, files, training_dialect = _typed(settings.lr, settings.r, settings.alpha), [], PEFT

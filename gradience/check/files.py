@@ -92,7 +92,7 @@ def adapter_config_in(folder: Path) -> Path:
         raise InputError(
             f"{folder}: no adapter_config.json in it",
             code="config-not-found",
-            hint="give the folder that save_pretrained() wrote to --peft-dir, or the file itself to --peft",
+            hint="give the folder that save_pretrained() wrote, or the file itself",
         )
     return path
 
@@ -107,7 +107,7 @@ def training_config_in(folder: Path) -> Path:
     raise InputError(
         f"{folder}: no training configuration in it",
         code="config-not-found",
-        hint=f"give the file itself to --training; looked for {', '.join(TRAINING_NAMES[:4])} …",
+        hint=f"give the file itself; looked for {', '.join(TRAINING_NAMES[:4])} …",
     )
 
 

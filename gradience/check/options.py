@@ -23,16 +23,13 @@ class CheckSettings:
     """Configurations."""
 
     configs: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("CONFIG")] = ()
-    """Adapter folder, training folder or configuration file; several are read as one configuration."""
+    """Adapter folder, training folder or configuration file (adapter_config.json, Trainer arguments as JSON or YAML,
+    YAML of TRL, Axolotl or LLaMA-Factory); several are read as one configuration."""
     _: KW_ONLY
     peft_dir: Annotated[StrPath | None, Flag("DIR")] = None
     """Folder with an adapter_config.json, or org/name."""
-    peft: Annotated[StrPath | None, Flag("FILE")] = None
-    """An adapter configuration."""
     training_dir: Annotated[StrPath | None, Flag("DIR")] = None
     """Folder with a training configuration."""
-    training: Annotated[StrPath | None, Flag("FILE")] = None
-    """Trainer arguments (JSON, YAML) or YAML of TRL, Axolotl or LLaMA-Factory."""
     task: Annotated[str | None, Flag("NAME", short="--dataset", values=_tasks)] = None
     """Kind of task: classification, generation, reasoning, rl, or a name such as sst2 or gsm8k."""
     lr: Annotated[SkipValidation[float | None], Flag("X")] = None

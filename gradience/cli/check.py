@@ -30,7 +30,7 @@ def check(settings: CheckSettings, out: CheckOutput) -> int:
 
       gradience check axolotl.yaml --task generation --lr 1e-4
 
-      gradience check --peft adapter_config.json --training-dir ./run --json
+      gradience check ./my_adapter --training-dir ./run --json
     """
     from gradience.check import check_config
 

@@ -18,15 +18,6 @@ from gradience.ranks import scale_of
 LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 LANGUAGE_CLASSES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
 
-METHOD_SETTINGS = ("beta", "loss_type", "num_generations", "max_completion_length", "scale_rewards")
-"""Settings of preference and reinforcement learning that a reader of the log needs."""
-
-QLORA_MEANING = (
-    "The adapter is trained and measured in its own precision. The base below it is rounded to {bits} bits:"
-    " part of ΔW repairs that rounding, so ranks measured here hold for this quantized base, and the adapter"
-    " is a different model on the unquantized one."
-)
-
 
 def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
     """Return the `config` of `run_start`."""
@@ -104,7 +95,7 @@ def _lora(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _base(model: nn.Module) -> dict[str, Any]:
-    """The model below the adapter; if it is quantized, how, and what that means for reading the spectra."""
+    """The model below the adapter; if it is quantized, how."""
     config = getattr(model, "config", None)
     read: Any = config.get if isinstance(config, dict) else lambda key: getattr(config, key, None)
     dtype, quantization = read("dtype"), read("quantization_config")
@@ -119,7 +110,6 @@ def _base(model: nn.Module) -> dict[str, Any]:
             "bits": bits,
             "type": values.get("bnb_4bit_quant_type"),
             "double": values.get("bnb_4bit_use_double_quant"),
-            "meaning": QLORA_MEANING.format(bits=bits if bits is not None else "fewer"),
         }
     return {
         "name": read("_name_or_path") or read("model_type"),
@@ -147,8 +137,7 @@ def is_language_model(model: nn.Module) -> bool:
 
 
 def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """Return the `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`,
-    settings.
+    """Return the `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`.
 
     `class` is None if the hook was called without a Trainer.
     """
@@ -157,7 +146,6 @@ def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, 
         "class": names[0] if names else None,
         "bases": list(names[1:]),
         "arguments": type(args).__name__,
-        **{key: getattr(args, key) for key in METHOD_SETTINGS if hasattr(args, key)},
     }
 
 

@@ -207,8 +207,6 @@ def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
     notes = []
     if setup.method == "reinforcement":
         notes.append("In reinforcement learning the loss does not measure progress, so no rule judges it.")
-    if setup.quantization_meaning:
-        notes.append(f"{setup.quantization}: {setup.quantization_meaning}")
     if facts.modules.get("starts_at_zero") is False:
         notes.append(
             f"The factors were initialized with {setup.init or 'something other than zero'}: B·A is not yet ΔW,"

@@ -234,7 +234,6 @@ class RunSetup(Setup):
 
     rslora: bool = False
     init: str | None = None
-    quantization_meaning: str | None = None
     nan_filter: bool = False
 
 
@@ -271,7 +270,6 @@ def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> RunSetu
         max_steps=positive_integer(training.get("max_steps")),
         precision=_text(training, "dtype") or _text(base, "dtype"),
         quantization=_text(quantization, "name"),
-        quantization_meaning=_text(quantization, "meaning"),
         trainable_params=positive_integer(lora.get("trainable_params")),
         hidden_size=positive_integer(base.get("hidden_size")),
         nan_filter=training.get("logging_nan_inf_filter") is True,

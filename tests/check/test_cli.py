@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def test_the_screen(capsys):
-    assert run(["check", "--training", str(CONFIGS / "trl.yaml")]) == 0
+    assert run(["check", str(CONFIGS / "trl.yaml")]) == 0
     out = capsys.readouterr().out
     assert "read as trl" in out
     assert "only attention is adapted" in out
@@ -28,7 +28,7 @@ def test_the_screen(capsys):
 def test_an_error_finding_is_exit_code_1_and_json_says_the_same(tmp_path, capsys):
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 8}))
-    assert run(["check", "--peft", str(path), "--json"]) == 1
+    assert run(["check", str(path), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "gradience.check/2"
     assert [f["code"] for f in report["findings"] if f["severity"] == "error"] == ["impossible-number"]
@@ -38,9 +38,9 @@ def test_an_error_finding_is_exit_code_1_and_json_says_the_same(tmp_path, capsys
     ("arguments", "code"),
     [
         ([], 2),
-        (["--peft", "nowhere.json"], 3),
+        (["nowhere.json"], 3),
         (["--peft-dir", "."], 3),
-        (["--task", "cooking", "--peft", "x"], 2),
+        (["--task", "cooking", "x"], 2),
         (["nowhere"], 3),
         (["."], 3),
         (["--task", "gsm8k"], 2),

@@ -189,7 +189,7 @@ def checked_file(tmp_path, tool, changes, options=None):
     if base:
         (tmp_path / "base.json").write_text(json.dumps(BASES[base]))
         options["base_config"] = tmp_path / "base.json"
-    report = check_config(training=path, **options)
+    report = check_config(path, **options)
     assert report.files[0].dialect == tool
     return report, {finding.code for finding in report.findings}
 
@@ -292,7 +292,7 @@ def test_a_dump_of_trl_arguments_without_lora_gets_no_default_rank(tmp_path):
     path.write_text(
         json.dumps({"learning_rate": 1e-6, "num_generations": 8, "per_device_train_batch_size": 8})
     )
-    report = check_config(training=path)
+    report = check_config(path)
     assert report.files[0].dialect == "trl"
     assert (report.settings.r, report.settings.adapter, report.settings.objective) == (None, None, "rl")
 
@@ -320,7 +320,7 @@ READ = {
 
 @pytest.mark.parametrize("name", READ)
 def test_what_each_tool_writes(name):
-    report = check_config(training=CONFIGS / f"{name}.yaml")
+    report = check_config(CONFIGS / f"{name}.yaml")
     assert report.files[0].dialect == name.replace("_", "-")
     for key, value in READ[name].items():
         assert getattr(report.settings, key) == value, key
@@ -352,7 +352,7 @@ def test_one_file_with_the_settings_of_the_adapter_and_of_the_training(tmp_path)
     )
     adapter = tmp_path / "adapter_config.json"
     adapter.write_text(json.dumps({"peft_type": "LORA", "r": 8, "target_modules": "all-linear"}))
-    for report in (check_config(path), check_config(peft=adapter, training=path)):
+    for report in (check_config(path), check_config([adapter, path])):
         assert [file.dialect for file in report.files[-2:]] == ["peft", "trainer"]
         assert (report.settings.learning_rate, report.settings.epochs) == (5e-3, 10)
 
@@ -424,14 +424,14 @@ def test_what_cannot_be_read_is_refused_with_a_code(tmp_path, name, content, cod
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
-        check_config(training=path)
+        check_config(path)
     assert error.value.code == code
 
 
 def test_floats_of_yaml_1_1_are_numbers(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("use_peft: true\nlearning_rate: 1e-4\nweight_decay: '0.3'\n")
-    report = check_config(training=path)
+    report = check_config(path)
     assert report.settings.learning_rate == 1e-4
     assert not [f for f in report.findings if f.code == "unreadable-value"]
 
@@ -450,5 +450,5 @@ def test_floats_of_yaml_1_1_are_numbers(tmp_path):
 def test_a_value_of_the_wrong_kind_is_an_error_finding(tmp_path, key, value):
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 16, key: value}))
-    codes = {finding.code for finding in check_config(peft=path).findings}
+    codes = {finding.code for finding in check_config(path).findings}
     assert "unreadable-value" in codes

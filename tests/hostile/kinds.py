@@ -220,7 +220,7 @@ def texts() -> dict[str, Kind]:
             "in/trl.yaml",
             "yaml",
             {"in/trl.yaml": trl},
-            commands("check in/trl.yaml --verbose", "check --training in/trl.yaml --json"),
+            commands("check in/trl.yaml --verbose", "check in/trl.yaml --json"),
             codes=frozenset({0, 1}),
         ),
         "training arguments": Kind(
@@ -229,7 +229,7 @@ def texts() -> dict[str, Kind]:
             beside | {"in/run/training_args.json": arguments},
             commands(
                 f"check --peft-dir {BAD} --training-dir in/run",
-                "check --training in/run/training_args.json --json",
+                "check in/run/training_args.json --json",
             ),
             codes=frozenset({0, 1}),
         ),
