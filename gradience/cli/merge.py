@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradience.cli.console import show_written
 from gradience.cli.exit_codes import ExitCode, code_of_grades
-from gradience.cli.options import CodeSettings, require_files
+from gradience.cli.options import CodeSettings
 from gradience.cli.output import LayersOutput
 from gradience.merge.settings import MergeSettings
 from gradience.settings import required_output
@@ -31,7 +31,6 @@ def merge(settings: MergeSettings, code: CodeSettings, out: LayersOutput) -> int
       gradience merge ./arithmetic ./sorting --method ties --data A=sums.jsonl --data B=lists.jsonl -o merged
     """
     output = required_output(settings.output, "DIR")
-    require_files(*settings.data.values())
     from gradience.merge.verb import DOCUMENT, merge_adapters
     from gradience.reports.merge import REPORT
 
