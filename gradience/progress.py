@@ -23,9 +23,6 @@ class Watcher:
     def step(self, done: int, total: int) -> None:
         """Report a finished training step, or the number of examples that an evaluation has answered."""
 
-    def tokens(self, count: int) -> None:
-        """Report the tokens read and written for the batch that the next `step` reports."""
-
     def showable(self, text: str) -> None:
         """Report the margin that the examples can show, before a model is loaded."""
 

@@ -118,7 +118,7 @@ class StageProgress(_Bars, Watcher):
         self._seed = ""
         self._tasks: tuple[TaskID, TaskID] | None = None
         """The bar of the stages, and that of the steps."""
-        self._stages_done, self._doing = 0, ""
+        self._stages_done = 0
         self._pace = _Pace(0.0)
 
     def seed(self, seed: int, number: int, of: int) -> None:
@@ -132,7 +132,7 @@ class StageProgress(_Bars, Watcher):
     def stage(self, name: str, number: int, of: int | None) -> None:
         """Show that a stage begins. of: number of stages, if known."""
         variant, _, step = name.rpartition("/")
-        doing = self._doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
+        doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
         self._stages_done, self._pace = number - 1, _Pace(time.monotonic())
         if self._progress is None and not self._quiet and sys.stderr.isatty():
             bars = self._start(elapsed=True)
@@ -144,10 +144,6 @@ class StageProgress(_Bars, Watcher):
         else:
             self._say(f"{self._clock()} {self._seed}stage {number}{f' of {of}' if of else ''}: {doing}")
 
-    def tokens(self, count: int) -> None:
-        """Count what the next step has read and written."""
-        self._pace.tokens += count
-
     def step(self, done: int, total: int) -> None:
         """Show the finished training steps or answered examples, and their speed."""
         now = time.monotonic()
@@ -155,10 +151,7 @@ class StageProgress(_Bars, Watcher):
         if self._progress is not None and self._tasks is not None:
             stages, steps = self._tasks
             self._progress.update(stages, completed=self._stages_done + done / total)
-            rate = self._pace.rate(now)
-            self._progress.update(
-                steps, completed=done, total=total, description=f"{self._doing}{f', {rate}' if rate else ''}"
-            )
+            self._progress.update(steps, completed=done, total=total)
         elif line:
             self._say(f"{self._clock()}   {line}")
 
@@ -190,8 +183,7 @@ class _Pace:
     """Speed of one stage."""
 
     def __init__(self, began: float) -> None:
-        self.began = self.shown = began
-        self.tokens = 0
+        self.shown = began
         self.first: tuple[int, float] | None = None
         """Work done at the first update, and its time: work left by an interrupted run is not counted."""
 
@@ -201,14 +193,7 @@ class _Pace:
         if now - self.shown < LINE_SECONDS or done >= total:
             return ""
         self.shown = now
-        return ", ".join(
-            filter(None, (f"{done:,} of {total:,}", self.rate(now), self.left(done, total, now)))
-        )
-
-    def rate(self, now: float) -> str:
-        """Return `1,200 tokens/s`; empty if no tokens are counted."""
-        passed = now - self.began
-        return f"{self.tokens / passed:,.0f} tokens/s" if self.tokens and passed > 0 else ""
+        return ", ".join(filter(None, (f"{done:,} of {total:,}", self.left(done, total, now))))
 
     def left(self, done: int, total: int, now: float) -> str:
         """`about 3 min left`, at the pace since the first sign; empty at that."""

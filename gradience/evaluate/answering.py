@@ -81,7 +81,6 @@ class Answering:
             max_new_tokens=request.max_new_tokens,
             device=request.device,
             on_batch=watcher.step,
-            on_tokens=watcher.tokens,
             engine_name=request.engine,
             tokenizer=inputs.tokenizer,
             looks=inputs.looks,

@@ -6,7 +6,7 @@ evaluated. So a run that is resumed after all evaluations loads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,6 @@ class Evaluator:
         max_new_tokens: int | None = None,
         device: str = "auto",
         on_batch: Progress | None = None,
-        on_tokens: Callable[[int], None] | None = None,
         engine_name: str = "transformers",
         tokenizer: Any = None,
         looks: Sequence[int] = (),
@@ -72,16 +71,15 @@ class Evaluator:
     ) -> None:
         """`examples` are some of `task`. `max_length`: tokens of a text to label that are read.
 
-        batch_size: examples that are answered together; None: as many as `batch_tokens` hold. on_tokens: called after
-        each batch, before `on_batch`, with the tokens that were read and written for it. tokenizer: the base's, with
-        the rows that it has encoded already. looks: numbers of examples, up to all of them; by default all at once.
-        base: shared with other evaluators of the same model, which its owner closes.
+        batch_size: examples that are answered together; None: as many as `batch_tokens` hold. tokenizer: the base's,
+        with the rows that it has encoded already. looks: numbers of examples, up to all of them; by default all at
+        once. base: shared with other evaluators of the same model, which its owner closes.
         """
         self.task, self.model, self.examples, self.device = task, model, examples, device
         self.batch_size, self.batch_tokens, self.max_length = batch_size, batch_tokens, max_length
         self.max_new_tokens, self._tokenizer = max_new_tokens, tokenizer
         self.looks = tuple(looks) or (len(examples),)
-        self.on_batch = on_batch if on_tokens is None else self._counted(on_tokens, on_batch)
+        self.on_batch = on_batch
         self._base, self._owns_base = base or LoadedBase(), base is None
         self.engine_type = engine(engine_name)
         self._labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
@@ -258,20 +256,6 @@ class Evaluator:
             on_batch=self.on_batch,
             allow_inert=allow_inert,
         )
-
-    def _counted(self, on_tokens: Callable[[int], None], on_batch: Progress | None) -> Progress:
-        """Tell the tokens of each batch first. What came before it belongs to it: the texts of the proof."""
-        before = 0
-
-        def batch(done: int, total: int) -> None:
-            nonlocal before
-            now = self.engine.tokens
-            on_tokens(now - before if now >= before else now)  # another engine counts from 0
-            before = now
-            if on_batch is not None:
-                on_batch(done, total)
-
-        return batch
 
     def _batches(self, *, scored: bool = False, at_once: int | None = None) -> dict[str, Any]:
         """Return how examples are batched, as `evaluate_rows` takes it; at_once: of the engine that answers."""

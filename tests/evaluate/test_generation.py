@@ -27,7 +27,6 @@ from gradience.evaluate.evaluator import Evaluator
 from gradience.files.records import count, read_records
 from gradience.models.devices import lacks_memory
 from gradience.models.rendering import encode_prompt
-from gradience.progress import Watcher
 
 PROMPTS = [example.prompt for example in sums(25)]
 NEW = 12
@@ -365,26 +364,6 @@ def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, 
         evaluate(prepared, "reference", batch_size=5)
     assert "a smaller --batch-size" in caught.value.hint
     assert device.calls == before + 1
-
-
-def test_tokens_are_counted_for_the_progress_alone(engine, prepared):
-    prompts = [example.prompt for example in sums(5)]
-    outputs = engine.generate("plain", prompts, max_new_tokens=3)
-    # One letter is one token here.
-    assert engine.tokens == sum(map(len, prompts)) + sum(output.n_tokens for output in outputs)
-    before, pairs = engine.tokens, [(example.prompt, example.response) for example in sums(5)]
-    engine.score("dora", pairs, reference="plain")
-    assert engine.tokens - before == 2 * sum(len(prompt + response) for prompt, response in pairs)
-
-    class Tokens(Watcher):
-        batches: list[int] = []  # noqa: RUF012  (of this one test)
-
-        def tokens(self, count):
-            self.batches.append(count)
-
-    evaluate(prepared, "reference", "other", watcher=Tokens(), batch_size=20)
-    of_proof = 2 * 8 * 3
-    assert Tokens.batches == 2 * [60 + of_proof, 60, 60]
 
 
 # ---------------------------------------------------------------- How often an evaluation tokenizes a row

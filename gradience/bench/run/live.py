@@ -72,10 +72,6 @@ class LiveRun(Watcher):
             self.keep()
         self.inner.step(done, total)
 
-    def tokens(self, count: int) -> None:
-        """Tokens were read and written."""
-        self.inner.tokens(count)
-
     def note(self, text: str) -> None:
         """Something is done again."""
         self.inner.note(text)

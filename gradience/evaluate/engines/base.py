@@ -144,8 +144,6 @@ class Engine:
     """Batches passed to the engine at once: an engine with its own scheduler gets more."""
     follows: ClassVar[bool] = False
     """True if `follow` answers faster than `generate` where the outputs of another adapter are known."""
-    tokens = 0
-    """Read and written so far, without padding; for the progress only, so that an engine may leave it at 0."""
 
     def __init__(self, model: ModelSettings) -> None:
         self.model = model

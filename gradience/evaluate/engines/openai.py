@@ -191,7 +191,6 @@ class OpenAIEngine(Engine):
         def answer(prompt: str) -> Output:
             completion = self._complete(model, prompt, max_tokens=max_new_tokens, **more)
             choice, n_tokens = completion.choices[0], completion.usage.completion_tokens
-            self.tokens += completion.usage.prompt_tokens + n_tokens
             ends = [place for text in stop if (place := choice.text.find(text)) >= 0]
             text = choice.text[: min(ends)] if ends else choice.text
             if ends or isinstance(choice.stop_reason, str):
@@ -224,7 +223,6 @@ class OpenAIEngine(Engine):
     def _score(self, model: str, prompt: str, response: str, before: int) -> Score:
         completion = self._complete(model, prompt + response, max_tokens=1, echo=True, logprobs=1)
         whole, logprobs = completion.usage.prompt_tokens, completion.choices[0].logprobs
-        self.tokens += whole
         if logprobs is None or len(logprobs.token_logprobs) < whole:
             raise InputError(
                 f"{self._address}: the server returned no log-probabilities of the prompt, which choices need",

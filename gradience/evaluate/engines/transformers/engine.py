@@ -229,7 +229,6 @@ class TransformersEngine(Engine):
         lora: bool = True,
     ) -> list[Classified]:
         """Raises UsageError (`mixed-examples`)."""
-        self._count((first,) if second is None else (first, second) for first, second in texts)
         with memory(), self.using(name, lora=lora) as model:
             return classify_batch(model, self.encoder, texts, max_length=max_length)
 
@@ -247,8 +246,6 @@ class TransformersEngine(Engine):
         with memory(), self.using(name) as model:
             outputs = generate_batch(model, self.encoder, prompts, **settings)
         self._written.update(zip(((name, prompt) for prompt in prompts), outputs, strict=True))
-        self._count((prompt,) for prompt in prompts)
-        self.tokens += sum(output.n_tokens for output in outputs)
         return outputs
 
     def follow(
@@ -296,8 +293,6 @@ class TransformersEngine(Engine):
                         max_length=max_length,
                         begun=[begun[place] for place in places],
                     )
-        self._count((draft.prompt,) for draft in drafts)
-        self.tokens += sum(row.tokens for row in rows)
         answered = iter(zip((row.output() for row in begun), scored, strict=True))
         return [[next(answered) for _ in batch] for batch in batches]
 
@@ -359,8 +354,7 @@ class TransformersEngine(Engine):
         Whole texts are read window by window, each a batch of its own, since a window is as long as the model allows.
         Raises InputError (`response-too-long`, `no-end-token`).
         """
-        device, passes = self.base.device, len({name, reference or name})
-        self._count(((prompt + response,) for prompt, response in pairs), passes)
+        device = self.base.device
         with memory():
             if rolling:
                 texts = (windows_of(self.encoder, text, max_length) for _, text in pairs)
@@ -384,9 +378,6 @@ class TransformersEngine(Engine):
             known = of_reference if name == reference else None
             given = self._reading(name)(batch) if known is None else known
             return scores_of(batch.pairs, batch.targets, given, of_reference)
-
-    def _count(self, texts: Iterable[tuple[str, ...]], passes: int = 1) -> None:
-        self.tokens += passes * sum(self.count_tokens(list(texts)))
 
     def close(self) -> None:
         self.base = self._peft = None

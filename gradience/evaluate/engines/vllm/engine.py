@@ -250,7 +250,6 @@ class VllmEngine(Engine):
                 for place in waiting
                 if rows[place].stopped_by is None and len(rows[place].ids) < max_new_tokens
             ]
-        self.tokens += sum(len(ids) for ids, _ in encoded) + sum(len(row.ids) for row in rows)
         return [row.output() for row in rows]
 
     def score(
@@ -271,7 +270,6 @@ class VllmEngine(Engine):
             parts = [[fitted(tokenizer, *pair, max_length, end=end)] for pair in pairs]
         scored = [pair for some in parts for pair in some if pair.response]
         rows = [pair.prompt + pair.response for pair in scored]
-        self.tokens += sum(map(len, rows))
         first = [len(pair.prompt) for pair in scored]
         rows_scored = iter(self._ask("score", name, rows, first=first) if rows else [])
         scores = []
