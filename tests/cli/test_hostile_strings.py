@@ -56,7 +56,7 @@ def test_each_field_of_an_adapter_config(adapter, steers):
         assert steers("check", path, "-v") == [], place
 
 
-@pytest.mark.parametrize("name", ["axolotl", "llama_factory", "trl", "unsloth"])
+@pytest.mark.parametrize("name", ["axolotl", "llama_factory", "trl"])
 def test_each_field_of_a_training_config(tmp_path, steers, name):
     given = yaml.safe_load((TESTS / "check" / "configs" / f"{name}.yaml").read_text())
     path = tmp_path / "config.yaml"
