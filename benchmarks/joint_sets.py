@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from sequential_looks import score_of
 
-from gradience.evaluate.joint import joint_rows
+from gradience.evaluate.verb import joint_rows
 from gradience.reports.base.graded import Bounds
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport
 from gradience.statistics.paired import LEVEL

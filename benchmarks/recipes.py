@@ -34,9 +34,8 @@ from gradience.files.records import count
 from gradience.models.settings import ModelSettings
 from gradience.reports.training import TrainingReport
 from gradience.tasks.base import ClassificationTask, GenerationTask, Task
-from gradience.training.network import Trained
 from gradience.training.settings import TrainSettings
-from gradience.training.trainer import train
+from gradience.training.trainer import Trained, train
 
 MINILM = ModelSettings(name="embedded:minilm")
 SMOLLM2 = ModelSettings(name="embedded:smollm2", type="causal_lm", dtype="bfloat16")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gradience.evaluate.joint import joint_report
+from gradience.evaluate.verb import joint_report
 from gradience.files.artifact import digest_of
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluationReport

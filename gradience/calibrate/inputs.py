@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gradience.calibrate.rows import CalibrationRows, kind_of, read_rows
 from gradience.calibrate.settings import CalibrateSettings
+from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError, require_installed
 from gradience.evaluate.adapters import AdapterInput, adapter_input, model_of
 from gradience.files.shared_names import path_text
+from gradience.models.chat import chat_template
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import (
@@ -19,6 +22,11 @@ from gradience.models.tokenizers import (
     with_tokenizer,
 )
 from gradience.reports.base.prompted import Kind
+from gradience.tasks.jsonl import choice_of, response_of
+from gradience.tasks.prompts import rendered_turn
+from gradience.tasks.row import Row
+from gradience.tasks.rows import kind_of as kind_of_row
+from gradience.tasks.rows import local
 
 TEXT_TOKENS = 512
 """Default token limit of a text to label: the number of positions of BERT and similar models."""
@@ -120,3 +128,110 @@ def _labels(adapter: AdapterInput) -> int:
             hint='calibrate a classifier that was trained with task_type="SEQ_CLS" and two labels or more',
         )
     return labels
+
+
+# ---------------------------------------------------------------- rows
+#
+# A language model takes rows of `prompt`, with a `completion`, an `answer` or `choices` if there are any, or of
+# `messages`; a classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not read. What follows a
+# prompt is read as the tasks read it, so that the tokens scored here are those of an evaluation.
+
+
+FEWEST = 4
+"""Rows: two that select, and two that predict, so that their spread is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRow:
+    """One row. text: the prompt, or what is to be labeled.   more: the completion, or the second text; None: none."""
+
+    id: str
+    """Digest of what the row says: it decides the row's half and the directions that are drawn for it."""
+    text: str
+    more: str | None
+
+
+def prompt_id(text: str, second: str | None = None) -> str:
+    """Digest of the prompt, without the spaces around it: equal for a prompt and for a row that is tested.
+
+    second: of a pair of texts to label.
+    """
+    return sha256_json([text.strip(), second])[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRows:
+    """The rows of a file in the order of their identities, so that the order in the file decides nothing."""
+
+    all: tuple[CalibrationRow, ...]
+    duplicates: int
+
+    @property
+    def selects(self) -> list[bool]:
+        """For each row whether it is of the half that selects; every other one."""
+        return [place % 2 == 0 for place in range(len(self.all))]
+
+    def prompt_ids(self, kind: Kind) -> tuple[str, ...]:
+        """Return an id of each row's prompt, whatever its completion is."""
+        if kind == "sequence_classification":
+            return tuple(prompt_id(row.text, row.more) for row in self.all)
+        return tuple(prompt_id(row.text) for row in self.all)
+
+
+def kind_of(file: Path) -> Kind:
+    """Return the kind of model that the first row of `file` fits. Raises InputError (`calibration-rows`)."""
+    first = next(local(file).read(), None)
+    if first is not None and (first.has("prompt") or first.has("messages")):
+        return "causal_lm"
+    if first is not None and first.has("text"):
+        return "sequence_classification"
+    problem = (
+        "has no rows"
+        if first is None
+        else (f"no prompt, messages or text column (columns: {', '.join(sorted(first.values)[:8])})")
+    )
+    raise InputError(
+        f"{file}: {problem}",
+        code="calibration-rows",
+        hint="give each row `prompt` (with or without `completion`), `messages`, or for a classifier `text`",
+    )
+
+
+def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) -> CalibrationRows:
+    """Read the first `limit` rows of `file`, each once. tokenizer: writes conversations as prompts.
+
+    Raises InputError (`calibration-rows`, `task-…` as the rows of tasks do), UsageError (`too-few-rows`).
+    """
+    rows: dict[str, CalibrationRow] = {}
+    count = 0
+    with ExitStack() as stack:
+        for count, row in enumerate(_read(file, kind, tokenizer, stack), start=1):
+            rows.setdefault(row.id, row)
+            if count == limit:
+                break
+    if len(rows) < FEWEST:
+        raise UsageError(
+            f"{file}: {len(rows)} different rows, but at least {FEWEST} are needed",
+            code="too-few-rows",
+            hint="give a few hundred prompts like those that the adapter will see",
+        )
+    return CalibrationRows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
+
+
+def _read(file: Path, kind: Kind, tokenizer: Any, stack: ExitStack) -> Iterator[CalibrationRow]:
+    template = None
+    for row in local(file).read():
+        if kind == "sequence_classification":
+            text, more = row.text("text"), row.text("text_pair") if row.has("text_pair") else None
+        elif row.has("messages"):
+            template = template or stack.enter_context(chat_template(tokenizer))
+            text, more = rendered_turn(row, template)
+        else:
+            text, more = row.text("prompt"), _completion(row)
+        yield CalibrationRow(sha256_json([text, more])[:16], text, more)
+
+
+def _completion(row: Row) -> str | None:
+    if kind_of_row(row) == "choices":
+        return choice_of(row).response
+    return response_of(row) if row.has("completion") or row.has("answer") else None

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.batches import EncodedRow, batches_of, encode_pairs, encode_texts
+from gradience.calibrate.batches import EncodedRow, batches_of, encode_pairs, encode_texts, with_completions
 from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
 from gradience.calibrate.passes import Moments, gather_effects, gather_moments, reach, routing_of
-from gradience.calibrate.sampling import with_completions
 from gradience.components import RIDGE, Components, components, lost_energies, root
 from gradience.digests import sha256_file
 from gradience.errors import InputError

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradience.calibrate.batches import Batch
-from gradience.calibrate.sampling import signs_of
+from gradience.calibrate.batches import Batch, signs_of
 from gradience.components import Components
 from gradience.evaluate.engines.transformers.scoring import CHUNK
 from gradience.spectra import FloatArray

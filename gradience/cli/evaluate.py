@@ -58,7 +58,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
     if not out.quiet:
         written = f"{output / EVALUATION}, {DOCUMENT}"
         if isinstance(result, EvaluationSetsReport):
-            from gradience.evaluate.joint import JOINT, JOINT_DOCUMENT
+            from gradience.evaluate.verb import JOINT, JOINT_DOCUMENT
 
             written = f"{output / JOINT}, {JOINT_DOCUMENT}"
         show_written(written)

@@ -22,7 +22,7 @@ FEWEST = 16
 ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """A name of the form `organization/model`."""
 _SPLIT = 2
-"""Stream of random numbers, beside those of `calibrate/sampling.py`."""
+"""Stream of random numbers, beside those of `calibrate/batches.py`."""
 
 
 @dataclass(frozen=True, slots=True)

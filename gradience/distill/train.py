@@ -53,7 +53,7 @@ PATIENCE = 3
 WARM = 5
 """The rate rises over a fifth of the steps: AdamW's first ones are as long as the rate, however small the gradient."""
 _ORDER = 3
-"""Stream of random numbers, beside those of `calibrate/sampling.py` and of the split."""
+"""Stream of random numbers, beside those of `calibrate/batches.py` and of the split."""
 
 
 def factors_of(model: Any) -> dict[str, torch.nn.Parameter]:

@@ -1,12 +1,24 @@
-"""`evaluate_adapters`: what `gradience evaluate` does, as one function: read, check, answer, compare, write."""
+"""`evaluate_adapters`: what `gradience evaluate` does, as one function: read, check, answer, compare, write.
+
+Several data sets are an ordinary evaluation in a folder for each, and one report that joins them:
+
+DIR/plan.json              the data sets, their margins and the candidates, fixed before the first answer
+DIR/NAME/                  the evaluation on one data set: records, report, page, digests
+DIR/evaluation_sets.json   all of them, and the grade of each candidate: B only if it is shown on every data set
+DIR/digests.json           all of these files, each with its sha256
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeVar
 
-from gradience.errors import require_installed
+from gradience.digests import sha256_file
+from gradience.errors import InputError, require_installed
 from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import OURS, engine
@@ -14,25 +26,38 @@ from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs
-from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
-from gradience.evaluate.ledger import count_test
-from gradience.evaluate.outcome import report_of
-from gradience.evaluate.sets import has_several, sets_of
-from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
-from gradience.files.digests import remove_digests, write_digests
+from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims, count_test
+from gradience.evaluate.outcome import EXPLORATORY, groups_in_order, report_of
+from gradience.evaluate.settings import EvaluateSettings, ExampleSettings, has_several, sets_of
+from gradience.files.artifact import digest_of
+from gradience.files.digests import files_below, remove_digests, write_digests
+from gradience.files.shared_names import path_text
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import open_stream
+from gradience.reports.base.graded import Grade
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport, showable
+from gradience.reports.evaluation import (
+    CANDIDATE,
+    EvaluatedAdapter,
+    EvaluationForecast,
+    EvaluationPreview,
+    EvaluationReport,
+    KeptRecords,
+    showable,
+)
 from gradience.reports.evaluation_sets import (
     EvaluationPlan,
     EvaluationSetsForecast,
     EvaluationSetsPreview,
     EvaluationSetsReport,
+    JointAdapter,
+    PlannedSet,
 )
+from gradience.reports.shrink import ShrinkPlan
 from gradience.settings import public
+from gradience.tasks.examples import fingerprint
 from gradience.words import counted
 
 EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
@@ -70,8 +95,6 @@ def evaluate_adapters(
         sets_of(settings)  # refuses what is wrong before libraries are imported
     require_libraries(settings.engine)
     if several:
-        from gradience.evaluate.joint import evaluate_sets
-
         return evaluate_sets(settings)
     if settings.preview:
         return preview_evaluation(read_preview(settings))
@@ -187,3 +210,273 @@ def require_libraries(engine_name: str = "transformers") -> None:
     require_installed("scipy", extra="hf")
     if engine_name in OURS or engine(engine_name).local:
         require_installed("torch", "transformers", "peft", "accelerate", "datasets", extra="hf")
+
+
+# ---------------------------------------------------------------- several data sets
+
+
+P = TypeVar("P", EvaluationPlan, ShrinkPlan)
+
+PLAN, JOINT, JOINT_DOCUMENT = "plan.json", "evaluation_sets.json", "evaluation_sets.md"
+EDITED = "plan.json is not the plan that the records name"
+
+
+@dataclass(frozen=True, slots=True)
+class SetInputs:
+    """Inputs of one data set of several."""
+
+    name: str
+    inputs: EvaluateInputs
+
+    @property
+    def planned(self) -> PlannedSet:
+        """The data set as a plan names it."""
+        return PlannedSet(name=self.name, guard=self.inputs.is_guard, **planned_fields(self.inputs))
+
+
+def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
+    """Return what a plan says of the examples of a data set, whatever its name."""
+    return {
+        "task": inputs.task.name,
+        "role": inputs.role,
+        "examples": len(inputs.examples),
+        "examples_sha256": fingerprint(inputs.examples),
+        "looks": inputs.looks,
+        "groups": groups_in_order(inputs),
+        "compares": inputs.compares,
+        "margin": inputs.margin,
+    }
+
+
+def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[SetInputs, ...]:
+    """Read and check every data set; no model is loaded. Raises as `sets_of` and `read_inputs` do."""
+    output = None if settings.output is None else Path(settings.output)
+    read = read_preview if preview else read_inputs
+    sets = []
+    for each in sets_of(settings):
+        request = replace(each.settings, with_base=True, output=output and output / each.name)
+        sets.append(SetInputs(each.name, read(request, is_guard=each.guard)))
+    return tuple(sets)
+
+
+def evaluate_sets(
+    settings: EvaluateSettings,
+) -> EvaluationSetsReport | EvaluationSetsForecast | EvaluationSetsPreview:
+    """Evaluate several data sets on one base; what is finished in the output is used again."""
+    if settings.preview:
+        return preview_sets(settings)
+    sets = read_sets(settings)
+    if settings.dry_run:
+        return forecast_sets(sets)
+    for each in sets:
+        say_notes(settings, each.inputs, len(each.inputs.adapters) - 1, f"{each.name}: ")
+    watcher = settings.watcher or Watcher()
+    if settings.output is None:
+        return evaluate_each(sets, None, watcher)
+    output = Path(settings.output)
+    with only_one(output):
+        return evaluate_each(sets, output, watcher)
+
+
+def preview_sets(settings: EvaluateSettings) -> EvaluationSetsPreview:
+    """Return the first examples of every data set as the model would see them."""
+    sets = read_sets(settings, preview=True)
+    previews = {each.name: preview_evaluation(each.inputs) for each in sets}
+    return EvaluationSetsPreview(sets=tuple(each.planned for each in sets), previews=previews)
+
+
+def forecast_sets(sets: Sequence[SetInputs]) -> EvaluationSetsForecast:
+    """Return the dry run: what the evaluation of every data set needs, and can show."""
+    forecasts = {each.name: forecast_evaluation(each.inputs) for each in sets}
+    return EvaluationSetsForecast(sets=tuple(each.planned for each in sets), forecasts=forecasts)
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def plan_of(sets: Sequence[SetInputs]) -> EvaluationPlan:
+    """Return what must hold, before anything is answered."""
+    from gradience.statistics.paired import LEVEL  # imports scipy
+
+    inputs = sets[0].inputs
+    reference = inputs.reference.identity
+    return EvaluationPlan(
+        reference_sha256=reference.weights_sha256,
+        reference_config_sha256=reference.config_sha256,
+        candidates=tuple(adapter.identity.weights_sha256 or adapter.name for adapter in inputs.adapters[1:]),
+        base=path_text(inputs.model.name),
+        sets=tuple(each.planned for each in sets),
+        level=Fraction(str(LEVEL)),
+    )
+
+
+def settle(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> EvaluationPlan:
+    """Write the plan, and return it with the changes made after the first answers.
+
+    note: called with each such change. Raises InputError if an existing plan cannot be read.
+    """
+    path = output / PLAN
+    before: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    earlier = EvaluationPlan.read(path) if path.exists() else None
+    if earlier is not None and earlier.reference_sha256 == plan.reference_sha256:
+        bound = {bound for each in earlier.sets if (bound := bound_plan(output / each.name)) is not None}
+        if bound:
+            edited = bound - {sha256_file(path), digest_of(earlier)}
+            before, changes = earlier.changes, (*([EDITED] if edited else []), *_changes(earlier, plan))
+    return save_plan(plan, path, before, changes, note)
+
+
+def save_plan(
+    plan: P, path: Path, before: Sequence[str], changes: Sequence[str], note: Callable[[str], None]
+) -> P:
+    """Write a plan, and return it with the changes made after the first answers, `before` and now.
+
+    note: called with each change made now.
+    """
+    for change in changes:
+        note(f"the plan changed after answers existed ({change}), so the result is exploratory")
+    plan = plan.model_copy(update={"changes": (*before, *changes)})
+    plan.save(path)
+    return plan
+
+
+def bound_plan(folder: Path) -> str | None:
+    """Return the digest of the plan that the records of a data set name; None without answers."""
+    if not any((folder / RECORDS).glob("*.jsonl*")):
+        return None
+    try:
+        return KeptRecords.read(folder / RECORDS / MANIFEST).plan
+    except InputError:  # of another version: the records are made anew
+        return None
+
+
+def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> tuple[str, ...]:
+    """Return the changes to the data sets, in sentences; each data set notes those to its margin and examples."""
+    before, after = ({each.name: each for each in plan.sets} for plan in (earlier, now))
+    changes = []
+    if [*before] != [*after]:
+        changes.append(f"the data sets were {', '.join(before)}, and are {', '.join(after)}")
+    for name in before.keys() & after.keys():
+        old, new = before[name], after[name]
+        if (old.task, old.compares) != (new.task, new.compares) or (
+            old.examples_sha256 != new.examples_sha256 and old.examples >= new.examples
+        ):
+            changes.append(f"the examples of {name} are different ones")
+    return tuple(changes)
+
+
+# ---------------------------------------------------------------- the result
+
+
+def evaluate_each(sets: Sequence[SetInputs], output: Path | None, watcher: Watcher) -> EvaluationSetsReport:
+    """Evaluate every data set on one base, join the results, and write them."""
+    watch, plan, digest = Stopwatch(sets[0].inputs.request.command), plan_of(sets), None
+    if output is not None:
+        plan = settle(plan, output, watcher.note)
+        digest = digest_of(plan)
+        watcher.planned(f"plan: {digest} (sha256 of {output / PLAN})")
+    base, reports = LoadedBase(), dict[str, EvaluationReport]()
+    try:
+        for number, each in enumerate(sets, 1):
+            watcher.data_set(each.name, number, len(sets))
+            folder = None if output is None else output / each.name
+            reports[each.name] = evaluate(each.inputs, folder, base=base, plan=digest, beside=output)
+    finally:
+        base.close()
+    report = joint_report(plan, digest, reports, watch)
+    if output is not None:
+        _write(report, output)
+    return report
+
+
+def _write(report: EvaluationSetsReport, output: Path) -> None:
+    """Write the report, its page, and last the digests of all files."""
+    remove_digests(output)
+    save_with_page(report, output / JOINT)
+    folders = tuple(f"{planned.name}/" for planned in report.plan.sets)
+    below = [name for name in files_below(output) if name.startswith(folders)]
+    write_digests(output, [PLAN, JOINT, JOINT_DOCUMENT, *below])
+
+
+def joint_report(
+    plan: EvaluationPlan, digest: str | None, reports: Mapping[str, EvaluationReport], watch: Stopwatch
+) -> EvaluationSetsReport:
+    """Join the evaluations of the data sets of a plan."""
+    first = reports[plan.sets[0].name]
+    return EvaluationSetsReport(
+        base=first.base,
+        plan=plan,
+        plan_sha256=digest,
+        adapters=joint_rows(reports, changed=bool(plan.changes)),
+        evaluations=dict(reports),
+        run=watch.run_info(),
+    )
+
+
+def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False) -> tuple[JointAdapter, ...]:
+    """Return every adapter with its grade over all data sets.
+
+    The null hypothesis "worse by the margin on at least one data set" is rejected if each data set rejects its own at
+    the full level, so its p-value is the largest of theirs (R. L. Berger, Technometrics 24 (1982) 295-300). Holm's
+    adjustment for several candidates is then of these p-values: that of each data set alone would let different
+    candidates fail on different data sets at the full level each.
+    """
+    from gradience.statistics.paired import holm_adjusted
+
+    names = [row.name for row in next(iter(reports.values())).adapters]
+    rows = {
+        name: {of: next(row for row in report.adapters if row.name == name) for of, report in reports.items()}
+        for name in names
+    }
+    p_values = {
+        name: max(1.0 if row.bounds is None else row.bounds.p_value for row in each.values())
+        for name, each in rows.items()
+        if next(iter(each.values())).role == CANDIDATE
+    }
+    adjusted = holm_adjusted(p_values)
+    return tuple(_joined(name, each, p_values, adjusted, changed) for name, each in rows.items())
+
+
+def _joined(
+    name: str,
+    rows: Mapping[str, EvaluatedAdapter],
+    p_values: Mapping[str, float],
+    adjusted: Mapping[str, float],
+    changed: bool,
+) -> JointAdapter:
+    from gradience.statistics.paired import LEVEL
+
+    grades: dict[str, Grade] = {of: row.grade for of, row in rows.items() if row.grade is not None}
+    grade, reason = None, ""
+    if grades:
+        grade, reason = joint_grade(grades, {of: row.reason for of, row in rows.items()})
+        if grade == "B" and adjusted[name] > LEVEL:
+            number = len(adjusted)
+            grade, reason = "C", f"inconclusive after adjustment for {number} candidates: {reason}"
+        if grade == "B" and changed:
+            grade, reason = "C", f"{reason}; {EXPLORATORY}"
+    evaluated = grade not in (None, "X")
+    return JointAdapter(
+        name=name,
+        role=next(iter(rows.values())).role,
+        grade=grade,
+        reason=reason,
+        p_value=p_values[name] if evaluated else None,
+        adjusted_p=adjusted[name] if evaluated else None,
+        grades=grades,
+    )
+
+
+def joint_grade(grades: Mapping[str, Grade], reasons: Mapping[str, str]) -> tuple[Grade, str]:
+    """Return the grade over all data sets, and why: the worst of X, D and C, else B.
+
+    >>> joint_grade({"task": "B", "general": "D"}, {"task": "", "general": "worse: accuracy lower"})
+    ('D', 'general: worse: accuracy lower')
+    """
+    worst: tuple[Grade, ...] = ("X", "D", "C")
+    for grade in worst:
+        if grade in grades.values():
+            return grade, "; ".join(f"{of}: {reasons[of]}" for of in grades if grades[of] == grade)
+    said = (f"{of}: {reasons[of].removeprefix('shown for these runs: ')}" for of in grades)
+    return "B", f"shown for these runs on every data set; {'; '.join(said)}"

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from gradience.digests import in_first_half
 from gradience.errors import UsageError, did_you_mean
-from gradience.evaluate.sets import sets_of
-from gradience.evaluate.settings import EvaluateSettings
+from gradience.evaluate.settings import EvaluateSettings, sets_of
 from gradience.evaluate.verb import evaluate_adapters, require_libraries
 from gradience.files.rows import rows_of
 from gradience.files.whole import check_output, write_whole

@@ -11,8 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import WorkSettings
 from gradience.errors import UsageError
-from gradience.evaluate.sets import guards_of
-from gradience.evaluate.settings import AnswerSettings
+from gradience.evaluate.settings import AnswerSettings, guards_of
 from gradience.models.settings import BaseSettings
 from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, StrPath, several
 

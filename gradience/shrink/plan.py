@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gradience.audit.adapter import audit_adapter
+from gradience.calibrate.inputs import prompt_id
 from gradience.calibrate.inputs import read_inputs as read_prompts
-from gradience.calibrate.rows import prompt_id
 from gradience.calibrate.settings import DistillSettings
 from gradience.digests import sha256_file
 from gradience.distill.inputs import FEWEST
@@ -18,10 +18,9 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
-from gradience.evaluate.joint import EDITED, SetInputs, planned_fields, save_plan
 from gradience.evaluate.kept import RECORDS, Kept
-from gradience.evaluate.sets import NamedSet, has_several, sets_of
-from gradience.evaluate.settings import EvaluateSettings
+from gradience.evaluate.settings import EvaluateSettings, NamedSet, has_several, sets_of
+from gradience.evaluate.verb import EDITED, PLAN, SetInputs, planned_fields, save_plan
 from gradience.files.artifact import digest_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import locate
@@ -33,7 +32,6 @@ from gradience.shrink.candidates import CandidateSource, plan_candidates, sugges
 from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabeledExample
 
-PLAN = "plan.json"
 CONTROL = "rewrite_control"
 GUARDS = "guards"
 """Folder with the records of each guard."""

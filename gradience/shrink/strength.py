@@ -17,12 +17,10 @@ from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import Documents, write_compressed
 from gradience.digests import in_first_half
 from gradience.errors import UsageError
-from gradience.evaluate import joint
 from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.inputs import EvaluateInputs, with_looks
-from gradience.evaluate.joint import SetInputs
-from gradience.evaluate.sets import has_several
-from gradience.evaluate.verb import say_notes
+from gradience.evaluate.settings import has_several
+from gradience.evaluate.verb import SetInputs, evaluate_each, forecast_sets, read_sets, say_notes
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.models.lock import only_one
@@ -55,7 +53,7 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationSets
     refuse(settings)
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     check_output(output / ADAPTER, Path(settings.adapter), force=(output / STRENGTH).exists())
-    sets = joint.read_sets(replace(settings.evaluation, output=output))
+    sets = read_sets(replace(settings.evaluation, output=output))
     reference = sets[0].inputs.reference
     audit = audit_adapter(reference.folder)
     rank = max((layer.r for layer in audit.layers), default=0)
@@ -65,7 +63,7 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationSets
     test = [SetInputs(name, inputs) for name, _, inputs in halves]
     if settings.dry_run:
         planned = [replace(reference, name=point.name) for point in points]
-        return joint.forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
+        return forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
     for each in sets:
         say_notes(settings, each.inputs, 0, f"{each.name}: ")
     documents = documents_of(settings.card)
@@ -79,7 +77,7 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationSets
         def evaluated(part: Sequence[SetInputs], names: Sequence[str], folder: Path) -> EvaluationSetsReport:
             adapters = (reference, *(written[name] for name in names))
             with only_one(folder):
-                return joint.evaluate_each([with_adapters(each, adapters) for each in part], folder, watcher)
+                return evaluate_each([with_adapters(each, adapters) for each in part], folder, watcher)
 
         on_dev = evaluated(dev, [*written], output / DEV)
         chosen = choose(on_dev)

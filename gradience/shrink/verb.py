@@ -26,10 +26,9 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import require_local
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
-from gradience.evaluate.kept import MANIFEST, RECORDS
-from gradience.evaluate.ledger import count_test
-from gradience.evaluate.sets import has_several, sets_of
-from gradience.evaluate.verb import require_libraries, say_notes
+from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
+from gradience.evaluate.settings import has_several, sets_of
+from gradience.evaluate.verb import PLAN, require_libraries, say_notes
 from gradience.files.artifact import digest_of
 from gradience.files.card import CARD, Card, write_card
 from gradience.files.digests import files_below, remove_digests, write_digests
@@ -47,7 +46,7 @@ from gradience.reports.strength import StrengthReport
 from gradience.settings import public, shared
 from gradience.shrink.candidates import DISTILLED, calibration_on
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import GUARDS, PLAN, Prepared, forecast_shrink, prepare, settle
+from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, settle
 from gradience.shrink.settings import CardOf, ShrinkSettings
 from gradience.shrink.walk import CANDIDATES, maker, walk, walk_guards
 

@@ -13,8 +13,8 @@ from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.answering import AdapterAnswers, Answering
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.joint import SetInputs
 from gradience.evaluate.outcome import graded, row_of
+from gradience.evaluate.verb import SetInputs
 from gradience.files.artifact import digest_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter

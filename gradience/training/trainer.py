@@ -1,7 +1,7 @@
 """Train one LoRA adapter: seeded, resumable and recorded. The only trainer of the project.
 
 Hugging Face's Trainer runs the steps, PEFT provides the adapter, GradienceCallback the telemetry. This module
-adds the order of operations: every random stream has its own seed (seeds.py), set before its draw; the loss
+adds the order of operations: every random stream has its own seed (settings.py), set before its draw; the loss
 covers only the response (encode.py); and the inputs and the result are recorded.
 
 On one machine, with the same number of threads and the same versions, the same call gives the same bytes.
@@ -9,34 +9,36 @@ On one machine, with the same number of threads and the same versions, the same 
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from gradience.digests import sha256_file
+from gradience.digests import Sha256, sha256_file
 from gradience.files.shared_names import path_text
-from gradience.files.whole import write_errors
+from gradience.files.whole import whole_folder, write_errors
 from gradience.live.callback import GradienceCallback
-from gradience.models.devices import choose_device, device_name
-from gradience.models.load import load_base
+from gradience.models.devices import choose_device, device_name, make_current
+from gradience.models.load import Base, load_base, quiet
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.training import ADAPTER, REPORT, Start, TrainedExamples, TrainingReport
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
-from gradience.training.arguments import (
-    trainer_arguments,
-)
 from gradience.training.encode import Collator, encode, labels_of
 from gradience.training.memory import watch_peak
-from gradience.training.network import Trained, store, weights_of, with_fresh_lora
 from gradience.training.resume import (
     CHECKPOINTS,
     JOURNAL,
@@ -49,6 +51,162 @@ from gradience.training.resume import (
     run_from_newest,
 )
 from gradience.training.settings import STREAMS, TrainSettings, stream
+
+# ---------------------------------------------------------------- the Trainer's arguments
+
+
+@dataclass
+class OneDevice(TrainingArguments):
+    """The Trainer's arguments, on the device that was chosen and on no other one."""
+
+    place: str = "cpu"
+    """The device, as torch writes it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the model and the batches."""
+        super().device  # noqa: B018  (sets up accelerate on first use)
+        return torch.device(self.place)
+
+    @property
+    def n_gpu(self) -> int:
+        """At most one: several would share each batch through DataParallel, and so multiply it."""
+        return min(1, int(super().n_gpu))
+
+
+@contextmanager
+def accelerate_on(device: torch.device) -> Iterator[None]:
+    """Let accelerate take `device` while this lasts."""
+    name, before = "ACCELERATE_TORCH_DEVICE", os.environ.get("ACCELERATE_TORCH_DEVICE")
+    os.environ[name] = str(device)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def trainer_arguments(
+    recipe: TrainSettings, folder: Path, seed: int, base: Base, checkpointing: bool
+) -> OneDevice:
+    """Return the recipe as the Trainer's arguments, and make the base's device the current one.
+
+    folder: for checkpoints. checkpointing: gradient checkpointing.
+    """
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": recipe.max_steps or -1,
+        "num_train_epochs": recipe.epochs or 1,
+        "learning_rate": recipe.lr,
+        "lr_scheduler_type": recipe.lr_scheduler_type,
+        # transformers 5: a number below 1 is a share of all steps.
+        "warmup_steps": recipe.warmup_steps or recipe.warmup_ratio or 0,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "optim": recipe.optim,
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "bf16": recipe.bf16,
+        "logging_steps": recipe.logging_steps,
+        "logging_nan_inf_filter": False,  # a loss that is no number must be seen
+        "save_strategy": "steps" if recipe.save_steps else "no",
+        "save_steps": recipe.save_steps or 500,
+        "seed": stream(seed, "training"),
+        "data_seed": stream(seed, "data order"),
+        "use_cpu": base.device == "cpu",
+        "dataloader_pin_memory": base.device.startswith("cuda"),
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    if checkpointing:
+        known = {field.name for field in fields(OneDevice)}
+        # Renamed within transformers 5; the old name goes away in 6.
+        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+        arguments |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    device = torch.device(base.device)
+    with accelerate_on(device):
+        args = OneDevice(place=base.device, **arguments)
+        assert args.device == device  # checked here: the first access sets up accelerate
+    make_current(device)  # transformers has just made the first GPU the current one
+    return args
+
+
+# ---------------------------------------------------------------- the network
+
+
+Trained = Literal["lora", "head"]
+
+
+def with_fresh_lora(
+    base: Base,
+    lora: Mapping[str, Any],
+    settings: ModelSettings,
+    seed: int,
+    *,
+    labels: int | None,
+    trained: Trained,
+) -> Any:
+    """Return the base with LoRA factors (B = 0) drawn right after their stream's seed is set.
+
+    `trained="head"` freezes the factors; `labels` is None for a model that generates.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    set_seed(stream(seed, "lora"))
+    # A copy: PEFT extends the list `modules_to_save` that it is given.
+    config = LoraConfig(task_type="CAUSAL_LM" if labels is None else "SEQ_CLS", **copy.deepcopy(dict(lora)))
+    with quiet():
+        network = get_peft_model(base.model, config)
+    if settings.gradient_checkpointing:
+        network.enable_input_require_grads()
+    if trained == "head":
+        for name, weight in network.named_parameters():
+            if "lora_" in name:
+                weight.requires_grad_(False)
+    return network
+
+
+class ParameterCounts(NamedTuple):
+    """Parameter counts of an adapter in the network."""
+
+    lora_params: int
+    other_params: int
+    """Other trained parameters, such as a classifier's head."""
+    sha256: str
+    """Over names and bytes of both."""
+
+
+def weights_of(network: Any) -> ParameterCounts:
+    """Count and hash the LoRA factors, and whatever else is trainable."""
+    digest = Sha256()
+    lora = other = 0
+    for name, weight in sorted(network.named_parameters()):
+        if "lora_" in name:
+            lora += weight.numel()
+        elif weight.requires_grad:
+            other += weight.numel()
+        else:
+            continue
+        digest.update(name.encode())
+        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return ParameterCounts(lora, other, digest.hexdigest())
+
+
+def store(network: Any, folder: Path, base_name: str) -> None:
+    """Write the adapter whole, with PEFT, and name the base instead of its folder in this machine's cache."""
+    with whole_folder(folder, force=True) as scratch:
+        network.save_pretrained(scratch)
+        config_path = scratch / "adapter_config.json"
+        config = json.loads(read_file(config_path, MAX_SETTINGS_BYTES)) | {
+            "base_model_name_or_path": base_name
+        }
+        if isinstance(config["target_modules"], list):  # a set in PEFT, written in no fixed order
+            config["target_modules"].sort()
+        config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def train(

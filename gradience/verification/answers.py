@@ -18,7 +18,6 @@ from gradience.card import EVALUATED, card_of
 from gradience.compress.adapter import REPORT
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError, InputError
-from gradience.evaluate import joint
 from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
@@ -26,6 +25,7 @@ from gradience.evaluate.answering import AdapterAnswers, Answering, T
 from gradience.evaluate.inputs import EvaluateInputs, groups_of, in_look_order
 from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.evaluate.verb import JOINT, JOINT_DOCUMENT, PLAN, bound_plan, joint_report
 from gradience.files.card import read_card, with_block
 from gradience.files.records import Evaluation, ExamplesRun, first, read_records
 from gradience.files.shared_names import path_text, sentence_text
@@ -41,7 +41,7 @@ from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport,
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
-from gradience.shrink.plan import GUARDS, PLAN, Prepared
+from gradience.shrink.plan import GUARDS, Prepared
 from gradience.shrink.walk import GuardWalk, Walk, down, shown_of
 from gradience.tasks.base import (
     ChatTask,
@@ -80,34 +80,34 @@ def check_evaluation(place: Path, findings: Findings) -> None:
 
 def check_sets(place: Path, findings: Findings) -> None:
     """Compare evaluation_sets.json with plan.json and the evaluation of each data set, and these with their records."""
-    report, plan = EvaluationSetsReport.read(place / joint.JOINT), EvaluationPlan.read(place / joint.PLAN)
+    report, plan = EvaluationSetsReport.read(place / JOINT), EvaluationPlan.read(place / PLAN)
     reports = {}
     for planned in plan.sets:
         with findings.inside(planned.name):
             check_evaluation(place / planned.name, findings)
         reports[planned.name] = EvaluationReport.read(place / planned.name / evaluation.EVALUATION)
-    with findings.check("plan", "L1", f"{joint.PLAN} is the plan of the records and of {joint.JOINT}"):
+    with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {JOINT}"):
         findings.compare(_sets_facts(place, report, plan, reports))
-    again = joint.joint_report(plan, report.plan_sha256, reports, Stopwatch())
-    _compare(place / joint.JOINT, again, findings)
-    _check_page(place / joint.JOINT_DOCUMENT, report, findings)
+    again = joint_report(plan, report.plan_sha256, reports, Stopwatch())
+    _compare(place / JOINT, again, findings)
+    _check_page(place / JOINT_DOCUMENT, report, findings)
 
 
 def _sets_facts(
     place: Path, report: EvaluationSetsReport, plan: EvaluationPlan, reports: Mapping[str, EvaluationReport]
 ) -> Facts:
-    digest = sha256_file(place / joint.PLAN)
-    yield joint.JOINT, "plan_sha256", report.plan_sha256, digest
-    yield joint.JOINT, "plan", report.plan, plan
+    digest = sha256_file(place / PLAN)
+    yield JOINT, "plan_sha256", report.plan_sha256, digest
+    yield JOINT, "plan", report.plan, plan
     for planned in plan.sets:
         done = reports[planned.name]
-        yield f"{planned.name}/{RECORDS}/{MANIFEST}", "plan", joint.bound_plan(place / planned.name), digest
+        yield f"{planned.name}/{RECORDS}/{MANIFEST}", "plan", bound_plan(place / planned.name), digest
         for field in PLANNED:
             at = f"sets.{planned.name}.{field}"
-            yield joint.PLAN, at, getattr(planned, field), getattr(done, field)
+            yield PLAN, at, getattr(planned, field), getattr(done, field)
         tested = tuple(row.sha256 or row.name for row in done.candidates)
-        yield joint.PLAN, "candidates", plan.candidates, tested
-        yield joint.PLAN, "reference_sha256", plan.reference_sha256, done.adapters[0].sha256 or ""
+        yield PLAN, "candidates", plan.candidates, tested
+        yield PLAN, "reference_sha256", plan.reference_sha256, done.adapters[0].sha256 or ""
 
 
 def _kept(place: Path) -> KeptRecords:
@@ -193,7 +193,7 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
     digest, reference = sha256_file(place / PLAN), report.reference
     yield f"{RECORDS}/{MANIFEST}", "plan", _kept(place).plan, digest
     for guard in report.guards:
-        bound = joint.bound_plan(place / GUARDS / guard.name)
+        bound = bound_plan(place / GUARDS / guard.name)
         yield f"{GUARDS}/{guard.name}/{RECORDS}/{MANIFEST}", "plan", bound, digest
     yield shrink.SHRUNK, "plan_sha256", report.plan_sha256, digest
     yield shrink.SHRUNK, "plan", report.plan, plan
@@ -243,8 +243,8 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
 
 def check_data(place: Path, name: str, findings: Findings) -> None:
     """Compare the examples of all records with those of the task, if the task comes with Gradience."""
-    if name == joint.JOINT:
-        for planned in EvaluationPlan.read(place / joint.PLAN).sets:
+    if name == JOINT:
+        for planned in EvaluationPlan.read(place / PLAN).sets:
             with findings.inside(planned.name):
                 check_data(place / planned.name, evaluation.EVALUATION, findings)
     if name not in (evaluation.EVALUATION, shrink.SHRUNK):

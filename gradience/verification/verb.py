@@ -15,8 +15,7 @@ from gradience.bench.verify.verify import check_plan_digest
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.errors import GradienceError, UsageError
-from gradience.evaluate.joint import JOINT
-from gradience.evaluate.verb import EVALUATION
+from gradience.evaluate.verb import EVALUATION, JOINT
 from gradience.files.digests import DIGESTS, root_of
 from gradience.files.shared_names import path_text
 from gradience.reports.base.run import Stopwatch

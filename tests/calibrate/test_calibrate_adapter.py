@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from gradience import UsageError, calibrate_adapter, tasks
 from gradience.calibrate.forecast import needs_of
-from gradience.calibrate.rows import read_rows
+from gradience.calibrate.inputs import read_rows
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.evaluate.inputs import reader_of

@@ -24,7 +24,7 @@ from gradience import (
     verify,
 )
 from gradience.calibrate.batches import encode_pairs, encode_texts
-from gradience.calibrate.rows import read_rows
+from gradience.calibrate.inputs import read_rows
 from gradience.cli.app import run
 from gradience.distill.divergence import mean_kl, p_closer
 from gradience.distill.inputs import may_be_one_base, split

@@ -20,9 +20,8 @@ from toys import (
     toy,
 )
 
-from gradience.calibrate.batches import EncodedRow
+from gradience.calibrate.batches import EncodedRow, draw
 from gradience.calibrate.passes import direction
-from gradience.calibrate.sampling import draw
 from gradience.components import Components
 
 EVERY = pytest.mark.parametrize("kind", MODELS)

@@ -17,9 +17,8 @@ from transformers import (
     set_seed,
 )
 
-from gradience.calibrate.batches import EncodedRow, batches_of
+from gradience.calibrate.batches import EncodedRow, batches_of, signs
 from gradience.calibrate.passes import direction, gather_effects, gather_moments, reach
-from gradience.calibrate.sampling import signs
 from gradience.components import Components
 
 VOCABULARY, SEED = 29, 5

@@ -12,8 +12,8 @@ from gradience.evaluate.evaluator import Evaluator
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 from gradience.training import trainer as training
-from gradience.training.network import with_fresh_lora
 from gradience.training.settings import TrainSettings
+from gradience.training.trainer import with_fresh_lora
 
 pytestmark = [
     pytest.mark.conformance,

@@ -12,9 +12,8 @@ from killing import program
 from gradience import evaluate_adapters, verify
 from gradience.errors import GradienceError
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.joint import joint_rows
-from gradience.evaluate.sets import sets_of
-from gradience.evaluate.settings import EvaluateSettings
+from gradience.evaluate.settings import EvaluateSettings, sets_of
+from gradience.evaluate.verb import joint_rows
 from gradience.files.digests import DIGESTS, Digests
 from gradience.reports.base.graded import Bounds
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport

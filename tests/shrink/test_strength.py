@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from gradience import shrink_adapter
 from gradience.cli.app import run
 from gradience.errors import UsageError
-from gradience.evaluate.joint import read_sets
+from gradience.evaluate.verb import read_sets
 from gradience.reports.plots.kinds import plot_of
 from gradience.reports.strength import StrengthReport, value_of
 from gradience.shrink.settings import ShrinkSettings

@@ -16,10 +16,9 @@ from gradience.models import load as models
 from gradience.models.devices import choose_device
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
-from gradience.training.arguments import trainer_arguments
 from gradience.training.encode import Collator, encode
-from gradience.training.network import with_fresh_lora
 from gradience.training.settings import TrainSettings
+from gradience.training.trainer import trainer_arguments, with_fresh_lora
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 RECIPE = TrainSettings(

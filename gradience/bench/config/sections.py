@@ -14,7 +14,7 @@ from gradience import tasks
 from gradience.bench.arms.arm import Arm
 from gradience.bench.arms.ranks import UNDER_KL, VARIANTS, is_calibrated, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
-from gradience.calibrate.rows import FEWEST
+from gradience.calibrate.inputs import FEWEST
 from gradience.distill.inputs import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES

@@ -37,21 +37,19 @@ from gradience.evaluate.engines.base import (
     Output,
     Score,
 )
-from gradience.evaluate.engines.transformers.following import (
+from gradience.evaluate.engines.transformers.forward import GeneratedRow, classify_batch, generate_batch
+from gradience.evaluate.engines.transformers.scoring import (
     FollowedRow,
     KeptStates,
+    ResponseBatch,
+    fitted,
     followed_row,
     passes,
     read_drafts,
     scores,
-    verified,
-)
-from gradience.evaluate.engines.transformers.forward import GeneratedRow, classify_batch, generate_batch
-from gradience.evaluate.engines.transformers.scoring import (
-    ResponseBatch,
-    fitted,
     scores_of,
     summed_up,
+    verified,
     windows_of,
 )
 from gradience.files.records import RecordKind
