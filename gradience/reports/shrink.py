@@ -439,11 +439,18 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     ]
     fields = outcome_fields(by_likelihood=by_likelihood, looks=bool(looks), by_agreement=by_agreement)
     guards = [column for guard in report.guards for column in _guard_columns(guard)]
+    highs = {
+        each.name: f"{each.predicted_drop.high:.1f}" for each in report.plan.candidates if each.predicted_drop
+    }
+    predicted = [Column("predicted", ">", drop=2)] if highs else []
+    if predicted:
+        legend["predicted"] = "drop in points, 90 % upper end"
     table = Table(
         [
             Column(),
             Column("rank", ">", drop=3),
             Column("saved", ">"),
+            *predicted,
             *(c for c, _ in fields if c.shown),
             *(column for column, _ in guards),
             Column(),
@@ -453,6 +460,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
                 label,
                 rank,
                 saved,
+                *(highs.get(str(label.text), "") for _ in predicted),
                 *(cell(result) for column, cell in fields if column.shown),
                 *(cell(str(label.text)) for _, cell in guards),
                 status,

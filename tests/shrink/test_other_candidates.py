@@ -251,5 +251,10 @@ def test_the_plan_says_why_it_starts_where_it_starts(folder, tmp_path, monkeypat
     shown = " ".join(forecast.to_text().split())
     assert f"from one size above rank {best.rank}, predicted to lose at most" in shown
     assert forecast.plan.dev is None
-    guarded = forecast.plan.model_copy(update={"given": True})
-    assert guarded.recommended is None
+    assert forecast.plan.model_copy(update={"given": True}).recommended is None
+    report = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors", ranks=None)
+    assert report.plan == forecast.plan
+    (row,) = [
+        line for line in report.to_text(width=160).splitlines() if f"  {best.name} " in line and "%" in line
+    ]
+    assert f" {best.predicted_drop.high:.1f} " in row
