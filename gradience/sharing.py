@@ -38,7 +38,7 @@ class PlotSettings:
     """Plot."""
 
     kind: Annotated[str, Flag("KIND", values=_kinds)]
-    """heatmap, energy, spectrum (audit); map, kl (compression); loss, reward, rank (run); forest, pareto (evaluation,
+    """heatmap, energy, spectrum (audit); map (compression); loss, reward, rank (run); forest, pareto (evaluation,
     shrink, evidence, Bench); frontier (strength)."""
     inputs: Annotated[Sequence[StrPath], Flag("INPUT")]
     """Adapter folders, run.jsonl files, or reports that Gradience wrote; several are drawn side by side."""

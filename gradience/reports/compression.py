@@ -79,7 +79,7 @@ class _Compression(Report):
     """The part that the plan and the result of a compression share."""
 
     row_field: ClassVar[str] = "modules"
-    plots: ClassVar[Plots] = {"map": "modules:error_map", "kl": "modules:kl_plot"}
+    plots: ClassVar[Plots] = {"map": "modules:error_map"}
 
     schema_: str = Field(alias="schema")
     format: str = "peft"

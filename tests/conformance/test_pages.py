@@ -147,8 +147,8 @@ def test_a_folded_section_draws_its_plots_when_it_is_opened(chromium, tmp_path):
 def test_an_axis_begins_where_it_says(chromium, pages):
     """plotly 4.1 forgets one end of a range where a margin grows."""
     with browsing(chromium) as page:
-        page.open(pages("DistillReport"))
-        assert page.value("document.querySelector('#plot-kl [data-plot]')._fullLayout.yaxis.range[0]") == 0
+        page.open(pages("run"))
+        assert page.value("document.querySelector('#plot-rank [data-plot]')._fullLayout.yaxis.range[0]") == 0
 
 
 def test_it_prints_on_white_paper(chromium, pages):

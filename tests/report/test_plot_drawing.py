@@ -42,9 +42,9 @@ PLOT = Plot(
     Axis("parameters", scale="log", low=100, high=1_000_000),
     Axis("KL", "nats"),
     [
-        Lines("a line", [1e3, 1e4, 1e5], [3.0, None, 1.0], [2.0, 2.0, 0.5], [4.0, 4.0, 1.5], marked=True),
+        Lines("a line", [1e3, 1e4, 1e5], [3.0, None, 1.0], marked=True),
         Lines("another", [1e3, 1e5], [0.5, 2.5], dashed=True),
-        Points(HOSTILE, [2e3, 3e4], [2.0, None], ["here", ""], [1.0, None], [2.5, None]),
+        Points(HOSTILE, [2e3, 3e4], [2.0, 1.5], ["here", ""]),
     ],
     "It falls from 3 to 1.",
     [Reference(2.0, "margin"), Reference(1e4, "event", on="x", tone="bad")],
@@ -127,11 +127,10 @@ def test_nothing_of_a_name_is_markup_of_plotly():
 
 
 def test_values_are_those_of_the_plot_in_a_browser():
-    low, high, line, _, points = to_plotly(PLOT)["data"]
+    line, _, points = to_plotly(PLOT)["data"]
     assert (line["x"], line["y"]) == ([1e3, 1e4, 1e5], [3.0, None, 1.0])
-    assert (low["y"], high["y"]) == ([2.0, 2.0, 0.5], [4.0, 4.0, 1.5])
     assert to_plotly(PLOT)["layout"]["xaxis"]["range"] == [2, 6]
-    assert (points["error_y"]["array"], points["error_y"]["arrayminus"]) == ([0.5, 0], [1.0, 0])
+    assert points["y"] == [2.0, 1.5]
     lines, marks = to_plotly(FOREST)["data"]
     assert lines["x"] == [0.5, 2.0, None, -1.5, 0.0, None, None, None, None]
     assert (marks["x"], marks["y"]) == ([1.0, -1.0, 0.5], [0, 1, 2])
@@ -191,16 +190,15 @@ def test_no_label_lies_on_another_or_outside(points, canvas):
     assert all(left >= 0 and top >= 0 and right <= canvas.width for left, top, right, _ in labels)
 
 
-def test_labels_keep_off_lines_and_a_point_without_a_value_has_none():
+def test_labels_keep_off_lines():
     points = [
         Points("", [0.5], [0.0], ["a long name of an adapter"]),
-        Points("", [0.6, 0.2], [-1.0, None], ["", "b"], [-3.0, None], [1.0, None]),
+        Points("", [0.6], [-1.0], [""]),
     ]
     plot = plot_of(*points, references=[Reference(0.0, "original")], **AXES)
     (left, top, right, bottom), *_ = boxes(plot, SCREEN)
     assert not top < 2 / 6 * SCREEN.height < bottom
-    assert not left < 0.6 * SCREEN.width < right
-    assert label_places(plot)[1][1] is None
+    assert left < right
     assert label_places(plot_of(Points("", [0.1], [1.0]))) == {}
 
 
@@ -291,10 +289,6 @@ TABLES = {
             ["eval loss", "10", "1.50"],
         ],
     ),
-    "a band with both ends": (
-        plot_of(Lines("median", (1,), (0.5,), low=(0.25,), high=(0.75,)), x=Axis("rank"), y=SHARE),
-        [["rank", "median", "median, from", "median, to"], ["1", "50.0 %", "25.0 %", "75.0 %"]],
-    ),
     "a forest": (
         plot_of(Intervals("mean", (
             ForestInterval(-0.5, None, None), ForestInterval(0.25, -0.5, 1.0))),
@@ -309,13 +303,12 @@ TABLES = {
         plot_of(Image("", ((1.5, None), (2.5, 3.5))), x=Axis("layer", categories=("0", "1")), y=KINDS),
         [["module type", "0", "1"], ["q_proj", "1.50", "–"], ["v_proj", "2.50", "3.50"]],
     ),
-    "points with names and intervals": (
-        plot_of(Points("supported", [0.5], [-0.3], ["wide"], [-0.6], [0.0]), Points("bad", [0.1], [-4.0], ["small"]),
-                x=SHARE),
+    "points with names": (
+        plot_of(Points("supported", [0.5], [-0.3], ["wide"]), Points("bad", [0.1], [-4.0], ["small"]), x=SHARE),
         [
-            ["name", "series", "energy kept", "y", "from", "to"],
-            ["wide", "supported", "50.0 %", "-0.300", "-0.600", "0"],
-            ["small", "bad", "10.0 %", "-4", "", ""],
+            ["name", "series", "energy kept", "y"],
+            ["wide", "supported", "50.0 %", "-0.300"],
+            ["small", "bad", "10.0 %", "-4"],
         ],
     ),
 }  # fmt: skip

@@ -253,20 +253,16 @@ def pareto_plot(report: Comparing) -> Plot | None:
                     [kept[row.name] for row in of_tone],
                     [row.delta for row in of_tone],
                     [row.name for row in of_tone],
-                    [row.ends[0] for row in of_tone],
-                    [row.ends[1] for row in of_tone],
                     tone,
                     [outcome.hover(row) for row in of_tone],
                 )
             )
     left, right = _room(list(kept.values()), 0.12)
-    low, high = _room([0.0, outcome.margin, *_drawn(rows)], 0.06)
+    low, high = _room([0.0, outcome.margin, *(row.delta for row in rows)], 0.06)
     supported = [row for row in rows if row.tone == "good"]
     smallest = (supported or rows)[0]
     verb = "passes" if by_status else "is supported"
     which = f"The smallest candidate that {verb}" if supported else f"No candidate {verb}. The smallest"
-    intervals = any(None not in row.ends for row in rows)
-    lines = f" Lines: {outcome.interval}." if intervals else ""
     return Plot(
         "pareto",
         f"{outcome.measure} by size",
@@ -279,7 +275,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
         Axis(outcome.measure, outcome.unit, low=low, high=high),
         series,
         f"{which}, {smallest.name}, keeps {100 * kept[smallest.name]:.1f} % of the LoRA parameters, with"
-        f" {outcome.measure} {signed(smallest.delta)} {outcome.unit}.{lines}",
+        f" {outcome.measure} {signed(smallest.delta)} {outcome.unit}.",
         [Reference(0.0, "reference"), Reference(outcome.margin, "margin", tone="bad")],
     )
 

@@ -6,7 +6,6 @@ fit has no label in the plot; its name is in the table and in the hover text.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -63,18 +62,13 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
     y_ends = _ends(plot.y, [value for series in curves for value in series.y if value is not None])
 
     def pixels(x: float, y: float) -> tuple[float, float]:
-        return canvas.width * _share(x, x_ends, plot.x), canvas.height * (1 - _share(y, y_ends, plot.y))
+        return canvas.width * _share(x, x_ends), canvas.height * (1 - _share(y, y_ends))
 
     taken: list[Box] = []
     for points in named.values():
-        for place, (x, y) in enumerate(zip(points.x, points.y, strict=True)):
-            if y is None:
-                continue
+        for x, y in zip(points.x, points.y, strict=True):
             across, down = pixels(x, y)
             taken.append(Box(across - 4, down - 4, across + 4, down + 4))
-            low, high = (points.low[place], points.high[place]) if points.low else (None, None)
-            if low is not None and high is not None:
-                taken.append(Box(across - 1, pixels(x, high)[1], across + 1, pixels(x, low)[1]))
     lines: list[Box] = []
     for reference in plot.references:
         if reference.on == "y":
@@ -85,7 +79,7 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
     for avoided in (lines, []):
         for at, points in named.items():
             for number, (x, y, label) in enumerate(zip(points.x, points.y, points.labels, strict=True)):
-                if y is None or places[at][number]:
+                if places[at][number]:
                     continue
                 for place_name, box in _boxes(*pixels(x, y), label, canvas):
                     if not any(box.meets(other) for other in (*taken, *avoided)):
@@ -117,8 +111,6 @@ def _ends(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _share(value: float, ends: tuple[float, float], axis: Axis) -> float:
+def _share(value: float, ends: tuple[float, float]) -> float:
     """Return the position of a value along the axis, 0 … 1."""
-    if axis.scale == "log":
-        value, ends = math.log(value), (math.log(ends[0]), math.log(ends[1]))
     return (value - ends[0]) / (ends[1] - ends[0]) if ends[1] > ends[0] else 0.5

@@ -184,8 +184,8 @@ def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
 
 
 def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
-    color = series_color(series.tone, place, series.shade)
-    solid = series.shade is not None or series.marked or bool(series.tone)
+    color = series_color("", place, series.shade)
+    solid = series.shade is not None or series.marked
     axes.plot(
         series.x,
         _gaps(series.y),
@@ -194,9 +194,6 @@ def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
         marker=MARKS[place % len(MARKS)] if series.marked else "",
         linestyle=DASHES[1] if series.dashed else DASHES[0 if solid else place % len(DASHES)],
     )
-    if series.low and series.high:
-        low, high = _gaps(series.low), _gaps(series.high)
-        axes.fill_between(series.x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | None]) -> None:
@@ -206,11 +203,9 @@ def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | 
         "markeredgecolor": "white",
         "markeredgewidth": 0.5,
     }
-    axes.plot(series.x, _gaps(series.y), color=color, linestyle="", label=_text(series.name), **mark)
-    if series.low:
-        axes.vlines(series.x, _gaps(series.low), _gaps(series.high), color=color, linewidth=1.4)
+    axes.plot(series.x, series.y, color=color, linestyle="", label=_text(series.name), **mark)
     for x, y, label, beside in zip(series.x, series.y, series.labels, places, strict=False):
-        if y is None or beside is None:
+        if beside is None:
             continue
         high, side = beside.split(" ")
         right = {"left": -1, "center": 0, "right": 1}[side]

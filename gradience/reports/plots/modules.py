@@ -1,4 +1,4 @@
-"""Plots of audits and compressions: maps of modules, singular values, energy, and predicted KL by size."""
+"""Plots of audits and compressions: maps of modules, singular values, and energy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradience.reports.compression import (
     ModuleResult,
     error_of,
 )
-from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Points, Reference, Series
+from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Reference
 from gradience.spectra import FloatArray, cumulative_energy
 
 Compression = CompressionReport | CompressionPlan
@@ -221,40 +221,4 @@ def error_map(report: Compression) -> Plot | None:
         value=error_of,
         hover=hover,
         weight=lambda module: module.old_params,
-    )
-
-
-def kl_plot(report: Compression) -> Plot | None:
-    """Return the predicted KL at each size, for calibrated components and for those of the SVD, with the
-    smaller adapter marked; None without a calibration."""
-    curve = sorted(report.curve, key=lambda point: point.params)
-    if not curve:
-        return None
-    sizes = [point.params for point in curve]
-    calibrated = [point.calibrated_kl_per_token or None for point in curve]
-    svd = [point.svd_kl_per_token or None for point in curve]
-    series: list[Series] = [
-        Lines("calibrated", sizes, calibrated, marked=True),
-        Lines("SVD, one rank for all", sizes, svd, marked=True, dashed=True),
-    ]
-    chosen = ""
-    if report.prediction is not None:
-        name = "this plan" if isinstance(report, CompressionPlan) else "this adapter"
-        params = sum(  # without the zeros of padded modules
-            row.new_params * row.new_rank // row.stored_rank
-            if isinstance(row, ModuleResult) and row.stored_rank
-            else row.new_params
-            for row in report.modules
-        )
-        series.append(Points(name, [params], [report.prediction.kl_per_token or None], labels=[name]))
-        chosen = f"; {name} has {count(params)} and {sig(report.prediction.kl_per_token)}"
-    smallest = curve[0]
-    return Plot(
-        "kl",
-        "Predicted KL by size",
-        Axis("LoRA parameters", scale="log"),
-        Axis("predicted KL", "nats per scored token", "log"),
-        series,
-        f"At {count(smallest.params)} LoRA parameters the predicted KL is {sig(smallest.calibrated_kl_per_token)} nats"
-        f" per scored token calibrated, and {sig(smallest.svd_kl_per_token)} by SVD{chosen}.",
     )

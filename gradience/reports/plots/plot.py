@@ -46,13 +46,9 @@ class Lines:
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
-    low: Sequence[float | None] = ()
-    high: Sequence[float | None] = ()
-    """A band around the line, such as an interval or percentiles; empty for none."""
     marked: bool = False
     """True if each point has a mark."""
     dashed: bool = False
-    tone: Tone = ""
     shade: float | None = None
     """A position from 0 to 1 on a color scale, such as the depth of a layer; replaces the series color."""
     hover: Sequence[str] = ()
@@ -65,12 +61,9 @@ class Points:
 
     name: str
     x: Sequence[float]
-    y: Sequence[float | None]
+    y: Sequence[float]
     labels: Sequence[str] = ()
     """Label beside each point; empty for none."""
-    low: Sequence[float | None] = ()
-    high: Sequence[float | None] = ()
-    """The interval of each point, drawn as an upright line; empty for none."""
     tone: Tone = ""
     hover: Sequence[str] = ()
 

@@ -48,8 +48,6 @@ LEGEND, SHADED = 20, 10
 """Maximum number of series in a legend, and of series colored by shade."""
 GAPS = 64
 """Maximum number of heat map columns that are separated by a gap."""
-BAND = 0.18
-"""Opacity of a band."""
 SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
 """Symbols of marks with a tone, so that tones do not differ only in color."""
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -67,7 +65,7 @@ def to_plotly(plot: Plot) -> Json:
     for place, series in enumerate(plot.series):
         match series:
             case Lines():
-                data += _lines(series, place)
+                data.append(_lines(series, place))
             case Points():
                 data.append(_points(plot, series, place))
             case Intervals():
@@ -185,31 +183,20 @@ def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
     return trace | {"hovertext": [_hover(text) for text in hover], "hoverinfo": "text"} if hover else trace
 
 
-def _lines(series: Lines, place: int) -> list[Json]:
-    color = series_color(series.tone, place, series.shade)
+def _lines(series: Lines, place: int) -> Json:
+    color = series_color("", place, series.shade)
     line = {"color": color, "width": 2}
     x, y = _numbers(series.x), _numbers(series.y)
     marked = series.marked or len(x) == 1
     if series.dashed:
         line["dash"] = "dash"
-    elif series.shade is None and not series.tone and not marked:
+    elif series.shade is None and not marked:
         line["dash"] = DASHES[(place + place // len(COLORS)) % len(DASHES)]
     mode = "lines+markers" if marked else "lines"
     drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)
     if marked:
         drawn["marker"] = {"symbol": MARKS[place % len(MARKS)], "size": 7}
-    ends = [
-        (at, low, high)
-        for at, low, high in zip(x, _numbers(series.low), _numbers(series.high), strict=False)
-        if low is not None and high is not None
-    ]
-    if not ends:
-        return [drawn]
-    at, low, high = (list(column) for column in zip(*ends, strict=True))
-    edge = QUIET | {"line": {"width": 0}, "x": at}
-    red, green, blue = bytes.fromhex(color[1:])
-    fill = {"fill": "tonexty", "fillcolor": f"rgba({red},{green},{blue},{BAND})"}
-    return [edge | {"y": low}, edge | fill | {"y": high}, drawn]
+    return drawn
 
 
 def _points(plot: Plot, series: Points, place: int) -> Json:
@@ -217,14 +204,6 @@ def _points(plot: Plot, series: Points, place: int) -> Json:
     color = series_color(series.tone, place)
     rest: Json = {"type": "scatter", "mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y)}
     rest["marker"] = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
-    if series.low:
-        ends = [
-            (0.0, 0.0) if None in (y, low, high) else (y - low, high - y)  # type: ignore[operator]
-            for y, low, high in zip(series.y, series.low, series.high, strict=True)
-        ]
-        below, above = (_numbers(side) for side in zip(*ends, strict=True))
-        bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
-        rest["error_y"] = {**bars, "color": color, "thickness": 2, "width": 0}
     if series.labels:
         beside: list[Json] = []
         for canvas in (SCREEN, PHONE):

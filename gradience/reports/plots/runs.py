@@ -31,12 +31,12 @@ def loss_plot(report: MonitorReport) -> Plot | None:
         series = [_line("training loss", curve)]
         for split, evaluated in run.evaluations.items():
             if evaluated.loss.points:
-                series.append(replace(_line(f"{split} loss", evaluated.loss), marked=True))
+                series.append(_line(f"{split} loss", evaluated.loss, marked=True))
         ends = f"{sig(curve.first)} to {sig(curve.last)} over {count(run.last_step or 0)} steps"
         sentence = f"The training loss goes from {ends}."
     else:
         series = [
-            replace(_line(name, curve), low=(), high=(), dashed=_has_errors(run))
+            _line(name, curve, dashed=_has_errors(run))
             for name, (run, curve) in zip(_names([run for run, _ in curves]), curves, strict=True)
         ]
         better = sum(
@@ -53,13 +53,10 @@ def loss_plot(report: MonitorReport) -> Plot | None:
     return Plot("loss", "Training loss", STEP, axis, series, sentence, _events([run for run, _ in curves]))
 
 
-def _line(name: str, curve: Curve) -> Lines:
-    """Return the means of a curve, with a band from the lowest to the highest of neighboring steps."""
+def _line(name: str, curve: Curve, *, marked: bool = False, dashed: bool = False) -> Lines:
     points = curve.points
-    line = Lines(name, [point.step for point in points], [point.mean for point in points])
-    if all(point.low == point.high for point in points):
-        return line
-    return replace(line, low=[point.low for point in points], high=[point.high for point in points])
+    steps, means = [point.step for point in points], [point.mean for point in points]
+    return Lines(name, steps, means, marked=marked, dashed=dashed)
 
 
 def rank_plot(report: MonitorReport) -> Plot | None:

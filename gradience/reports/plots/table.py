@@ -46,45 +46,33 @@ def _forest(plot: Plot, forest: Intervals) -> Table:
 
 
 def _named_points(plot: Plot, series: Sequence[Points]) -> Table:
-    """Return a row for each point with its name and its interval."""
-    rows: list[Row] = []
-    for points in series:
-        for place, (x, y, label) in enumerate(zip(points.x, points.y, points.labels, strict=True)):
-            ends = (points.low[place], points.high[place]) if points.low else (None, None)
-            interval = ("", "") if None in ends else (shown(end, plot.y) for end in ends)
-            rows.append((Span(label, "name"), points.name, shown(x, plot.x), shown(y, plot.y), *interval))
+    """Return a row for each point with its name."""
+    rows: list[Row] = [
+        (Span(label, "name"), points.name, shown(x, plot.x), shown(y, plot.y))
+        for points in series
+        for x, y, label in zip(points.x, points.y, points.labels, strict=True)
+    ]
     columns = [Column("name"), Column("series"), Column(plot.x.label, ">"), _figures(plot.y.label)]
-    return Table([*columns, _figures("from"), _figures("to")], rows)
+    return Table(columns, rows)
 
 
 def _curves(plot: Plot) -> Table:
     """Return a table of lines, and of points without names of their own."""
-    curves: list[tuple[str, Sequence[float], list[Sequence[float | None]]]] = []
-    for series in plot.series:
-        if isinstance(series, Lines | Points):
-            ends = [series.low, series.high] if series.low else []
-            curves.append((series.name, series.x, [series.y, *ends]))
+    curves = [series for series in plot.series if isinstance(series, Lines | Points)]
     rows: list[Row]
-    if len({tuple(at) for _, at, _ in curves}) == 1:
-        titles = [
-            f"{name or plot.y.label}{end}"
-            for name, _, figures in curves
-            for end in ("", ", from", ", to")[: len(figures)]
-        ]
-        columns = [column for _, _, figures in curves for column in figures]
+    if len({tuple(series.x) for series in curves}) == 1:
         rows = [
-            (shown(at, plot.x), *(shown(column[number], plot.y) for column in columns))
-            for number, at in enumerate(curves[0][1])
+            (shown(at, plot.x), *(shown(series.y[number], plot.y) for series in curves))
+            for number, at in enumerate(curves[0].x)
         ]
-        return Table([Column(plot.x.label, ">"), *map(_figures, titles)], rows)
+        titles = [_figures(series.name or plot.y.label) for series in curves]
+        return Table([Column(plot.x.label, ">"), *titles], rows)
     rows = [
-        (Span(name, "name"), shown(at, plot.x), *(shown(value, plot.y) for value in point))
-        for name, x, figures in curves
-        for at, *point in zip(x, *figures, strict=True)
+        (Span(series.name, "name"), shown(x, plot.x), shown(y, plot.y))
+        for series in curves
+        for x, y in zip(series.x, series.y, strict=True)
     ]
-    banded = any(len(figures) > 1 for _, _, figures in curves)
-    extra = [_figures("from"), _figures("to")] if banded else []
-    return Table([Column("series"), Column(plot.x.label, ">"), _figures(plot.y.label), *extra], rows)
+    return Table([Column("series"), Column(plot.x.label, ">"), _figures(plot.y.label)], rows)
 
 
 def _figures(title: str) -> Column:
