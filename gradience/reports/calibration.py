@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +130,7 @@ class CalibrationReport(PromptReport):
     there are none. A prediction assumes that no token changes its experts."""
     model_type: str
     """Type of the base in its config.json."""
-    accuracy: Float12 | None
+    accuracy: Annotated[Float12, Field(gt=0, le=1)] | None
     """Accuracy of the adapter, from 0 to 1, as it was given; null if it is not known."""
     sizes: tuple[CurvePoint, ...] = ()
     """Predictions at the parameters of uniform ranks; empty if the base routes tokens to experts."""
@@ -426,7 +426,7 @@ def size_blocks(report: CalibrationReport, path: str = "", output: str = "") -> 
         text = "No size is recommended" + (
             "." if unknown else f": none is predicted within {MARGIN:g} points."
         )
-        following = f"gradience shrink {path} --calibration {output} --data ROWS"
+        following = f"gradience shrink {path} --calibration {output} --data rows.jsonl"
     else:
         size_words = f"size of rank {best.rank} ({count(best.params)} parameters)"
         assert best.drop is not None
