@@ -242,8 +242,6 @@ def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, c
 TOY_REPORT = '''
 """How many letters a name has."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What is added to tasks, engines and Bench: a toy of each, seen wherever its kind is seen."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from shutil import copytree
 from types import MappingProxyType

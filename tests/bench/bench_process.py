@@ -1,7 +1,5 @@
 """A whole Bench run as a process of its own, small enough to be killed many times."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Kinds of layers and scales on PEFT's own models: what is calibrated, and what is said of the rest."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`gradience init`: what it writes runs, once what it leaves open is filled in."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

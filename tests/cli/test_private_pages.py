@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hostile.samples import artifacts
-from test_help import EVERY
+from test_report import EVERY
 
 from gradience.cli.app import run
 from gradience.reports.base.report import Report

@@ -1,7 +1,5 @@
 """What of a task of lm-eval is refused, and what is made of the others."""
 
-from __future__ import annotations
-
 import json
 import sys
 import textwrap

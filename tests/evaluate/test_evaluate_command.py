@@ -1,7 +1,5 @@
 """`gradience evaluate`: its screen, its files, its exit codes, its plan."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

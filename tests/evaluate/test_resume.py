@@ -1,7 +1,5 @@
 """A killed evaluation goes on where it stopped and ends with the bytes of one that was left alone."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The tokenizer of an evaluation, a calibration and a distillation; adapters trained with more tokens."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -3,8 +3,6 @@
 Whatever else a target raises is a find.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """Sequential tests of a search: rows answered look by look, the repeated intervals, resuming, limits and growth."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from fractions import Fraction

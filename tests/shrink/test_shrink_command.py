@@ -1,7 +1,5 @@
 """`gradience shrink`: its screen, its files, its exit codes, its plan."""
 
-from __future__ import annotations
-
 import json
 
 import adapters_to_compare as data

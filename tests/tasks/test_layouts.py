@@ -1,7 +1,5 @@
 """Columns of public data sets are read as they are, or refused with an option that works when typed."""
 
-from __future__ import annotations
-
 import json
 import shlex
 

@@ -1,7 +1,5 @@
 """Definitions of lm-eval's tasks, located without it: those of the user are code, and not run unasked."""
 
-from __future__ import annotations
-
 import importlib.machinery
 
 import pytest

@@ -1,15 +1,26 @@
 """A user's own rows: what is wrong is named by file and line, and no row is on both sides of a split."""
 
-from __future__ import annotations
-
+import collections
+import csv
+import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from data_files import write_jsonl
+from data_files import write_jsonl, write_repository
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from gradience import tasks
 from gradience.errors import GradienceError, InputError, UsageError
+from gradience.files.rows import MAX_ROW
+from gradience.models.chat import chat_template
+from gradience.models.rendering import encode_pair
+from gradience.tasks import classification
 from gradience.tasks.examples import ROLES, content_id, role_of
+from gradience.tasks.rows import local
 
 PROMPTS = [{"id": f"q{n}", "prompt": f"{n} - 1 =", "answer": n - 1} for n in range(30)]
 LABELS = [{"text": f"text {n}", "label": ("no", "yes")[n % 2]} for n in range(30)]
@@ -164,3 +175,420 @@ def test_pairs_of_texts(tmp_path):
     assert {(e.text, e.text_pair) for e in task.examples.all} == {(r["text"], r["text_pair"]) for r in pairs}
     with pytest.raises(InputError, match="line 31: column `text_pair` has a text in some rows only"):
         load(tmp_path, [*pairs, {"text": "x", "label": "no"}], "classification")
+
+
+# ---------------------------------------------------------------- A user's own texts: formats, labels
+
+
+load_texts = classification.load
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, object]]:
+    return [
+        {"text": f"A film about number {n}.", "label": ("bad", "good")[n % 2]}
+        for n in range(start, start + count)
+    ]
+
+
+def labels_of(task) -> dict[str, str]:
+    return {item.text: task.label_names[item.label] for item in task.examples.all}
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+EXPECTED = {"Good, and long": "yes", 'She said "no"': "no", "Touché": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\n"Good, and long",yes\n"She said ""no""",no\nTouché,yes\n'),
+        ("a.csv", '\ufefftext,label\r\n"Good, and long",yes\r\n\r\n"She said ""no""",no\r\nTouché,yes'),
+        ("a.CSV", 'label,text\nyes,"Good, and long"\nno,"She said ""no"""\nyes,Touché\n'),
+        ("a.tsv", 'text\tlabel\nGood, and long\tyes\nShe said "no"\tno\nTouché\tyes\n'),
+        (
+            "a.jsonl",
+            '{"text": "Good, and long", "label": "yes"}\r\n{"text": "She said \\"no\\"", "label": "no"}'
+            '\n\n{"text": "Touch\\u00e9", "label": "yes"}',
+        ),
+    ],
+    ids=["csv", "csv-bom-crlf-blank-line-no-end", "csv-other-order", "tsv", "jsonl"],
+)
+def test_formats(tmp_path, name, content):
+    assert labels_of(load_texts(file=written(tmp_path / name, content))) == EXPECTED
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({"text": st.text(min_size=1), "label": st.text(min_size=1)}),
+        min_size=1,
+    )
+)
+def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_rows):
+    folder = tmp_path_factory.mktemp("files")
+    given_rows = [{column: text.replace("\0", "0") for column, text in row.items()} for row in given_rows]
+    with (folder / "a.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"], quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(given_rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in given_rows)
+    (folder / "a.jsonl").write_bytes(lines.encode())
+    for name in ("a.csv", "a.jsonl"):
+        assert [row.values for row in local(folder / name).read()] == given_rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message", "code"),
+    [
+        ("a.csv", "text,label\nFine,a\nGood\n", "line 3: 1 field", "task-row"),
+        ("a.csv", 'text,label\n"Fine" x,a\n', "line 2: ", "task-row"),
+        ("a.csv", 'text,label\n"Fine,a\n', "unexpected end of data", "task-row"),
+        ("a.csv", "text;label\nFine;a\n", "line 2: no column `text`", "task-column"),
+        ("a.csv", "text,text\nFine,a\n", "line 1 must list the column names", "task-file"),
+        ("a.csv", "", "line 1 must list the column names", "task-file"),
+        ("a.csv", "text,label\n  ,a\n", "line 2: column `text` is empty", "task-text"),
+        ("a.csv", "text,label\nFine,\n", "line 2: column `label` is empty", "task-text"),
+        ("a.tsv", "text\tlabel\nFine\twine\ta\n", "line 2: 3 fields", "task-row"),
+        ("a.jsonl", '{"text": "Fine", "label": 1}\n{"text": \n', "line 2: ", "task-row"),
+        ("a.jsonl", '[{"text": "Fine", "label": 1}]\n', "line 1 is not a JSON object", "task-row"),
+        ("a.jsonl", '{"txt": "Fine", "label": 1}\n', "line 1: no column `text`", "task-column"),
+        ("a.jsonl", '{"text": 3, "label": 1}\n', "line 1: column `text` contains 3", "task-text"),
+        ("a.jsonl", '{"text": null, "label": 1}\n', "line 1: column `text` is empty", "task-text"),
+        ("a.jsonl", '{"text": "\\ud83d", "label": 1}\n', "half of a character", "task-row"),
+        ("a.jsonl", '{"text": "Fine", "label": NaN}\n', "NaN is not a JSON number", "task-row"),
+        ("a.jsonl", '{"text": "Fine", "label": 1, "label": 2}\n', "the key 'label' occurs twice", "task-row"),
+        ("a.jsonl", f'{{"text": "Fine", "label": {"9" * 5000}}}\n', "a number of 5,000 characters", "task-row"),
+        ("a.jsonl", f'{{"text": "{"x" * MAX_ROW}", "label": 1}}\n', "line 1: a row of more than", "task-row"),
+        ("a.csv", 'text,label\nFine,a\n"' + "x\n" * MAX_ROW, "a row of more than 4,194,304", "task-row"),
+        ("a.csv", bytes(MAX_ROW + 1), "line 1: a row of more than", "task-row"),
+        ("a.jsonl", '{"text": "Fine", "label": null}\n', "column `label` is empty", "task-text"),
+        ("a.jsonl", '{"text": "Fine", "label": 0.5}\n', "contains 0.5", "task-label"),
+        ("a.jsonl", '{"text": "Fine", "label": [1]}\n', "contains \\[1\\]", "task-label"),
+        ("a.csv", "text,label\nTouché,a\n".encode("latin-1"), "is not UTF-8", "task-file"),
+        ("a.csv", "text,label\nFine,a\n".encode("utf-16"), "is not UTF-8", "task-file"),
+        ("a.csv", "text,label\nFine,a\nGood,a\n", "its labels are a", "task-label"),
+        ("a.csv", "text,label\n", "its labels are none", "task-label"),
+        ("a.xml", "[]", "unknown file extension", "task-file"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_texts_is_named(tmp_path, name, content, message, code):
+    path = written(tmp_path / name, content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_texts(file=path)
+    assert str(path) in str(caught.value) or path.name in str(caught.value)
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_long_texts_and_long_numbers_are_read(tmp_path):
+    long = "word " * 40_000
+    path = written(tmp_path / "a.csv", f"text,label\n{long},{'9' * 5000}\nshort,1\n")
+    task = load_texts(file=path)
+    assert task.label_names == ("1", "9" * 5000)
+    assert long in {example.text for example in task.examples.all}
+
+
+def test_rows_are_read_one_at_a_time(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Fine"}\n' * 2_000_000)
+    tracemalloc.start()
+    rows = local(path).read()
+    assert next(iter(rows)).values == {"text": "Fine"}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6_000_000
+    with pytest.raises(InputError, match="more than 1,000,000 rows"):
+        collections.deque(local(path).read(), maxlen=0)
+
+
+def test_the_nearest_column_is_offered(tmp_path):
+    path = written(tmp_path / "a.csv", "texts,label\nFine,a\n")
+    with pytest.raises(InputError) as caught:
+        load_texts(file=path)
+    assert caught.value.hint == "did you mean `texts`? the columns are `texts`, `label`: rename one to `text`"
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected_names", "expected"),
+    [
+        (["b", "a", "b"], None, ("a", "b"), [1, 0, 1]),
+        ([10, 9, 10], None, ("9", "10"), [1, 0, 1]),
+        (["10", "9", 9.0], None, ("9", "10"), [1, 0, 0]),
+        ([True, False, True], None, ("false", "true"), [1, 0, 1]),
+        (["b", "a", "b"], ["b", "a"], ("b", "a"), [0, 1, 0]),
+        ([1, 0, "1"], ["no", "yes"], ("no", "yes"), [1, 0, 1]),
+        ([True, False, "TRUE"], ["no", "yes"], ("no", "yes"), [1, 0, 1]),
+        (["1", "3", "2"], ["1", "2", "3"], ("1", "2", "3"), [0, 2, 1]),
+        (["a", "b", "a"], ["a", "b", "c"], ("a", "b", "c"), [0, 1, 0]),
+    ],
+    ids=["words", "numbers-by-size", "numbers-of-any-type", "bools", "words-in-given-order", "places",
+         "bools-as-places", "names-that-are-numbers", "a-name-without-rows"],
+)  # fmt: skip
+def test_labels(tmp_path, labels, names, expected_names, expected):
+    given_rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(labels)]
+    task = load_texts(file=write_jsonl(tmp_path / "a.jsonl", given_rows), label_names=names)
+    assert task.label_names == expected_names
+    assert [item.label for item in sorted(task.examples.all, key=lambda item: item.text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "wrong"),
+    [
+        (["good", "god"], ["bad", "good"], "god"),
+        ([0, 2], ["bad", "good"], "2"),
+        ([0, -1], ["bad", "good"], "-1"),
+        (["1", "0"], ["1", "2", "3"], "0"),
+        (["good", 0], ["bad", "good"], "0"),
+    ],
+    ids=["misspelt", "no-such-place", "unlabeled", "names-are-not-places", "one-reading-for-all"],
+)
+def test_an_unknown_label_is_named_with_its_row(tmp_path, labels, names, wrong):
+    given_rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(labels)]
+    with pytest.raises(InputError, match=f"line 2: `{wrong}` is not one of the labels"):
+        load_texts(file=write_jsonl(tmp_path / "a.jsonl", given_rows), label_names=names)
+
+
+def test_f1_is_for_two_labels(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"Text {n}", "label": n} for n in range(3)])
+    with pytest.raises(UsageError, match="there are 3") as caught:
+        load_texts(file=path, metric="f1")
+    assert caught.value.code == "task-metric"
+
+
+# --- roles and identities -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], ["train_file"], ["confirm_file", "dev_file"], ["train_file", "dev_file"], ["file", "train_file"]],
+    ids="+".join,
+)  # fmt: skip
+def test_what_leaves_the_roles_open_is_refused(tmp_path, names):
+    path = write_jsonl(tmp_path / "a.jsonl", rows(10))
+    with pytest.raises(UsageError) as caught:
+        load_texts(**dict.fromkeys(names, path))
+    assert caught.value.code == "task-files"
+
+
+def test_pairs(tmp_path):
+    given_rows = [
+        {"text": "A dog sleeps.", "text_pair": "An animal sleeps.", "label": "yes"},
+        {"text": "An animal sleeps.", "text_pair": "A dog sleeps.", "label": "no"},
+        {"text": "A dog sleeps.", "text_pair": "An animal sleeps.", "label": "yes"},
+    ]
+    task = load_texts(file=write_jsonl(tmp_path / "a.jsonl", given_rows))
+    assert {(item.text, item.text_pair) for item in task.examples.all} == {
+        ("A dog sleeps.", "An animal sleeps."),
+        ("An animal sleeps.", "A dog sleeps."),
+    }
+    assert task.examples.counts["duplicates"] == 1
+
+
+def test_a_pair_in_some_rows_only_is_refused(tmp_path):
+    given_rows = [{"text": "a", "text_pair": "b", "label": 1}, {"text": "a", "label": 0}]
+    with pytest.raises(InputError, match="line 2: column `text_pair` has a text in some rows only"):
+        load_texts(file=write_jsonl(tmp_path / "a.jsonl", given_rows))
+
+
+FEATURES = """\
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': bad
+          '1': good
+"""
+
+
+def test_splits_of_a_data_set_of_the_hub_have_their_roles(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    numbered = [{**row, "label": int(row["label"] == "good")} for row in rows(120)]
+    splits = {"train": numbered[:100], "test": numbered[100:]}
+    write_repository(tmp_path / "films" / "plain", "default", splits, FEATURES)
+    files = {
+        f"{role}_file": Path(f"hf://films/plain:{split}")
+        for role, split in {"train": "train", "confirm": "test"}.items()
+    }
+    task = load_texts(**files, label_names=["bad", "good"])
+    assert labels_of(task)["A film about number 0."] == "bad"
+    assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 80, "dev": 20, "confirm": 20}
+
+
+# ---------------------------------------------------------------- Conversations: the tokens that are trained
+
+
+CHATML = (
+    "{% for m in messages %}<s>{{ m['role'] }} : "
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<e>{% endgeneration %}"
+    "{% else %}{{ m['content'] }}<e>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant : {% endif %}"
+)
+GEMMA = CHATML.replace("<e>", "<t>")
+"""A turn is closed by another token than the end token."""
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "<s>",
+    "<e>",
+    "<t>",
+    "[BOS]",
+    "user",
+    "assistant",
+    "system",
+    ":",
+    "hi",
+    "you",
+    "ho",
+    "one",
+    "two",
+]
+TALK = [("system", "you"), ("user", "hi you"), ("assistant", "ho"), ("user", "one"), ("assistant", "two two")]
+
+
+def tokenizer(template: str | None = CHATML, *, bos: bool = False) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    reader = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="<e>",
+        bos_token="[BOS]",
+        additional_special_tokens=["<s>", "<t>"],
+    )
+    if bos:
+        from tokenizers.processors import TemplateProcessing
+
+        reader.backend_tokenizer.post_processor = TemplateProcessing(
+            single="[BOS] $A", special_tokens=[("[BOS]", WORDS.index("[BOS]"))]
+        )
+    reader.chat_template = template
+    return reader
+
+
+def messages(talk=TALK):
+    return [{"role": role, "content": content} for role, content in talk]
+
+
+def last_turn(reader, messages):
+    with chat_template(reader) as template:
+        return template.last_turn(messages)
+
+
+def write(folder, talks, name="a.jsonl", **more):
+    return write_jsonl(folder / name, [{"messages": messages(talk), **more} for talk in talks])
+
+
+def talks(count=30):
+    return [
+        [("user", "one " * (n + 1)), ("assistant", "ho"), ("user", "hi"), ("assistant", "two")]
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "bos"), [(CHATML, False), ("[BOS]" + CHATML, False), ("[BOS]" + CHATML, True)]
+)
+def test_the_assistants_tokens_are_those_of_transformers_mask(template, bos):
+    reader = tokenizer(template, bos=bos)
+    whole = reader.apply_chat_template(messages(), return_dict=True, return_assistant_tokens_mask=True)
+    ids, mask = whole["input_ids"], whole["assistant_masks"]
+    trained = [0] * len(ids)
+    for place in (2, 4):
+        turn = last_turn(reader, messages()[: place + 1])
+        before, after = encode_pair(reader, turn.prompt, turn.response)
+        assert ids[: len(before) + len(after)] == before + after
+        trained[len(before) : len(before) + len(after)] = [1] * len(after)
+        assert turn.close == ""
+    assert trained == mask
+    assert sum(mask) == len(["ho", "<e>", "two", "two", "<e>"])
+
+
+def test_what_closes_a_turn_is_trained_and_stops_an_output_where_it_is_not_the_end_token():
+    turn = last_turn(tokenizer(GEMMA), messages())
+    assert (turn.response, turn.close) == ("two two<t>", "<t>")
+
+
+@pytest.mark.parametrize(
+    ("template", "bos", "code", "message"),
+    [
+        (None, False, "no-chat-template", "has no chat template"),
+        (CHATML, True, "chat-template", "does not begin with the token"),
+        ("{{ raise_exception('no system') }}", False, "chat-template", "fails on .* assistant, user: no system"),
+        (CHATML.replace("{{ m['content'] }}<e>{% endg", "{{ m['content'] | upper }}<e>{% endg"), False, "chat-template",
+         "in another way than it is given"),
+        ("x" + "{% if add_generation_prompt %}y{% endif %}", False, "chat-template", "in another way"),
+    ],
+    ids=["none", "no beginning", "refuses", "changes", "is no prefix"],
+)  # fmt: skip
+def test_a_template_that_does_not_fit(template, bos, code, message):
+    with pytest.raises(InputError, match=message) as caught:
+        last_turn(tokenizer(template, bos=bos), messages())
+    assert caught.value.code == code
+
+
+def test_every_turn_trains_once_and_the_last_one_is_evaluated(tmp_path):
+    chat = tasks.load("chat", {"file": write(tmp_path, talks())})
+    task = chat.rendered(tokenizer())
+    counts = {role: len(chat.examples.of(role)) for role in ("train", "dev", "confirm")}
+    assert {role: len(task.examples.of(role)) for role in counts} == {**counts, "train": 2 * counts["train"]}
+    for role in ("dev", "confirm"):
+        assert {(e.response, e.answer) for e in task.examples.of(role)} == {("two", "two")}
+        assert all(e.prompt.endswith("<s>user : hi<e><s>assistant : ") for e in task.examples.of(role))
+    assert (
+        sorted(e.response for e in task.examples.of("train"))
+        == ["ho"] * counts["train"] + ["two"] * counts["train"]
+    )
+    assert len({e.id for e in task.examples.all}) == len(task.examples.all)
+    assert (task.stop, task.scoring) == ((), "chat 1, exact")
+    assert chat.rendered(tokenizer(GEMMA)).stop == ("<t>",)
+
+
+def test_an_answer_is_the_turn_that_is_missing(tmp_path):
+    rows = [{"messages": messages([("user", "one " * (n + 1))]), "answer": "two"} for n in range(30)]
+    task = tasks.load("chat", {"file": write_jsonl(tmp_path / "a.jsonl", rows)}).rendered(tokenizer())
+    assert {(e.response, e.answer) for e in task.examples.all} == {("two", "two")}
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "message"),
+    [
+        ({"messages": []}, "task-text", "is not a list of at least 1 message"),
+        ({"messages": "no"}, "task-text", "is not a JSON list"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "task-messages", "the last message is of the user"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "task-messages", "nothing comes before"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "task-messages", "message 1 has no role"),
+        ({"messages": [{"role": "user", "content": ""}]}, "task-messages", "the content of message 1"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "task-messages", "the content of message 1"),
+        ({"messages": [7]}, "task-messages", "message 1 has no role"),
+        ({"prompt": "x", "answer": "y"}, "task-kind", "this task needs `messages`"),
+        ({"messages": messages(), "answer": "three"}, "task-answer", "scored wrong"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_conversations_is_named(tmp_path, row, code, message):
+    with pytest.raises(InputError) as caught:
+        tasks.load("chat", {"file": write_jsonl(tmp_path / "a.jsonl", [row])})
+    assert caught.value.code == code
+    assert message in str(caught.value)
+    assert "line 1" in str(caught.value)
+
+
+def test_the_row_that_a_template_refuses_is_the_one_that_is_named(tmp_path):
+    refuses = "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + CHATML
+    short = [[("user", f"one {'hi ' * n}"), ("assistant", "two")] for n in range(70)]
+    long = [("user", "one"), ("assistant", "ho"), ("user", "hi"), ("assistant", "two")]
+    task = tasks.load("chat", {"file": write(tmp_path, [*short, long])})
+    assert len(task.examples.all) == 71
+    with pytest.raises(InputError, match=r"conversation of user, assistant, user.*: too long"):
+        task.rendered(tokenizer(refuses))

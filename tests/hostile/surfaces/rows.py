@@ -1,7 +1,5 @@
 """Many rows of a stranger's file, the definitions of lm-eval that name one, and outputs that a scorer reads."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import partial
