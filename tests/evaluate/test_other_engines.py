@@ -1,4 +1,4 @@
-"""Adapters behind a server with OpenAI's completions API: the same answers as ours, and every failure of a server."""
+"""Engines that are not ours: a server with the completions API of OpenAI, and the process of vLLM."""
 
 import json
 import os
