@@ -18,7 +18,6 @@ from gradience.cli.demo import example_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
-EXAMPLE = yaml.safe_load((ROOT / "examples" / "adapter_gate.yml").read_text(encoding="utf-8"))
 SHIM = f"""#!/bin/sh
 if [ "$2" = pip ]; then echo "$@" > "$RUNNER_TEMP/pip.txt"; else exec {sys.executable} "$@"; fi
 """
@@ -132,18 +131,6 @@ def test_an_error_ends_with_its_exit_code_and_says_what_is_wrong(runner):
     summary = (runner.temp / "summary.md").read_text(encoding="utf-8")
     assert "absent: no such file or folder" in summary
     assert runner.outputs["gate"]["report"] == ""
-
-
-def test_the_example_workflow_is_no_workflow_of_ours_and_sets_what_the_action_takes():
-    assert "adapter_gate" not in " ".join(path.name for path in (ROOT / ".github/workflows").iterdir())
-    steps = EXAMPLE["jobs"]["gate"]["steps"]
-    gate = next(step for step in steps if step.get("uses") == "./gradience")
-    assert set(gate["with"]) <= set(ACTION["inputs"])
-    assert {name for name, row in ACTION["inputs"].items() if row.get("required")} <= set(gate["with"])
-    used = set(re.findall(r"steps\.gate\.outputs\.([\w-]+)", str(steps)))
-    assert used <= set(ACTION["outputs"])
-    (places,) = EXAMPLE[True]["pull_request"].values()
-    assert gate["with"]["adapter"] == places[0].removesuffix("/**")
 
 
 def test_the_hook_checks_each_configuration_of_a_commit_on_its_own(tmp_path):

@@ -5,7 +5,6 @@ Keys with a dot lie in a section; a value of None takes the key away.
 
 from typing import Any
 
-SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QV = ["q_proj", "v_proj"]
 
 SOUND: dict[str, dict[str, Any]] = {

@@ -175,16 +175,6 @@ def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):
         assert app.run(shlex.split(command)[1:]) == 0
 
 
-def test_a_folder_cannot_steer_the_terminal(tmp_path, monkeypatch, capsys):
-    hostile = tmp_path / "\x1b]0;owned\x07"
-    shutil.copytree(demo.example_adapter(), hostile)
-    monkeypatch.setattr(demo, "example_adapter", lambda: hostile)
-    assert app.run(["demo"]) == 0
-    screen = capsys.readouterr().out
-    assert "\x1b" not in screen
-    assert screen.count("\\x1b]0;owned\\x07") >= 3
-
-
 # ---------------------------------------------------------------- `gradience evidence`, as a user runs it
 
 

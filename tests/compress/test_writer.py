@@ -1,6 +1,5 @@
 """What lies in a written folder: weights tensor by tensor, the other files carried over, the config."""
 
-import json
 import os
 import shutil
 import stat
@@ -22,8 +21,7 @@ from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter
 from gradience.compress.carry import annotate, carry_files
 from gradience.errors import InputError
 from gradience.files.card import BEGIN, CARD, END, Card, with_block, without_block, write_card
-from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks
+from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 
 # ---------------------------------------------------------------- the weights
 
@@ -179,10 +177,6 @@ def original(tmp_path_factory):
     return saved_once(tmp_path_factory, dtype=torch.float64)
 
 
-def settings(folder: Path) -> dict:
-    return json.loads((folder / CONFIG).read_text())
-
-
 # ---------------------------------------------------------------- foreign names
 
 
@@ -263,13 +257,6 @@ def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, origina
 
 
 # ---------------------------------------------------------------- targets
-
-
-def chosen(folder: Path, **ranks: int):
-    """Every module at its rank, but for those named (with underscores for dots)."""
-    audited = audit_adapter(folder)
-    wanted = {row.name: ranks.get(row.name.replace(".", "_"), row.r) for row in audited.layers}
-    return plan_compression(audited, ToRanks(wanted))
 
 
 # ---------------------------------------------------------------- nn.MultiheadAttention

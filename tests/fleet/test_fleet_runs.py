@@ -33,7 +33,6 @@ from gradience.reports.fleet import FleetReport
 from gradience.reports.fleet_compression import FleetCompression
 
 FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
-SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 
 
 @pytest.fixture

@@ -231,10 +231,6 @@ def invocation_tokens(a, b):
     edit(b, alora_invocation_tokens=[3, 4])
 
 
-def dora_without_base(a, b):
-    edit(b, use_dora=True)
-
-
 def no_config(a, b):
     (b / "adapter_config.json").unlink()
 
