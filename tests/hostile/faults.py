@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from factory import lfs_pointer
 
 from hostile.header_faults import header_faults
-from hostile.yaml_faults import YAML_FAULTS
 
 REFUSED = frozenset({3})
 """The file is none: it can only be refused."""
@@ -264,9 +263,37 @@ def line_faults(content: bytes) -> Iterator[Fault]:
     yield Fault("without its first line", ANY, lambda _: b"".join(lines[1:]))
 
 
+YAML_ALONE = {
+    "the root in itself": b"&a [*a]",
+    "nothing but a comment": b"# nothing",
+    "a scalar": b"model",
+    "a list": b"- model",
+    "null": b"~",
+    "100,000 keys": b"\n".join(b"k%d: %d" % (i, i) for i in range(100_000)),
+}
+YAML_BEHIND = {
+    "a map in itself": b"x: &a {b: *a}",
+    "a merge of itself": b"x: &a\n  <<: *a",
+    "aliases of aliases": b"\n".join(
+        [b"a0: &a0 [x, x]", *(b"a%d: &a%d [%s]" % (i, i, b"*a%d, " % (i - 1) * 9) for i in range(1, 9))]
+    ),
+    "an undefined alias": b"x: *y",
+    "another document": b"---\na: 1",
+    "a list of 100,000": b"x: [" + b"1, " * 100_000 + b"1]",
+    "2,000 brackets": b"x: " + b"[" * 2000 + b"]" * 2000,
+    "a key of 100,000 letters": b"k" * 100_000 + b": 1",
+    "an anchor of 1 MB": b"x: &" + b"a" * 2**20 + b" 1",
+    "a call": b"x: !!python/object/apply:os.system ['touch out/ran']",
+    "a file": b"x: !include /etc/passwd",
+}
+"""What is read of YAML, and what is not: tests/adapters/test_strict_yaml.py."""
+
+
 def yaml_faults() -> Iterator[Fault]:
-    for name, change in YAML_FAULTS.items():
-        yield Fault(f"YAML: {name}", ANY, change)
+    for name, text in YAML_ALONE.items():
+        yield Fault(f"YAML: {name}", ANY, lambda _, text=text: text)
+    for name, text in YAML_BEHIND.items():
+        yield Fault(f"YAML: {name}", ANY, lambda content, text=text: content + b"\n" + text + b"\n")
 
 
 ROWS = {
