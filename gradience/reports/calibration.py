@@ -58,7 +58,7 @@ from gradience.reports.base.prediction import (
 )
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.spectra import FloatArray
-from gradience.statistics.predicted_drop import BASIS, MARGIN, outside, points
+from gradience.statistics.predicted_drop import BASES, BASIS, MARGIN, outside, points
 
 METADATA = "gradience"
 FEWEST_ROWS = 2
@@ -159,7 +159,10 @@ class CalibrationReport(PromptReport):
         """Return what predicted drops rest on, or why there are none."""
         if self._outside:
             return f"No accuracy drop is predicted outside what was tested: {self._outside}."
-        share = f"Predicted drop: share of correct answers lost ({BASIS}) times the adapter's accuracy"
+        bases = " and ".join(BASES.values())
+        share = (
+            f"Predicted drop: share of correct answers lost ({BASIS} of {bases}) times the adapter's accuracy"
+        )
         if self.accuracy is None:
             return f"{share}, which is not known and taken to be 100 % (--accuracy)."
         return f"{share} of {percent(self.accuracy)}."
@@ -419,7 +422,7 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
 def size_blocks(report: CalibrationReport, path: str = "", output: str = "") -> Document:
     """Return the predictions by size, and the recommended size. path, output: adapter and file in its command."""
     if not report.sizes:
-        return []
+        return [Paragraph(report.drop_basis)] if report.routing else []
     best = smallest_within(report.sizes)
     if best is None:
         unknown = report.sizes[0].drop is None
