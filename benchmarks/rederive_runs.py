@@ -23,9 +23,10 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pack_results import pack
+from pydantic import ValidationError
 
 from gradience import __version__
 from gradience.bench.arms.registry import ARMS, CONTROLS
@@ -42,7 +43,7 @@ from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.kept import Kept
 from gradience.evaluate.verb import EVALUATION
 from gradience.evaluate.verb import write_result as write_evaluation
-from gradience.files.artifact import digest_of
+from gradience.files.artifact import Artifact, digest_of
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, BenchAggregate
@@ -55,6 +56,7 @@ from gradience.shrink.verb import write_result as write_shrink
 from gradience.verification.answers import evaluation_again, shrink_again
 
 NOTE = "rederived.json"
+A = TypeVar("A", bound=Artifact)
 RENAMED = {"aa": "rewrite_control"}
 """Former name of a control -> its name."""
 MADE_BY = {*ARMS, *(control.arm.name for control in CONTROLS.values() if control.arm is not None)}
@@ -70,9 +72,9 @@ def rederive(run: Path) -> None:
     before, root = digests_of(run), root_of(run) or write_digests(run)
     renamed = {old: name for old, name in RENAMED.items() if rename_control(run, old, name)}
     rename_keys(run)
-    plan = BenchPlan.read(run / PLAN)
+    plan = kept(BenchPlan, run / PLAN)
     places = {seed: run / f"seed_{seed}" if len(plan.seeds) > 1 else run for seed in plan.seeds}
-    results = {seed: Bench.read(place / BENCH) for seed, place in places.items()}
+    results = {seed: kept(Bench, place / BENCH) for seed, place in places.items()}
     for path in run.rglob("audit/audit.json"):
         rename_grid(path)
     former = {one.name for bench in results.values() for one in bench.variants if one.made_by not in MADE_BY}
@@ -99,14 +101,14 @@ def rederive(run: Path) -> None:
         former |= of_other_ranks
     plan.save(run / PLAN)
     for path in run.rglob(MANIFEST):
-        manifest = StageManifest.read(path)
+        manifest = kept(StageManifest, path)
         files = {name: fact_of(path.parent / name, file) for name, file in manifest.files.items()}
         manifest.model_copy(update={"plan_digest": plan_digest(plan), "files": files}).save(path)
     for seed, place in places.items():
         again[seed].save(place / BENCH)
         (place / PAGE).write_text(again[seed].to_markdown(), encoding="utf-8")
     if (run / AGGREGATE).is_file():
-        info = BenchAggregate.read(run / AGGREGATE).run
+        info = kept(BenchAggregate, run / AGGREGATE).run
         together = aggregate_run(run, list(again.values()), info, records_verified=True)
         together.save(run / AGGREGATE)
         (run / DOCUMENT).write_text(together.to_markdown(), encoding="utf-8")
@@ -123,6 +125,21 @@ def rederive(run: Path) -> None:
     }
     (run / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     write_digests(run)
+
+
+def kept(model: type[A], path: Path) -> A:
+    """Read an artifact, without the keys that its model no longer has."""
+    values = json.loads(path.read_bytes())
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        for place in (each["loc"] for each in error.errors() if each["type"] == "extra_forbidden"):
+            holder = values
+            for key in place[:-1]:
+                holder = holder[key] if isinstance(holder, list) or key in holder else holder
+            del holder[place[-1]]
+        path.write_text(json.dumps(values), encoding="utf-8")
+    return model.read(path)
 
 
 def config_of(recorded: Bench, former: set[str]) -> BenchConfig:
@@ -188,7 +205,7 @@ def rename_control(run: Path, former: str, name: str) -> bool:
             assert json.loads(now) == json.loads(header) | {"adapter": name}
             path.write_bytes(now + b"\n" + answers)
         for path in stages.rglob(MANIFEST):
-            manifest = StageManifest.read(path)
+            manifest = kept(StageManifest, path)
             files = {file: fact_of(path.parent / file, fact) for file, fact in manifest.files.items()}
             stage = manifest.stage.replace(former, name, 1)
             manifest.model_copy(update={"stage": stage, "files": files}).save(path)
@@ -233,16 +250,16 @@ def rederive_result(place: Path) -> None:
     """Recompute the unpacked result of a shrink or an evaluation in the folder `place`."""
     findings = Findings()
     if (place / SHRUNK).is_file():
-        shrunk, plan = ShrinkReport.read(place / SHRUNK), ShrinkPlan.read(place / PLAN)
+        shrunk, plan = kept(ShrinkReport, place / SHRUNK), kept(ShrinkPlan, place / PLAN)
         plan.save(place / PLAN)
         Kept(place / RECORDS, print).bind(digest_of(plan))
         again = shrink_again(place, shrunk, plan, findings)
-        kept = {"run": shrunk.run, "tests": shrunk.tests}
-        write_shrink(again.model_copy(update=kept), place, card_of)
+        same = {"run": shrunk.run, "tests": shrunk.tests}
+        write_shrink(again.model_copy(update=same), place, card_of)
     else:
-        report = EvaluationReport.read(place / EVALUATION)
-        kept = {"run": report.run, "tests": report.tests}
-        evaluated = evaluation_again(place, report, findings).model_copy(update=kept)
+        report = kept(EvaluationReport, place / EVALUATION)
+        same = {"run": report.run, "tests": report.tests}
+        evaluated = evaluation_again(place, report, findings).model_copy(update=same)
         write_evaluation(evaluated, place)
     for mismatch in findings.mismatches:
         print(f"{mismatch.file} {mismatch.field}: {mismatch.what}")

@@ -69,7 +69,6 @@ def test_no_verb_runs_what_a_config_says(tmp_path):
         ["check", "texts.yaml"],
         ["monitor", "run.jsonl"],
         ["bench", "aggregate", "."],
-        ["bench", "summary", "."],
         *(["bench", "run", "--config", f"{name}.yaml", "--output", "out"] for name in YAMLS),
         *(["bench", "run", "--config", f"{name}.yaml", "--dry-run"] for name in YAMLS),
     ]

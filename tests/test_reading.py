@@ -185,7 +185,6 @@ def commands(place: Path, kind: str) -> dict[str, list[str]]:
         "append": ["audit", whole, "--append", str(other), "--quiet"],
         "bench": ["bench", "run", "--config", str(other), "--dry-run"],
         "aggregate": ["bench", "aggregate", str(place / "bench")],
-        "summary": ["bench", "summary", str(place / "bench")],
     }
 
 
@@ -295,7 +294,6 @@ VERBS = {
     "check-adapter": (["check", "adapter"], "adapter_config.json"),
     "bench run": (["bench", "run", "--config", "lora.yaml", "--output", "out"], "lora.yaml"),
     "bench aggregate": (["bench", "aggregate", "bench"], "bench.json"),
-    "bench summary": (["bench", "summary", "bench"], "bench.json"),
 }  # fmt: skip
 
 

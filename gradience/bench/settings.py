@@ -122,14 +122,6 @@ class StatusSettings:
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class SummarySettings:
-    """Runs."""
-
-    folders: Folders
-    """Folders of finished runs: with a bench.json, or with seed_N/bench.json."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
 class ExportSettings:
     """Export."""
 

@@ -12,7 +12,6 @@ from gradience.bench.settings import (
     ExportSettings,
     PowerSettings,
     StatusSettings,
-    SummarySettings,
     VerifySettings,
     existing_folder,
     not_a_share,
@@ -146,20 +145,6 @@ def status(settings: StatusSettings) -> BenchStatus:
     from gradience.bench.status import look
 
     return look(folder)
-
-
-@public(SummarySettings)
-def summary(settings: SummarySettings) -> list[Bench | BenchAggregate]:
-    """Return the result of each run: its aggregate, or the only seed.
-
-    The keywords are the flags of `gradience bench summary`:
-
-    Raises MissingExtra, and InputError for runs that do not belong together.
-    """
-    require_installed("scipy", extra="stats")
-    from gradience.bench.verdict.folders import read_results
-
-    return read_results(paths_of(settings.folders))
 
 
 @public(ExportSettings)

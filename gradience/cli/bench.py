@@ -15,7 +15,6 @@ from gradience.bench.settings import (
     ExportSettings,
     PowerSettings,
     StatusSettings,
-    SummarySettings,
     VerifySettings,
 )
 from gradience.cli.console import show_note, show_root, show_written
@@ -202,23 +201,10 @@ def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
     return ended(report, out.require_grade)
 
 
-def summary(settings: SummarySettings) -> None:
-    """Print one table of several runs: model, task, savings, status.
-
-    Examples:
-
-      gradience bench summary runs/minilm runs/smollm2 runs/mistral
-    """
-    from gradience.bench.verb import summary as run
-    from gradience.reports.bench import summary_text
-
-    print_screen(summary_text, call(run, settings))
-
-
 def verify(settings: VerifySettings, out: TextsOutput) -> int:
     return verify_run(settings, out)
 
 
 verify.__doc__ = f"Verify a finished run; the same as gradience verify.\n\n    {verify_run.__doc__}"
-for command in (run, status, power, verify, export, configs, aggregate, summary):
+for command in (run, status, power, verify, export, configs, aggregate):
     bench.command(cls=Verb)(with_flags(command))

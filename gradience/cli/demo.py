@@ -73,20 +73,20 @@ def typed(path: Path) -> Span:
 
 
 def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
-    """Run Bench on the demo's config in the folder `output`, print its result briefly, and return the exit code."""
+    """Run Bench on the demo's config in `output`, print the first lines of its result, and return the exit code."""
     from gradience.bench.verb import run_bench
     from gradience.cli.bench import code_of
     from gradience.cli.console import show_written
-    from gradience.cli.output import command_line, print_screen
+    from gradience.cli.output import command_line
     from gradience.cli.progress import StageProgress
-    from gradience.reports.bench import Bench, brief_text
+    from gradience.reports.bench import Bench
 
     with StageProgress() as watcher:
         result = run_bench(
             config=CONFIG, output=output, overrides=overrides, watcher=watcher, command=command_line()
         )
     assert isinstance(result, Bench)  # of one seed
-    print_screen(brief_text, result)
+    print(result)
     show_written(f"{output / 'bench.json'}, bench.md")
     return code_of(result.status)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gradience.cli.console import show_written
 from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings
-from gradience.cli.output import LayersOutput
+from gradience.cli.output import ReportOutput
 from gradience.merge.settings import MergeSettings
 from gradience.settings import required_output
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradience.reports.merge import MergeReport
 
 
-def merge(settings: MergeSettings, code: CodeSettings, out: LayersOutput) -> int:
+def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int:
     """The weighted sum is exact and its truncation error is stated; without --data no model is loaded.
 
     Exit codes with --data: 0 the drop from every parent is shown to be below the margin, 8 for some parents it is not
@@ -40,7 +40,7 @@ def merge(settings: MergeSettings, code: CodeSettings, out: LayersOutput) -> int
             if settings.data
             else out.run(merge_adapters, settings, f"merging into {Path(output).name}")
         )
-    out.show(call, layers=out.layers)
+    out.show(call)
     if not out.quiet:
         show_written(f"{output / REPORT}, {DOCUMENT}")
     return code_of(call)

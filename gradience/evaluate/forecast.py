@@ -191,7 +191,8 @@ def preview_evaluation(inputs: EvaluateInputs) -> EvaluationPreview:
 def scored_example(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
     """Return an example as the model sees it, with its gold answer. tokenizer: None if it is not available."""
     if isinstance(task, ClassificationTask):
-        text, _ = text_and_ids(example, tokenizer)
+        pair = texts_of(example)
+        text = "\n".join(pair) if tokenizer is None else tokenizer.decode(tokenizer(*pair)["input_ids"])
         return ScoredExample(id=example.id, prompt=text, scored=task.label_names[example.label])
     prompt, response = example.prompt, example.response
     if tokenizer is not None:
@@ -217,10 +218,3 @@ def scored_example(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
         extracted=extracted,
         correct=correct,
     )
-
-
-def text_and_ids(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
-    """Return a text or a pair as the model sees it, and its ids if the tokenizer is available."""
-    pair = texts_of(example)
-    ids = list(tokenizer(*pair)["input_ids"]) if tokenizer is not None else None
-    return (tokenizer.decode(ids) if ids is not None else "\n".join(pair)), ids

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from gradience.evaluate.comparison import diverge
@@ -158,8 +157,6 @@ def _against(
     if output is None and change.kl_per_example is not None and change.flips is not None:
         output = OutputChange(
             kl_per_example=change.kl_per_example,
-            kl_per_example_standard_error=change.kl_per_example_standard_error,
-            flips=change.flips,
             flipped_examples=change.flips,
             kl_per_token=change.kl_per_example,
         )
@@ -270,13 +267,10 @@ def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> Ou
     """
     rows = [row for row in scores.records if isinstance(row, ScoreRecord)] if scores is not None else []
     values = [row.kl for row in rows if row.kl is not None]
-    flips = [row.flips for row in rows if row.flips is not None]
-    if not rows or len(values) < len(rows) or len(flips) < len(rows):
+    if not rows or len(values) < len(rows):
         return None
     return OutputChange(
         kl_per_example=fmean(values),
-        kl_per_example_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
-        flips=sum(flips),
         flipped_examples=flipped,
         kl_per_token=sum(values) / sum(row.n_tokens for row in rows),
     )

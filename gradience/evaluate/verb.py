@@ -49,8 +49,6 @@ from gradience.reports.evaluation import (
 )
 from gradience.reports.evaluation_sets import (
     EvaluationPlan,
-    EvaluationSetsForecast,
-    EvaluationSetsPreview,
     EvaluationSetsReport,
     JointAdapter,
     PlannedSet,
@@ -66,14 +64,7 @@ EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
 @public(EvaluateSettings)
 def evaluate_adapters(
     settings: EvaluateSettings,
-) -> (
-    EvaluationReport
-    | EvaluationForecast
-    | EvaluationPreview
-    | EvaluationSetsReport
-    | EvaluationSetsForecast
-    | EvaluationSetsPreview
-):
+) -> EvaluationReport | EvaluationForecast | EvaluationPreview | EvaluationSetsReport:
     """Evaluate several adapters of one base on the same examples, and compare each with the first.
 
     >>> report = evaluate_adapters(
@@ -261,7 +252,7 @@ def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[Set
 
 def evaluate_sets(
     settings: EvaluateSettings,
-) -> EvaluationSetsReport | EvaluationSetsForecast | EvaluationSetsPreview:
+) -> EvaluationSetsReport | EvaluationForecast | EvaluationPreview:
     """Evaluate several data sets on one base; what is finished in the output is used again."""
     if settings.preview:
         return preview_sets(settings)
@@ -278,17 +269,18 @@ def evaluate_sets(
         return evaluate_each(sets, output, watcher)
 
 
-def preview_sets(settings: EvaluateSettings) -> EvaluationSetsPreview:
+def preview_sets(settings: EvaluateSettings) -> EvaluationPreview:
     """Return the first examples of every data set as the model would see them."""
-    sets = read_sets(settings, preview=True)
-    previews = {each.name: preview_evaluation(each.inputs) for each in sets}
-    return EvaluationSetsPreview(sets=tuple(each.planned for each in sets), previews=previews)
+    first, *others = read_sets(settings, preview=True)
+    previews = {each.name: preview_evaluation(each.inputs) for each in others}
+    return preview_evaluation(first.inputs).model_copy(update={"others": previews})
 
 
-def forecast_sets(sets: Sequence[SetInputs]) -> EvaluationSetsForecast:
+def forecast_sets(sets: Sequence[SetInputs]) -> EvaluationForecast:
     """Return the dry run: what the evaluation of every data set needs, and can show."""
-    forecasts = {each.name: forecast_evaluation(each.inputs) for each in sets}
-    return EvaluationSetsForecast(sets=tuple(each.planned for each in sets), forecasts=forecasts)
+    first, *others = sets
+    forecasts = {each.name: forecast_evaluation(each.inputs) for each in others}
+    return forecast_evaluation(first.inputs).model_copy(update={"others": forecasts})
 
 
 # ---------------------------------------------------------------- the plan

@@ -6,10 +6,7 @@ are named with their digests, so that anybody can repeat the counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from fractions import Fraction
-from statistics import fmean
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -19,7 +16,6 @@ from gradience.files.packed import unpack
 from gradience.files.shared_names import PlainName
 from gradience.reports.base.blocks import (
     Block,
-    Code,
     Column,
     Document,
     Facts,
@@ -33,7 +29,6 @@ from gradience.reports.base.blocks import (
     Table,
     dim,
     items,
-    spans,
     table_of,
 )
 from gradience.reports.base.exact import exact_percent, exact_text
@@ -41,7 +36,6 @@ from gradience.reports.base.graded import (
     BOUNDS,
     GRADES,
     MIN_RUNS,
-    AnswerCounts,
     Bounds,
     Grade,
     Ladder,
@@ -54,7 +48,6 @@ from gradience.reports.base.graded import (
 )
 from gradience.reports.base.numbers import (
     MISSING,
-    chance,
     count,
     number_range,
     percent,
@@ -63,10 +56,10 @@ from gradience.reports.base.numbers import (
     size,
     trimmed,
 )
-from gradience.reports.base.prediction import PredictedDivergence
+from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import DataSplit, Policy, Share, allowed_losses
+from gradience.reports.bench_plan import DataSplit, Policy, Share
 from gradience.statistics.table import PairedTable
 from gradience.words import counted, noun
 from gradience.words import points as signed_points
@@ -234,7 +227,7 @@ class OfAnArm(Part):
     arm: str
     """`retrain`, `truncate`, `ladder` (a step of it, truncated), or `control`."""
     description: str = ""
-    """Its making, and the purpose of a control, in words; empty in older files."""
+    """Its making, and the purpose of a control, in words."""
     expected: Literal["PASS", "FAIL"] | None = None
     """Status that a control must have; null if none is expected."""
     made_by: str
@@ -246,8 +239,7 @@ class OfAnArm(Part):
     reasons: tuple[str, ...] = ()
     """Reasons for the status, in words."""
     evidence: VariantEvidence | None = None
-    """Evidence for the verdict. Null for one seed of several, which are graded together; for a smoke run; and in
-    older files."""
+    """Evidence for the verdict. Null for one seed of several, which are graded together, and for a smoke run."""
 
     @property
     def is_control(self) -> bool:
@@ -294,22 +286,8 @@ class VariantResult(OfAnArm):
     delta_exact: str | None = None
     """The difference as exact counts: `-5/200`."""
     divergence: DivergenceSummary | None = None
-    predicted: PredictedDivergence | None = None
-    """Null except for a truncation chosen by a calibration."""
-
-    @model_validator(mode="after")
-    def _counts_agree(self) -> VariantResult:
-        if (self.pairs is None) != (self.measures is None) and self.status != "ERROR":
-            raise ValueError(f"{self.name}: counts of pairs and measures belong together")
-        if self.pairs is None or self.measures is None:
-            return self
-        if self.pairs.n != self.measures.n:
-            raise ValueError(f"{self.name}: {self.pairs.n} pairs and {self.measures.n} examples")
-        if self.pairs.n11 + self.pairs.n01 != self.measures.correct:
-            raise ValueError(f"{self.name}: pairs and `correct` disagree")
-        if self.delta_exact != self.pairs.delta_as_counted:
-            raise ValueError(f"{self.name}: delta_exact is not {self.pairs.delta_as_counted}")
-        return self
+    predicted: Prediction | None = None
+    """Cost predicted from training prompts; null except for a truncation chosen by a calibration."""
 
 
 class Best(Part):
@@ -396,23 +374,8 @@ class Bench(Judged[VariantResult]):
     best: Best | None
 
     def blocks(self) -> Document:
-        """Return the sections, including the sources of the numbers."""
-        return list(bench_blocks(self))
-
-    def screen(self) -> Document:
         """Return the sections."""
-        return list(bench_blocks(self, sources=False))
-
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title, without the verdict of a smoke run."""
-        if not self.smoke:
-            return heading
-        before, _, *after = spans(heading.text)
-        return replace(heading, text=(before, status(SMOKE), *after))
-
-    def page_opening(self, opening: Document) -> Document:
-        """Leave out the smallest passing variant of a smoke run: the next sentence would take it back."""
-        return opening[1:] if self.smoke else opening
+        return list(bench_blocks(self))
 
     def summary(self) -> list[Note] | None:
         """Return the results of the controls, the grade, and the smallest rank of the ladder."""
@@ -485,10 +448,6 @@ class VariantSeed(Part):
     same_as: str | None = None
     stopped_early: bool = False
     """True if not trained because the variant could not pass any more."""
-    kl_per_example: Float12 | None = None
-    """KL(probe ‖ variant), in nats: the `divergence.kl_per_example` of bench.json."""
-    predicted_kl_per_example: Float12 | None = None
-    """The `predicted.kl_per_example` of bench.json; null except for a truncation chosen by a calibration."""
 
 
 class VariantSummary(OfAnArm):
@@ -502,14 +461,11 @@ class VariantSummary(OfAnArm):
     worst_delta: Float12 | None
     """The smallest difference over the seeds with a result."""
     worst_delta_exact: str | None
-    mean_delta: Float12 | None
     accuracy: Spread | None
     """Accuracy over the seeds with a result; `accuracy.seeds` is their number."""
     mean_reduction: Float12 | None
     """Mean share of LoRA parameters saved, over the seeds with known ranks."""
     seeds: tuple[VariantSeed, ...]
-    answers: AnswerCounts | None = None
-    """Counts of the variant's answers; null without answers, and in files of earlier versions."""
 
     @property
     def complete(self) -> bool:
@@ -554,24 +510,17 @@ class BenchAggregate(Judged[VariantSummary]):
     probe_rank: int | None
     probe: Spread | None
     """Null if no seed has a probe."""
-    probe_answers: AnswerCounts | None = None
-    """Counts of the probes' answers; null without answers, and in files of earlier versions."""
     best: BestVariant | None
     noise: Noise | None = None
-    """Differences between adapters of equal size. Null in files of earlier versions."""
-    records_verified: bool | None = None
-    """True if the counts are known to match the records: counted from them by the same process, or verified.
-    Null in files of earlier versions."""
+    """Differences between adapters of equal size."""
+    records_verified: bool = False
+    """True if the counts are known to match the records: counted from them by the same process, or verified."""
     conditions: tuple[Condition, ...]
     """Conditions of a claim. Meeting them says nothing about the verdict."""
 
     def blocks(self) -> Document:
-        """Return the sections, including the sources of the numbers."""
-        return list(aggregate_blocks(self))
-
-    def screen(self) -> Document:
         """Return the sections."""
-        return list(aggregate_blocks(self, sources=False))
+        return list(aggregate_blocks(self))
 
     def summary(self) -> list[Note] | None:
         """Return the results of the controls, the grade, and the smallest rank of the ladder."""
@@ -584,6 +533,7 @@ class BenchAggregate(Judged[VariantSummary]):
 
 
 MIN_SEEDS = MIN_RUNS
+POWER = "for 80 % power, if the true Δ and noise equal the observed ones"
 Run = Bench | BenchAggregate
 Result = VariantResult | VariantSummary
 Row = tuple[str, Inline]
@@ -692,28 +642,12 @@ def _named(names: Iterable[str]) -> tuple[str | Span, ...]:
 
 def _title(run: Run, task: str, seeds: str) -> Iterator[Block]:
     """Yield the verdict on the run, and the smallest variant that passes."""
-    title = (
-        "Bench ",
-        status(run.status),
-        ": ",
-        Span(run.model, "name"),
-        " on ",
-        Span(task, "name"),
-        f", {seeds}",
-    )
-    yield Heading(title, level=1)
-    if run.best is not None:
-        best = _best_of(run)
-        grade = best.evidence.grade if best is not None and best.evidence is not None else None
-        facts = f", with {percent(saving(run.best))} fewer LoRA parameters"
-        facts += "" if grade is None else f" (grade {grade}, {GRADES[grade][1]})"
-        yield Paragraph(("Smallest variant that passes: ", Span(run.best.name, "name"), f"{facts}."))
-    elif run.status in ("UNDERTRAINED", "SKIPPED"):
-        yield Paragraph("No variant was compared with the probe.")
-    else:
-        yield Paragraph(
-            "No conclusion is possible." if run.status == "INCONCLUSIVE" else "No variant passes."
-        )
+    is_smoke = isinstance(run, Bench) and run.smoke
+    title = ("Bench ", status(SMOKE if is_smoke else run.status), ": ", Span(run.model, "name"), " on ")
+    yield Heading((*title, Span(task, "name"), f", {seeds}"), level=1)
+    if run.best is not None and not is_smoke:
+        facts = f", with {percent(saving(run.best))} fewer LoRA parameters."
+        yield Paragraph(("Smallest variant that passes: ", Span(run.best.name, "name"), facts))
 
 
 def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:
@@ -748,11 +682,11 @@ def _controls(results: Sequence[Result], table: Table) -> Iterator[Block]:
         yield Facts([(name, purpose) for name, purpose in purposes.items() if purpose])
 
 
-def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> Iterator[Block]:
-    """Yield why variants do not simply pass and controls have no result, except the `known` reasons."""
+def _reasons(results: Iterable[Result]) -> Iterator[Block]:
+    """Yield why variants do not simply pass and controls have no result."""
     names: dict[str, list[str]] = {}
     for result in results:
-        why = "; ".join(reason for reason in result.reasons if reason not in known)
+        why = "; ".join(result.reasons)
         measured = result.status in ("PASS", "FAIL")
         passes = result.status == "PASS" and getattr(result, "same_as", None) is None
         if why and not passes and not (result.is_control and measured):
@@ -780,13 +714,6 @@ def _policy(rule: Policy, notes: Iterable[str]) -> Iterator[Block]:
     yield Notes([*marked, Note("item", noise)])
 
 
-def _sources(run: Run, splits: Iterable[DataSplit], more: Iterable[str]) -> Iterator[Block]:
-    """Yield the sources of the numbers: `more`, data, base weights."""
-    data = [f"{split.role}: {split.n:,} examples, sha256 {split.sha256}" for split in splits]
-    yield Heading("Sources", folded=True)
-    yield items([*more, *data, f"base weights {run.base_fingerprint}"])
-
-
 def _summary(run: Run) -> list[Note]:
     """Return unexpected results of controls, which undermine the other verdicts; the grade of the best
     variant; and the smallest rank of the ladder, to which the policy does not apply."""
@@ -811,22 +738,35 @@ def _summary(run: Run) -> list[Note]:
 
 
 def _grades(results: Sequence[Result]) -> Iterator[Block]:
-    """Yield the section of the grades, with reasons; nothing without grades."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    """Yield the grade of each variant, its reason, and what a better one needs; nothing without grades."""
+    notes = []
     for result in results:
-        if result.evidence is not None and result.evidence.grade is not None:
-            alike.setdefault((result.evidence.grade, result.evidence.reason), []).append(result.name)
-    if alike:
-        yield Heading("Grades", aside=", ".join(f"{grade} {word}" for grade, (_, word) in GRADES.items()))
-        yield Facts(_by_grade(alike))
+        evidence = result.evidence
+        if evidence is None or evidence.grade is None:
+            continue
+        needs = _needed(evidence)
+        text = (Span(result.name, "name"), f": {evidence.grade}, {evidence.reason}")
+        notes.append(Note(GRADES[evidence.grade][0], text, [needs] if needs else []))
+    if notes:
+        yield Heading("Grades", aside=f"needs: {POWER}")
+        yield Notes(notes)
 
 
-def _by_grade(alike: Mapping[tuple[str, str], Sequence[str]]) -> list[Row]:
-    return [(grade, (*_named(names), f": {text}")) for (grade, text), names in alike.items()]
+def _needed(evidence: VariantEvidence) -> str:
+    """Return what the next better grade needs; empty if no grade can improve."""
+    needs, pooled = evidence.next_grade, evidence.pooled
+    if needs is None or pooled is None:
+        return ""
+    wanted = amount(needs, pooled)
+    if needs.grade == "A" and needs.seeds is not None:
+        wanted = f"{plural(needs.seeds, 'seed')}, if mean and spread stay as observed"
+    elif needs.grade == "A":
+        wanted = "100 seeds are not enough" if pooled.next_training else f"{MIN_SEEDS} seeds or more"
+    return f"Grade {needs.grade} needs: {'; '.join([*needs.obstacles, wanted])}"
 
 
 def _differences(results: Sequence[Result]) -> Iterator[Block]:
-    """Yield the section of Δ with its intervals, as figures and drawn; nothing if no Δ is known."""
+    """Yield the section of Δ with its intervals; nothing if no Δ is known."""
     known = [
         (row.name, row.evidence, row.evidence.pooled)
         for row in results
@@ -835,7 +775,7 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
     if not known:
         return
     margin = known[0][2].margin
-    twice, lost = f"PASS at −{exact_text(200 * margin)}", f"−{exact_text(100 * margin)}"
+    lost = f"−{exact_text(100 * margin)} points"
     several = any(pooled.over_trainings for _, _, pooled in known)
     yield Heading("Accuracy differences", aside="variant − probe, in points")
     yield table_of(
@@ -853,103 +793,32 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
             Column("SD between runs", ">", drop=1, shown=several),
             lambda row: MISSING if row[2].run_spread is None else f"{100 * row[2].run_spread:.2f}",
         ),
-        (Column("PASS if equal", ">", drop=6), lambda row: _chance(row[1], "pass_if_equal")),
-        (Column(twice, ">", drop=5), lambda row: _chance(row[1], "pass_if_twice_margin")),
         (Column("adjusted p", ">", drop=2, shown=several), lambda row: p_value(row[1].adjusted_p)),
     )
     seeds = max(pooled.runs for _, _, pooled in known)
     bad = f"{100 * (1 - 0.05 ** (1 / seeds)):.0f} %"
     interval = "90 % confidence interval; each end is a one-sided 95 % bound"
-    legend = {
-        "these runs": f"{interval}, for the adapters of these runs",
-        "mean over trainings": "the same for the mean over all trainings of this recipe" if several else "",
-        "next training": "the same for one more training, if trainings vary normally; without that, "
-        f"{seeds} of {seeds} good trainings only rule out a failure rate above {bad}"
-        if several
-        else "",
-        "discordant": "share of the examples on which exactly one of the two adapters is correct",
-        "SD between runs": "standard deviation of the true Δ between runs, in points" if several else "",
-        "PASS if equal": "chance that an equally good adapter passes the policy",
-        twice: "chance that an adapter with a drop of twice the margin passes",
-        "adjusted p": "against a drop of the margin or more in the next training, if trainings vary normally; adjusted"
-        " for all claims"
-        if several
-        else "",
-    }
-    yield Facts([(label, meaning) for label, meaning in legend.items() if meaning])
-    yield drawing([(name, pooled) for name, _, pooled in known], margin)
-    lines = "Heavy line: these runs; light line: mean over trainings. " if several else ""
-    yield dim(f"{lines}An interval to the right of {lost} rules out a drop of the margin.")
-
-
-def _chance(evidence: VariantEvidence, outcome: str) -> str:
-    return MISSING if evidence.policy is None else chance(getattr(evidence.policy, outcome))
-
-
-WIDTH, NAME = 32, 24
-"""Characters of the scale, and of a name before it: together they fit a terminal of 60 columns."""
-MOST_MARGINS = 4.0
-"""Maximum extent of the scale on either side, in margins: an arrow marks an interval that extends further."""
-
-
-def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Code:
-    """Return one line for each difference, below a ruler on which 0 and the margin are marked.
-
-    Δ is drawn as ● inside its intervals: heavy for these runs, light for the mean over training runs.
-    """
-    bounds = [evidence.over_trainings or evidence.these_runs for _, evidence in rows]
-    unit = float(margin) or 0.01
-    low = -min(max(-min(end.low for end in bounds), 1.5 * unit), MOST_MARGINS * unit)
-    high = min(max(max(end.high for end in bounds), 0.75 * unit), MOST_MARGINS * unit)
-
-    def place(value: float) -> int:
-        """Return the column of a difference; below 0 or above WIDTH - 1 if it is off the scale."""
-        return round((value - low) / (high - low) * (WIDTH - 1))
-
-    label = f"−{exact_text(100 * margin)}"
-    start = max(0, place(-float(margin)) - len(label) + 1)
-    ruler = f"{' ' * start}{label}".ljust(place(0.0)) + "0"
-    # the end of a name is more distinctive than its beginning
-    names = [name if len(name) <= NAME else f"…{name[1 - NAME :]}" for name, _ in rows]
-    wide = max(map(len, names))
-    lines: list[Inline] = [Span(f"{'':{wide}}  {ruler}", "dim")]
-    for name, (_, evidence) in zip(names, rows, strict=True):
-        signs = [" "] * WIDTH
-        signs[place(-float(margin))], signs[place(0.0)] = "┊", "│"
-        for interval, sign in ((evidence.over_trainings, "─"), (evidence.these_runs, "━")):
-            if interval is None:
-                continue
-            first, last = place(interval.low), place(interval.high)
-            for column in range(max(first, 0), min(last, WIDTH - 1) + 1):
-                signs[column] = sign
-            if first < 0:
-                signs[0] = "◂"
-            if last >= WIDTH:
-                signs[-1] = "▸"
-        if 0 <= place(evidence.delta) < WIDTH:
-            signs[place(evidence.delta)] = "●"
-        lines.append(f"{name:{wide}}  {''.join(signs).rstrip()}")
-    return Code(lines, drawing=True)
-
-
-def _next_grades(results: Sequence[Result]) -> Iterator[Block]:
-    """Yield the section of requirements for a better grade; nothing if no grade can improve."""
-    alike: dict[tuple[str, str], list[str]] = {}
-    for result in results:
-        evidence = result.evidence
-        if evidence is None or evidence.next_grade is None or evidence.pooled is None:
-            continue
-        needs, pooled = evidence.next_grade, evidence.pooled
-        wanted = amount(needs, pooled)
-        if needs.grade == "A" and needs.seeds is not None:
-            wanted = f"{plural(needs.seeds, 'seed')}, if mean and spread stay as observed"
-        elif needs.grade == "A":
-            wanted = "100 seeds are not enough" if pooled.next_training else f"{MIN_SEEDS} seeds or more"
-        alike.setdefault((needs.grade, "; ".join([*needs.obstacles, wanted])), []).append(result.name)
-    if alike:
-        aside = "for 80 % power, if the true Δ and noise equal the observed ones"
-        yield Heading("Requirements for a better grade", aside=aside)
-        yield Facts(_by_grade(alike))
+    legend: list[Row] = [
+        ("these runs", f"{interval}, for the adapters of these runs"),
+        ("discordant", "share of the examples on which exactly one of the two adapters is correct"),
+    ]
+    if several:
+        legend += [
+            ("mean over trainings", "the same for the mean over all trainings of this recipe"),
+            (
+                "next training",
+                "the same for one more training, if trainings vary normally; without that, "
+                f"{seeds} of {seeds} good trainings only rule out a failure rate above {bad}",
+            ),
+            ("SD between runs", "standard deviation of the true Δ between runs, in points"),
+            (
+                "adjusted p",
+                "against a drop of the margin or more in the next training, if trainings vary normally;"
+                " adjusted for all claims",
+            ),
+        ]
+    yield Facts(legend)
+    yield dim(f"A lower end above {lost} rules out a drop of the margin.")
 
 
 def amount(needs: NextGrade | NextStep, pooled: PooledEvidence) -> str:
@@ -1001,59 +870,14 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
     result = of_name.get(needs.name) if needs else None
     if needs is not None and result is not None and result.evidence is not None and result.evidence.pooled:
         wanted = amount(needs, result.evidence.pooled)
-        needed = f" needs, for 80 % power, if the true Δ equals the observed one: {wanted}."
-        yield Paragraph((Span(needs.name, "name"), needed))
-
-
-def _predictions(results: Sequence[Result], model_type: str) -> Iterator[Block]:
-    """Yield the section of predicted and measured KL of calibrated variants; nothing if no variant has both."""
-    known: list[tuple[str, list[tuple[float, float]]]] = []
-    for result in results:
-        pairs: list[tuple[float | None, float | None]]
-        if isinstance(result, VariantResult):
-            predicted, measured = result.predicted, result.divergence
-            pairs = [(predicted.kl_per_example, measured.kl_per_example)] if predicted and measured else []
-        else:
-            pairs = [(row.predicted_kl_per_example, row.kl_per_example) for row in result.seeds]
-        both = [(was, max(0.0, is_now)) for was, is_now in pairs if was is not None and is_now is not None]
-        known += [(result.name, both)] if both else []
-    if not known:
-        return
-    several = any(len(pairs) > 1 for _, pairs in known)
-    aside = "calibrated variants; means over the seeds" if several else "calibrated variants"
-    yield Heading("Predicted and measured KL", aside=aside)
-    yield table_of(
-        known,
-        (Column(), lambda row: Span(row[0], "name")),
-        (Column("predicted KL/example", ">"), lambda row: sig(fmean(was for was, _ in row[1]))),
-        (Column("measured KL/example", ">"), lambda row: sig(fmean(is_now for _, is_now in row[1]))),
-        (Column("measured / predicted", ">"), lambda row: _ratios(row[1])),
-    )
-    answers = (
-        " Predicted on the probe's own answers, measured on the gold answers."
-        if model_type != "seqcls"
-        else ""
-    )
-    yield dim(
-        "KL divergence from the probe's outputs, in nats per example. The prediction is a second-order estimate from"
-        f" training prompts without labels, made before the evaluation.{answers}"
-    )
-
-
-def _ratios(pairs: Sequence[tuple[float, float]]) -> str:
-    """Return the range of ratios over the seeds; a dash if no change was predicted."""
-    ratios = sorted(measured / predicted for predicted, measured in pairs if predicted > 0)
-    if not ratios:
-        return MISSING
-    low, high = sig(ratios[0]), sig(ratios[-1])
-    return low if low == high else f"{low} to {high}"
+        yield Paragraph((Span(needs.name, "name"), f" needs, {POWER}: {wanted}."))
 
 
 # ---------------------------------------------------------------- one seed
 
 
-def bench_blocks(bench: Bench, *, sources: bool = True) -> Iterator[Block]:
-    """Yield the sections of one seed. sources: include the last section, with versions and digests."""
+def bench_blocks(bench: Bench) -> Iterator[Block]:
+    """Yield the sections of one seed."""
     data, probe = bench.data, bench.probe
     yield from _title(bench, data.task, f"seed {bench.seed}")
     if bench.smoke:
@@ -1077,31 +901,21 @@ def bench_blocks(bench: Bench, *, sources: bool = True) -> Iterator[Block]:
     yield Facts([*_ways(bench.candidates), *legend])
     yield from _grades(bench.candidates)
     yield from _differences(bench.variants)
-    yield from _next_grades(bench.candidates)
-    yield from _predictions(bench.candidates, bench.model_type)
     if bench.ladder is not None:
         yield from ladder_section(bench.ladder, bench.steps)
     elif bench.steps:
         yield Heading("Rank ladder", aside="truncations of the probe; tested over all seeds together")
         yield _table(bench.steps)
     yield from _controls(bench.controls, _table(bench.controls))
-    yield from _reasons(bench.variants, bench.reasons)
+    yield from _reasons(bench.variants)
     yield from _policy(bench.policy, bench.notes)
-    if sources:
-        where = bench.environment
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
-        quantization = f", base in {where.quantization}" if where.quantization else ""
-        by = (
-            f"; answers by {where.engine}, KL and flips by transformers"
-            if where.engine != "transformers"
-            else ""
-        )
-        more = [
-            f"{where.device}, {where.dtype}{quantization}{by}; {versions}",
-            f"config {bench.config_digest}, protocol {bench.protocol_digest}, plan {bench.plan_digest}",
-            *([f"probe sha256 {probe.adapter_sha256}"] if probe else []),
-        ]
-        yield from _sources(bench, data.splits, more)
+    where = bench.environment
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
+    quantization = f", base in {where.quantization}" if where.quantization else ""
+    other = where.engine != "transformers"
+    by = f"; answers by {where.engine}, KL and flips by transformers" if other else ""
+    yield Heading("Environment", folded=True)
+    yield Paragraph(f"{where.device}, {where.dtype}{quantization}{by}; {versions}")
 
 
 def _probe(probe: Probe | None) -> list[Row]:
@@ -1180,61 +994,16 @@ def _table(results: Sequence[VariantResult]) -> Table:
     )
 
 
-def brief_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:
-    """Return one seed on a short screen that explains its numbers, 25 lines at 80 columns in the demo."""
-    limits = [*(bench.reasons if bench.status != "PASS" else []), *bench.notes]
-    probe = bench.probe
-    blocks = [*_title(bench, bench.data.task, f"seed {bench.seed}"), *([items(limits)] if limits else [])]
-    if probe is not None and probe.gate.passed:
-        table = table_of(
-            bench.variants,
-            (Column(), lambda row: Span(row.name, "name")),
-            (Column("rank", ">"), _ranks),
-            (Column("correct", ">"), _correct),
-            (Column("Δ, points", ">"), lambda row: points(row.delta)),
-            (Column("saved", ">"), lambda row: percent(row.reduction)),
-            (Column(), status_of),
-        )
-        first: Sequence[Inline] = (Span("probe", "name"), str(probe.rank), f"{probe.correct:,}")
-        blocks += [
-            Heading("Accuracy", aside=f"on the same {count(probe.n)} test examples"),
-            Table(table.columns, [first, *table.rows]),
-            Heading("Legend"),
-            Facts(list(_meanings(bench, probe.n))),
-        ]
-    return bench.drawn(blocks, width, color)
-
-
-def _meanings(bench: Bench, n: int) -> Iterator[Row]:
-    """Yield a label and a sentence for each fact that the table does not explain."""
-    allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
-    yield "Δ, points", f"variant − probe; PASS: at most {allowed:,} fewer correct ({share})"
-    yield "saved", "share of the LoRA parameters saved"
-    yield from _ways(bench.candidates)
-    if bench.controls:
-        yield "controls", "not candidates: they check that a bad adapter is noticed"
-    for expected, label in (("FAIL", "must fail"), ("PASS", "must pass")):
-        of = [control for control in bench.controls if control.expected == expected]
-        if of:
-            yield (
-                label,
-                ", ".join(f"{control.name} ({control.description.partition(';')[0]})" for control in of),
-            )
-    yield "one seed", "a demonstration; a claim needs several seeds"
-
-
 # ---------------------------------------------------------------- several seeds
 
 
-def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Iterator[Block]:
-    """Yield the sections of all seeds. sources: include the last section, with files and digests."""
+def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
+    """Yield the sections of all seeds."""
     number = len(report.planned_seeds)
     yield from _title(
         report, report.task, f"{noun(number, 'seed')} {', '.join(map(str, report.planned_seeds))}"
     )
-    # reasons about the whole run, not about a variant: an error, a control that should have failed
-    of_variants = any(variant.status == report.status for variant in report.variants)
-    if report.status == "ERROR" or (report.status == "INCONCLUSIVE" and not of_variants):
+    if report.status != "PASS":
         yield items(report.reasons)
     unmet = [f"{condition.name}: {condition.why}" for condition in report.conditions if not condition.met]
     met = f"met (one plan for {plural(number, 'seed')}, the full test split, controls as expected)"
@@ -1242,7 +1011,7 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Iterato
     yield Paragraph((Span("Conditions of a claim", "strong"), f": {conditions}."))
     yield Heading("Probe")
     data = _data(report.base_params, report.splits, report.eval_role)
-    yield Facts([*data, *_probes(report), *_answer_problems(report), *_noise(report.noise)])
+    yield Facts([*data, *_probes(report), *_noise(report.noise)])
     candidates = report.candidates
     yield Heading("Variants", aside="compared with the probe of the same seed on the same examples")
     yield _summaries(candidates)
@@ -1255,8 +1024,6 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Iterato
     yield Facts([*_ways(candidates), *legend])
     yield from _grades(candidates)
     yield from _differences(report.variants)
-    yield from _next_grades(candidates)
-    yield from _predictions(candidates, report.model_type)
     if report.ladder:
         yield from ladder_section(report.ladder, report.steps)
     yield from _controls(report.controls, _summaries(report.controls))
@@ -1264,9 +1031,6 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Iterato
     yield Heading("Seeds", aside="probe: correct answers; others: Δ in points", folded=True)
     yield _seeds(report)
     yield from _policy(report.policy, report.notes)
-    if sources:
-        read = [f"seed {row.seed}: {row.source}" for row in report.seeds if row.source]
-        yield from _sources(report, report.splits, [*read, f"protocol {report.protocol_digest}"])
 
 
 def _probes(report: BenchAggregate) -> list[Row]:
@@ -1297,32 +1061,6 @@ def _noise(noise: Noise | None) -> list[Row]:
         for label, floor, who in floors
         if floor is not None
     ]
-
-
-def _answer_problems(report: BenchAggregate) -> list[Row]:
-    """Return the shares of answers without a result, cut off or truncated, as one row; empty if none is known."""
-    counts = [
-        ("probe", report.probe_answers),
-        *((variant.name, variant.answers) for variant in report.variants),
-    ]
-    known = [(name, answers) for name, answers in counts if answers is not None]
-    alike: dict[str, list[str]] = {}
-    for name, answers in known:
-        shares = [
-            (answers.failed_extractions, "without an answer"),
-            (answers.cut_off, "cut off"),
-            (answers.truncated, "truncated"),
-        ]
-        if problems := ", ".join(
-            f"{percent(number / answers.n)} {label}" for number, label in shares if number
-        ):
-            alike.setdefault(problems, []).append(name)
-    bad = [
-        f"{problems} ({'all adapters' if len(of) == len(known) else ', '.join(of)})"
-        for problems, of in alike.items()
-    ]
-    none = "none without an answer, cut off or truncated"
-    return [("answers", "; ".join(bad) or none)] if known else []
 
 
 def _summaries(variants: Sequence[VariantSummary]) -> Table:
@@ -1365,39 +1103,3 @@ def _seeds(report: BenchAggregate) -> Table:
         cells = (points(row.delta) if row.delta is not None else status(row.status) for row in variant.seeds)
         rows.append((Span(variant.name, "name"), *cells))
     return Table([Column("seed"), *columns], rows)
-
-
-# ---------------------------------------------------------------- several runs
-
-
-def summary_text(results: Sequence[Run], *, width: int | None = None, color: bool = False) -> str:
-    """Return runs of all sizes in one table: model, parameters, task, compression, status."""
-    from gradience.reports.base import terminal
-
-    def seeds(run: Run) -> str:
-        return str(run.seed) if isinstance(run, Bench) else ", ".join(map(str, run.planned_seeds))
-
-    def accuracy(run: Run) -> str:
-        if isinstance(run, Bench):
-            return percent(run.probe.score if run.probe else None)
-        return mean_percent(run.probe)
-
-    table = table_of(
-        results,
-        (Column("model"), lambda run: Span(run.model, "name")),
-        (
-            Column("parameters", ">", drop=1),
-            lambda run: MISSING if run.base_params is None else count(run.base_params),
-        ),
-        (Column("task"), lambda run: Span(run.data.task if isinstance(run, Bench) else run.task, "name")),
-        (Column("seeds", drop=2), seeds),
-        (Column("probe accuracy", ">", drop=3), accuracy),
-        (Column("smallest that passes"), lambda run: Span(run.best.name, "name") if run.best else MISSING),
-        (Column("saved", ">"), lambda run: percent(saving(run.best))),
-        (Column("status"), lambda run: status(SMOKE if isinstance(run, Bench) and run.smoke else run.status)),
-        (
-            Column("grade", shown=any(letter(_best_of(run)) != MISSING for run in results)),
-            lambda run: letter(_best_of(run)),
-        ),
-    )
-    return terminal.render([table], width=width, color=color)

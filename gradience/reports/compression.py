@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -546,7 +545,7 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
     config: list[str | Span] = []
     for name, change in report.config_changes.items():
         before, _, after = change.partition(" -> ")
-        config += ["; " if config else "", Span(name, "name"), f" {_setting(before)} → {_setting(after)}"]
+        config += ["; " if config else "", Span(name, "name"), f" {before} → {after}"]
     copied = [plural(report.carried_tensors, "other tensor")] if report.carried_tensors else []
     copied += [plural(len(report.carried_files), "file")] if report.carried_files else []
     facts: list[Fact] = [
@@ -575,17 +574,6 @@ def _listed(label: str, singular: str, many: str, names: Sequence[str], most: in
         parts += [", " if len(parts) > 1 else ": ", Span(name, "name")]
     rest = len(names) - most
     return [(label, (*parts, f" and {count(rest)} more" if rest > 0 else ""))]
-
-
-def _setting(text: str) -> str:
-    """The length of a list or mapping; any other value unchanged."""
-    try:
-        value = json.loads(text)
-    except ValueError:  # shortened already
-        return text
-    if value is None or value in ([], {}):
-        return "none"
-    return plural(len(value), "entry", "entries") if isinstance(value, list | dict) else text
 
 
 # ---------------------------------------------------------------- end of a document

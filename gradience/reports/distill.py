@@ -95,8 +95,8 @@ class DistillReport(PromptReport):
     """After − before, paired over rows. Student's interval is wide if a few rows decide; `p_closer` is the test."""
     p_closer: Float12 | None = None
     """One-sided p-value of a paired permutation test: the share of random exchanges of before and after
-    within rows that give a mean change at least as low. Above 0.975 the adapter is farther away. Null in
-    older files, and if nothing improved."""
+    within rows that give a mean change at least as low. Above 0.975 the adapter is farther away. Null if
+    nothing improved."""
     checks: tuple[DistillCheck, ...]
     by_row: tuple[HeldOutRow, ...]
     """KL of each held-out row, from which before, after and change are computed."""
@@ -113,10 +113,6 @@ class DistillReport(PromptReport):
                 ("after − before", self.change, signed),
             )
         ]
-        checks: list[list[Inline]] = [
-            [str(check.step), sig(check.kl_per_token), "kept" if check.step == self.best_step else ""]
-            for check in self.checks
-        ]
         return [
             Heading(("Distillation of ", Span(self.adapter_path, "name")), level=1),
             Facts(_facts(self)),
@@ -126,8 +122,6 @@ class DistillReport(PromptReport):
                 [Column("held-out rows"), Column("KL/token", ">"), Column("95 % interval", ">")], distances
             ),
             *_notes(self),
-            Heading("Early stopping"),
-            Table([Column("step", ">"), Column("KL/token on stopping rows", ">"), Column("")], checks),
             Paragraph(
                 "KL/token: divergence of the adapter from the reference adapter per scored token, in nats. A low KL"
                 " does not prove accuracy: evaluate the result."
@@ -204,12 +198,10 @@ FEW = 30
 
 
 def _answer(report: DistillReport) -> str:
-    if not report.improved:
+    if report.p_closer is None:
         return "No step improved the adapter: it was written unchanged."
     p = report.p_closer
-    closer = p < LEVEL if p is not None else report.change.high < 0
-    farther = p > 1 - LEVEL if p is not None else report.change.low > 0
-    if farther:
+    if p > 1 - LEVEL:
         return (
             "Farther from the reference on the held-out examples: keep the adapter from before distillation."
         )
@@ -218,15 +210,11 @@ def _answer(report: DistillReport) -> str:
     )
     counted = sum(row.kl_per_example_after < row.kl_per_example_before for row in report.by_row)
     how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
-    how += "" if p is None else f", {probability(p)} if distillation changed nothing"
-    if closer:
+    how += f", {probability(p)} if distillation changed nothing"
+    if p < LEVEL:
         return f"Closer to the reference: distillation recovered {percent(recovered)} of the KL per token ({how})."
-    change = (
-        f"KL per token fell by {percent(recovered)}"
-        if recovered >= 0
-        else f"KL per token rose by {percent(-recovered)}"
-    )
-    return f"Inconclusive: {change} ({how}). With more prompts a change of this size could be shown."
+    change = f"{'fell' if recovered >= 0 else 'rose'} by {percent(abs(recovered))}"
+    return f"Inconclusive: KL per token {change} ({how}). With more prompts a change of this size could be shown."
 
 
 def _facts(report: DistillReport) -> list[tuple[str, Inline]]:

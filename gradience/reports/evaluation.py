@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -18,13 +17,11 @@ from gradience.reports.base.blocks import (
     Facts,
     Heading,
     Inline,
-    Mark,
     Note,
     Notes,
     Paragraph,
     Span,
     items,
-    spans,
     table_of,
     warned,
 )
@@ -52,7 +49,7 @@ from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.forecast import ScoredExample, scored_facts
 from gradience.statistics.table import PairedTable
-from gradience.words import listed, noun, points
+from gradience.words import points
 
 if TYPE_CHECKING:
     from gradience.reports.evaluation_sets import JointAdapter
@@ -69,19 +66,15 @@ class OutputChange(Part):
 
     kl_per_example: Float12
     """KL(reference ‖ candidate) in nats per example: over the labels, or summed over the gold response's tokens."""
-    kl_per_example_standard_error: Float12 | None
-    flips: int
-    """For labels, examples with a different label; otherwise, token positions of the gold responses with a different
-    most likely token. `flipped_examples` counts examples for every task."""
     flipped_examples: int | None = None
     """Examples with a different label, choice or extracted answer; for `scorer=nll`, examples with a different most
-    likely token at one position or more. Null in older files."""
+    likely token at one position or more."""
     kl_per_token: Float12 | None = None
-    """KL per scored token, as predicted by `gradience calibrate`; a label counts as one token. Null in older files."""
+    """KL per scored token, as predicted by `gradience calibrate`; a label counts as one token."""
 
     @property
     def has_tokens(self) -> bool:
-        """True if KL per example and per token are both known and differ (a label has one scored token)."""
+        """True if KL per example and per token differ (a label has one scored token)."""
         return self.kl_per_token not in (None, self.kl_per_example)
 
 
@@ -278,19 +271,22 @@ class EvaluationReport(Report):
         return [block for section in SECTIONS for block in section(self)]
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: candidates, reference and task."""
-        reference, candidates = self.adapters[0].name, [row.name for row in self.candidates]
-        task = (" on ", Span(self.task, "name"))
-        if not candidates:
-            return Heading(("Evaluation of ", Span(reference, "name"), *task))
-        names: list[str | Span] = [plural(len(candidates), "adapter")]
-        if len(candidates) <= FEW:
-            names = [part for name in candidates for part in (Span(name, "name"), " and ")][:-1]
-        return Heading(("Evaluation of ", *names, " against ", Span(reference, "name"), *task))
+        """Return the title: reference and task."""
+        reference, task = Span(self.adapters[0].name, "name"), Span(self.task, "name")
+        return Heading(("Evaluation against ", reference, " on ", task))
 
     def summary(self) -> list[Note] | None:
         """Return the verdicts on the candidates; None without candidates."""
-        return _summary(self)
+        if not self.candidates:
+            return None
+        gain = gain_over_base(self)
+        notes = [
+            Note(GRADES[row.grade][0], (Span(row.name, "name"), f": {row.grade}, {row.reason}"))
+            for row in self.candidates
+            if row.grade is not None
+        ]
+        notes += [Note("warning", change) for change in self.changes]
+        return [*notes, Note("info", ONE_TRAINING), *([] if gain is None else [gain])]
 
     @property
     def candidates(self) -> tuple[EvaluatedAdapter, ...]:
@@ -349,21 +345,10 @@ class ComparisonForecast(Report):
 
     def document(self, facts: Sequence[tuple[str, Inline]], tables: Sequence[Block]) -> Document:
         """Return the facts of the plan with its memory, the tables, and the assumptions."""
-        return dry_run_blocks(facts, self.memory, self.notes, tables, self.assumptions)
-
-
-def dry_run_blocks(
-    facts: Sequence[tuple[str, Inline]],
-    memory: Mapping[str, int],
-    notes: Sequence[str],
-    tables: Sequence[Block],
-    assumptions: Sequence[str],
-) -> Document:
-    """Return the facts of a plan with its memory, its notes and tables, and the assumptions."""
-    parts = [("memory", memory_parts(memory))] if memory else []
-    heading = Heading("Dry run: no model was loaded", level=1)
-    blocks: list[Block] = [heading, Facts([*facts, *parts]), *warned(notes), *tables]
-    return [*blocks, Heading("Assumptions"), items(assumptions)] if assumptions else blocks
+        parts = [("memory", memory_parts(self.memory))] if self.memory else []
+        heading = Heading("Dry run: no model was loaded", level=1)
+        blocks: list[Block] = [heading, Facts([*facts, *parts]), *warned(self.notes), *tables]
+        return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
 
 
 class EvaluationForecast(ComparisonForecast):
@@ -381,6 +366,16 @@ class EvaluationForecast(ComparisonForecast):
     with_base: bool
     examples: int
     margin: Share
+    others: dict[PlainName, EvaluationForecast] = Field(
+        default_factory=dict, exclude_if=lambda value: not value
+    )
+    """Further data sets by name, each with its dry run; absent without any."""
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """The parts of the memory for the data set that takes most."""
+        parts = [super().memory, *(other.memory for other in self.others.values())]
+        return max(parts, key=lambda memory: sum(memory.values()))
 
     def blocks(self) -> Document:
         """Return the plan, the smallest margins, and the assumptions."""
@@ -391,15 +386,18 @@ class EvaluationForecast(ComparisonForecast):
             *(("candidate", Span(name, "name")) for name in self.adapters[1:]),
             *([("also evaluated", "base model without adapter")] if self.with_base else []),
             ("examples", count(self.examples)),
+            *((name, f"{count(other.examples)} examples") for name, other in self.others.items()),
         ]
-        return self.document(facts, margin_blocks(self.margin, self.margins if self.adapters[1:] else ()))
+        blocks = margin_blocks(self.margin, self.margins if self.adapters[1:] else ())
+        for name, other in self.others.items():
+            tables = margin_blocks(other.margin, other.margins if other.adapters[1:] else ())
+            blocks += [Heading(f"Smallest margin on {name}"), *tables[1:2]] if tables else []
+        return self.document(facts, blocks)
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: adapters and task."""
-        few = len(self.adapters) <= FEW
-        name = self.adapters[-1] if few else plural(len(self.adapters), "adapter")
-        text = ("Evaluation plan: ", Span(name, "name"), " on ", Span(self.task, "name"))
-        return Heading(text, aside=heading.text)
+        """Return the title: reference and task."""
+        reference, task = Span(self.adapters[0], "name"), Span(self.task, "name")
+        return Heading(("Evaluation plan: ", reference, " on ", task), aside=heading.text)
 
 
 class EvaluationPreview(Report):
@@ -407,8 +405,8 @@ class EvaluationPreview(Report):
 
     row_field: ClassVar[str] = "scored"
 
-    schema_: Literal["gradience.evaluation_preview/1"] = Field(
-        default="gradience.evaluation_preview/1", alias="schema"
+    schema_: Literal["gradience.evaluation_preview/2"] = Field(
+        default="gradience.evaluation_preview/2", alias="schema"
     )
     base: str
     task: str
@@ -418,6 +416,10 @@ class EvaluationPreview(Report):
     scored: tuple[ScoredExample, ...]
     """First three examples."""
     notes: tuple[str, ...]
+    others: dict[PlainName, EvaluationPreview] = Field(
+        default_factory=dict, exclude_if=lambda value: not value
+    )
+    """Further data sets by name, each with its preview; absent without any."""
 
     def blocks(self) -> Document:
         """Return the first examples as the model sees them, and how they are scored."""
@@ -436,8 +438,10 @@ class EvaluationPreview(Report):
             " likelihood and KL. scored: the expected answer. extracted: the answer that the"
             " scorer finds in the gold response."
         )
-        scored = Facts(scored_facts(self.scored, self.scored_by))
-        return [*blocks, Heading("Sample examples"), scored, Paragraph(legend)]
+        for title, shown in (("Sample examples", self), *self.others.items()):
+            notes = warned(shown.notes) if shown is not self else []
+            blocks += [Heading(title), *notes, Facts(scored_facts(shown.scored, shown.scored_by))]
+        return [*blocks, Paragraph(legend)]
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the title: task and base model."""
@@ -448,7 +452,8 @@ class EvaluationPreview(Report):
 
     def without_texts(self) -> Self:
         """Return the preview without its examples."""
-        return self.model_copy(update={"scored": ()})
+        others = {name: other.without_texts() for name, other in self.others.items()}
+        return self.model_copy(update={"scored": (), "others": others})
 
 
 class Ledger(Artifact):
@@ -500,10 +505,6 @@ class KeptRecords(Artifact):
     """Null if a number of examples was given."""
 
 
-NAMED = 3
-"""Maximum number of candidate names in a sentence."""
-FEW = 2
-"""Maximum number of adapters named in a title."""
 ASSUMED = 0.05
 """Discordance assumed in the line printed before a run."""
 ANY_SCORER = (
@@ -596,23 +597,19 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         (Column(), name_cell),
         (Column("rank", ">", drop=3), ranks_cell),
         (Column("saved", ">", drop=4), saved_cell),
-        *outcome_fields(
-            by_likelihood=by_likelihood, looks=bool(report.looks), by_agreement=report.by_agreement
-        ),
-        (Column("KL/example", ">", drop=2, shown=kl), lambda row: _change(row, "kl_per_example")),
+        *outcome_fields(report.compares, looks=bool(report.looks)),
+        (Column("KL/example", ">", drop=2, shown=kl), lambda row: change_cell(row, "kl_per_example")),
         (Column("KL/token", ">", drop=2 if by_likelihood else 5, shown=tokens), kl_per_token),
         (Column("flips", ">", drop=1, shown=kl), flips_cell),
         (Column("grade", ">"), lambda row: row.grade or ""),
     )
-    grades = grade_notes(report)
-    legend = _likelihood_legend(report, tokens) if by_likelihood else _legend(report, tokens)
-    blocks: list[Block] = [heading, table, *([Notes(grades)] if grades else [])]
-    return [*blocks, Facts(legend)] if legend else blocks
+    legend = outcome_legend(report.compares, looks=bool(report.looks), groups=report.groups is not None)
+    legend += change_legend(tokens=tokens) if kl else []
+    grades = [Notes(grade_notes(report))] if report.candidates else []
+    return [heading, table, *grades, *([Facts(legend)] if len(report.adapters) > 1 else [])]
 
 
-def outcome_fields(
-    *, by_likelihood: bool, looks: bool, by_agreement: bool = False
-) -> tuple[OutcomeColumn, ...]:
+def outcome_fields(compares: Compares, *, looks: bool) -> tuple[OutcomeColumn, ...]:
     """Return the columns of a comparison with the reference: accuracy or likelihood, Δ and its interval; of prompts
     without answers, how many outputs change."""
 
@@ -625,9 +622,9 @@ def outcome_fields(
         (Column("candidate only", ">", drop=6), pairs(lambda table: count(table.n01))),
         (Column("Δ", ">"), pairs(lambda table: points(table.delta))),
     )
-    if by_likelihood:
+    if compares == "nll":
         measures = ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), _nll_change))
-    if by_agreement:
+    if compares == "agreement":
         return (
             (Column("examples", ">", drop=6, shown=looks), examples_cell),
             (Column("unchanged", ">"), correct_cell),
@@ -711,14 +708,14 @@ def examples_cell(row: EvaluatedAdapter | None) -> str:
     return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
 
 
-def _change(row: EvaluatedAdapter, field: str) -> str:
+def change_cell(row: EvaluatedAdapter, field: str) -> str:
     """Return a figure of the change in the outputs, with two digits; empty for the reference."""
     return "" if row.role == REFERENCE else sig(getattr(row.change, field, None), 2)
 
 
 def kl_per_token(row: EvaluatedAdapter) -> str:
     """Return the KL per scored token; empty for the reference."""
-    return _change(row, "kl_per_token")
+    return change_cell(row, "kl_per_token")
 
 
 def flips_cell(row: EvaluatedAdapter) -> str:
@@ -732,73 +729,44 @@ def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
     return [("looks", f"{len(looks)}, at {count(looks[0])} to {count(looks[-1])} examples")] if looks else []
 
 
-LOOK_LEGEND: tuple[tuple[str, Inline], ...] = (
-    (
-        "examples",
-        "answered by both when the test stopped; intervals hold at all looks",
-    ),
-)
+def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tuple[str, Inline]]:
+    """Return the legend of the columns of `outcome_fields`. groups: examples belong to groups."""
+    interval = "repeated 95 % interval" if looks else "95 % interval"
+    over = " over all looks" if looks else ""
+    changed = "groups with a changed output" if groups else "changed outputs"
+    legends: dict[Compares, list[tuple[str, Inline]]] = {
+        "correct": [
+            ("Δ", f"candidate − reference, in points (Tango's {interval})"),
+            ("reference only", "examples that only the reference answers correctly"),
+        ],
+        "nll": [
+            ("NLL", "negative log-likelihood in nats per token"),
+            ("ΔNLL", f"NLL − reference NLL (Student's {interval})"),
+        ],
+        "agreement": [
+            ("unchanged", "outputs with exactly the reference's text"),
+            ("at most", f"{changed}: exact binomial bound, 95 % confidence{over}"),
+        ],
+    }
+    stopped: list[tuple[str, Inline]] = [
+        ("examples", "answered by both when the test stopped; intervals hold at all looks")
+    ]
+    return [*legends[compares], *(stopped if looks else [])]
+
+
+def change_legend(*, tokens: bool) -> list[tuple[str, Inline]]:
+    """Return the legend of the columns about outputs. tokens: KL per token is shown, too."""
+    legend: list[tuple[str, Inline]] = [
+        ("KL/example", "KL divergence from the reference outputs, in nats per example"),
+        ("flips", "examples whose output changes; for likelihoods, any most likely token"),
+    ]
+    return [*legend, ("KL/token", "KL per scored token")] if tokens else legend
 
 
 def _nats(value: float) -> str:
     """`+0.0012`, `−0.3400`; 0 without a sign."""
     text = f"{abs(value):.4f}"
     return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
-
-
-def _kind(report: EvaluationReport) -> str:
-    return "repeated 95 % interval" if report.looks else "95 % interval"
-
-
-def _legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
-    """Legend of the columns, and of the base row of a classifier."""
-    if len(report.adapters) < 2:
-        return []
-    if report.by_agreement:
-        return [
-            *LOOK_LEGEND[: len(report.looks)],
-            *agreement_legend(groups=report.groups is not None, looks=bool(report.looks)),
-        ]
-    legend: list[tuple[str, Inline]] = [
-        ("Δ", f"candidate − reference, in points (Tango's {_kind(report)})"),
-        *LOOK_LEGEND[: len(report.looks)],
-        ("reference only", "examples that only the reference answers correctly"),
-        ("KL/example", "KL divergence from the reference outputs, in nats per example"),
-        ("flips", "examples whose output changes"),
-    ]
-    if tokens:
-        per_token = "KL per token of the gold responses (predicted by `gradience calibrate`)"
-        legend.append(("KL/token", per_token))
-    with_base = any(row.role == BASE for row in report.adapters)
-    if with_base and report.conditions.max_new_tokens is None and (report.adapters[0].other_params or 0) > 0:
-        name = Span(report.adapters[0].name, "name")
-        legend.append(("base model", ("features of the base model with the head of ", name)))
-    return legend
-
-
-def agreement_legend(*, groups: bool, looks: bool) -> list[tuple[str, Inline]]:
-    """Return the legend of a comparison without answers."""
-    what = "groups with a changed output" if groups else "changed outputs"
-    bound = f"{what}: exact binomial bound, 95 % confidence{' over all looks' if looks else ''}"
-    return [("unchanged", "outputs with exactly the reference's text"), ("at most", bound)]
-
-
-def _likelihood_legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
-    likelihood = report.adapters[0].likelihood
-    assert likelihood is not None
-    legend: list[tuple[str, Inline]] = [
-        ("NLL", f"negative log-likelihood in nats per token, over {count(likelihood.tokens)} tokens")
-    ]
-    if len(report.adapters) > 1:
-        per_token = ("KL/token", "KL per token (predicted by `gradience calibrate`)")
-        legend += [
-            ("ΔNLL", f"NLL − reference NLL (Student's {_kind(report)})"),
-            *LOOK_LEGEND[: len(report.looks)],
-            ("KL/example", "KL divergence from the reference predictions, in nats per example"),
-            *([per_token] if tokens else []),
-            ("flips", "responses with a different most likely token at one or more positions"),
-        ]
-    return legend
 
 
 def grade_notes(report: EvaluationReport) -> list[Note]:
@@ -815,23 +783,27 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
         if row.adjusted_p is not None:
             null = f"null hypothesis: {change} of at least the margin{adjusted}"
             details.append(f"{probability(row.adjusted_p)} ({null})")
-        if row.next_grade is not None and row.next_grade.examples is None:
-            details.append(
-                f"If the true {'share' if report.by_agreement else 'drop'} equals the observed one, no number of"
-                " examples can show this margin"
-            )
-        elif row.next_grade is not None:
-            loses = row.pairs is not None and row.pairs.delta < 0
-            if row.pairs is None and row.likelihood is not None:
-                loses = (row.likelihood.delta or 0.0) > 0
-            true = "the true drop equals the observed one" if loses else "both adapters are equally good"
-            if report.by_agreement:
-                true = "the true share of changed answers equals the observed one"
-            number, at_once = row.next_grade.examples_words, "" if row.look is None else " with --all-rows"
-            details.append(f"Grade B needs {number} examples{at_once} for 80 % power, if {true}")
+        if row.next_grade is not None:
+            needs = examples_needed(row, report.compares)
+            details.append(f"Grade B: {needs}")
         mark, _ = GRADES[row.grade]
         notes.append(Note(mark, (Span(row.name, "name"), f": {row.grade}, {row.reason}"), details))
     return notes
+
+
+def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
+    """Return the examples that a B needs, and what is assumed about the candidate."""
+    loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
+    if row.pairs is not None:
+        loses = row.pairs.delta < 0
+    assumption = "the true drop equals the observed one" if loses else "both adapters are equally good"
+    if compares == "agreement":
+        assumption = "the true share of changed answers equals the observed one"
+    if row.next_grade is None or not row.next_grade.examples:
+        return f"if {assumption}, no number of examples can show the margin"
+    at_once = "" if row.look is None else " with --all-rows"
+    number = row.next_grade.examples_words
+    return f"{number} examples are needed{at_once} for 80 % power, if {assumption}"
 
 
 def base_blocks(report: EvaluationReport) -> list[Block]:
@@ -848,32 +820,21 @@ def base_blocks(report: EvaluationReport) -> list[Block]:
 def gain_over_base(report: EvaluationReport) -> Note | None:
     """Return what the reference gained over the base model, or lost; None if the base was not evaluated."""
     base = next((row for row in report.adapters if row.role == BASE), None)
-    if base is None or report.by_agreement:
+    if base is None or report.by_agreement or base.interval is None:
         return None
-    if base.likelihood is not None:
-        delta = base.likelihood.delta
-        if delta is None or base.interval is None:
-            return None
-        low, high = base.interval
-        interval = f"NLL {_nats(-delta)} nats per token (95 % interval {_nats(-high)} … {_nats(-low)})"
-        better = f"better than the base model: {interval}"
-        worse = f"worse than the base model: {interval}"
-        unknown = f"inconclusive: {interval}"
-        return _decided(low > 0, high < 0, better, worse, unknown)
-    if base.pairs is None or base.interval is None:
+    nll = base.likelihood is not None
+    compared = base.pairs if base.likelihood is None else base.likelihood
+    delta = None if compared is None else compared.delta
+    if delta is None:
         return None
     low, high = sorted(-end for end in base.interval)
-    gain = -base.pairs.delta
-    interval = f"accuracy {points(gain)} points (95 % interval {points(low)} … {points(high)})"
-    unknown = f"no gain over the base model is shown: {interval}"
-    better, worse = f"better than the base model: {interval}", f"worse than the base model: {interval}"
-    return _decided(low > 0, high < 0, better, worse, unknown)
-
-
-def _decided(is_better: bool, is_worse: bool, better: str, worse: str, unknown: str) -> Note:
-    if is_better:
-        return Note("good", better)
-    return Note("error", worse) if is_worse else Note("unknown", unknown)
+    show, measure, unit = (_nats, "NLL", "nats per token") if nll else (points, "accuracy", "points")
+    gain = f"{measure} {show(-delta)} {unit} (95 % interval {show(low)} … {show(high)})"
+    if (high < 0) if nll else (low > 0):
+        return Note("good", f"better than the base model: {gain}")
+    if (low > 0) if nll else (high < 0):
+        return Note("error", f"worse than the base model: {gain}")
+    return Note("unknown", f"no gain over the base model is shown: {gain}")
 
 
 def answer_blocks(report: EvaluationReport) -> list[Block]:
@@ -893,22 +854,16 @@ def answer_blocks(report: EvaluationReport) -> list[Block]:
 
 def caveat_blocks(report: EvaluationReport) -> list[Block]:
     """Return the limits of the result."""
-    if report.by_agreement:
-        return [Heading("Limits"), Paragraph(f"{ANY_SCORER} {ONE_TRAINING}")]
-    if report.adapters[0].likelihood is None:
-        generated, results = "", "the answers"
-        margin = f"{points(report.margin).removeprefix('+')} points"
-    else:
-        nats = float(report.margin)
-        generated = "No text was generated, so the accuracy of generated answers is unknown. "
-        margin = f"{nats:g} nats per token, a perplexity {100 * math.expm1(nats):.1f} % higher"
-        results = "the likelihoods"
+    scope = {
+        "correct": "",
+        "nll": "No text was generated, so the accuracy of generated answers is unknown. ",
+        "agreement": f"{ANY_SCORER} ",
+    }[report.compares]
     return [
         Heading("Limits"),
         Paragraph(
-            f"{generated}With one training run per side, grade B is the best possible: another training run may give"
-            " a different result."
-            f" The margin ({margin}) is valid only if it was chosen before anyone saw {results}."
+            f"{scope}With one training run per side, grade B is the best possible: another training run may give a"
+            " different result. The margin is valid only if it was chosen before anyone saw the results."
         ),
     ]
 
@@ -920,45 +875,6 @@ SECTIONS: tuple[Callable[[EvaluationReport], list[Block]], ...] = (
     answer_blocks,
     caveat_blocks,
 )
-VERDICTS: tuple[tuple[Grade, Mark, str], ...] = (
-    ("C", "unknown", "inconclusive"),
-    ("D", "warning", "worse by more than the margin"),
-    ("X", "warning", "not comparable"),
-)
-
-
-def _summary(report: EvaluationReport) -> list[Note] | None:
-    """Smallest supported candidate, verdicts on the rest, and the gain over the base if it is not shown."""
-    graded = [row for row in report.candidates if row.grade is not None]
-    if not graded:
-        return None
-    notes: list[Note] = []
-    good = [row for row in graded if row.grade in ("A", "B")]
-    best = max(good, key=lambda row: row.params_saved or 0.0, default=None)
-    if best is not None:
-        which = " is the smallest supported candidate" if len(graded) > 1 else " is supported"
-        saved = best.params_saved
-        fewer = "" if saved is None else f" ({percent(saved)} fewer LoRA parameters)"
-        others = [row.name for row in good if row is not best]
-        also = [("Also supported: ", Span(listed(others, NAMED), "name"))] if others else []
-        text = (Span(best.name, "name"), f"{which}{fewer}: {best.grade}, {best.reason}")
-        notes += [Note("good", text, also), Note("info", ONE_TRAINING)]
-    for grade, mark, words in VERDICTS:
-        rows = [row for row in graded if row.grade == grade]
-        if rows:
-            why = (
-                rows[0].reason.removeprefix("worse: ").removeprefix("inconclusive").lstrip(": ")
-            )  # see `words`
-            names = Span(listed([row.name for row in rows], NAMED), "name")
-            reason = f": {why}" if len(rows) == 1 else ""
-            notes.append(Note(mark, (names, f" {noun(len(rows), 'is', 'are')} {words}{reason}")))
-    notes += [Note("warning", change) for change in report.changes]
-    gain = gain_over_base(report)
-    if gain is not None and gain.mark != "good":  # equal accuracy means little if the reference has no effect
-        notes.append(Note(gain.mark, (Span(report.adapters[0].name, "name"), ": ", *spans(gain.text))))
-    return notes
-
-
 # ---------------------------------------------------------------- dry run
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,24 +33,19 @@ from gradience.reports.evaluation import (
     CANDIDATE,
     Compares,
     EvaluatedAdapter,
-    EvaluationForecast,
-    EvaluationPreview,
     EvaluationReport,
     RowRole,
     change_warnings,
     device_of,
-    dry_run_blocks,
     gain_over_base,
     interval_cell,
     level_or_delta_cell,
-    margin_blocks,
     margin_text,
     name_cell,
     ranks_cell,
     saved_cell,
     warnings_of,
 )
-from gradience.reports.forecast import scored_facts
 
 PLANNED = ("task", "role", "examples", "examples_sha256", "looks", "groups", "compares", "margin")
 """What a plan says of the examples of a data set, whatever its name."""
@@ -281,70 +275,3 @@ SECTIONS: tuple[Callable[[EvaluationSetsReport], list[Block]], ...] = (
     base_blocks,
     caveat_blocks,
 )
-
-
-# ---------------------------------------------------------------- before the run
-
-
-class EvaluationSetsForecast(Report):
-    """Dry run of an evaluation on several data sets. No model is loaded."""
-
-    row_field: ClassVar[str] = "sets"
-
-    schema_: Literal["gradience.evaluation_sets_forecast/1"] = Field(
-        default="gradience.evaluation_sets_forecast/1", alias="schema"
-    )
-    sets: tuple[PlannedSet, ...]
-    forecasts: dict[PlainName, EvaluationForecast]
-    """Data set -> its dry run."""
-
-    def blocks(self) -> Document:
-        """Return the plan, the memory of the largest data set, and the drops that each can detect."""
-        forecasts = list(self.forecasts.values())
-        largest = max(forecasts, key=lambda forecast: sum(forecast.memory.values()))
-        facts: list[tuple[str, Inline]] = [("base", Span(largest.base, "name"))]
-        facts += [("reference", Span(largest.adapters[0], "name"))]
-        facts += [("candidate", Span(name, "name")) for name in largest.adapters[1:]]
-        facts += [(planned.name, set_words(planned)) for planned in self.sets]
-        notes = [f"{name}: {note}" for name, forecast in self.forecasts.items() for note in forecast.notes]
-        blocks: list[Block] = []
-        legend: list[Block] = []
-        for name, forecast in self.forecasts.items():
-            tables = margin_blocks(Fraction(forecast.margin), forecast.margins)[1:]
-            if forecast.adapters[1:] and tables:
-                blocks += [Heading(f"{name}: smallest margin"), *tables[:1]]
-            legend = tables[1:] or legend
-        assumptions = list(dict.fromkeys(text for forecast in forecasts for text in forecast.assumptions))
-        return dry_run_blocks(facts, largest.memory, notes, [*blocks, *legend], assumptions)
-
-
-class EvaluationSetsPreview(Report):
-    """Preview of the first prompts of several data sets. No model is loaded."""
-
-    row_field: ClassVar[str] = "sets"
-
-    schema_: Literal["gradience.evaluation_sets_preview/1"] = Field(
-        default="gradience.evaluation_sets_preview/1", alias="schema"
-    )
-    sets: tuple[PlannedSet, ...]
-    previews: dict[PlainName, EvaluationPreview]
-    """Data set -> its preview."""
-
-    def blocks(self) -> Document:
-        """Return the first examples of each data set as the model sees them."""
-        base = next(iter(self.previews.values())).base
-        blocks: list[Block] = [
-            Heading("Prompt preview: no model was loaded", level=1),
-            Facts(
-                [("base", Span(base, "name")), *((planned.name, set_words(planned)) for planned in self.sets)]
-            ),
-        ]
-        for name, preview in self.previews.items():
-            blocks += [Heading(f"First examples of {name}"), *warned(preview.notes)]
-            blocks.append(Facts(scored_facts(preview.scored, preview.scored_by)))
-        return blocks
-
-    def without_texts(self) -> Self:
-        """Return the preview without its examples."""
-        bare = {name: preview.without_texts() for name, preview in self.previews.items()}
-        return self.model_copy(update={"previews": bare})

@@ -46,24 +46,12 @@ class Requirement(Part):
     """Value on this machine; empty for settings."""
 
 
-class RenderedExample(Part):
-    """First training example, as the model sees it."""
-
-    id: str
-    prompt: str
-    """The prompt, with the tokenizer's special tokens if it is on this machine; for classification the text."""
-    response: str
-    """The part that the loss is computed on, including the end token; for classification the label's name."""
-    tokens: int | None
-    """Tokens of prompt and response; null if the tokenizer is not on this machine."""
-
-
 class ScoredExample(Part):
     """A test example, as the model sees it, and the answer that outputs are compared with."""
 
     id: str
     prompt: str
-    """The prompt, as in `RenderedExample`."""
+    """The prompt, with the tokenizer's special tokens if it is on this machine; for classification the text."""
     response: str | None = None
     """The gold response as the model sees it, including the end token (for choices, the correct one); null
     for labels."""
@@ -120,10 +108,9 @@ class BenchForecast(Report):
     """Checks of the inputs before the run. A missing input is an error, not a check."""
     requirements: tuple[Requirement, ...] = ()
     """Files of the base, memory, disk space, packages and settings."""
-    example: RenderedExample | None
-    """Null if the data are not on this machine, or the task is user-defined code."""
     scored: tuple[ScoredExample, ...] = ()
-    """The first three of the examples that decide; empty if `example` is null."""
+    """The first three of the examples that decide; empty if the data are not on this machine, or the task is
+    user-defined code."""
     scored_by: str = ""
     """Scorer that the config chooses; empty if the task has only one."""
     stages: tuple[str, ...]
@@ -162,14 +149,6 @@ class BenchForecast(Report):
             blocks += [Heading("Requirements"), Table(columns, rows)]
         if self.scenarios:
             blocks += _chances(self)
-        if self.example is not None:
-            example: list[tuple[str, Inline]] = [
-                ("prompt", _quoted(self.example.prompt)),
-                ("response", _quoted(self.example.response)),
-            ]
-            if self.example.tokens is not None:
-                example.append(("tokens", str(self.example.tokens)))
-            blocks += [Heading("First training example"), Facts(example)]
         if self.scored:
             scored = Facts(scored_facts(self.scored, self.scored_by))
             blocks += [Heading("First test examples"), scored]
@@ -198,7 +177,7 @@ class BenchForecast(Report):
 
     def without_texts(self) -> Self:
         """Return the plan without examples."""
-        return self.model_copy(update={"example": None, "scored": ()})
+        return self.model_copy(update={"scored": ()})
 
 
 SHOWN = 400

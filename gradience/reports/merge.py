@@ -24,7 +24,6 @@ from gradience.reports.base.blocks import (
     warned,
 )
 from gradience.reports.base.graded import GRADES
-from gradience.reports.base.modules import Measure, measure, module_table, single
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -177,28 +176,12 @@ class MergeReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return merge_blocks(self, layers=True)
-
-    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
-        """Return the screen. layers: show every module."""
-        return self.drawn(merge_blocks(self, layers=layers), width, color)
+        title = Heading(("Merged into ", Span(self.output_path, "name")), level=1)
+        return [title, *card_blocks(self)[1:]]
 
     def summary(self) -> list[Note] | None:
         """Return the verdict of the certificate; without one, what the merge is and that it was not tested."""
         return [_verdict(self)]
-
-
-def merge_blocks(report: MergeReport, *, layers: bool) -> Document:
-    """Return the document. layers: with every module."""
-    title = Heading(("Merged into ", Span(report.output_path, "name")), level=1)
-    blocks = [title, *card_blocks(report)[1:]]
-    if layers:
-        measures: list[Measure[MergedModule]] = [
-            measure("rank", lambda row: row.rank, lambda value: f"{value:g}" if value else MISSING),
-            measure("error", lambda row: row.error, percent),
-        ]
-        blocks += [Heading("Modules"), module_table("module", single(report.modules), measures)]
-    return blocks
 
 
 def card_blocks(report: MergeReport) -> list[Block]:

@@ -39,8 +39,6 @@ ARTIFACTS = {
     "evaluation_preview": "gradience.reports.evaluation:EvaluationPreview",
     "evaluation_sets": "gradience.reports.evaluation_sets:EvaluationSetsReport",
     "evaluation_plan": "gradience.reports.evaluation_sets:EvaluationPlan",
-    "evaluation_sets_forecast": "gradience.reports.evaluation_sets:EvaluationSetsForecast",
-    "evaluation_sets_preview": "gradience.reports.evaluation_sets:EvaluationSetsPreview",
     "strength": "gradience.reports.strength:StrengthReport",
     "shrink": "gradience.reports.shrink:ShrinkReport",
     "shrink_plan": "gradience.reports.shrink:ShrinkPlan",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import groupby
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,26 +24,25 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
-    Table,
     table_of,
     warned,
 )
 from gradience.reports.base.blocks import Role as Look
-from gradience.reports.base.numbers import MISSING, count, percent, probability, sig
+from gradience.reports.base.numbers import count, percent, probability, sig
 from gradience.reports.base.prediction import PredictedDrop, drop_cell
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import (
     ANY_SCORER,
-    LOOK_LEGEND,
     ONE_TRAINING,
     Compares,
     ComparisonForecast,
     EvaluatedAdapter,
     EvaluationConditions,
     EvaluationReport,
-    agreement_legend,
+    change_cell,
+    change_legend,
     device_of,
     flips_cell,
     interval_cell,
@@ -53,6 +52,7 @@ from gradience.reports.evaluation import (
     margin_blocks,
     margin_text,
     outcome_fields,
+    outcome_legend,
     repeated_tests,
 )
 from gradience.reports.evaluation_sets import PLANNED, PlannedSet, set_words, unit_words
@@ -181,33 +181,11 @@ class ShrinkPlan(Artifact):
         return margin_text(size, nll=self.compares == "nll")
 
 
-class MeanInterval(Part):
-    """Mean over the examples."""
-
-    mean: Float12
-    low: Float12 | None
-    """Lower end of Student's 95 % interval; null for a single example."""
-    high: Float12 | None
-
-
-class OutputDistance(Part):
-    """Distance of the outputs from the reference's, example by example; informative even if few answers change."""
-
-    nll: MeanInterval | None
-    """Increase in the negative log-likelihood of the gold label or response, in nats: candidate − reference. Positive
-    is worse. Null if the engine does not measure it."""
-    kl_per_example: MeanInterval | None
-    """KL(reference ‖ candidate), in nats: over the labels, or summed over the tokens of the gold response."""
-    kl_per_example_above_floor: MeanInterval | None
-    """KL minus that of the rewrite control, paired by example; null for the control itself and without a control."""
-
-
 class RewriteControl(Part):
     """The same update written in other factors and the same storage types: measures the rounding-noise floor."""
 
     result: EvaluatedAdapter | None
     """Null if it could not be written."""
-    distance: OutputDistance | None
     reason: str = ""
     """Reason for a missing control."""
 
@@ -228,7 +206,6 @@ class ShrinkCandidate(Part):
     """Always null: no rows are held out to choose a candidate."""
     result: EvaluatedAdapter | None = None
     """Result on the test rows; `adjusted_p` is the largest p-value down to this candidate. Null if not tested."""
-    distance: OutputDistance | None = None
     needs: str = ""
     """For an inconclusive candidate: the drop that is not ruled out, and the examples needed for the margin."""
 
@@ -408,67 +385,55 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     return [*facts, ("margin", plan.drop(plan.margin))]
 
 
+class _Reference(NamedTuple):
+    """The reference adapter as a row of the candidates' table."""
+
+    name: str
+    rank: int
+    result: EvaluatedAdapter
+
+
+Row = ShrinkCandidate | _Reference
+
+
 def candidate_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for each candidate, and the result."""
-    looks, by_likelihood = report.plan.looks, report.plan.compares == "nll"
-    kind = "repeated 95 % interval" if looks else "95 % interval"
-    legend: dict[str, Inline] = {"Δ": f"candidate − reference, in points (Tango's {kind})"}
-    if by_likelihood:
-        legend = {
-            "NLL": "negative log-likelihood in nats per token",
-            "ΔNLL": f"NLL − reference NLL (Student's {kind})",
-        }
-    by_agreement = report.plan.compares == "agreement"
-    if by_agreement:
-        legend = dict(agreement_legend(groups=report.plan.groups is not None, looks=bool(looks)))
+    looks, plan = report.plan.looks, report.plan
+    legend = outcome_legend(plan.compares, looks=bool(looks), groups=plan.groups is not None)
     name = Span(report.reference.name, "name")
-    rows: list[tuple[Span, str, str, EvaluatedAdapter | None, Inline]] = [
-        (name, str(report.plan.rank), "", report.reference, ""),
-        *(
-            (
-                Span(candidate.name, "name"),
-                str(candidate.rank),
-                percent(candidate.params_saved),
-                candidate.result,
-                Span("exploratory", "warn")
-                if candidate.status == "shown" and report.plan.changes
-                else Span(candidate.status, LOOKS[candidate.status][1]),
-            )
-            for candidate in report.candidates
-        ),
-    ]
-    fields = outcome_fields(by_likelihood=by_likelihood, looks=bool(looks), by_agreement=by_agreement)
-    guards = [column for guard in report.guards for column in _guard_columns(guard)]
-    highs = {
-        each.name: f"{each.predicted_drop.high:.1f}" for each in report.plan.candidates if each.predicted_drop
-    }
-    predicted = [Column("predicted", ">", drop=2)] if highs else []
-    if predicted:
-        legend["predicted"] = "drop in points, 90 % upper end"
-    table = Table(
-        [
-            Column(),
-            Column("rank", ">", drop=3),
+
+    def result(cell: Callable[[EvaluatedAdapter | None], Inline]) -> Callable[[Row], Inline]:
+        return lambda row: cell(row.result)
+
+    def guarded(cell: Callable[[str], Inline]) -> Callable[[Row], Inline]:
+        return lambda row: cell(row.name)
+
+    def status(row: Row) -> Inline:
+        if not isinstance(row, ShrinkCandidate):
+            return ""
+        if row.status == "shown" and plan.changes:
+            return Span("exploratory", "warn")
+        return Span(row.status, LOOKS[row.status][1])
+
+    highs = {each.name: f"{each.predicted_drop.high:.1f}" for each in plan.candidates if each.predicted_drop}
+    if highs:
+        legend.append(("predicted", "drop in points, 90 % upper end"))
+    reference = _Reference(report.reference.name, plan.rank, report.reference)
+    rows: list[Row] = [reference, *report.candidates]
+    table = table_of(
+        rows,
+        (Column(), lambda row: Span(row.name, "name")),
+        (Column("rank", ">", drop=3), lambda row: str(row.rank)),
+        (
             Column("saved", ">"),
-            *predicted,
-            *(c for c, _ in fields if c.shown),
-            *(column for column, _ in guards),
-            Column(),
-        ],
-        [
-            (
-                label,
-                rank,
-                saved,
-                *(highs.get(str(label.text), "") for _ in predicted),
-                *(cell(result) for column, cell in fields if column.shown),
-                *(cell(str(label.text)) for _, cell in guards),
-                status,
-            )
-            for label, rank, saved, result, status in rows
-        ],
+            lambda row: percent(row.params_saved) if isinstance(row, ShrinkCandidate) else "",
+        ),
+        (Column("predicted", ">", drop=2, shown=bool(highs)), lambda row: highs.get(row.name, "")),
+        *((column, result(cell)) for column, cell in outcome_fields(plan.compares, looks=bool(looks))),
+        *((column, guarded(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
+        (Column(), status),
     )
-    legend |= {planned.name: f"guard: {unit_words(planned)}" for planned in report.plan.guards}
+    legend += [(planned.name, f"guard: {unit_words(planned)}") for planned in plan.guards]
     notes = [_answer(report)]
     last = _last_tested(report)
     if report.smallest is not None and last.status != "shown" and last.result is not None:
@@ -483,7 +448,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         Heading(("Candidates, compared with ", name)),
         table,
         Notes(notes),
-        Facts([*legend.items(), *LOOK_LEGEND[: len(looks)]]),
+        Facts(legend),
     ]
 
 
@@ -530,75 +495,32 @@ def _answer(report: ShrinkReport) -> Note:
 def distance_blocks(report: ShrinkReport) -> list[Block]:
     """Return the change in the outputs of each candidate, compared with the rounding-noise floor."""
     control = report.control
-    measured = [(candidate.name, candidate.distance, candidate.result) for candidate in report.candidates]
-    measured.append(("rewrite control", control.distance, control.result))
-    rows = [
-        (name, distance, result)
-        for name, distance, result in measured
-        if distance is not None and (distance.nll is not None or distance.kl_per_example is not None)
-    ]
     blocks: list[Block] = [Heading("Change in outputs")]
     if control.reason:
         blocks += warned([f"noise floor unknown, no rewrite control: {control.reason}"])
+    predicted = {row.name: row.predicted_kl_per_token for row in report.candidates}
+    results = [*(row.result for row in report.candidates), control.result]
+    rows = [row for row in results if row is not None and row.change is not None]
     if not rows:
         return blocks if control.reason else []
-    predicted = {
-        candidate.name: candidate.predicted_kl_per_token
-        for candidate in report.candidates
-        if candidate.predicted_kl_per_token is not None
-    }
-    tokens = bool(predicted) or any(result is not None and _has_tokens(result) for _, _, result in rows)
+    tokens = any(row.change is not None and row.change.has_tokens for row in rows)
+    is_predicted = any(value is not None for value in predicted.values())
     table = table_of(
         rows,
-        (Column(), lambda row: Span(row[0], "name")),
-        (Column("ΔNLL", ">"), lambda row: _mean(row[1].nll)),
-        (Column("95 % interval", ">", drop=1), lambda row: _interval(row[1].nll)),
+        (Column(), lambda row: "rewrite control" if row is control.result else Span(row.name, "name")),
+        (Column("KL/example", ">"), lambda row: change_cell(row, "kl_per_example")),
+        (Column("KL/token", ">", shown=tokens or is_predicted), kl_per_token),
         (
-            Column("KL/example", ">"),
-            lambda row: sig(None if row[1].kl_per_example is None else row[1].kl_per_example.mean, 2),
+            Column("predicted KL/token", ">", shown=is_predicted),
+            lambda row: sig(predicted.get(row.name), 2),
         ),
-        (
-            Column("KL/token", ">", shown=tokens),
-            lambda row: MISSING if row[2] is None else kl_per_token(row[2]),
-        ),
-        (Column("predicted KL/token", ">", shown=bool(predicted)), lambda row: sig(predicted.get(row[0]), 2)),
-        (Column("above noise floor", ">"), lambda row: _mean(row[1].kl_per_example_above_floor)),
-        (Column("95 % interval", ">", drop=2), lambda row: _interval(row[1].kl_per_example_above_floor)),
-        (Column("flips", ">", drop=3), lambda row: MISSING if row[2] is None else flips_cell(row[2])),
+        (Column("flips", ">", drop=3), flips_cell),
     )
-    where = ", over the first look" if report.plan.looks else ""
-    legend: list[tuple[str, Inline]] = [
-        ("ΔNLL", "increase in NLL of the gold answers, in nats per example (positive is worse)"),
-        ("KL/example", "KL divergence from the reference outputs, in nats per example"),
-        (
-            "above noise floor",
-            f"KL/example − that of the rewrite control (the same update in other factors){where}",
-        ),
-        ("flips", "examples whose output changes"),
-    ]
-    if tokens:
-        legend.append(("KL/token", "KL per scored token"))
-    if predicted:
+    legend = change_legend(tokens=tokens or is_predicted)
+    if is_predicted:
         legend.append(("predicted KL/token", "KL per scored token, predicted by the calibration"))
+    legend.append(("rewrite control", "the same update in other factors: the noise floor"))
     return [*blocks, table, Facts(legend)]
-
-
-def _has_tokens(result: EvaluatedAdapter) -> bool:
-    return result.change is not None and result.change.has_tokens
-
-
-def _mean(mean: MeanInterval | None) -> str:
-    return MISSING if mean is None else _signed(mean.mean)
-
-
-def _interval(mean: MeanInterval | None) -> str:
-    if mean is None or mean.low is None or mean.high is None:
-        return ""
-    return f"{_signed(mean.low)} … {_signed(mean.high)}"
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{sig(abs(value), 2)}"
 
 
 def caveat_blocks(report: ShrinkReport) -> list[Block]:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gradience.evaluate.answering import AdapterAnswers
-from gradience.evaluate.comparison import kl_divergence
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.outcome import EXPLORATORY, conditions_of, exploratory, look_at, row_of, source_of
-from gradience.files.records import Evaluation
+from gradience.evaluate.outcome import EXPLORATORY, conditions_of, exploratory, row_of, source_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evaluation import EvaluatedAdapter
+from gradience.reports.evaluation import EvaluatedAdapter, examples_needed
 from gradience.reports.shrink import (
     CandidateStatus,
     GuardOutcome,
-    MeanInterval,
-    OutputDistance,
     RewriteControl,
     ShrinkCandidate,
     ShrinkPlan,
@@ -57,7 +48,6 @@ def report_of(
     rewritten = walked.control
     control = RewriteControl(
         result=None if rewritten is None else row_of(inputs, walked.reference, rewritten),
-        distance=None if rewritten is None else distance(inputs, walked.reference, rewritten, None),
         reason=sentence_text(walked.control_reason if rewritten is None else rewritten.error),
     )
     smallest = next((candidate for candidate in reversed(candidates) if candidate.status == "shown"), None)
@@ -133,9 +123,6 @@ def candidates_of(
                 ),
                 status=status,
                 result=None if outcome is None else exploratory(outcome.row) if plan.changes else outcome.row,
-                distance=None
-                if outcome is None
-                else distance(inputs, walked.reference, outcome.answers, walked.control),
                 needs=needs,
             )
         )
@@ -174,18 +161,7 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     """Return the drop that is not ruled out for a candidate, and the examples needed for the planned margin."""
     if row.bounds is None:
         return f"{candidate} cannot be tested with a single example"
-    loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
-    if row.pairs is not None:
-        loses = row.pairs.delta < 0
-    assumption = "the true drop equals the observed one" if loses else "both adapters are equally good"
-    if plan.compares == "agreement":
-        assumption = "the true share of changed answers equals the observed one"
-    at_once = "" if row.look is None else " with --all-rows"
-    needs = (
-        f"{row.next_grade.examples_words} examples are needed{at_once} for 80 % power, if {assumption}"
-        if row.next_grade and row.next_grade.examples
-        else f"if {assumption}, no number of examples can show the margin"
-    )
+    needs = examples_needed(row, plan.compares)
     if -row.bounds.low < plan.margin:  # ruled out, but by too few examples for a grade
         return f"{candidate} is {row.reason}; {needs}"
     measure = {"nll": "an NLL increase", "agreement": "a share of changed answers"}.get(
@@ -196,77 +172,3 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
         f"{candidate} is inconclusive: with {row.n:,} examples, {measure} of up to {drop} cannot be ruled out"
         f" (margin {margin}); {needs}{row.look.why_early if row.look else ''}"
     )
-
-
-# ---------------------------------------------------------------- distances of outputs
-
-
-Values = NDArray[np.float64]
-
-
-def distance(
-    inputs: EvaluateInputs, reference: AdapterAnswers, row: AdapterAnswers, control: AdapterAnswers | None
-) -> OutputDistance | None:
-    """Return the paired means of a row. control: the rewrite control (noise floor); None for the control itself."""
-    if row.answers is None:
-        return None
-    before, after = nll_rows(reference), nll_rows(row)
-    kl = kl_rows(reference, row)
-    floor = None if control is None else kl_rows(reference, control)
-
-    def mean(values: Values, less: Values) -> MeanInterval:
-        n = min(
-            len(values), len(less)
-        )  # the control has answered the first look, and a candidate perhaps more
-        look = look_at(inputs, n)
-        return mean_interval(values[:n] - less[:n], 0.95 if look is None else look.confidence(0.95))
-
-    return OutputDistance(
-        nll=None if before is None or after is None else mean(after, before),
-        kl_per_example=None if kl is None else mean(kl, np.zeros(len(kl))),
-        kl_per_example_above_floor=None if kl is None or floor is None else mean(kl, floor),
-    )
-
-
-def nll_rows(row: AdapterAnswers) -> Values | None:
-    """Return −log p of each gold label or response, in nats; None if unknown."""
-    from scipy.special import log_softmax
-
-    scores = _scores(row)
-    if scores is not None:
-        return np.array([-record.loglikelihood for record in scores.records], dtype=np.float64)
-    logits = _logits(row.answers)
-    if logits is None or row.answers is None:
-        return None
-    labels = [record.label for record in row.answers.records]
-    return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels])
-
-
-def kl_rows(reference: AdapterAnswers, row: AdapterAnswers) -> Values | None:
-    """Return KL(reference ‖ row) of each example, in nats; None if unknown."""
-    scores = _scores(row)
-    if scores is not None:
-        values = [record.kl for record in scores.records]
-        return None if None in values else np.array(values, dtype=np.float64)
-    logits, other = _logits(reference.answers), _logits(row.answers)
-    return None if logits is None or other is None else kl_divergence(logits[: len(other)], other)
-
-
-def mean_interval(values: Values, confidence: float = 0.95) -> MeanInterval:
-    """Return the mean with Student's interval."""
-    from gradience.statistics.paired import mean_difference
-
-    low, high = mean_difference(values, confidence) if len(values) > 1 else (None, None)
-    return MeanInterval(mean=float(values.mean()), low=low, high=high)
-
-
-def _logits(evaluation: Evaluation[Any] | None) -> Values | None:
-    if evaluation is None or evaluation.run.kind != "classification":
-        return None
-    return np.array([record.logits for record in evaluation.records], dtype=np.float64)
-
-
-def _scores(row: AdapterAnswers) -> Evaluation[Any] | None:
-    """Return the scores of the gold responses; if likelihoods are compared, those are the answers."""
-    evaluation = row.answers
-    return evaluation if evaluation is not None and evaluation.run.kind == "scores" else row.scores

@@ -30,8 +30,8 @@ from gradience.progress import Watcher
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evaluation import EvaluatedAdapter
-from gradience.reports.evaluation_sets import EvaluationSetsForecast, EvaluationSetsReport, PlannedSet
+from gradience.reports.evaluation import EvaluatedAdapter, EvaluationForecast
+from gradience.reports.evaluation_sets import EvaluationSetsReport, PlannedSet
 from gradience.reports.strength import StrengthPoint, StrengthReport
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.verb import ADAPTER, documents_of, put_in_place
@@ -44,7 +44,7 @@ STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
 DEV, TEST = "dev", "test"
 
 
-def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationSetsForecast:
+def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationForecast:
     """Choose a strength on dev rows, and test it once.
 
     Raises UsageError (`strength-needs-guard`, `strength-alone`, `bad-strength`), and what reading, compressing and

@@ -40,7 +40,7 @@ from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
-from gradience.reports.evaluation_sets import EvaluationSetsForecast
+from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.reports.strength import StrengthReport
 from gradience.settings import public, shared
@@ -59,7 +59,7 @@ COMPRESSION_DOCUMENT = "compression_report.md"
 @public(ShrinkSettings)
 def shrink_adapter(
     settings: ShrinkSettings,
-) -> ShrinkReport | ShrinkForecast | StrengthReport | EvaluationSetsForecast:
+) -> ShrinkReport | ShrinkForecast | StrengthReport | EvaluationForecast:
     """Write the smallest tested adapter whose drop from `adapter` is shown to be below the margin; return the evidence.
 
     >>> report = shrink_adapter(

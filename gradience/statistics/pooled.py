@@ -266,29 +266,3 @@ def noise_of(differences: ArrayLike) -> RunNoise:
         delta_sd=math.sqrt(float((deltas**2).mean())),
         largest_delta=float(np.abs(deltas).max()),
     )
-
-
-def bootstrap_bound(
-    differences: ArrayLike,
-    confidence: float = 0.95,
-    *,
-    groups: ArrayLike | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> float:
-    """The one-sided lower bound of the mean difference by resampling groups: a cross-check for "these runs".
-
-    >>> import numpy as np
-    >>> round(bootstrap_bound(np.repeat([[-1, 0, 1]], [5, 190, 5], axis=1), resamples=2000), 3)
-    -0.025
-
-    differences: (runs, examples); the runs of an item stay together. groups: as for `pool`. The percentile bootstrap
-    (B. Efron, 1979).
-    """
-    of_example = np.asarray(differences, dtype=np.float64).mean(axis=0)
-    group_of = np.arange(len(of_example)) if groups is None else np.asarray(groups)
-    totals = np.stack([np.bincount(group_of, of_example), np.bincount(group_of)], axis=1)
-    # Few different totals: a multinomial is the same resampling.
-    values, counts = np.unique(totals, axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    return float(np.quantile(draws @ values[:, 0] / (draws @ values[:, 1]), 1 - confidence))

@@ -11,7 +11,7 @@ import pytest
 from bench_sample import PUBLISHED, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
-from gradience.bench.verdict.folders import aggregate_folders, find_benches, read_results
+from gradience.bench.verdict.folders import aggregate_folders, find_benches
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.reports.base.exact import exact_text
@@ -219,22 +219,6 @@ def test_the_published_name_of_the_command(runs):
     assert done.returncode == 0
     assert done.stderr.startswith("root: ")
     assert (runs / "o" / "bench_aggregate.json").is_file()
-
-
-def test_the_summary_over_scales(runs, capsys):
-    small = bench(42, asked=config(run_type="smoke"), model="embedded:minilm", base_params=22_700_000)
-    (runs / "smoke").mkdir()
-    small.save(runs / "smoke" / "bench.json")
-    assert run(["bench", "aggregate", str(runs / "all"), "-o", str(runs / "all"), "--quiet"]) == 0
-    assert run(["bench", "summary", str(runs / "all"), str(runs / "smoke"), str(runs / "run42")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == [
-        "mistralai/Mistral-7B-v0.1", "embedded:minilm", "mistralai/Mistral-7B-v0.1",
-    ]  # fmt: skip
-    assert lines[2].rstrip(" –").endswith("smoke run, no evidence")
-    assert "22.7 M" in lines[2]
-    assert "7.2 B" in lines[1]
-    assert len(read_results([runs / "smoke"])) == 1
 
 
 # ---------------------------------------------------------------- stopped early

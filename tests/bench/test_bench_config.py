@@ -280,7 +280,7 @@ def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data, tmp_path
     code, out, err = dry_run("--html", str(page), task=task(**data))
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert code == 0, err
-    assert "First training example" in out
+    assert "First test examples" in out
     assert "a film" in out
     assert "very good [UNK]" in out  # the tokenizer has no word `####`: only the model's view shows that
     assert "[END]" in out
@@ -288,7 +288,7 @@ def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data, tmp_path
     parsed = BenchForecast.model_validate_json(dry_run("--json", task=task(**data))[1])
     assert parsed.to_text() == out
     assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
-    assert parsed.example.tokens is not None
+    assert len(parsed.scored) == 3
 
 
 def test_requirements_of_the_flagship_name_files_memory_disk_packages_and_settings(capsys):

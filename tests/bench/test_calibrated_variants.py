@@ -80,7 +80,7 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
         assert written.prediction == expected.prediction
         assert result.predicted is not None
         assert (
-            result.predicted.kl_per_example == expected.prediction.kl_per_token
+            result.predicted.kl_per_token == expected.prediction.kl_per_token
         )  # of a classifier each row has one label
         assert (result.planned_lora_params, result.rank_basis) == (expected.new_params, criterion.words)
         assert result.measures.lora_params == expected.new_params

@@ -10,17 +10,17 @@ from scaled_down import scaled_down
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
 from gradience.cli.demo import CONFIG, train_and_decide
-from gradience.reports.bench import Bench, brief_text
+from gradience.reports.bench import Bench
 
 
-def test_it_says_what_it_does_and_ends_with_the_short_screen(
+def test_it_says_what_it_does_and_ends_with_the_first_lines_of_its_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = scaled_down(load_config(find_config(CONFIG)), tmp_path)
     code = train_and_decide(tmp_path / "demo", changes)
     said, result = capsys.readouterr(), Bench.read(tmp_path / "demo" / "bench.json")
     assert code in (0, 1), said.err
-    assert said.out == brief_text(result)
+    assert said.out == f"{result}\n"
     for doing in ("training probe", "evaluating probe", "auditing probe", "making uniform_r8.truncate"):
         assert f": {doing}\n" in said.err
     assert f"written: {tmp_path / 'demo' / 'bench.json'}" in said.err

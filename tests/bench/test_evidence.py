@@ -56,7 +56,6 @@ def test_the_bounds_are_those_of_the_answers_of_all_seeds() -> None:
     assert shown.over_trainings.low == pytest.approx(pooled.interval("mean-over-trainings").low)
     assert shown.next_training.low == pytest.approx(pooled.interval("next-training").low)
     assert shown.these_runs.p_value == pytest.approx(pooled.p_value(0.025))
-    assert shown.bootstrap_low == pytest.approx(shown.these_runs.low, abs=0.005)
 
 
 def test_a_single_seed_has_the_bounds_of_one_run_and_nothing_of_other_trainings() -> None:
@@ -133,8 +132,6 @@ def test_a_fail_may_be_statistically_non_inferior() -> None:
     assert named(report, "uniform_median").status == "FAIL"
     assert shown.grade == "C"
     assert shown.reason.startswith("non-inferior in these runs, but fails the policy")
-    assert 0 < shown.policy.pass_if_twice_margin < shown.policy.pass_if_equal < 1
-    assert f"fails in {100 * (1 - shown.policy.pass_if_equal):.0f} % of such runs" in shown.reason
     assert shown.next_grade.obstacles == ("does not pass the policy",)
 
 

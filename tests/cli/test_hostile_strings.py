@@ -78,9 +78,7 @@ def test_each_field_of_each_event_of_a_run(tmp_path, steers):
             assert steers("monitor", path, "--verbose") == [], (kind, place)
 
 
-@pytest.mark.parametrize(
-    "verb", [["audit"], ["monitor"], ["check"], ["bench", "summary"], ["compress", "--plan"]]
-)
+@pytest.mark.parametrize("verb", [["audit"], ["monitor"], ["check"], ["compress", "--plan"]])
 def test_the_name_of_a_file(tmp_path, steers, verb):
     assert steers(*verb, tmp_path / HOSTILE) == []
     (tmp_path / HOSTILE).write_text("{")

@@ -11,7 +11,6 @@ from test_report import EVERY
 
 from gradience.cli.app import run
 from gradience.reports.base.report import Report
-from gradience.reports.forecast import RenderedExample
 from gradience.reports.page.render import to_page
 from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers, VerificationMismatch
 from gradience.sources import PageSource
@@ -34,10 +33,7 @@ QUOTED = {
 """Fields of artifacts that hold what was asked or answered."""
 REPORTS = {name: report for name, report in artifacts().items() if isinstance(report, Report)}
 REPORTS["bench_forecast"] = REPORTS["bench_forecast"].model_copy(
-    update={
-        "example": RenderedExample(id="a", prompt="p", response="r", tokens=None),
-        "scored": REPORTS["evaluation_preview"].scored,
-    }
+    update={"scored": REPORTS["evaluation_preview"].scored}
 )
 FILE = "seed_42/probe/eval/answers.records.jsonl"
 ANSWER = DifferingAnswer(id="a", recorded="x", again="y", recorded_correct=True, again_correct=False)
@@ -50,7 +46,7 @@ REPORTS["verification"] = REPORTS["verification"].model_copy(
         ),
     }
 )
-HOLD_TEXTS = {"verification", "evidence", "bench_forecast", "evaluation_preview", "evaluation_sets_preview"}
+HOLD_TEXTS = {"verification", "evidence", "bench_forecast", "evaluation_preview"}
 """Reports that quote in their own file; those of an evaluation, a search and Bench show records beside them."""
 
 

@@ -114,11 +114,8 @@ def test_every_row_counts_what_peft_answers(folder, tmp_path):
         assert (row.pairs.n10, row.pairs.n01) == ((reference & ~right).sum(), (right & ~reference).sum())
         a, b = (log_softmax(logits[each].astype(float), axis=1) for each in ("reference", name))
         assert row.change.kl_per_example == pytest.approx((np.exp(a) * (a - b)).sum(axis=1).mean(), abs=1e-5)
-        assert row.change.flips == (logits[name].argmax(1) != logits["reference"].argmax(1)).sum()
-        assert (row.change.flipped_examples, row.change.kl_per_token) == (
-            row.change.flips,
-            row.change.kl_per_example,
-        )
+        flipped = (logits[name].argmax(1) != logits["reference"].argmax(1)).sum()
+        assert (row.change.flipped_examples, row.change.kl_per_token) == (flipped, row.change.kl_per_example)
     assert {row.grade for row in report.candidates} <= {"B", "C", "D"}
     assert rows_of(report)["patterns"].params_saved == pytest.approx(
         0.25
@@ -166,7 +163,6 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
         assert change.kl_per_token == pytest.approx(expected / tokens, rel=1e-3)
         different = [a != b for a, b in zip(answers["reference"], answers[name], strict=True)]
         assert change.flipped_examples == sum(different) <= len(examples)
-    assert change.flips > len(examples)  # token positions, of which an example has several
     shown = report.to_text()
     (line,) = [line for line in shown.splitlines() if line.strip().startswith("base model")]
     assert line.split()[-1] == f"{change.flipped_examples}"

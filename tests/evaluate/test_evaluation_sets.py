@@ -17,7 +17,7 @@ from gradience.evaluate.verb import joint_rows
 from gradience.files.digests import DIGESTS, Digests
 from gradience.reports.base.graded import Bounds
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport
-from gradience.reports.evaluation_sets import EvaluationSetsPreview, EvaluationSetsReport
+from gradience.reports.evaluation_sets import EvaluationSetsReport
 
 WORDS = ("good", "bad", "film", "plot", "a", "is")
 
@@ -106,8 +106,10 @@ def test_an_edited_plan_and_an_edited_joint_grade_are_mismatches(causal, texts, 
 
 def test_preview_shows_every_set(causal, texts):
     preview = evaluate(causal, texts, None, preview=True)
-    assert isinstance(preview, EvaluationSetsPreview)
-    assert {name: len(shown.scored) for name, shown in preview.previews.items()} == {"task": 3, "general": 3}
+    assert len(preview.scored) == 3
+    assert {name: len(shown.scored) for name, shown in preview.others.items()} == {"general": 3}
+    assert "general" in preview.to_text()
+    assert not preview.without_texts().others["general"].scored
 
 
 # ---------------------------------------------------------------- the joint grade
@@ -218,7 +220,7 @@ def test_a_perplexity_is_no_margin_of_accuracy(causal, texts):
         evaluate(causal, texts, None, margin="2%", dry_run=True)
     assert caught.value.code == "bad-margin"
     forecast = evaluate(causal, texts, None, margin={"general": "2%"}, dry_run=True)
-    assert float(forecast.sets[1].margin) == pytest.approx(np.log(1.02), abs=1e-6)
+    assert float(forecast.others["general"].margin) == pytest.approx(np.log(1.02), abs=1e-6)
 
 
 # ---------------------------------------------------------------- interrupted

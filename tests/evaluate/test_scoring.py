@@ -1,7 +1,6 @@
 """Likelihoods and KL of responses, against a naive loop over prefixes and scipy."""
 
 import json
-import math
 import weakref
 from pathlib import Path
 
@@ -295,7 +294,7 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
     assert [row.correct for row in report.adapters] == [None, None, None]
     assert report.conditions.scoring == "jsonl 1, nll"
     scored = records["base"].records
-    assert base.change.flipped_examples == sum(record.flips > 0 for record in scored) < base.change.flips
+    assert base.change.flipped_examples == sum(record.flips > 0 for record in scored)
     tokens = sum(record.n_tokens for record in scored)
     assert base.change.kl_per_token == pytest.approx(sum(record.kl for record in scored) / tokens)
     for row in report.adapters:
@@ -323,7 +322,7 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
         f"{other.likelihood.nll:.4f}",
         "other: C, inconclusive: scores other than 0/1 need 1,000 independent examples, and there are 30",
         "Gain of reference over the base model",
-        f"0.9 nats per token, a perplexity {100 * math.expm1(0.9):.1f} % higher",
+        "No text was generated",
     ):
         assert part in words
     assert not list((out / "records").glob("*.scores.jsonl"))

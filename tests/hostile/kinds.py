@@ -121,10 +121,10 @@ def artifacts() -> dict[str, Kind]:
     seeds = {f"in/run/seed_{bench.seed}/bench.json": bench.to_json().encode() for bench in samples.seeds()}
     both = seeds | {"in/run/plan.json": good["bench_plan"].to_json().encode()}
     together = {"in/run/bench_aggregate.json": good["bench_aggregate"].to_json().encode()}
-    aggregate, summary = "bench aggregate in/run --output out/all", "bench summary in/run"
+    aggregate, page = "bench aggregate in/run --output out/all", "report in/run -o out/page.html"
     known = frozenset({0, 1, 4, 8})
     return kinds | {
-        "bench of a run": Kind(next(iter(both)), "json", both, commands(aggregate, summary), codes=known),
+        "bench of a run": Kind(next(iter(both)), "json", both, commands(aggregate), codes=known),
         "plan of a run": Kind(
             "in/run/plan.json", "json", both, commands(aggregate), optional=True, codes=known
         ),
@@ -132,7 +132,7 @@ def artifacts() -> dict[str, Kind]:
             "in/run/bench_aggregate.json",
             "json",
             both | together,
-            commands(summary),
+            commands(page),
             optional=True,
             codes=known,
         ),

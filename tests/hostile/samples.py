@@ -40,7 +40,6 @@ from gradience.reports.evaluation import (
     KeptRecords,
     Ledger,
 )
-from gradience.reports.evaluation_sets import EvaluationSetsForecast, EvaluationSetsPreview
 from gradience.reports.forecast import BenchForecast, Check, Requirement, ScoredExample
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkReport
 from gradience.reports.stage import StageManifest
@@ -112,12 +111,6 @@ def artifacts() -> dict[str, Any]:
         "evaluation_preview": evaluation_preview(),
         "evaluation_sets": sets_sample.sets_report(),
         "evaluation_plan": sets_sample.sets_plan(),
-        "evaluation_sets_forecast": EvaluationSetsForecast(
-            sets=sets_sample.sets_plan().sets, forecasts={"task": evaluation_forecast()}
-        ),
-        "evaluation_sets_preview": EvaluationSetsPreview(
-            sets=sets_sample.sets_plan().sets, previews={"task": evaluation_preview()}
-        ),
         "strength": sets_sample.strength_report(),
         "shrink": shrink(),
         "shrink_plan": shrink().plan,
@@ -185,7 +178,6 @@ def forecast() -> BenchForecast:
         seeds=(42,),
         checks=(Check(what="data", name="rows.csv", state="found", note="3 rows"),),
         requirements=(Requirement(what="packages", needed="the extra [hf]", here="torch 2.14"),),
-        example=None,
         stages=("probe", "audit"),
         trainings=1,
         evaluations=2,

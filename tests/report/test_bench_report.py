@@ -14,7 +14,6 @@ from gradience.reports.base.exact import exact_percent
 from gradience.reports.bench import (
     counted_points,
     points,
-    summary_text,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -60,12 +59,6 @@ def test_seeds_together(name):
     report = TOGETHER[name]()
     assert_golden(GOLDEN / f"bench_aggregate_{name}.txt", report.to_text())
     assert_golden(GOLDEN / f"bench_aggregate_{name}.md", report.to_markdown())
-
-
-def test_the_summary():
-    rows = [TOGETHER["pass"](), SEEDS["smoke"](), SEEDS["undertrained"]()]
-    assert_golden(GOLDEN / "bench_summary.txt", summary_text(rows))
-    assert "grade" not in summary_text([SEEDS["smoke"]()])
 
 
 def test_the_screen_says_why_a_control_has_no_result():

@@ -58,8 +58,6 @@ COMMAND_LINE_ONLY = [
     "BenchForecast",
     "EvaluationForecast",
     "EvaluationPreview",
-    "EvaluationSetsForecast",
-    "EvaluationSetsPreview",
     "PowerReport",
     "ShrinkForecast",
     "Verification",

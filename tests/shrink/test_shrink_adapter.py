@@ -99,8 +99,6 @@ def test_every_figure_is_a_plain_count_over_the_records(finished):
     log_p = {
         name: log_softmax(np.array([row.logits for row in rows]), axis=1) for name, rows in records.items()
     }
-    labels = [row.label for row in records["reference"]]
-    nll = {name: -values[np.arange(len(labels)), labels] for name, values in log_p.items()}
     kl = {
         name: (np.exp(log_p["reference"]) * (log_p["reference"] - values)).sum(axis=1)
         for name, values in log_p.items()
@@ -111,21 +109,15 @@ def test_every_figure_is_a_plain_count_over_the_records(finished):
         assert (candidate.result.pairs.n10, candidate.result.pairs.n01) == (table.n10, table.n01)
         differences = right[candidate.name].astype(int) - right["reference"]
         assert candidate.result.bounds.low == pytest.approx(pool([differences]).interval().low)
-        for mean, values in (
-            (candidate.distance.nll, nll[candidate.name] - nll["reference"]),
-            (candidate.distance.kl_per_example, kl[candidate.name]),
-            (candidate.distance.kl_per_example_above_floor, kl[candidate.name] - kl["rewrite_control"]),
-        ):
-            assert (mean.low, mean.high) == pytest.approx(mean_difference(values), abs=1e-9)
-            assert mean.mean == pytest.approx(values.mean(), abs=1e-9)
-    control = report.control
-    assert control.distance.kl_per_example.mean == pytest.approx(kl["rewrite_control"].mean(), abs=1e-9)
-    assert control.distance.kl_per_example.mean < 1e-6 < report.candidates[0].distance.kl_per_example.mean
-    assert control.distance.kl_per_example_above_floor is None
+        measured = candidate.result.change.kl_per_example
+        assert measured == pytest.approx(kl[candidate.name].mean(), abs=1e-9)
+    control = report.control.result.change.kl_per_example
+    assert control == pytest.approx(kl["rewrite_control"].mean(), abs=1e-9)
+    assert control < 1e-6 < report.candidates[0].result.change.kl_per_example
     assert (right["rewrite_control"] == right["reference"]).all()
 
 
-def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
+def test_free_text_has_the_divergence_on_its_gold_responses(causal, tmp_path):
     with allowing(True):
         report = shrink_adapter(
             causal / "reference", tmp_path / "out", base_model=causal / "base", task=str(causal / "task.py"),
@@ -135,14 +127,9 @@ def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
         name: read_records(tmp_path / "out" / "records" / f"{name}.scores.jsonl").records
         for name in ("reference", "rewrite_control", "rank2")
     }
-    lost = np.array(
-        [a.loglikelihood - b.loglikelihood for a, b in zip(scores["reference"], scores["rank2"], strict=True)]
-    )
-    above = np.array([b.kl - a.kl for a, b in zip(scores["rewrite_control"], scores["rank2"], strict=True)])
-    distance = report.candidates[0].distance
-    assert distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
-    assert distance.kl_per_example_above_floor.mean == pytest.approx(above.mean(), abs=1e-9)
-    assert [record.kl for record in scores["reference"]] == pytest.approx([0.0] * len(lost), abs=1e-6)
+    kl = [record.kl for record in scores["rank2"]]
+    assert report.candidates[0].result.change.kl_per_example == pytest.approx(np.mean(kl), abs=1e-9)
+    assert [record.kl for record in scores["reference"]] == pytest.approx([0.0] * len(kl), abs=1e-6)
     assert (verify(tmp_path / "out").verdict, verify(tmp_path / "out").level) == ("consistent", "L1")
 
 
@@ -161,7 +148,6 @@ def test_likelihoods_are_compared_in_nats_per_token(causal, tmp_path):
     )
     tokens = np.mean([record.n_tokens for record in before])
     lost = np.array([a.loglikelihood - b.loglikelihood for a, b in zip(before, after, strict=True)])
-    assert candidate.distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
     assert candidate.result.likelihood.delta == pytest.approx(lost.mean() / tokens, abs=1e-9)
     expected = pool([-lost / tokens]).interval()
     assert expected.low < mean_difference(-lost / tokens, 0.90).low  # the worst example counts twice
@@ -349,7 +335,6 @@ def test_without_other_factors_there_is_no_floor_and_the_reason(folder, tmp_path
     monkeypatch.setattr(walk, "write_rotated", refuse)
     report = shrink(folder, tmp_path / "out", ranks=[1])
     assert (report.control.result, report.control.reason) == (None, "no other factors")
-    assert report.candidates[0].distance.kl_per_example_above_floor is None
     assert "no rewrite control: no other factors" in report.to_markdown()
 
 

@@ -181,8 +181,8 @@ def test_another_adapter_under_the_claim_has_other_sizes(shrunk: Path, copy: Pat
         (lambda report: report["candidates"][1].update(params_saved=0.9), "candidates.rank1.params_saved"),
         (lambda report: report["candidates"][1]["result"]["bounds"].update(low=-0.01), "bounds.low"),
         (
-            lambda report: report["candidates"][1]["distance"]["kl_per_example"].update(mean=1e-4),
-            "distance.kl_per_example.mean",
+            lambda report: report["candidates"][1]["result"]["change"].update(kl_per_example=1e-4),
+            "change.kl_per_example",
         ),
         (lambda report: report.update(sentence=report["sentence"].replace("at most", "hardly")), "sentence"),
         (lambda report: report["candidates"][1]["result"].update(grade="A"), "candidates.rank1.result.grade"),

@@ -76,7 +76,6 @@ def forecast(config: BenchConfig) -> BenchForecast:
         seeds=config.due,
         checks=tuple(checks),
         requirements=tuple(_requirements(config, cost, adapters=1 + len(wanted))),
-        example=preview.example,
         scored=preview.scored,
         scored_by=preview.task.scored_by if preview.task is not None else "",
         stages=tuple(node.name for node in stage_graph(wanted, config)),

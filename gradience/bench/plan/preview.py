@@ -15,7 +15,7 @@ from gradience import tasks
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
-from gradience.evaluate.forecast import SHOWN, scored_example, text_and_ids
+from gradience.evaluate.forecast import SHOWN, scored_example
 from gradience.files.hub import Address, explained
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
@@ -24,7 +24,7 @@ from gradience.models.locate import EMBEDDED, hub_address, locate, require_weigh
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.reports.bench_plan import Role
-from gradience.reports.forecast import Check, RenderedExample, ScoredExample
+from gradience.reports.forecast import Check, ScoredExample
 from gradience.tasks import user_code
 from gradience.tasks.base import ChatTask, ClassificationTask, Task
 from gradience.training.encode import encode, labels_of
@@ -60,7 +60,6 @@ class LocalInputs:
     """
     lengths: Lengths | None = None
     """None if the task or its tokenizer is not available locally."""
-    example: RenderedExample | None = None
     scored: tuple[ScoredExample, ...] = ()
     """The first of the examples that decide."""
 
@@ -90,7 +89,6 @@ def look(config: BenchConfig) -> LocalInputs:
         preview.task = task
         if task is not None:
             labels_of(task, config.model)
-            preview.example = _rendered(task, tokenizer)
             deciding = task.examples.of(config.task.eval_role, SHOWN)
             preview.scored = tuple(scored_example(task, example, tokenizer) for example in deciding)
             if tokenizer is not None:
@@ -182,28 +180,6 @@ def _task(config: BenchConfig, preview: LocalInputs) -> Task | ChatTask | None:
             notes.append(f"{counted(number, noun)} left out")
     preview.check("data", profile, "found", "; ".join(notes))
     return task
-
-
-def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
-    """Return the first train example as the model sees it, if its tokenizer is available."""
-    first: Any = task.examples.of("train")[0]
-    if isinstance(task, ClassificationTask):
-        prompt, ids = text_and_ids(first, tokenizer)
-        return RenderedExample(
-            id=first.id,
-            prompt=prompt,
-            response=task.label_names[first.label],
-            tokens=len(ids) if ids else None,
-        )
-    if tokenizer is None:
-        return RenderedExample(id=first.id, prompt=first.prompt, response=first.response, tokens=None)
-    before, after = encode_pair(tokenizer, first.prompt, first.response)
-    return RenderedExample(
-        id=first.id,
-        prompt=tokenizer.decode(before),
-        response=tokenizer.decode(after),
-        tokens=len(before) + len(after),
-    )
 
 
 def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tuple[Lengths, list[str]]:

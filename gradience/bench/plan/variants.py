@@ -22,7 +22,7 @@ from gradience.bench.config.sections import CompressionSettings
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks, alphas_at, size_at
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.prediction import PredictedDivergence
+from gradience.reports.base.prediction import Prediction
 from gradience.reports.calibration import Calibration
 
 PROBE, LADDER = "probe", "ladder"
@@ -51,7 +51,7 @@ class PlannedVariant:
     """Basis of the ranks, before rounding."""
     by_effect: bool = False
     """A calibration chooses its components, instead of their singular values."""
-    predicted: PredictedDivergence | None = None
+    predicted: Prediction | None = None
     """Cost predicted by the calibration; None without a prediction, or if the adapter is trained
     afterwards.
     """
@@ -213,7 +213,7 @@ def _with_ranks(
         probe_params=size_at(probe.modules, probe.ranks)[0],
         rank_basis=basis,
         by_effect=prediction is not None and not variant.is_trained,
-        predicted=PredictedDivergence.of(prediction) if prediction is not None and is_cut else None,
+        predicted=prediction if is_cut else None,
     )
 
 

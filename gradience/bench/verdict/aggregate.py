@@ -257,7 +257,6 @@ def _variant(
     outcomes += [SeedOutcome(seed, "ERROR", why=why) for seed, why in missing.items()]
     verdict = verdict_over_seeds(outcomes, planned, policy)
     compared = [(r.pairs.exact_delta, r) for r in results.values() if r.pairs is not None]
-    deltas = [delta for delta, _ in compared]
     worst = min(compared, key=lambda pair: pair[0])[1] if compared else None
     reductions = [result.reduction for result in results.values() if result.reduction is not None]
     return VariantSummary(
@@ -273,7 +272,6 @@ def _variant(
         pass_rate=Fraction(passing(outcomes, policy), len(planned)),
         worst_delta=worst.delta if worst else None,
         worst_delta_exact=worst.delta_exact if worst else None,
-        mean_delta=float(sum(deltas) / len(deltas)) if deltas else None,
         accuracy=spread([Fraction(r.measures.correct, r.measures.n) for _, r in compared if r.measures]),
         mean_reduction=fmean(reductions) if reductions else None,
         seeds=tuple(_variant_seed(seed, results.get(seed)) for seed in planned),
@@ -305,8 +303,6 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
         largest_rank=result.ranks.largest if result.ranks else None,
         same_as=result.same_as,
         stopped_early=result.stopped_early,
-        kl_per_example=result.divergence.kl_per_example if result.divergence else None,
-        predicted_kl_per_example=result.predicted.kl_per_example if result.predicted else None,
     )
 
 

@@ -6,7 +6,7 @@ rate. The order and the bound are fixed in the plan, so the chance of any false 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ from gradience.bench.verdict.grade import (
     ClaimNeeds,
     GradeFacts,
     at_worst,
-    characteristics,
     exactly,
     grade,
     in_points,
@@ -33,7 +32,6 @@ from gradience.bench.verdict.grade import (
 from gradience.errors import InputError
 from gradience.reports.base.graded import (
     MIN_RUNS,
-    AnswerCounts,
     Bounds,
     Ladder,
     NextStep,
@@ -44,10 +42,10 @@ from gradience.reports.base.graded import (
     StepStatus,
     VariantEvidence,
 )
-from gradience.reports.bench import Bench, BenchAggregate, Measures, Status, VariantResult
+from gradience.reports.bench import Bench, BenchAggregate, Status, VariantResult
 from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import adjusted_p_values
-from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, noise_of, pool
+from gradience.statistics.pooled import Pooled, noise_floor, noise_of, pool
 from gradience.statistics.sequential import Look, decide
 
 SCALE_CHANGED = "its scale α/r differs from the probe's"
@@ -99,15 +97,7 @@ def graded_together(
         ),
     )
     variants = [
-        variant.model_copy(
-            update={
-                "evidence": evidence[variant.name],
-                "answers": _answer_counts(
-                    result.measures for result in _results_of(benches, variant.name).values()
-                ),
-            }
-        )
-        for variant in report.variants
+        variant.model_copy(update={"evidence": evidence[variant.name]}) for variant in report.variants
     ]
     probes = [bench.probe.answers() for bench in benches if bench.probe is not None]
     rewrite = _differences(benches, "rewrite_control")
@@ -120,7 +110,6 @@ def graded_together(
             "variants": tuple(variants),
             "ladder": ladder,
             "noise": noise,
-            "probe_answers": _answer_counts(bench.probe for bench in benches),
             "records_verified": records_verified,
         }
     )
@@ -163,14 +152,6 @@ def _differences(benches: Sequence[Bench], name: str) -> Differences | None:
             variant, probe = result.measures.answers(), bench.probe.answers()[: result.measures.n]
             rows.append(np.array(variant, dtype=np.int8) - np.array(probe, dtype=np.int8))
     return np.stack([row[: min(map(len, rows))] for row in rows]) if rows else None
-
-
-def _answer_counts(measures: Iterable[Measures | None]) -> AnswerCounts | None:
-    """The sums over the seeds of one adapter; None without any."""
-    known = [of_seed for of_seed in measures if of_seed is not None]
-    names = AnswerCounts.model_fields
-    sums = {name: sum(getattr(of_seed, name) for of_seed in known) for name in names}
-    return AnswerCounts(**sums) if known else None
 
 
 # ---------------------------------------------------------------- looks
@@ -256,8 +237,8 @@ class _Subject:
             decided = rules.decide(rows)
             shown = PooledEvidence.of(decided.pooled, margin, look=decided.look)
             return cls(results, decided.pooled, shown, decided)
-        pooled, low = pool(rows, groups), bootstrap_bound(rows, groups=groups)
-        return cls(results, pooled, PooledEvidence.of(pooled, margin, bootstrap_low=low))
+        pooled = pool(rows, groups)
+        return cls(results, pooled, PooledEvidence.of(pooled, margin))
 
     @property
     def p_these_runs(self) -> float:
@@ -306,10 +287,7 @@ def _evidence_of(
     facts |= _adjusted(facts, candidates, ladder)
     evidence = {}
     for name, subject in subjects.items():
-        of_policy, letter, reason = None, None, ""
-        if subject.pooled is not None and not subject.kind.is_control:
-            of_policy = characteristics(subject.pooled, policy, len(planned))
-            facts[name] = replace(facts[name], pass_if_equal=of_policy.pass_if_equal)
+        letter, reason = None, ""
         if not subject.kind.is_control and any(r.status != "SKIPPED" for r in subject.results.values()):
             letter, reason = grade(facts[name])
         evidence[name] = VariantEvidence(
@@ -319,7 +297,6 @@ def _evidence_of(
             adjusted_p=facts[name].adjusted_p,
             adjusted_p_these_runs=facts[name].adjusted_p_these_runs,
             family=facts[name].family if subject.shown is not None and not subject.kind.is_control else None,
-            policy=of_policy,
             next_grade=next_grade(letter, facts[name], subject.pooled),
         )
     return evidence, ladder

@@ -13,15 +13,13 @@ from typing import NamedTuple
 
 from gradience.bench.plan.preregister import ALPHA
 from gradience.reports.base.exact import exact_text
-from gradience.reports.base.graded import Bounds, Grade, NextGrade, OperatingCharacteristics
+from gradience.reports.base.graded import Bounds, Grade, NextGrade
 from gradience.reports.bench import MIN_SEEDS
-from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.statistics.pooled import Claim, Pooled
 from gradience.statistics.power import (
     DEFAULT_CORRELATION,
     discordance_range,
     examples_needed,
-    pass_probability,
     seeds_for_next,
     seeds_needed,
 )
@@ -49,8 +47,6 @@ class GradeFacts:
     """Number of claims that share the error rate: the candidates, and the ladder as one."""
     untested: str = ""
     """For a step of a ladder: the earlier step at which the sequence stopped."""
-    pass_if_equal: float | None = None
-    """The chance that an adapter which is exactly as good passes the policy."""
     seeds: int
     obstacles: tuple[str, ...] = ()
     """Obstacles to a certificate that neither seeds nor examples remove."""
@@ -109,11 +105,8 @@ def grade(facts: GradeFacts) -> Graded:
             "C", f"not tested: the sequence stopped at {facts.untested}, so the numbers are exploratory"
         )
     if facts.supported:
-        luck = ""
-        if facts.pass_if_equal is not None:
-            luck = f"; an equally good adapter fails in {100 * (1 - facts.pass_if_equal):.0f} % of such runs"
         worst = at_worst(bounds.low)
-        return Graded("C", f"non-inferior in these runs, but {policy}: accuracy is {worst} {sure}{luck}")
+        return Graded("C", f"non-inferior in these runs, but {policy}: accuracy is {worst} {sure}")
     if exactly(bounds.low) > -facts.margin:
         claims = counted(facts.family, "claim")
         return Graded("C", f"inconclusive after adjustment for {claims}, and {policy} ({margin})")
@@ -159,31 +152,6 @@ def in_points(share: Fraction) -> str:
 
 
 # ---------------------------------------------------------------- what a better grade would need
-
-
-def characteristics(pooled: Pooled, policy: Policy, planned: int) -> OperatingCharacteristics:
-    """Return the chances to pass the policy over `planned` seeds, at the discordance and the spread of these runs.
-
-    A loss of twice the margin takes a discordance of as much at least.
-    """
-    loss = min(1.0, float(2 * policy.tolerance))
-
-    def chance(delta: float, discordance: float) -> float:
-        return pass_probability(
-            pooled.examples,
-            allowed_losses(pooled.examples, policy.tolerance),
-            discordance,
-            delta,
-            math.sqrt(pooled.run_variance or 0.0),
-            seeds=planned,
-            needed=math.ceil(policy.pass_rate * planned),
-            floor_allowed=allowed_losses(pooled.examples, policy.floor),
-        )
-
-    discordance = pooled.discordance or 0.0
-    return OperatingCharacteristics(
-        pass_if_equal=chance(0.0, discordance), pass_if_twice_margin=chance(-loss, max(discordance, loss))
-    )
 
 
 def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -> NextGrade | None:

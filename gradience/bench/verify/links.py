@@ -17,7 +17,6 @@ from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
 from gradience.files.records import ExamplesRun
 from gradience.models.locate import EMBEDDED, plain_name
-from gradience.reports.base.prediction import PredictedDivergence
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.training import ADAPTER
@@ -174,8 +173,7 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
             continue
         report_of_adapter = outcome.adapter.compression
         file = f"{outcome.planned.name}/adapter/{ADAPTER}/{REPORT}"
-        predicted = report_of_adapter.prediction and PredictedDivergence.of(report_of_adapter.prediction)
         ranks = {module.name: module.new_rank for module in report_of_adapter.modules}
         yield file, "calibration_sha256", report_of_adapter.calibration_sha256, calibration.sha256
-        yield file, "prediction", predicted, outcome.planned.predicted
+        yield file, "prediction", report_of_adapter.prediction, outcome.planned.predicted
         yield file, "modules", ranks, dict(outcome.planned.ranks)

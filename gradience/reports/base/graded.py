@@ -145,13 +145,9 @@ class PooledEvidence(Part):
     """Share of pairs in which exactly one of the two is correct; null unless scores are 0/1."""
     run_spread: Float12 | None
     """τ: standard deviation of a run's true difference, excluding the choice of examples. Null for one run."""
-    bootstrap_low: Float12 | None = None
-    """A cross-check of `these_runs.low`: examples resampled 10,000 times, with a fixed seed."""
 
     @classmethod
-    def of(
-        cls, pooled: Pooled, margin: Fraction, *, bootstrap_low: float | None = None, look: Look | None = None
-    ) -> Self:
+    def of(cls, pooled: Pooled, margin: Fraction, *, look: Look | None = None) -> Self:
         """Return the evidence of pooled runs against a margin. look: the bounds hold over all looks."""
 
         def bounds(claim: Claim) -> Bounds:
@@ -171,7 +167,6 @@ class PooledEvidence(Part):
             next_training=bounds("next-training") if several else None,
             discordance=pooled.discordance,
             run_spread=None if pooled.run_variance is None else math.sqrt(pooled.run_variance),
-            bootstrap_low=bootstrap_low,
         )
 
     def bounds(self, claim: LadderBound) -> Bounds | None:
@@ -182,15 +177,6 @@ class PooledEvidence(Part):
             "next-training": self.next_training,
         }
         return known[claim]
-
-
-class OperatingCharacteristics(Part):
-    """Pass rates of the safety policy at the observed discordance and spread."""
-
-    pass_if_equal: Probability
-    """Chance that a variant passes if it is exactly equal (Δ = 0)."""
-    pass_if_twice_margin: Probability
-    """Chance that a variant passes if it loses twice the margin (Δ = −2·margin)."""
 
 
 class NextGrade(Part):
@@ -255,23 +241,8 @@ class VariantEvidence(Part):
     the ladder's bound. Null for controls."""
     family: int | None
     """Number of claims that share the error rate: the candidates, and the ladder as one."""
-    policy: OperatingCharacteristics | None
-    """Null for controls, and without `pooled`."""
     next_grade: NextGrade | None
     """Null for A, D and X, and without a grade."""
-
-
-class AnswerCounts(Part):
-    """Counts of the answers of one adapter, over all seeds with answers."""
-
-    n: int
-    """Number of answers."""
-    failed_extractions: int
-    """Outputs without an extractable answer; counted as wrong."""
-    cut_off: int
-    """Outputs cut off at `max_new_tokens`."""
-    truncated: int
-    """Inputs truncated because they were too long."""
 
 
 class Noise(Part):

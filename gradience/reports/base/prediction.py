@@ -72,35 +72,6 @@ class Prediction(Part):
         return (self.high - self.low) / 2 / self.kl_per_token
 
 
-class PredictedDivergence(Part):
-    """Predicted cost of a calibrated truncation, from training prompts, before anything was evaluated."""
-
-    kl_per_example: Float12
-    """KL(probe ‖ variant) in nats, to second order, summed over the scored tokens of a row, mean over rows:
-    like the `kl_per_example` of `divergence`, but on other examples and, in free text, on the probe's own
-    completions."""
-    kl_per_example_standard_error: Float12
-    """Standard error over rows; it excludes errors of the second-order approximation."""
-    kl_per_token: Float12
-    """KL per scored token. `calibration.max_kl_per_token` limits the upper end of its interval."""
-    rows: int
-    """Rows used for the prediction; other rows selected the components."""
-    excluded_modules: int
-    """Modules that keep their rank, because the calibration does not include them."""
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> PredictedDivergence:
-        """Return the prediction per row, comparable with measurements per example."""
-        tokens = prediction.scored_tokens / prediction.rows
-        return cls(
-            kl_per_example=prediction.kl_per_token * tokens,
-            kl_per_example_standard_error=prediction.standard_error * tokens,
-            kl_per_token=prediction.kl_per_token,
-            rows=prediction.rows,
-            excluded_modules=prediction.excluded_modules,
-        )
-
-
 class CurvePoint(Part):
     """Predictions at the parameters of one uniform rank."""
 

@@ -67,10 +67,6 @@ class Report(Readable):
         """
         return heading
 
-    def page_opening(self, opening: Document) -> Document:
-        """Return the blocks before the first section of a page. opening: the same blocks in `blocks`."""
-        return opening
-
     def summary(self) -> list[Note] | None:
         """Return the summary box with the verdict; None for a report without one."""
         return None
