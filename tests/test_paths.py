@@ -71,6 +71,7 @@ CALLS = {
     "shrink_adapter": lambda p: gradience.shrink_adapter(
         p("reference"), p("out"), data=p("rows.csv"), margin=90, ranks=[1], limit=20, **CPU
     ),
+    "update_card": lambda p: gradience.update_card(p("my_adapter")).block,
     "verify": lambda p: gradience.verify(p("smaller")),
 }
 
