@@ -12,7 +12,7 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "docs" / "notebooks"
 SHOWN = {
     "audit_compress": """
         minilm-reviews-r8 | 16 modules | energy_rank_90
-        Compressed to smaller | Comparison | B is A truncated
+        Compressed to smaller | Comparison
         {4}""",
     "callback_monitor": """
         'labels': | Training Loss

@@ -15,19 +15,17 @@ import re
 import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, paired, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
 from gradience.adapters.files import kept_open, refuse_placeholder
 from gradience.adapters.foreign import no_factors
 from gradience.adapters.locate import INDEX, WEIGHTS, Location, listing, single
-from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, DType, TensorEntry, TensorFile, Words
+from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile, Words
 from gradience.arguments import is_integer
 from gradience.errors import InputError
 from gradience.reading import pread
@@ -37,11 +35,7 @@ MAX_HEADER = 32 * 2**20
 MAX_SETTINGS = 100_000
 """Settings, and values in one list of them."""
 ALIGNMENT, MAX_ALIGNMENT = 32, 2**16
-BLOCK, BLOCK_BYTES = 32, 34
-"""Q8_0: 32 integers of 8 bits, behind one half-precision factor for all of them."""
-Q8_0 = DType("Q8_0", 32, "<f4", 2**-7, 0.0)
-"""Decoded to float32, which holds the products exactly."""
-_TYPES = {0: DTYPES["F32"], 1: DTYPES["F16"], 8: Q8_0, 28: DTYPES["F64"], 30: DTYPES["BF16"]}
+_TYPES = {0: DTYPES["F32"], 1: DTYPES["F16"], 28: DTYPES["F64"], 30: DTYPES["BF16"]}
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FACTOR = re.compile(r"(?P<module>.+?)(\.weight)?\.lora_(?P<side>[ab])")
@@ -115,22 +109,6 @@ def pairs_of_transformers(opened: Adapter, model_config: Mapping[str, Any] | Non
 def _in_halves(words: Words, heads: int) -> Words:
     """Reorder each head's rows from llama.cpp's interleaved pairs to transformers' two halves."""
     return words.reshape(heads, len(words) // heads // 2, 2, -1).swapaxes(1, 2).reshape(words.shape)
-
-
-@dataclass(frozen=True)
-class GgufFile(TensorFile):
-    """An open GGUF file; its settings are the metadata, as text."""
-
-    def read_words(self, name: str) -> Words:
-        """The words of one tensor; those of Q8_0 decoded to float32, which is exact."""
-        entry = self.entries[name]
-        if entry.dtype is not Q8_0:
-            return super().read_words(name)
-        stored = pread(self.handle, entry.params // BLOCK * BLOCK_BYTES, entry.start, self.path)
-        blocks = np.frombuffer(stored, dtype=[("factor", "<f2"), ("values", "i1", BLOCK)])
-        with np.errstate(invalid="ignore", over="ignore"):
-            words = blocks["factor"].astype(np.float32)[:, None] * blocks["values"].astype(np.float32)
-        return words.reshape(entry.shape)
 
 
 def is_gguf(path: Path) -> bool:
@@ -239,7 +217,7 @@ class _Reader:
         return [self.value(inner, depth + 1) for _ in range(length)]
 
 
-def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
+def _open_file(path: Path, root: Path) -> tuple[TensorFile, Mapping[str, Any]]:
     """Open and check the header. Raises InputError (bad-gguf, and what `open_regular` raises)."""
     with kept_open(path, root) as handle:
         size = os.fstat(handle).st_size
@@ -276,16 +254,16 @@ def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
         entries = {}
         for name, (shape, kind, offset) in described.items():
             dtype, params = _TYPES.get(kind), math.prod(shape)
-            if dtype is None or (dtype is Q8_0 and (not shape or shape[-1] % BLOCK)):
+            if dtype is None:
                 entries[name] = TensorEntry(replace(DTYPES["U8"], name=f"ggml type {kind}"), shape, start, 0)
                 continue
-            stored = params // BLOCK * BLOCK_BYTES if dtype is Q8_0 else params * dtype.bits // 8
+            stored = params * dtype.bits // 8
             if start + offset + stored > size:
                 raise _bad(path, f"tensor {name[:80]!r} is beyond the end of the file")
-            entries[name] = TensorEntry(dtype, shape, start + offset, params * dtype.bits // 8)
+            entries[name] = TensorEntry(dtype, shape, start + offset, stored)
         ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
         metadata = {"general.architecture": str(settings.get("general.architecture"))}
-        return GgufFile(path, handle, size, ordered, metadata), settings
+        return TensorFile(path, handle, size, ordered, metadata), settings
 
 
 def _bad(path: Path, problem: str) -> InputError:

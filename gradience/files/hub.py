@@ -1,6 +1,6 @@
 """Download files of a Hugging Face Hub repository through huggingface_hub and its cache, and explain its errors.
 
-An address is `org/name@revision:folder`, `hf://…`, or the address of a page. A path on this disk takes precedence over
+An address is `org/name@revision:folder` or `hf://…`. A path on this disk takes precedence over
 a repository of the same name.
 
 Every response is checked before huggingface_hub uses it. Without the checks it writes files named by the server (a
@@ -32,15 +32,12 @@ from gradience.words import first_line
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:@([^:@\s\\]+))?(?::([^:\s\\]+))?", re.ASCII)
-_SCHEME = re.compile(r"(hf|https?):/{1,2}(?=[^/])", re.IGNORECASE)
-"""One slash as well: a `Path` reduces two slashes to one."""
-_SPECIAL = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/|$)")
-"""Revisions with slashes in them, as pages and `hf://` write them."""
+_URI = re.compile(r"hf:/{1,2}(?:models/)?([^/@:]+/[^/@:]+)(?:@([^/:]+))?(?:[/:](.+?)/?)?", re.ASCII)
+SCHEMES = ("hf:/", "http:/", "https:/")
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf", ".json", ".jsonl", ".yaml", ".yml", ".zip")
 """File suffixes that a repository name never has."""
-HUB = "https://huggingface.co"
-OTHERS = ("datasets", "spaces", "buckets", "kernels")
-EXAMPLES = "org/name, org/name@revision:folder, hf://org/name, or the address of the repository's page"
+OTHERS = ("datasets/", "spaces/", "buckets/", "kernels/")
+EXAMPLES = "org/name, org/name@revision:folder or hf://org/name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +72,16 @@ def address_of(name: str | os.PathLike[str]) -> Address | None:
     text = os.fspath(name)
     if os.path.lexists(text):
         return None
-    scheme = _SCHEME.match(text)
-    if scheme is None:
+    if not text.startswith(SCHEMES):
         return None if os.path.lexists(text.partition("/")[0]) else named(text)
-    rest = text[scheme.end() :]
-    address = _of_uri(rest) if scheme[1].lower() == "hf" else _of_page(rest)
-    if address is None:
+    # As huggingface_hub writes it: `hf://[models/]org/name[@revision][/folder]`; a `Path` has one slash less.
+    match = _URI.fullmatch(text)
+    revision, inside = (match[2] and unquote(match[2]), unquote(match[3] or "")) if match else (None, "")
+    if match is None or _NAME.fullmatch(match[1]) is None or match[1].startswith(OTHERS) or _escapes(inside):
         raise UsageError(
             f"{text}: not a model address on the hub", code="bad-address", hint=f"such as {EXAMPLES}"
         )
-    return address
+    return Address(match[1], revision, inside)
 
 
 def named(text: str) -> Address | None:
@@ -97,49 +94,6 @@ def named(text: str) -> Address | None:
         None
         if _escapes(inside) or ".." in match[1] or "--" in match[1]
         else Address(match[1], match[2], inside)
-    )
-
-
-def _of_uri(rest: str) -> Address | None:
-    """`org/name[@revision][/folder]`, with or without `models/`; `:folder` is understood as well."""
-    parts = rest.removeprefix("models/").split("/", 1)
-    if len(parts) < 2 or parts[0] in OTHERS:
-        return None
-    organization, (name, sign, tail) = parts[0], re.split(r"(@|[/:]|$)", parts[1], maxsplit=1)
-    revision, inside = _revision_first(tail) if sign == "@" else (None, tail)
-    return _checked(f"{organization}/{name}", revision, inside)
-
-
-def _of_page(rest: str) -> Address | None:
-    """`huggingface.co/org/name[/tree|blob|resolve/revision[/folder]]`, or the same of HF_ENDPOINT."""
-    page = urlsplit(f"https://{rest}")
-    hosts = {"huggingface.co", "hf.co", urlsplit(os.environ.get("HF_ENDPOINT", HUB)).netloc}
-    parts = page.path.strip("/").split("/", 3)
-    if page.netloc not in hosts or len(parts) < 2 or parts[0] in OTHERS:
-        return None
-    repo = "/".join(parts[:2])
-    if len(parts) == 2:
-        return _checked(repo, None, "")
-    if parts[2] not in ("tree", "blob", "resolve") or len(parts) == 3:
-        return None
-    return _checked(repo, *_revision_first(parts[3]))
-
-
-def _revision_first(tail: str) -> tuple[str, str]:
-    """Split `revision/folder`. Some revisions contain slashes."""
-    special = _SPECIAL.match(tail)
-    if special:
-        return special[1], tail[special.end() :]
-    revision, _, inside = re.split(r"([/:]|$)", tail, maxsplit=1)
-    return revision, inside
-
-
-def _checked(repo: str, revision: str | None, inside: str) -> Address | None:
-    revision, inside = revision and unquote(revision), unquote(inside).strip("/")
-    return (
-        None
-        if _NAME.fullmatch(repo) is None or _escapes(inside) or revision == ""
-        else Address(repo, revision, inside)
     )
 
 

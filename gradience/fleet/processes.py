@@ -39,7 +39,7 @@ def measure(request: Request) -> str:
 
 def truncate(request: Request) -> str:
     """Return what became of an adapter that was to be written smaller."""
-    from gradience.fleet.truncate import truncate
+    from gradience.fleet.batch import truncate
     from gradience.reports.fleet import FleetRow
 
     row = FleetRow.model_validate(request["row"])

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.conformance
 WRITERS = {
     "mlx_lm": ("mlx_adapters", ("mlx", "mlx-bf16")),
     "diffusers": ("image_adapters", ("diffusers", "diffusers-old", "kohya")),
-    "gguf": ("gguf_adapters", ("gguf-f32", "gguf-f16", "gguf-q8_0")),
+    "gguf": ("gguf_adapters", ("gguf-f32", "gguf-f16")),
 }
 
 

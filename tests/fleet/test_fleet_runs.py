@@ -100,7 +100,7 @@ def test_adapters_of_every_format_get_a_row(here):
     assert (report.failed, report.incomplete, report.elsewhere) == (0, 0, 0)
     formats = {row.path: row.format for row in read_rows(Path("others.jsonl"))}
     files = {"kohya": "kohya/style.safetensors"}
-    files |= {name: f"{name}/adapter.gguf" for name in ("gguf-f16", "gguf-f32", "gguf-q8_0")}
+    files |= {name: f"{name}/adapter.gguf" for name in ("gguf-f16", "gguf-f32")}
     assert formats == {
         f"others/{files.get(folder.name, folder.name)}": folder.name.partition("-")[0]
         for folder in FOREIGN.iterdir()

@@ -453,7 +453,7 @@ FOREIGN_WEIGHTS = {
     "mlx-dora": "adapters.safetensors",
     "diffusers": "pytorch_lora_weights.safetensors",
     "kohya": "style.safetensors",
-    "gguf-q8_0": "adapter.gguf",
+    "gguf-f16": "adapter.gguf",
 }
 
 
