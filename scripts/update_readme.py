@@ -104,7 +104,6 @@ KEPT = (
         ("Candidates", "Gain of my_adapter"),
     ),
     Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Candidates",)),
-    Kept("docs/evaluate.md", "lm_eval_ended", "smollm2_lm_eval/ended.json", ("Candidates",)),
     Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
     Kept(
         "docs/calibrate.md",

@@ -176,7 +176,7 @@ class Answering:
 
     def _evaluate(self, row: AdapterAnswers) -> None:
         reference = row.adapter is self.inputs.reference
-        if self.inputs.likelihoods:
+        if self.inputs.compares_nll:
             row.answers = self._scores(row, "eval", f"{row.file_name}.jsonl")
         elif self.evaluator.follows and not reference:
             self._follow(row)
@@ -284,7 +284,7 @@ class Answering:
         return [first(evaluation, looks[row.look - 1]) for evaluation, _ in kept]
 
     def _stage(self, row: AdapterAnswers, stage: str) -> None:
-        once = self.inputs.likelihoods or not self.inputs.measures_divergence
+        once = self.inputs.compares_nll or not self.inputs.measures_divergence
         if self.evaluator.follows:
             stages = self._rows + (self.inputs.measures_divergence and self._likelihoods)
         else:

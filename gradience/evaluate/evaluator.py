@@ -96,7 +96,7 @@ class Evaluator:
         if isinstance(task, ChoiceTask):
             return Choices(choose_by=task.choose_by, decide=task.decide)
         if isinstance(task, LikelihoodTask):
-            return Scores(reference=reference, end=task.end, rolling=task.rolling)
+            return Scores(reference=reference, rolling=task.rolling)
         return Generation(
             filters=task.filters,
             same=task.same,
@@ -115,7 +115,7 @@ class Evaluator:
         if isinstance(task, ChoiceTask):
             return settings | {"choose_by": task.choose_by, "prompts": "once for all choices"}
         if isinstance(task, LikelihoodTask):
-            return settings | {"end": task.end, "rolling": task.rolling}
+            return settings | {"end": not task.rolling, "rolling": task.rolling}
         return settings | {
             "max_new_tokens": self.max_new_tokens or task.max_new_tokens,
             "stop": list(task.stop),

@@ -103,7 +103,7 @@ def _cost(inputs: EvaluateInputs) -> _Cost | str:
     dtype = dtype_of(inputs.model, shape, inputs.request.device)
     labels = len(inputs.task.label_names) if isinstance(inputs.task, ClassificationTask) else None
     rows, prompt, new = _lengths(inputs)
-    generates = bool(new) and not isinstance(inputs.task, ChoiceTask) and not inputs.likelihoods
+    generates = bool(new) and not isinstance(inputs.task, ChoiceTask) and not inputs.compares_nll
     scored = max(1, rows // SCORED_SHARE)
     if inputs.request.batch_size:
         scored = min(rows, SCORED_AT_ONCE)
@@ -123,7 +123,7 @@ def _cost(inputs: EvaluateInputs) -> _Cost | str:
                 network,
                 rows=rows,
                 prompt=prompt,
-                new=0 if inputs.likelihoods else new,
+                new=0 if inputs.compares_nll else new,
                 scored=scored * new,
                 itemsize=dtype.itemsize,
             )
@@ -197,7 +197,7 @@ def scored_example(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
     prompt, response = example.prompt, example.response
     if tokenizer is not None:
         before, after = encode_pair(tokenizer, prompt, response)
-        ends = task.end if isinstance(task, LikelihoodTask) else not isinstance(task, ChoiceTask)
+        ends = not (isinstance(task, ChoiceTask) or (isinstance(task, LikelihoodTask) and task.rolling))
         prompt, response = tokenizer.decode(before), tokenizer.decode(after if ends else after[:-1])
     if isinstance(task, ChoiceTask):
         marks = [f"*{text}" if place == example.label else text for place, text in enumerate(example.choices)]

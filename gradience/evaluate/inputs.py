@@ -89,14 +89,9 @@ class EvaluateInputs:
         return isinstance(self.task, ClassificationTask)
 
     @property
-    def likelihoods(self) -> bool:
-        """True if nothing is generated, and the likelihoods of given responses are the answers."""
-        return isinstance(self.task, LikelihoodTask)
-
-    @property
     def compares_nll(self) -> bool:
-        """True if no answer is correct or not, and the likelihoods themselves are compared."""
-        return isinstance(self.task, LikelihoodTask) and self.task.decide_by == "nll"
+        """True if nothing is generated, and the likelihoods of given responses are compared."""
+        return isinstance(self.task, LikelihoodTask)
 
     @property
     def by_agreement(self) -> bool:

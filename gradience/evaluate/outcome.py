@@ -143,7 +143,7 @@ def _against(
 
     look = look_at(inputs, len(answers.records))
     change = diverge(reference, answers)  # refuses what was not evaluated in the same way
-    output = _change_of_scores(answers if inputs.likelihoods else scores, change.flips)
+    output = _change_of_scores(answers if inputs.compares_nll else scores, change.flips)
     tested: dict[str, Any] = {}
     groups = [inputs.group_of[row.id] for row in answers.records] if inputs.group_of else None
     if inputs.compares_nll:

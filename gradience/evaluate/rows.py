@@ -546,10 +546,8 @@ class Scores(Procedure):
     kind: ClassVar[RecordKind] = "scores"
     reference: str | None = None
     """The adapter that KL and flips are measured against."""
-    end: bool = True
-    """The end token counts."""
     rolling: bool = False
-    """The responses are whole texts without prompts, read in windows."""
+    """The responses are whole texts without prompts and end tokens, read in windows."""
 
     def settings(self, engine: Engine) -> dict[str, Any]:
         reference = None if self.reference is None else engine.adapters[self.reference].weights_sha256 or None
@@ -574,7 +572,7 @@ class Scores(Procedure):
             [(row.prompt, row.response) for row in rows],
             reference=self.reference,
             max_length=self.limit(engine),
-            end=self.end and not self.rolling,
+            end=not self.rolling,
             rolling=self.rolling,
         )
         return [self.record(row, score) for row, score in zip(rows, scores, strict=True)]

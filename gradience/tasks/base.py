@@ -42,7 +42,6 @@ class Decide(Protocol):
 
 
 ChooseBy = Literal["sum", "per_character"]
-DecideBy = Literal["exact", "nll"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +80,7 @@ class ChoiceScoring(_Versioned):
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodScoring(_Versioned):
-    """Likelihood of given responses; nothing is generated."""
-
-    decide_by: DecideBy = "nll"
-    """`exact`: a response is correct when each of its tokens is the most likely one. `nll`: none is correct, and the
-    likelihoods themselves are compared."""
+    """Likelihood of given responses: nothing is generated, none is correct, and the likelihoods are compared."""
 
 
 Scoring = LabelScoring | AnswerScoring | ChoiceScoring | LikelihoodScoring
@@ -147,10 +142,8 @@ class LikelihoodTask(_Named, LikelihoodScoring):
     """Prompts with their responses, or whole texts: how likely are they? Nothing is generated."""
 
     examples: Examples[PromptExample]
-    end: bool = True
-    """Count the end token after a response."""
     rolling: bool = False
-    """The responses are whole texts of any length, without prompts."""
+    """The responses are whole texts of any length, without prompts and without end tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

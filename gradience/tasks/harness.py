@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness by name, `lm_eval:NAME`, or by the YAML of one's own, `lm_eval:path/to/task.yaml`.
 
-Documents, prompts, stops, filters and metrics are lm-eval's; the engine and the records are ours. Its four output types
-are prompts to answer, choices, and likelihoods. lm-eval is imported only when such a task is made. It renders templates
-without a sandbox and imports the modules that a definition names. So a YAML of one's own is code, like a Python task.
+Documents, prompts, stops, filters and metrics are lm-eval's; the engine and the records are ours. Its output
+types here are prompts to answer, choices, and whole texts. lm-eval is imported only when such a task is made. It
+renders templates without a sandbox and imports the modules that a definition names. So a YAML of one's own is code,
+like a Python task.
 """
 
 from __future__ import annotations
@@ -244,8 +245,7 @@ class Making:
         kinds: Mapping[str, Callable[[], Task]] = {
             "generate_until": self._generation,
             "multiple_choice": self._choices,
-            "loglikelihood": self._likelihoods,
-            "loglikelihood_rolling": self._likelihoods,
+            "loglikelihood_rolling": self._texts,
         }
         output_type = str(self.harness.OUTPUT_TYPE)
         if output_type not in kinds:
@@ -416,25 +416,15 @@ class Making:
         choices = task.doc_to_choice(doc)
         return len(requests) == len(choices) and all(choices) and _label(task, doc) is not None
 
-    def _likelihoods(self) -> LikelihoodTask:
-        rolling = self.harness.OUTPUT_TYPE == "loglikelihood_rolling"
-        exact = not rolling and self.metric == "acc" and self._config("process_results") is None
-
+    def _texts(self) -> LikelihoodTask:
         def make(key: str, requests: Any, role: Role) -> PromptExample:
-            arguments = requests[0].arguments
-            prompt, response = ("", *arguments) if rolling else behind_the_blank(*arguments)
-            if not response:
+            (text,) = requests[0].arguments
+            if not text:
                 empty = ValueError(f"the text of document {requests[0].doc_id} is empty")
                 raise unusable(self.profile, empty)
-            return PromptExample(key, prompt, response, response.strip(), role)
+            return PromptExample(key, "", text, text.strip(), role)
 
-        return LikelihoodTask(
-            examples=self._examples(make),
-            decide_by="exact" if exact else "nll",
-            end=False,
-            rolling=rolling,
-            **self._named("acc" if exact else "nll"),
-        )
+        return LikelihoodTask(examples=self._examples(make), rolling=True, **self._named("nll"))
 
 
 def _label(task: Any, doc: Any) -> int | None:

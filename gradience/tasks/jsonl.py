@@ -73,9 +73,7 @@ def load(
 
     if texts:
         examples = gather(tables, "texts", lambda row: row.text("text"), make, dev)
-        return LikelihoodTask(
-            name="jsonl", scored_by=NLL, examples=examples, source=source, end=False, rolling=True
-        )
+        return LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source, rolling=True)
     examples = gather(tables, "prompts", lambda row: row.text("prompt"), make, dev)
     if scorer == NLL:
         return LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source)

@@ -44,7 +44,6 @@ def load(
         name="text",
         scored_by="nll",
         examples=prepare(examples),
-        end=False,
         rolling=True,
         source={"text": name},
     )

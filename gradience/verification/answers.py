@@ -414,7 +414,7 @@ def _inputs_of(
         settings,
         tuple(recorded.known.values())[: 1 if isinstance(report, ShrinkReport) else None],
         ModelSettings(name=report.base),
-        _task_of(report, header, likelihood=likelihood),
+        _task_of(report, header),
         range(n),
         plan.role,
         report.notes,
@@ -426,14 +426,14 @@ def _inputs_of(
     )
 
 
-def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun, *, likelihood: bool) -> Task:
+def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun) -> Task:
     shared: dict[str, Any] = {"name": report.task, "source": report.source, "examples": Examples((), {})}
     if header.kind == "classification":
         return ClassificationTask(**shared, label_names=())
     if header.kind == "choices":
         return ChoiceTask(**shared)
     if header.kind == "scores":
-        return LikelihoodTask(**shared, decide_by="nll" if likelihood else "exact")
+        return LikelihoodTask(**shared)
     decide = Unchanged() if tested_by(report).compares == "agreement" else None
     return GenerationTask(**shared, filters={}, same=lambda a, b: a == b, decide=decide, max_new_tokens=0)
 

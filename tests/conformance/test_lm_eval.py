@@ -52,15 +52,6 @@ doc_to_target: gold
 doc_to_choice: choices
 metric_list: [{{metric: acc_mutual_info}}]
 """,
-    "endings": DATA + QUESTION + """output_type: loglikelihood
-doc_to_target: " {{{{answer}}}}"
-metric_list: [{{metric: perplexity}}, {{metric: acc}}]
-""",
-    "blank_before": DATA + """output_type: loglikelihood
-doc_to_text: "{{{{question}}}} "
-doc_to_target: "{{{{answer}}}}"
-metric_list: [{{metric: acc}}]
-""",
     "texts": DATA + """output_type: loglikelihood_rolling
 doc_to_text: ""
 doc_to_target: "{{{{text}}}}"
@@ -211,19 +202,6 @@ def test_choices(tasks, base, tmp_path, task, metric):
         assert record.loglikelihoods == pytest.approx(likelihoods, abs=2e-3)
         assert record.correct == sample[metric]
     assert np.mean([record.correct for record in records]) == pytest.approx(means[f"{metric},none"])
-
-
-@pytest.mark.parametrize("task", ["endings", "blank_before"])
-def test_endings(tasks, base, tmp_path, task):
-    name, folder, adapter = base
-    means, samples = theirs(tasks, task, folder, adapter)
-    records = ours(tasks, task, name, adapter, tmp_path)
-    for record, sample in zip(records, samples["none"], strict=True):
-        likelihood, greedy = sample["resps"][0][0]
-        assert record.loglikelihood == pytest.approx(float(likelihood), abs=2e-3)
-        assert str(record.correct) == str(greedy)
-        assert record.correct == sample["acc"]
-    assert np.mean([record.correct for record in records]) == pytest.approx(means["acc,none"])
 
 
 def test_texts(tasks, base, tmp_path):

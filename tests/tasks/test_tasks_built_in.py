@@ -236,7 +236,7 @@ def test_long_paragraphs_of_the_book_without_its_license(book):
     book(BOOK.format("Short.\r\n\r\n" + "\r\n \r\n".join(LONG * count for count in (12, 13))))
     task = tasks.load("text", {"source": "verne", "min_characters": 300}, needed=())
     assert isinstance(task, LikelihoodTask)
-    assert (task.rolling, task.end, task.decide_by) == (True, False, "nll")
+    assert task.rolling
     whole = "These words fill a paragraph. "
     assert {example.response for example in task.examples.all} == {(whole * n).strip() for n in (12, 13)}
     assert all(example.prompt == "" and example.role in ("dev", "confirm") for example in task.examples.all)
