@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from gradience.reports.page.parts import PageSource
 
 FILES = ("svg", "pdf", "png")
-NARROWEST, WIDEST = 3.0, 40.0
-"""Inches of a figure."""
 
 
 # ---------------------------------------------------------------- a figure
@@ -38,15 +36,15 @@ class PlotSettings:
     """Plot."""
 
     kind: Annotated[str, Flag("KIND", values=_kinds)]
-    """heatmap, energy, spectrum (audit); map (compression); loss, reward, rank (run); forest, pareto (evaluation,
+    """heatmap, energy, spectrum (audit); map (compression); loss, rank (run); forest, pareto (evaluation,
     shrink, evidence, Bench); frontier (strength)."""
     inputs: Annotated[Sequence[StrPath], Flag("INPUT")]
     """Adapter folders, run.jsonl files, or reports that Gradience wrote; several are drawn side by side."""
     _: KW_ONLY
     output: Annotated[StrPath, Flag("FILE", "-o")]
     """File to write: .svg, .pdf or .png."""
-    width: Annotated[Number | None, Flag("INCHES")] = None
-    """Width of the whole figure, such as 3.25 for a column of a paper; text keeps its size."""
+    width: Annotated[Number | None, Field(ge=3, le=40), Flag("INCHES")] = None
+    """Width of the whole figure, such as 3.25 for a column of a paper or 7 for a page; text keeps its size."""
     no_titles: bool = False
     """No titles, for figures with a caption of their own; with several inputs, plots are titled with input names."""
     force: bool = False
@@ -59,13 +57,13 @@ def plot_reports(settings: PlotSettings) -> list[Plot]:
 
     The keywords are the flags of `gradience plot`:
 
-    Raises UsageError (`plot-file`, `plot-width`, `output-exists`, `no-plot`), what `report_at` raises, MissingExtra.
+    Raises UsageError (`plot-file`, `output-exists`, `no-plot`), what `report_at` raises, MissingExtra.
     """
     from gradience.reports.plots.kinds import plot_of
     from gradience.reports.plots.matplotlib import image_of
     from gradience.sources import report_at
 
-    output, inputs, width = Path(settings.output), paths_of(settings.inputs), settings.width
+    output, inputs = Path(settings.output), paths_of(settings.inputs)
     file = output.suffix.lower().removeprefix(".")
     if file not in FILES:
         raise UsageError(
@@ -75,12 +73,6 @@ def plot_reports(settings: PlotSettings) -> list[Plot]:
         )
     if output.exists() and not settings.force:
         raise already_exists(output)
-    if width is not None and not NARROWEST <= width <= WIDEST:
-        raise UsageError(
-            f"--width {width:g}: must be between {NARROWEST:g} and {WIDEST:g} inches",
-            code="plot-width",
-            hint="a column of a paper is 3 to 3.5 inches wide, a page about 7",
-        )
     names = paths_text([path.absolute() for path in inputs])
     plots: list[Plot] = []
     for path, name in zip(inputs, names, strict=True):
@@ -91,7 +83,7 @@ def plot_reports(settings: PlotSettings) -> list[Plot]:
         named = name if settings.no_titles else f"{name}: {plot.title}"
         plots.append(replace(plot, title=named) if len(inputs) > 1 else plot)
     titles = len(plots) > 1 or not settings.no_titles
-    write_whole(output, [image_of(plots, file, width=width, titles=titles)])
+    write_whole(output, [image_of(plots, file, width=settings.width, titles=titles)])
     return plots
 
 

@@ -182,8 +182,6 @@ class BenchForecast(Report):
 
 SHOWN = 400
 """Characters of an example's prompt or response that are shown, from its beginning and its end."""
-WANTED = 0.8
-"""Power at which margins are shown."""
 
 
 def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
@@ -220,7 +218,7 @@ def _chances(forecast: BenchForecast) -> list[Block]:
     titles = ("discordance", "spread", "margin, these runs", "mean over trainings", "PASS if equal")
     rows: list[tuple[Inline, ...]] = []
     for scenario in forecast.scenarios:
-        of_claim = {need.claim: need for need in scenario.needs if need.wanted == WANTED}
+        of_claim = {need.claim: need for need in scenario.needs}
         margins = [
             in_points(of_claim[claim].smallest_margin) for claim in ("these-runs", "mean-over-trainings")
         ]

@@ -53,7 +53,7 @@ def test_what_is_needed_by_hand() -> None:
     at_margin = 2 * only_probe - 0.025 * 1.025
     for need in expected.needs:
         if need.claim == "these-runs":
-            distance = stats.norm.isf(0.05) * math.sqrt(at_margin) + stats.norm.ppf(need.wanted) * 0.4
+            distance = stats.norm.isf(0.05) * math.sqrt(at_margin) + stats.norm.ppf(0.8) * 0.4
             root = (distance + math.sqrt(distance**2 + 4 * 0.025 * 0.5)) / (2 * 0.025)
             assert need.examples == math.ceil(root**2)
         else:

@@ -29,7 +29,6 @@ from gradience.statistics.power import (
     smallest_margin,
 )
 
-WANTED = (0.8, 0.9)
 PlannedClaim = Literal["these-runs", "mean-over-trainings"]
 CLAIMS: tuple[PlannedClaim, ...] = ("these-runs", "mean-over-trainings")
 SPREADS = (0.0, 0.01)
@@ -185,15 +184,13 @@ def scenario(assumed: Assumed, n: int, seeds: int, policy: Policy, margin: float
         pass_if_worse=pass_probability(
             delta=-2 * margin, **of_policy | {"discordance": max(assumed.discordance, 2 * margin)}
         ),
-        needs=tuple(
-            _need(claim, wanted, assumed, n, seeds, margin) for claim, wanted in product(CLAIMS, WANTED)
-        ),
+        needs=tuple(_need(claim, assumed, n, seeds, margin) for claim in CLAIMS),
     )
 
 
-def _need(claim: PlannedClaim, wanted: float, assumed: Assumed, n: int, seeds: int, margin: float) -> Need:
+def _need(claim: PlannedClaim, assumed: Assumed, n: int, seeds: int, margin: float) -> Need:
     impossible = claim == "mean-over-trainings" and seeds < 2
-    how = _claim(claim, assumed, seeds) | {"wanted": wanted}
+    how = _claim(claim, assumed, seeds)
     of_any_seeds = {key: value for key, value in how.items() if key != "seeds"}
     low, high = (
         None if impossible else examples_needed(end, margin, **how)
@@ -201,7 +198,6 @@ def _need(claim: PlannedClaim, wanted: float, assumed: Assumed, n: int, seeds: i
     )
     return Need(
         claim=claim,
-        wanted=wanted,
         smallest_margin=None if impossible else smallest_margin(n, assumed.discordance, **how),
         examples=None if impossible else examples_needed(assumed.discordance, margin, **how),
         examples_range=None if low is None else (low, high),
