@@ -312,8 +312,6 @@ def test_a_toy_plot(add, new_file):
 TOY_VERB = '''
 """`gradience modules`: how many modules does an adapter have?"""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`calibrate_adapter` and `gradience calibrate`: rows of every kind, equal files, what is excluded or refused."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tiny models in double precision with a LoRA adapter, rows as token ids, and what autograd itself says of them."""
 
-from __future__ import annotations
-
 import numpy as np
 import tiny_bench
 import torch

@@ -1,17 +1,25 @@
 """`gradience shrink`: its screen, its files, its exit codes, its plan."""
 
 import json
+import math
+from pathlib import Path
 
 import adapters_to_compare as data
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from gradience import shrink_adapter
 from gradience.cli.app import run
 from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
+from gradience.evaluate.verb import read_sets
+from gradience.reports.plots.kinds import plot_of
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
+from gradience.reports.strength import StrengthReport, value_of
 from gradience.shrink.plan import MISSING
-from gradience.shrink.settings import ranks_of
+from gradience.shrink.settings import ShrinkSettings, ranks_of
+from gradience.shrink.strength import choose, split
 
 
 @pytest.fixture
@@ -118,3 +126,129 @@ def test_ranks_are_whole_numbers():
     for text in ("", "8,", "-1", "0", "1.5", "²", "9" * 7):
         with pytest.raises(UsageError):
             ranks_of(text)
+
+
+# ---------------------------------------------------------------- `shrink --over strength`: the grid, the
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = data.classifiers(tmp_path_factory.mktemp("classifiers"))
+    header, *rows = (root / "rows.csv").read_text().splitlines()
+    (root / "guard.csv").write_text(
+        "\n".join([header, *(f"{row.split(',')[0]} again,{row.split(',')[1]}" for row in rows)])
+    )
+    return root
+
+
+def options(inputs: Path, output: Path) -> dict:
+    return {
+        "base_model": str(inputs / "base"),
+        "data": str(inputs / "rows.csv"),
+        "guards": {"again": str(inputs / "guard.csv")},
+        "device": "cpu",
+        "over": "strength",
+        "strengths": (0.8, 0.25),
+        "output": output,
+    }
+
+
+@pytest.fixture(scope="module")
+def searched(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StrengthReport]:
+    output = tmp_path_factory.mktemp("searched") / "out"
+    report = shrink_adapter(
+        inputs / "reference", **options(inputs, output), ranks=(4, 2), margin={"": 60, "again": 60}
+    )
+    assert isinstance(report, StrengthReport)
+    return output, report
+
+
+def dense(folder: Path) -> dict[str, np.ndarray]:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors, scale = load_file(folder / "adapter_model.safetensors"), config["lora_alpha"] / config["r"]
+    return {
+        name: scale * tensors[name.replace("lora_A", "lora_B")] @ tensor
+        for name, tensor in tensors.items()
+        if "lora_A" in name
+    }
+
+
+def test_every_strength_and_rank_is_made_and_measured_on_dev_rows(inputs, searched):
+    output, report = searched
+    assert [(point.name, point.strength, point.rank) for point in report.points] == [
+        ("strength0.8", 0.8, 4),
+        ("strength0.25", 0.25, 4),
+        ("strength0.8-rank2", 0.8, 2),
+        ("strength0.25-rank2", 0.25, 2),
+    ]
+    before, after = dense(inputs / "reference"), dense(output / "candidates" / "strength0.25")
+    assert all(np.allclose(0.25 * before[name], after[name], atol=1e-7) for name in before)
+    assert [row.name for row in report.dev.candidates] == [point.name for point in report.points]
+    assert [planned.guard for planned in report.dev.plan.sets] == [False, True]
+    assert StrengthReport.read(output / "strength.json") == report
+    assert (output / "strength.md").read_text() == report.to_markdown()
+
+
+def test_dev_rows_and_test_rows_share_nothing_and_do_not_depend_on_the_order(inputs, tmp_path):
+    settings = ShrinkSettings(inputs / "reference", **options(inputs, tmp_path / "out"))
+    halves = [split(each.inputs) for each in read_sets(settings.evaluation)]
+    header, *rows = (inputs / "rows.csv").read_text().splitlines()
+    (tmp_path / "turned.csv").write_text("\n".join([header, *reversed(rows)]))
+    turned = ShrinkSettings(
+        inputs / "reference", **{**options(inputs, tmp_path / "out"), "data": str(tmp_path / "turned.csv")}
+    )
+    for (dev, test), each in zip(halves, read_sets(settings.evaluation), strict=True):
+        ids = [{row.id for row in half.examples} for half in (dev, test)]
+        assert not ids[0] & ids[1]
+        assert ids[0] | ids[1] == {row.id for row in each.inputs.examples}
+    again = split(read_sets(turned.evaluation)[0].inputs)
+    assert {row.id for row in again[0].examples} == {row.id for row in halves[0][0].examples}
+
+
+def test_the_choice_keeps_the_task_and_is_the_best_on_the_guard(searched):
+    _, report = searched
+    task, guard = (report.dev.evaluations[planned.name].adapters for planned in report.dev.plan.sets)
+    levels = {row.name: (value_of(row), value_of(other)) for row, other in zip(task, guard, strict=True)}
+    reference = levels[report.dev.adapters[0].name]
+    good = {
+        point.name: levels[point.name][1] - reference[1]
+        for point in report.points
+        if reference[0] - levels[point.name][0] <= 0.3
+    }
+    best = max(good.values(), default=-math.inf)
+    assert (report.chosen is None) == (best <= 0)
+    assert report.chosen is None or good[report.chosen] == best
+    assert choose(report.dev) == report.chosen
+
+
+def test_the_chosen_strength_is_tested_once_and_written_if_it_is_shown(searched):
+    output, report = searched
+    if report.chosen is None:
+        assert report.test is None
+        assert not (output / "adapter").exists()
+        return
+    assert [row.name for row in report.test.candidates] == [report.chosen]
+    assert (output / "adapter").exists() == (report.tested.grade == "B")
+
+
+def test_the_frontier_has_a_line_for_each_rank(searched):
+    _, report = searched
+    plot = plot_of(report, "frontier")
+    lines = {series.name: len(series.x) for series in plot.series if series.name.startswith("rank")}
+    assert lines == {"rank 4": 3, "rank 2": 2}  # the reference is strength 1 of its own rank
+
+
+def test_what_does_not_go_with_a_search_over_strengths(inputs, tmp_path, capsys):
+    given = options(inputs, tmp_path / "out")
+    with pytest.raises(UsageError) as caught:
+        shrink_adapter(inputs / "reference", **{**given, "guards": {}})
+    assert caught.value.code == "strength-needs-guard"
+    with pytest.raises(UsageError) as caught:
+        shrink_adapter(inputs / "reference", **given, prompts=inputs / "rows.csv")
+    assert caught.value.code == "strength-alone"
+    flags = ["-b", str(inputs / "base"), "--data", str(inputs / "rows.csv"), "--over", "strength"]
+    assert run(["shrink", str(inputs / "reference"), *flags, "--strengths", "0.8,-1"]) == 2
+    assert "--strengths 0.8,-1" in capsys.readouterr().err
+    guard = ["--guard", f"again={inputs / 'guard.csv'}", "--dry-run"]
+    assert run(["shrink", str(inputs / "reference"), *flags, *guard]) == 0
+    assert "strength0.5" in capsys.readouterr().out
