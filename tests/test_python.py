@@ -223,3 +223,8 @@ def test_a_docstring_opens_with_an_example_that_runs(name, example_files):
     test = doctest.DocTestParser().get_doctest(text, public, name, None, None)
     report = []
     assert doctest.DocTestRunner().run(test, out=report.append).failed == 0, "".join(report)
+
+
+def test_one_text_is_one_path(example_files):
+    assert [run.file for run in gradience.monitor_runs("run.jsonl").runs] == ["run.jsonl"]
+    assert gradience.audit_fleet("my_adapter", workers=1).adapters == 1
