@@ -1,13 +1,11 @@
 """The screens and the Markdown of a plan and of a compression: golden files, their size, and what they must say."""
 
-import json
 from pathlib import Path
 
 import compression_sample as sample
 import pytest
 from audit_sample import MISTRAL
 from compression_sample import (
-    RUN,
     alone,
     compared,
     comparison,
@@ -280,38 +278,3 @@ def test_what_counts_have_and_scores_have_not():
 
 
 SHAPE = (32, 16)
-
-
-def hostile_plan(name):
-    rows = [
-        planned(name, 8, 4, SHAPE, fixed=name),
-        planned(f"{name}.b", 8, 0, SHAPE),
-        planned(f"m.layers.0.{name}", 8, 2, SHAPE),
-    ]
-    return plan(rows, adapter_path=name, criterion=name)
-
-
-def hostile_report(name):
-    rows = [
-        written(name, 8, 4, SHAPE, stored=6),
-        written(f"{name}.b", 8, 0, SHAPE),
-        written(f"m.layers.0.{name}", 8, 2, SHAPE, output_error=0.1),
-    ]
-    return report(
-        rows,
-        source_path=name,
-        output_path=name,
-        criterion=name,
-        carried_files=(name,),
-        left_out_files=(name,),
-        left_out_tensors=(name,),
-        config_changes={name: f"{name} -> {name}", "target_modules": f"{json.dumps([name])} -> null"},
-        runtimes=(verdict("A", "1", "refuses", name), verdict("B", "2", "loads", name)),
-        warnings=(name,),
-        run=RUN.model_copy(update={"command": name}),
-    )
-
-
-def hostile_comparison(name):
-    rows = [compared(name, 10), compared(f"m.layers.0.{name}", 20), alone(f"{name}.a", "only-a")]
-    return comparison(rows, path_a=name, path_b=name, notes=(name,))
