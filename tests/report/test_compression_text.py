@@ -272,9 +272,3 @@ def test_what_counts_have_and_scores_have_not():
     assert "p = below 0.0001" not in scores
     assert "p below 0.0001 against a drop of 0.0500 or more" in scores
     assert "nll · strict-match, lower is better" in scores
-
-
-# ---------------------------------------------------------------- Names from strangers in the tables of
-
-
-SHAPE = (32, 16)
