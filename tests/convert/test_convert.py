@@ -163,7 +163,7 @@ FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 
 
-def made(folder: Path, ranks: dict[str, int], extra=None, **config) -> Path:
+def peft_adapter(folder: Path, ranks: dict[str, int], extra=None, **config) -> Path:
     """An adapter of PEFT with modules at these ranks, (6, 8) each."""
     random = np.random.default_rng(0)
     tensors = dict(extra or {})
@@ -181,7 +181,7 @@ def made(folder: Path, ranks: dict[str, int], extra=None, **config) -> Path:
 
 
 def test_mlx_and_back(tmp_path):
-    source = made(tmp_path / "peft", {Q: 4, DOWN: 4, "lm_head": 4})
+    source = peft_adapter(tmp_path / "peft", {Q: 4, DOWN: 4, "lm_head": 4})
     report = convert_adapter(source, tmp_path / "mlx", to="mlx")
     convert_adapter(tmp_path / "mlx", tmp_path / "back")
     assert audit_adapter(tmp_path / "mlx").adapter.format == "mlx"
@@ -191,7 +191,7 @@ def test_mlx_and_back(tmp_path):
 
 def test_diffusers_and_back(tmp_path):
     ranks = {"mid_block.attentions.0.to_q": 2, "mid_block.attentions.0.to_k": 1}
-    source = made(tmp_path / "peft", ranks, rank_pattern={"to_k": 1})
+    source = peft_adapter(tmp_path / "peft", ranks, rank_pattern={"to_k": 1})
     convert_adapter(source, tmp_path / "new", to="diffusers")
     rows = {row.name: (row.r, row.scale) for row in audit_adapter(tmp_path / "new").layers}
     assert rows == {f"unet.{name}": (rank, 10 / rank) for name, rank in ranks.items()}
@@ -207,7 +207,7 @@ def small_llama(folder: Path, **fields) -> Path:
 
 
 def test_gguf_has_the_names_and_the_rows_of_llama_cpp(tmp_path):
-    source = made(tmp_path / "peft", {Q: 4, DOWN: 4})
+    source = peft_adapter(tmp_path / "peft", {Q: 4, DOWN: 4})
     convert_adapter(source, tmp_path / "new", to="gguf", base_model=small_llama(tmp_path / "base"))
     before, after = audit_adapter(source), audit_adapter(tmp_path / "new")
     assert {row.name: row.scale for row in after.layers} == {"blk.0.attn_q": 2.5, "blk.1.ffn_down": 2.5}
@@ -291,7 +291,7 @@ def test_an_embedding_that_is_the_head_as_well_is_not_one_to_mlx_and_peft(verb, 
         f"base_model.model.model.embed_tokens.lora_embedding_{side}": value.astype("<f4")
         for side, value in factors.items()
     }
-    source = made(tmp_path / "peft", {Q: 4}, extra)
+    source = peft_adapter(tmp_path / "peft", {Q: 4}, extra)
     convert_adapter(source, tmp_path / "mlx", to="mlx")  # the base is not on this disk: nothing is known
     for folder, to in ((source, "mlx"), (tmp_path / "mlx", "peft")):
         shutil.copy(small_llama(tmp_path / f"{to}-base", tie_word_embeddings=tied) / "config.json", folder)
@@ -306,7 +306,7 @@ def test_an_embedding_that_is_the_head_as_well_is_not_one_to_mlx_and_peft(verb, 
 @pytest.mark.parametrize("to", ["peft", "mlx", "gguf"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_is_not_converted(bad, to, tmp_path):
-    source = made(tmp_path / "peft", {Q: 4, DOWN: 4})
+    source = peft_adapter(tmp_path / "peft", {Q: 4, DOWN: 4})
     tensors = load_file(source / "adapter_model.safetensors")
     tensors[f"base_model.model.{DOWN}.lora_B.weight"][2, 1] = bad
     save_file(tensors, source / "adapter_model.safetensors", {"format": "pt"})
@@ -330,7 +330,7 @@ def test_nan_is_not_converted(bad, to, tmp_path):
     ids=["gpt-neo", "layers", "width", "heads", "mlp", "vocabulary"],
 )
 def test_gguf_is_not_written_for_a_base_that_does_not_fit(module, fields, says, tmp_path):
-    source = made(tmp_path / "peft", {module: 4})
+    source = peft_adapter(tmp_path / "peft", {module: 4})
     with pytest.raises(GradienceError, match=says) as caught:
         convert_adapter(
             source, tmp_path / "new", to="gguf", base_model=small_llama(tmp_path / "base", **fields)
@@ -363,7 +363,7 @@ HEAD = {"base_model.model.lm_head.weight": np.zeros((3, 8), "<f4")}
          "gguf-names", "gguf-heads", "gguf-tied-head", "gguf-no-base", "mlx-with-base"],
 )  # fmt: skip
 def test_what_a_format_cannot_hold_is_said(to, options, base, says, tmp_path):
-    source = made(tmp_path / "peft", **options)
+    source = peft_adapter(tmp_path / "peft", **options)
     folder = None if base is None else small_llama(tmp_path / "base", **base)
     with pytest.raises(GradienceError) as caught:
         convert_adapter(source, tmp_path / "new", to=to, base_model=folder)
@@ -387,8 +387,8 @@ def test_what_peft_has_no_names_for_is_refused(kind, file, says, tmp_path, capsy
 
 def test_adapters_without_a_common_module_are_not_compared(tmp_path, capsys):
     a, b = (
-        made(tmp_path / "a", {Q: 4}),
-        made(tmp_path / "b", {"transformer.h.0.attn.c_attn": 4}),
+        peft_adapter(tmp_path / "a", {Q: 4}),
+        peft_adapter(tmp_path / "b", {"transformer.h.0.attn.c_attn": 4}),
     )
     assert run(["compare", str(a), str(b)]) == 3
     assert "have no module in common" in " ".join(capsys.readouterr().err.split())
