@@ -358,7 +358,7 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     if plan.given:
         why = "from --ranks"
     elif best is not None and best.predicted_drop is not None:
-        why = f"from one size above rank {best.rank}, {best.predicted_drop.words}"
+        why = f"recommended: rank {best.rank}, {best.predicted_drop.words}"
     else:
         source = (
             "the audit's p90 suggestion" if plan.calibration_sha256 is None else "the largest smaller size"

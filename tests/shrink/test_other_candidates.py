@@ -249,7 +249,7 @@ def test_the_plan_says_why_it_starts_where_it_starts(folder, tmp_path, monkeypat
     )
     best = forecast.plan.recommended
     shown = " ".join(forecast.to_text().split())
-    assert f"from one size above rank {best.rank}, predicted to lose at most" in shown
+    assert f"recommended: rank {best.rank}, predicted to lose at most" in shown
     assert forecast.plan.dev is None
     assert forecast.plan.model_copy(update={"given": True}).recommended is None
     report = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors", ranks=None)
