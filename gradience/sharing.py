@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gradience.errors import UsageError
-from gradience.files.shared_names import paths_text
+from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, write_whole
 from gradience.reports.plots.plot import Plot
 from gradience.settings import SETTINGS, Flag, Number, StrPath, paths_of, public
@@ -73,13 +73,13 @@ def plot_reports(settings: PlotSettings) -> list[Plot]:
         )
     if output.exists() and not settings.force:
         raise already_exists(output)
-    names = paths_text([path.absolute() for path in inputs])
     plots: list[Plot] = []
-    for path, name in zip(inputs, names, strict=True):
+    for path in inputs:
         try:
             plot = plot_of(report_at(path), settings.kind)
         except UsageError as error:
             raise UsageError(f"{path}: {error}", code=error.code, hint=error.hint) from None
+        name = path_text(path)
         named = name if settings.no_titles else f"{name}: {plot.title}"
         plots.append(replace(plot, title=named) if len(inputs) > 1 else plot)
     titles = len(plots) > 1 or not settings.no_titles

@@ -21,7 +21,7 @@ from gradience.digests import sha256_bytes, sha256_file
 from gradience.errors import GradienceError, InputError
 from gradience.files.artifact import MAX_ARTIFACT_BYTES, Artifact
 from gradience.files.digests import root_of
-from gradience.files.shared_names import command_text, path_text, paths_text
+from gradience.files.shared_names import command_text, path_text
 from gradience.monitor import monitor_runs
 from gradience.reading import read_file
 from gradience.reports.base.report import Report
@@ -79,7 +79,7 @@ def read_sources(paths: Sequence[Path]) -> list[PageSource]:
     entries = [entry for path in paths for entry in (_all_in(path) if path.is_dir() else [(path, path.name)])]
     logs = [path for path, _ in entries if path.suffix == LOG_SUFFIX]
     sources = [_read(path, name) for path, name in entries if path not in logs]
-    return [*sources, PageSource(", ".join(paths_text(logs)), monitor_runs(logs))] if logs else sources
+    return [*sources, PageSource(", ".join(map(path_text, logs)), monitor_runs(logs))] if logs else sources
 
 
 def _all_in(path: Path) -> list[tuple[Path, str]]:

@@ -9,7 +9,7 @@ import pytest
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.files.shared_names import command_text, path_text, paths_text, sentence_text, values_text
+from gradience.files.shared_names import command_text, path_text, sentence_text, values_text
 
 RUNS = Path(__file__).parent / "monitor" / "runs"
 
@@ -67,27 +67,6 @@ def test_a_compression_says_that_the_config_names_a_folder(home, monkeypatch, ca
     assert any("base_model_name_or_path" in warning for warning in report["warnings"])
     fields = json.loads((home / "smaller" / "adapter_config.json").read_text())
     assert fields["base_model_name_or_path"] == str(home / "models" / "base")
-
-
-@pytest.mark.parametrize(
-    ("given", "shared"),
-    [
-        (["/data/runs/7/run.jsonl", "/data/runs/8/run.jsonl"], ["7/run.jsonl", "8/run.jsonl"]),
-        (
-            ["/data/7/out/run.jsonl", "mine/run.jsonl", "/data/8/run.jsonl"],
-            ["7/out/run.jsonl", "mine/run.jsonl", "8/run.jsonl"],
-        ),
-        (["/home/alice/a/run.jsonl", "/home/alice/b/run.jsonl"], ["a/run.jsonl", "b/run.jsonl"]),
-        (["/home/alice/run.jsonl", "/home/bob/run.jsonl"], ["run.jsonl", "run.jsonl"]),
-        (["/mnt/home/alice/run.jsonl", "/data/run.jsonl"], ["run.jsonl", "run.jsonl"]),
-        (["/srv/alice/run.jsonl", "/data/bob/run.jsonl"], ["run.jsonl", "run.jsonl"]),
-        (["/data/run.jsonl", "/data/run.jsonl"], ["run.jsonl", "run.jsonl"]),
-        (["/data/a.jsonl", "/data/b/c.jsonl"], ["a.jsonl", "c.jsonl"]),
-        ([], []),
-    ],
-)
-def test_several_paths_are_named_from_where_they_part(given, shared):
-    assert paths_text(given) == shared
 
 
 @pytest.mark.parametrize(

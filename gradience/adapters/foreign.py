@@ -23,9 +23,10 @@ SCALING_HINT = (
     "or train LoRA instead"
 )
 NO_UPDATE_HINT = "it has no ΔW to audit: keep it, or train LoRA instead"
-CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
 MLX_HINT = "rename the weights to adapters.safetensors, as mlx-lm names them, and keep adapter_config.json beside them"
-RENAME_HINT = "rename the file: under this name Gradience looks only for PEFT's tensors"
+RENAME_HINT = (
+    "rename the file: Gradience looks for PEFT's tensors under this name (MLX-LM's is adapters.safetensors)"
+)
 
 
 METHODS: Mapping[str, str] = {
@@ -62,20 +63,14 @@ class Tool(NamedTuple):
     """A regular expression."""
     code: str
     description: str
-    hint: str = CONVERT_HINT
+    hint: str
 
 
 TOOLS = (
     Tool(
-        r"\blora_(down|up)\b",
-        "kohya-adapter",
-        "a kohya LoRA (lora_down, lora_up), not a PEFT adapter",
-        RENAME_HINT,
-    ),
-    Tool(
-        r"\blora\.(.*\.)?(down|up)\b",
-        "diffusers-adapter",
-        "an old diffusers LoRA (lora.down, lora.up), not a PEFT adapter",
+        r"\blora_(down|up)\b|\blora\.(.*\.)?(down|up)\b|\blora_[ab]$",
+        "not-peft-tensors",
+        "tensors of kohya, diffusers or MLX-LM under the name of PEFT's weights",
         RENAME_HINT,
     ),
     Tool(
@@ -88,12 +83,7 @@ TOOLS = (
         r"\.lora_[ab]\.weight$",
         "torchtune-adapter",
         "a torchtune adapter (lora_a.weight, lora_b.weight), not a PEFT one",
-    ),
-    Tool(
-        r"\blora_[ab]$",
-        "mlx-adapter",
-        "an MLX-LM adapter (lora_a, lora_b) under the name of PEFT's weights",
-        MLX_HINT,
+        "this format is not read: convert it to PEFT format first",
     ),
 )
 DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
@@ -122,13 +112,6 @@ ARRAYS = Folder(
 FOLDERS = (
     ARRAYS,
     Folder(
-        ("pytorch_lora_weights.bin",),
-        "pickle",
-        "a diffusers LoRA as a pickle file ({})",
-        "Pickle files can run code. Add --allow-pickle (Python: allow_pickle=True) to read it in a sandboxed "
-        "process. If you trust the file, you can also load it with diffusers and save it again",
-    ),
-    Folder(
         ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
         "full-model",
         "a full model ({}), not a LoRA adapter",
@@ -143,8 +126,8 @@ def refuse_foreign(
 ) -> None:
     """Raise InputError when no tensor is a PEFT LoRA factor, naming what the file holds instead.
 
-    Codes: other-method, kohya-adapter, megatron-adapter, mlx-adapter, torchtune-adapter, diffusers-adapter,
-    full-model, no-lora-tensors, empty-adapter.
+    Codes: other-method, not-peft-tensors, megatron-adapter, torchtune-adapter, full-model, no-lora-tensors,
+    empty-adapter.
     """
     if not entries:
         raise no_factors(path, entries)
@@ -152,11 +135,7 @@ def refuse_foreign(
     if "lora_E" in parts:  # beside lora_A and lora_B
         raise refuse_method(path, "ADALORA")
     if from_diffusers(entries, parts, metadata, has_config=has_config):
-        raise InputError(
-            f"{path}: a diffusers LoRA (keys like {next(iter(entries))[:80]!r}), not a PEFT adapter",
-            code="diffusers-adapter",
-            hint=RENAME_HINT,
-        )
+        raise InputError(f"{path}: {TOOLS[0].description}", code=TOOLS[0].code, hint=TOOLS[0].hint)
     if parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
         return
     for prefix, method in TENSORS.items():

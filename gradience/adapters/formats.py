@@ -17,10 +17,10 @@ from typing import NamedTuple
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.diffusers import NAME, is_diffusers, is_kohya, open_diffusers, open_kohya
 from gradience.adapters.gguf import is_gguf, open_gguf
-from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, adapter_folders, listing, lone_weights
+from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS, adapter_folders, listing, lone_weights
 from gradience.adapters.mlx import FINAL, is_mlx, open_mlx
 from gradience.adapters.peft import SAY_ORDER, open_peft
-from gradience.adapters.pickles import NAMES, pickle_at, twin_of
+from gradience.adapters.pickles import pickle_at, twin_of
 from gradience.adapters.remote import Weights, fetch_adapter, fetch_tokenizer
 from gradience.errors import InputError
 from gradience.files.hub import address_of
@@ -87,7 +87,7 @@ def _open(path: Path, adapter: str | None, *, allow_pickle: bool) -> Adapter:
     # PEFT first, as in a folder on this disk.
     weights = tuple(choice for form in reversed(FORMATS.values()) for choice in form.weights)
     if allow_pickle:
-        weights += tuple((name,) for name in NAMES)
+        weights += tuple((name,) for name in PICKLES)
     fetched = fetch_adapter(address, weights, adapter)
     opened = _open_here(fetched.path, adapter, allow_pickle=allow_pickle)
     opened.source = fetched.source
@@ -121,7 +121,7 @@ def _open_format(path: Path, adapter: str | None) -> Adapter:
 def known_names() -> frozenset[str]:
     """Names of files by which a folder is known to hold an adapter, of any format."""
     names = {name for form in FORMATS.values() for choice in form.weights for name in choice}
-    return frozenset((CONFIG, *NAMES, *(name for name in names if "*" not in name)))
+    return frozenset((CONFIG, *PICKLES, *(name for name in names if "*" not in name)))
 
 
 def require_peft(opened: Adapter) -> None:

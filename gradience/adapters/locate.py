@@ -25,7 +25,8 @@ from gradience.words import listed
 WEIGHTS = "adapter_model.safetensors"
 INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
-PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_lora_weights.bin")
+"""Names of pickled weights in a folder."""
 WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 MAX_INDEX_BYTES = 32 * 2**20
 LISTED = 8

@@ -25,9 +25,6 @@ from gradience.errors import InputError, MissingExtra
 from gradience.reading import MAX_SETTINGS_BYTES, open_stream, read_file
 
 SUFFIXES = (".bin", ".pt", ".pth")
-OF_DIFFUSERS = "pytorch_lora_weights"
-NAMES = (*PICKLES, f"{OF_DIFFUSERS}.bin")
-"""Names of pickled weights in a folder."""
 MAX_BYTES = 8 * 2**30
 """Largest pickle that is read."""
 SAFE_TORCH = "2.10"
@@ -47,10 +44,10 @@ def pickle_at(path: Path) -> Path | None:
     """
     if path.suffix.lower() in SUFFIXES:
         return path
-    safe = (WEIGHTS, INDEX, f"{OF_DIFFUSERS}.safetensors")
+    safe = (WEIGHTS, INDEX, "pytorch_lora_weights.safetensors")
     if not path.is_dir() or any(os.path.lexists(path / name) for name in safe):
         return None
-    return next((path / name for name in NAMES if os.path.lexists(path / name)), None)
+    return next((path / name for name in PICKLES if os.path.lexists(path / name)), None)
 
 
 @contextmanager

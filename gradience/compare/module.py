@@ -179,8 +179,11 @@ def _compare_expert(
     x, y = joint_B.matrix, joint_A.matrix
     update_a = (a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T
     update_b = (b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T
-    if _identical(loaded_a, loaded_b):
-        update_b = update_a  # equal words give equal updates, not ones that agree to rounding
+    same_words = np.array_equal(loaded_a.stored_A, loaded_b.stored_A) and np.array_equal(
+        loaded_a.stored_B, loaded_b.stored_B
+    )
+    if same_words and a.scale == b.scale:
+        update_b = update_a  # equal values give equal updates, not ones that agree to rounding
     energy_a, energy_b = (float(np.square(update).sum()) for update in (update_a, update_b))
     for pair, energy in ((a, energy_a), (b, energy_b)):
         # Squares that underflow, beside the sizes of the other adapter.
@@ -226,16 +229,6 @@ def _sign_agreement(a: LoadedPair, b: LoadedPair, expert: int) -> float | None:
     product = signs[0] * signs[1]
     counted = np.count_nonzero(product)
     return float(np.count_nonzero(product > 0) / counted) if counted else None
-
-
-def _identical(a: LoadedPair, b: LoadedPair) -> bool:
-    return (
-        a.pair.scale == b.pair.scale
-        and a.pair.a.entry.dtype == b.pair.a.entry.dtype
-        and a.pair.b.entry.dtype == b.pair.b.entry.dtype
-        and np.array_equal(a.stored_A, b.stored_A)
-        and np.array_equal(a.stored_B, b.stored_B)
-    )
 
 
 def _overlap(update_a: FloatArray, update_b: FloatArray) -> tuple[dict[str, Any], float]:

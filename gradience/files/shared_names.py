@@ -64,30 +64,6 @@ def path_text(path: str | os.PathLike[str]) -> str:
     return "~" if parts[-2].casefold() in HOMES else parts[-1]
 
 
-def paths_text(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Shorten several paths at once. Absolute paths with the same last part are shown from where they differ.
-
-    Parents of home folders are never included.
-
-    >>> paths_text(["/data/runs/7/run.jsonl", "/data/runs/8/run.jsonl", "mine/run.jsonl"])
-    ['7/run.jsonl', '8/run.jsonl', 'mine/run.jsonl']
-    """
-    texts = [path_text(path) for path in paths]
-    alike = [place for place, text in enumerate(texts) if texts.count(text) > 1]
-    given = [given_text(paths[place]) for place in alike]
-    if len(set(given)) < 2 or not all(map(os.path.isabs, given)):
-        return texts
-    folder = os.path.commonpath(list(map(os.path.dirname, given)))
-    parted = [os.path.relpath(path, folder) for path in given]
-    if any(part.casefold() in HOMES for path in parted for part in path.split(os.sep)):
-        return texts
-    if folder == os.sep or os.path.basename(folder).casefold() in HOMES:  # what is below may be a person's
-        return texts
-    for place, text in zip(alike, parted, strict=True):
-        texts[place] = text
-    return texts
-
-
 def command_text(arguments: Sequence[str]) -> str:
     """A command as it could be typed again, with its paths as `path_text` has them."""
     return shlex.join(_argument_text(argument) for argument in arguments)

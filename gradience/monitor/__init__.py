@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gradience.errors import InputError
-from gradience.files.shared_names import paths_text
+from gradience.files.shared_names import path_text
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.settings import MonitorSettings
@@ -34,13 +34,10 @@ def monitor_runs(settings: MonitorSettings) -> MonitorReport:
     from gradience import __version__
 
     paths = paths_of(settings.paths)
-    names = paths_text(paths)
     return MonitorReport(
         gradience_version=__version__,
         gap_threshold=settings.gap_threshold,
-        runs=tuple(
-            _report(path, name, settings.gap_threshold) for path, name in zip(paths, names, strict=True)
-        ),
+        runs=tuple(_report(path, path_text(path), settings.gap_threshold) for path in paths),
     )
 
 

@@ -343,13 +343,13 @@ def kohya_lokr(folder):
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
-@refused("diffusers_pickle", "a diffusers LoRA as a pickle file", hint=("can run code", "--allow-pickle"))
+@refused("pytorch_lora_weights.bin", "a pickle file", hint=("can run code", "--allow-pickle"))
 def diffusers_pickle(folder):
     (folder / "pytorch_lora_weights.bin").write_bytes(factory.pickled(2))
     return folder
 
 
-@refused(str(WEIGHTS), "diffusers LoRA", "unet.", hint="rename the file")
+@refused(str(WEIGHTS), "tensors of kohya, diffusers or MLX-LM", hint="rename the file")
 def diffusers_under_the_name_of_peft(folder):
     return file(folder, str(WEIGHTS), factors_of(UNET, "lora_A", "lora_B"))
 
@@ -505,9 +505,7 @@ def mlx_weights_that_are_not_there(folder):
     return mlx(folder)
 
 
-@refused(
-    "mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="rename the weights to adapters"
-)
+@refused("mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="adapters.safetensors")
 def mlx_factors_in_the_file_of_peft(folder):
     tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
     return adapter(folder, tensors)
