@@ -7,6 +7,8 @@ never loads numpy, pydantic or torch.
 from __future__ import annotations
 
 import importlib
+import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,71 +69,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
-_HOME = {
-    "AuditReport": "gradience.reports.audit",
-    "Bench": "gradience.reports.bench",
-    "BenchAggregate": "gradience.reports.bench",
-    "Calibration": "gradience.reports.calibration",
-    "CalibrationReport": "gradience.reports.calibration",
-    "CheckReport": "gradience.reports.check",
-    "ComparisonReport": "gradience.reports.comparison",
-    "CompressionPlan": "gradience.reports.compression",
-    "CompressionReport": "gradience.reports.compression",
-    "ConversionReport": "gradience.reports.conversion",
-    "EngineError": "gradience.errors",
-    "EvaluationReport": "gradience.reports.evaluation",
-    "EvaluationSetsReport": "gradience.reports.evaluation_sets",
-    "EvidenceReport": "gradience.reports.evidence",
-    "FleetCompression": "gradience.reports.fleet_compression",
-    "FleetReport": "gradience.reports.fleet",
-    "GradienceCallback": "gradience.live.callback",
-    "GradienceError": "gradience.errors",
-    "DistillReport": "gradience.reports.distill",
-    "IncompleteError": "gradience.errors",
-    "InputError": "gradience.errors",
-    "LockedError": "gradience.errors",
-    "MergeReport": "gradience.reports.merge",
-    "MissingExtra": "gradience.errors",
-    "MonitorReport": "gradience.reports.monitor",
-    "NetworkError": "gradience.errors",
-    "OutputError": "gradience.errors",
-    "ReadError": "gradience.errors",
-    "ShrinkReport": "gradience.reports.shrink",
-    "StrengthReport": "gradience.reports.strength",
-    "SpectralTracker": "gradience.live",
-    "TelemetryReader": "gradience.telemetry",
-    "TelemetryWriter": "gradience.telemetry",
-    "ToBudget": "gradience.plan.criteria",
-    "ToDrop": "gradience.plan.calibrated",
-    "ToEnergy": "gradience.plan.criteria",
-    "ToKl": "gradience.plan.calibrated",
-    "ToRank": "gradience.plan.criteria",
-    "ToRanks": "gradience.plan.criteria",
-    "ToSuggestion": "gradience.plan.criteria",
-    "UsageError": "gradience.errors",
-    "VerificationError": "gradience.errors",
-    "WrongType": "gradience.errors",
-    "audit_adapter": "gradience.audit.adapter",
-    "audit_fleet": "gradience.fleet.verb",
-    "calibrate_adapter": "gradience.calibrate.verb",
-    "check_config": "gradience.check",
-    "compare_adapters": "gradience.compare.adapters",
-    "compare_logs": "gradience.evidence.verb",
-    "compress_adapter": "gradience.compress.adapter",
-    "compress_fleet": "gradience.fleet.batch",
-    "convert_adapter": "gradience.convert.verb",
-    "evaluate_adapters": "gradience.evaluate.verb",
-    "distill_adapter": "gradience.distill.verb",
-    "merge_adapters": "gradience.merge.verb",
-    "monitor_runs": "gradience.monitor",
-    "plan_compression": "gradience.plan.compression",
-    "run_bench": "gradience.bench.verb",
-    "shrink_adapter": "gradience.shrink.verb",
-    "update_card": "gradience.card",
-    "verify": "gradience.verification.verb",
-}
-
+# A new public name is one line above, in the imports, and one here.
 __all__ = [
     "AuditReport",
     "Bench",
@@ -197,13 +135,22 @@ __all__ = [
 ]
 
 
+@cache
+def _homes() -> dict[str, str]:
+    """Return the module of each public name, by the imports at the top of this file."""
+    import ast
+    from inspect import getsource
+
+    tree = ast.parse(getsource(sys.modules[__name__]))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module or "" for node in imports for alias in node.names}
+
+
 def __getattr__(name: str) -> Any:
     """The public name `name`, imported from the module it lives in."""
-    try:
-        home = _HOME[name]
-    except KeyError:
-        raise AttributeError(f"module 'gradience' has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(home), name)
+    if name not in __all__:
+        raise AttributeError(f"module 'gradience' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_homes()[name]), name)
     globals()[name] = value
     return value
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from gradience.errors import WrongType
@@ -24,15 +22,6 @@ def is_integer(value: object) -> TypeGuard[int]:
 def positive_integer(value: object) -> int | None:
     """Return a value of a file that is an integer above 0; None for anything else."""
     return value if is_integer(value) and value > 0 else None
-
-
-def path_argument(name: str, value: object, expected: str = "a path", hint: str = "") -> Path:
-    """Return `value` as a path. Raises WrongType, which says that `expected` is wanted."""
-    if isinstance(value, str | os.PathLike):
-        path = os.fspath(value)
-        if isinstance(path, str):
-            return Path(path)
-    raise wrong_type(name, value, expected, hint)
 
 
 def ranks_argument(name: str, value: object) -> tuple[int, ...]:

@@ -152,27 +152,15 @@ def modules_of(node: ast.AST) -> list[str]:
 # --- the public surface ---------------------------------------------------------------------------
 
 
-def names_for_type_checkers() -> dict[str, str]:
-    """Public name -> home, as `gradience/__init__.py` tells type checkers."""
-    tree = ast.parse(Path(gradience.__file__).read_text(encoding="utf-8"))
-    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-    return {
-        alias.asname or alias.name: str(node.module)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-
-
-def test_public_names_are_sorted_and_say_the_same_three_times():
-    assert gradience.__all__ == sorted(gradience._HOME)
-    assert names_for_type_checkers() == gradience._HOME
+def test_public_names_are_sorted_and_imported_for_type_checkers():
+    homes = {name for name, module in gradience._homes().items() if module.startswith("gradience.")}
+    assert gradience.__all__ == sorted(homes)
 
 
 @pytest.mark.parametrize("name", gradience.__all__)
 def test_public_name_resolves_and_is_documented(name):
     value = getattr(gradience, name)
-    assert value.__module__.startswith(gradience._HOME[name])
+    assert value.__module__.startswith(gradience._homes()[name])
     assert value.__doc__
     assert name in dir(gradience)
 

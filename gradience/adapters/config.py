@@ -313,6 +313,10 @@ _READ: Mapping[str, Values] = {
 _OF_PEFT: Mapping[str, Values] = {
     "exclude_modules": _NAMES_OR_ONE,
     "layers_pattern": _NAMES_OR_ONE,
+    "layer_replication": (
+        lambda value: isinstance(value, list) and all(map(_indices, value)),
+        "a list of ranges of layers",
+    ),
     "layers_to_transform": (lambda value: is_integer(value) or _indices(value), "a list of layers"),
     "lora_dropout": (lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "trainable_token_indices": (
@@ -324,6 +328,12 @@ _OF_PEFT: Mapping[str, Values] = {
     **dict.fromkeys(("lora_bias", "use_qalora", "ensure_weight_tying"), _A_FLAG),
 }
 """Fields that only PEFT reads -> values that it understands (0.21)."""
+
+
+def is_understood(name: str, value: Any) -> bool:
+    """Return True if PEFT 0.21 understands this value of a field."""
+    fits, _ = {**_READ, **_OF_PEFT}[name]
+    return fits(value)
 
 
 def _check(path: Path, fields: Mapping[str, Any], known: Mapping[str, Values]) -> None:
@@ -340,11 +350,5 @@ def _bad(path: Path, problem: str) -> InputError:
 
 
 def _json(value: Any) -> str:
-    """Return the beginning of a value as written in the file; a long value is serialized only as far as it is shown."""
-    text = ""
-    encoder = json.JSONEncoder(ensure_ascii=False)
-    for piece in encoder.iterencode(value[:80] if isinstance(value, str) else value):
-        text += piece
-        if len(text) > 80:
-            break
-    return text[:80]
+    """Return the beginning of a value as written in the file."""
+    return json.dumps(value, ensure_ascii=False)[:80]

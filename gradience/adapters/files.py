@@ -19,18 +19,11 @@ PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """First bytes of a pickle under any name: no text in UTF-8 begins so."""
 GGUF_HINT = "rename the file so that it ends in .gguf, and point at it"
 _ARCHIVE = "unpack it, and point at the adapter's folder"
-_OTHER = "point at the .safetensors file"
 _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"GGUF", "a GGUF file", GGUF_HINT),
     (b"PK\x03\x04", "a zip archive (what torch.save writes)", ""),
     *((start, "a Python pickle", "") for start in PICKLE_STARTS),
     (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
-    (b"BZh", "a bzip2 archive", _ARCHIVE),
-    (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
-    (b"7z\xbc\xaf", "a 7z archive", _ARCHIVE),
-    (b"\x28\xb5\x2f\xfd", "a zstandard archive", _ARCHIVE),
-    (b"\x93NUMPY", "a numpy array", _OTHER),
-    (b"\x89HDF", "an HDF5 file", _OTHER),
 )
 """First bytes, kind of file, hint; without a hint it is a pickle."""
 _TAR = slice(257, 262)

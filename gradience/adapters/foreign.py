@@ -51,9 +51,7 @@ TENSORS: Mapping[str, str] = {
 def refuse_method(path: Path, peft_type: str) -> InputError:
     """The error for an adapter of another method than LoRA."""
     hint = METHODS.get(peft_type.upper(), LORA_HINT)
-    return InputError(
-        f"{path}: an adapter of the method {peft_type[:40]!r}, not LoRA", code="other-method", hint=hint
-    )
+    return InputError(f"{path}: the PEFT method {peft_type[:40]!r}, not LoRA", code="other-method", hint=hint)
 
 
 class Tool(NamedTuple):

@@ -65,7 +65,9 @@ def workers_within(
     if kept + most > limit:
         path = opened[0].location.path
         needs = (
-            f"{largest.module[:200]!r} ({shape_words(largest)})" if largest and most > kept else "its report"
+            f"{largest.module[:200]!r} (r {largest.rank:,} on {largest.rows:,} x {largest.columns:,})"
+            if largest and most > kept
+            else "its report"
         )
         raise InputError(
             f"{path}: this would take about {(kept + most) / MB:,.0f} MB of memory, {needs} most of it; "
@@ -74,17 +76,6 @@ def workers_within(
             hint=f"if you trust the file: --max-memory {-(-(kept + most) // MB)}MB",
         )
     return max(1, min(workers or processors(), (limit - kept) // max(1, most)))
-
-
-def shape_words(pair: LoraPair) -> str:
-    """`r 20,000 on 1 x 1`, and how many of them."""
-    words = f"r {pair.rank:,} on {pair.rows:,} x {pair.columns:,}"
-    many = [
-        f"{count:,} {name}"
-        for count, name in ((pair.experts, "experts"), (pair.groups, "groups"))
-        if count > 1
-    ]
-    return ", ".join([words, *many])
 
 
 def report_bytes(pair: LoraPair) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
@@ -14,7 +15,7 @@ import numpy as np
 
 from gradience import ranks
 from gradience.adapters.adapter import Adapter, SkippedTensor
-from gradience.adapters.config import PeftConfig
+from gradience.adapters.config import PeftConfig, is_understood
 from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
@@ -47,46 +48,34 @@ if TYPE_CHECKING:
     pass
 
 
-MAX_ITEMS = 1000
-"""Names or numbers of one setting. Strangers' configs had at most a few dozen."""
-
-
-def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and 0 < len(value) <= MAX_ITEMS and all(map(kind, value))
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_ITEMS
-
-
-_texts = _list_of(_text)
-_counts = _list_of(lambda value: type(value) is int and 0 <= value < 2**31)
-
-
-def _tokens(value: Any) -> bool:
-    named = isinstance(value, dict) and len(value) <= MAX_ITEMS
-    return _counts(value) or (named and all(_text(key) and _counts(item) for key, item in value.items()))
-
-
-SETTINGS: Mapping[str, Callable[[Any], bool]] = {
-    "bias": lambda value: value in ("all", "lora_only"),
-    "lora_dropout": lambda value: type(value) in (int, float) and 0 < value < 1,
-    "modules_to_save": _texts,
-    "exclude_modules": lambda value: _text(value) or _texts(value),
-    "target_parameters": _texts,
-    **dict.fromkeys(("fan_in_fan_out", "lora_bias"), lambda value: value is True),
-    "trainable_token_indices": _tokens,
-    "ensure_weight_tying": lambda value: value is True,
-    "layer_replication": _list_of(_counts),
-    "alora_invocation_tokens": _counts,
-    "init_lora_weights": lambda value: value == "gaussian",
+SETTINGS: Mapping[str, object] = {
+    "bias": "none",
+    "lora_dropout": 0,
+    "modules_to_save": None,
+    "exclude_modules": None,
+    "target_parameters": None,
+    "fan_in_fan_out": False,
+    "lora_bias": False,
+    "trainable_token_indices": None,
+    "ensure_weight_tying": False,
+    "layer_replication": None,
+    "alora_invocation_tokens": None,
 }
-"""Field of LoraConfig -> whether a value is one that is not the default and that PEFT 0.21 understands."""
+"""Fields of LoraConfig that a new training run needs -> the default of PEFT 0.21."""
+MAX_SETTING = 20_000
+"""Characters of a setting in a report. Strangers' configs had at most a few dozen names in one."""
 
 
 def settings_of(config: PeftConfig) -> dict[str, Setting]:
-    """Return the fields of SETTINGS that are set, in that order. Anything else in the file is ignored."""
-    return {name: config.fields[name] for name, fits in SETTINGS.items() if fits(config.fields.get(name))}
+    """Return the fields of SETTINGS with another value than the default that PEFT 0.21 understands."""
+    settings = {}
+    for name, default in SETTINGS.items():
+        value = config.fields.get(name)
+        if value and value != default and is_understood(name, value) and len(json.dumps(value)) < MAX_SETTING:
+            settings[name] = value
+    if config.init == "gaussian":
+        settings["init_lora_weights"] = config.init
+    return settings
 
 
 def _values(layers: Iterable[LayerAudit], name: str) -> list[float]:

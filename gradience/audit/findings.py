@@ -358,13 +358,8 @@ NEARLY_ALL = 0.85
 """k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
 COARSE_BOUND = 1e-3
 """error_bound from which a finding is reported: the printed digits are no longer exact."""
-DEAD_RATIO = 1e-3
-"""‖ΔW‖_F below this fraction of the family's median: the module hardly moved."""
 DIVERGED_NORM = 1e3
 """‖ΔW‖_F above this is larger than any weight matrix of a language model; published diverged runs had 1.9e4."""
-SPIKE_SHARE = 0.99
-SPIKE_RATIO = 3.0
-"""A rank-one spike: σ₁ holds 99 % of the energy, at three times the family's median norm."""
 OUTLIER_DEVIATIONS = 8.0
 OUTLIER_MIN_FAMILY = 6
 
@@ -501,34 +496,6 @@ def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
     return families
 
 
-def unlike_family(facts: AdapterFacts) -> Iterator[Finding]:
-    """Norms far below those of the same module in other layers, and far above in one direction."""
-    weak, spikes = [], []
-    for members in _families(facts.layers).values():
-        typical = median(layer.fro_norm or 0.0 for layer in members)
-        for layer in members:
-            norm = layer.fro_norm or 0.0
-            if norm < DEAD_RATIO * typical:
-                weak.append(layer.label)
-            top_share = 1 / layer.stable_rank if layer.stable_rank else 0.0
-            if layer.r > 1 and top_share >= SPIKE_SHARE and norm >= SPIKE_RATIO * typical:
-                spikes.append(layer.label)
-    yield from many(
-        "nearly-dead",
-        "warning",
-        weak,
-        "with a norm far below that of the same module in other layers: hardly trained",
-        "check that gradients reach these modules: they may be frozen, or cut off from the loss",
-    )
-    yield from many(
-        "rank-one-spike",
-        "warning",
-        spikes,
-        "with one dominant direction (a rank-one spike)",
-        "a lower learning rate or α avoids it; such adapters combine badly with others",
-    )
-
-
 def outliers(facts: AdapterFacts) -> Iterator[Finding]:
     names = []
     for members in _families(facts.layers).values():
@@ -589,7 +556,6 @@ RULES: tuple[FindingRule, ...] = (
     shape_ceiling,
     saturated,
     diverged,
-    unlike_family,
     outliers,
     coarse_storage,
 )

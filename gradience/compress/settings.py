@@ -10,20 +10,15 @@ from pydantic import BeforeValidator, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
-from gradience.arguments import path_argument
 from gradience.audit.options import AllowedRanks, CalibrationFile
 from gradience.reports.base.encodings import ENCODING_NAMES
 from gradience.settings import SETTINGS, Flag, Integer, Number, PythonOnly, StrPath
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gradience.compress.adapter import Documents
     from gradience.reports.compression import CompressionPlan
 else:
     CompressionPlan = Documents = Any  # not imported to read a command line
-
-SAVE_FIRST = 'a model in memory is saved first: model.save_pretrained("my_adapter")'
 
 
 def _suggestions() -> tuple[str, ...]:
@@ -45,10 +40,6 @@ def _formats() -> tuple[str, ...]:
     from gradience.compress.forms import WRITABLE
 
     return WRITABLE
-
-
-def _source(value: Any) -> Path:
-    return path_argument("path", value, hint=SAVE_FIRST)
 
 
 def _name(value: Any) -> Any:
@@ -128,7 +119,7 @@ class WriteSettings:
 class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, NameSettings):
     """Output."""
 
-    path: Annotated[StrPath, BeforeValidator(_source), Flag("ADAPTER")]
+    path: Annotated[StrPath, Flag("ADAPTER")]
     """Folder of save_pretrained(), a .safetensors file in one, or org/name; on the command line also the fleet.jsonl
     that gradience fleet wrote, whose adapters are truncated to --rank."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None

@@ -103,7 +103,7 @@ class Artifact(Part):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _without_schema(path, cls, values) or _invalid(path, cls, error) from None
+            raise _invalid(path, cls, values, error) from None
 
     def to_json(self, indent: int | None = 2) -> str:
         """The artifact as strict JSON text, safe to print (see `visible_json`)."""
@@ -193,41 +193,18 @@ def _counted(digits: str) -> int:
     return int(digits)
 
 
-def _without_schema(path: Path, artifact: type[Artifact], values: Any) -> InputError | None:
-    """Return the error for an object without a schema, or None."""
-    if not isinstance(values, dict) or "schema" in values:
-        return None
-    return InputError(
-        f"{path}: not a valid {artifact.schema_id} file: it names no schema",
-        code="artifact-invalid",
-        hint="name another file, or the folder of a run: every file that Gradience writes has a `schema`",
-    )
-
-
-def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> InputError:
+def _invalid(path: Path, artifact: type[Artifact], values: Any, error: ValidationError) -> InputError:
+    schema = values.get("schema") if isinstance(values, dict) else artifact.schema_id
+    if schema != artifact.schema_id:
+        return InputError(
+            f"{path}: this is {str(schema)[:120]!r}, not {artifact.schema_id}",
+            code="artifact-version",
+            hint=f"name the right file, or {artifact.repair}",
+        )
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "the file"
-    if first["loc"] == ("schema",):
-        return _other_schema(path, artifact, first["input"])
     return InputError(
         f"{path}: not a valid {artifact.schema_id} file: {field}: {first['msg']}",
         code="artifact-invalid",
         hint=artifact.repair,
-    )
-
-
-def _other_schema(path: Path, artifact: type[Artifact], schema: object) -> InputError:
-    """Return the error for a file of a different version or kind."""
-    name, _, number = artifact.schema_id.partition("/")
-    other, _, version = str(schema).partition("/")
-    if other == name and version.isdecimal() and int(version) < int(number):
-        return InputError(
-            f"{path}: this is {schema}, from an earlier version of Gradience, not {artifact.schema_id}",
-            code="artifact-version",
-            hint=artifact.repair,
-        )
-    return InputError(
-        f"{path}: this is {str(schema)[:120]!r}, not {artifact.schema_id}",
-        code="artifact-version",
-        hint="read it with the version of Gradience that wrote it, or name the right file",
     )

@@ -31,7 +31,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as row_dataclass
 
 from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes, in_order_of_type
-from gradience.arguments import path_argument
+from gradience.arguments import wrong_type
 from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError
 from gradience.files.artifact import ROW_CONFIG, Float12
@@ -316,7 +316,9 @@ def calibration_argument(given: Calibration | str | os.PathLike[str] | None) -> 
     """Return a calibration given directly or by its path; None for None. Raises WrongType, and the errors of `read`."""
     if given is None or isinstance(given, Calibration):
         return given
-    return Calibration.read(path_argument("calibration", given, "a Calibration, or the path of one"))
+    if not isinstance(given, str | os.PathLike):
+        raise wrong_type("calibration", given, "a Calibration, or the path of one")
+    return Calibration.read(given)
 
 
 def _array(file: TensorFile, name: str, dtype: str) -> NDArray[Any]:

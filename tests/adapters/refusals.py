@@ -377,14 +377,14 @@ def torchtune_file(folder):
     )
 
 
-@refused(str(WEIGHTS), "the method 'ADALORA', not LoRA", hint="only LoRA adapters")
+@refused(str(WEIGHTS), "the PEFT method 'ADALORA', not LoRA", hint="only LoRA adapters")
 def adalora_tensors_under_a_lora_config(folder):
     name = f"{factory.PREFIX}{MODULE}"
     tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})
     return adapter(folder, tensors) / WEIGHTS
 
 
-@refused("prompt_tuning_tensors", "prompt tuning", hint="no ΔW to audit")
+@refused("prompt_tuning_tensors", "PROMPT_TUNING", hint="no ΔW to audit")
 def prompt_tuning_tensors(folder):
     return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
 

@@ -56,7 +56,7 @@ def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
     [
         ("{}", "cannot report on this"),
         ('{"schema": "gradience.digests/1"}', "cannot report on this"),
-        ('{"schema": "gradience.audit/1"}', "an earlier version"),
+        ('{"schema": "gradience.audit/1"}', "this is 'gradience.audit/1'"),
         ('{"schema": 7}', "this is '7', not Gradience"),
         ("[", "Invalid JSON"),
     ],
