@@ -109,7 +109,7 @@ def rederive(run: Path) -> None:
         (place / PAGE).write_text(again[seed].to_markdown(), encoding="utf-8")
     if (run / AGGREGATE).is_file():
         info = kept(BenchAggregate, run / AGGREGATE).run
-        together = aggregate_run(run, list(again.values()), info, records_verified=True)
+        together = aggregate_run(list(again.values()), info, records_verified=True)
         together.save(run / AGGREGATE)
         (run / DOCUMENT).write_text(together.to_markdown(), encoding="utf-8")
     after = digests_of(run)
@@ -176,12 +176,12 @@ def rename_keys(run: Path) -> None:
         ]:
             text = text.replace(old, new)
         values = json.loads(text)
-        if values["schema"] == model.schema_id:
-            path.write_text(text, encoding="utf-8")
-            continue
+        values.pop("conditions", None)
+        for row in values.get("seeds", []) if model is BenchAggregate else []:
+            row.pop("unfinished", None)
         values["schema"] = model.schema_id
         if model is not BenchPlan:
-            values["ladder"] = None
+            values |= {"ladder": None, "best": None}
         for variant in values.get("variants", []):
             variant["evidence"] = None
             variant.pop("paired", None)

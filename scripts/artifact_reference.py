@@ -60,7 +60,6 @@ WRITTEN_BY = {
     "bench_plan": "`gradience bench run` writes it before anything is trained. [The protocol](../bench.md)",
     "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#dry-run)",
     "bench_status": "`gradience bench status --json` prints it. [How to read it](../scale.md#how-stages-run)",
-    "power": "`gradience bench power --json` prints it. [How to read it](../bench.md#how-much-evidence)",
     "digests": "`gradience bench run`, `gradience bench aggregate` and `gradience evaluate` write it last."
     " [How to verify](../verify.md)",
     "verification": "`gradience verify --json` prints it. [How to verify](../verify.md)",

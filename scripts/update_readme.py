@@ -185,14 +185,6 @@ PAGES = (
     ),
     Shown("docs/train_and_monitor.md", "check", "check my_adapter --lr 0.02"),
     Shown(
-        "docs/bench.md",
-        "power",
-        "bench power --n 1319 --seeds 3 --discordance 0.16 --spread 0.01",
-        ("These runs", "Mean over trainings", "The policy"),
-        scratch=False,
-    ),
-    Shown("docs/bench.md", "summary", "bench summary benchmarks/results/minilm_reviews", scratch=False),
-    Shown(
         QUESTIONS,
         "eight-bits",
         "compress my_adapter --rank 8 --dtype F8_E4M3 --output eight",

@@ -59,7 +59,6 @@ ALLOWED = {
     "bench/run/stages.py": {"safe_open"},
     "bench/verify/packed.py": {"tarfile.open", "copytree"},  # a packed run, its size bounded
     "bench/run/on_ray.py": {"fromfile", "memmap"},
-    "bench/run/processes.py": {"fdopen", "json.load"},  # the order on standard input
 }  # fmt: skip
 READERS = {
     "open", "read_text", "read_bytes", "memmap", "fromfile", "genfromtxt", "loadtxt", "fdopen", "load_file",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.errors import InputError, UsageError
+from gradience.errors import InputError
 from gradience.models.settings import DryRun
 from gradience.progress import Watcher
-from gradience.reports.base.exact import as_written
-from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, PythonOnly, StrPath, several
+from gradience.settings import SETTINGS, Flag, Integer, Positive, PythonOnly, StrPath, several
 
 
 def _configs() -> list[tuple[str, str]]:
@@ -25,24 +23,11 @@ def _configs() -> list[tuple[str, str]]:
     return [*config_titles().items()]
 
 
-def _margin(value: float | str | Fraction | None) -> Fraction | None:
-    """Return points exactly. Raises UsageError (`bad-share`)."""
-    try:
-        return None if value is None else as_written(value)
-    except ValueError as error:
-        raise not_a_share("--margin", str(error)) from None
-
-
 def existing_folder(folder: Path) -> Path:
     """Return `folder` if it exists, before anything heavy is imported. Raises InputError (`not-a-run`)."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
     return folder
-
-
-def not_a_share(option: str, why: str) -> UsageError:
-    """Return the error for a number that is not a share."""
-    return UsageError(f"{option}: {why}", code="bad-share", hint="2.5 points are 0.025")
 
 
 ConfigName = Annotated[StrPath, Flag("CONFIG", "-c", values=_configs, text=True)]
@@ -74,8 +59,6 @@ class BenchSettings(CommandSettings, DryRun):
     """A shortened run to check that everything works; its results are not evidence."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and step."""
-    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
-    """A callback for each remark about the config, before anything is run."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -134,29 +117,3 @@ class ExportSettings:
     """eee: Every Eval Ever 0.3.0, JSON and JSONL; hub: YAML for .eval_results/."""
     dataset: Annotated[str | None, Flag("ORG/NAME")] = None
     """hub: the data set, if the task does not name it."""
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class PowerSettings:
-    """Budget."""
-
-    config: Annotated[StrPath | None, Flag("CONFIG", "-c", values=_configs, text=True)] = None
-    """Examples, seeds, policy and costs of this config: a YAML file or a shipped name."""
-    overrides: Overrides = ()
-    """Settings that replace those of the config."""
-    n: Annotated[Integer | None, Flag("N")] = None
-    """Number of examples that decide."""
-    seeds: Annotated[Integer | None, Flag("N")] = None
-    """Number of seeds (default: 3, or the config's)."""
-    margin: Annotated[float | str | Fraction | None, BeforeValidator(_margin), Flag("POINTS")] = None
-    """The largest acceptable drop in accuracy, in points (default: 2.5, or the config's tolerance)."""
-    discordance: Annotated[Sequence[Number], BeforeValidator(several), Flag("D")] = ()
-    """Share of the examples on which exactly one of probe and variant is correct; may be repeated."""
-    spread: Annotated[Sequence[Number], BeforeValidator(several), Flag("T")] = ()
-    """Standard deviation of a run's true difference over seeds, as a share; may be repeated."""
-    earlier: Annotated[
-        StrPath | Sequence[StrPath], BeforeValidator(several), Flag("DIR|FILE", name="--from")
-    ] = ()
-    """Results of earlier runs to take discordance and spread from."""
-    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
-    """Called with each remark about the config."""

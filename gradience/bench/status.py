@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.variants import PlannedVariant, StageNode, asked_for, plan_variants, stage_graph
-from gradience.bench.run.live import LIVE, LOG, Live
-from gradience.bench.verdict.facts import AUDIT, CALIBRATION
+from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants, stage_names
+from gradience.bench.verdict.facts import AUDIT, BEGUN, CALIBRATION, FAILED
 from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN, folder_of_seed
 from gradience.bench.verify.packed import unpacked
 from gradience.errors import GradienceError, InputError
 from gradience.files.digests import DIGESTS
 from gradience.models.lock import is_held
-from gradience.reading import MAX_SETTINGS_BYTES, open_stream, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
-from gradience.reports.bench_status import BenchStatus, RunState, SeedStatus, StageStatus, StageWork
+from gradience.reports.bench_status import BenchStatus, SeedStatus, StageStatus
 from gradience.reports.calibration import Calibration
 from gradience.reports.stage import MANIFEST, StageManifest
-
-LAST_BYTES = 2**20
-"""Bytes read from the end of a log."""
-LAST_LINES = 20
-_HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: ")
-"""Start of a log record; other lines continue the previous record."""
-_FAILED = re.compile(r" ERROR gradience\.bench: seed \d+: (.+) failed$")
 
 
 def look(folder: Path) -> BenchStatus:
@@ -51,7 +38,15 @@ def look(folder: Path) -> BenchStatus:
     with unpacked(folder) as place:
         is_own = place == folder and (folder / CONFIG).is_file()
         config = load_config(folder / CONFIG) if is_own else _config_of_published(place, folder)
-        return _look(place, config, folder.resolve().name)
+        is_running = is_held(place)
+        seeds = tuple(_seed(place, config, seed, is_running=is_running) for seed in config.seeds)
+        is_finished = all(seed.result is not None for seed in seeds) and (place / DIGESTS).is_file()
+        return BenchStatus(
+            run=folder.resolve().name,
+            looked=datetime.now(UTC),
+            state="going on" if is_running else "finished" if is_finished else "stopped",
+            seeds=seeds,
+        )
 
 
 def _config_of_published(place: Path, folder: Path) -> BenchConfig:
@@ -61,40 +56,13 @@ def _config_of_published(place: Path, folder: Path) -> BenchConfig:
     return config_of_plan(place, folder, plan_of(place))
 
 
-def _look(folder: Path, config: BenchConfig, name: str) -> BenchStatus:
-    # a run of `--only-seed` holds the folder of its seed
-    places = [folder, *(folder_of_seed(folder, config.seeds, seed) for seed in config.seeds)]
-    running = []
-    for place in filter(is_held, dict.fromkeys(places)):
-        with suppress(InputError, OSError, ValidationError):  # a run that ends meanwhile removes it
-            running.append(Live.model_validate_json(read_file(place / LIVE, MAX_SETTINGS_BYTES)))
-    work = {(stage.seed, stage.name): stage for live in running for stage in live.begun}
-    seeds = tuple(_seed(folder, config, seed, work) for seed in config.seeds)
-    newest = max(running, key=lambda live: live.process.since, default=None)
-    is_finished = all(seed.result is not None for seed in seeds) and (folder / DIGESTS).is_file()
-    state: RunState = "going on" if newest is not None else "finished" if is_finished else "stopped"
-    return BenchStatus(
-        run=name,
-        looked=datetime.now(UTC),
-        state=state,
-        executor=config.runtime.executor if newest is None else newest.executor,
-        process=None if newest is None else newest.process,
-        seeds=seeds,
-    )
-
-
-def _seed(
-    folder: Path, config: BenchConfig, seed: int, work: Mapping[tuple[int, str], StageWork]
-) -> SeedStatus:
+def _seed(folder: Path, config: BenchConfig, seed: int, *, is_running: bool) -> SeedStatus:
     place = folder_of_seed(folder, config.seeds, seed)
     bench = Bench.read(place / BENCH) if (place / BENCH).is_file() else None
-    logged = logged_failures(place)
-    stages, failed = list[StageStatus](), list[str]()
-    for node in stage_graph(_variants(place, config, seed), config):
-        stage = _stage(place, node, work.get((seed, node.name)), logged, failed)
-        failed += [node.name] if stage.state == "failed" else []
-        if bench is None or stage.state != "waiting":  # a seed with a result waits for nothing
-            stages.append(stage)
+    names = stage_names(_variants(place, config, seed), config)
+    stages = [_stage(place, name, is_running=is_running) for name in names]
+    if bench is not None:  # a seed with a result waits for nothing
+        stages = [stage for stage in stages if stage.state != "waiting"]
     return SeedStatus(seed=seed, result=None if bench is None else bench.status, stages=tuple(stages))
 
 
@@ -109,62 +77,17 @@ def _variants(place: Path, config: BenchConfig, seed: int) -> Sequence[PlannedVa
     return asked_for(config.compression)
 
 
-def _stage(
-    place: Path,
-    node: StageNode,
-    work: StageWork | None,
-    logged: Mapping[str, LoggedFailure],
-    failed: Sequence[str],
-) -> StageStatus:
-    file = place / node.name / MANIFEST
-    with suppress(GradienceError):  # a damaged one: the run will make the stage again
-        if file.is_file():
-            return StageStatus(name=node.name, state="done", seconds=StageManifest.read(file).seconds)
-    entry = logged.get(node.name.rpartition("/")[0] or node.name)
-    is_first = not any(name in failed for name in node.after)  # the first that is not done is what failed
-    if entry is not None and is_first and (work is None or entry.moment >= work.since):
-        return StageStatus(name=node.name, state="failed", message=entry.message, log=entry.lines)
-    if work is not None:
-        running = StageWork(since=work.since, done=work.done, of=work.of)
-        return StageStatus(name=node.name, state="running", work=running)
-    return StageStatus(name=node.name, state="waiting")
-
-
-# ---------------------------------------------------------------- failures, by `run.log`
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedFailure:
-    """An error with its traceback, as the log has it."""
-
-    moment: datetime
-    lines: tuple[str, ...]
-    """The last ones of the traceback."""
-
-    @property
-    def message(self) -> str:
-        """The error itself: the last line that a traceback does not indent."""
-        return next((line for line in reversed(self.lines) if line and not line.startswith(" ")), "")
-
-
-def logged_failures(folder: Path) -> dict[str, LoggedFailure]:
-    """Return the last failure of each variant (or `probe`, `calibration`) in the log of a seed."""
-    if not (folder / LOG).is_file():
-        return {}
-    with open_stream(folder / LOG) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - LAST_BYTES))
-        text = file.read(LAST_BYTES).decode("utf-8", errors="replace")
-    failures: dict[str, LoggedFailure] = {}
-    name, moment, lines = "", datetime.min, list[str]()
-    for line in [*text.splitlines(), None]:
-        if line is not None and not _HEAD.match(line):
-            lines.append(line)
-            continue
-        if name:
-            failures[name] = LoggedFailure(moment, tuple(lines[-LAST_LINES:]))
-        failed = _FAILED.search(line) if line is not None else None
-        name, lines = failed[1] if failed else "", []
-        if failed and line is not None:
-            moment = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone()
-    return failures
+def _stage(place: Path, name: str, *, is_running: bool) -> StageStatus:
+    folder = place / name
+    with suppress(GradienceError, OSError):  # a damaged one: the run will make the stage again
+        if (folder / MANIFEST).is_file():
+            seconds = StageManifest.read(folder / MANIFEST).seconds
+            return StageStatus(name=name, state="done", seconds=seconds)
+        if (folder / FAILED).is_file():
+            lines = read_file(folder / FAILED, MAX_SETTINGS_BYTES).decode(errors="replace").splitlines()
+            message = next((line for line in reversed(lines) if line and not line.startswith(" ")), "")
+            return StageStatus(name=name, state="failed", message=message, log=tuple(lines))
+        if is_running and (folder / BEGUN).is_file():
+            since = datetime.fromtimestamp((folder / BEGUN).stat().st_mtime, UTC)
+            return StageStatus(name=name, state="running", since=since)
+    return StageStatus(name=name, state="waiting")

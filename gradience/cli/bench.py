@@ -13,19 +13,15 @@ from gradience.bench.settings import (
     AggregateSettings,
     BenchSettings,
     ExportSettings,
-    PowerSettings,
     StatusSettings,
-    VerifySettings,
 )
-from gradience.cli.console import show_note, show_root, show_written
+from gradience.cli.console import show_root, show_written
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.flags import with_flags
 from gradience.cli.help import Group, Verb
 from gradience.cli.options import CodeSettings
-from gradience.cli.output import JsonOutput, PageOutput, TextsOutput, command_line, print_screen
-from gradience.cli.verify import verify as verify_run
+from gradience.cli.output import JsonOutput, TextsOutput, command_line, print_screen
 from gradience.settings import SETTINGS, Flag, call, required_output
-from gradience.words import noun
 
 if TYPE_CHECKING:
     from gradience.reports.bench import Bench, BenchAggregate, Status
@@ -60,7 +56,7 @@ def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
       gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[1, 2, 3]'
     """
     from gradience.bench.verb import run_bench
-    from gradience.reports.bench import Bench, BenchAggregate
+    from gradience.reports.bench import BenchAggregate
     from gradience.reports.forecast import BenchForecast
 
     with code.allowing():
@@ -70,22 +66,11 @@ def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
         return ExitCode.DONE
     output = required_output(settings.output, "DIR")
     show_root(output)
-    several = (output / "bench_aggregate.json").exists()
-    alone = result if several and isinstance(result, Bench) else None
-    out.show_aloud(result, folder=output / f"seed_{alone.seed}" if alone else output)
+    out.show_aloud(result, folder=output)
     if not out.json:
-        name = "bench_aggregate" if several else "bench"
+        name = "bench_aggregate" if isinstance(result, BenchAggregate) else "bench"
         show_written(f"{output / name}.json, {name}.md")
-    if alone is None:
-        return ended(result, out.require_grade)
-    rows = BenchAggregate.read(output / "bench_aggregate.json").seeds
-    missing = [row.seed for row in rows if row.source is None]
-    print(
-        f"missing: {noun(len(missing), 'seed')} {', '.join(map(str, missing))}, of {len(rows)} that are planned: a seed"
-        " that is not run counts as failed (--only-seed N runs one; without it, all)",
-        file=sys.stderr,
-    )
-    return ExitCode.INCOMPLETE
+    return ended(result, out.require_grade)
 
 
 def code_of(status: Status) -> ExitCode:
@@ -133,24 +118,6 @@ def status(settings: StatusSettings, out: JsonOutput) -> None:
     from gradience.bench.verb import status as run
 
     out.print(call(run, settings))
-
-
-def power(settings: PowerSettings, out: PageOutput) -> None:
-    """Compute what a budget of examples and seeds can show.
-
-    Two claims are covered: non-inferior in these runs, and in the mean over trainings. For each, prints its power, the
-    smallest margin, and the examples and seeds needed. Also prints how often the safety policy passes a variant that
-    is as good, and one that is not.
-
-    Examples:
-
-      gradience bench power --n 500 --seeds 3 --discordance 0.12
-
-      gradience bench power --config minilm_reviews --from runs/minilm_reviews
-    """
-    from gradience.bench.verb import power_of_a_budget
-
-    out.show(call(power_of_a_budget, settings, note=show_note))
 
 
 def export(settings: ExportSettings) -> None:
@@ -201,10 +168,5 @@ def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
     return ended(report, out.require_grade)
 
 
-def verify(settings: VerifySettings, out: TextsOutput) -> int:
-    return verify_run(settings, out)
-
-
-verify.__doc__ = f"Verify a finished run; the same as gradience verify.\n\n    {verify_run.__doc__}"
-for command in (run, status, power, verify, export, configs, aggregate):
+for command in (run, status, export, configs, aggregate):
     bench.command(cls=Verb)(with_flags(command))

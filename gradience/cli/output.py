@@ -123,7 +123,8 @@ class ReportOutput(PageOutput):
         # Warnings of the libraries about each other; ours go through the log.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
         with StageProgress(quiet=self.quiet) as watcher:
-            return call(function, settings, watcher=watcher, command=command_line(), note=show_note)
+            more = {"note": show_note} if hasattr(settings, "note") else {}
+            return call(function, settings, watcher=watcher, command=command_line(), **more)
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -11,8 +11,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from io import BufferedReader
 from pathlib import Path
+from typing import IO, Any
 
 from gradience.errors import InputError, require
 from gradience.reading import MAX_DATA_BYTES, open_stream
@@ -24,26 +26,35 @@ MAX_DIRECTORY = 16 * 2**20
 FREE, RATIO = 64 * 2**20, 250
 """All members together: 64 MiB and 250 times the archive, at most as much as any file of data."""
 ZSTANDARD = 93
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, ValueError, EOFError,
+)  # fmt: skip
+"""What zipfile raises for a damaged, encrypted or unknown member."""
 END, END_SIZE = b"PK\x05\x06", 22
 END_64, SIZE_64 = b"PK\x06\x06", 76
-LOCAL_SIZE = 30
 
 
 class Archive:
     """An open archive; `read` gives a member, and counts what has been read."""
 
-    def __init__(
-        self, path: Path, file: BufferedReader, members: dict[str, zipfile.ZipInfo], size: int
-    ) -> None:
-        self.path, self.members = path, members
-        self._file, self._archive_size = file, size
+    def __init__(self, path: Path, archive: zipfile.ZipFile, size: int) -> None:
+        self.path, self._archive = path, archive
+        self.members = {info.filename: info for info in archive.infolist()}
         self._left = min(FREE + RATIO * size, MAX_DATA_BYTES)
 
     def read(self, name: str) -> bytes:
         """Return the content of a member. Raises InputError (`bad-archive`, `too-large`), MissingExtra."""
         info = self.members[name]
         limit = min(MAX_MEMBER, self._left)
-        content = self._content(info, limit)
+        is_zstandard = info.compress_type == ZSTANDARD
+        zstandard = require("zstandard", extra="logs") if is_zstandard else None
+        of_zstandard = () if zstandard is None else (zstandard.ZstdError,)
+        unreadable: tuple[type[Exception], ...] = (*UNREADABLE, *of_zstandard)
+        try:
+            with self._archive.open(_as_stored(info) if is_zstandard else info) as packed:
+                content = _unpacked(zstandard, packed, limit + 1) if zstandard else packed.read(limit + 1)
+        except unreadable as error:
+            raise _broken(self.path, f"{name!r:.200}: {error}") from None
         if len(content) > limit:
             raise InputError(
                 f"{self.path}: {name!r:.200}: longer than {limit:,} bytes",
@@ -51,50 +62,23 @@ class Archive:
                 hint="split the log, or write one without events",
             )
         if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
-            raise self.broken(f"{name!r:.200}: its content is not what the directory says")
+            raise _broken(self.path, f"{name!r:.200}: its content is not what the directory says")
         self._left -= len(content)
         return content
 
-    def _content(self, info: zipfile.ZipInfo, limit: int) -> bytes:
-        """At most one byte more than `limit`."""
-        packed = self._packed(info)
-        if info.compress_type == zipfile.ZIP_STORED:
-            return packed[: limit + 1]
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            try:
-                return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, limit + 1)
-            except zlib.error as error:
-                raise self.broken(f"{info.filename!r:.200}: {error}") from None
-        if info.compress_type == ZSTANDARD:
-            zstandard = require("zstandard", extra="logs")
-            decompressor = zstandard.ZstdDecompressor(max_window_size=2**27)
-            try:
-                with decompressor.stream_reader(packed, read_across_frames=True) as reader:
-                    return bytes(reader.read(limit + 1))
-            except zstandard.ZstdError as error:
-                raise self.broken(f"{info.filename!r:.200}: {error}") from None
-        raise self.broken(f"{info.filename!r:.200}: packed in a way that is not read ({info.compress_type})")
 
-    def _packed(self, info: zipfile.ZipInfo) -> bytes:
-        """Return the bytes of a member as stored in the archive."""
-        if info.flag_bits & 1 or info.compress_size > self._archive_size or info.header_offset < 0:
-            raise self.broken(
-                f"{info.filename!r:.200}: encrypted, longer than the archive, or before its beginning"
-            )
-        self._file.seek(info.header_offset)
-        header = self._file.read(LOCAL_SIZE)
-        if len(header) < LOCAL_SIZE or not header.startswith(b"PK\x03\x04"):
-            raise self.broken(f"{info.filename!r:.200}: not where the directory says")
-        name, extra = struct.unpack("<HH", header[26:])
-        self._file.seek(name + extra, 1)
-        packed = self._file.read(info.compress_size)
-        if len(packed) < info.compress_size:
-            raise self.broken(f"{info.filename!r:.200}: cut off")
-        return packed
+def _as_stored(info: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """Return the entry of a member whose packed bytes are to be read as they are."""
+    stored = copy(info)
+    stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
+    del stored.CRC
+    return stored
 
-    def broken(self, problem: str) -> InputError:
-        """The error for an archive that cannot be read."""
-        return _broken(self.path, problem)
+
+def _unpacked(zstandard: Any, packed: IO[bytes], most: int) -> bytes:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**27)
+    with decompressor.stream_reader(packed, read_across_frames=True) as reader:
+        return bytes(reader.read(most))
 
 
 @contextmanager
@@ -107,11 +91,10 @@ def open_archive(path: Path) -> Iterator[Archive]:
         size = file.seek(0, 2)
         _check_directory(path, file, size)
         try:
-            with zipfile.ZipFile(file) as archive:
-                members = {info.filename: info for info in archive.infolist()}
+            archive = Archive(path, zipfile.ZipFile(file), size)
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error) as error:
             raise _broken(path, str(error)) from None
-        yield Archive(path, file, members, size)
+        yield archive
 
 
 def _check_directory(path: Path, file: BufferedReader, size: int) -> None:

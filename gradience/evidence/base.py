@@ -17,8 +17,6 @@ from gradience.words import listed, printable
 
 MAX_ITEMS = 200_000
 """Examples of one log: four times the largest test set in common use; two logs take about 400 MB."""
-MAX_SCORES = 1000
-"""Scores of one example."""
 SMALLEST, LARGEST = 1e-100, 1e100
 """Absolute values of a score that is not 0: the squares of their differences are still numbers."""
 EXCERPT = 100
@@ -155,12 +153,6 @@ def add(rows: dict[str, LogRow], row: LogRow) -> None:
             f"{row.place}: more than {MAX_ITEMS:,} examples",
             code="too-large",
             hint="split the logs by task, or take the same random sample of both",
-        )
-    if len(row.scores) > MAX_SCORES:
-        raise InputError(
-            f"{row.place}: {len(row.scores):,} columns, and at most {MAX_SCORES:,} are read",
-            code="log-row",
-            hint="keep the columns `id`, `prompt`, `answer` and the scores",
         )
     rows[row.item.id] = row._replace(scores={name: number(value) for name, value in row.scores.items()})
 

@@ -6,6 +6,7 @@ Read in every-eval-ever 0.3.0 (`schemas/eval.schema.json`, `schemas/instance_lev
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,8 +34,6 @@ KEYS = ("schema_version", "evaluation_id", "evaluation_results")
 SAMPLE_KEYS = ("schema_version", "evaluation_id", "sample_id", "evaluation")
 SAMPLES = "_samples.jsonl"
 SCORE = "score"
-LONGEST_NAME = 255
-"""Bytes of a name, as file systems have it."""
 
 
 def fits(path: Path, first: Mapping[str, Any]) -> bool:
@@ -90,7 +89,7 @@ def _samples_of(path: Path) -> Path:
     details = within(_record(path), "detailed_evaluation_results")
     named = PurePosixPath(str(details.get("file_path", ""))).name or path.stem + SAMPLES
     samples = path.with_name(named)
-    if len(named.encode()) > LONGEST_NAME or not samples.is_file():
+    if not os.path.isfile(samples):  # the name may be too long for a file
         raise InputError(
             f"{path}: its samples ({samples.name!r:.200}) are not beside it",
             code="log-samples",

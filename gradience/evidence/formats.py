@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from gradience.errors import InputError
@@ -21,7 +20,6 @@ FORMATS: tuple[LogFormat, ...] = (
 )
 IN_FOLDERS = ("samples_*.jsonl", "*.eval", f"*{every_eval_ever.SAMPLES}")
 """Logs that are found in a folder, and one level below: there tools put them under the model's name."""
-MAX_FILES = 10_000
 
 
 def read_log(path: Path, wanted: Wanted) -> Log:
@@ -45,7 +43,8 @@ def read_log(path: Path, wanted: Wanted) -> Log:
 
 
 def _in_folder(folder: Path) -> Path:
-    matches = sorted(_logs(folder))
+    places = (folder.glob(f"{above}{kind}") for kind in IN_FOLDERS for above in ("", "*/"))
+    matches = sorted(chain.from_iterable(places))
     if len(matches) == 1:
         return matches[0]
     names = [printable(str(match.relative_to(folder))) for match in matches]
@@ -55,18 +54,3 @@ def _in_folder(folder: Path) -> Path:
         code="log-several" if matches else "log-none",
         hint="name the file" if matches else f"name a file, or a folder with one of {', '.join(IN_FOLDERS)}",
     )
-
-
-def _logs(folder: Path) -> Iterator[Path]:
-    entries = 0
-    for where, below, names in os.walk(folder):
-        if Path(where) != folder:
-            below.clear()
-        entries += len(names) + len(below)
-        if entries > MAX_FILES:
-            raise InputError(
-                f"{folder}: more than {MAX_FILES:,} files in it",
-                code="log-several",
-                hint="name the log itself",
-            )
-        yield from (Path(where, name) for name in names if any(Path(name).match(kind) for kind in IN_FOLDERS))

@@ -54,7 +54,6 @@ def read(path: Path, wanted: Wanted) -> Log:
         rows = _rows(archive)
     metric, items = scored(path, rows, wanted.metric)
     spec, plan = within(header, "eval"), within(header, "plan")
-    epochs = within(spec, "config").get("epochs")
     return Log(
         path,
         NAME,
@@ -63,56 +62,33 @@ def read(path: Path, wanted: Wanted) -> Log:
         task=text_or_none(spec.get("task")),
         model=_model(spec),
         settings={
-            "epochs": str(epochs)[:40],
             "solvers": _solvers(plan),
             "task version": str(spec.get("task_version"))[:100],
             "generation settings": _canonical(
                 {key: value for key, value in within(plan, "config").items() if key not in OPERATION}
             ),
         },
-        notes=tuple(_notes(header, epochs)),
+        notes=tuple(_notes(header)),
     )
 
 
-def _notes(header: Mapping[str, Any], epochs: object) -> Iterator[str]:
+def _notes(header: Mapping[str, Any]) -> Iterator[str]:
     if header.get("status") != "success":
         yield f"its status is {str(header.get('status'))[:40]!r}, and not success"
     if header.get("invalidated") is True:
         yield "the log is marked as invalidated"
-    if isinstance(epochs, int) and epochs > 1:
-        yield f"each example was run {epochs} times; its score is their mean"
 
 
 # ---------------------------------------------------------------- samples
 
 
 def _rows(archive: Archive) -> dict[str, LogRow]:
-    """Return the examples; if one was run several times, each score is the mean over its epochs."""
-    epochs: dict[str, dict[str, LogRow]] = {}
+    rows: dict[str, LogRow] = {}
     for name in archive.members:
         if SAMPLE.fullmatch(name):
             place = f"{archive.path}: {name[:200]}"
-            sample = json_object(archive.read(name), place)
-            row = _row(place, sample)
-            add(epochs.setdefault(str(sample.get("epoch", 1)), {}), row)
-    rows: dict[str, LogRow] = {}
-    for of_epoch in epochs.values():
-        for key, row in of_epoch.items():
-            if key not in rows:
-                add(rows, row)
-    if len(epochs) < 2:
-        return rows
-    return {key: _mean(row, [of_epoch.get(key) for of_epoch in epochs.values()]) for key, row in rows.items()}
-
-
-def _mean(row: LogRow, runs: list[LogRow | None]) -> LogRow:
-    """The row with each score's mean; without a score that a run lacks."""
-    scores = {}
-    for name in row.scores:
-        values = [None if run is None else run.scores.get(name) for run in runs]
-        known = [value for value in values if value is not None]
-        scores[name] = sum(known) / len(known) if len(known) == len(values) else None
-    return row._replace(scores=scores)
+            add(rows, _row(place, json_object(archive.read(name), place)))
+    return rows
 
 
 def _row(place: str, sample: Mapping[str, Any]) -> LogRow:

@@ -290,14 +290,6 @@ class VariantResult(OfAnArm):
     """Cost predicted from training prompts; null except for a truncation chosen by a calibration."""
 
 
-class Best(Part):
-    """The smallest adapter that passes, excluding controls and duplicates."""
-
-    name: str
-    lora_params: int
-    reduction: Float12
-
-
 R = TypeVar("R", bound=OfAnArm)
 
 
@@ -322,6 +314,8 @@ class Judged(Report, Generic[R]):
     """All seeds that were planned together."""
     variants: tuple[R, ...]
     """Variants, then the steps of the ladder, then the controls."""
+    best: str | None
+    """The variant that passes and saves most, excluding controls and duplicates; null if none passes."""
     ladder: Ladder | None = None
     """The smallest rank that is shown to be safe. Null if no ladder was planned, and for one seed of several."""
     notes: tuple[str, ...] = ()
@@ -348,7 +342,7 @@ class Bench(Judged[VariantResult]):
     """`bench.json`: one seed of Bench.
 
     >>> bench = Bench.read("bench.json")
-    >>> bench.status, bench.best.name
+    >>> bench.status, bench.best
     ('PASS', 'per_layer')
     """
 
@@ -371,7 +365,6 @@ class Bench(Judged[VariantResult]):
     """Null if it ended in an ERROR."""
     audit: AuditSummary | None
     """Null if the probe did not reach its gate: nothing is suggested from such a probe."""
-    best: Best | None
 
     def blocks(self) -> Document:
         """Return the sections."""
@@ -405,8 +398,6 @@ class SeedRow(Part):
     source: str | None
     """The bench.json that was read; null for a failed seed without one."""
     status: Status
-    unfinished: bool = False
-    """True if the seed's run began but left no result; if false and the source is null, it was never run."""
     plan_digest: str | None = None
     """Digest of the plan that the seed's run followed."""
     correct: int | None = None
@@ -473,22 +464,6 @@ class VariantSummary(OfAnArm):
         return all(row.n for row in self.seeds)
 
 
-class BestVariant(Part):
-    """The passing variant that saves most."""
-
-    name: str
-    mean_reduction: Float12
-
-
-class Condition(Part):
-    """A condition that a run must meet before it can support a claim, regardless of its verdict."""
-
-    name: Literal["protocol", "seeds", "confirm", "controls"]
-    met: bool
-    why: str
-    """The facts that were checked, in words."""
-
-
 class BenchAggregate(Judged[VariantSummary]):
     """`bench_aggregate.json`: the seeds of one protocol together.
 
@@ -510,13 +485,10 @@ class BenchAggregate(Judged[VariantSummary]):
     probe_rank: int | None
     probe: Spread | None
     """Null if no seed has a probe."""
-    best: BestVariant | None
     noise: Noise | None = None
     """Differences between adapters of equal size."""
     records_verified: bool = False
     """True if the counts are known to match the records: counted from them by the same process, or verified."""
-    conditions: tuple[Condition, ...]
-    """Conditions of a claim. Meeting them says nothing about the verdict."""
 
     def blocks(self) -> Document:
         """Return the sections."""
@@ -525,11 +497,6 @@ class BenchAggregate(Judged[VariantSummary]):
     def summary(self) -> list[Note] | None:
         """Return the results of the controls, the grade, and the smallest rank of the ladder."""
         return _summary(self)
-
-    @property
-    def conditions_met(self) -> bool:
-        """True if the run meets the conditions of a claim."""
-        return all(condition.met for condition in self.conditions)
 
 
 MIN_SEEDS = MIN_RUNS
@@ -597,11 +564,11 @@ def round_up(number: int) -> int:
     return -(-number // unit) * unit
 
 
-def saving(result: Result | Best | BestVariant | None) -> float | None:
+def saving(result: Result | None) -> float | None:
     """Return the share of the LoRA parameters saved, on one seed or as a mean."""
     if result is None:
         return None
-    return result.reduction if isinstance(result, VariantResult | Best) else result.mean_reduction
+    return result.reduction if isinstance(result, VariantResult) else result.mean_reduction
 
 
 def status(word: str) -> Span:
@@ -629,7 +596,7 @@ def _interval(bounds: Bounds | PairedTable | None) -> str:
 
 
 def _best_of(run: Run) -> Result | None:
-    return next((variant for variant in run.variants if run.best and variant.name == run.best.name), None)
+    return next((variant for variant in run.variants if variant.name == run.best), None)
 
 
 def _named(names: Iterable[str]) -> tuple[str | Span, ...]:
@@ -645,9 +612,10 @@ def _title(run: Run, task: str, seeds: str) -> Iterator[Block]:
     is_smoke = isinstance(run, Bench) and run.smoke
     title = ("Bench ", status(SMOKE if is_smoke else run.status), ": ", Span(run.model, "name"), " on ")
     yield Heading((*title, Span(task, "name"), f", {seeds}"), level=1)
-    if run.best is not None and not is_smoke:
-        facts = f", with {percent(saving(run.best))} fewer LoRA parameters."
-        yield Paragraph(("Smallest variant that passes: ", Span(run.best.name, "name"), facts))
+    best = _best_of(run)
+    if best is not None and not is_smoke:
+        facts = f", with {percent(saving(best))} fewer LoRA parameters."
+        yield Paragraph(("Smallest variant that passes: ", Span(best.name, "name"), facts))
 
 
 def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:
@@ -1005,10 +973,6 @@ def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
     )
     if report.status != "PASS":
         yield items(report.reasons)
-    unmet = [f"{condition.name}: {condition.why}" for condition in report.conditions if not condition.met]
-    met = f"met (one plan for {plural(number, 'seed')}, the full test split, controls as expected)"
-    conditions = f"not met ({'; '.join(unmet)})" if unmet else met
-    yield Paragraph((Span("Conditions of a claim", "strong"), f": {conditions}."))
     yield Heading("Probe")
     data = _data(report.base_params, report.splits, report.eval_role)
     yield Facts([*data, *_probes(report), *_noise(report.noise)])

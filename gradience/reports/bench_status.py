@@ -23,30 +23,11 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
 )
-from gradience.reports.base.numbers import count, plural, rough_duration
+from gradience.reports.base.numbers import plural, rough_duration
 from gradience.reports.base.report import Readable
 
 StageState = Literal["done", "running", "waiting", "failed"]
 RunState = Literal["finished", "going on", "stopped"]
-
-
-class RunProcess(Part):
-    """The process of `gradience bench run`."""
-
-    host: str
-    pid: int
-    since: datetime
-    """Start time by the process's own clock."""
-
-
-class StageWork(Part):
-    """Progress of a running stage."""
-
-    since: datetime
-    """Time when the stage began, or was submitted to Ray, which may still queue it."""
-    done: int | None = None
-    """Training steps done, or examples answered; null if the stage runs in a different process from the run."""
-    of: int | None = None
 
 
 class StageStatus(Part):
@@ -57,8 +38,8 @@ class StageStatus(Part):
     state: StageState
     seconds: Float12 | None = None
     """Duration of a finished stage."""
-    work: StageWork | None = None
-    """Null unless the stage is running."""
+    since: datetime | None = None
+    """Time when a running stage began, or was submitted to Ray, which may still queue it."""
     message: str = ""
     """Error of a failed stage."""
     log: tuple[str, ...] = ()
@@ -83,10 +64,6 @@ class BenchStatus(Readable):
     looked: datetime
     state: RunState
     """`stopped`: begun, not finished, and no process holds the lock of the folder."""
-    executor: str
-    """Executor of the stages."""
-    process: RunProcess | None
-    """Null unless the run is in progress."""
     seeds: tuple[SeedStatus, ...]
 
     @property
@@ -104,22 +81,16 @@ class BenchStatus(Readable):
 
     def blocks(self) -> Document:
         """Return the run, its running stages, all stages by seed, and the failures."""
-        facts: list[tuple[str, Inline]] = [("run", STATES[self.state])]
-        if self.process is not None:
-            host = (f"pid {self.process.pid} on ", Span(self.process.host, "name"))
-            facts.append(("started by", (*host, f", {_ago(self.process.since, self)}")))
-        facts.append(("executor", self.executor))
         heading = Heading(Span(self.run, "name"), level=1, aside=self.progress())
-        blocks: list[Block] = [heading, Facts(facts)]
-        running: list[list[Inline]] = []
-        for seed, stage in self.stages:
-            if (work := stage.work) is not None:
-                done = f"{count(work.done)} of {count(work.of)}" if work.done is not None and work.of else ""
-                running.append([str(seed), Span(stage.name, "name"), _ago(work.since, self), done])
+        blocks: list[Block] = [heading, Facts([("run", STATES[self.state])])]
+        running: list[list[Inline]] = [
+            [str(seed), Span(stage.name, "name"), f"{rough_duration(self._seconds_since(stage.since))} ago"]
+            for seed, stage in self.stages
+            if stage.since is not None
+        ]
         if running:
-            title = "Running or queued" if self.executor == "ray" else "Running"
-            columns = [Column("seed", ">"), Column("stage"), Column("began", ">"), Column("done", ">")]
-            blocks += [Heading(title), Table(columns, running)]
+            columns = [Column("seed", ">"), Column("stage"), Column("began", ">")]
+            blocks += [Heading("Running"), Table(columns, running)]
         blocks += [Heading("Stages"), _stages(self)]
         failed = [(seed, stage) for seed, stage in self.stages if stage.state == "failed"]
         blocks += [Heading("Failed")] if failed else []
@@ -128,6 +99,9 @@ class BenchStatus(Readable):
             blocks += [Notes([Note("error", text)]), *([Code(stage.log)] if stage.log else [])]
         return blocks
 
+    def _seconds_since(self, moment: datetime) -> float:
+        return max(0.0, (self.looked - moment).total_seconds())
+
 
 ROLES: dict[StageState, Role] = {"done": "good", "running": "info", "waiting": "dim", "failed": "bad"}
 STATES: dict[RunState, str] = {
@@ -135,10 +109,6 @@ STATES: dict[RunState, str] = {
     "going on": "running",
     "stopped": "stopped; the same command with the same --output resumes it",
 }
-
-
-def _ago(moment: datetime, status: BenchStatus) -> str:
-    return f"{rough_duration(max(0.0, (status.looked - moment).total_seconds()))} ago"
 
 
 def _stages(status: BenchStatus) -> Table:

@@ -31,7 +31,6 @@ ARTIFACTS = {
     "bench_plan": "gradience.reports.bench_plan:BenchPlan",
     "bench_forecast": "gradience.reports.forecast:BenchForecast",
     "bench_status": "gradience.reports.bench_status:BenchStatus",
-    "power": "gradience.reports.power:PowerReport",
     "digests": "gradience.files.digests:Digests",
     "verification": "gradience.reports.verification:Verification",
     "evaluation": "gradience.reports.evaluation:EvaluationReport",

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
-from gradience.errors import shortened
 from gradience.files.artifact import Part
 from gradience.reports.base.blocks import (
     Block,
@@ -20,6 +19,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Role,
     Span,
+    Table,
     dim,
     items,
     table_of,
@@ -59,17 +59,6 @@ class VerificationMismatch(Part):
     what: str
 
 
-class DifferingAnswer(Part):
-    """An example with a different answer when regenerated."""
-
-    id: str
-    recorded: str
-    """Recorded output, or the index of the label or choice."""
-    again: str
-    recorded_correct: bool
-    again_correct: bool
-
-
 class RegeneratedAnswers(Part):
     """A sample of the examples of one evaluation, regenerated with its adapter."""
 
@@ -78,7 +67,7 @@ class RegeneratedAnswers(Part):
     examples: int
     equal: int
     """Number of outputs, labels or choices identical to the recorded ones."""
-    differing: tuple[DifferingAnswer, ...]
+    differing: int
     undecidable: str
     """Reason why a difference is not a mismatch (different machine, half precision); empty if it is one."""
 
@@ -136,16 +125,9 @@ class Verification(Report):
             row.model_copy(update={"what": LEFT_OUT}) if row.file.endswith(RECORDS) else row
             for row in self.mismatches
         ]
-        outputs = {"recorded": LEFT_OUT, "again": LEFT_OUT}
-        regenerated = []
-        for answers in self.regenerated or ():
-            differing = tuple(row.model_copy(update=outputs) for row in answers.differing)
-            regenerated.append(answers.model_copy(update={"differing": differing}))
-        return self.model_copy(update={"mismatches": tuple(mismatches), "regenerated": tuple(regenerated)})
+        return self.model_copy(update={"mismatches": tuple(mismatches)})
 
 
-QUOTED = 80
-"""Maximum bytes of an answer on screen."""
 SHOWN = 20
 """Maximum number of mismatches on screen; Markdown and JSON list all."""
 LEFT_OUT = "(left out)"
@@ -192,9 +174,11 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
             field = (": ", Span(mismatch.field, "name")) if mismatch.field else ()
             where = (Span(mismatch.file, "name"), *field)
             notes.append(Note("error", where, [Span(mismatch.what, "name")]))
-        blocks += [Heading("Mismatches"), Notes(notes), *_more(len(report.mismatches) - len(notes))]
+        hidden = len(report.mismatches) - len(notes)
+        more = [dim(f"… {plural(hidden, 'more')} in --json")] if hidden else []
+        blocks += [Heading("Mismatches"), Notes(notes), *more]
     if report.regenerated:
-        blocks += [Heading("Regenerated answers"), *_regenerated(report.regenerated, most)]
+        blocks += [Heading("Regenerated answers"), _regenerated(report.regenerated)]
     checks = table_of(
         report.checks,
         (Column("check"), lambda check: check.name),
@@ -218,28 +202,12 @@ def _digest(digest: str | None, expected: str | None, file: str) -> str:
     return digest + (" (as expected)" if digest == (expected or "").lower() else "")
 
 
-def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> list[Block]:
-    """Return counts for each evaluation, and the differences that are not counted as mismatches."""
-    table = table_of(
+def _regenerated(answers: tuple[RegeneratedAnswers, ...]) -> Table:
+    """Return counts for each evaluation."""
+    return table_of(
         answers,
         (Column("records", wrap=True), lambda answer: Span(answer.file, "name")),
         (Column("examples", ">"), lambda answer: count(answer.examples)),
         (Column("equal", ">"), lambda answer: count(answer.equal)),
-        (Column("differing", ">"), lambda answer: count(len(answer.differing))),
+        (Column("differing", ">"), lambda answer: count(answer.differing)),
     )
-    undecided: list[Inline] = []
-    for answer in answers:
-        for differing in answer.differing if answer.undecidable else ():
-            recorded, again = (shortened(text, QUOTED) for text in (differing.recorded, differing.again))
-            was = "correct" if differing.recorded_correct else "wrong"
-            now = "correct" if differing.again_correct else "wrong"
-            change = f"{recorded!r} ({was}) recorded, {again!r} ({now}) regenerated"
-            undecided.append((Span(f"{answer.file}, {differing.id}", "name"), ": ", Span(change, "name")))
-    blocks: list[Block] = [table]
-    if undecided:
-        blocks += [items(undecided[:most]), *_more(len(undecided) - len(undecided[:most]))]
-    return blocks
-
-
-def _more(hidden: int) -> list[Block]:
-    return [dim(f"… {plural(hidden, 'more')} in --json")] if hidden else []

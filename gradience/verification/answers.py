@@ -13,7 +13,7 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.bench.verify.data import check_records
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import repeated, rescored
-from gradience.bench.verify.verify import compare_json
+from gradience.bench.verify.verify import check_page, compare_json
 from gradience.card import EVALUATED, card_of
 from gradience.compress.adapter import REPORT
 from gradience.digests import sha256_file
@@ -32,7 +32,6 @@ from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import EMBEDDED
 from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
-from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
@@ -75,7 +74,9 @@ def check_evaluation(place: Path, findings: Findings) -> None:
     with findings.check("margin", "L1", f"{RECORDS}/{MANIFEST} has the margin of the first answers"):
         findings.compare(_margin_facts(place, report))
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
-    _check_page(place / evaluation.DOCUMENT, report, findings)
+    check_page(
+        report, report.run.gradience_version, place / evaluation.DOCUMENT, findings, evaluation.DOCUMENT
+    )
 
 
 def check_sets(place: Path, findings: Findings) -> None:
@@ -90,7 +91,7 @@ def check_sets(place: Path, findings: Findings) -> None:
         findings.compare(_sets_facts(place, report, plan, reports))
     again = joint_report(plan, report.plan_sha256, reports, Stopwatch())
     _compare(place / JOINT, again, findings)
-    _check_page(place / JOINT_DOCUMENT, report, findings)
+    check_page(report, report.run.gradience_version, place / JOINT_DOCUMENT, findings, JOINT_DOCUMENT)
 
 
 def _sets_facts(
@@ -144,7 +145,7 @@ def check_shrink(place: Path, findings: Findings) -> None:
     if report.smallest is not None:
         _check_adapter(place, report, findings)
     _compare(place / shrink.SHRUNK, shrink_again(place, report, plan, findings), findings)
-    _check_page(place / shrink.DOCUMENT, report, findings)
+    check_page(report, report.run.gradience_version, place / shrink.DOCUMENT, findings, shrink.DOCUMENT)
 
 
 def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: Findings) -> ShrinkReport:
@@ -462,16 +463,3 @@ def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
 def _compare(path: Path, again: Report, findings: Findings) -> None:
     with findings.check("result", "L1", f"{path.name}: every number and sentence matches the records"):
         compare_json(path, again, findings, NOT_IN_RECORDS)
-
-
-def _check_page(
-    path: Path, report: EvaluationReport | EvaluationSetsReport | ShrinkReport, findings: Findings
-) -> None:
-    if not path.is_file():
-        return
-    if report.run.gradience_version != __version__:
-        findings.not_done("page", "L1", f"{path.name}: written by version {report.run.gradience_version}")
-        return
-    with findings.check("page", "L1", f"{path.name} matches its JSON, byte for byte"):
-        if read_file(path, MAX_DATA_BYTES) != report.to_markdown().encode():
-            findings.mismatch(path.name, "differs from the page generated from its JSON")

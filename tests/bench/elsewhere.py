@@ -59,17 +59,14 @@ def _bytes(output: Path) -> dict[str, str]:
     }
 
 
-def stages_running(output: Path) -> dict[int, str]:
-    """Process -> the stage that it makes: in this folder, or for Ray, of which only the tests' runs make any."""
+def stages_running() -> dict[int, str]:
+    """Process of Ray -> the stage that it makes: only the tests' runs make any."""
     stages = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with suppress(OSError):  # it has just ended
             line = Path(f"/proc/{pid}/cmdline").read_text()
-            words = line.rstrip("\0").split("\0")
-            if "gradience.bench.run.processes" in words and words[-2].startswith(f"{output}"):
-                stages[pid] = words[-1]
-            elif line.startswith(RAY):
-                stages[pid] = words[0].removeprefix(RAY)
+            if line.startswith(RAY):
+                stages[pid] = line.partition("\0")[0].removeprefix(RAY)
     return stages
 
 
@@ -138,9 +135,7 @@ class Killing:
             yield pid, stage
 
     def _victims(self) -> list[tuple[int, str]]:
-        return sorted(
-            (pid, stage) for pid, stage in stages_running(self.output).items() if self.hits[stage] < HITS
-        )
+        return sorted((pid, stage) for pid, stage in stages_running().items() if self.hits[stage] < HITS)
 
     def result(self, alone: Path) -> str:
         """Its results, and stages, are those of one process, and no stage was finished twice; returns what it said."""

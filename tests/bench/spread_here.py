@@ -11,7 +11,7 @@ from bench_process import write_inputs
 from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
-from gradience.bench.run import spread
+from gradience.bench.run import on_ray
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
 
@@ -34,17 +34,16 @@ class Here:
         self.gpus: dict[str, int] = {}
         self.done: Counter[str] = Counter()
 
-    def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
+    def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
         self.waiting.append((order, folder))
         self.gpus[f"{order.seed}/{order.stage}"] = gpus
-        return True
 
-    def ended(self) -> list[tuple[StageOrder, StageFailure | None]]:
+    def ended(self) -> tuple[StageOrder, StageFailure | None]:
         order, folder = self.waiting.pop()  # the last first: no order is relied on
         name = f"{order.seed}/{order.stage}"
         failure = self.plot(name) or make_stage(order, folder)
         self.done[name] += failure is None
-        return [(order, failure)]
+        return order, failure
 
     def close(self) -> None:
         self.waiting.clear()
@@ -65,9 +64,9 @@ def runner_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run it over such workers, in a folder, with settings of the runtime."""
 
     def run(here: Here, output: Path, *overrides: str) -> Silent:
-        monkeypatch.setattr(spread, "Processes", lambda *_: here)
+        monkeypatch.setattr(on_ray, "OnRay", lambda *_: here)
         watcher = Silent()
-        config = load_config(config_file, ["runtime.workers=2", *overrides])
+        config = load_config(config_file, ["runtime.executor=ray", *overrides])
         run_bench(config, output, watcher)
         return watcher
 

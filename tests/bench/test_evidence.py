@@ -95,7 +95,7 @@ def test_an_a_needs_a_control_that_fails_and_a_gate() -> None:
     changes = {"uniform_median": (30, 28)}
     without = evidence(aggregate(large(changes), records_verified=True))
     assert without.grade == "B"
-    assert "not A: controls are missing or not as expected" in without.reason
+    assert "not A: no control that must fail was planned" in without.reason
     asked = config(compression={"controls": ["random_directions"]})
     seeds = large(changes | {"random_directions": (900, 0)}, asked=asked)
     for place, one in enumerate(seeds):
@@ -217,7 +217,7 @@ def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_no
     assert "mean accuracy over trainings is" in outcome.sentence
     assert outcome.next_step.name == "ladder.r8"
     assert grades(report)["ladder.r16"] == "B"
-    assert "controls are missing" in named(report, "ladder.r16").evidence.reason
+    assert "no control that must fail was planned" in named(report, "ladder.r16").evidence.reason
     assert grades(report)["ladder.r4"] == "C"
     assert "the sequence stopped at ladder.r8" in named(report, "ladder.r4").evidence.reason
 
@@ -267,16 +267,16 @@ def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin() -> None:
     from fractions import Fraction
 
     from gradience.bench.config.sections import LadderSettings
-    from gradience.bench.verdict.evidence import StepFacts, walk_ladder
+    from gradience.bench.verdict.evidence import Subject, walk_ladder
     from gradience.reports.base.graded import PooledEvidence
 
     rng, settings, false = np.random.default_rng(3), LadderSettings(steps=(8, 4)), 0
     for _ in range(400):
-        steps = []
+        steps = {}
         for step in settings.steps:
             pooled = pool(rng.choice([-1, 0, 1], p=[0.0625, 0.9, 0.0375], size=(3, 400)))
             shown = PooledEvidence.of(pooled, Fraction("0.025"))
-            steps.append(StepFacts(name=f"ladder.r{step}", step=step, pooled=pooled, evidence=shown))
+            steps[f"ladder.r{step}"] = Subject({}, pooled=pooled, shown=shown)
         false += walk_ladder(steps, settings, Fraction("0.025"), seeds=3).smallest_safe is not None
     assert false <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
     assert false > 0

@@ -8,14 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from bench_sample import config
 from peft import LoraConfig, get_peft_model
 from tiny_bench import gsm8k_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.forecast import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
+from gradience.bench.plan.forecast import (
+    ADAM_BYTES,
+    Shapes,
+    cost_of,
+    forecast,
+    longest_of,
+    shapes_of,
+    sorted_longest,
+)
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.memory import activation_bytes, network_on_meta
+from gradience.statistics.power import pass_probability, power
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 """A head that outweighs everything else."""
@@ -94,3 +104,17 @@ def test_memory_by_hand(base: Path) -> None:
     assert cost.tokens_per_training == 6 * 3 * 2 * 10
     assert cost.activation_bytes == activation_bytes(network, 2, 10, labels=False)
     assert cost.process_bytes > 100e6  # PyTorch and transformers
+
+
+def test_smallest_margins_are_those_of_the_budget_and_the_arms() -> None:
+    expected = forecast(config(task={"profile": "gsm8k", "eval_samples": 500}))
+    assert {row.name for row in expected.scenarios} == {"truncated", "retrained"}
+    for row in expected.scenarios:
+        budget: dict[str, Any] = {"seeds": 3, "spread": row.spread}
+        assert power(500, row.discordance, row.margin_these_runs, **budget) == pytest.approx(0.8, abs=1e-3)
+        together = power(
+            500, row.discordance, row.margin_over_trainings or 0, claim="mean-over-trainings", **budget
+        )
+        assert together == pytest.approx(0.8, abs=1e-3)
+        assert row.pass_if_equal == pytest.approx(pass_probability(500, 12, row.discordance, 0.0, row.spread))
+    assert "Smallest margin" in expected.to_text()

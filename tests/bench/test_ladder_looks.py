@@ -13,8 +13,8 @@ from data_files import write_jsonl
 from tiny_bench import bert
 
 from gradience.bench.config.load import load_config
-from gradience.bench.run import ladder
 from gradience.bench.run.bench import run_bench
+from gradience.bench.run.seed import SeedRun
 from gradience.bench.verdict.facts import ANSWERS
 from gradience.bench.verify.verify import verify_run
 from gradience.files.records import read_records
@@ -141,12 +141,12 @@ def test_a_run_that_stops_in_the_ladder_resumes_at_its_look(
         reached.append((self.seed, name, look))
         return climb(self, facts, name, look)
 
-    climb = ladder.SeedRun.reach
-    monkeypatch.setattr(ladder.SeedRun, "reach", stop)
+    climb = SeedRun.reach
+    monkeypatch.setattr(SeedRun, "reach", stop)
     with pytest.raises(KeyboardInterrupt):
         run_bench(load_config(config_file), tmp_path, Watcher())
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")}
-    monkeypatch.setattr(ladder.SeedRun, "reach", climb)
+    monkeypatch.setattr(SeedRun, "reach", climb)
     run_bench(load_config(config_file), tmp_path, Watcher())
     finished = {path for path, when in kept.items() if path.stat().st_mtime_ns == when}
     assert finished >= {path for path in kept if "ladder" not in str(path) or "/adapter/" in str(path)}

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_process import timeless
-from killing import HANGS
 from spread_here import Here, runner_over, write_config
 from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
-from gradience.bench.run.processes import Processes
-from gradience.bench.status import logged_failures
+from gradience.bench.verdict.facts import FAILED
 from gradience.errors import NetworkError
-from gradience.reports.stage import MANIFEST, StageManifest
 
 ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
 
@@ -67,8 +62,8 @@ def test_a_failed_stage_is_an_error_of_its_variant_with_its_traceback(spread_ove
     assert "ProcessEnded: its process ended with -9" in row["reasons"][0]
     assert "ERROR" not in {row["status"] for row in two["variants"]}
     assert watcher.notes == ["uniform_median/train: failed: its process ended with -9"]
-    failed = logged_failures(tmp_path / "out" / "seed_1")["uniform_median"]
-    assert failed.message == "ProcessEnded: its process ended with -9"
+    failed = tmp_path / "out" / "seed_1" / "uniform_median" / "train" / FAILED
+    assert failed.read_text() == "ProcessEnded: its process ended with -9"
 
 
 def test_an_error_of_the_probe_ends_the_run_as_in_one_process(spread_over, tmp_path):
@@ -100,10 +95,10 @@ def finished(config_file, tmp_path_factory) -> Any:
     orders = {}
 
     class Keeps(Here):
-        def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
+        def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
             if order.seed == 1:
                 orders[order.stage] = order
-            return super().submit(order, folder, gpus)
+            super().submit(order, folder, gpus)
 
     output = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -151,23 +146,3 @@ def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, order_of, tm
         runtime = {**order.config["runtime"], "device": "cuda"}
         failure = make_stage(replace(order, config={**order.config, "runtime": runtime}), folder)
         assert (failure is None) == (here.gpus[f"1/{name}"] == 0)
-
-
-def test_a_killed_worker_of_this_machine_is_started_again(order_of, finished):
-    """A real process, killed while it trains."""
-    order, folder = order_of("probe/train")
-    notes = list[str]()
-    with closing(Processes("cpu", 2, notes.append)) as workers:
-        assert workers.submit(order, folder, 0)
-        until = time.monotonic() + HANGS
-        while not any((folder / "probe/train").glob("*")) and time.monotonic() < until:
-            time.sleep(0.02)
-        workers.running[0].process.kill()
-        assert workers.ended() == [(order, None)]
-    assert [note.partition(" (")[0] for note in notes] == [
-        "probe/train: tried again: its process ended with -9"
-    ]
-    again, before = (StageManifest.read(seed / "probe/train" / MANIFEST) for seed in (folder, finished[0]))
-    name = "adapter/adapter_model.safetensors"
-    assert again.key == before.key
-    assert again.files[name].sha256 == before.files[name].sha256

@@ -52,20 +52,17 @@ def test_a_run_in_one_process_while_it_runs_and_after_a_kill(config_file, tmp_pa
         if not ((output / "plan.json").is_file() and (output / "config.yaml").is_file()):
             return None
         status = look(output)
-        stage = stage_of(status, 1, "probe/train")
-        return status if stage.work is not None and stage.work.done else None
+        return status if stage_of(status, 1, "probe/train").state == "running" else None
 
     try:
         status = until(counted)
-        stage = stage_of(status, 1, "probe/train")
-        assert (status.state, status.process.pid, stage.state) == ("going on", process.pid, "running")
-        assert stage.work.of == 1_000_000
+        assert status.state == "going on"
         assert stage_of(status, 2, "uniform_median/train").state == "waiting"
-        assert f"pid {process.pid} on" in status.to_text()
+        assert "Running" in status.to_text()
         process.kill()
         process.communicate()
         gone = look(output)
-        assert (gone.state, gone.process) == ("stopped", None)
+        assert gone.state == "stopped"
         assert stage_of(gone, 1, "probe/train").state == "waiting"
         assert "resumes it" in gone.to_text()
     finally:
@@ -106,20 +103,17 @@ def test_stages_of_other_processes_are_running_until_they_end(config_file, tmp_p
     output, seen = tmp_path / "out", list[BenchStatus]()
 
     class Looks(Here):
-        def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
+        def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
+            super().submit(order, folder, gpus)
             seen.append(look(output))
-            return super().submit(order, folder, gpus)
 
     failure = StageFailure("ProcessEnded", "its process ended with -9")
     here = Looks(lambda name: failure if name == "2/uniform_median/train" else None)
     runner_over(config_file, monkeypatch)(here, output)
-    first, second = seen[:2]
-    assert (first.state, [stage.state for _, stage in first.stages if stage.work]) == ("going on", [])
-    assert stage_of(second, 1, "probe/train").state == "running"
     states = [stage_of(status, 1, "probe/train").state for status in seen]
     assert list(dict.fromkeys(states)) == ["waiting", "running", "done"]
     over = look(output)
-    assert (over.state, over.process) == ("finished", None)
+    assert over.state == "finished"
     assert stage_of(over, 2, "uniform_median/train").message == "ProcessEnded: its process ended with -9"
 
 

@@ -132,7 +132,7 @@ def remake(run: Path) -> None:
         (place / "bench.md").write_text(bench.to_markdown(), encoding="utf-8")
         benches.append(bench)
     info = BenchAggregate.read(run / "bench_aggregate.json").run
-    together = aggregate_run(run, benches, info, records_verified=True)
+    together = aggregate_run(benches, info, records_verified=True)
     together.save(run / "bench_aggregate.json")
     (run / "bench_aggregate.md").write_text(together.to_markdown(), encoding="utf-8")
     forge(run)

@@ -12,7 +12,7 @@ from test_report import EVERY
 from gradience.cli.app import run
 from gradience.reports.base.report import Report
 from gradience.reports.page.render import to_page
-from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers, VerificationMismatch
+from gradience.reports.verification import RegeneratedAnswers, VerificationMismatch
 from gradience.sources import PageSource
 
 LOGS = Path(__file__).parents[1] / "evidence" / "logs" / "lm_eval"
@@ -36,8 +36,7 @@ REPORTS["bench_forecast"] = REPORTS["bench_forecast"].model_copy(
     update={"scored": REPORTS["evaluation_preview"].scored}
 )
 FILE = "seed_42/probe/eval/answers.records.jsonl"
-ANSWER = DifferingAnswer(id="a", recorded="x", again="y", recorded_correct=True, again_correct=False)
-AGAIN = RegeneratedAnswers(file=FILE, examples=2, equal=1, differing=(ANSWER,), undecidable="another machine")
+AGAIN = RegeneratedAnswers(file=FILE, examples=2, equal=1, differing=1, undecidable="another machine")
 REPORTS["verification"] = REPORTS["verification"].model_copy(
     update={
         "regenerated": (AGAIN,),
@@ -73,7 +72,6 @@ def test_every_verb_whose_page_may_quote_can_leave_it_out():
     assert verbs == {
         "bench aggregate",
         "bench run",
-        "bench verify",
         "evaluate",
         "evidence",
         "report",

@@ -32,7 +32,6 @@ VERBS = {
     "evidence": ["evidence", *SUMS, "--filter", "strict-match", "--require-grade", "C"],
     "check": ["check", ADAPTER],
     "monitor": ["monitor", str(RUN)],
-    "power": ["bench", "power", "--n", "500"],
 }
 """Kind of report -> a command that makes one."""
 
@@ -87,9 +86,8 @@ def test_no_verb_on_files_loads_torch(words):
     assert not {"torch", "transformers", "peft", "datasets", "pandas"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("verb", ["verify", "bench verify"])
-def test_a_published_run_is_verified_under_both_names(verb, capsys):
-    assert run([*verb.split(), str(KEPT), "--json"]) in (0, 1)
+def test_a_published_run_is_verified(capsys):
+    assert run(["verify", str(KEPT), "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["schema"].startswith("gradience.verification/")
 
 
@@ -133,7 +131,6 @@ def test_no_file_is_looked_for_behind_slow_imports(tmp_path):
         ["bench", "aggregate", "nope"],
         ["bench", "status", "nope"],
         ["bench", "export", "nope", "--to", "eee", "-o", "out"],
-        ["bench", "power"],
     ]
     code = (
         "import json, sys; from gradience.cli.app import run\n"

@@ -1,4 +1,4 @@
-"""Runs over processes and a Ray cluster: the result of one process, whoever is killed."""
+"""Runs over a Ray cluster: the result of one process, whoever is killed."""
 
 from __future__ import annotations
 
@@ -19,32 +19,6 @@ from elsewhere import ENDS, PARTS, Killing, assert_same, finished, kill
 from killing import HANGS
 
 pytestmark = pytest.mark.conformance
-
-WORKERS = "runtime.workers=2"
-
-
-def test_two_workers_of_this_machine(two_seeds, two_alone, tmp_path):
-    assert finish(two_seeds, tmp_path / "out", WORKERS)[0] in ENDS
-    assert_same(tmp_path / "out", two_alone)
-
-
-@pytest.mark.parametrize("part", range(PARTS))
-def test_workers_of_this_machine_are_killed(one_seed, one_alone, tmp_path, part):
-    run = Killing(one_seed, tmp_path / "out", part, WORKERS)
-    for pid, _ in run.moments():
-        kill(pid, signal.SIGKILL)
-    assert "tried again: its process ended with -9" in run.result(one_alone)
-
-
-@pytest.mark.parametrize("part", range(PARTS))
-def test_the_run_is_killed_and_started_again(one_seed, one_alone, tmp_path, part):
-    run = Killing(one_seed, tmp_path / "out", part, WORKERS)
-    for _ in run.moments():
-        run.kill_run()
-    run.result(one_alone)
-
-
-# ------------------------------------------------------------ Ray
 
 
 @contextmanager
@@ -180,11 +154,11 @@ def peak():
 def made(on, stage, *inputs):
     on.run = ray.remote(num_returns=2)(toy)
     assert on.submit(StageOrder({}, "", 1, stage, "", inputs), folder, 0)
-    (_, failure), = on.ended()
+    _, failure = on.ended()
     assert failure is None, failure
     assert json.loads((folder / stage / "sizes.json").read_text()).get("probe/train", 2**30) >= 2**30
 
-on = on_ray.OnRay("cpu", None, 1)
+on = on_ray.OnRay("cpu", 1)
 before = peak()
 made(on, "probe/train")
 made(on, "probe/eval", "probe/train")

@@ -121,7 +121,7 @@ def test_a_run_of_bench_on_such_a_task_ends_with_a_verdict_that_can_be_verified(
     )
     result = Bench.read(tmp_path / "out" / "bench.json")
     assert (result.data.task, result.probe.n) == ("lm_eval:sums", 30 if role == "confirm" else 5)
-    assert run(["bench", "verify", str(tmp_path / "out")]) == 0
+    assert run(["verify", str(tmp_path / "out")]) == 0
 
 
 def test_multiple_choice_that_only_lm_eval_can_count_is_not_for_bench(write):

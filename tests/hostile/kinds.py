@@ -161,7 +161,7 @@ def _reading(name: str, path: str) -> Read:
 
 
 def verified() -> dict[str, Kind]:
-    """The files of a whole run, each of which `bench verify` reads. What is damaged is a mismatch, and named."""
+    """The files of a whole run, each of which `verify` reads. What is damaged is a mismatch, and named."""
     files = samples.whole_run("in/run")
     names = {
         "digests": "digests.json",
@@ -180,7 +180,7 @@ def verified() -> dict[str, Kind]:
             f"in/run/{name}",
             syntax[Path(name).suffix],
             files,
-            commands("bench verify in/run", "bench verify in/run --json"),
+            commands("verify in/run", "verify in/run --json"),
             tolerant=True,
             codes=frozenset({0, 1}),
         )

@@ -19,7 +19,6 @@ import prompt_samples
 import sets_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
-from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
@@ -30,7 +29,7 @@ from gradience.evaluate.forecast import margins_of
 from gradience.files.digests import Digests, write_digests
 from gradience.monitor import monitor_runs
 from gradience.reports.bench import Bench
-from gradience.reports.bench_status import BenchStatus, RunProcess, SeedStatus, StageStatus, StageWork
+from gradience.reports.bench_status import BenchStatus, SeedStatus, StageStatus
 from gradience.reports.compression import CompressionPlan
 from gradience.reports.evaluation import (
     EvaluationForecast,
@@ -129,7 +128,6 @@ def artifacts() -> dict[str, Any]:
         "bench_plan": bench_plan(config, "gsm8k", seeds()[0].data.splits),
         "bench_forecast": forecast(),
         "bench_status": bench_status(),
-        "power": report_of_numbers(200, 3, None, plausible()),
         "digests": Digests(files={"bench.json": sha256_text("")}),
         "verification": verification(),
         "training": TrainingReport.model_validate_json(kept("probe/train/training.json")),
@@ -142,7 +140,7 @@ def bench_status() -> BenchStatus:
     moment = datetime(2026, 11, 27, tzinfo=UTC)
     stages = (
         StageStatus(name="probe/train", state="done", seconds=2.5),
-        StageStatus(name="probe/eval", state="running", work=StageWork(since=moment, done=3, of=30)),
+        StageStatus(name="probe/eval", state="running", since=moment),
         StageStatus(
             name="audit", state="failed", message="ValueError: no rows", log=("Traceback", "ValueError")
         ),
@@ -151,8 +149,6 @@ def bench_status() -> BenchStatus:
         run="mine",
         looked=moment,
         state="going on",
-        executor="local",
-        process=RunProcess(host="a", pid=7, since=moment),
         seeds=(SeedStatus(seed=42, result=None, stages=stages),),
     )
 
@@ -186,7 +182,6 @@ def forecast() -> BenchForecast:
         policy=config.policy,
         cost=None,
         assumptions=("none",),
-        notes=("a note",),
     )
 
 

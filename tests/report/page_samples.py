@@ -13,7 +13,6 @@ from hostile.samples import artifacts
 from test_faces import SAMPLES
 
 from gradience import audit_adapter
-from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.cli.demo import example_adapter
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import CurvePoint, Prediction
@@ -66,8 +65,7 @@ def planned_run() -> BenchForecast:
         base_params=7_241_732_096, probe_params=167_772_160, weights_bytes=14_483_464_192, trained_bytes=2_684_354_560,
         activation_bytes=9_300_000_000, tokens_per_training=4_800_000, process_bytes=700_000_000,
     )  # fmt: skip
-    scenarios = report_of_numbers(1319, 3, None, plausible()).scenarios
-    changes = {"cost": cost, "scenarios": scenarios, "trainings": 4, "evaluations": 8}
+    changes = {"cost": cost, "trainings": 4, "evaluations": 8}
     return artifacts()["bench_forecast"].model_copy(update=changes)
 
 
@@ -91,7 +89,6 @@ PAGES: dict[str, Callable[[], list[PageSource]]] = {
     "EvaluationForecast": of("forecast", planned_evaluation),
     "ShrinkForecast": of("forecast", lambda: artifacts()["shrink_forecast"]),
     "planned run": of("forecast", planned_run),
-    "PowerReport": of("power", lambda: artifacts()["power"]),
     "Verification": of("verification", lambda: artifacts()["verification"]),
     "example adapter": lambda: [PageSource("audit.json", audit_adapter(example_adapter()))],
     "thousand modules": of("audit", lambda: audit_report(mistral_rows(layers=143, r=64))),

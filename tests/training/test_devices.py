@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer
 from gradience.errors import UsageError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models import load as models
-from gradience.models.devices import choose_device
+from gradience.models.devices import VISIBLE, choose_device, devices_of
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 from gradience.training.encode import Collator, encode
@@ -102,3 +102,27 @@ def test_the_trainer_puts_model_and_batches_where_the_base_is(
     assert seen == {"meta"}
     assert loss.device.type == "meta"
     assert {weight.device.type for weight in network.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "device", "names"),
+    [
+        (3, None, "auto", ["0", "1", "2"]),
+        (2, "2, 5", "cuda", ["2", "5"]),
+        (2, "2,5", "cuda:1", ["5"]),
+        (2, "GPU-8932f937,GPU-1b2c", "auto", ["GPU-8932f937", "GPU-1b2c"]),
+        (1, "3,-1,4", "auto", ["3"]),
+        (0, "", "auto", []),
+        (4, "0,1,2,3", "cpu", []),
+    ],
+    ids=["all", "some", "one of some", "uuids", "behind none", "hidden", "cpu"],
+)
+def test_gpus_have_the_names_that_cuda_gives_them(
+    monkeypatch: pytest.MonkeyPatch, count: int, visible: str | None, device: str, names: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv(VISIBLE, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(VISIBLE, visible)
+    assert list(devices_of(device)) == names

@@ -34,7 +34,7 @@ from gradience.bench.config.shipped import FOLDER
 from gradience.check.files import read_mapping
 from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
-from gradience.errors import GradienceError, InputError, UsageError
+from gradience.errors import InputError, UsageError
 from gradience.files import strict_yaml
 from gradience.models.settings import ConfigSection, ModelSettings
 from gradience.reports.bench_plan import Policy
@@ -73,7 +73,7 @@ class BenchConfig(ConfigSection):
     policy: Policy = Policy()
     runtime: RuntimeSettings = RuntimeSettings()
     seeds: Seeds = (42,)
-    """A run for each. In a file also `seed: 42`."""
+    """A run for each."""
     only_seed: int | None = Field(default=None, exclude=True)
     """The one of `seeds` that is run now; the others count as missing until they are run. Part of no digest."""
     run_type: str | None = None
@@ -97,14 +97,6 @@ class BenchConfig(ConfigSection):
                     f"the control {control.name} needs a classifier head: set `model.type: seqcls`"
                 )
         return self
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes for the reader of the file, for example that only one seed is run."""
-        if self.due == self.seeds:
-            return ()
-        planned = ", ".join(map(str, self.seeds))
-        return (f"only seed {self.only_seed} is run; the plan has {planned}",)
 
     @property
     def due(self) -> tuple[int, ...]:
@@ -175,7 +167,7 @@ class BenchConfig(ConfigSection):
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> BenchConfig:
     """Read the config in the file at `path`, changed by overrides such as `train.lr=1e-4` or `seeds=[1, 2]`.
 
-    A smoke run comes shortened. `seed: 42` is a list of one.
+    A smoke run comes shortened.
     Raises InputError for the file and UsageError for an override: config-not-found, bad-yaml, config-key (an
     unknown key, with the nearest known one), config-value.
     """
@@ -186,33 +178,18 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             code="config-not-found",
             hint="check the path; `gradience bench configs` lists the shipped configs",
         )
-    values = _with_seeds(read_mapping(path), str(path), InputError)
+    values = dict(read_mapping(path))
     changes: dict[str, dict[str, Any]] = {}
     for override in overrides:
-        changes[override] = _with_seeds(_parsed(override), override, UsageError)
+        changes[override] = _parsed(override)
         values = _merged(values, changes[override])
     try:
         config = BenchConfig.model_validate(values)
     except ValidationError as error:
-        known = (*known_keys(BenchConfig), "seed")
-        raise refused(error, known, str(path), changes, INSTEAD) from None
+        raise refused(error, [*known_keys(BenchConfig)], str(path), changes, INSTEAD) from None
     # paths in a shipped config start at the working directory, since it has no data beside it
     config = config.seen_from(None if path.resolve().parent == FOLDER.resolve() else path.parent)
     return config.shortened() if config.smoke else config
-
-
-def _with_seeds(values: Mapping[str, Any], origin: str, refusal: type[GradienceError]) -> dict[str, Any]:
-    """`seed: 42` as a list of one; beside `seeds` it may only repeat one of them. Raises `refusal` (config-value)."""
-    result = dict(values)
-    if "seed" not in result:
-        return result
-    seed = result.pop("seed")
-    seeds = result.setdefault("seeds", [seed])
-    if not (isinstance(seeds, list) and seed in seeds):
-        raise refusal(
-            f"{origin}: `seed: {seed}` is not among `seeds`", code="config-value", hint="give one of them"
-        )
-    return result
 
 
 def _merged(values: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,21 +267,13 @@ INSTEAD: Mapping[str, str] = {
     "train.learning_rate": "train.lr",
     "train.num_train_epochs": "train.epochs",
     "train.gradient_checkpointing": "model.gradient_checkpointing",
+    "seed": "seeds",
     "train.seed": "seeds",
     "train.eval_samples": "task.eval_samples",
     "task.dataset": "task.profile",
-    "task.eval_max_samples": "task.eval_samples",
     "task.subset": "task.options.subset",
     "lora.r": "lora.probe_r",
     "lora.lora_alpha": "lora.alpha",
     "lora.lora_dropout": "lora.dropout",
-    "compression.acc_tolerance": "policy.tolerance",
-    "compression.variants_to_test": "compression.variants",
-    "compression.seeds": "seeds",
-    "policy.pass_rate_min": "policy.pass_rate",
-    "runtime.keep_adapter_weights": "runtime.keep_adapters",
-    "runtime.smoke_max_steps": "runtime.smoke.max_steps",
-    "runtime.smoke_train_samples": "runtime.smoke.train_samples",
-    "runtime.smoke_eval_samples": "runtime.smoke.eval_samples",
 }
 """Unknown key -> our name."""

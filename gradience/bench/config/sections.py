@@ -298,8 +298,8 @@ class SmokeSettings(ConfigSection):
 
 
 class RuntimeSettings(ConfigSection):
-    """The machine: nothing here belongs to the protocol. Settings that choose the machines of the stages are not part
-    of any result or digest either: a run may continue on another machine."""
+    """The machine: nothing here belongs to the protocol. The executor is not part of any result or digest either: a run
+    may continue on another machine."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first."""
@@ -314,18 +314,8 @@ class RuntimeSettings(ConfigSection):
     by `--engine-python`. Part of the key of every evaluation; probe and variants use the same engine.
     """
     executor: Literal["local", "ray"] = Field(default="local", exclude=True)
-    """Executor of the stages: `local` on this machine, `ray` on a Ray cluster."""
-    workers: Positive | None = Field(default=None, exclude=True)
-    """Stages run in parallel. Default: one per GPU of this machine, or as many as a cluster accepts. A single
-    worker on this machine runs in the main process.
-    """
+    """`local` makes one stage after the other in the process of the run. `ray` makes as many at a time as the GPUs or
+    processors of a Ray cluster, or of this machine, allow."""
     keep_adapters: Literal["all", "probe", "none"] = "all"
     """Adapters kept on disk after the run."""
     smoke: SmokeSettings = SmokeSettings()
-
-    def where(self) -> dict[str, Any]:
-        """Return the non-default settings that choose the machines."""
-        names = [name for name, field in type(self).model_fields.items() if field.exclude]
-        defaults = type(self)()
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value != getattr(defaults, name)}

@@ -6,9 +6,11 @@ Nothing is trained: memory follows from shapes that are counted and lengths that
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
+from itertools import product
 from shutil import disk_usage
 from typing import Any
 
@@ -16,10 +18,9 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.power import Assumptions, plausible_for, power_report, rests_on, scenario
+from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.preview import Lengths, LocalInputs, look
-from gradience.bench.plan.variants import asked_for, stage_graph
-from gradience.errors import UsageError
+from gradience.bench.plan.variants import PlannedVariant, asked_for, stage_names
 from gradience.evaluate.checks import memory_of
 from gradience.evaluate.engines import engine
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
@@ -38,8 +39,9 @@ from gradience.models.load import dtype_of, quiet
 from gradience.models.locate import EMBEDDED, hub_address
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.numbers import size
-from gradience.reports.forecast import BenchForecast, CostEstimate, Requirement
-from gradience.reports.power import PowerReport, Scenario
+from gradience.reports.bench_plan import allowed_losses
+from gradience.reports.forecast import BenchForecast, CostEstimate, Requirement, Scenario
+from gradience.statistics.power import pass_probability, smallest_margin
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.words import counted
 
@@ -62,11 +64,6 @@ def forecast(config: BenchConfig) -> BenchForecast:
         check.model_copy(update={"name": path_text(check.name), "note": sentence_text(check.note)})
         for check in preview.checks
     )
-    scenarios: tuple[Scenario, ...] = ()
-    if examples is not None and not config.smoke:
-        policy, seeds = config.policy, len(config.seeds)
-        margin = float(policy.tolerance)
-        scenarios = tuple(scenario(v, examples, seeds, policy, margin) for v in plausible_for(wanted).of)
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -78,17 +75,49 @@ def forecast(config: BenchConfig) -> BenchForecast:
         requirements=tuple(_requirements(config, cost, adapters=1 + len(wanted))),
         scored=preview.scored,
         scored_by=preview.task.scored_by if preview.task is not None else "",
-        stages=tuple(node.name for node in stage_graph(wanted, config)),
+        stages=stage_names(wanted, config),
         trainings=1 + sum(variant.is_trained for variant in wanted),
         evaluations=1 + config.asks_base + len(wanted),
         examples=examples,
         gate=exact_text(config.gate()),
         policy=config.policy,
         cost=cost,
-        scenarios=scenarios,
+        scenarios=() if examples is None or config.smoke else tuple(_scenarios(config, wanted, examples)),
         assumptions=tuple(_assumptions(config, preview, examples, cost)),
-        notes=tuple(map(sentence_text, config.notes)),
     )
+
+
+DISCORDANCES = {"truncated": (0.03, 0.08), "retrained": (0.12, 0.20)}
+"""Range of the discordances of variants in small and in published runs."""
+SPREADS = (0.0, 0.01)
+
+
+def _scenarios(config: BenchConfig, wanted: Sequence[PlannedVariant], examples: int) -> Iterator[Scenario]:
+    """Yield what the budget can show of a few variants, of the arms of `config`, that span most others."""
+    policy, seeds = config.policy, len(config.seeds)
+    arms = {"retrained" if variant.is_trained else "truncated" for variant in wanted if not variant.control}
+    for name, shares in DISCORDANCES.items():
+        for discordance, spread in product(shares if name in arms else (), SPREADS):
+            margin = partial(
+                smallest_margin, examples, discordance, seeds=seeds, spread=spread, level=float(ALPHA)
+            )
+            yield Scenario(
+                name=name,
+                discordance=discordance,
+                spread=spread,
+                margin_these_runs=margin(),
+                margin_over_trainings=margin(claim="mean-over-trainings") if seeds > 1 else None,
+                pass_if_equal=pass_probability(
+                    examples,
+                    allowed_losses(examples, policy.tolerance),
+                    discordance,
+                    0.0,
+                    spread,
+                    seeds=seeds,
+                    needed=math.ceil(policy.pass_rate * seeds),
+                    floor_allowed=allowed_losses(examples, policy.floor),
+                ),
+            )
 
 
 def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: int) -> Iterator[Requirement]:
@@ -139,41 +168,6 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
             f" dtype {config.model.dtype}; evaluation in batches of {recipe.per_device_eval_batch_size}"
         ),
         here="",
-    )
-
-
-def report_of_config(
-    config: BenchConfig,
-    assumed: Assumptions | None = None,
-    *,
-    n: int | None = None,
-    seeds: int | None = None,
-    margin: Fraction | None = None,
-) -> PowerReport:
-    """Return the power report of `config`; n, seeds and margin replace its own. assumed: None for plausible
-    values.
-
-    Raises the errors of `forecast`, and UsageError if the number of deciding examples is known only from the
-    data.
-    """
-    expected = forecast(config)
-    examples = n or expected.examples
-    if examples is None:
-        raise UsageError(
-            f"{expected.task}: the number of test examples is unknown until the data are read",
-            code="no-budget",
-            hint="give --n as well",
-        )
-    wanted = asked_for(config.compression)
-    tested = sum(variant.is_candidate for variant in wanted)
-    assumed = assumed or plausible_for(wanted)
-    return power_report(
-        examples,
-        seeds or len(config.seeds),
-        config.policy,
-        assumed.of,
-        margin=margin,
-        assumptions=[*rests_on(assumed, tested=tested), *expected.assumptions],
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from gradience.adapters.patterns import anchored_key
 from gradience.bench.arms.arm import Arm, Control
@@ -57,8 +57,6 @@ class PlannedVariant:
     """
     unplanned: str = ""
     """Reason why its ranks are unknown; empty if they are known."""
-    as_recorded: bool = False
-    """Its ranks come from a result, which does not record the rank of each module."""
     same_as: str | None = None
     """The variant, or `probe`, that has the same ranks and is made in the same way: this one is not made again."""
     skipped: str = ""
@@ -235,49 +233,22 @@ def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[Planned
     return tuple(marked)
 
 
-# ---------------------------------------------------------------- stages
-
-Kind = Literal["training", "evaluation", "audit", "calibration", "distillation", "cut"]
-"""Kind of a stage; `cut`: an adapter is derived from the probe's files."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageNode:
-    """A stage, and the stages whose results it needs."""
-
-    name: str
-    kind: Kind
-    after: tuple[str, ...] = ()
-
-
-def stage_graph(variants: Sequence[PlannedVariant], config: BenchConfig) -> tuple[StageNode, ...]:
+def stage_names(variants: Sequence[PlannedVariant], config: BenchConfig) -> tuple[str, ...]:
     """Return the stages of a seed in the order in which one process makes them.
 
     What is cut from the probe comes while its base is loaded, then what is distilled, then what is trained.
     """
-    nodes = [
-        StageNode("probe/train", "training"),
-        StageNode("probe/eval", "evaluation", ("probe/train",)),
-    ]
-    nodes += [StageNode("base/eval", "evaluation", ("probe/eval",))] if config.asks_base else []
-    nodes += [StageNode("audit", "audit", (nodes[-1].name,))]
-    nodes += (
-        [StageNode("calibration", "calibration", ("audit",))]
-        if config.compression.calibration is not None
-        else []
+    distilled = [variant.name for variant in variants if variant.is_distilled]
+    trained = [variant.name for variant in variants if variant.is_trained]
+    cut = [variant.name for variant in variants if variant.name not in (*distilled, *trained)]
+    return (
+        "probe/train",
+        "probe/eval",
+        *(["base/eval"] if config.asks_base else []),
+        "audit",
+        *([] if config.compression.calibration is None else ["calibration"]),
+        *(f"{name}/{stage}" for name in cut for stage in ("adapter", "eval")),
+        *(f"{name}/adapter" for name in distilled),
+        *(f"{name}/train" for name in trained),
+        *(f"{name}/eval" for name in (*distilled, *trained)),
     )
-    planned = (nodes[-1].name,)
-    distilled = [variant for variant in variants if variant.is_distilled]
-    trained = [variant for variant in variants if variant.is_trained]
-    for variant in variants:
-        if not variant.is_trained and not variant.is_distilled:
-            nodes += [StageNode(f"{variant.name}/adapter", "cut", planned), _evaluation(variant, "adapter")]
-    nodes += [StageNode(f"{variant.name}/adapter", "distillation", planned) for variant in distilled]
-    nodes += [StageNode(f"{variant.name}/train", "training", planned) for variant in trained]
-    nodes += [_evaluation(variant, "adapter") for variant in distilled]
-    nodes += [_evaluation(variant, "train") for variant in trained]
-    return tuple(nodes)
-
-
-def _evaluation(variant: PlannedVariant, after: str) -> StageNode:
-    return StageNode(f"{variant.name}/eval", "evaluation", (f"{variant.name}/{after}",))

@@ -12,21 +12,19 @@ DIR/digests.json               every file with its sha256, written last
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from gradience.bench.config.load import BenchConfig, differences
 from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised
-from gradience.bench.run.ladder import evaluate_ladder, uses_looks
-from gradience.bench.run.live import LOG, kept_live, logged
+from gradience.bench.plan.variants import PROBE
+from gradience.bench.run.on_ray import run_on_ray
 from gradience.bench.run.prompts import planned_calibration
-from gradience.bench.run.seed import SeedRun
-from gradience.bench.run.spread import is_spread, run_spread
+from gradience.bench.run.seed import LOG, SeedRun, logged
 from gradience.bench.run.stages import remove_weights
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble, data_of
@@ -63,9 +61,6 @@ from gradience.tasks.base import Task, rendered
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
-PATIENCE = 60.0
-"""Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
-
 
 def run_bench(
     config: BenchConfig,
@@ -77,11 +72,10 @@ def run_bench(
     """Run, or resume, the seeds of `config` in the folder `output`; only the seed `only_seed` if it is set.
 
     Returns the result of each seed that was run, and the aggregate of all finished seeds if several are
-    planned. Seeds of one plan may run at the same time, each with its `only_seed`. Raises LockedError if
-    another run is writing there, UsageError (`output-other-run`) if the folder holds a run of a different
-    config or different data, and the errors of loading, reading and writing.
+    planned. Raises LockedError if another run is writing there, UsageError (`output-other-run`) if the folder holds a
+    run of a different config or different data, and the errors of loading, reading and writing.
     """
-    runtime, whole = config.runtime, config.only_seed is None
+    runtime = config.runtime
     if runtime.executor == "local":  # a cluster's machines have devices of their own
         choose_device(runtime.device)
     require_local(runtime.engine)
@@ -94,40 +88,33 @@ def run_bench(
     planned = bench_plan(config, task.name, splits, task.code, planned_calibration(config, task), rows)
     planned = planned.model_copy(update={"code": code_version()})
     # what is refused so far leaves no folder behind
-    place = output if config.only_seed is None else folder_of_seed(output, config.seeds, config.only_seed)
-    spreads = is_spread(config)
-    with (
-        _held(output, whole) as locked,
-        threads(runtime.threads),
-        kept_live(place, watcher, executor=runtime.executor, spreads=spreads) as watcher,
-    ):
-        with locked():
-            plan = _plan_on_disk(config, planned, output, watcher)
+    with only_one(output), threads(runtime.threads):
+        plan = _plan_on_disk(config, planned, output, watcher)
         watcher.planned(f"plan: {sha256_file(output / PLAN)} (sha256 of {output / PLAN})")
         watch = Stopwatch(command)
         benches: list[Bench] = []
         runs, known = dict[int, SeedRun](), dict[int, SeedFacts]()
         at_looks = uses_looks(config) and bool(rows.looks)
-        elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if spreads else {}
+        if runtime.executor == "ray":
+            known = run_on_ray(config, task, plan_digest(plan), output, watcher)
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
-            folder = folder_of_seed(output, config.seeds, seed)
-            with only_one(folder) if folder != output or not whole else nullcontext():
+            folder, of_seed = folder_of_seed(output, config.seeds, seed), Stopwatch(command)
+            if seed not in known:
                 lost = {}  # variants that the seeds so far have decided: they cannot pass any more
-                if whole and config.compression.stop_early:
+                if config.only_seed is None and config.compression.stop_early:
                     lost = no_longer_passing(benches, config.seeds, config.policy)
-                of_seed, facts = Stopwatch(command), elsewhere.get(seed)
-                run = partial(SeedRun, config, task, seed, folder, watcher, uses_looks=uses_looks(config))
-                runs[seed] = run(plan=plan_digest(plan), lost=lost)
-                if facts is None:
-                    with logged(folder / LOG):
-                        facts = runs[seed].run()
-                known[seed] = facts
-                bench = assemble(facts, task, data_of(task, config, plan), plan, of_seed.run_info())
-                save_with_page(bench, folder / BENCH)
-                if not at_looks:  # else the ladder needs them
-                    _tidy(config, bench, facts)
-                benches.append(bench)
+                runs[seed] = SeedRun(
+                    config, task, seed, folder, watcher,
+                    plan=plan_digest(plan), lost=lost, uses_looks=uses_looks(config),
+                )  # fmt: skip
+                with logged(folder / LOG):
+                    known[seed] = runs[seed].run()
+            bench = assemble(known[seed], task, data_of(task, config, plan), plan, of_seed.run_info())
+            save_with_page(bench, folder / BENCH)
+            if not at_looks:  # else the ladder needs them
+                _tidy(config, bench, known[seed])
+            benches.append(bench)
         rules = LookRules.of(benches) if at_looks else None
         if rules is not None:
             known = evaluate_ladder(runs, known, rules, watcher)
@@ -136,28 +123,17 @@ def run_bench(
                 save_with_page(bench, runs[bench.seed].folder / BENCH)
                 _tidy(config, bench, known[bench.seed])
         together = None
-        with locked():
-            if len(config.seeds) > 1 and not config.smoke:  # a smoke run is no evidence, whatever is added up
-                # the planned seeds that are there; the others are missing
-                results, of_this_process = benches_of(output, config.seeds), {bench.seed for bench in benches}
-                verified = all(
-                    bench.seed in of_this_process or _agrees(output / f"seed_{bench.seed}", bench)
-                    for bench in results
-                )
-                together = aggregate_run(output, results, watch.run_info(), records_verified=verified)
-                save_with_page(together, output / AGGREGATE)
-            write_digests(output)
+        if len(config.seeds) > 1 and not config.smoke:  # a smoke run is no evidence, whatever is added up
+            # the planned seeds that are there; the others are missing
+            results, of_this_process = benches_of(output, config.seeds), {bench.seed for bench in benches}
+            verified = all(
+                bench.seed in of_this_process or _agrees(output / f"seed_{bench.seed}", bench)
+                for bench in results
+            )
+            together = aggregate_run(results, watch.run_info(), records_verified=verified)
+            save_with_page(together, output / AGGREGATE)
+        write_digests(output)
         return benches, together
-
-
-@contextmanager
-def _held(output: Path, whole: bool) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Hold `output` for a whole run. For a single seed it is held for moments: what this gives takes hold of it."""
-    if not whole:
-        yield lambda: only_one(output, wait=PATIENCE)
-        return
-    with only_one(output):
-        yield nullcontext
 
 
 def _agrees(folder: Path, bench: Bench) -> bool:
@@ -199,7 +175,8 @@ def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude_none=True)
     if config.task.probe_gate.above_base is None:  # it says something: by default the gate asks for it
         values["task"]["probe_gate"]["above_base"] = None
-    values["runtime"] |= config.runtime.where()
+    if config.runtime.executor != "local":
+        values["runtime"]["executor"] = config.runtime.executor
     if config.task.options or is_file(config.task.profile):
         values["task"]["folder"] = os.path.relpath(config.task.folder or ".", output)
     if config.model.path.exists():
@@ -241,3 +218,70 @@ def _tidy(config: BenchConfig, bench: Bench, facts: SeedFacts) -> None:
     if config.runtime.keep_adapters == "none" and facts.probe is not None:
         gone.append(facts.probe)
     remove_weights(outcome.adapter.folder.parent for outcome in gone if outcome.adapter is not None)
+
+
+# ---------------------------------------------------------------- the ladder
+
+
+def uses_looks(config: BenchConfig) -> bool:
+    """Return True if this process evaluates the ladder, last of all. Else each seed answers all examples: those of a
+    single seed cannot tell when the test of all ends, and a cluster has the devices."""
+    return config.only_seed is None and config.runtime.executor == "local"
+
+
+def evaluate_ladder(
+    runs: Mapping[int, SeedRun], facts: Mapping[int, SeedFacts], rules: LookRules, watcher: Watcher
+) -> dict[int, SeedFacts]:
+    """Evaluate the steps of the ladder as far as their tests need, and return the facts of each seed with them.
+
+    One base answers for all seeds. A seed that has no variants ends the ladder: nothing can be concluded.
+    """
+    known, evaluator = dict(facts), next(iter(runs.values())).evaluator
+    if not all(of_seed.outcomes for of_seed in known.values()):
+        return known
+    planned = [outcome.planned for outcome in next(iter(known.values())).outcomes]
+    try:
+        for run in runs.values():
+            run.evaluator = evaluator
+        for step in (variant for variant in planned if variant.step is not None):
+            is_probe = all(_planned(of_seed, step.name).same_as == PROBE for of_seed in known.values())
+            if not (is_probe or _is_shown(step.name, runs, known, rules, watcher)):
+                break
+    finally:
+        evaluator.close()
+    return known
+
+
+def _is_shown(
+    name: str, runs: Mapping[int, SeedRun], known: dict[int, SeedFacts], rules: LookRules, watcher: Watcher
+) -> bool:
+    """Evaluate a step look by look until its test ends, in `known`; return True if it is shown."""
+    stages = 0
+    for look in range(1, len(rules.looks) + 1):
+        for number, (seed, run) in enumerate(runs.items(), start=1):
+            watcher.seed(seed, number, len(runs))
+            run.number, run.planned = stages, None
+            with logged(run.folder / LOG):
+                known[seed] = run.reach(known[seed], name, look)
+            stages = run.number
+        rows = [_differences(of_seed, name) for of_seed in known.values()]
+        if not all(rows):  # of a seed it could not be evaluated
+            return False
+        stopped = rules.decide(np.stack([row[: min(map(len, rows))] for row in rows])).stopped
+        if stopped is not None:
+            return stopped == "shown"
+    return False
+
+
+def _planned(facts: SeedFacts, name: str) -> Any:
+    return next(outcome.planned for outcome in facts.outcomes if outcome.planned.name == name)
+
+
+def _differences(facts: SeedFacts, name: str) -> list[int]:
+    """Return step − probe for each answered example; for a twin, the values of its original."""
+    known = {outcome.planned.name: outcome for outcome in facts.outcomes}
+    outcome = known.get(known[name].planned.same_as or name)
+    if facts.probe is None or facts.probe.answers is None or outcome is None or outcome.answers is None:
+        return []
+    pairs = zip(outcome.answers.records, facts.probe.answers.records, strict=False)
+    return [after.correct - before.correct for after, before in pairs]

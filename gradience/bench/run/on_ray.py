@@ -1,36 +1,49 @@
 """`runtime.executor: ray`: a stage is a task of Ray Core on the cluster that RAY_ADDRESS names, or on this machine.
 
-A task receives its inputs as Ray objects and returns the folder of its stage. Only the process of the run reads and
-writes the run's folder, so the machines share no file system. Ray places the tasks, starts them again when a worker or
-a node is lost, and cancels them.
+The process of the run makes nothing. It walks through each seed (orders.py), submits the stages whose inputs are there,
+and walks again when something has ended, until every seed has its facts. A task receives its inputs as Ray objects and
+returns the folder of its stage, so the machines share no file system. Ray places the tasks, starts them again when a
+worker or a node is lost, and cancels them. A run that was killed continues with the finished stages, wherever they were
+made.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gradience.adapters.locate import WEIGHTS
+from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
-from gradience.bench.run.processes import refuse_too_many
+from gradience.bench.run.orders import DueStages, StageFailure, StageOrder, make_stage
+from gradience.bench.run.seed import LOG, SeedRun, logged
+from gradience.bench.run.stages import mark_begun, write_failure
+from gradience.bench.verdict.facts import SeedFacts
+from gradience.bench.verdict.folders import folder_of_seed
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
 from gradience.evaluate.engines.vllm.process import BATCH_INVARIANT, PYTHON
 from gradience.files.shared_names import plain_name
 from gradience.files.whole import write_errors
+from gradience.progress import Watcher
 from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.tasks.base import Task
 from gradience.tasks.user_code import ALLOW
 
+logger = logging.getLogger("gradience.bench")
 RETRIES = 5
 """Times that Ray starts a task again whose worker or node was lost."""
 LOOK = 2.0
@@ -46,12 +59,77 @@ Files = list[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
 """Pieces of files of a stage's folder, in order: name inside the folder, bytes."""
 
 
+def run_on_ray(
+    config: BenchConfig, task: Task, plan: str, output: Path, watcher: Watcher
+) -> dict[int, SeedFacts]:
+    """Have the seeds of `config` made by tasks of Ray, and return the facts of each, failures included.
+
+    Raises MissingExtra without Ray, NetworkError (`ray-lost`), and what cannot be written.
+    """
+    runs, failed = dict[int, SeedRun](), dict[int, dict[str, StageFailure]]()
+    for seed in config.due:
+        folder, failed[seed] = folder_of_seed(output, config.seeds, seed), {}
+        stages = partial(DueStages, failed=failed[seed])
+        runs[seed] = SeedRun(config, task, seed, folder, plan=plan, stages=stages)
+    whole, known = _whole(config), dict[int, SeedFacts]()
+    at_work, submitted = set[tuple[int, str]](), 0
+    with closing(OnRay(config.runtime.device, torch.get_num_threads())) as workers:
+        while True:
+            for number, (seed, run) in enumerate(runs.items(), start=1):
+                if seed in known:
+                    continue
+                facts, due = run.walk()
+                if not due:
+                    known[seed] = facts
+                for stage in due:
+                    if (seed, stage.stage) in at_work:
+                        continue
+                    order = StageOrder(whole, plan, seed, stage.stage, stage.key, stage.inputs)
+                    workers.submit(order, run.folder, gpus_of(stage.stage, run))
+                    mark_begun(run.folder / stage.stage, stage.key)
+                    at_work.add((seed, stage.stage))
+                    submitted += 1
+                    watcher.seed(seed, number, len(runs))
+                    watcher.stage(stage.stage, submitted, None)
+            if len(known) == len(runs):
+                return known
+            order, failure = workers.ended()
+            at_work.remove((order.seed, order.stage))
+            if failure is not None:
+                failed[order.seed][order.stage] = failure
+                watcher.note(f"{order.stage}: failed: {failure.message}")
+                lines = failure.log or (f"{failure.kind}: {failure.message}",)
+                write_failure(runs[order.seed].folder / order.stage, lines)
+                with logged(runs[order.seed].folder / LOG):
+                    logger.error("seed %d: %s failed\n%s", order.seed, order.stage, "\n".join(lines))
+
+
+def gpus_of(stage: str, run: SeedRun) -> int:
+    """Return the GPUs that a stage needs on a machine that has some. Audits and truncations are numpy's work."""
+    return int(stage != "audit" and (not stage.endswith("/adapter") or stage in run.distilled))
+
+
+def _whole(config: BenchConfig) -> dict[str, Any]:
+    """Return the config with all defaults, absolute paths, and the settings that must be equal on every
+    machine.
+
+    Threads: this machine's number, since Ray's tasks and torchrun's processes would use one. Device: only its
+    kind, since a process sees its assigned GPU as the first.
+    """
+    values = config.model_dump(mode="json")
+    values["runtime"]["threads"] = torch.get_num_threads()
+    values["runtime"]["device"] = config.runtime.device.partition(":")[0]
+    for name, section in (("task", config.task), ("model", config.model)):
+        values[name]["folder"] = str(Path(section.folder or "").resolve())
+    return values
+
+
 class OnRay:
     """Makes stages as tasks of Ray."""
 
-    def __init__(self, device: str, workers: int | None, threads: int) -> None:
+    def __init__(self, device: str, threads: int) -> None:
         self.ray: Any = require("ray", extra="ray")
-        self.workers, self.threads = workers, threads
+        self.threads = threads
         self.tasks: dict[Any, tuple[StageOrder, Path, Any]] = {}
         """Reference of a task's first result -> its order, the folder of its seed, the reference of its weights."""
         self.objects: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
@@ -72,12 +150,8 @@ class OnRay:
         self.nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.has_gpus = device not in ("cpu", "mps") and self._most("GPU") > 0
 
-    def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
-        """Give the stage to Ray, unless `runtime.workers` are busy. Raises UsageError (`too-few-gpus`)."""
-        if self.workers is not None and len(self.tasks) >= self.workers:
-            return False
-        if self.has_gpus:
-            refuse_too_many(order, gpus, self._most("GPU"), "the largest node of the cluster")
+    def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
+        """Give the stage to Ray."""
         cores = 1 if self.has_gpus else max(1, min(self.threads, self._most("CPU")))
         task = self.run.options(
             name=f"{order.seed}/{order.stage}", num_cpus=cores, num_gpus=gpus if self.has_gpus else 0
@@ -87,16 +161,14 @@ class OnRay:
         stages, objects = [stage for stage, _ in inputs], [ref for _, ref in inputs]
         files, weights = task.remote(order, environment, stages, *objects)
         self.tasks[files] = order, folder, weights
-        return True
 
-    def ended(self) -> list[tuple[StageOrder, StageFailure | None]]:
+    def ended(self) -> tuple[StageOrder, StageFailure | None]:
         """Wait until a stage has ended, and return it with its failure. Raises NetworkError (`ray-lost`)."""
-        while self.tasks:
+        while True:
             ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=LOOK)
             self._listen()
             if ready:
-                return [self._ended(reference, *self.tasks.pop(reference)) for reference in ready]
-        return []
+                return self._ended(ready[0], *self.tasks.pop(ready[0]))
 
     def close(self) -> None:
         """Cancel what runs, and leave the cluster."""

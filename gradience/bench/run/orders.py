@@ -1,4 +1,4 @@
-"""Stages that another process makes: a walk through a seed that makes nothing and says what is due, or makes one stage.
+"""Stages that a task of Ray makes: a walk through a seed that makes nothing and says what is due, or makes one stage.
 
 The walk is that of a run which makes everything itself (seed.py). So a stage has the same key, and a result the same
 facts, wherever its stages were made.
@@ -6,7 +6,6 @@ facts, wherever its stages were made.
 
 from __future__ import annotations
 
-import json
 import socket
 import traceback
 from collections.abc import Mapping
@@ -20,15 +19,12 @@ from pydantic import ValidationError
 from gradience import errors
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.seed import MadeElsewhere, SeedRun
-from gradience.bench.run.stages import Due, Make, NotDone, Stages, stage_key
+from gradience.bench.run.stages import LAST_LINES, Due, Make, NotDone, Stages, stage_key
 from gradience.errors import GradienceError, InputError
 from gradience.files.shared_names import sentence_text
 from gradience.models.devices import threads
 from gradience.reports.stage import MANIFEST
 from gradience.tasks.base import rendered
-
-LAST_LINES = 20
-"""Lines of a traceback that a failure keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +70,6 @@ class StageFailure:
             log=(f"on {socket.gethostname()}", *traceback.format_exc().splitlines()[-LAST_LINES:]),
         )
 
-    @classmethod
-    def parse(cls, text: bytes) -> StageFailure:
-        """Return the failure in the JSON that a worker wrote."""
-        values = json.loads(text)
-        return cls(**values | {"log": tuple(values["log"])})
-
     def error(self) -> Exception:
         """Return the exception again, so that a run treats it as one of its own process."""
         ours = getattr(errors, self.kind, None)
@@ -93,10 +83,10 @@ class StageFailure:
 class DueStages(Stages):
     """Makes nothing: a stage that is not finished is due, unless it has failed."""
 
-    failed: Mapping[str, StageFailure] = field(default_factory=dict)
+    failed: Mapping[str, StageFailure]
     """Stages of this seed that failed since the run began."""
     passed: list[str] = field(default_factory=list)
-    """Finished stages that the walk has passed."""
+    """Finished stages that this and earlier walks have passed."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
         """Return the folder of a finished stage. Raises NotDone, or the error that ended the stage elsewhere."""

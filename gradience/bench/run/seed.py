@@ -12,7 +12,8 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -68,9 +69,36 @@ from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.memory import Reading, watch_peak
 from gradience.training.trainer import train
+from gradience.words import visible
 
+LOG = "run.log"
 logger = logging.getLogger("gradience.bench")
 logger.addHandler(logging.NullHandler())  # a walk that makes nothing is not logged
+
+
+class _Visible(logging.Formatter):
+    """A line of the log, which is read in a terminal: names and tracebacks in it cannot steer it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Everything that our loggers say, appended to the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("gradience")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
 
 
 class ScaleChanged(Exception):

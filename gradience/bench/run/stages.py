@@ -12,7 +12,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ from typing import Any
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import stored_header
-from gradience.bench.verdict.facts import BEGUN, HEADER
+from gradience.bench.verdict.facts import BEGUN, FAILED, HEADER
 from gradience.digests import sha256_file, sha256_text
-from gradience.errors import InputError
+from gradience.errors import InputError, OutputError
 from gradience.files.whole import write_errors, write_whole
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
@@ -33,6 +34,8 @@ logger = logging.getLogger("gradience.bench")
 VERSION = 1
 """Raised when a stage starts to mean something else: what was made before is then made again."""
 
+LAST_LINES = 20
+"""Lines of a traceback that are kept."""
 Make = Callable[[Path], None]
 """Fills the folder it is given; called again with what is there after a kill."""
 Watch = Callable[[str], Callable[[], int | None]]
@@ -95,7 +98,11 @@ class Stages:
         with write_errors(folder):
             _begin(folder, key, resumable=resumable)
         started, peak = time.perf_counter(), self.watch(name)
-        make(folder)
+        try:
+            make(folder)
+        except Exception:
+            write_failure(folder, traceback.format_exc().splitlines())
+            raise
         if (folder / ADAPTER / WEIGHTS).is_file():
             write_whole(folder / HEADER, [stored_header(folder / ADAPTER / WEIGHTS)])
         StageManifest(
@@ -128,6 +135,13 @@ class Stages:
         if changed:
             self.say(f"{name}: repeated: {changed[0]} is not what this stage wrote")
         return not changed
+
+
+def write_failure(folder: Path, lines: Sequence[str]) -> None:
+    """Write the last lines of the traceback of a failed stage to its folder, for `gradience bench status`."""
+    with suppress(OutputError):  # what the disk refuses here, the run itself will meet
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / FAILED, ["\n".join(lines[-LAST_LINES:]).encode()])
 
 
 def key_of(folder: Path) -> str:
@@ -181,11 +195,19 @@ def _begin(folder: Path, key: str, *, resumable: bool) -> None:
     begun = folder / BEGUN
     unfinished = begun.is_file() and not (folder / MANIFEST).exists()
     if resumable and unfinished and read_file(begun, MAX_SETTINGS_BYTES) == key.encode():
+        mark_begun(folder, key)
         return
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    write_whole(begun, [key.encode()])
+    mark_begun(folder, key)
+
+
+def mark_begun(folder: Path, key: str) -> None:
+    """Say in the folder of a stage that it is begun, now."""
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILED).unlink(missing_ok=True)
+    write_whole(folder / BEGUN, [key.encode()])
 
 
 # ------------------------------------------------------------ weights of the adapters

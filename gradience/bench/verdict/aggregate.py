@@ -8,13 +8,13 @@ failed seed; it is never left out of a denominator.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import combinations
 from statistics import fmean, stdev
 
 from gradience.bench.config.load import UNCOUNTED, differences
-from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, conditions_of, otherwise
+from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, obstacles_of, otherwise
 from gradience.bench.verdict.evidence import graded_together
 from gradience.bench.verdict.policy import (
     SeedOutcome,
@@ -29,7 +29,6 @@ from gradience.reports.base.run import RunInfo, Stopwatch
 from gradience.reports.bench import (
     Bench,
     BenchAggregate,
-    BestVariant,
     SeedRow,
     Spread,
     Status,
@@ -38,7 +37,7 @@ from gradience.reports.bench import (
     VariantSummary,
 )
 from gradience.reports.bench_plan import Policy
-from gradience.words import counted, noun
+from gradience.words import noun
 
 
 def aggregate(
@@ -46,15 +45,13 @@ def aggregate(
     sources: Sequence[str] = (),
     *,
     run: RunInfo | None = None,
-    stopped: Collection[int] = (),
     records_verified: bool = False,
     notes: Sequence[str] = (),
 ) -> BenchAggregate:
     """Return the verdicts over all planned seeds: those that the plans name, whether they are there or not.
 
-    sources: where each was read from. stopped: seeds whose run began and left no result. records_verified: whether the
-    counts are known to be those of the records, without which nothing is certified. notes: what else limits the
-    verdicts.
+    sources: where each was read from. records_verified: whether the counts are known to be those of the records,
+    without which nothing is certified. notes: what else limits the verdicts.
     Raises InputError if they may not be counted together (`check_together`).
     """
     if not benches:
@@ -63,19 +60,15 @@ def aggregate(
     check_together(benches, sources)
     ordered = sorted(zip(benches, sources, strict=True), key=lambda pair: pair[0].seed)
     runs = {bench.seed: bench for bench, _ in ordered}
-    planned = tuple(sorted({*stopped, *(seed for b in benches for seed in (*b.planned_seeds, b.seed))}))
+    planned = tuple(sorted({seed for b in benches for seed in (*b.planned_seeds, b.seed)}))
     first = ordered[0][0]
     source_of = {bench.seed: source for bench, source in ordered}
-    rows = tuple(_seed_row(seed, runs.get(seed), source_of.get(seed), seed in stopped) for seed in planned)
-    missing = {
-        row.seed: "started but not finished" if row.unfinished else "never run"
-        for row in rows
-        if row.seed not in runs
-    }
+    rows = tuple(_seed_row(seed, runs.get(seed), source_of.get(seed)) for seed in planned)
+    missing = [seed for seed in planned if seed not in runs]
     variants = tuple(_variant(name, runs, planned, missing) for name in _names(benches))
     candidates = [variant for variant in variants if variant.is_candidate]
     unfinished = [
-        f"seed {row.seed}: {missing.get(row.seed) or '; '.join(runs[row.seed].reasons)}"
+        f"seed {row.seed}: {'; '.join(runs[row.seed].reasons) if row.seed in runs else 'no result'}"
         for row in rows
         if row.status == "ERROR"
     ]
@@ -107,8 +100,11 @@ def aggregate(
         probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
         variants=variants,
         best=None if blind else _best(candidates),
-        conditions=conditions_of(benches, rows, variants),
-        notes=(*_notes(benches, planned, candidates), *aggregate_notes(rows, variants, first.policy), *notes),
+        notes=(
+            *_notes(benches, planned, candidates, obstacles_of(benches, rows, variants)),
+            *aggregate_notes(rows, variants, first.policy),
+            *notes,
+        ),
         run=run or Stopwatch("").run_info(),
     )
     return graded_together(report, benches, records_verified=records_verified)
@@ -229,10 +225,10 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
     )
 
 
-def _seed_row(seed: int, bench: Bench | None, source: str | None, stopped: bool) -> SeedRow:
+def _seed_row(seed: int, bench: Bench | None, source: str | None) -> SeedRow:
     """The row of a planned seed."""
     if bench is None:
-        return SeedRow(seed=seed, source=None, status="ERROR", unfinished=stopped)
+        return SeedRow(seed=seed, source=None, status="ERROR")
     row = SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
     if bench.probe is None:
         return row
@@ -248,13 +244,13 @@ def _names(benches: Sequence[Bench]) -> list[str]:
 
 
 def _variant(
-    name: str, runs: Mapping[int, Bench], planned: Sequence[int], missing: Mapping[int, str]
+    name: str, runs: Mapping[int, Bench], planned: Sequence[int], missing: Sequence[int]
 ) -> VariantSummary:
     results = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
     policy = next(iter(runs.values())).policy
     any_result = next(iter(results.values()))
     outcomes = [_outcome(seed, result) for seed, result in results.items()]
-    outcomes += [SeedOutcome(seed, "ERROR", why=why) for seed, why in missing.items()]
+    outcomes += [SeedOutcome(seed, "ERROR") for seed in missing]
     verdict = verdict_over_seeds(outcomes, planned, policy)
     compared = [(r.pairs.exact_delta, r) for r in results.values() if r.pairs is not None]
     worst = min(compared, key=lambda pair: pair[0])[1] if compared else None
@@ -306,13 +302,10 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
     )
 
 
-def _best(candidates: Sequence[VariantSummary]) -> BestVariant | None:
-    best: BestVariant | None = None
-    for variant in candidates:
-        saved = variant.mean_reduction if variant.status == "PASS" else None
-        if saved is not None and (best is None or saved > best.mean_reduction):
-            best = BestVariant(name=variant.name, mean_reduction=saved)
-    return best
+def _best(candidates: Sequence[VariantSummary]) -> str | None:
+    passing = (row for row in candidates if row.status == "PASS" and row.mean_reduction is not None)
+    best = max(passing, key=lambda row: row.mean_reduction or 0.0, default=None)
+    return None if best is None else best.name
 
 
 # ---------------------------------------------------------------- reasons and notes
@@ -329,44 +322,22 @@ def _reasons(status: Status, candidates: Sequence[VariantSummary]) -> list[str]:
 
 
 def _notes(
-    benches: Sequence[Bench], planned: Sequence[int], candidates: Sequence[VariantSummary]
+    benches: Sequence[Bench],
+    planned: Sequence[int],
+    candidates: Sequence[VariantSummary],
+    obstacles: Sequence[str],
 ) -> tuple[str, ...]:
     n = next((bench.probe.n for bench in benches if bench.probe is not None), None)
     notes = [*policy_notes(benches[0].policy, len(planned), n)]
-    if len(planned) < 3:
-        notes.append(
-            f"{counted(len(planned), 'seed')} {noun(len(planned), 'says', 'say')} little about the next training:"
-            " a claim needs three or more"
-        )
-    if benches[0].data.eval_role == "dev":
-        notes.append("evaluated on dev: a claim needs the confirm split, evaluated once")
+    if obstacles:
+        notes.append(f"grade A is not possible: {'; '.join(obstacles)}")
     for variant in candidates:  # trainings that could not have changed a verdict
         stopped = [str(row.seed) for row in variant.seeds if row.stopped_early]
-        results = [result for bench in benches if (result := bench.variant(variant.name)) is not None]
-        seconds = [result.measures.seconds for result in results if result.measures and not result.same_as]
         if stopped:
-            saved = ""
-            if seconds:
-                minutes = max(1, round(fmean(seconds) * len(stopped) / 60))
-                saved = f" (about {counted(minutes, 'minute')} saved)"
             notes.append(
                 f"{variant.name} was not trained on {noun(len(stopped), 'seed')} {', '.join(stopped)}: it could no"
-                f" longer pass{saved}"
+                " longer pass"
             )
-    twins: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for variant in candidates:
-        for row in variant.seeds:
-            if row.same_as is not None and row.same_as != "probe":
-                twins[variant.name, row.same_as].append(row.seed)
-    for (name, other), seeds in twins.items():
-        where = f"{noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}"
-        where = "every seed" if len(seeds) == len(planned) else where
-        notes.append(f"{name} and {other} are the same adapter on {where}: one result, not two")
-    if len({bench.planned_seeds for bench in benches}) > 1:
-        notes.append(
-            "the seeds were planned separately, so unwanted seeds may have been left out: a claim needs one plan that"
-            " names all seeds"
-        )
     if len({bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}) > 1:
         notes.append(
             "the seeds ran on different devices or library versions; each variant was compared with the probe of its"

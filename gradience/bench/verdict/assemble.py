@@ -34,7 +34,6 @@ from gradience.reports.bench import (
     Bench,
     BenchData,
     BenchEnvironment,
-    Best,
     DivergenceSummary,
     Gate,
     Measures,
@@ -95,7 +94,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
         else None,
         variants=variants,
         best=best_of(variants),
-        notes=(*map(sentence_text, config.notes), *seed_notes(probe, variants, config.policy)),
+        notes=seed_notes(probe, variants, config.policy),
         run=run,
     )
     return graded_seed(bench)
@@ -112,18 +111,11 @@ def status_of(variants: Sequence[VariantResult]) -> tuple[Status, tuple[str, ...
     return status, tuple(dict.fromkeys(reasons))[:3]
 
 
-def best_of(variants: Sequence[VariantResult]) -> Best | None:
-    """Return the smallest candidate that passes; of equals the first."""
-    best: Best | None = None
-    for result in variants:
-        reduction, params = result.reduction, result.planned_lora_params
-        if result.status != "PASS" or not result.is_candidate or result.same_as is not None:
-            continue
-        if reduction is None or params is None:
-            continue
-        if best is None or reduction > best.reduction:
-            best = Best(name=result.name, lora_params=params, reduction=reduction)
-    return best
+def best_of(variants: Sequence[VariantResult]) -> str | None:
+    """Return the name of the smallest candidate that passes; of equals the first."""
+    passing = (row for row in variants if row.status == "PASS" and row.is_candidate and row.same_as is None)
+    best = max(passing, key=lambda row: row.reduction or 0.0, default=None)
+    return None if best is None else best.name
 
 
 # ---------------------------------------------------------------- variants
@@ -304,7 +296,6 @@ def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
     assert outcome.answers is not None
     assert outcome.adapter is not None
     counts = count(outcome.answers.records)
-    evaluated = next(manifest for manifest in outcome.manifests if ANSWERS in manifest.files)
     peaks = [manifest.peak_memory_bytes for manifest in outcome.manifests if manifest.peak_memory_bytes]
     return {
         "lora_params": outcome.adapter.lora_params,
@@ -320,7 +311,7 @@ def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
         "failed_extractions": counts.failed_extractions,
         "truncated": counts.truncated,
         "records": f"{outcome.planned.name}/eval/{ANSWERS}",
-        "records_sha256": evaluated.files[ANSWERS].sha256,
+        "records_sha256": outcome.answers_sha256,
         "training": _training(outcome.adapter.training),
         "seconds": sum(manifest.seconds for manifest in outcome.manifests),
         "peak_memory_bytes": max(peaks, default=None),

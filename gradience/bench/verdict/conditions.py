@@ -1,7 +1,4 @@
-"""Can what was run carry a claim at all, PASS or FAIL? Conditions, controls, the probe's ceiling. Pure.
-
-They say nothing about the verdict. docs/bench.md defines the conditions in words.
-"""
+"""What keeps a run from a claim, whatever its verdict: its plan, its examples, controls, the probe's ceiling. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +7,7 @@ from fractions import Fraction
 
 from gradience.bench.arms.registry import control_of
 from gradience.reports.bench import (
-    MIN_SEEDS,
     Bench,
-    Condition,
     OfAnArm,
     Probe,
     SeedRow,
@@ -22,61 +17,41 @@ from gradience.reports.bench import (
 from gradience.reports.bench_plan import Policy, allowed_losses
 
 
-def conditions_of(
+def obstacles_of(
     benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
-) -> tuple[Condition, ...]:
-    """Check the conditions over the planned seeds (`rows`); `benches` are those with results."""
-    checks = {
-        "protocol": _protocol(benches, rows),
-        "seeds": (len(rows) >= MIN_SEEDS, f"{len(rows)} planned ({MIN_SEEDS} or more needed)"),
-        "confirm": confirm_untouched(benches),
-        "controls": _controls(variants),
-    }
-    return tuple(
-        Condition.model_validate({"name": name, "met": met, "why": why})
-        for name, (met, why) in checks.items()
-    )
-
-
-def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, str]:
-    """One plan for all seeds, and a result for each of them."""
+) -> tuple[str, ...]:
+    """Return what keeps seeds from a certificate, whatever they have counted: no single plan with a result for every
+    planned seed (`rows`), a limited confirm split, or controls that are missing or not as expected.
+    """
+    obstacles = []
     without = [str(row.seed) for row in rows if row.status == "ERROR"]
     if without:
-        return False, f"no complete result for seed {', '.join(without)}"
-    if len({(bench.planned_seeds, bench.plan_digest) for bench in benches}) > 1:
-        return False, "the seeds were planned separately"
-    return True, "one plan, written before training, and a result for every seed"
+        obstacles.append(f"no complete result for seed {', '.join(without)}")
+    elif len({(bench.planned_seeds, bench.plan_digest) for bench in benches}) > 1:
+        obstacles.append("the seeds were planned separately, so unwanted seeds may have been left out")
+    obstacles += limited(benches)
+    controls = [variant for variant in variants if variant.expected is not None]
+    for control in controls:
+        if control.status in ("PASS", "FAIL") and not control.complete:
+            obstacles.append(f"seeds of {control.name} are missing")
+        elif control.status != control.expected:
+            obstacles.append(f"{control.name} is not as expected")
+    if not any(control.expected == "FAIL" for control in controls):
+        obstacles.append("no control that must fail was planned")
+    return tuple(obstacles)
 
 
-def confirm_untouched(benches: Sequence[Bench]) -> tuple[bool, str]:
-    """Return whether all examples of the confirm split were evaluated, and what was looked at."""
+def limited(benches: Sequence[Bench]) -> list[str]:
+    """Return why what was evaluated is not the whole confirm split; nothing if it is."""
     for bench in benches:
         task = bench.config.get("task")
         limit = task.get("eval_samples") if isinstance(task, dict) else None
         evaluated = next((split.n for split in bench.data.splits if split.role == bench.data.eval_role), 0)
         if bench.data.eval_role != "confirm":
-            return False, f"evaluated on {bench.data.eval_role}"
+            return [f"evaluated on {bench.data.eval_role}"]
         if isinstance(limit, int) and evaluated >= limit:
-            return False, f"limited to {evaluated:,} examples (task.eval_samples)"
-    return True, "all examples of the confirm split"
-
-
-def _controls(variants: Sequence[VariantSummary]) -> tuple[bool, str]:
-    """A control that must fail is planned, and every control came out as expected."""
-    expected, wrong = {}, []
-    for variant in variants:
-        if variant.expected is None:
-            continue
-        expected[variant.name] = variant.expected
-        if variant.status in ("PASS", "FAIL") and not variant.complete:
-            wrong.append(f"seeds of {variant.name} are missing")
-        elif variant.status != variant.expected:
-            wrong.append(f"{variant.name} is {variant.status} but must be {variant.expected}")
-    if wrong:
-        return False, ", ".join(wrong)
-    if "FAIL" not in expected.values():
-        return False, "no control that must fail was planned"
-    return True, f"as expected: {', '.join(expected)}"
+            return [f"limited to {evaluated:,} examples (task.eval_samples)"]
+    return []
 
 
 # ---------------------------------------------------------------- controls

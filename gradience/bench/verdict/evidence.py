@@ -19,7 +19,7 @@ from gradience.bench.arms.ranks import step_name
 from gradience.bench.config.sections import LadderSettings
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.verdict.conditions import blind_controls, confirm_untouched
+from gradience.bench.verdict.conditions import blind_controls, limited, obstacles_of
 from gradience.bench.verdict.grade import (
     ClaimNeeds,
     GradeFacts,
@@ -63,13 +63,8 @@ def graded_seed(bench: Bench) -> Bench:
     if bench.smoke or len(bench.planned_seeds) > 1:
         return bench
     statuses = {result.name: result.status for result in bench.variants}
-    obstacles = _obstacles(
-        confirm=confirm_untouched([bench])[0],
-        plan=bench.status != "ERROR",
-        records=True,  # they have just been counted
-        controls=True,  # one seed has no A to lose
-        gate=_has_gate(bench),
-    )
+    without = [f"no complete result for seed {bench.seed}"] if bench.status == "ERROR" else []
+    obstacles = (*without, *limited([bench]), *_ungated([bench]))
     evidence, ladder = _evidence_of([bench], bench.planned_seeds, statuses, "", obstacles)
     variants = [result.model_copy(update={"evidence": evidence[result.name]}) for result in bench.variants]
     return bench.model_copy(update={"variants": tuple(variants), "ladder": ladder})
@@ -82,19 +77,13 @@ def graded_together(
 
     records_verified: whether the counts are known to be those of the records.
     """
-    met = {condition.name: condition.met for condition in report.conditions}
+    unverified = [] if records_verified else ["the records were not verified"]
     evidence, ladder = _evidence_of(
         benches,
         report.planned_seeds,
         {variant.name: variant.status for variant in report.variants},
         ", ".join(variant.name for variant in blind_controls(report.variants)),
-        _obstacles(
-            confirm=met["confirm"],
-            plan=met["protocol"],
-            records=records_verified,
-            controls=met["controls"],
-            gate=all(_has_gate(bench) for bench in benches),
-        ),
+        (*obstacles_of(benches, report.seeds, report.variants), *unverified, *_ungated(benches)),
     )
     variants = [
         variant.model_copy(update={"evidence": evidence[variant.name]}) for variant in report.variants
@@ -115,22 +104,11 @@ def graded_together(
     )
 
 
-def _has_gate(bench: Bench) -> bool:
-    """Return True if the probe had to pass a gate."""
-    gate = bench.probe.gate if bench.probe is not None else None
-    return gate is not None and (gate.min_value > 0 or gate.above_base is not None)
-
-
-def _obstacles(*, confirm: bool, plan: bool, records: bool, controls: bool, gate: bool) -> tuple[str, ...]:
-    """Return obstacles to a certificate that neither seeds nor examples remove."""
-    lacks = {
-        "the full confirm split was not evaluated": not confirm,
-        "not all seeds completed one plan": not plan,
-        "the records were not verified": not records,
-        "controls are missing or not as expected": not controls,
-        "the probe had no quality gate": not gate,
-    }
-    return tuple(words for words, is_lacking in lacks.items() if is_lacking)
+def _ungated(benches: Sequence[Bench]) -> list[str]:
+    gates = [None if bench.probe is None else bench.probe.gate for bench in benches]
+    if all(gate is not None and (gate.min_value > 0 or gate.above_base is not None) for gate in gates):
+        return []
+    return ["the probe had no quality gate"]
 
 
 # ---------------------------------------------------------------- answers, example by example
@@ -185,7 +163,7 @@ class LookRules:
         if settings is None or not first.data.looks:
             return None
         if beside is None:
-            subjects = [_Subject.of(benches, result.name) for result in first.variants if result.is_candidate]
+            subjects = [Subject.of(benches, result.name) for result in first.variants if result.is_candidate]
             beside = [subject.p_these_runs for subject in subjects]
         adjusted = adjusted_p_values([*([value] for value in beside), [1.0]])[:-1]
         open_claims = 1 + sum(value > ALPHA for (value,) in adjusted)
@@ -215,10 +193,12 @@ class LookRules:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """One variant over its seeds."""
 
-    results: dict[int, VariantResult]
+    results: Mapping[int, VariantResult]
+    faults: tuple[str, ...] = ()
+    """Why nothing can be concluded of it, in words."""
     pooled: Pooled | None = None
     """None without answers to two examples or more."""
     shown: PooledEvidence | None = None
@@ -226,19 +206,22 @@ class _Subject:
     """Result of a step that is tested at looks."""
 
     @classmethod
-    def of(cls, benches: Sequence[Bench], name: str, rules: LookRules | None = None) -> _Subject:
-        """rules: of a ladder that is tested at looks."""
+    def of(
+        cls, benches: Sequence[Bench], name: str, blind: str = "", rules: LookRules | None = None
+    ) -> Subject:
+        """blind: the control that must fail and passed on all seeds. rules: of a ladder that is tested at looks."""
         results, rows = _results_of(benches, name), _differences(benches, name)
+        faults = _faults(benches, results, blind)
         if rows is None or rows.shape[1] < 2:
-            return cls(results)
+            return cls(results, faults)
         margin, groups = benches[0].policy.tolerance, benches[0].data.groups
         is_whole = len(rows) == len(benches[0].planned_seeds)
         if rules is not None and is_whole and next(iter(results.values())).is_step:
             decided = rules.decide(rows)
             shown = PooledEvidence.of(decided.pooled, margin, look=decided.look)
-            return cls(results, decided.pooled, shown, decided)
+            return cls(results, faults, decided.pooled, shown, decided)
         pooled = pool(rows, groups)
-        return cls(results, pooled, PooledEvidence.of(pooled, margin))
+        return cls(results, faults, pooled, PooledEvidence.of(pooled, margin))
 
     @property
     def p_these_runs(self) -> float:
@@ -250,6 +233,16 @@ class _Subject:
         """Any of its results: arm and name are the same on every seed."""
         return next(iter(self.results.values()))
 
+    @property
+    def is_probe(self) -> bool:
+        """True if no rank is below the probe's."""
+        return {result.same_as for result in self.results.values()} == {PROBE}
+
+    @property
+    def is_untested(self) -> bool:
+        """True for a step that no seed has answered."""
+        return bool(self.results) and all(UNTESTED in result.reasons for result in self.results.values())
+
 
 def _evidence_of(
     benches: Sequence[Bench],
@@ -260,19 +253,20 @@ def _evidence_of(
 ) -> tuple[dict[str, VariantEvidence], Ladder | None]:
     """Return evidence for every variant by its name, and the ladder if there is one.
 
-    statuses: the policy's verdict on every variant, over all planned seeds. blind: the control that must fail and
-    passed on all seeds. obstacles: of `GradeFacts`.
+    statuses: the policy's verdict on every variant, over all planned seeds. blind: as in `Subject.of`. obstacles: of
+    `GradeFacts`.
     """
     benches = sorted(benches, key=lambda bench: bench.seed)
-    policy = benches[0].policy
-    subjects = {name: _Subject.of(benches, name) for name in statuses if not _is_step(benches, name)}
+    policy, settings = benches[0].policy, ladder_settings(benches[0].config)
+    steps = [] if settings is None else [step_name(settings.kind, step) for step in settings.steps]
+    subjects = {name: Subject.of(benches, name, blind) for name in statuses if name not in steps}
     candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
     beside = [subjects[name].p_these_runs for name in candidates]
     rules = LookRules.of(benches, beside)
-    subjects = {name: subjects.get(name) or _Subject.of(benches, name, rules) for name in statuses}
+    subjects = {name: subjects.get(name) or Subject.of(benches, name, blind, rules) for name in statuses}
     facts = {
         name: GradeFacts(
-            faults=_faults(benches, planned, subject, blind),
+            faults=subject.faults,
             passes=statuses[name] == "PASS",
             margin=policy.tolerance,
             these_runs=subject.shown.these_runs if subject.shown else None,
@@ -283,7 +277,10 @@ def _evidence_of(
         )
         for name, subject in subjects.items()
     }
-    ladder = _ladder(benches[0].config, subjects, facts, policy.tolerance, len(planned), beside)
+    ladder = None
+    if settings is not None:
+        tested = {name: subjects[name] for name in steps if name in subjects}
+        ladder = walk_ladder(tested, settings, policy.tolerance, seeds=len(planned), beside=beside)
     facts |= _adjusted(facts, candidates, ladder)
     evidence = {}
     for name, subject in subjects.items():
@@ -302,22 +299,17 @@ def _evidence_of(
     return evidence, ladder
 
 
-def _is_step(benches: Sequence[Bench], name: str) -> bool:
-    return next(iter(_results_of(benches, name).values())).is_step
-
-
 def _p_value(bounds: Bounds | None) -> float:
     """A claim that could not be tested still counts among the claims."""
     return 1.0 if bounds is None else bounds.p_value
 
 
-def _faults(
-    benches: Sequence[Bench], planned: Sequence[int], subject: _Subject, blind: str
-) -> tuple[str, ...]:
+def _faults(benches: Sequence[Bench], results: Mapping[int, VariantResult], blind: str) -> tuple[str, ...]:
     """Why nothing can be concluded of a variant, in words."""
-    results = subject.results
+    planned = {seed for bench in benches for seed in bench.planned_seeds}
     twins = {result.same_as for result in results.values()} - {PROBE}
-    twin = next(iter(twins)) if len(twins) == 1 and subject.kind.is_candidate else None
+    is_candidate = next(iter(results.values())).is_candidate
+    twin = next(iter(twins)) if len(twins) == 1 and is_candidate else None
     precisions = {(bench.environment.dtype, bench.environment.quantization) for bench in benches}
     reasons = [why for result in results.values() for why in result.reasons]
     checks = {
@@ -353,24 +345,6 @@ def _seeded(result: VariantResult, bench: Bench) -> bool:
 # ---------------------------------------------------------------- the ladder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFacts:
-    """Facts of one step of the ladder."""
-
-    name: str
-    step: float
-    is_probe: bool = False
-    """No rank is below the probe's."""
-    faults: tuple[str, ...] = ()
-    """Why nothing can be concluded."""
-    pooled: Pooled | None = None
-    evidence: PooledEvidence | None = None
-    decided: Decided | None = None
-    """Set if it was tested at looks."""
-    untested: bool = False
-    """No seed has answered it."""
-
-
 def ladder_settings(config: Mapping[str, Any]) -> LadderSettings | None:
     """Return the ladder in a config; None without one. Raises InputError (`artifact-invalid`)."""
     compression = config.get("compression")
@@ -392,68 +366,43 @@ def bound_of(settings: LadderSettings, seeds: int) -> LadderBound:
     return settings.bound if seeds >= MIN_RUNS else "these-runs"
 
 
-def _ladder(
-    config: Mapping[str, Any],
-    subjects: Mapping[str, _Subject],
-    facts: Mapping[str, GradeFacts],
-    margin: Fraction,
-    seeds: int,
-    beside: Sequence[float],
-) -> Ladder | None:
-    settings = ladder_settings(config)
-    if settings is None:
-        return None
-    names = {step_name(settings.kind, step): step for step in settings.steps}
-    steps = [
-        StepFacts(
-            name=name,
-            step=step,
-            is_probe=all(result.same_as == PROBE for result in subjects[name].results.values()),
-            faults=facts[name].faults,
-            pooled=subjects[name].pooled,
-            evidence=subjects[name].shown,
-            decided=subjects[name].decided,
-            untested=all(UNTESTED in result.reasons for result in subjects[name].results.values()),
-        )
-        for name, step in names.items()
-        if name in subjects
-    ]
-    return walk_ladder(steps, settings, margin, seeds=seeds, beside=beside)
-
-
 def walk_ladder(
-    steps: Sequence[StepFacts],
+    steps: Mapping[str, Subject],
     settings: LadderSettings,
     margin: Fraction,
     *,
     seeds: int,
     beside: Sequence[float] = (),
 ) -> Ladder:
-    """Test the steps in their order.
+    """Test the steps, by their names, in their order.
 
     seeds: that were planned; fewer than three say nothing of other trainings. beside: p-values of the candidates, which
     share the error rate with the ladder.
     """
     bound = bound_of(settings, seeds)
     rows: list[Step] = []
-    stopped: StepFacts | None = None
-    all_bounds = [facts.evidence.bounds(bound) if facts.evidence else None for facts in steps]
+    stopped: tuple[str, Subject] | None = None
+    all_bounds = {
+        name: subject.shown.bounds(bound) if subject.shown else None for name, subject in steps.items()
+    }
     tested = [
-        1.0 if facts.faults else _p_value(bounds)
-        for facts, bounds in zip(steps, all_bounds, strict=True)
-        if not facts.is_probe
+        1.0 if subject.faults else _p_value(all_bounds[name])
+        for name, subject in steps.items()
+        if not subject.is_probe
     ]
     adjusted = iter(adjusted_p_values([*([value] for value in beside), tested])[-1])
-    for facts, bounds in zip(steps, all_bounds, strict=True):
-        shown, reason = facts.evidence, "" if facts.untested else "; ".join(facts.faults)
-        of_sequence = None if facts.is_probe else next(adjusted)
-        if shown is None and not reason and not facts.is_probe and not facts.untested:
+    values = {step_name(settings.kind, step): step for step in settings.steps}
+    for name, subject in steps.items():
+        shown, bounds = subject.shown, all_bounds[name]
+        reason = "" if subject.is_untested else "; ".join(subject.faults)
+        of_sequence = None if subject.is_probe else next(adjusted)
+        if shown is None and not (reason or subject.is_probe or subject.is_untested):
             reason = "per-example answers are missing"
         status: StepStatus = "inconclusive"
-        if facts.is_probe:
+        if subject.is_probe:
             status = "not smaller"
-        elif stopped is not None or facts.untested:
-            status, stopped = "not tested", stopped or facts
+        elif stopped is not None or subject.is_untested:
+            status, stopped = "not tested", stopped or (name, subject)
         elif (
             bounds is not None
             and exactly(bounds.low) > -margin
@@ -462,27 +411,27 @@ def walk_ladder(
         ):
             status = "shown"
         else:
-            stopped = facts
+            stopped = name, subject
         rows.append(
             Step(
-                name=facts.name,
-                step=facts.step,
+                name=name,
+                step=values[name],
                 status=status,
                 reason=reason,
                 delta=shown.delta if shown else None,
                 low=bounds.low if bounds else None,
                 p_value=bounds.p_value if bounds else None,
                 adjusted_p=of_sequence if bounds else None,
-                examples=None if facts.decided is None else facts.decided.look.examples,
-                stopped=None if facts.decided is None else facts.decided.stopped,
+                examples=None if subject.decided is None else subject.decided.look.examples,
+                stopped=None if subject.decided is None else subject.decided.stopped,
             )
         )
     safe = [row for row in rows if row.status == "shown"]
     next_step = None
-    if stopped is not None and stopped.pooled is not None and not stopped.faults:
-        needs = ClaimNeeds(stopped.pooled, margin, bound)
+    if stopped is not None and stopped[1].pooled is not None and not stopped[1].faults:
+        needs = ClaimNeeds(stopped[1].pooled, margin, bound)
         next_step = NextStep(
-            name=stopped.name,
+            name=stopped[0],
             examples=needs.examples(),
             examples_range=needs.range(),
             seeds=needs.seeds(),

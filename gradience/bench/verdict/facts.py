@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import config_name
@@ -17,7 +17,6 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
 from gradience.compress.adapter import REPORT as COMPRESSION_REPORT
 from gradience.compress.carry import DISTILL_REPORT
-from gradience.errors import InputError
 from gradience.files.records import Evaluation, read_records
 from gradience.plan.modules import Ranks
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
@@ -25,7 +24,7 @@ from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport
-from gradience.reports.stage import MANIFEST, StageFile, StageManifest
+from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 
 ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
@@ -34,8 +33,8 @@ AUDIT, CALIBRATION, SIZES = "audit.json", "calibration.safetensors", "parameters
 """Files of audit and calibration; and the parameter counts of a derived adapter: LoRA factors, everything else."""
 HEADER = "weights_header.json"
 """Beside an adapter's folder: the header of its weights (names, shapes, types of tensors), which outlives them."""
-BEGUN = "begun"
-"""In the folder of a stage that is not finished: its key."""
+BEGUN, FAILED = "begun", "failed.log"
+"""In the folder of a stage that is not finished: its key; and the last lines of the traceback, if it has failed."""
 _TWO_SIZES: TypeAdapter[tuple[int, int]] = TypeAdapter(tuple[int, int])
 
 
@@ -66,6 +65,7 @@ class Outcome:
     planned: PlannedVariant
     adapter: StoredAdapter | None = None
     answers: Evaluation[Any] | None = None
+    answers_sha256: str = ""
     scores: Evaluation[Any] | None = None
     manifests: list[StageManifest] = field(default_factory=list)
     error: str = ""
@@ -86,17 +86,8 @@ class Outcome:
         return report
 
     def read_derived(self, stage: Path) -> None:
-        """Add the adapter that was derived from the probe in this folder. Raises InputError (`artifact-invalid`)."""
-        path = stage / SIZES
-        try:
-            sizes: tuple[int, int] = _TWO_SIZES.validate_json(read_file(path, MAX_SETTINGS_BYTES))
-        except ValidationError:
-            raise InputError(
-                f"{path}: does not give two parameter counts",
-                code="artifact-invalid",
-                hint="make it again: gradience bench run with the same --config and --output",
-            ) from None
-        lora_params, other_params = sizes
+        """Add the adapter that was derived from the probe in this folder."""
+        lora_params, other_params = _TWO_SIZES.validate_json(read_file(stage / SIZES, MAX_SETTINGS_BYTES))
         report = stage / ADAPTER / DISTILL_REPORT
         self._add_adapter(
             stage,
@@ -114,14 +105,14 @@ class Outcome:
         if (stage / SCORES).is_file():
             self.scores = read_records(stage / SCORES)
         manifest = StageManifest.read(stage / MANIFEST)
-        _listed(manifest, ANSWERS, stage)
+        self.answers_sha256 = manifest.files[ANSWERS].sha256
         self.manifests = [known for known in self.manifests if ANSWERS not in known.files]  # of fewer looks
         self.manifests.append(manifest)
 
     def _add_adapter(self, stage: Path, **facts: Any) -> None:
         """facts: the other fields of StoredAdapter."""
         manifest = StageManifest.read(stage / MANIFEST)
-        weights = _listed(manifest, f"{ADAPTER}/{WEIGHTS}", stage)
+        weights = manifest.files[f"{ADAPTER}/{WEIGHTS}"]
         self.manifests.append(manifest)
         self.adapter = StoredAdapter(
             self.planned.name, stage / ADAPTER, weights.sha256, weights.bytes, **facts
@@ -164,14 +155,3 @@ def changed_scales(
         was, is_now = probe.scale(probe.alpha_of(name), full), adapter.scale(adapter.alpha_of(name), rank)
         if was is not None and (is_now is None or not math.isclose(was, is_now, rel_tol=1e-6)):
             yield module, was, is_now
-
-
-def _listed(manifest: StageManifest, name: str, stage: Path) -> StageFile:
-    """Return what a manifest says of a file. Raises InputError (`artifact-invalid`) if it does not list it."""
-    if name not in manifest.files:
-        raise InputError(
-            f"{stage / MANIFEST}: does not list {name}",
-            code="artifact-invalid",
-            hint="make it again: gradience bench run with the same --config and --output",
-        )
-    return manifest.files[name]

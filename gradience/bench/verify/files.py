@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.verdict.facts import BEGUN, CALIBRATION
+from gradience.bench.verdict.facts import BEGUN
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.packed import ARCHIVE
 from gradience.digests import sha256_file
@@ -41,7 +41,7 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
         return
     listed = {name: digest for name, digest in listed.items() if name.startswith(below)}
     present = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
-    absent = [name for name in listed if name not in present and not name.endswith((WEIGHTS, CALIBRATION))]
+    absent = [name for name in listed if name not in present and not name.endswith(WEIGHTS)]
     if 2 * len(absent) > len(listed):  # named once, not hundreds of times
         problem = f"{len(absent):,} of {len(listed):,} listed files are missing, such as {absent[0]}"
         findings.mismatch(DIGESTS, f"{problem}: get {ARCHIVE} of the run and put it into the folder")
@@ -90,8 +90,7 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings, *, ins
             }
             present = {name: path for name, path in paths.items() if path.is_file()}
             digests = {name: file.sha256 for name, file in manifest.files.items()}
-            sizes = {name: file.bytes for name, file in manifest.files.items()}
-            gone += _compare(digests, present, MANIFEST, findings, at, sizes)
+            gone += _compare(digests, present, MANIFEST, findings, at)
             for name, path in present.items():
                 if not path.name.startswith(".") and name not in {*digests, MANIFEST, BEGUN}:
                     findings.mismatch(f"{at}{name}", f"not among the files of its stage ({MANIFEST})")
@@ -107,26 +106,18 @@ def _compare(
     source: str,
     findings: Findings,
     at: str = "",
-    sizes: Mapping[str, int] | None = None,
 ) -> int:
-    """Compare files with the digests in `source`; return how many files of weights are missing.
-
-    sizes: in bytes, as `source` has them; without them weights are read however large they are.
-    """
+    """Compare files with the digests in `source`; return how many files of weights are missing."""
     gone = 0
     for name, digest in listed.items():
         path = present.get(name)
         if path is None:
             if name.endswith(WEIGHTS):  # large, and often not published
                 gone += 1
-            elif not name.endswith(CALIBRATION):  # large as well; the ranks that rest on it say so
+            else:
                 findings.mismatch(f"{at}{name}", f"listed in {source}, but missing")
             continue
-        size = path.stat().st_size
-        if sizes is not None and size > max(sizes[name], MAX_DATA_BYTES):  # a digest of 20 GB takes minutes
-            findings.mismatch(f"{at}{name}", f"{size:,} bytes; in {source} {sizes[name]:,}")
-            continue
-        limit = None if sizes is not None or name.endswith(WEIGHTS) else MAX_DATA_BYTES
+        limit = None if name.endswith(WEIGHTS) else MAX_DATA_BYTES
         try:
             now = sha256_file(path, limit=limit)
         except InputError as error:

@@ -1,28 +1,45 @@
-"""Facts recorded in two places of a seed's folder: a run under another seed's name, another adapter's answers."""
+"""Facts recorded in two places of a seed's folder: a run under another seed's name, another adapter's answers; and the
+sizes of every adapter, by its config and by the header of its weights."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gradience import __version__
 from gradience.adapters.config import read_config
+from gradience.adapters.keys import config_name, parse_key
+from gradience.adapters.locate import WEIGHTS
+from gradience.adapters.tensors import TensorEntry, read_header, stored_header
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.verdict.facts import ANSWERS, CALIBRATION, Outcome, SeedFacts, StoredAdapter
+from gradience.bench.verdict.facts import (
+    ANSWERS,
+    CALIBRATION,
+    HEADER,
+    SIZES,
+    Outcome,
+    SeedFacts,
+    StoredAdapter,
+    changed_scales,
+)
 from gradience.bench.verify.findings import Findings, Link
 from gradience.bench.verify.recompute import repeated
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
+from gradience.errors import InputError
 from gradience.files.records import ExamplesRun
 from gradience.models.locate import EMBEDDED, plain_name
+from gradience.plan.modules import Ranks
+from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.training import ADAPTER
 from gradience.reports.training import REPORT as TRAINING
 from gradience.reports.verification import Level
 from gradience.training.settings import STREAMS, stream
+from gradience.words import counted
 
 
 def check_links(
@@ -77,11 +94,10 @@ def _of_training(
     yield file, "start.streams", report.start.streams, {name: stream(facts.seed, name) for name in STREAMS}
     yield file, "trained", report.trained, arm.trains
     yield file, "recipe", report.recipe, {key: recipe.get(key) for key in report.recipe}
-    if not outcome.planned.as_recorded:  # else its ranks are not known module by module
-        lora = facts.config.lora.peft_arguments()
-        if outcome.planned.name != PROBE and arm.trains == "lora":
-            lora |= outcome.planned.lora_arguments()
-        yield file, "lora", report.lora, json.loads(json.dumps(lora))
+    lora = facts.config.lora.peft_arguments()
+    if outcome.planned.name != PROBE and arm.trains == "lora":
+        lora |= outcome.planned.lora_arguments()
+    yield file, "lora", report.lora, json.loads(json.dumps(lora))
     yield file, "examples.task", report.examples.task, plan.task
     yield file, "examples.sha256", report.examples.sha256, data.sha256
 
@@ -177,3 +193,90 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
         yield file, "calibration_sha256", report_of_adapter.calibration_sha256, calibration.sha256
         yield file, "prediction", report_of_adapter.prediction, outcome.planned.predicted
         yield file, "modules", ranks, dict(outcome.planned.ranks)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def check_sizes(facts: SeedFacts, findings: Findings, *, inside: str = "") -> None:
+    """Compare the size that is published for each adapter with its config and with the header of its weights.
+
+    Of weights that were not kept, the header recorded when they were written is read. inside: prefix of the names of
+    this seed's files.
+    """
+    if facts.probe is None or facts.audit is None:
+        return
+    full: Ranks = {layer.name: layer.r for layer in facts.audit.layers}
+    recorded = unknown = 0
+    place = inside or "the run"
+    with findings.check("sizes", "L1", f"{place}: ranks, scales and parameter counts of adapters"):
+        for outcome in (facts.probe, *facts.outcomes):
+            adapter, planned = outcome.adapter, outcome.planned
+            if adapter is None:
+                continue
+            ranks = full if planned.name == PROBE or not adapter.lora else planned.ranks
+            at = f"{inside}{planned.name}/{adapter.folder.parent.name}/"
+            try:
+                findings.compare(_of_config(facts.probe.adapter, adapter, ranks), at)
+                has_weights = (adapter.folder / WEIGHTS).is_file()
+                header = _header_of(adapter)
+                if header is not None:
+                    findings.compare(_of_header(header, adapter, ranks), at)
+            except InputError as error:
+                findings.mismatch(at, str(error))
+                continue
+            recorded += header is not None and not has_weights
+            unknown += header is None
+    if recorded:
+        findings.gap(
+            f"{place}: sizes of {counted(recorded, 'adapter')}: by recorded headers, since the weights were not kept;"
+            " nothing shows that a header belongs to the digest"
+        )
+    if unknown:
+        findings.gap(
+            f"{place}: sizes of {counted(unknown, 'adapter')}: by configs and recorded counts only, since there are"
+            " neither weights nor headers"
+        )
+
+
+def _header_of(adapter: StoredAdapter) -> Mapping[str, TensorEntry] | None:
+    """Return the tensors in the weights, or in their recorded header; None if there is neither."""
+    weights, header = adapter.folder / WEIGHTS, adapter.folder.parent / HEADER
+    if weights.is_file():
+        return read_header(weights, stored_header(weights), weights.stat().st_size)[0]
+    if not header.is_file():
+        return None
+    return read_header(header, read_file(header, MAX_DATA_BYTES), adapter.bytes)[0]
+
+
+def _of_config(probe: StoredAdapter | None, adapter: StoredAdapter, ranks: Ranks) -> Iterator[Link]:
+    path, file = adapter.folder / "adapter_config.json", f"{ADAPTER}/adapter_config.json"
+    if not path.is_file():
+        return
+    config = read_config(path)
+    for module, rank in ranks.items():
+        if rank:  # of a module at rank 0 there is nothing
+            yield file, f"rank of {module}", config.rank_of(config_name(module)), rank
+    if probe is not None and (probe.folder / path.name).is_file():
+        for module, before, after in changed_scales(read_config(probe.folder / path.name), config, ranks):
+            yield file, f"scale of {module}", after, before
+
+
+def _of_header(header: Mapping[str, TensorEntry], adapter: StoredAdapter, ranks: Ranks) -> Iterator[Link]:
+    weights = f"{ADAPTER}/{WEIGHTS}"
+    keys = {name: parse_key(name) for name in header}
+    stored = {
+        key.module: header[name].shape[0]
+        for name, key in keys.items()
+        if key.role in ("A", "embedding_A") and not key.ghost and header[name].shape
+    }
+    for module, rank in ranks.items():
+        if module in stored or not rank:  # the experts of a block share one tensor under another name
+            yield weights, f"rank of {module}", stored.get(module, 0), rank
+    lora = sum(entry.params for name, entry in header.items() if "lora_" in name)
+    report = adapter.training
+    if report is not None:
+        yield TRAINING, "lora_params", report.lora_params, lora
+    else:
+        other = sum(entry.params for entry in header.values()) - lora
+        yield SIZES, "", [adapter.lora_params, adapter.other_params], [lora, other]

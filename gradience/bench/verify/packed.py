@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import re
 import shutil
 import tarfile
 import tempfile
@@ -54,10 +53,5 @@ def unpacked(folder: Path) -> Iterator[Path]:
 
 
 def as_published(text: str, place: Path, folder: Path) -> str:
-    """Return a text in which the files of the temporary folder `place` are named as in `folder` or its archive."""
-
-    def published(match: re.Match[str]) -> str:
-        beside = folder / match[1]
-        return str(beside if beside.exists() else folder / ARCHIVE / match[1])
-
-    return text if place == folder else re.sub(rf"{re.escape(str(place))}/([^\s:;,]*)", published, text)
+    """Return a text in which the temporary folder `place` has the name of the published one."""
+    return text.replace(str(place), str(folder))

@@ -30,7 +30,7 @@ from gradience.files.records import (
     read_records,
 )
 from gradience.reports.audit import AuditReport
-from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.stage import MANIFEST
@@ -160,8 +160,6 @@ class SeedFolder:
     """Variants that earlier seeds had decided, and why."""
     taken_as_recorded: list[str] = field(default_factory=list)
     """Adapters whose error is one that this folder cannot show."""
-    ranks_as_recorded: list[str] = field(default_factory=list)
-    """Variants whose ranks rest on a calibration that was not kept."""
 
     def facts(self) -> SeedFacts:
         """Return what the stages left. Raises InputError for files that are not what they should be."""
@@ -202,49 +200,18 @@ class SeedFolder:
 
     def _planned(self, facts: SeedFacts, audit: AuditReport) -> Sequence[PlannedVariant]:
         """Return what was to be compared, by the audit and the calibration; fill in the calibration."""
-        is_gone = False
         if self.config.compression.calibration is not None:
-            file = self.folder / "calibration" / CALIBRATION
-            if not self._is_done("calibration"):
-                facts.uncalibrated = self._error_of_calibration()
-            elif file.is_file():
-                facts.calibration = Calibration.read(file)
+            if self._is_done("calibration"):
+                facts.calibration = Calibration.read(self.folder / "calibration" / CALIBRATION)
             else:
-                is_gone = True
-                facts.uncalibrated = "its calibration was not kept"
-        planned = plan_variants(
+                facts.uncalibrated = self._error_of_calibration()
+        return plan_variants(
             audit,
             self.config,
             self.seed,
             lost=self.lost,
             calibration=facts.calibration,
             uncalibrated=facts.uncalibrated,
-        )
-        if not is_gone:
-            return planned
-        unknown = {variant.name for variant in planned if variant.needs_calibration}
-        results = {result.name: result for result in self.recorded.variants}
-        return [
-            self._as_recorded(variant, results[variant.name])
-            if unknown & {variant.name, results[variant.name].same_as}
-            else variant
-            for variant in planned
-        ]
-
-    def _as_recorded(self, variant: PlannedVariant, result: VariantResult) -> PlannedVariant:
-        """The variant with the size that its result states. Its ranks, module by module, are not known."""
-        self.ranks_as_recorded.append(variant.name)
-        return replace(
-            variant,
-            unplanned="",
-            ranks={"": result.ranks.largest} if result.ranks else {},
-            lora_params=result.planned_lora_params or 0,
-            probe_params=self.recorded.probe.lora_params if self.recorded.probe is not None else 0,
-            rank_basis=result.rank_basis,
-            predicted=result.predicted,
-            as_recorded=True,
-            same_as=result.same_as,
-            skipped=result.reasons[0] if result.status == "SKIPPED" and result.reasons else "",
         )
 
     def _variant(self, planned: PlannedVariant) -> Outcome:

@@ -38,7 +38,7 @@ from gradience.files.shared_names import given_text
 from gradience.models.devices import threads
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER
-from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers
+from gradience.reports.verification import RegeneratedAnswers
 from gradience.tasks.base import ChoiceTask, ClassificationTask, Task
 from gradience.words import counted
 
@@ -142,7 +142,7 @@ class _Regeneration:
         counts = (
             f"{equal:,} of {answered:,} regenerated answers in {counted(len(again), 'evaluation')} are equal"
         )
-        undecided = sum(len(file.differing) for file in again if file.undecidable)
+        undecided = sum(file.differing for file in again if file.undecidable)
         if not again and not self.mismatches:
             why = "no adapter's answers were regenerated: see Not verified"
             self.findings.not_done("regenerated", "L3", why)
@@ -172,7 +172,7 @@ class _Regeneration:
         if others:
             raise InputError(f"its header has a different {', '.join(others)}", code="other-data")
         why = undecidable(stored.run, self.evaluator.numerics)
-        rows, differing, equal = {row.id: row for row in stored.records}, [], 0
+        rows, differing, equal = {row.id: row for row in stored.records}, 0, 0
         for new in again.records:
             old = rows.get(new.id)
             if old is None:
@@ -181,30 +181,21 @@ class _Regeneration:
                 continue
             if gold_of(old) != gold_of(new):
                 self.mismatches.append((file, f"{new.id}: another text or gold answer than the task's"))
-            recorded, regenerated = output_of(old), output_of(new)
             if is_same(old, new):
                 equal += 1
                 continue
-            differing.append(
-                DifferingAnswer(
-                    id=new.id,
-                    recorded=recorded,
-                    again=regenerated,
-                    recorded_correct=old.correct,
-                    again_correct=new.correct,
-                )
-            )
+            differing += 1
             if not why:
-                problem = f"{new.id}: {recorded!r} recorded, {regenerated!r} when regenerated"
+                problem = f"{new.id}: {output_of(old)!r} recorded, {output_of(new)!r} when regenerated"
                 self.mismatches.append((file, problem))
         if differing and why:
-            count = f"{len(differing)} of {len(again.records)}"
+            count = f"{differing} of {len(again.records)}"
             self.findings.gap(f"{file}: {count} answers differ, which proves nothing: {why}")
         return RegeneratedAnswers(
             file=file,
             examples=len(again.records),
             equal=equal,
-            differing=tuple(differing),
+            differing=differing,
             undecidable=why,
         )
 

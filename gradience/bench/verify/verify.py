@@ -36,10 +36,9 @@ from gradience.bench.verdict.folders import (
 from gradience.bench.verify.data import check_data, config_of_plan, configs_of, plan_of
 from gradience.bench.verify.files import check_files, check_stages, stages_of
 from gradience.bench.verify.findings import CLOSE, Findings
-from gradience.bench.verify.links import check_links
+from gradience.bench.verify.links import check_links, check_sizes
 from gradience.bench.verify.packed import as_published, unpacked
 from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, numbers_of, rescored
-from gradience.bench.verify.sizes import check_sizes
 from gradience.digests import sha256_file, sha256_json
 from gradience.errors import GradienceError, InputError
 from gradience.files import strict_json
@@ -87,7 +86,6 @@ class RunFolder:
     """Folder in which the run was published."""
     only: str = ""
     """The seed's folder inside it, if only that seed is verified."""
-    pages: bool = True
     findings: Findings = field(default_factory=Findings)
     code: str | None = None
     """Version of Gradience in the plan."""
@@ -108,7 +106,6 @@ def verify_run(
     *,
     root: str | None = None,
     plan: str | None = None,
-    pages: bool = True,
     data: bool = False,
     regenerate: int | None = None,
     sample_seed: int | None = None,
@@ -116,18 +113,12 @@ def verify_run(
 ) -> Verification:
     """Verify the run in `folder`, or the single seed in it, packed (`everything.tar.xz`) or not.
 
-    root, plan: sha256 that its digests.json and plan.json must have. pages: compare the pages with their JSON.
-    data: compare all examples with the task's. regenerate: number of examples that each adapter answers again; the
-    only step that needs the model. sample_seed: which examples; None draws anew.
+    root, plan: sha256 that its digests.json and plan.json must have. data: compare all examples with the task's.
+    regenerate: number of examples that each adapter answers again; the only step that needs the model. sample_seed:
+    which examples; None draws anew.
     Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) if there is nothing to verify.
     """
     watch = Stopwatch(command)
-    if (folder / PLAN).is_file() and b'"gradience.shrink_plan/' in read_file(folder / PLAN, MAX_DATA_BYTES):
-        raise InputError(
-            f"{folder}: an unfinished shrink: no shrink.json beside its {PLAN}",
-            code="not-a-run",
-            hint="repeat the command of `gradience shrink` with the same --output, then verify",
-        )
     whole, only, above = folder, "", folder.absolute().parent
     name = folder.absolute().name
     if not (folder / PLAN).is_file() and name.startswith("seed_") and (above / PLAN).is_file():
@@ -140,7 +131,7 @@ def verify_run(
             hint="name the output folder of bench run, shrink, evaluate, evidence, compress or distill",
         )
     with unpacked(whole) as place:
-        run = RunFolder(place, whole, only, pages, Findings(lambda text: as_published(text, place, whole)))
+        run = RunFolder(place, whole, only, Findings(lambda text: as_published(text, place, whole)))
         findings = run.findings
         check_files(place, findings, below=only, expected=root)
         plan_found = check_plan_digest(place, plan, findings)
@@ -159,25 +150,45 @@ def verify_run(
 
             sample_seed = secrets.randbelow(2**32) if sample_seed is None else sample_seed
             again = regenerated(place, whole, run.places, findings, least=regenerate, seed=sample_seed)
-    if root is None:
+    report = verification_of(folder, findings, watch, MADE_UP, root_of(whole), root, plan_found, plan)
+    return report.model_copy(
+        update={
+            "code": run.code,
+            "status": status,
+            "seeds": tuple(run.seeds),
+            "sample_seed": None if regenerate is None else sample_seed,
+            "regenerated": again,
+        }
+    )
+
+
+def verification_of(
+    folder: Path,
+    findings: Findings,
+    watch: Stopwatch,
+    made_up: str,
+    root: str | None,
+    root_expected: str | None,
+    plan: str | None,
+    plan_expected: str | None,
+) -> Verification:
+    """Return the report of what was found in a folder. made_up: what no check can rule out, in words."""
+    if root_expected is None:
         findings.gap("that this is the published folder: give its --root")
-    findings.gap(MADE_UP)
+    findings.gap(made_up)
     return Verification(
         folder=path_text(folder),
-        verdict=findings.verdict(from_outside=root is not None or plan is not None),
+        verdict=findings.verdict(from_outside=root_expected is not None or plan_expected is not None),
         level=findings.level,
-        root=root_of(whole),
-        root_expected=root,
-        plan=plan_found,
-        plan_expected=plan,
-        code=run.code,
-        status=status,
-        seeds=tuple(run.seeds),
+        root=root,
+        root_expected=root_expected,
+        plan=plan,
+        plan_expected=plan_expected,
+        status=None,
+        seeds=(),
         checks=tuple(findings.checks),
         mismatches=tuple(findings.mismatches),
         not_verified=tuple(findings.gaps),
-        sample_seed=None if regenerate is None else sample_seed,
-        regenerated=again,
         run=watch.run_info(),
     )
 
@@ -230,7 +241,7 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
     except InputError as error:
         findings.mismatch(file, str(error))
         return None
-    _check_page(recorded, f"{place}{PAGE}", run)
+    check_page(recorded, recorded.run.gradience_version, seed / PAGE, findings, f"{place}{PAGE}")
     config = None if plan is None else _check_protocol(run, plan, recorded, file)
     check_stages(seed, None if plan is None else plan_digest(plan), findings, inside=place)
     if plan is None or not stages_of(seed):
@@ -310,8 +321,6 @@ def _check_result(
         problem = f"{place or 'the run'}: answers extracted and rescored from the stored outputs"
         with findings.check("answers", "L2", problem):
             facts = folder.facts()
-    if folder.ranks_as_recorded:
-        findings.gap(f"{place}calibration, which was not kept: ranks based on it are taken as recorded")
     for name in folder.taken_as_recorded:
         findings.gap(f"{place}{name}: that it ended in the recorded error")
     version = None if marking.why_not else marking.rules.scoring_version
@@ -323,10 +332,7 @@ def _check_result(
         looks = () if plan.ladder is None else plan.ladder.looks
         data = recorded.data.model_copy(update={"splits": plan.splits, "groups": plan.groups, "looks": looks})
         again = assemble(facts, marking.rules, data, plan, recorded.run)
-        of_reader = max(0, len(recorded.notes) - len(again.notes))  # notes of the config's reader
-        again = again.model_copy(update={"notes": (*recorded.notes[:of_reader], *again.notes)})
-        ranks = [f"variants.{name}.ranks" for name in folder.ranks_as_recorded]
-        _compare(values, again, file, findings, (*APART, *marking.unknown, *ranks))
+        _compare(values, again, file, findings, (*APART, *marking.unknown))
     run.seeds.append(seed)
 
 
@@ -414,7 +420,7 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     except InputError as error:
         findings.mismatch(AGGREGATE, str(error))
         return None
-    _check_page(recorded, DOCUMENT, run)
+    check_page(recorded, recorded.run.gradience_version, run.folder / DOCUMENT, findings, DOCUMENT)
     if plan is None:
         findings.not_done(
             "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their folders"
@@ -427,7 +433,7 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
             mismatch.file.startswith("seed_") for mismatch in findings.mismatches
         )
         again = aggregate_run(
-            run.folder, benches, recorded.run, records_verified=bool(recorded.records_verified) and verified
+            benches, recorded.run, records_verified=bool(recorded.records_verified) and verified
         )
     except GradienceError as error:
         findings.mismatch(AGGREGATE, f"cannot be recomputed from its seeds: {error}")
@@ -437,23 +443,20 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     return recorded.status
 
 
-def _check_page(result: Bench | BenchAggregate, name: str, run: RunFolder) -> None:
-    """Compare the page beside a result with what its JSON gives."""
-    path = run.folder / name
-    if not run.pages or not path.is_file():
+def check_page(result: Report, version: str, path: Path, findings: Findings, name: str) -> None:
+    """Compare the page beside a result, if there is one, with what its JSON gives. version: that wrote it."""
+    if not path.is_file():
         return
-    version = result.run.gradience_version
     if version != __version__:
-        run.findings.not_done(
-            "pages", "L1", f"{name}: written by version {version}, this is {__version__}: not compared"
-        )
+        why = f"{name}: written by version {version}, this is {__version__}: not compared"
+        findings.not_done("pages", "L1", why)
         return
-    with run.findings.check("pages", "L1", f"{name} matches its JSON, byte for byte"):
+    with findings.check("pages", "L1", f"{name} matches its JSON, byte for byte"):
         try:
             if read_file(path, MAX_DATA_BYTES) != result.to_markdown().encode():
-                run.findings.mismatch(name, "differs from the page generated from its JSON")
+                findings.mismatch(name, "differs from the page generated from its JSON")
         except InputError as error:
-            run.findings.mismatch(name, str(error))
+            findings.mismatch(name, str(error))
 
 
 # ---------------------------------------------------------------- two values of JSON
@@ -570,7 +573,7 @@ def _unchecked(folder: Path) -> list[str]:
     """
     place = folder if folder.is_dir() else folder.parent
     try:
-        verification = verify_run(place, pages=False)
+        verification = verify_run(place)
     except InputError as error:
         if error.code not in UNVERIFIABLE:
             raise
