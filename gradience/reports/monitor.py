@@ -21,7 +21,6 @@ from gradience.reports.base.blocks import (
     Inline,
     Note,
     Notes,
-    Paragraph,
     Role,
     Span,
     Table,
@@ -265,7 +264,7 @@ OUTCOMES: dict[Outcome, tuple[str, Role]] = {
     "unfinished": ("still running, or killed", "warn"),
 }
 SHORT_OUTCOMES = {"error": "error", "unfinished": "no end"}
-WIDE_SPARK, SPARK, SIDE_SPARK = 64, 32, 16
+SPARK = 20
 """Columns of a chart."""
 SHOWN = ("reward", "accuracy", "f1", "exact_match", "rewards/accuracies", "mean_token_accuracy")
 """Metrics of an evaluation that are shown by default, at most two."""
@@ -439,16 +438,14 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
 
 def _logged(run: RunReport, gap_threshold: float, *, verbose: bool) -> list[Block]:
     """Return the loss, and each split's evaluations."""
-    blocks: list[Block] = [Heading("Loss", aside=_loss_words(run.loss))]
-    if run.loss.points:
-        blocks.append(Paragraph(sparkline(_means(run.loss), WIDE_SPARK)))
+    words = _loss_words(run.loss)
+    rows = [("training loss", _means(run.loss), words)]
     if verbose:
-        side = []
         for name, curve in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
             highest = f"highest {sig(curve.high)} at step {curve.high_step}"
             change = f"{sig(curve.first)} → {sig(curve.last)}, {highest}"
-            side.append((name, _means(curve), _nonfinite(curve) if curve.nonfinite else change))
-        blocks += _series(side, SIDE_SPARK)
+            rows.append((name, _means(curve), _nonfinite(curve) if curve.nonfinite else change))
+    blocks: list[Block] = [Heading("Loss", aside="" if run.loss.points else words), *_series(rows)]
     threshold = gap_threshold if run.setup.method == "supervised" else None
     for name, split in run.evaluations.items():
         blocks += _evaluation(name, split, threshold, verbose=verbose)
@@ -472,12 +469,12 @@ def _nonfinite(curve: Curve) -> str:
     return f"NaN or infinite {plural(curve.nonfinite, 'time')} from step {curve.first_nonfinite_step}"
 
 
-def _series(rows: Iterable[tuple[str, list[float], str]], width: int = SPARK) -> list[Block]:
+def _series(rows: Iterable[tuple[str, list[float], str]]) -> list[Block]:
     """Return one row per series: its name, a small chart, and its figures; empty if nothing was logged."""
     cells: list[list[Inline]] = [
-        [label, sparkline(values, width), words] for label, values, words in rows if values
+        [label, sparkline(values, SPARK), words] for label, values, words in rows if values
     ]
-    return [Table([Column(), Column(drop=1), Column(wrap=True)], cells)] if cells else []
+    return [Table([Column(), Column(drop=1, drawing=True), Column(wrap=True)], cells)] if cells else []
 
 
 def _evaluation(name: str, split: SplitReport, gap_threshold: float | None, *, verbose: bool) -> list[Block]:

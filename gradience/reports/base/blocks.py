@@ -115,12 +115,10 @@ def table_of(rows: Iterable[T], *fields: tuple[Column, Callable[[T], Inline]]) -
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Lines shown unchanged: a snippet to copy, or a drawing."""
+    """Lines shown unchanged, to copy."""
 
     lines: Sequence[Inline]
     language: str = ""
-    drawing: bool = False
-    """True for a drawing made of characters; a page leaves it out, because it shows the plot."""
 
 
 Block = Heading | Paragraph | Notes | Facts | Table | Code

@@ -20,7 +20,7 @@ from gradience.errors import InputError, UsageError, require
 from gradience.files.whole import write_whole
 from gradience.reading import open_stream
 from gradience.reports.base import html
-from gradience.reports.base.blocks import Block, Code, Facts, Inline, Table, spans
+from gradience.reports.base.blocks import Block, Facts, Inline, Table, spans
 from gradience.reports.base.names import display_sentence, html_text
 from gradience.reports.base.run import RunInfo
 from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
@@ -219,8 +219,6 @@ def _blocks(blocks: Sequence[Block], links: Mapping[str, str]) -> Any:
 
 def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
     for block in blocks:
-        if isinstance(block, Code) and block.drawing:
-            continue  # the page shows its plot
         if not isinstance(block, Table | Facts):
             yield html.block(block)
         elif isinstance(block, Table) and len(block.rows) > FOLDED:
