@@ -1,7 +1,5 @@
 """No verb that reads a config runs anything that it says: no process, no connection, no code out of its texts."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

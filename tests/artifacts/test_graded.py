@@ -1,7 +1,5 @@
 """The parts that hold evidence: their numbers are those of `gradience.statistics`, and a file gives them back."""
 
-from __future__ import annotations
-
 import doctest
 from fractions import Fraction
 

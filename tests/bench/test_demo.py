@@ -1,7 +1,5 @@
 """`gradience demo --train`: its stages on a model scaled down, and its last screen."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

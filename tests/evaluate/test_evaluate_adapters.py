@@ -1,7 +1,5 @@
 """`evaluate_adapters`: counts against transformers and PEFT themselves; what is used again; what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,18 +1,27 @@
 """`gradience evaluate`: its screen, its files, its exit codes, its plan."""
 
 import hashlib
+import itertools
 import json
+from fractions import Fraction
+from pathlib import Path
 
 import adapters_to_compare as data
+import numpy as np
 import pytest
+from killing import program
 
-from gradience import evaluate_adapters
+from gradience import evaluate_adapters, verify
 from gradience.cli.app import run
 from gradience.cli.evaluate import code_of
-from gradience.errors import UsageError
-from gradience.evaluate.settings import options_of
-from gradience.files.digests import Digests
-from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
+from gradience.errors import GradienceError, UsageError
+from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.settings import EvaluateSettings, options_of, sets_of
+from gradience.evaluate.verb import joint_rows
+from gradience.files.digests import DIGESTS, Digests
+from gradience.reports.base.graded import Bounds
+from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationForecast, EvaluationReport
+from gradience.reports.evaluation_sets import EvaluationSetsReport
 
 
 @pytest.fixture
@@ -126,3 +135,236 @@ def test_options_are_read_as_yaml_reads_them():
     }
     with pytest.raises(UsageError):
         options_of(["=1"])
+
+
+# ---------------------------------------------------------------- Several data sets in one run: names and
+
+
+WORDS = ("good", "bad", "film", "plot", "a", "is")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A plain text of 60 paragraphs, no two of them the same."""
+    path = tmp_path_factory.mktemp("texts") / "notes.txt"
+    paragraphs = itertools.islice(itertools.product(WORDS, repeat=4), 60)
+    path.write_text("\n\n".join(" ".join(words) for words in paragraphs))
+    return path
+
+
+ROWS = [{"prompt": f"{first} {second} is", "answer": first} for first in WORDS for second in WORDS[:4]]
+
+
+def evaluate(causal, texts, output, **more):
+    given = {
+        "base_model": causal / "base",
+        "data": ROWS,
+        "guards": {"general": f"text:{texts}"},
+        "device": "cpu",
+        "max_new_tokens": 2,
+        "no_ledger": True,
+    }
+    return evaluate_adapters([causal / "reference", causal / "other"], output=output, **{**given, **more})
+
+
+@pytest.fixture(scope="module")
+def finished(causal, texts, tmp_path_factory):
+    output = tmp_path_factory.mktemp("sets") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        loads, load = [], TransformersEngine.load
+        patch.setattr(
+            TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
+        )
+        report = evaluate(causal, texts, output)
+    return output, report, loads
+
+
+def test_two_sets_share_one_base_and_each_is_an_ordinary_evaluation(causal, texts, finished, tmp_path):
+    output, report, loads = finished
+    assert len(loads) == 1
+    assert [(each.name, each.guard, each.compares, str(float(each.margin))) for each in report.plan.sets] == [
+        ("task", False, "correct", "0.025"),
+        ("general", True, "nll", "0.05"),
+    ]
+    alone = evaluate(causal, texts, tmp_path / "alone", data=texts, guards={}, with_base=True, margin="0.05")
+    joint = EvaluationReport.read(output / "general" / "evaluation.json")
+    for ours, theirs in zip(joint.adapters, alone.adapters, strict=True):
+        assert ours.model_dump(exclude={"records"}) == theirs.model_dump(exclude={"records"})
+    assert [row.role for row in report.adapters] == ["reference", "candidate", "base"]
+    assert verify(output).verdict == "consistent"
+    assert EvaluationSetsReport.read(output / "evaluation_sets.json") == report
+
+
+def test_from_records_nothing_is_loaded(causal, texts, finished, monkeypatch):
+    output, report, _ = finished
+    monkeypatch.setattr(TransformersEngine, "load", lambda *_, **__: pytest.fail("a model is loaded"))
+    again = evaluate(causal, texts, output)
+    assert (again.adapters, again.plan_sha256) == (report.adapters, report.plan_sha256)
+
+
+def test_a_guard_that_is_left_out_after_the_answers_costs_the_grade(causal, texts, tmp_path):
+    wide = {"guards": {"general": ROWS[::-1]}, "margin": {"task": 99, "general": 99}}
+    assert evaluate(causal, texts, tmp_path / "out", **wide).candidates[0].grade == "B"
+    (row,) = evaluate(causal, texts, tmp_path / "out", guards={}, margin=99).candidates
+    assert (row.grade, row.grades) == ("C", {"task": "B"})
+    assert "exploratory" in row.reason
+    assert verify(tmp_path / "out").verdict == "consistent"
+
+
+def test_an_edited_plan_and_an_edited_joint_grade_are_mismatches(causal, texts, tmp_path):
+    evaluate(causal, texts, tmp_path / "out")
+    for name, old, new in (
+        ("plan.json", '"margin": "0.05"', '"margin": "0.06"'),
+        ("evaluation_sets.json", '"task": "C"', '"task": "B"'),
+    ):
+        path = tmp_path / "out" / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        assert {mismatch.file for mismatch in verify(tmp_path / "out").mismatches} >= {name}
+        path.write_text(text)
+
+
+def test_preview_shows_every_set(causal, texts):
+    preview = evaluate(causal, texts, None, preview=True)
+    assert len(preview.scored) == 3
+    assert {name: len(shown.scored) for name, shown in preview.others.items()} == {"general": 3}
+    assert "general" in preview.to_text()
+    assert not preview.without_texts().others["general"].scored
+
+
+# ---------------------------------------------------------------- the joint grade
+
+
+def reports_of(p_values):
+    """Evaluations by set; p_values: one row for each set, one column for each candidate."""
+    from gradience.statistics.paired import adjusted_p_values
+
+    sets = {}
+    for place, row in enumerate(p_values):
+        adjusted = [values[0] for values in adjusted_p_values([[p] for p in row])]
+        adapters = tuple(
+            EvaluatedAdapter.model_construct(
+                name=f"c{number}",
+                role=CANDIDATE,
+                grade="B" if adjusted[number] <= 0.05 else "C",
+                reason="",
+                bounds=Bounds(low=0, high=0, p_value=p),
+            )
+            for number, p in enumerate(row)
+        )
+        sets[f"s{place}"] = EvaluationReport.model_construct(adapters=adapters)
+    return sets
+
+
+def test_the_joint_grade_is_holm_of_the_largest_p_values():
+    """Oracle: Holm as in his paper, of the largest p-value of each candidate. It never grants more than a set does."""
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        p = random.uniform(0, 0.12, size=(3, 4))
+        largest = np.sort(p.max(axis=0))
+        rejected = itertools.takewhile(lambda pair: pair[1] <= 0.05 / (4 - pair[0]), enumerate(largest))
+        rows = joint_rows(reports_of(p.tolist()))
+        graded = [row for row in rows if row.grade == "B"]
+        assert len(graded) == len([*rejected])
+        assert all(set(row.grades.values()) == {"B"} for row in graded)
+
+
+def test_two_candidates_that_fail_on_different_sets_are_adjusted_together():
+    """Each set alone would show both at the full level: c0 is hard on s0 only, c1 on s1 only."""
+    rows = joint_rows(reports_of([[0.04, 1e-6], [1e-6, 0.04]]))
+    assert [row.grades for row in rows] == [{"s0": "B", "s1": "B"}] * 2
+    assert [(row.grade, row.adjusted_p) for row in rows] == [("C", 0.08)] * 2
+
+
+# ---------------------------------------------------------------- names and settings
+
+
+def settings_of(**given):
+    return EvaluateSettings(("a",), **given)
+
+
+def test_each_set_has_its_name_source_scorer_and_margin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.jsonl", "notes.txt", "general.jsonl"):
+        Path(name).write_text("")
+    settings = settings_of(
+        data=["mine.jsonl"],
+        guards=["lm_eval:arc_easy", "text:notes.txt", "other=general.jsonl"],
+        margin=["3", "notes=2%", "arc_easy=4"],
+        options={"scorer": "number", "other.scorer": "contains"},
+        columns={"prompt": "Q", "other.prompt": "question"},
+        group="other=doc",
+    )
+    read = [
+        (each.name, each.settings.data, each.settings.task, each.settings.options, each.settings.margin)
+        for each in sets_of(settings)
+    ]
+    assert read == [
+        ("task", Path("mine.jsonl"), None, {"scorer": "number"}, Fraction(3)),
+        ("arc_easy", None, "lm_eval:arc_easy", {}, Fraction(4)),
+        ("notes", Path("notes.txt"), None, {"scorer": "nll"}, "2%"),
+        ("other", Path("general.jsonl"), None, {"scorer": "contains"}, None),
+    ]
+    assert [each.settings.columns for each in sets_of(settings)] == [
+        {"prompt": "Q"},
+        {},
+        {},
+        {"prompt": "question"},
+    ]
+    assert [each.settings.group for each in sets_of(settings)] == [None, None, None, "doc"]
+    assert settings_of(data=["task=mine.jsonl"]).data == Path("mine.jsonl")  # a single set stays one
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        ({"guards": ["task=rows.jsonl"]}, "bad-set", "two data sets are called `task`"),
+        ({"guards": ["rows.jsonl", "a/rows.jsonl"]}, "bad-set", "two data sets are called `rows`"),
+        ({"guards": ["records=rows.jsonl"]}, "bad-set", "cannot name a data set"),
+        ({"guards": ["none.jsonl"]}, "task-file", "none.jsonl: no such file"),
+        ({"guards": ["g=rows.jsonl"], "margin": ["h=1"]}, "bad-set", "no data set is called `h`"),
+        ({"data": ["a=rows.jsonl", "b=rows.jsonl"], "task": "reviews"}, "data-and-task", "several data sets"),
+    ],
+)
+def test_a_wrong_data_set_is_refused_before_anything_is_imported(tmp_path, monkeypatch, given, code, words):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text(json.dumps({"text": "a", "label": "b"}) + "\n")
+    monkeypatch.setattr("gradience.evaluate.verb.require_libraries", lambda *_: pytest.fail("libraries"))
+    with pytest.raises(GradienceError, match=words) as caught:
+        evaluate_adapters(["a"], **{"data": "rows.jsonl", **given})
+    assert caught.value.code == code
+
+
+def test_a_perplexity_is_no_margin_of_accuracy(causal, texts):
+    with pytest.raises(GradienceError, match="a rise in perplexity") as caught:
+        evaluate(causal, texts, None, margin="2%", dry_run=True)
+    assert caught.value.code == "bad-margin"
+    forecast = evaluate(causal, texts, None, margin={"general": "2%"}, dry_run=True)
+    assert float(forecast.others["general"].margin) == pytest.approx(np.log(1.02), abs=1e-6)
+
+
+# ---------------------------------------------------------------- interrupted
+
+
+def test_killed_and_run_again_every_set_ends_with_the_same_bytes(prepared, tmp_path):
+    program(Path(__file__).parent / "kill_verbs.py", "evaluate_sets", prepared, tmp_path, 3)
+    whole, killed = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("whole", "killed")
+    )
+    timed = {
+        path
+        for path in whole
+        if path.suffix == ".json" and ("evaluation" in path.stem or path.name == DIGESTS)
+    }
+    assert {path: whole[path] for path in whole.keys() - timed} == {
+        path: killed[path] for path in killed.keys() - timed
+    }
+    joint = [
+        EvaluationSetsReport.read(tmp_path / name / "evaluation_sets.json") for name in ("whole", "killed")
+    ]
+    assert [report.adapters for report in joint] == [joint[0].adapters] * 2
+    assert joint[0].plan_sha256 == joint[1].plan_sha256
+    listed = [Digests.read(tmp_path / name / DIGESTS).files.keys() for name in ("whole", "killed")]
+    assert listed[0] == listed[1]

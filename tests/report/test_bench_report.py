@@ -1,7 +1,5 @@
 """The faces of Bench: pure functions of the artifacts, compared with committed files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

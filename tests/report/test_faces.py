@@ -1,7 +1,5 @@
 """Every report shows itself: printed, in a notebook, as Markdown, as a DataFrame, and from its file the same."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

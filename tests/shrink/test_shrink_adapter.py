@@ -1,7 +1,5 @@
 """`shrink_adapter`: what it writes, against PEFT and a plain recount of its records; its plan, resuming, refusals."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Claims about these runs and about a new one: the errors that they promise, and the worked parts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
