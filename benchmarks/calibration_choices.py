@@ -32,7 +32,7 @@ import torch
 
 from gradience import ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate import passes
+from gradience.calibrate import measure
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, Generation, Scores, evaluate_rows, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
@@ -42,7 +42,7 @@ from gradience.tasks.base import ClassificationTask
 
 PROBE = "probe"
 CHOICES = ["tokens", "rows", "sums", "centered", "sampled"]
-gather_moments, gather_effects, backward = passes.gather_moments, passes.gather_effects, passes.backward
+gather_moments, gather_effects, backward = measure.gather_moments, measure.gather_effects, measure.backward
 
 
 class Means:
@@ -67,7 +67,7 @@ class Means:
 
             backward(model, layers, batch, seed, note)
 
-        with mock.patch.object(passes, "backward", noting):
+        with mock.patch.object(measure, "backward", noting):
             return gather_moments(*arguments)
 
     def centered_moments(self, *arguments: Any) -> Any:
@@ -81,7 +81,7 @@ class Means:
             means = {name: torch.from_numpy(self[name]).float() for name in layers}
             backward(model, layers, batch, seed, lambda name, h, t: consumer(name, h - means[name], t))
 
-        with mock.patch.object(passes, "backward", shifted):
+        with mock.patch.object(measure, "backward", shifted):
             return gather_effects(*arguments)
 
 
@@ -97,7 +97,7 @@ def row_moments(model: Any, layers: Mapping[str, Any], batches: Any, seed: int, 
 
         backward(model, layers, batch, seed, weigh)
 
-    with mock.patch.object(passes, "backward", weighed):
+    with mock.patch.object(measure, "backward", weighed):
         return gather_moments(model, layers, batches, seed, on_batch)
 
 
@@ -107,7 +107,7 @@ def sum_moments(model: Any, layers: Mapping[str, Any], batches: Any, seed: int, 
     for name, layer in layers.items():
         A, B = (getattr(layer, f"lora_{side}")[model.active_adapter].weight.double() for side in "AB")
         metrics[name] = torch.linalg.pinv(A @ A.T), torch.linalg.pinv(B.T @ B)
-        sums[name] = passes.Moments(*np.zeros((2, len(A), len(A))))
+        sums[name] = measure.Moments(*np.zeros((2, len(A), len(A))))
     for batch in batches:
 
         def add(name: str, h: torch.Tensor, t: torch.Tensor, batch: Any = batch) -> None:

@@ -42,7 +42,8 @@ ALLOWED = {
     "reports/page/render.py": {"read_text"},  # of the package's own files
     "compress/carry.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
     "evidence/archive.py": {"ZipFile"},  # of what open_stream has opened
-    "models/packages.py": {"ZipFile", "tarfile.open", "open"},  # archives whose sha256 was compared
+    # archives whose sha256 was compared
+    "models/embedded.py": {"ZipFile", "tarfile.open", "open", "from_pretrained"},
     # What a library opens by its name; check_regular or our own reader has looked at it.
     "adapters/unpickle.py": {"read_text", "ZipFile", "torch.load"},  # in the process that has limits
     "training/resume.py": {"load_file", "load_from_json"},
@@ -54,7 +55,6 @@ ALLOWED = {
     "models/load.py": {"from_pretrained"},
     "evaluate/engines/transformers/engine.py": {"safe_open"},
     # Stages of a Bench, read where the run that wrote them holds the folder.
-    "models/embedded.py": {"from_pretrained"},
     "bench/arms/controls.py": {"load_file", "shutil.copy"},
     "bench/run/stages.py": {"safe_open"},
     "bench/verify/packed.py": {"tarfile.open", "copytree"},  # a packed run, its size bounded

@@ -1,24 +1,43 @@
-"""Inputs -> a calibration: the base is loaded, both passes are run, and each module's components get their order."""
+"""Inputs -> a calibration: the base is loaded, both passes are run, and each module's components get their order.
+
+The passes gather moments of h and t, then the effect of each component on each row.
+h = A·x is what a LoRA module sees on the way forward, t = Bᵀ·g on the way back: the gradient at the output of A, since
+h goes nowhere but into B. Nothing of it is kept: a consumer is called with both as soon as t is there.
+A pass is a forward, and a backward from a random direction of the logits at every scored token: summed over the tokens
+of a row, never averaged. Rows do not see each other, so that what arrives for a row is its own gradient.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.batches import EncodedRow, batches_of, encode_pairs, encode_texts, with_completions
+from gradience.calibrate.batches import (
+    Batch,
+    EncodedRow,
+    batches_of,
+    encode_pairs,
+    encode_texts,
+    signs_of,
+    with_completions,
+)
 from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
-from gradience.calibrate.passes import Moments, gather_effects, gather_moments, reach, routing_of
 from gradience.components import RIDGE, Components, components, lost_energies, root
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.scoring import CHUNK
 from gradience.files.shared_names import path_text
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
@@ -30,6 +49,246 @@ from gradience.reports.calibration import (
     ModuleMoments,
 )
 from gradience.spectra import FloatArray, energy_rank, triangle
+
+PREFIX = "base_model.model."
+EXPERT = re.compile(r"experts?(_?\d+)?")
+"""Part of the path of a module that sees some tokens, in the order of a router."""
+_EXPERTS = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
+_CHOSEN = re.compile(r"num_experts_per_tok(en)?|num_selected_experts|top_k_experts|moe_(top_?)?k")
+"""Names in the configs of transformers: how many experts there are, and how many of them each token passes."""
+Consumer = Callable[[str, Tensor, Tensor], None]
+"""Called with the module's name, h and t; both (…, r)."""
+
+
+class Reach(NamedTuple):
+    """LoRA layers of the active adapter by name, and why others cannot be watched."""
+
+    layers: Mapping[str, Any]
+    reasons: Mapping[str, str]
+
+
+def reach(model: Any) -> Reach:
+    """The layers of the active adapter of a `PeftModel` that apply B·A to what they are given, and the others."""
+    from peft.tuners.lora import LoraLayer
+
+    key = model.active_adapter
+    layers, reasons = {}, {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and key in layer.r:
+            short = name.removeprefix(PREFIX)
+            reason = _why_not(short, layer, key)
+            if reason:
+                reasons[short] = reason
+            else:
+                layers[short] = layer
+    return Reach(layers, reasons)
+
+
+def routing_of(config: Mapping[str, Any]) -> str:
+    """Return how a base routes, by its config: empty if each token passes all experts, or if there are none.
+
+    >>> routing_of({"num_local_experts": 8, "num_experts_per_tok": 2})
+    '2 of 8 experts'
+    """
+    nested = [config, *(value for value in config.values() if isinstance(value, Mapping))]
+    for values in nested:
+        numbers = {name: value for name, value in values.items() if type(value) is int}
+        experts = max((value for name, value in numbers.items() if _EXPERTS.fullmatch(name)), default=0)
+        chosen = [value for name, value in numbers.items() if _CHOSEN.fullmatch(name)]
+        if experts > 1 and (not chosen or min(chosen) < experts):
+            return f"{min(chosen) if chosen else 'some'} of {experts} experts"
+    return ""
+
+
+def _why_not(name: str, layer: Any, key: str) -> str:
+    from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
+
+    if key in layer.lora_variant:
+        return "not plain LoRA: its output is not linear in B·A"
+    if isinstance(layer, ParamWrapper):
+        return "a parameter (stacked experts): PEFT adds B·A to the weights"
+    if isinstance(layer, MultiheadAttention):
+        return "nn.MultiheadAttention: PEFT adds B·A to the weights"
+    if any(EXPERT.fullmatch(part) for part in name.split(".")):
+        return "an expert: it sees the tokens that a router sends to it"
+    if key in layer.lora_embedding_A:
+        return ""
+    if key not in layer.lora_A or not isinstance(layer.lora_A[key], nn.Linear):
+        return "a convolution"
+    return ""
+
+
+@contextmanager
+def capturing(model: Any, layers: Mapping[str, Any], consumer: Consumer) -> Iterator[None]:
+    """While this lasts, a backward pass hands h and t of each call of each layer to `consumer`."""
+    key = model.active_adapter
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            if key in layer.lora_embedding_A:
+                stack.enter_context(_embedding(layer, name, consumer))
+            else:
+                handle = layer.lora_A[key].register_forward_hook(_hook(name, consumer))
+                stack.callback(handle.remove)
+        yield
+
+
+def _hook(name: str, consumer: Consumer) -> Callable[[Any, Any, Tensor], Tensor]:
+    return lambda _module, _arguments, h: _tracked(name, h, consumer)
+
+
+@contextmanager
+def _embedding(layer: Any, name: str, consumer: Consumer) -> Iterator[None]:
+    """An embedding looks its A up, in one call of a method, instead of calling a module."""
+    look_up = layer._embed
+
+    def tracked(*arguments: Any, **options: Any) -> Tensor:
+        return _tracked(name, look_up(*arguments, **options), consumer)
+
+    layer._embed = tracked
+    try:
+        yield
+    finally:
+        del layer._embed
+
+
+def _tracked(name: str, h: Tensor, consumer: Consumer) -> Tensor:
+    if not torch.is_grad_enabled():
+        return h
+    if not h.requires_grad:  # the first LoRA module: nothing before it has a gradient
+        h.requires_grad_(True)
+    activations = h.detach()
+
+    def receive(t: Tensor) -> None:
+        consumer(name, activations, t.detach())
+
+    h.register_hook(receive)  # type: ignore[no-untyped-call]
+    return h
+
+
+UNATTRIBUTED = "its inputs do not say which row they belong to"
+UNREACHED = "no row reaches it"
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over tokens; r x r."""
+
+    moment_in: FloatArray
+    moment_out: FloatArray
+    tokens: int = 0
+
+
+def gather_moments(
+    model: Any, layers: Mapping[str, Any], batches: Sequence[Batch], seed: int, on_batch: Callable[[], None]
+) -> tuple[dict[str, Moments], dict[str, str]]:
+    """E[hhᵀ] and E[ttᵀ] over the tokens of the batches, for each module; and why some modules have none."""
+    sums: dict[str, Moments] = {}
+    reasons: dict[str, str] = {}
+    for batch in batches:
+
+        def add(name: str, h: Tensor, t: Tensor, batch: Batch = batch) -> None:
+            inputs, gradients = batch.by_row(h.float()), batch.by_row(t.float())
+            if inputs is None or gradients is None:
+                reasons[name] = UNATTRIBUTED
+                return
+            moments = sums.setdefault(name, Moments(*np.zeros((2, h.shape[-1], h.shape[-1]))))
+            moments.moment_in += _outer(inputs)
+            moments.moment_out += _outer(gradients)
+            moments.tokens += batch.count(inputs)
+
+        backward(model, layers, batch, seed, add)
+        on_batch()
+    for name in layers:
+        if name not in sums:
+            reasons.setdefault(name, UNREACHED)
+    kept = {name: sums[name] for name in layers if name in sums and name not in reasons}
+    for moments in kept.values():
+        moments.moment_in /= moments.tokens
+        moments.moment_out /= moments.tokens
+    return kept, reasons
+
+
+def gather_effects(
+    model: Any,
+    layers: Mapping[str, Any],
+    batches: Sequence[Batch],
+    bases: Mapping[str, Sequence[Components]],
+    seed: int,
+    on_batch: Callable[[], None],
+) -> tuple[tuple[str, ...], dict[str, list[FloatArray]], dict[str, str]]:
+    """⟨J, p·qᵀ⟩ = Σ over tokens of (tᵀp)(qᵀh), for each row, module, basis and component.
+
+    Returns the identities of the rows in the order of the first axis, for each module an array (rows, k) a basis, and
+    why some modules have none.
+    """
+    reasons: dict[str, str] = {}
+    rows = tuple(row.id for batch in batches for row in batch.rows)
+    effects = {name: [np.zeros((len(rows), basis.p.shape[1])) for basis in bases[name]] for name in layers}
+    device = model.device
+    maps = {
+        name: [(_tensor(basis.p, device), _tensor(basis.q, device)) for basis in bases[name]]
+        for name in layers
+    }
+    start = 0
+    for batch in batches:
+        here = slice(start, start + len(batch.rows))
+
+        def add(name: str, h: Tensor, t: Tensor, batch: Batch = batch, here: slice = here) -> None:
+            inputs, gradients = batch.by_row(h.float()), batch.by_row(t.float())
+            if inputs is None or gradients is None:
+                reasons[name] = UNATTRIBUTED
+                return
+            for target, (p, q) in zip(effects[name], maps[name], strict=True):
+                target[here] += ((gradients @ p) * (inputs @ q)).sum(dim=1).cpu().double().numpy()
+
+        backward(model, layers, batch, seed, add)
+        start += len(batch.rows)
+        on_batch()
+    return rows, {name: effects[name] for name in effects if name not in reasons}, reasons
+
+
+def backward(
+    model: Any,
+    layers: Mapping[str, Any],
+    batch: Batch,
+    seed: int,
+    consumer: Callable[[str, Tensor, Tensor], None],
+) -> None:
+    """One forward and one backward pass of a batch, with signs drawn for its rows."""
+    with torch.enable_grad(), capturing(model, layers, consumer):
+        logits = batch.logits(model)
+        if logits.requires_grad:  # some layer is reached
+            drawn = signs_of(seed, [(row.id, row.scored) for row in batch.rows], logits.shape[1])
+            logits.backward(direction(logits.detach(), torch.from_numpy(drawn)))  # type: ignore[no-untyped-call]
+
+
+def direction(logits: Tensor, drawn: Tensor) -> Tensor:
+    """A random direction z of the logits (labels, classes) for each label, with E[zzᵀ] = diag(p) − ppᵀ.
+
+    That is the Fisher information of the softmax, so that ½·E(change of the logits · z)² is the KL to second order, as
+    it is with the gradient of −log p(y) at a y drawn from p. With signs ε, as in Hutchinson's estimate of a trace,
+    z = √p·ε − p·(√p·ε) speaks of all classes at once. A y drawn from a confident model is almost always the likeliest,
+    and the few that are not would decide everything. A few rows at a time, for the memory.
+    """
+    gradient = torch.empty_like(logits)
+    rows = max(1, CHUNK // logits.shape[1])
+    for start in range(0, len(logits), rows):
+        few = slice(start, start + rows)
+        p = logits[few].float().softmax(dim=-1)
+        mixed = p.sqrt() * drawn[few].to(p.device)
+        gradient[few] = (mixed - p * mixed.sum(dim=-1, keepdim=True)).to(gradient.dtype)
+    return gradient
+
+
+def _outer(values: Tensor) -> FloatArray:
+    flat = values.reshape(-1, values.shape[-1])
+    product: FloatArray = (flat.T @ flat).cpu().double().numpy()
+    return product
+
+
+def _tensor(values: FloatArray, device: Any) -> Tensor:
+    return torch.from_numpy(values).float().to(device)
+
 
 ADAPTER = "adapter"
 NOT_A_LAYER = "not a layer that PEFT calls with its inputs"

