@@ -23,8 +23,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError
-from gradience.fleet import journal, processes
-from gradience.fleet import truncate as one
+from gradience.fleet import batch, journal, processes
 from gradience.fleet.discover import Member, discover
 from gradience.fleet.journal import read_rows
 from gradience.fleet.measure import measure
@@ -537,17 +536,17 @@ def test_a_file_that_is_elsewhere_is_not_copied(batched):
 
 
 def test_after_a_kill_finished_adapters_are_kept(batched, monkeypatch):
-    write = one.compress_adapter
+    write = batch.compress_adapter
 
     def killed_at_the_second(source, *arguments, **options):
         if source.name == "b":
             raise Killed
         return write(source, *arguments, **options)
 
-    monkeypatch.setattr(one, "compress_adapter", killed_at_the_second)
+    monkeypatch.setattr(batch, "compress_adapter", killed_at_the_second)
     with pytest.raises(Killed):
         compress_fleet("fleet.jsonl", "small", rank=8)
-    monkeypatch.setattr(one, "compress_adapter", write)
+    monkeypatch.setattr(batch, "compress_adapter", write)
     before = Path("small/zoo/a/adapter_model.safetensors").stat().st_mtime_ns
     report = compress_fleet("fleet.jsonl", "small", rank=8)
     assert (statuses(report)["zoo/a"], statuses(report)["zoo/deep/b"]) == ("reused", "written")
