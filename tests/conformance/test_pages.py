@@ -120,10 +120,10 @@ def test_a_deep_link_goes_to_its_plot(chromium, pages):
 
 def test_the_figures_behind_a_plot_are_those_that_are_drawn(chromium, pages):
     with browsing(chromium) as page:
-        page.open(pages("AuditReport"))
-        drawn = page.value("document.querySelector('#plot-heatmap [data-plot]').data[0].y")
+        page.open(pages("run"))
+        drawn = page.value("document.querySelector('#plot-rank [data-plot]').data[0].y")
         rows = page.value(
-            "[...document.querySelectorAll('#plot-heatmap tbody tr')].map(row => +row.lastChild.textContent)"
+            "[...document.querySelectorAll('#plot-rank tbody tr')].map(row => +row.children[1].textContent)"
         )
         assert sum(drawn) > 0
         assert drawn == rows
