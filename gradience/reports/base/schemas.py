@@ -19,8 +19,10 @@ from gradience.files.artifact import Artifact
 def json_schema(artifact: type[Artifact]) -> dict[str, Any]:
     """Return the JSON Schema of an artifact, as committed under docs/schemas/; without the example of its docstring."""
     schema = artifact.model_json_schema(by_alias=True, mode="serialization", schema_generator=DescribedFields)
-    description = inspect.cleandoc(artifact.__doc__ or "").partition("\n\n")[0]
-    return {"$id": artifact.schema_id, **schema, "description": description}
+    if schema.pop("$ref", None):  # a report that holds reports of its kind
+        schema = {**schema["$defs"][artifact.__name__], **schema}
+    schema["description"] = schema["description"].partition("\n\n")[0]
+    return {"$id": artifact.schema_id, **schema}
 
 
 class DescribedFields(GenerateJsonSchema):
