@@ -113,11 +113,6 @@ class ComparisonReport(Report):
         """Return the screen. layers: show full lists and every module, without the pointer to `--layers`."""
         return self.drawn(comparison_blocks(self, View(brief=not layers, layers=layers)), width, color)
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the names of both adapters."""
-        names = (Span(self.path_a, "name"), " and ", Span(self.path_b, "name"))
-        return Heading(("Comparison of ", *names))
-
 
 NO_PREDICTOR = (
     "No such number was found to predict the quality of a merge (github.com/johntnanney/gradience, research notes of"
@@ -152,7 +147,8 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
     ):
         origin = " · ".join([f"sha256 {digest[:12]}", *commit_of(source)])
         adapters.append((side, (Span(path, "name"), Span(f"  {origin}", "dim"))))
-    blocks: list[Block] = [Heading("Comparison", level=1), Facts(adapters), Paragraph(" · ".join(parts))]
+    title = ("Comparison of ", Span(report.path_a, "name"), " and ", Span(report.path_b, "name"))
+    blocks: list[Block] = [Heading(title, level=1), Facts(adapters), Paragraph(" · ".join(parts))]
     return [*blocks, *warned(report.notes)]
 
 

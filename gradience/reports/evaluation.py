@@ -270,11 +270,6 @@ class EvaluationReport(Report):
         """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: reference and task."""
-        reference, task = Span(self.adapters[0].name, "name"), Span(self.task, "name")
-        return Heading(("Evaluation against ", reference, " on ", task))
-
     def summary(self) -> list[Note] | None:
         """Return the verdicts on the candidates; None without candidates."""
         if not self.candidates:
@@ -343,10 +338,12 @@ class ComparisonForecast(Report):
         parts = {"base": self.weights_bytes, "adapters": self.adapter_bytes, "one batch": self.batch_bytes}
         return {**parts, "Python and libraries": self.process_bytes or 0}
 
-    def document(self, facts: Sequence[tuple[str, Inline]], tables: Sequence[Block]) -> Document:
+    def document(
+        self, title: Inline, facts: Sequence[tuple[str, Inline]], tables: Sequence[Block]
+    ) -> Document:
         """Return the facts of the plan with its memory, the tables, and the assumptions."""
         parts = [("memory", memory_parts(self.memory))] if self.memory else []
-        heading = Heading("Dry run: no model was loaded", level=1)
+        heading = Heading(title, level=1, aside="dry run: no model was loaded")
         blocks: list[Block] = [heading, Facts([*facts, *parts]), *warned(self.notes), *tables]
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
 
@@ -392,12 +389,8 @@ class EvaluationForecast(ComparisonForecast):
         for name, other in self.others.items():
             tables = margin_blocks(other.margin, other.margins if other.adapters[1:] else ())
             blocks += [Heading(f"Smallest margin on {name}"), *tables[1:2]] if tables else []
-        return self.document(facts, blocks)
-
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: reference and task."""
         reference, task = Span(self.adapters[0], "name"), Span(self.task, "name")
-        return Heading(("Evaluation plan: ", reference, " on ", task), aside=heading.text)
+        return self.document(("Evaluation plan: ", reference, " on ", task), facts, blocks)
 
 
 class EvaluationPreview(Report):
@@ -428,7 +421,8 @@ class EvaluationPreview(Report):
             ("task", Span(self.task, "name")),
             ("examples", count(self.examples)),
         ]
-        heading = Heading("Prompt preview: no model was loaded", level=1)
+        title = ("Prompt preview: ", Span(self.task, "name"), " for ", Span(self.base, "name"))
+        heading = Heading(title, level=1, aside="no model was loaded")
         blocks: list[Block] = [heading, Facts(facts)]
         blocks += warned(self.notes)
         if not self.scored:
@@ -438,17 +432,10 @@ class EvaluationPreview(Report):
             " likelihood and KL. scored: the expected answer. extracted: the answer that the"
             " scorer finds in the gold response."
         )
-        for title, shown in (("Sample examples", self), *self.others.items()):
+        for name, shown in (("Sample examples", self), *self.others.items()):
             notes = warned(shown.notes) if shown is not self else []
-            blocks += [Heading(title), *notes, Facts(scored_facts(shown.scored, shown.scored_by))]
+            blocks += [Heading(name), *notes, Facts(scored_facts(shown.scored, shown.scored_by))]
         return [*blocks, Paragraph(legend)]
-
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: task and base model."""
-        return Heading(
-            ("Prompt preview: ", Span(self.task, "name"), " for ", Span(self.base, "name")),
-            aside=heading.text,
-        )
 
     def without_texts(self) -> Self:
         """Return the preview without its examples."""
@@ -537,7 +524,8 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         divergence = conditions.divergence_engine
         scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
-    blocks: list[Block] = [Heading("Evaluation", level=1), Facts(facts)]
+    title = ("Evaluation against ", Span(report.adapters[0].name, "name"), " on ", Span(report.task, "name"))
+    blocks: list[Block] = [Heading(title, level=1), Facts(facts)]
     return [*blocks, *warned(warnings_of(report))]
 
 

@@ -154,11 +154,6 @@ class EvaluationSetsReport(Report):
         """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: reference and data sets."""
-        sets = plural(len(self.plan.sets), "data set")
-        return Heading(("Evaluation of ", Span(self.adapters[0].name, "name"), f" on {sets}"))
-
     def summary(self) -> list[Note] | None:
         """Return the grade of each candidate; None without candidates."""
         return joint_notes(self) or None
@@ -172,7 +167,9 @@ def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     notes = change_warnings(report.plan.changes)
     for name, evaluation in report.evaluations.items():
         notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
-    return [Heading("Evaluation", level=1), Facts(facts), *warned(list(dict.fromkeys(notes)))]
+    sets = plural(len(report.plan.sets), "data set")
+    title = Heading(("Evaluation of ", Span(report.adapters[0].name, "name"), f" on {sets}"), level=1)
+    return [title, Facts(facts), *warned(list(dict.fromkeys(notes)))]
 
 
 def set_words(planned: PlannedSet) -> Inline:

@@ -135,10 +135,6 @@ class EvidenceReport(Report):
         """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: both logs."""
-        return Heading(("Evidence: ", Span(self.b.path, "name"), " against ", Span(self.a.path, "name")))
-
     def summary(self) -> list[Note]:
         """Return the verdict and the grade."""
         mark, words = GRADES[self.grade]
@@ -164,7 +160,8 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
         origin = Span(f"  {log.format} · sha256 {log.sha256[:12]}", "dim")
         facts.append((side, (Span(log.path, "name"), *model, origin)))
     facts.append(("score", (*scored[1:], f" · {plural(report.n, 'example')}")))
-    blocks: list[Block] = [Heading("Evidence", level=1), Facts(facts)]
+    title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
+    blocks: list[Block] = [Heading(title, level=1), Facts(facts)]
     return [*blocks, *warned(report.notes)]
 
 

@@ -208,10 +208,6 @@ class FleetReport(Report):
         """Return the screen, with shorter lists. root: the value of --root in the next command, if not the report's."""
         return self.drawn(fleet_blocks(self, brief=True, root=root), width, color)
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the number of adapters."""
-        return Heading(f"Fleet of {plural(self.adapters, 'adapter')}")
-
 
 SHOWN_BASES, SHOWN_FORCING = 5, 5
 """On the screen; Markdown and JSON list more."""
@@ -253,7 +249,7 @@ def _title(report: FleetReport) -> list[Block]:
         notes.append(Note("warning", incomplete))
     if report.untrained:
         notes.append(Note("warning", f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)"))
-    heading = Heading(plural(report.adapters, "adapter"), level=1)
+    heading = Heading(f"Fleet of {plural(report.adapters, 'adapter')}", level=1)
     return [heading, Paragraph(" · ".join(parts)), *([Notes(notes)] if notes else [])]
 
 

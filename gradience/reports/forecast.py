@@ -147,7 +147,8 @@ class BenchForecast(Report):
 
     def blocks(self) -> Document:
         """Return the plan, its inputs, examples, the stages, and the assumptions."""
-        blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1)]
+        title = ("Bench plan: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
+        blocks: list[Block] = [Heading(title, level=1, aside="dry run: no model was loaded")]
         if self.smoke:
             blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
         checks: list[tuple[str, Inline]] = [
@@ -169,11 +170,6 @@ class BenchForecast(Report):
         ]
         blocks += [Heading("Stages of a seed"), Facts(stages)]
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
-
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the model and the task of the run."""
-        text = ("Bench plan: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
-        return Heading(text, aside=heading.text)
 
     @property
     def memory(self) -> dict[str, int]:

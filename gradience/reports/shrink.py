@@ -277,11 +277,6 @@ class ShrinkReport(Report):
         """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: adapter and task."""
-        plan = self.plan
-        return Heading(("Shrink of ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name")))
-
     def summary(self) -> list[Note]:
         """Return the result, and the limit of its scope."""
         return [_answer(self), *([Note("info", ONE_TRAINING)] if self.smallest is not None else [])]
@@ -316,13 +311,9 @@ class ShrinkForecast(ComparisonForecast):
         )
         heading = Heading("Candidates, tested from the largest down")
         margins = margin_blocks(self.plan.margin, self.margins)
-        return self.document(_plan_facts(self.plan), [heading, table, *margins])
-
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: adapter and task."""
-        plan = self.plan
-        text = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
-        return Heading(text, aside=heading.text)
+        adapter, task = Span(self.plan.adapter, "name"), Span(self.plan.task, "name")
+        title = ("Shrink plan: ", adapter, " on ", task)
+        return self.document(title, _plan_facts(self.plan), [heading, table, *margins])
 
 
 def tested_by(report: EvaluationReport | ShrinkReport) -> EvaluationReport | ShrinkPlan:
@@ -349,7 +340,8 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
         *report.notes,
         *repeated_tests(report.tests),
     ]
-    return [Heading("Shrink", level=1), Facts(facts), *warned(warnings)]
+    title = ("Shrink of ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
+    return [Heading(title, level=1), Facts(facts), *warned(warnings)]
 
 
 def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:

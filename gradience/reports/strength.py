@@ -90,10 +90,6 @@ class StrengthReport(Report):
         """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title: the adapter."""
-        return Heading(("Strength of ", Span(self.adapter, "name")))
-
     def summary(self) -> list[Note]:
         """Return the result."""
         return [_answer(self)]
@@ -128,7 +124,7 @@ def title_blocks(report: StrengthReport) -> list[Block]:
         ("ranks", ", ".join(map(str, ranks))),
         ("device", device_of(next(iter(report.dev.evaluations.values())).conditions)),
     ]
-    return [Heading("Strength", level=1), Facts(facts)]
+    return [Heading(("Strength of ", Span(report.adapter, "name")), level=1), Facts(facts)]
 
 
 def frontier_blocks(report: StrengthReport) -> list[Block]:
