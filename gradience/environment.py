@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 from typing import Any
 
 VARIABLES = (
@@ -36,7 +34,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "platform": platform.platform(),
-        "cpu": {"model": cpu_model(), "count": os.cpu_count(), "usable": usable},
+        "cpu": {"count": os.cpu_count(), "usable": usable},
         "blas": [
             {
                 "library": library["internal_api"],
@@ -65,18 +63,6 @@ def conflict() -> str | None:
         f"another project, gradience {other}, is installed here too and overwrites files of {DISTRIBUTION}: run"
         f" pip uninstall gradience {DISTRIBUTION}, then install {DISTRIBUTION} again"
     )
-
-
-def cpu_model() -> str | None:
-    """Return the processor's name as the system gives it."""
-    import platform
-
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        return platform.processor() or None
-    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return match[1] if match else platform.processor() or None
 
 
 def installed_versions() -> dict[str, Versions]:

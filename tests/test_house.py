@@ -235,9 +235,9 @@ def test_env_for_people_names_what_an_extra_lacks():
     facts = {
         "gradience": "0.1.0", "python": "3.11", "implementation": "CPython", "platform": "Linux", "blas": [],
         "conflict": None,
-        "cpu": {"model": None, "count": 2, "usable": 1}, "variables": {}, "core": {"numpy": "2.0"},
+        "cpu": {"count": 2, "usable": 1}, "variables": {}, "core": {"numpy": "2.0"},
         "extras": {"x": {"numpy": "2.0", "no-such-package-anywhere": None}},
     }  # fmt: skip
     text = environment_text(facts)
     assert "extra      x: not installed (missing: no-such-package-anywhere)" in text
-    assert "unknown model, 1 of 2 usable" in text
+    assert "1 of 2 usable" in text

@@ -167,32 +167,6 @@ def targets(facts: AdapterFacts) -> Iterator[Finding]:
             )
 
 
-def saved_parts(facts: AdapterFacts) -> Iterator[Finding]:
-    config = facts.config
-    if config is None:
-        return
-    tensors = [note.tensor for note in facts.other]
-    if config.bias != "none" and not any(tensor.endswith("bias") for tensor in tensors):
-        yield Finding(
-            code="bias-missing",
-            severity="warning",
-            message=f"the config says bias={config.bias!r}, the file contains none: trained biases may be missing",
-            hint="save it again with PEFT's save_pretrained",
-        )
-    saved = (config.saved_whole(parse_key(tensor).module) for tensor in tensors)
-    held = {match[1] for match in saved if match}
-    absent = [name for name in config.modules_to_save if name not in held]
-    if held.intersection(config.heads_of_task):
-        absent = [name for name in absent if name not in config.heads_of_task]
-    if absent:
-        yield Finding(
-            code="saved-module-missing",
-            severity="warning",
-            message=f"modules_to_save not in the file: {listed(absent)}",
-            hint="save it again with PEFT's save_pretrained: without their weights these load untrained",
-        )
-
-
 def names(facts: AdapterFacts) -> Iterator[Finding]:
     if facts.misnamed:
         yield Finding(
@@ -551,7 +525,6 @@ RULES: tuple[FindingRule, ...] = (
     saved_and_adapted,
     dora,
     targets,
-    saved_parts,
     ghosts,
     shape_ceiling,
     saturated,

@@ -33,7 +33,7 @@ def environment_text(facts: dict[str, Any], *, width: int | None = None, color: 
         ("gradience", facts["gradience"]),
         ("python", f"{facts['python']} ({facts['implementation']})"),
         ("platform", facts["platform"]),
-        ("cpu", f"{cpu['model'] or 'unknown model'}, {cpu['usable']} of {cpu['count']} usable"),
+        ("cpu", f"{cpu['usable']} of {cpu['count']} usable"),
     ]
     for library in facts["blas"]:
         kernel = f", {library['architecture']} kernels" if library["architecture"] else ""

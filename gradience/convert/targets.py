@@ -9,15 +9,15 @@ from gradience.convert.written import OutputFormat, write_form
 from gradience.errors import UsageError, did_you_mean
 
 
-def _formed(words: str, name: str) -> OutputFormat:
-    return OutputFormat(words, lambda opened, folder, base: write_form(FORMS[name], opened, folder))
+def _formed(name: str) -> OutputFormat:
+    return OutputFormat(lambda opened, folder, base: write_form(FORMS[name], opened, folder))
 
 
 TARGETS: dict[str, OutputFormat] = {
-    "peft": OutputFormat("adapter_config.json and adapter_model.safetensors, as PEFT saves them", write_peft),
-    "mlx": _formed("adapter_config.json and adapters.safetensors, as mlx-lm saves them", "mlx"),
-    "gguf": OutputFormat("adapter.gguf, as llama.cpp's converter writes it", write_gguf, asks_base=True),
-    "diffusers": _formed("pytorch_lora_weights.safetensors, as diffusers saves it", "diffusers"),
+    "peft": OutputFormat(write_peft),
+    "mlx": _formed("mlx"),
+    "gguf": OutputFormat(write_gguf, asks_base=True),
+    "diffusers": _formed("diffusers"),
 }
 
 

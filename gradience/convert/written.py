@@ -35,13 +35,11 @@ class Written(NamedTuple):
 class OutputFormat(NamedTuple):
     """A format that is written.
 
-    words: what a folder of it holds.
     write: (open adapter, new folder, folder of the base model) -> what was written there. Raises InputError for what
         the format cannot hold.
     asks_base: whether `write` looks at the base model.
     """
 
-    words: str
     write: Callable[[Adapter, Path, Path | None], Written]
     asks_base: bool = False
 

@@ -110,8 +110,6 @@ def test_r_and_alpha_that_are_left_out_are_those_of_peft(tmp_path, capsys):
             "target-unmatched",
             "without a matching module in the file: proj",
         ),
-        ({"bias": "lora_only"}, "bias-missing", "bias='lora_only'"),
-        ({"modules_to_save": ["score"]}, "saved-module-missing", "score"),
         ({"use_dora": True}, "config-disagrees", "use_dora=true, the file contains no magnitude vectors"),
         ({"lora_alpha": 0}, "zero-scale", "multiplied by 0"),
         ({"init_lora_weights": "pissa_niter_4"}, "init-not-update", "pissa_niter_4"),
