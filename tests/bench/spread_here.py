@@ -13,7 +13,7 @@ from tiny_bench import Watcher
 from gradience.bench.config.load import load_config
 from gradience.bench.run import on_ray
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
+from gradience.bench.run.on_ray import StageFailure, StageOrder, make_stage
 
 SECTIONS: dict[str, Any] = {
     "task": {"profile": "classification", "probe_gate": {"min_value": 0.01}},

@@ -15,7 +15,7 @@ from spread_here import SECTIONS, Here, Silent, runner_over
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.orders import StageFailure, StageOrder
+from gradience.bench.run.on_ray import StageFailure, StageOrder
 from gradience.bench.status import look
 from gradience.cli.app import run
 from gradience.reports.bench_status import BenchStatus, StageStatus

@@ -127,7 +127,7 @@ import numpy as np
 import ray
 from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.bench.run import on_ray
-from gradience.bench.run.orders import StageOrder
+from gradience.bench.run.on_ray import StageOrder
 from gradience.bench.run.stages import files_of
 
 folder = Path(sys.argv[1])

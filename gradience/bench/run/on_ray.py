@@ -1,10 +1,10 @@
 """`runtime.executor: ray`: a stage is a task of Ray Core on the cluster that RAY_ADDRESS names, or on this machine.
 
-The process of the run makes nothing. It walks through each seed (orders.py), submits the stages whose inputs are there,
-and walks again when something has ended, until every seed has its facts. A task receives its inputs as Ray objects and
-returns the folder of its stage, so the machines share no file system. Ray places the tasks, starts them again when a
-worker or a node is lost, and cancels them. A run that was killed continues with the finished stages, wherever they were
-made.
+The process of the run makes nothing. It walks through each seed (`DueStages`), submits the stages whose inputs are
+there, and walks again when something has ended, until every seed has its facts. A task receives its inputs as Ray
+objects and returns the folder of its stage, so the machines share no file system. Ray places the tasks, starts them
+again when a worker or a node is lost, and cancels them. A run that was killed continues with the finished stages,
+wherever they were made.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import shutil
 import socket
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,23 +26,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
+from gradience import errors
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.run.orders import DueStages, StageFailure, StageOrder, make_stage
-from gradience.bench.run.seed import LOG, SeedRun, logged
-from gradience.bench.run.stages import mark_begun, write_failure
+from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
+from gradience.bench.run.stages import (
+    LAST_LINES,
+    Due,
+    Make,
+    NotDone,
+    Stages,
+    mark_begun,
+    stage_key,
+    write_failure,
+)
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import folder_of_seed
 from gradience.digests import sha256_file
-from gradience.errors import InputError, NetworkError, require
+from gradience.errors import GradienceError, InputError, NetworkError, require
 from gradience.evaluate.engines.vllm.process import BATCH_INVARIANT, PYTHON
-from gradience.files.shared_names import plain_name
+from gradience.files.shared_names import plain_name, sentence_text
 from gradience.files.whole import write_errors
+from gradience.models.devices import threads
 from gradience.progress import Watcher
 from gradience.reports.stage import MANIFEST, StageManifest
-from gradience.tasks.base import Task
+from gradience.tasks.base import Task, rendered
 from gradience.tasks.user_code import ALLOW
 
 logger = logging.getLogger("gradience.bench")
@@ -57,6 +70,152 @@ CARRIED = (ALLOW, PYTHON, BATCH_INVARIANT)
 
 Files = list[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
 """Pieces of files of a stage's folder, in order: name inside the folder, bytes."""
+
+
+# ---------------------------------------------------------------- stages that are due, and one that is ordered
+
+
+@dataclass(frozen=True, slots=True)
+class StageOrder:
+    """One stage for a process on any machine that has the same base and data. Holds no code and allows none."""
+
+    config: Mapping[str, Any]
+    """Config of the run with all its defaults and absolute paths."""
+    plan: str
+    """Digest of plan.json."""
+    seed: int
+    stage: str
+    """Such as `uniform_median/train`."""
+    key: str
+    """Expected key of the stage."""
+    inputs: tuple[str, ...]
+    """Finished stages that the stage builds on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailure:
+    """An exception of another process."""
+
+    kind: str
+    """Class name of the exception."""
+    message: str
+    """One line."""
+    code: str = ""
+    """Code of an error that a user can act on; empty for any other."""
+    hint: str = ""
+    log: tuple[str, ...] = ()
+    """Last lines of its traceback, and the machine."""
+
+    @classmethod
+    def of(cls, error: Exception) -> StageFailure:
+        """Return what is kept of an error that is being handled."""
+        known = error if isinstance(error, GradienceError) else None
+        return cls(
+            kind=type(error).__name__,
+            message=sentence_text(str(error).split("\n", maxsplit=1)[0]),
+            code=known.code if known else "",
+            hint=known.hint if known else "",
+            log=(f"on {socket.gethostname()}", *traceback.format_exc().splitlines()[-LAST_LINES:]),
+        )
+
+    def error(self) -> Exception:
+        """Return the exception again, so that a run treats it as one of its own process."""
+        ours = getattr(errors, self.kind, None)
+        if self.code and isinstance(ours, type) and issubclass(ours, GradienceError):
+            return ours(self.message, code=self.code, hint=self.hint)
+        other: type[Exception] = type(self.kind, (Exception,), {})
+        return other(self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueStages(Stages):
+    """Makes nothing: a stage that is not finished is due, unless it has failed."""
+
+    failed: Mapping[str, StageFailure]
+    """Stages of this seed that failed since the run began."""
+    passed: list[str] = field(default_factory=list)
+    """Finished stages that this and earlier walks have passed."""
+
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
+        """Return the folder of a finished stage. Raises NotDone, or the error that ended the stage elsewhere."""
+        folder, key = self.folder / name, stage_key(name, depends)
+        if self.is_done(name, folder, key):
+            self.passed.append(name)
+            return folder
+        if name in self.failed:
+            raise self.failed[name].error()
+        raise NotDone(Due(name, key, tuple(dict.fromkeys(self.passed))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneStage(Stages):
+    """Makes the stage of an order, and no other."""
+
+    order: StageOrder
+    outcome: list[StageFailure | None]
+    """Receives None once the stage is finished, or its failure."""
+
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
+        """Return the folder of a finished stage, or of the ordered one. Raises NotDone, and what `make` raises."""
+        folder, key = self.folder / name, stage_key(name, depends)
+        if name != self.order.stage:
+            if self.is_done(name, folder, key):
+                return folder
+            if name in self.order.inputs and (folder / MANIFEST).is_file():
+                raise self._failed(_differs(name))
+            raise NotDone(Due(name, key))
+        if key != self.order.key:
+            raise self._failed(_differs(name))
+        try:
+            Stages.done(self, name, depends, make, **how)
+        except MadeElsewhere as mixed:
+            raise self._failed(_mixed(mixed)) from None
+        except Exception as error:
+            self._failed(error)
+            raise
+        self.outcome.append(None)
+        return folder
+
+    def _failed(self, error: Exception) -> Exception:
+        self.outcome.append(StageFailure.of(error))
+        return error
+
+
+def make_stage(order: StageOrder, folder: Path) -> StageFailure | None:
+    """Make the stage of an order in the folder of its seed, which holds the inputs. Returns its failure, or None."""
+    outcome = list[StageFailure | None]()
+    try:
+        config = BenchConfig.model_validate(order.config)
+        task = rendered(config.task.load(), config.model)
+        stages = partial(OneStage, order=order, outcome=outcome)
+        with threads(config.runtime.threads):
+            run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages)
+            try:
+                run.walk()
+            finally:
+                run.evaluator.close()
+    except (GradienceError, ValidationError) as error:
+        return outcome[0] if outcome else StageFailure.of(error)
+    return outcome[0] if outcome else StageFailure.of(_differs(order.stage))
+
+
+def _differs(name: str) -> InputError:
+    return InputError(
+        f"{name}: data, base or adapter differ on this machine from those of the process that started the run",
+        code="stage-differs",
+        hint="give all machines the same files, versions and settings",
+    )
+
+
+def _mixed(error: MadeElsewhere) -> InputError:
+    return InputError(
+        f"answers of one seed are compared, and earlier ones were made on a different machine: {error}",
+        code="machines-differ",
+        hint="run on machines of one kind, or delete the earlier evaluations to repeat them",
+    )
+
+
+# ---------------------------------------------------------------- the run
 
 
 def run_on_ray(
