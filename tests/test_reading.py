@@ -40,7 +40,7 @@ ALLOWED = {
     "reports/calibration.py": {"read_bytes"},  # of a TensorFile
     "reports/page/render.py": {"read_text"},  # of the package's own files
     "compress/carry.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
-    "evidence/archive.py": {"ZipFile"},  # of what open_stream has opened
+    "evidence/archive.py": {"ZipFile", "open"},  # a member of what open_stream has opened
     # archives whose sha256 was compared
     "models/embedded.py": {"ZipFile", "tarfile.open", "open", "from_pretrained"},
     # What a library opens by its name; check_regular or our own reader has looked at it.
@@ -204,7 +204,7 @@ def outcomes(tmp_path_factory) -> dict[tuple[str, str], tuple[int, str]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_blocks_nothing_and_fills_nothing(kind, outcomes):
-    assert sum(key[0] == kind for key in outcomes) >= 16
+    assert sum(key[0] == kind for key in outcomes) >= 15
     for key, (code, text) in outcomes.items():
         if key[0] == kind:
             assert code in (2, 3), (key, code, text)

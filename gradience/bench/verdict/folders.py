@@ -32,14 +32,14 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for folder in folders:
         here = folder if folder.is_file() else folder / BENCH
-        found = [here] if here.is_file() else sorted(folder.glob(f"seed_*/{BENCH}"))
-        if not found:
+        results = [here] if here.is_file() else sorted(folder.glob(f"seed_*/{BENCH}"))
+        if not results:
             raise InputError(
                 f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
                 code="bench-not-found",
                 hint="name folders that `gradience bench run` has finished",
             )
-        paths += found
+        paths += results
     return paths
 
 
