@@ -56,7 +56,6 @@ COMMAND_LINE_ONLY = [
     "BenchForecast",
     "EvaluationForecast",
     "EvaluationPreview",
-    "PowerReport",
     "ShrinkForecast",
     "Verification",
 ]
