@@ -28,8 +28,6 @@ from scipy.optimize import minimize
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
-from gradience.statistics.predicted_drop import MARGIN, points
-
 KEPT = ("reviews", "arithmetic", "sorting")
 KINDS = {"svd_uniform": "truncated", "calibrated": "calibrated"}
 SIZES, SEEDS, RANK = (16, 8, 4, 2, 1), (1, 2, 3), 32
@@ -39,6 +37,7 @@ ADVICE = ("uniform_median", "uniform_p90", "per_layer")
 """The audit's suggestions, judged by the same rule."""
 GATE = (0.40, 0.97)
 STEPS, LABELED_STEPS = 150, 300
+MARGIN = 0.025
 LIMIT = 0.01
 """KL per answer of the rule that the model is compared with."""
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
@@ -162,15 +161,15 @@ def holds(row: Row) -> bool:
     differences = np.zeros(row["n"], dtype=int)
     lost, gained = row["only_probe_correct"], row["only_variant_correct"]
     differences[:lost], differences[lost : lost + gained] = -1, 1
-    return pool([differences]).interval().low > -MARGIN / 100
+    return pool([differences]).interval().low > -MARGIN
 
 
-def recommended(rows: Sequence[Row]) -> Row | None:
+def recommended(model: Model, rows: Sequence[Row]) -> Row | None:
     """Return the smallest size whose predicted drop is within the margin at its 90 % upper end."""
     chosen = None
     for row in sorted(rows, key=lambda row: -row["budget"]):
         x = row["predicted_kl"] * row["tokens"] / row["n"]
-        if points(x, row["probe_correct"] / row["n"])[1] <= MARGIN:
+        if model.share(x, model.factor) * row["probe_correct"] / row["n"] <= MARGIN:
             chosen = row
     return chosen
 
@@ -195,7 +194,7 @@ def judged(model: Model, rows: Sequence[Row]) -> None:
     held, octaves = [], []
     for name, group in groupby(sorted(rows, key=case), key=case):
         cells = list(group)
-        pick, safe = recommended(cells), [row["budget"] for row in cells if holds(row)]
+        pick, safe = recommended(model, cells), [row["budget"] for row in cells if holds(row)]
         smallest = min(safe, default=RANK)
         held.append(pick is None or holds(pick))  # without a recommendation the adapter itself stays
         octaves.append(float(np.log2((RANK if pick is None else pick["budget"]) / smallest)))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gradience.live.callback import GradienceCallback
     from gradience.merge.verb import merge_adapters
     from gradience.monitor import monitor_runs
-    from gradience.plan.calibrated import ToDrop, ToKl
+    from gradience.plan.calibrated import ToKl
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
     from gradience.reports.audit import AuditReport
@@ -105,7 +105,6 @@ __all__ = [
     "TelemetryReader",
     "TelemetryWriter",
     "ToBudget",
-    "ToDrop",
     "ToEnergy",
     "ToKl",
     "ToRank",

@@ -383,8 +383,6 @@ def measured(inputs: CalibrateInputs, watch: Stopwatch, progress: Progress | Non
             batch_size=request.batch_size,
             max_length=length_of(inputs, engine),
             ridge=RIDGE,
-            model_type=model.config.model_type,
-            accuracy=None if request.accuracy is None else request.accuracy / 100,
             routing=routing_of(model.config.to_dict()),
             modules=tuple(
                 CalibratedModule(

@@ -50,8 +50,6 @@ class CalibrateSettings(BaseSettings, RowSettings):
     output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
     """The calibration to write, a .safetensors file."""
     _: KW_ONLY
-    accuracy: Annotated[Annotated[float, Field(gt=0, le=100)] | None, Flag("PERCENT")] = None
-    """Accuracy of the adapter, in percent: scales the predicted drop (default: not known, so 100)."""
     force: bool = False
     """Replace an existing file."""
     dry_run: bool = False

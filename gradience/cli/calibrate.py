@@ -13,13 +13,13 @@ from gradience.cli.output import LayersOutput
 def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
     """The prompts need no labels, because scores are drawn from the adapted model's own output. With the written file,
     `gradience compress` chooses directions and ranks by their effect on the output. The screen ends with the KL
-    divergence and the accuracy drop that are predicted for each size.
+    divergence that is predicted for each size.
 
     Examples:
 
       gradience calibrate ./my_adapter --prompts rows.jsonl -o calibration.safetensors
 
-      gradience compress ./my_adapter --calibration calibration.safetensors --max-drop 2.5 -o ./smaller
+      gradience shrink ./my_adapter --calibration calibration.safetensors --data examples.jsonl
     """
     require_files(settings.prompts)
     from gradience.calibrate.verb import calibrate_adapter

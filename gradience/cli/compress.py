@@ -36,7 +36,7 @@ class Fleet:
 def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: LayersOutput) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
-    --max-params, --max-error, --max-kl-per-token, --max-drop, which choose a rank for each module.
+    --max-params, --max-error, --max-kl-per-token, which choose a rank for each module.
 
     Examples:
 
@@ -44,7 +44,7 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
 
       gradience compress ./my_adapter --reduction 0.5 --dry-run
 
-      gradience compress ./my_adapter --calibration calibration.safetensors --max-drop 2.5 -o ./smaller
+      gradience compress ./my_adapter --calibration calibration.safetensors --max-params 100000 -o ./smaller
 
       gradience compress fleet.jsonl --rank 16 -o ./smaller
     """

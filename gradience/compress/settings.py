@@ -74,8 +74,6 @@ class SizeSettings:
     """Keep the relative error of the whole adapter at or below E."""
     max_kl_per_token: Annotated[Number | None, Flag("X")] = None
     """Keep the predicted KL per scored token below X nats, by the upper end of its interval (needs --calibration)."""
-    max_drop: Annotated[Number | None, Flag("POINTS")] = None
-    """Keep the predicted accuracy drop within POINTS, by its 90 % upper end (needs --calibration)."""
     host: Annotated[str | None, Flag("HOST[:MODEL]", name="--for")] = None
     """Truncate to the rank that a host documents as its maximum: wandb, together, fireworks or sagemaker."""
     plan: Annotated[

@@ -20,10 +20,9 @@ from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
 from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, item_of, size_at
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction, smallest_within
+from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction
 from gradience.reports.calibration import Calibration, CalibrationReport
 from gradience.spectra import FloatArray
-from gradience.statistics.predicted_drop import BASIS
 
 SCALE_TOLERANCE = 1e-9
 NORMAL = 2.576
@@ -145,51 +144,6 @@ class ToSizeOfRank:
         return ToBudget(max_params=params, by="effect").choose(report, modules, grid)
 
 
-@dataclass(frozen=True, slots=True)
-class ToDrop:
-    """The smallest size of one rank whose predicted accuracy drop is at most this, in points. Needs a calibration.
-
-    >>> ToDrop(2.5).words
-    'predicted accuracy drop at most 2.5 points (90 %, fitted on three tasks): '
-
-    The 90 % upper end of the drop decides (`gradience.statistics.predicted_drop`).
-    """
-
-    max_drop: float
-
-    def __post_init__(self) -> None:
-        number_argument("max_drop", self.max_drop)
-
-    @property
-    def words(self) -> str:
-        return f"predicted accuracy drop at most {self.max_drop:.6g} points ({BASIS}): "
-
-    def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        raise _needs_calibration("predicting an accuracy drop")
-
-    def size(self, curve: Sequence[CurvePoint], basis: str = "") -> ToSizeOfRank:
-        """Return the size to compress to. Raises UsageError (`bad-drop`, `outside-tested`, `no-size`).
-
-        basis: why the sizes have no predicted drop, if they have none.
-        """
-        if not 0 < self.max_drop < 100:
-            raise UsageError(
-                f"an accuracy drop of {self.max_drop:g} points is not a valid limit",
-                code="bad-drop",
-                hint="give points above 0 and below 100, such as 2",
-            )
-        drops = [point.drop.high for point in curve if point.drop is not None]
-        best = smallest_within(curve, self.max_drop)
-        if best is not None:
-            return ToSizeOfRank(best.rank, self.words)
-        raise UsageError(
-            f"no size is predicted to lose at most {self.max_drop:g} points"
-            + (f": {min(drops):.1f} is the smallest 90 % upper end" if drops else f". {basis}"),
-            code="no-size" if drops else "outside-tested",
-            hint="keep the adapter, or test sizes on your own rows: gradience shrink",
-        )
-
-
 def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[RankStep], limit: float) -> int:
     """Return how many of the steps keep the upper end of the prediction at or below `limit`, also with further ones."""
     effects = {module.name: module.effects for module in modules if module.effects is not None}
@@ -225,8 +179,6 @@ def predicted(modules: Sequence[Module], ranks: Ranks, facts: CalibrationReport)
     kl, low, high, error = interval(left_out(modules, ranks), tokens)
     return Prediction(
         kl_per_token=kl,
-        drop=facts.drop(kl),
-        drop_basis=facts.drop_basis,
         standard_error=error,
         low=low,
         high=high,
@@ -307,7 +259,6 @@ def curve(modules: Sequence[Module], facts: CalibrationReport) -> tuple[CurvePoi
                     rank=rank,
                     params=params,
                     calibrated_kl_per_token=prediction.kl_per_token,
-                    drop=prediction.drop,
                     svd_kl_per_token=float(np.square(left_out(modules, ranks, svd=True)).sum() / 2 / tokens),
                 )
             )

@@ -12,7 +12,6 @@ from gradience.errors import UsageError
 from gradience.files.shared_names import given_text
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
 from gradience.plan.calibrated import (
-    ToDrop,
     ToKl,
     calibrated,
     curve,
@@ -62,7 +61,6 @@ SIZES: dict[str, Callable[[Any], Criterion]] = {
     "max_params": _budget("max_params"),
     "max_error": _budget("max_error"),
     "max_kl_per_token": ToKl,
-    "max_drop": ToDrop,
     "host": _host,
     "plan": _plan,
 }
@@ -135,8 +133,6 @@ def plan_compression(
     if routing and not allow_routed:
         refuse_routed(calibration, criterion)
     sizes = curve(modules, calibration.report)
-    if isinstance(criterion, ToDrop):
-        criterion = criterion.size(sizes, calibration.report.drop_basis)
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
     plan = _described(report, modules, chosen, criterion.words + grid.words)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,17 +48,14 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
 )
-from gradience.reports.base.numbers import count, memory_parts, percent, plural, sig, size
+from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
 from gradience.reports.base.prediction import (
     ROUTED,
     CurvePoint,
-    PredictedDrop,
     curve_blocks,
-    smallest_within,
 )
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.spectra import FloatArray
-from gradience.statistics.predicted_drop import BASES, BASIS, MARGIN, outside, points
 
 METADATA = "gradience"
 FEWEST_ROWS = 2
@@ -128,10 +125,6 @@ class CalibrationReport(PromptReport):
     routing: str = ""
     """Token routing of the base, such as `2 of 8 experts`; empty if each token passes through all experts, or
     there are none. A prediction assumes that no token changes its experts."""
-    model_type: str
-    """Type of the base in its config.json."""
-    accuracy: Annotated[Float12, Field(gt=0, le=1)] | None
-    """Accuracy of the adapter, from 0 to 1, as it was given; null if it is not known."""
     sizes: tuple[CurvePoint, ...] = ()
     """Predictions at the parameters of uniform ranks; empty if the base routes tokens to experts."""
     modules: tuple[CalibratedModule, ...]
@@ -141,31 +134,6 @@ class CalibrationReport(PromptReport):
     def tokens_per_answer(self) -> float:
         """Scored tokens of an average row that predicts; 1 for a classifier."""
         return self.scored_tokens / (self.rows - self.selection_rows)
-
-    @property
-    def _outside(self) -> str:
-        rows = self.rows - self.selection_rows
-        return outside(self.tokens_per_answer, rows, self.model_type, self.routing)
-
-    def drop(self, kl_per_token: float) -> PredictedDrop | None:
-        """Return the accuracy drop at a predicted KL; None outside what was tested."""
-        if self._outside:
-            return None
-        predicted, high = points(kl_per_token * self.tokens_per_answer, self.accuracy)
-        return PredictedDrop(points=predicted, high=high)
-
-    @property
-    def drop_basis(self) -> str:
-        """Return what predicted drops rest on, or why there are none."""
-        if self._outside:
-            return f"No accuracy drop is predicted outside what was tested: {self._outside}."
-        bases = " and ".join(BASES.values())
-        share = (
-            f"Predicted drop: share of correct answers lost ({BASIS} of {bases}) times the adapter's accuracy"
-        )
-        if self.accuracy is None:
-            return f"{share}, which is not known and taken to be 100 % (--accuracy)."
-        return f"{share} of {percent(self.accuracy)}."
 
     def blocks(self) -> Document:
         """Return the measurements of every module, and the sizes."""
@@ -420,24 +388,14 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
 
 
 def size_blocks(report: CalibrationReport, path: str = "", output: str = "") -> Document:
-    """Return the predictions by size, and the recommended size. path, output: adapter and file in its command."""
+    """Return the predictions by size. path, output: adapter and file in the next command."""
     if not report.sizes:
-        return [Paragraph(report.drop_basis)] if report.routing else []
-    best = smallest_within(report.sizes)
-    if best is None:
-        unknown = report.sizes[0].drop is None
-        text = "No size is recommended" + (
-            "." if unknown else f": none is predicted within {MARGIN:g} points."
-        )
-        following = f"gradience shrink {path} --calibration {output} --data rows.jsonl"
-    else:
-        size_words = f"size of rank {best.rank} ({count(best.params)} parameters)"
-        assert best.drop is not None
-        text = f"Recommended: {size_words}, {best.drop.words}."
-        following = f"gradience compress {path} --calibration {output} --max-drop {MARGIN:g} -o smaller"
-    command = [Paragraph(("Next: ", Span(following, "dim")))] if path else []
-    table = curve_blocks(report.sizes, report.tokens_per_answer, report.drop_basis)
-    return [Heading("Sizes"), *table, Notes([Note("info", text)]), *command]
+        return []
+    shrink = f"gradience shrink {path} --calibration {output}"
+    labeled, unlabeled = (Span(f"{shrink} --{flag} rows.jsonl", "dim") for flag in ("data", "prompts"))
+    command = [Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts alone)"))]
+    command = command if path else []
+    return [Heading("Sizes"), *curve_blocks(report.sizes, report.tokens_per_answer), *command]
 
 
 def _notes(report: CalibrationReport) -> list[Note]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import groupby
 from typing import ClassVar, Literal, NamedTuple
@@ -29,7 +29,6 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.blocks import Role as Look
 from gradience.reports.base.numbers import count, percent, probability, sig
-from gradience.reports.base.prediction import PredictedDrop, drop_cell
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
@@ -84,19 +83,11 @@ class PlannedCandidate(Part):
     """Energy kept: Σσ² kept / Σσ², over all modules."""
     predicted_kl_per_token: Float12 | None = None
     """KL predicted by the calibration, in nats per scored token; null without one and for a distilled candidate."""
-    predicted_drop: PredictedDrop | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Predicted accuracy drop; absent without a KL, and outside what was tested."""
 
     @property
     def words(self) -> str:
         """Name of the candidate in a sentence."""
         return candidate_words(self.kind, self.rank)
-
-
-def recommended(candidates: Iterable[PlannedCandidate], margin: float) -> PlannedCandidate | None:
-    """Return the smallest candidate whose predicted drop is at most the margin, in points, at its 90 % upper end."""
-    within = [each for each in candidates if each.predicted_drop and each.predicted_drop.high <= margin]
-    return min(within, key=lambda each: each.lora_params, default=None)
 
 
 class PlannedDistillation(Part):
@@ -150,10 +141,9 @@ class ShrinkPlan(Artifact):
     suggested_rank: int | None
     """The audit's p90 suggestion, or with a calibration the largest power of two below the rank; null without both."""
     given: bool
-    """True if the ranks were given; otherwise they are halvings of the suggested rank, with a calibration from one size
-    above the smallest that is predicted to stay within the margin."""
+    """True if the ranks were given; otherwise they are halvings of the suggested rank."""
     candidates: tuple[PlannedCandidate, ...]
-    """Candidates in test order: from the largest down, the distilled one before the one of its size."""
+    """Candidates in test order: from the largest down, the distilled one before the smallest, which has its size."""
     calibration_sha256: str | None = None
     """sha256 of the calibration behind all candidates; null for truncations."""
     distillation: PlannedDistillation | None = None
@@ -167,12 +157,6 @@ class ShrinkPlan(Artifact):
         """Return the same plan with a guard in the place of the task."""
         values = {name: getattr(planned, name) for name in PLANNED}
         return self.model_copy(update={**values, "guards": ()})
-
-    @property
-    def recommended(self) -> PlannedCandidate | None:
-        """Return the candidate above which the tests start; None if the predicted drops did not choose the start."""
-        by_accuracy = self.compares == "correct" and not self.given and not self.guards
-        return recommended(self.candidates, 100 * float(self.margin)) if by_accuracy else None
 
     def drop(self, size: Fraction | float) -> str:
         """Return the size of a drop with its unit."""
@@ -304,10 +288,6 @@ class ShrinkForecast(ComparisonForecast):
                 Column("predicted KL/token", ">", shown=self.plan.calibration_sha256 is not None),
                 lambda row: sig(row.predicted_kl_per_token, 2),
             ),
-            (
-                Column("predicted drop", ">", shown=any(row.predicted_drop for row in self.candidates)),
-                lambda row: drop_cell(row.predicted_drop),
-            ),
         )
         heading = Heading("Candidates, tested from the largest down")
         margins = margin_blocks(self.plan.margin, self.margins)
@@ -346,11 +326,8 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
 
 def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     which = {None: " (all rows)", "confirm": " (test)"}.get(plan.role, f" ({plan.role})")
-    best = plan.recommended
     if plan.given:
         why = "from --ranks"
-    elif best is not None and best.predicted_drop is not None:
-        why = f"recommended: rank {best.rank}, {best.predicted_drop.words}"
     else:
         source = (
             "the audit's p90 suggestion" if plan.calibration_sha256 is None else "the largest smaller size"
@@ -407,9 +384,6 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
             return Span("exploratory", "warn")
         return Span(row.status, LOOKS[row.status][1])
 
-    highs = {each.name: f"{each.predicted_drop.high:.1f}" for each in plan.candidates if each.predicted_drop}
-    if highs:
-        legend.append(("predicted", "drop in points, 90 % upper end"))
     reference = _Reference(report.reference.name, plan.rank, report.reference)
     rows: list[Row] = [reference, *report.candidates]
     table = table_of(
@@ -420,7 +394,6 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
             Column("saved", ">"),
             lambda row: percent(row.params_saved) if isinstance(row, ShrinkCandidate) else "",
         ),
-        (Column("predicted", ">", drop=2, shown=bool(highs)), lambda row: highs.get(row.name, "")),
         *((column, result(cell)) for column, cell in outcome_fields(plan.compares, looks=bool(looks))),
         *((column, guarded(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
         (Column(), status),

@@ -26,7 +26,7 @@ from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan
-from gradience.reports.shrink import PlannedCandidate, recommended
+from gradience.reports.shrink import PlannedCandidate
 from gradience.words import listed
 
 
@@ -203,17 +203,14 @@ def plan_candidates(
     source: CandidateSource,
     given: Iterable[int] | None,
     kind: CandidateKind | None = None,
-    margin: float | None = None,
 ) -> tuple[tuple[PlannedCandidate, ...], tuple[str, ...]]:
     """Return the candidates from the largest down, and notes on ranks that were left out.
 
-    With a calibration, the first one is one size above the smallest that is predicted to stay within the margin. The
-    distilled candidate is one size below that, or the smallest. It precedes the candidate of the same size: after it,
-    it would be tested only if nothing needs distillation.
+    The distilled candidate precedes the smallest, which has the same size: after it, it would be tested only if nothing
+    needs distillation.
 
-    given: ranks in place of the halvings of the rank that is `suggested`. margin: in points; None: start at the
-    largest. Raises UsageError (`bad-rank`, `nothing-smaller`), InputError (`no-suggestion`), and what planning a
-    compression raises.
+    given: ranks in place of the halvings of the rank that is `suggested`. Raises UsageError (`bad-rank`,
+    `nothing-smaller`), InputError (`no-suggestion`), and what planning a compression raises.
     """
     kind = kind or cut_of(source)
     if given is None and suggested(source) is None:
@@ -239,15 +236,9 @@ def plan_candidates(
             code="nothing-smaller",
             hint="give --ranks with smaller ranks",
         )
-    lower = len(candidates) - 1
-    best = None if given is not None or margin is None else recommended(candidates, margin)
-    if best is not None:
-        place = candidates.index(best)
-        candidates = candidates[max(0, place - 1) :]
-        lower = min(candidates.index(best) + 1, len(candidates) - 1)
     if source.distillation is not None:
-        rank = candidates[lower].rank
-        candidates.insert(lower, _planned(DISTILLED, rank, DISTILLED.plan(source, rank)))
+        rank = candidates[-1].rank
+        candidates.insert(-1, _planned(DISTILLED, rank, DISTILLED.plan(source, rank)))
     if given is None or not left_out:
         return tuple(candidates), ()
     names = listed([f"rank {rank}" for rank in left_out], most=5)
@@ -263,5 +254,4 @@ def _planned(kind: CandidateKind, rank: int, plan: CompressionPlan) -> PlannedCa
         params_saved=plan.reduction,
         kept_energy=plan.kept_energy,
         predicted_kl_per_token=None if plan.prediction is None else plan.prediction.kl_per_token,
-        predicted_drop=None if plan.prediction is None else plan.prediction.drop,
     )

@@ -76,8 +76,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     )
     if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
         source = replace(source, base_model=locate(inputs.model).folder)
-    margin = None if guarding or inputs.compares_nll or inputs.by_agreement else 100 * float(inputs.margin)
-    planned, notes = plan_candidates(source, candidates, margin=margin)
+    planned, notes = plan_candidates(source, candidates)
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")

@@ -14,9 +14,8 @@ from gradience import CompressionPlan, ToBudget, ToEnergy, ToKl, ToRank, audit_a
 from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
-from gradience.plan.calibrated import ToDrop, interval
+from gradience.plan.calibrated import interval
 from gradience.reports.calibration import Calibration, ExcludedModule
-from gradience.statistics.predicted_drop import points
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +111,7 @@ def test_sizes_are_labeled_by_what_they_are(report, calibration, capsys):
     assert plan.prediction.kl_per_token > 1.5 * row.calibrated_kl_per_token
     shown = " ".join(plan.to_text().split())
     assert "size of rank parameters KL/answer KL/answer, SVD" in shown
-    assert "SVD: --rank K without it" in shown
+    assert "SVD: plain --rank K" in shown
 
 
 def test_a_stricter_limit_never_gives_a_smaller_adapter(report, calibration):
@@ -280,60 +279,12 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
         Calibration.read(classifier.adapter / "adapter_model.safetensors")
 
 
-@pytest.fixture
-def tested(monkeypatch, calibration):
-    """A calibration of as few rows as this one counts as tested."""
-    monkeypatch.setattr("gradience.statistics.predicted_drop.MIN_ROWS", 30)
-    return replace(calibration, report=calibration.report.model_copy(update={"accuracy": 0.8}))
-
-
-def test_a_drop_gives_the_smallest_size_whose_upper_end_is_within_it(report, tested):
-    everything = plan_compression(report, ToRank(2), calibration=tested)
-    for point in everything.curve:
-        assert (point.drop.points, point.drop.high) == pytest.approx(
-            points(point.calibrated_kl_per_token, 0.8), rel=1e-9
-        )
-        plan = plan_compression(report, ToDrop(point.drop.high + 1e-9), calibration=tested)
-        assert plan.new_params <= point.params
-        assert plan.prediction.drop == point.drop
-        assert "predicted accuracy drop" in plan.to_text()
-    with pytest.raises(UsageError, match="is the smallest 90 % upper end") as error:
-        plan_compression(report, ToDrop(1e-6), calibration=tested)
-    assert error.value.code == "no-size"
-
-
-def test_no_drop_is_predicted_outside_what_was_tested(report, calibration):
-    plan = plan_compression(report, ToRank(2), calibration=calibration)
-    assert plan.prediction.drop is None
-    assert {point.drop for point in plan.curve} == {None}
-    assert "outside what was tested: 30 rows that predict" in " ".join(plan.to_text().split())
-    with pytest.raises(UsageError, match="outside what was tested") as error:
-        plan_compression(report, ToDrop(2), calibration=calibration)
-    assert error.value.code == "outside-tested"
-    with pytest.raises(UsageError) as error:
-        plan_compression(report, ToDrop(2))
-    assert error.value.code == "no-calibration"
-    with pytest.raises(UsageError) as error:
-        plan_compression(report, ToDrop(0), calibration=calibration)
-    assert error.value.code == "bad-drop"
-
-
-def test_calibrate_ends_with_the_recommended_size_and_its_command(report, tested):
-    sizes = plan_compression(report, ToRank(2), calibration=tested).curve
-    facts = tested.report.model_copy(update={"sizes": sizes})
-    high = sizes[0].drop.high
-    for scale, said in (
-        (2 / high, f"Recommended: size of rank {sizes[0].rank}"),
-        (50 / high, "No size is recommended"),
-    ):
-        scaled = [
-            size.model_copy(
-                update={"drop": size.drop.model_copy(update={"high": scale * size.drop.high * (place + 1)})}
-            )
-            for place, size in enumerate(sizes)
-        ]
-        shown = " ".join(
-            facts.model_copy(update={"sizes": tuple(scaled)}).to_text(path="a", output="c").split()
-        )
-        assert said in shown
-    assert "times the adapter's accuracy of 80.0 %" in shown
+def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(report, calibration):
+    sizes = plan_compression(report, ToRank(2), calibration=calibration).curve
+    facts = calibration.report.model_copy(update={"sizes": sizes})
+    shown = " ".join(facts.to_text(path="a", output="c").split())
+    assert shown.endswith(
+        "Next: gradience shrink a --calibration c --data rows.jsonl (examples with answers) or gradience shrink a"
+        " --calibration c --prompts rows.jsonl (prompts alone)"
+    )
+    assert all(f" {size.params:,} " in shown for size in sizes)

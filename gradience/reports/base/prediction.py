@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
@@ -11,13 +11,11 @@ from gradience.reports.base.blocks import (
     Column,
     Heading,
     Paragraph,
-    Span,
     figures,
     table_of,
     warned,
 )
-from gradience.reports.base.numbers import MISSING, count, percent, plural, sig
-from gradience.statistics.predicted_drop import BASIS, MARGIN
+from gradience.reports.base.numbers import count, percent, plural, sig
 
 RATIOS = {
     "MiniLM-L6, reviews": (0.75, 2.76),
@@ -28,26 +26,10 @@ RATIOS = {
 ROUTED = "the base routes each token to {}, and a prediction assumes that no token changes its experts"
 
 
-class PredictedDrop(Part):
-    """Predicted accuracy drop, in points."""
-
-    points: Float12
-    high: Float12
-    """The 90 % upper end."""
-
-    @property
-    def words(self) -> str:
-        return f"predicted to lose at most {self.high:.1f} points ({BASIS})"
-
-
 class Prediction(Part):
     """Predicted cost of a smaller adapter: KL(original ‖ smaller) per scored token, in nats."""
 
     kl_per_token: Float12
-    drop: PredictedDrop | None = None
-    """Null outside what was tested."""
-    drop_basis: str = ""
-    """What the predicted drop rests on, or why there is none."""
     standard_error: Float12
     """Standard error over rows. Use the interval from `low` to `high`: few rows with a large effect decide the mean."""
     low: Float12 | None = None
@@ -80,13 +62,11 @@ class CurvePoint(Part):
     """Parameters of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
     calibrated_kl_per_token: Float12
     svd_kl_per_token: Float12
-    drop: PredictedDrop | None = None
-    """Of the calibrated adapter; null outside what was tested."""
 
 
 SIZES = (
-    "Each size has the parameters of one rank for all modules, spread over the modules by effect: --max-drop X or"
-    " --max-params N with the calibration. SVD: --rank K without it. The drop is in points, with its 90 % upper end."
+    "Each size has as many parameters as that uniform rank, allocated by effect (--max-params)."
+    " SVD: plain --rank K."
 )
 WIDE = 0.5
 """Half the interval as a share of the prediction, above which more prompts are advised."""
@@ -111,9 +91,6 @@ def prediction_blocks(
     if tokens != 1:
         average = f"nats, {tokens:.1f} scored tokens on average"
         rows.append(("predicted KL/answer", sig(prediction.kl_per_token * tokens), average))
-    if prediction.drop is not None:
-        range_words = f"points, at most {prediction.drop.high:.1f} ({BASIS})"
-        rows.append(("predicted accuracy drop", f"{prediction.drop.points:.1f}", range_words))
     notes = []
     if prediction.routing:
         many_times = "measured KL can be many times the prediction. Evaluate"
@@ -133,21 +110,15 @@ def prediction_blocks(
     basis = (
         f"Second-order estimate from {plural(prediction.rows, 'row')} ({scored}) that were not used to choose the"
         " components. The interval is over rows and random directions. Measured / predicted in earlier runs:"
-        f" {ratios_text(prediction.ratios)}.{left_out} {prediction.drop_basis} Evaluate the result."
+        f" {ratios_text(prediction.ratios)}.{left_out} Evaluate the result."
     )
     return [
         heading,
         figures(rows),
         *warned(notes),
         Paragraph(basis),
-        *curve_blocks(curve, tokens, ""),
+        *curve_blocks(curve, tokens),
     ]
-
-
-def smallest_within(curve: Sequence[CurvePoint], most: float = MARGIN) -> CurvePoint | None:
-    """Return the smallest size whose predicted drop is at most `most` points at its 90 % upper end."""
-    sizes = [point for point in curve if point.drop is not None and point.drop.high <= most]
-    return min(sizes, key=lambda point: point.params, default=None)
 
 
 def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
@@ -155,26 +126,15 @@ def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
     return "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in ratios.items())
 
 
-def curve_blocks(points: tuple[CurvePoint, ...], tokens: float, basis: str) -> list[Block]:
-    """Return the predicted KL and accuracy drop of each size, for both ways to spend its parameters.
-
-    tokens: of an average answer. basis: what the drops rest on, or why there are none.
-    """
+def curve_blocks(points: tuple[CurvePoint, ...], tokens: float) -> list[Block]:
+    """Return the predicted KL of each size, for both ways to spend its parameters. tokens: of an average answer."""
     if not points:
         return []
-    best = smallest_within(points)
-    drops = any(point.drop is not None for point in points)
     table = table_of(
         points,
-        (Column("size of rank", ">"), lambda point: Span(str(point.rank), "strong" if point is best else "")),
+        (Column("size of rank", ">"), lambda point: str(point.rank)),
         (Column("parameters", ">", drop=2), lambda point: count(point.params)),
         (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
-        (Column("predicted drop", ">", shown=drops), lambda point: drop_cell(point.drop)),
         (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
     )
-    return [table, Paragraph(f"{SIZES} {basis}".strip())]
-
-
-def drop_cell(drop: PredictedDrop | None) -> str:
-    """Return the predicted drop and its upper end in a table."""
-    return MISSING if drop is None else f"{drop.points:.1f}, at most {drop.high:.1f}"
+    return [table, Paragraph(SIZES)]
