@@ -368,7 +368,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     assert not output.exists()
     page = tmp_path / "distilled.html"
     assert run([*words, "--html", str(page)]) == 0
-    assert "Early stopping</h2>" in page.read_text(encoding="utf-8")
+    assert "Distance from the reference</h2>" in page.read_text(encoding="utf-8")
     assert "Closer to the reference: distillation recovered" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
     assert b"- **distilled**: KL/token from the original" in card
