@@ -157,13 +157,18 @@ def section_of_field(settings: Any, name: str) -> str:
     return (owner_of(settings, name).__doc__ or "").partition("\n")[0].rstrip(".")
 
 
-def required_output(output: str | os.PathLike[str] | None, kind: str = "FILE") -> Path:
-    """Return the output of a verb that writes. Raises UsageError (`no-output`). kind: FILE or DIR."""
+def required_output(
+    output: str | os.PathLike[str] | None, kind: str = "FILE", *, dry_run: bool = True
+) -> Path:
+    """Return the output of a verb that writes. Raises UsageError (`no-output`).
+
+    kind: FILE or DIR.   dry_run: True if the verb has a --dry-run.
+    """
     if output is None:
         raise UsageError(
             "no --output given",
             code="no-output",
-            hint=f"give --output {kind}, or --dry-run to see what would be done",
+            hint=f"give --output {kind}" + (", or --dry-run to see what would be done" if dry_run else ""),
         )
     return Path(output)
 

@@ -23,7 +23,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {"glue": {"subset": "sst2"}}
 SCORERS = "exact, normalized, contains, number, regex (with a `pattern`), multiple_choice: docs/tasks.md"
 
 BENCH = """\
-# Bench: trains an adapter, makes smaller ones, and tests on the same examples whether they are as good.
+# Bench: trains an adapter, makes smaller ones, and tests on the same examples whether they stay within your margin.
 #
 #   gradience bench run --config {file} --dry-run{code}  # check: prompts, memory, smallest margin
 #   gradience bench run --config {file} --output runs/mine{code}

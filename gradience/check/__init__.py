@@ -113,10 +113,9 @@ def _report(context: Context, files: list[SourceFile]) -> CheckReport:
         findings += [
             CheckFinding(
                 code=rule.code,
-                severity=rule.severity,
                 where=settings.where.get(problem.field),
                 source=rule.source,
-                **asdict(problem),
+                **asdict(problem) | {"severity": problem.severity or rule.severity},
             )
             for problem in problems
         ]

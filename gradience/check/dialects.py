@@ -313,7 +313,7 @@ def dialects_of(values: Values, path: Path) -> tuple[Dialect, ...]:
     Raises InputError (config-unknown).
     """
     dialect = next((dialect for dialect in DIALECTS if dialect.is_written_in(values)), None)
-    if dialect is None:
+    if dialect is None or "lora_parameters" in values:  # MLX-LM's, which has keys of the Trainer and of TRL
         raise InputError(
             f"{path}: not a recognized configuration",
             code="config-unknown",

@@ -22,6 +22,7 @@ from gradience.learning_rate import (
     reference_lr,
 )
 from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step
+from gradience.reports.base.finding import Severity
 from gradience.rules import NotApplicable, Rule, need, rule
 from gradience.words import counted
 
@@ -52,6 +53,8 @@ class Problem:
     advised: str
     message: str
     reason: str
+    severity: Severity | None = None
+    """In place of the rule's."""
 
 
 Problems = Iterator[Problem]
@@ -203,8 +206,8 @@ def attention_only(context: Context) -> Problems:
             adapted,
             "all-linear",
             "only attention is adapted",
-            "at the same number of parameters, LoRA on the MLP or on all linear layers learns better than on"
-            " attention alone",
+            "in published comparisons at the same number of parameters, LoRA on the MLP or on all linear layers"
+            " usually learns better than on attention only",
         )
 
 
@@ -263,6 +266,10 @@ FIXED_ALPHA = (8.0, 64.0)
 """α that LoRA Without Regret (32), TRL's guide to it (16, 32) and PEFT's default (8) keep at every rank."""
 
 
+HOPELESS = 1000
+"""Multiple of the usual learning rate from which it is an error."""
+
+
 @rule("learning-rate", "warning", THINKING_MACHINES)
 def learning_rate(context: Context) -> Problems:
     """More than ten times away from where supervised LoRA usually trains.
@@ -290,9 +297,10 @@ def learning_rate(context: Context) -> Problems:
         f"{rate:g}",
         f"{reference:.1g}",
         f"{_times(ratio)} the usual learning rate for LoRA with α = {written_alpha:g}",
-        "the best learning rate of LoRA is about ten times that of full fine-tuning, and nearly independent of"
-        " the rank if α stays the same"
+        "typically, the best learning rate of LoRA is about ten times that of full fine-tuning, and nearly"
+        " independent of the rank if α stays the same"
         + ("" if width else "; without --base-config the width of the model is not known"),
+        "error" if ratio >= HOPELESS else None,
     )
 
 

@@ -33,7 +33,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "monitor": "Summarize a training run: loss, evaluation, rank use, alerts.",
     },
     "Shrink": {
-        "shrink": "Find the smallest rank shown to keep accuracy within your margin.",
+        "shrink": "Test smaller ranks; keep the smallest shown within your margin.",
         "compress": "Write a smaller approximation of an adapter at the same scale.",
         "calibrate": "Measure how much each component matters on your prompts.",
         "distill": "Distill the reference adapter into a smaller one.",
@@ -43,7 +43,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "evaluate": "Compare adapters with the first one on the same examples.",
         "evidence": "Compare two logs of one evaluation, example by example.",
         "verify": "Verify a finished run, without a model and without PyTorch.",
-        "bench": "Test over several seeds if smaller adapters are as good.",
+        "bench": "Test over seeds whether smaller adapters stay within your margin.",
     },
     "Publish": {
         "convert": "Write the same adapter in another format.",
@@ -64,7 +64,7 @@ A verb is a file here, and in it a function (or a typer.Typer) of that name, imp
 """
 
 INTRODUCTION = """\
-Gradience measures how much of its rank a LoRA adapter uses, and tests whether a smaller one is as good.
+Gradience measures how much of its rank a LoRA adapter uses, and tests whether a smaller one stays within your margin.
 
   gradience audit ./my_adapter
       ranks that the weights suggest, from the adapter's file alone
@@ -189,7 +189,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Measure how much of its rank a LoRA adapter uses, and test whether a smaller one is as good.
+    """Measure how much of its rank a LoRA adapter uses, and test whether a smaller one stays within your margin.
 
     `gradience help VERB` explains a verb, `gradience help glossary` the terms. Results go to stdout, everything else to
     stderr.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from gradience.cli.output import LayersOutput
 from gradience.compare.settings import CompareSettings
 
@@ -18,4 +20,6 @@ def compare(settings: CompareSettings, out: LayersOutput) -> None:
     from gradience.compare.adapters import compare_adapters
 
     report = out.run(compare_adapters, settings, f"comparing {settings.a}")
-    out.show(report, layers=out.layers)
+    out.show(
+        report, layers=out.layers, paths=tuple(shlex.quote(str(path)) for path in (settings.a, settings.b))
+    )

@@ -24,7 +24,7 @@ class Command(CodeSettings):
     """Options."""
 
     config: Annotated[StrPath | None, Flag("FILE", "-c")] = None
-    """A YAML file with these settings, as gradience init writes it; flags replace them."""
+    """A YAML file of these settings (docs/reference/configs.md); flags override it."""
 
 
 def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, out: TextsOutput) -> int:

@@ -21,7 +21,7 @@ class GradedOutput(TextsOutput):
 
 
 def evidence(settings: EvidenceSettings, out: GradedOutput) -> int:
-    """Reports if B is as good as A, the confidence, and the examples on which they differ.
+    """Reports whether B stays within your margin of A, the confidence bounds, and the examples on which they differ.
 
     Reads samples of lm-eval (--log_samples), logs of Inspect (.eval), records of Every Eval Ever, and CSV, TSV or
     JSON lines with `id` and `score`.

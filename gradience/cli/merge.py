@@ -30,7 +30,7 @@ def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int
 
       gradience merge ./arithmetic ./sorting --method ties --data A=sums.jsonl --data B=lists.jsonl -o merged
     """
-    output = required_output(settings.output, "DIR")
+    output = required_output(settings.output, "DIR", dry_run=False)
     from gradience.merge.verb import DOCUMENT, merge_adapters
     from gradience.reports.merge import REPORT
 

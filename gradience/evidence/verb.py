@@ -97,7 +97,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         ahead = f"; B is better by at least {amount(ends[0])}" if ends[0] > 0 else ""
         limit = f"at most {amount(bounds[0])} worse" if bounds[0] < 0 else "not worse"
         verdict = (
-            f"B is as good as A within the margin of {allowed}: on similar examples B is {limit}"
+            f"B is within the margin of A ({allowed}): on similar examples B is {limit}"
             f" (95 % confidence, {n:,} examples){ahead}."
         )
     elif grade == "D":

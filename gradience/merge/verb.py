@@ -71,7 +71,7 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     half-written.
     """
     watch = Stopwatch(settings.command)
-    output = required_output(settings.output, "DIR")
+    output = required_output(settings.output, "DIR", dry_run=False)
     if settings.data:
         from gradience.merge.certificate import certified
 

@@ -261,7 +261,7 @@ def overfitting(run: MonitoredRun) -> Observations:
             evidence("best", best.loss, best.step) + evidence("last", last.loss, last.step),
             "high" if last.loss > (1 + 2 * RISEN) * best.loss else "medium",
             f"use the checkpoint of step {best.step}; set load_best_model_at_end and early stopping",
-            "from that step on the model memorized its training rows",
+            "from that step on held-out loss rose while training loss fell",
         )
         return
 
@@ -367,8 +367,8 @@ def learning_rate(run: MonitoredRun) -> Observations:
         + evidence("α/r", alpha / setup.r),
         "medium" if setup.hidden_size else "low",
         f"try {rate(reference, 1)}",
-        "the best learning rate of LoRA is about ten times that of full fine-tuning and hardly depends on the"
-        " rank if α stays the same",
+        "typically, the best learning rate of LoRA is about ten times that of full fine-tuning and hardly depends on"
+        " the rank if α stays the same",
     )
 
 

@@ -109,9 +109,21 @@ class ComparisonReport(Report):
         """Return the sections, with whole lists."""
         return comparison_blocks(self)
 
-    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
-        """Return the screen. layers: show full lists and every module, without the pointer to `--layers`."""
-        return self.drawn(comparison_blocks(self, View(brief=not layers, layers=layers)), width, color)
+    def to_text(
+        self,
+        *,
+        width: int | None = None,
+        color: bool = False,
+        layers: bool = False,
+        paths: tuple[str, ...] = (),
+    ) -> str:
+        """Return the screen.
+
+        layers: show full lists and every module, without the pointer to `--layers`.   paths: of A and B, for the next
+        command.
+        """
+        view = View(brief=not layers, layers=layers, paths=paths)
+        return self.drawn(comparison_blocks(self, view), width, color)
 
 
 NO_PREDICTOR = (
@@ -119,6 +131,8 @@ NO_PREDICTOR = (
     " 2026-08: geometric triage is “negatively settled at decoder scale”)."
 )
 SHOWN_KINDS, SHOWN_APART = 12, 9
+COMPRESSED = 0.9
+"""Median overlap of directions from which one adapter is taken for a smaller copy of the other."""
 PRESENCE: dict[Presence, str] = {
     "only-a": "only in A",
     "only-b": "only in B",
@@ -238,7 +252,7 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
 
 
 def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return what is known about the two updates before they are merged, and that it predicts nothing."""
+    """Return what is known about two updates before a merge, and that it predicts nothing; empty for a smaller copy."""
     both = [module for module in report.modules if module.norm_a and module.norm_b]
     if not both:
         return []
@@ -248,6 +262,8 @@ def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
         return median(known) if known else None
 
     outputs, inputs = middle(row.left_overlap for row in both), middle(row.right_overlap for row in both)
+    if min(outputs or 0.0, inputs or 0.0) >= COMPRESSED:
+        return []
     ratio = middle((row.norm_b or 0.0) / (row.norm_a or 1.0) for row in both)
     rows = (
         (
@@ -258,8 +274,10 @@ def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
         ("norm ratio", sig(ratio), "‖ΔW_B‖ / ‖ΔW_A‖"),
         ("sign agreement", percent(middle(row.sign_agreement for row in both)), "of entries; 50 % by chance"),
     )
-    data = "--data A=rows_a.jsonl --data B=rows_b.jsonl"
-    following = f"Next: gradience merge {report.path_a} {report.path_b} {data} -o merged"
+    path_a, path_b = view.paths or (report.path_a, report.path_b)
+    following = (
+        f"Next: gradience merge {path_a} {path_b} --data A=rows_a.jsonl --data B=rows_b.jsonl -o merged"
+    )
     return [
         Heading("Before a merge", aside="medians of modules"),
         figures(rows),

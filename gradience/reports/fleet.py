@@ -235,8 +235,11 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None =
 
 
 def _title(report: FleetReport) -> list[Block]:
+    of_measured = (
+        f" in {plural(report.adapters - report.failed, 'measured adapter')}" if report.failed else ""
+    )
     parts = [
-        f"{size(report.bytes)}, {count(report.params)} LoRA parameters",
+        f"{size(report.bytes)}, {count(report.params)} LoRA parameters{of_measured}",
         f"{count(report.measured)} measured now, {count(report.reused)} unchanged since an earlier run",
     ]
     if report.elsewhere:

@@ -299,7 +299,7 @@ def monitor_blocks(report: MonitorReport, *, verbose: bool = False) -> Document:
             Note(
                 "item",
                 alert.action,
-                [f"because {alert.reason} ({alert.code}, {alert.confidence} confidence)"],
+                [f"because {alert.reason} ({alert.code})"],
             )
             for alert in run.alerts
             if alert.action
@@ -361,7 +361,7 @@ def _alerts(run: RunReport, *, verbose: bool) -> list[Block]:
             value = item.value if isinstance(item.value, str) else plain(item.value)
             values.append(f"{item.what}: {value}" + (f" at step {count(item.step)}" if item.step else ""))
         evidence = [*(["; ".join(values)] if values else []), f"source: {alert.source}"]
-        text = f"{alert.message} ({alert.code}, {alert.confidence} confidence)"
+        text = f"{alert.message} ({alert.code})"
         notes.append(Note(alert.severity, text, evidence if verbose else ()))
     return [Heading(ALERTS), Notes(notes or [Note("good", "none")])]
 

@@ -73,6 +73,11 @@ def test_every_rule_has_its_two_cases():
     assert [rule.code for rule in RULES] == list(CASES)
 
 
+@pytest.mark.parametrize(("lr", "severity"), [(0.1, "warning"), (5.0, "error")])
+def test_a_learning_rate_thousands_of_times_the_usual_is_an_error(lr, severity):
+    assert [finding.severity for finding in check_config(r=16, alpha=16, lr=lr).findings] == [severity]
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 def test_it_speaks_where_it_should_and_is_silent_where_it_must_be(tmp_path, rule):
     speaks, silent = CASES[rule.code]
@@ -402,6 +407,7 @@ BAD = {
     "pickle": ("training_args.bin", b"\x80\x04", "config-pickle"),
     "missing": ("nowhere.yaml", None, "config-not-found"),
     "not a mapping": ("list.yaml", b"- 1\n- 2\n", "config-not-a-mapping"),
+    "MLX-LM's": ("adapter_config.json", b'{"lora_parameters": {"rank": 8}, "beta": 0.1}', "config-unknown"),
     "unknown": ("other.yaml", b"color: blue\n", "config-unknown"),
     "broken yaml": ("x.yaml", b"a: [1\n", "bad-yaml"),
     "code in yaml": ("x.yaml", b"learning_rate: !!python/object/apply:os.system ['true']\n", "bad-yaml"),

@@ -272,3 +272,8 @@ def test_what_counts_have_and_scores_have_not():
     assert "p = below 0.0001" not in scores
     assert "p below 0.0001 against a drop of 0.0500 or more" in scores
     assert "nll · strict-match, lower is better" in scores
+
+
+def test_the_next_command_of_a_comparison_has_the_paths_as_typed():
+    shown = " ".join(seeds().to_text(paths=("/data/seed-42", "/data/seed-123")).split())
+    assert "Next: gradience merge /data/seed-42 /data/seed-123 --data" in shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gradience.reports.base.blocks import Block, Span, dim
 from gradience.reports.base.numbers import count, plural
@@ -17,6 +17,8 @@ class View:
     """Short lists, with the number of entries left out."""
     layers: bool = False
     """Every module, one row each."""
+    paths: tuple[str, ...] = field(default=(), kw_only=True)
+    """Paths as typed, for the next command."""
 
     @property
     def rest(self) -> str:

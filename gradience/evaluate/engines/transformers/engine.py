@@ -597,8 +597,7 @@ def changes_the_base(folder: Path, part: str) -> InputError:
     return InputError(
         f"{folder}: {part} changes the base's weights, which the other adapters share",
         code="adapter-changes-base",
-        hint=f"retrain with bias='none'; for PiSSA and similar methods, write plain LoRA: gradience compress {folder}"
-        " --initial-adapter ./initial --energy 1 --output plain",
+        hint="retrain with bias='none'; for PiSSA and similar methods, save it as plain LoRA with PEFT (docs/audit.md)",
     )
 
 
