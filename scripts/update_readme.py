@@ -44,7 +44,7 @@ BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to its own rank",
     "uniform_median.truncate": "the probe truncated, all modules to one rank",
     "uniform_median": "retrained at that rank",
-    "random_directions": "control, must fail: the probe in random directions",
+    "random_directions": "control (must fail): the probe in random directions",
 }
 
 
@@ -309,7 +309,7 @@ def bench_table() -> str:
             f"MiniLM-L6 on film reviews, {tests:,} test examples, {seeds}. The probe (rank {result.probe_rank}) has "
             f"{mean_percent(result.probe)} correct; a variant may lose {allowed:g} points. **{result.status}**:",
             "",
-            "| variant | is | saved | correct | worst Δ, points | passes on | |",
+            "| variant | description | saved | correct | worst Δ, points | seeds passed | |",
             "|---|---|---:|---:|---:|---:|---|",
             *rows,
         ]

@@ -36,8 +36,7 @@ class WorkSettings(ReadSettings):
     """Memory."""
 
     max_memory: Annotated[Integer | None, Flag("SIZE", read=bytes_of)] = None
-    """Memory limit; an adapter that needs more is refused (default: the larger of 500MB and
-    eight times the adapter's files)."""
+    """Refuse an adapter that needs more memory (default: 500MB or eight times its files, whichever is larger)."""
     workers: Annotated[Integer | None, PythonOnly] = None
     """Modules at a time; the processor count by default. The result does not depend on it."""
     progress: Annotated[Progress | None, PythonOnly] = None

@@ -187,9 +187,9 @@ class TensorFile(Closing):
             if size < 8:
                 raise truncated(path, expected=8, actual=size)
             if length > MAX_HEADER_BYTES:
+                header = f": its header would have {length:,} bytes (limit {MAX_HEADER_BYTES:,})"
                 raise InputError(
-                    f"{path}: its first 8 bytes announce a header of {length:,} bytes "
-                    f"(at most {MAX_HEADER_BYTES:,} are read): not a safetensors file, or a broken one",
+                    f"{path}: not a safetensors file, or a broken one{header if length <= size else ''}",
                     code="header-too-large",
                     hint="download or save the adapter again",
                 )

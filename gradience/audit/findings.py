@@ -49,7 +49,7 @@ FindingRule = Callable[[AdapterFacts], Iterator[Finding]]
 class ModuleRule:
     """A rule that looks at one module at a time: one finding for all modules to which it applies, with a count.
 
-    message: text after `3 of 64 modules`.   of_all: True if the total is shown.
+    message: predicate after `3 of 64 modules`, with verbs as in `VERBS`.   of_all: True if the total is shown.
     """
 
     code: str
@@ -65,6 +65,13 @@ class ModuleRule:
         return many(self.code, self.severity, names, self.message, self.hint, total)
 
 
+VERBS = (
+    {"has": "has", "is_": "is", "was": "was", "uses": "uses", "its": "its"},
+    {"has": "have", "is_": "are", "was": "were", "uses": "use", "its": "their"},
+)
+"""Of one module, and of several."""
+
+
 def many(
     code: str, severity: Severity, names: Sequence[str], message: str, hint: str, total: int | None = None
 ) -> Iterator[Finding]:
@@ -77,7 +84,7 @@ def many(
             code=code,
             severity=severity,
             module=names[0],
-            message=f"{head} {message}: {listed(names)}",
+            message=f"{head} {message.format_map(VERBS[len(names) > 1])}: {listed(names)}",
             hint=hint,
         )
 
@@ -116,7 +123,7 @@ def declared_ranks(facts: AdapterFacts) -> Iterator[Finding]:
             "rank-disagrees",
             "error",
             [layer.name for layer in wrong],
-            f"with another rank than the config says (tensors {first.r}, config {first.declared_r})",
+            f"{{has}} a different rank than the config says (tensors {first.r}, config {first.declared_r})",
             "correct r or rank_pattern: PEFT will not load this; the audit takes the tensors' ranks (also in s = α/r)",
         )
 
@@ -187,7 +194,7 @@ def saved_and_adapted(facts: AdapterFacts) -> Iterator[Finding]:
         "saved-and-adapted",
         "warning",
         list(dict.fromkeys(saved)),
-        "with LoRA factors and also in modules_to_save (which matches the end of a name)",
+        "{has} LoRA factors and {is_} also in modules_to_save (which matches the end of a name)",
         "remove them from modules_to_save or from target_modules: PEFT 0.21 does not load both",
     )
 
@@ -284,7 +291,7 @@ def expert_order(facts: AdapterFacts) -> Iterator[Finding]:
         "expert-order",
         "info",
         facts.grouped,
-        "with the columns of lora_B grouped by expert, as the config says (lora_B_layout); PEFT 0.21 reads them in "
+        "{has} the columns of lora_B grouped by expert, as the config says (lora_B_layout); PEFT 0.21 reads them in "
         "another order",
         "`gradience convert` writes them in PEFT's order",
     )
@@ -292,8 +299,8 @@ def expert_order(facts: AdapterFacts) -> Iterator[Finding]:
         "expert-order-unknown",
         "warning",
         facts.unordered,
-        "of stacked experts saved by Unsloth without lora_B_layout, read in PEFT's order. Before release 2026.9.6, "
-        "unsloth_zoo grouped the columns of lora_B by expert: if it did here, the figures of these modules are wrong",
+        "of stacked experts {was} saved by Unsloth without lora_B_layout and read in PEFT's order. Before release "
+        "2026.9.6, unsloth_zoo grouped the columns of lora_B by expert: if so, the figures of these modules are wrong",
         SAY_ORDER,
     )
 
@@ -368,7 +375,7 @@ def imprecise(facts: AdapterFacts) -> Iterator[Finding]:
         "imprecise",
         "warning",
         [layer.label for layer in coarse],
-        f"accurate only to about {100 * worst:.2g} %, because A and B nearly cancel",
+        f"{{is_}} accurate only to about {100 * worst:.2g} %, because A and B nearly cancel",
         "--json lists error_bound and eta of each module",
         total=len(facts.layers),
     )
@@ -379,7 +386,7 @@ def untrained(facts: AdapterFacts) -> Iterator[Finding]:
     if not names:
         return
     if len(names) == len(facts.layers):
-        everything = "the one module is" if len(names) == 1 else f"all {len(names)} modules are"
+        everything = "the only module is" if len(names) == 1 else f"all {len(names)} modules are"
         yield Finding(
             code="untrained",
             severity="error",
@@ -391,7 +398,7 @@ def untrained(facts: AdapterFacts) -> Iterator[Finding]:
             "dead-modules",
             "warning",
             names,
-            "never trained (B·A = 0)",
+            "{was} never trained (B·A = 0)",
             "the smallest rank is suggested there; check that gradients flow (frozen or unused modules)",
             total=len(facts.layers),
         )
@@ -408,11 +415,12 @@ def random(facts: AdapterFacts) -> Iterator[Finding]:
     names = [layer.label for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
     trained = sum(layer.status == "ok" for layer in facts.layers)
     if names and len(names) == len(able) and 2 * len(able) >= trained:
-        who = "the one module" if len(names) == trained == 1 else f"{len(names)} of {trained} modules"
+        who = "the only module" if len(names) == trained == 1 else f"{len(names)} of {trained} modules"
+        has = "has" if len(names) == 1 else "have"
         yield Finding(
             code="looks-random",
             severity="error",
-            message=f"{who}: spectra like those of random factors of these shapes, and no module looks trained",
+            message=f"{who} {has} a spectrum like that of random factors, and no module looks trained",
             hint="the adapter is synthetic or hardly trained, so no rank is suggested",
         )
     else:
@@ -420,7 +428,7 @@ def random(facts: AdapterFacts) -> Iterator[Finding]:
             "random-modules",
             "warning",
             names,
-            "with spectra like those of random factors",
+            "{has} a spectrum like that of random factors",
             "hardly trained, or trained to use every direction: compare with similar modules",
             total=len(facts.layers),
         )
@@ -439,7 +447,7 @@ saturated = ModuleRule(
     "saturated",
     "warning",
     _uses_all,
-    "with nearly all of the rank in use (k@90 near r)",
+    "{uses} nearly all of {its} rank (k@90 near r)",
     "the rank may be too small here; try a larger one",
 )
 
@@ -447,7 +455,7 @@ shape_ceiling = ModuleRule(
     "rank-above-shape",
     "warning",
     lambda layer: layer.r > min(layer.shape),
-    "with a rank above what the shape can use (min(m, n))",
+    "{has} a rank above what the shape can use (min(m, n))",
     "the surplus does nothing: lower the rank there (rank_pattern)",
     of_all=False,
 )
@@ -456,7 +464,7 @@ diverged = ModuleRule(
     "diverged-norm",
     "warning",
     lambda layer: (layer.fro_norm or 0.0) >= DIVERGED_NORM,
-    f"with ‖ΔW‖_F above {DIVERGED_NORM:g}",
+    f"{{has}} ‖ΔW‖_F above {DIVERGED_NORM:g}",
     "larger than a weight matrix itself: the training may have diverged; check its loss (gradience monitor run.jsonl)",
     of_all=False,
 )
@@ -488,7 +496,7 @@ def outliers(facts: AdapterFacts) -> Iterator[Finding]:
         "family-outlier",
         "info",
         list(dict.fromkeys(names)),
-        "whose norm or stable rank is an outlier among layers",
+        "{has} an outlying norm or stable rank",
         "--layers lists norm and stable rank of every module",
         total=len(facts.layers),
     )

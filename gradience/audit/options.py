@@ -41,7 +41,7 @@ class BaseOfAudit:
     """Base model."""
 
     base: Annotated[StrPath | None, PythonOnly] = None
-    """Folder of the base model: adds the size of each update relative to its weight."""
+    """Folder of the base model: reports each update's size relative to its base weight."""
     base_name: Annotated[str | None, PythonOnly] = None
     """Name of the base in the report (default: its folder)."""
 
@@ -53,7 +53,7 @@ class AuditFiles:
     output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
     """Write audit.json to FILE."""
     append: Annotated[StrPath | None, Flag("RUN")] = None
-    """Append a summary to the run.jsonl of its training."""
+    """Append a summary to RUN, the run.jsonl of the adapter's training."""
     force: bool = False
     """Allow --output to replace a file."""
 

@@ -56,7 +56,7 @@ class BenchSettings(CommandSettings, DryRun):
     only_seed: Annotated[Integer | None, Flag("N")] = None
     """Run only seed N of the planned seeds."""
     smoke: bool = False
-    """A shortened run to check that everything works; its results are not evidence."""
+    """Shorten the run to check that everything works. Its results are not evidence."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and step."""
 

@@ -53,7 +53,7 @@ class CalibrateSettings(BaseSettings, RowSettings):
     force: bool = False
     """Replace an existing file."""
     dry_run: bool = False
-    """Only check the inputs and show the plan; no model is loaded."""
+    """Check the inputs and show the plan, without loading a model."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -74,7 +74,7 @@ class DistillSettings(BaseSettings, RowSettings):
     force: bool = False
     """Replace an existing adapter folder."""
     dry_run: bool = False
-    """Only check the inputs and show the plan; no model is loaded."""
+    """Check the inputs and show the plan, without loading a model."""
     card: Annotated[CardOf | None, PythonOnly] = None
     """Makes the model card from the folder that was written."""
 

@@ -34,13 +34,13 @@ VERBS: Mapping[str, Mapping[str, str]] = {
     },
     "Shrink": {
         "shrink": "Test smaller ranks; keep the smallest shown within your margin.",
-        "compress": "Write a smaller approximation of an adapter at the same scale.",
+        "compress": "Write a smaller approximation of an adapter, with α/r unchanged.",
         "calibrate": "Measure how much each component matters on your prompts.",
         "distill": "Distill the reference adapter into a smaller one.",
-        "merge": "Merge adapters of one base, and test on each parent's examples.",
+        "merge": "Merge adapters that share a base model, and test the result on each parent's examples.",
     },
     "Prove": {
-        "evaluate": "Compare adapters with the first one on the same examples.",
+        "evaluate": "Compare smaller adapters with a reference on the same examples.",
         "evidence": "Compare two logs of one evaluation, example by example.",
         "verify": "Verify a finished run, without a model and without PyTorch.",
         "bench": "Test over seeds whether smaller adapters stay within your margin.",

@@ -26,13 +26,13 @@ class AuditedSettings:
     """Base model."""
 
     adapters: Annotated[Sequence[str], Flag("ADAPTER")] = ()
-    """Folder of save_pretrained(), Trainer checkpoint, .safetensors file or org/name on the hub; several give one
-    table."""
+    """Adapter folder, Trainer checkpoint, .safetensors file or org/name on the hub. Several adapters are compared in
+    one table."""
     _: KW_ONLY
     peft_dir: Annotated[str | None, Flag("DIR")] = None
     """Same as ADAPTER."""
     base_model: Annotated[str | None, Flag("NAME", "-b")] = None
-    """Base model, a folder or a name: adds the size of each update relative to its weight."""
+    """Base model (folder or name): also reports each update's size relative to its base weight."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -39,14 +39,14 @@ class BenchOutput(TextsOutput):
     """Output."""
 
     require_grade: Annotated[Literal["A", "B"] | None, Flag("GRADE")] = None
-    """After a PASS, exit with 0 only if a passing variant has this grade or a better one; otherwise with 8, or with 1
-    if all passing variants are D or X."""
+    """Exit with 0 only if a passing variant has at least this grade. Otherwise a PASS exits with 8, or with 1 if all
+    passing variants are D or X."""
 
 
 def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
     """Train, audit, make smaller adapters, evaluate them and decide.
 
-    Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error or
+    Exit codes: 0 if a smaller adapter passes, 1 if none does, 8 if nothing can be concluded, 4 if a stage failed or
     planned seeds are missing.
 
     Examples:

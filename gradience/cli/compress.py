@@ -34,9 +34,9 @@ class Fleet:
 
 
 def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: LayersOutput) -> int:
-    """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
-    approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
-    --max-params, --max-error, --max-kl-per-token, which choose a rank for each module.
+    """Every module gets the best approximation of its new rank, and the exact error is reported. Nothing is trained,
+    and no base model is read. --reduction, --max-params, --max-error and --max-kl-per-token choose a rank for each
+    module.
 
     Examples:
 

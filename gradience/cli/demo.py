@@ -59,7 +59,7 @@ def next_steps(example: Path) -> Facts:
             ("per module", ("gradience audit ", typed(example), " --layers")),
             ("shrink", "gradience shrink ./your_adapter --data rows.jsonl"),
             ("Bench", "gradience demo --train runs/demo"),
-            ("docs", "docs/quickstart.md, docs/measures.md, docs/limits.md"),
+            ("terms", "gradience help glossary"),
             ("model card", Span(f"{example}/README.md", "name")),
         ]
     )

@@ -28,8 +28,8 @@ class Command(CodeSettings):
 
 
 def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, out: TextsOutput) -> int:
-    """Exit codes: 0 the drop of every candidate is shown to be below the margin (B), 8 some are inconclusive
-    (C), 1 some are worse (D), 4 some could not be evaluated (X).
+    """Exit codes: 0 if every candidate is shown to stay within the margin (grade B), 8 if one is inconclusive (C), 1 if
+    one is worse (D), 4 if one could not be evaluated (X).
 
     Examples:
 

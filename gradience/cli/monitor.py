@@ -17,13 +17,13 @@ class MonitorOutput(PageOutput):
     """Output."""
 
     verbose: Annotated[bool, Flag(short="-v")] = False
-    """Also show evidence and sources, gradients, families of modules."""
+    """Also show evidence, sources, gradients and module families."""
     fail_on: Annotated[Literal["warning", "error"] | None, Flag("SEVERITY")] = None
     """Exit with 1 on an alert of at least this severity."""
 
 
 def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
-    """Reads a file of any size once. Needs no PyTorch.
+    """Works on files of any size, without PyTorch.
 
     Examples:
 

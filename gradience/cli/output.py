@@ -140,7 +140,7 @@ class TextsOutput(ReportOutput):
     """Output."""
 
     no_texts: bool = False
-    """Leave examples and answers out of the page of --html: for private data."""
+    """Leave examples and answers out of the --html page, for private data."""
 
     def __post_init__(self) -> None:
         if self.no_texts and self.html is None:

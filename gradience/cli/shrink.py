@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> int:
-    """Candidates are smaller copies, tested from the largest down. The search stops at the first that is not shown.
+    """Candidates are smaller copies of the adapter, tested from the largest down. The search stops at the first that
+    is not shown to stay within the margin.
 
-    Exit codes: 0 a candidate is shown, 8 none is shown or the plan was changed after the first answers, 1 the first
-    candidate is worse, 4 a candidate could not be evaluated.
+    Exit codes: 0 if a candidate is shown, 8 if none is or the plan was changed after the first answers, 1 if the first
+    candidate is worse, 4 if a candidate could not be evaluated.
 
     Examples:
 

@@ -67,19 +67,19 @@ class SizeSettings:
     suggested: Annotated[str | None, BeforeValidator(_name), Flag("WHICH", values=_suggestions)] = None
     """Ranks that the audit suggests: uniform_median, uniform_p90 or per_layer."""
     reduction: Annotated[Number | None, Flag("F")] = None
-    """Remove the share F of the LoRA parameters at the smallest error."""
+    """Remove at least the share F of the LoRA parameters, with the smallest error."""
     max_params: Annotated[Integer | None, Flag("N")] = None
     """Keep at most N LoRA parameters."""
     max_error: Annotated[Number | None, Flag("E")] = None
     """Keep the relative error of the whole adapter at or below E."""
     max_kl_per_token: Annotated[Number | None, Flag("X")] = None
-    """Keep the predicted KL per scored token below X nats, by the upper end of its interval (needs --calibration)."""
+    """Keep the upper bound of the predicted KL at or below X nats per scored token (needs --calibration)."""
     host: Annotated[str | None, Flag("HOST[:MODEL]", name="--for")] = None
     """Truncate to the rank that a host documents as its maximum: wandb, together, fireworks or sagemaker."""
     plan: Annotated[
         SkipValidation[CompressionPlan | StrPath | None], BeforeValidator(_plan), Flag("FILE")
     ] = None
-    """Plan written by --dry-run --json; its ranks may be edited."""
+    """Use the ranks of a plan that --dry-run --json printed, edited if you like."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -87,13 +87,13 @@ class RankSettings:
     """Ranks, directions and strength."""
 
     strength: Annotated[Number | None, Flag("X")] = None
-    """Multiply the update by X, such as 0.8; without a target size, the ranks stay as they are."""
+    """Multiply the update by X, such as 0.8. Without a target size, the ranks do not change."""
     allowed_ranks: AllowedRanks = None
     """Ranks that modules may have, such as 4,8,16."""
     calibration: CalibrationFile = None
-    """Choose directions and ranks by their effect on the output, from gradience calibrate."""
+    """File of gradience calibrate: choose directions and ranks by their effect on the output."""
     allow_routed: bool = False
-    """Predict the KL, and accept --max-kl-per-token, also if the base routes tokens to experts."""
+    """Allow KL predictions and --max-kl-per-token for a mixture-of-experts base."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -101,14 +101,14 @@ class WriteSettings:
     """Written files."""
 
     encoding: Annotated[str | None, Flag("HOW", values=lambda: ENCODING_NAMES)] = None
-    """Encoding of ranks and scales: uniform, patterns, padded or folded (default: uniform if ranks and
+    """How ranks and scales are stored: uniform, patterns, padded or folded (default: uniform if ranks and
     scales agree, else patterns)."""
     to: Annotated[str | None, Flag("FORMAT", values=_formats)] = None
-    """Format to write: peft, mlx or diffusers (default: the adapter's own of these, else peft)."""
+    """Format to write: peft, mlx or diffusers (default: the adapter's format if listed here, else peft)."""
     dtype: Annotated[str | None, Flag("TYPE", values=storage_types)] = None
     """Storage type: BF16, F16, F32 … (default: unchanged)."""
     base_model: Annotated[StrPath | None, Flag("NAME")] = None
-    """Base model, a folder or a name on the hub: names the architecture; DoRA also needs its weights."""
+    """Base model (folder or hub name): its config names the architecture. DoRA also needs its weights."""
     force: bool = False
     """Replace an existing adapter folder."""
 
@@ -118,12 +118,12 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     """Output."""
 
     path: Annotated[StrPath, Flag("ADAPTER")]
-    """Folder of save_pretrained(), a .safetensors file in one, or org/name; on the command line also the fleet.jsonl
-    that gradience fleet wrote, whose adapters are truncated to --rank."""
+    """Adapter folder, a .safetensors file in one, or org/name on the hub. On the command line also a fleet.jsonl
+    from gradience fleet: its adapters are truncated to --rank."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
     """Folder of the smaller adapter."""
     _: KW_ONLY
     dry_run: bool = False
-    """Only plan; write nothing."""
+    """Show the plan and write nothing."""
     documents: Annotated[Documents | None, PythonOnly] = None
     """Makes further files of the folder from it and the report: its Markdown, the block of its card."""

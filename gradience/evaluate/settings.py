@@ -296,41 +296,41 @@ class AnswerSettings:
     columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
         field(default_factory=dict)
     )
-    """Column names, if yours are not recognized, such as prompt=Q,answer=A or text=review,label=stars; for a guard,
-    general.prompt=Q."""
+    """Names of your columns, if they are not recognized, such as prompt=Q,answer=A or text=review,label=stars. For a
+    guard named general: general.prompt=Q."""
     options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
         field(default_factory=dict)
     )
-    """Options of the task, such as the scorer; for a guard, general.scorer=nll."""
+    """Option of the task, such as scorer=contains. For a guard named general: general.scorer=nll."""
     margin: Annotated[
         Margin | Mapping[str, Margin] | None, BeforeValidator(margins_of), Flag("[NAME=]MARGIN")
     ] = None
-    """The largest acceptable drop in accuracy, in points (default: 2.5); for likelihoods in nats per token (0.025), or
-    as a higher perplexity such as 2%. With a name, the margin of one data set: general=1."""
+    """Largest acceptable drop in accuracy, in points (default: 2.5). For likelihoods: nats per token (default: 0.025),
+    or the increase in perplexity, such as 2%. For a data set named general: general=1."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Split of a task: confirm (test) or dev."""
     group: Annotated[str | None, Flag("COLUMN")] = None
-    """Column of the file that names each example's document, user or template: the test counts groups. For a
-    guard, general=COLUMN."""
+    """Column with each example's document, user or template, if examples of one are alike: the test then counts groups.
+    For a guard named general: general=COLUMN."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Evaluate at most N examples. When a larger plan is resumed, the test ends at its last look within N."""
+    """Evaluate at most N examples. A larger plan that is resumed ends at its last look within N."""
     all_rows: bool = False
-    """Answer all examples at once instead of testing at planned looks, which stop when a result is clear."""
+    """Answer all examples, instead of stopping at the first planned look with a clear result."""
     batch_size: Annotated[Positive | None, Flag("N")] = None
-    """Examples per batch (default: as many of similar length as fit)."""
+    """Examples per batch (default: as many as fit in memory)."""
     max_length: Annotated[Positive | None, Flag("N")] = None
-    """Maximum tokens read of a text to classify (default: 512)."""
+    """For classifiers: truncate texts to N tokens (default: 512)."""
     max_new_tokens: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of a generated answer (default: the task's limit)."""
     no_kl: bool = False
-    """Do not measure KL and flips on the given responses."""
+    """Skip KL and flips, which are measured on the gold responses."""
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
         "transformers"
     )
     """Engine that generates answers: transformers, vllm in a separate process (--engine-python), or openai for
     adapters on a running server (evaluate --server)."""
     no_ledger: bool = False
-    """Do not count this test in `.gradience/ledger.json` beside the output folder."""
+    """Do not count this test in `.gradience/ledger.json`, which warns of repeated tests on the same rows."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and batch."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None
@@ -352,14 +352,13 @@ class ExampleSettings(AnswerSettings):
     guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
         field(default_factory=dict)
     )
-    """Data sets that show what else changed: a file, a task such as text or lm_eval:arc_easy, or text:FILE, which
-    compares the likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per
-    token)."""
+    """Another data set, to detect forgetting: a file, a task such as text or lm_eval:arc_easy, or text:FILE for the
+    likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink
-    calibrates and distills on these prompts."""
+    """Prompts without answers. If there is no --data or --task, the test is on the share of changed answers. Otherwise
+    shrink calibrates and distills on these prompts."""
     task: Annotated[str | None, Flag("NAME")] = None
-    """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
+    """Name of a task, such as reviews, gsm8k or lm_eval:arc_easy, or a Python file of your own (`path/to/file.py`, with
     --allow-code)."""
 
     @property
@@ -373,7 +372,7 @@ class Preview(DryRun):
     """Options."""
 
     preview: Annotated[bool, Flag(flag_only=True)] = False
-    """Print three rendered examples with what is scored in them; no model is loaded."""
+    """Show three rendered examples and their scored answers, without loading a model."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -389,7 +388,7 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Address of a running server for --engine openai, such as http://127.0.0.1:8000/v1 (API key:
     GRADIENCE_SERVER_KEY)."""
     with_base: bool = False
-    """Evaluate the base without an adapter as well, as with guards; for a classifier with the reference's head."""
+    """Also evaluate the base without an adapter (always on with --guard). A classifier uses the reference's head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None
     """Base folder of relative paths in the file (default: the file's own folder, which a relative value starts at)."""
 

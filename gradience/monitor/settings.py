@@ -20,4 +20,4 @@ class MonitorSettings:
     """File written by GradienceCallback; several are compared."""
     _: KW_ONLY
     gap_threshold: Annotated[Number, Field(ge=1), Flag("X")] = 1.5
-    """Alert threshold: ratio of evaluation to training perplexity, exp(evaluation loss − training loss)."""
+    """Alert if evaluation perplexity is more than X times training perplexity."""

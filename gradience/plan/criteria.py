@@ -188,7 +188,8 @@ class ToBudget:
     @property
     def words(self) -> str:
         name, value = self._limit()
-        return f"{_LIMITS[name].format(value)}, allocated by {self.by} per parameter"
+        target = _LIMITS[name].format(value if name == "max_params" else 100 * value)
+        return f"target: {target}, allocated by {self.by} per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         name, value = self._limit()
@@ -237,9 +238,9 @@ class ToBudget:
 
 
 _LIMITS = {
-    "reduction": "{:.6g} of the parameters saved",
+    "reduction": "{:.6g} % fewer parameters",
     "max_params": "at most {:,} parameters",
-    "max_error": "relative error at most {:.6g}",
+    "max_error": "error at most {:.6g} %",
 }
 """Field of a budget -> what a plan says of it."""
 

@@ -663,8 +663,8 @@ def _other_notes(report: AuditReport) -> list[Note]:
     if not other:
         return []
     text = (
-        f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
-        f"are not LoRA weights (counted separately): {_reasons(other)}"
+        f"{plural(len(other), 'tensor')} ({plural(report.coverage.other_params, 'parameter')}) "
+        f"{'is' if len(other) == 1 else 'are'} not LoRA: {_reasons(other)}"
     )
     return [Note("info", text)]
 
@@ -747,10 +747,11 @@ def use_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
     rows += [_bar("stable rank Σσ²/σ₁²", stable, lambda value: sig(value, digits), top)] if stable else []
     facts: list[tuple[str, Inline]] = [
-        ("utilization", f"{percent(report.utilization_median)} (median stable rank / r)")
+        ("utilization", f"{percent(report.utilization_median)} (median; stable rank / r)")
     ]
     if report.rank_use_median is not None:
-        facts.append(("rank use", f"{percent(report.rank_use_median)} (median (stable rank − 1) / (r − 1))"))
+        ends = "0 %: one direction, 100 %: r equal ones"
+        facts.append(("rank use", f"{percent(report.rank_use_median)} (median; {ends})"))
     if report.null_position_median is not None:
         position = sig(report.null_position_median, min(2, digits))
         facts.append(("null position", f"{position} (median; 0: one direction, 1: random factors)"))

@@ -266,7 +266,7 @@ CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
 QUALITY = (
     "A small weight error does not prove equal accuracy, and it does not show which modules matter. "
-    "Evaluate both adapters on the task (docs/quickstart.md)."
+    "Evaluate both adapters on the task (gradience evaluate)."
 )
 
 
@@ -555,12 +555,14 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
         ("config", tuple(config) or "unchanged"),
         ("copied", f"{' and '.join(copied)}, byte for byte" if copied else "no other tensors or files"),
     ]
-    says = "with a note that the text describes the original adapter"
     return [
         *facts,
         *_listed("left out", "module at rank 0", "modules at rank 0", report.dropped, most),
         *_listed("left out", "tensor", "tensors", report.left_out_tensors, most),
-        *_listed("annotated", f"file {says}", f"files {says}", report.annotated_files, most),
+        *[
+            (name, "noted that its text describes the original adapter")
+            for name in report.annotated_files[:most]
+        ],
         *_listed("not copied", "file", "files", report.left_out_files, most),
     ]
 

@@ -427,11 +427,14 @@ class EvaluationPreview(Report):
         blocks += warned(self.notes)
         if not self.scored:
             return blocks
+        shown_examples = [row for preview in (self, *self.others.values()) for row in preview.scored]
         legend = (
-            "Special tokens are spelled out, and line breaks are shown as \\n. response: the gold response, used for"
-            " likelihood and KL. scored: the expected answer. extracted: the answer that the"
-            " scorer finds in the gold response."
+            "Special tokens are spelled out, and line breaks are shown as \\n. scored: the expected answer."
         )
+        if any(row.response is not None for row in shown_examples):
+            legend += " response: the gold response, used for likelihood and KL."
+        if any(row.correct is not None for row in shown_examples):
+            legend += " extracted: the answer that the scorer finds in the gold response."
         for name, shown in (("Sample examples", self), *self.others.items()):
             notes = warned(shown.notes) if shown is not self else []
             blocks += [Heading(name), *notes, Facts(scored_facts(shown.scored, shown.scored_by))]
@@ -511,10 +514,9 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
     if conditions.quantization is not None:
         rest = f"embeddings, norms and head {conditions.dtype}"
         weights = f"linear layers {conditions.quantization}, {rest}"
-    which = {None: " (rows of a file)", "confirm": " (test)"}.get(report.role, f" ({report.role})")
     facts: list[tuple[str, Inline]] = [
         ("base", (Span(report.base, "name"), Span(f"  {weights}", "dim"))),
-        ("examples", (f"{count(report.examples)} of ", Span(report.task, "name"), which)),
+        ("examples", examples_of(report.examples, report.task, report.role)),
         *looks_fact(report.looks),
         ("device", device_of(conditions)),
     ]
@@ -712,6 +714,13 @@ def flips_cell(row: EvaluatedAdapter) -> str:
     return "" if row.role == REFERENCE else MISSING if flips is None else count(flips)
 
 
+def examples_of(examples: int, task: str, role: str | None) -> Inline:
+    """Return `2,186 of reviews (test)`, or `1,000 rows (task jsonl)` for all rows of a file."""
+    if role is None:
+        return (f"{count(examples)} rows (task ", Span(task, "name"), ")")
+    return (f"{count(examples)} of ", Span(task, "name"), f" ({'test' if role == 'confirm' else role})")
+
+
 def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
     """Return the planned looks as a fact; none if all examples are answered at once."""
     return [("looks", f"{len(looks)}, at {count(looks[0])} to {count(looks[-1])} examples")] if looks else []
@@ -822,7 +831,7 @@ def gain_over_base(report: EvaluationReport) -> Note | None:
         return Note("good", f"better than the base model: {gain}")
     if (low > 0) if nll else (high < 0):
         return Note("error", f"worse than the base model: {gain}")
-    return Note("unknown", f"no gain over the base model is shown: {gain}")
+    return Note("unknown", f"not shown to beat the base model: {gain}")
 
 
 def answer_blocks(report: EvaluationReport) -> list[Block]:

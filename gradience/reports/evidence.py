@@ -216,10 +216,16 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
         ("gained", report.n_gained, "B is better"),
     ):
         flips = [flip for flip in report.flips if flip.change == change]
-        blocks.append(Paragraph(f"{words} on {plural(number, 'example')}" + (":" if flips else "")))
+        scored = report.table is None
+        counted = f"{words} on {plural(number, 'example')}"
+        if not scored and not any(flip.excerpt or flip.answer_a or flip.answer_b for flip in flips):
+            ids = ", ".join(flip.id for flip in flips)
+            more_ids = ", …" if number > len(flips) else ""
+            blocks.append(Paragraph((counted, *((": ", Span(ids, "name"), more_ids) if flips else ()))))
+            continue
+        blocks.append(Paragraph(counted + (":" if flips else "")))
         if not flips:
             continue
-        scored = report.table is None
         table = table_of(
             flips,
             (Column("id"), lambda flip: Span(flip.id, "name")),
@@ -257,7 +263,7 @@ def planning_blocks(report: EvidenceReport) -> list[Block]:
         (
             f"margin with {count(report.n)} examples",
             MISSING if smallest is None else _amount(report, smallest),
-            "the same",
+            "80 % power if both are equally good",
         ),
     )
     return [Heading("Sample size"), figures(rows)]

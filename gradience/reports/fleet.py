@@ -271,12 +271,12 @@ def _serving(report: FleetReport) -> list[Block]:
         (Column("largest r", ">"), lambda base: count(base.largest_rank)),
         (Column("max_lora_rank", ">"), lambda base: Span(max_lora_rank(base.max_lora_rank), "strong")),
         (
-            Column(f"{plural(report.slots, 'slot')} ≥", ">"),
+            Column(f"for {plural(report.slots, 'slot')}", ">"),
             lambda base: MISSING if base.slot_bytes is None else size(report.slots * base.slot_bytes),
         ),
         (Column("on disk", ">", drop=1), lambda base: size(base.bytes)),
     )
-    return [Heading("Server memory", aside=report.engine), table]
+    return [Heading("Minimum server memory", aside=report.engine), table]
 
 
 def _not_served(report: FleetReport) -> list[Block]:
@@ -331,14 +331,17 @@ def _lower_steps(report: FleetReport, base: BaseGroup, *, brief: bool) -> list[B
     steps = table_of(
         base.steps,
         (Column("max_lora_rank", ">"), lambda step: str(step.max_lora_rank)),
-        (Column(f"{plural(report.slots, 'slot')} ≥", ">"), lambda step: size(report.slots * step.slot_bytes)),
-        (Column("to truncate", ">"), lambda step: f"{count(step.truncated)} of {count(base.adapters)}"),
-        (Column("error, median", ">"), lambda step: percent(weight_error(step.lost_energy_median))),
-        (Column("largest", ">"), lambda step: percent(weight_error(step.lost_energy_max))),
+        (
+            Column(f"min. memory, {plural(report.slots, 'slot')}", ">"),
+            lambda step: size(report.slots * step.slot_bytes),
+        ),
+        (Column("truncated", ">"), lambda step: f"{count(step.truncated)} of {count(base.adapters)}"),
+        (Column("median error", ">"), lambda step: percent(weight_error(step.lost_energy_median))),
+        (Column("max error", ">"), lambda step: percent(weight_error(step.lost_energy_max))),
     )
     above = table_of(
         forcing,
-        (Column(f"above {base.target}"), lambda adapter: Span(adapter.path, "name")),
+        (Column(f"adapters above rank {base.target}"), lambda adapter: Span(adapter.path, "name")),
         (Column("r", ">"), lambda adapter: count(adapter.rank)),
         (Column("error", ">"), lambda adapter: percent(weight_error(adapter.lost_energy))),
     )
@@ -359,10 +362,10 @@ def _advice(report: FleetReport, base: BaseGroup) -> str:
         return f"{above} {base.target}" + (
             f"; the host takes {report.limit_adapters} per base" if many else ""
         )
-    limit = f"error limit of {percent(report.max_error)}"
+    limit = f"{percent(report.max_error)} error"
     if base.recommended:
-        return f"Recommended: {base.target}, the lowest step within the {limit}"
-    return f"No lower step is within the {limit}"
+        return f"Recommended: {base.target}, the lowest max_lora_rank that stays within {limit}"
+    return f"No lower max_lora_rank stays within {limit}"
 
 
 def _next(report: FleetReport, root: str) -> list[Block]:

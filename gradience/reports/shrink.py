@@ -43,6 +43,7 @@ from gradience.reports.evaluation import (
     change_cell,
     change_legend,
     device_of,
+    examples_of,
     flips_cell,
     interval_cell,
     kl_per_token,
@@ -325,7 +326,6 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
 
 
 def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
-    which = {None: " (all rows)", "confirm": " (test)"}.get(plan.role, f" ({plan.role})")
     if plan.given:
         why = "from --ranks"
     else:
@@ -337,7 +337,7 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     facts: list[tuple[str, Inline]] = [
         ("adapter", (Span(plan.adapter, "name"), largest)),
         ("base", (Span(plan.base, "name"), Span(f"  {dtype}", "dim"))),
-        ("examples", (f"{count(plan.examples)} of ", Span(plan.task, "name"), which)),
+        ("examples", examples_of(plan.examples, plan.task, plan.role)),
     ]
     facts += looks_fact(plan.looks)
     facts += [(planned.name, set_words(planned)) for planned in plan.guards]

@@ -148,7 +148,7 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
     if report.verdict == "mismatch":
         answer = Span(f"NOT VERIFIED: {plural(len(report.mismatches), 'mismatch', 'mismatches')}", "bad")
     elif report.level is not None:
-        word = Span(f"{report.verdict.capitalize()}, {report.level}", "good")
+        word = Span(f"{report.verdict.capitalize()}, level {report.level}", "good")
         data = any(check.level == "data" and check.result == "passed" for check in report.checks)
         answer = (word, f": {LEVELS[report.level]}", DATA if data else "")
     seeds = ", ".join(map(str, report.seeds)) or "none"
@@ -188,7 +188,9 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
     )
     return [
         *blocks,
-        Heading("Checks"),
+        Heading(
+            "Checks", aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated"
+        ),
         checks,
         Heading("Not verified"),
         items(report.not_verified),

@@ -76,11 +76,11 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """Ranks to test, such as 8,4,2,1 (default: the audit's p90 suggestion, halved down to 1; with --over strength the
     adapter's own)."""
     over: Annotated[Literal["rank", "strength"], Flag("WHAT")] = "rank"
-    """Search over rank, or over strength: factors of the update that keep the task and forget less. Needs --guard."""
+    """Search over rank, or over strength: scale the update down to keep the task and forget less. Needs --guard."""
     strengths: Annotated[Sequence[float] | None, BeforeValidator(strengths_of), Flag("X,…", read=str)] = None
-    """With --over strength: factors of the update to try on the dev rows (default: 0.9,0.8,0.7,0.6,0.5)."""
+    """With --over strength: factors to scale the update by, tried on the dev rows (default: 0.9,0.8,0.7,0.6,0.5)."""
     calibration: CalibrationFile = None
-    """Calibration of this adapter: candidates of the same sizes keep the components that matter most to the output."""
+    """File of gradience calibrate: candidates keep the components with the largest effect on the output."""
     card: Annotated[CardOf | None, PythonOnly] = None
     """Makes the model card from an adapter's folder and the evidence about it, or None."""
 

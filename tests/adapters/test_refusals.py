@@ -195,7 +195,7 @@ def test_some_modules_untrained_is_a_finding(tmp_path, capsys):
     assert outcome.code == 0
     assert sorted(outcome.statuses) == ["ok", "ok", "untrained", "untrained"]
     finding = outcome.finding("dead-modules")
-    assert finding["message"].startswith("2 of 4 modules never trained")
+    assert finding["message"].startswith("2 of 4 modules were never trained")
     assert V1 in finding["message"]
     # They get the smallest rank, and the median does not see them.
     ranks = outcome.report["suggestions"]["per_layer"]["rank_pattern"]

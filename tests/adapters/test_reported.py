@@ -94,7 +94,7 @@ def test_r_and_alpha_that_are_left_out_are_those_of_peft(tmp_path, capsys):
         (
             {"r": 8},
             "rank-disagrees",
-            "4 modules with another rank than the config says (tensors 4, config 8)",
+            "4 modules have a different rank than the config says (tensors 4, config 8)",
         ),
         ({"rank_pattern": {"v_proj": 2}}, "rank-disagrees", "2 modules"),
         (

@@ -50,7 +50,7 @@ def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
     file = Path("configs") / f"{Path(rows).stem}.yaml"
     file.parent.mkdir(exist_ok=True)
     assert run(["init", "-b", base, "--data", rows, "-o", str(file), "--force"]) == 0
-    following = f"fill in its placeholders, then run: gradience bench run --config {file} --dry-run"
+    following = f"; next: gradience bench run --config {file} --dry-run"
     assert following in capsys.readouterr().err
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert (values["model"]["name"], values["task"]["options"]["file"]) == (f"../{base}", f"../{rows}")

@@ -251,8 +251,8 @@ def test_modules_that_keep_their_rank(changes, reason, criterion):
         (ToRank(8), "rank 8"),
         (ToEnergy(0.95), "energy at least 0.95 in every module"),
         (ToSuggestion("uniform_p90"), "suggested (uniform_p90)"),
-        (ToBudget(max_params=123456), "at most 123,456 parameters"),
-        (ToBudget(max_error=0.1), "relative error at most 0.1"),
+        (ToBudget(max_params=123456), "target: at most 123,456 parameters"),
+        (ToBudget(max_error=0.1), "target: error at most 10 %"),
     ],
     ids=str,
 )

@@ -46,7 +46,7 @@ SATURATED = Finding(
     code="saturated",
     severity="warning",
     module="model.layers.31.mlp.down_proj",
-    message="2 of 224 modules with nearly all of the rank in use (k@90 near r): model.layers.31.mlp.down_proj, "
+    message="2 of 224 modules use nearly all of their rank (k@90 near r): model.layers.31.mlp.down_proj, "
     "model.layers.30.mlp.down_proj",
     hint="the rank may be too small here; try a larger one",
 )
@@ -243,7 +243,7 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
         if finding.code == "imprecise"
     ]
     text = report([good, coarse], findings=[finding]).to_text()
-    assert "1 of 2 modules accurate only to about 7.2 %" in " ".join(text.split())
+    assert "1 of 2 modules is accurate only to about 7.2 %" in " ".join(text.split())
     assert "! numerical error ≤ 4e-13; numerical error up to 0.08 in 1 other module" in text
     assert "✓ numerical" not in text
     digits = [row[5] for row in modules(report([good, coarse]))]

@@ -38,7 +38,7 @@ def budget_plan():
     rows.append(planned("model.conv", 8, 8, (32, 24), fixed="block-diagonal B of a grouped convolution"))
     rows += [planned(f"model.layers.{i}.extra.proj", 8, 0, (32, 32), 0.4) for i in range(5)]
     rows.append(planned("lm_head", 4, 1, (100, 16), None))
-    return plan(rows, criterion="0.5 of the parameters saved, allocated by energy per parameter")
+    return plan(rows, criterion="target: 50 % fewer parameters, allocated by energy per parameter")
 
 
 def unknown_scale():
@@ -58,7 +58,7 @@ def padded_report():
     rows.append(written("lm_head", 4, 4, (100, 16), None, dtype="F32"))
     return report(
         rows,
-        criterion="0.5 of the parameters saved, allocated by energy per parameter",
+        criterion="target: 50 % fewer parameters, allocated by energy per parameter",
         encoding="padded",
         encoding_reason="requested; scales differ, so the ratio is folded into B",
         carried_tensors=3,

@@ -448,7 +448,7 @@ def check_page(result: Report, version: str, path: Path, findings: Findings, nam
     if not path.is_file():
         return
     if version != __version__:
-        why = f"{name}: written by version {version}, this is {__version__}: not compared"
+        why = f"{name}: not compared: written by another version ({version})"
         findings.not_done("pages", "L1", why)
         return
     with findings.check("pages", "L1", f"{name} matches its JSON, byte for byte"):
