@@ -37,7 +37,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "compress": "Write a smaller approximation of an adapter, with α/r unchanged.",
         "calibrate": "Measure how much each component matters on your prompts.",
         "distill": "Distill the reference adapter into a smaller one.",
-        "merge": "Merge adapters that share a base model, and test the result on each parent's examples.",
+        "merge": "Merge adapters that share a base model, and test the result.",
     },
     "Prove": {
         "evaluate": "Compare smaller adapters with a reference on the same examples.",

@@ -164,7 +164,7 @@ def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):
     screen = capsys.readouterr().out
     assert screen.startswith("$ gradience audit 'my tools/example'\n\nAudit of ")
     commands = shown_commands(screen)
-    assert len(commands) == 4
+    assert len(commands) == 5
     rows = [json.dumps({"text": f"review {place}", "label": place % 2}) for place in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     shutil.copytree(folder / "example", tmp_path / "your_adapter")
