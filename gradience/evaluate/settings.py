@@ -310,10 +310,10 @@ class AnswerSettings:
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Split of a task: confirm (test) or dev."""
     group: Annotated[str | None, Flag("COLUMN")] = None
-    """Column with each example's document, user or template, if examples of one are alike: the test then counts groups.
-    For a guard named general: general=COLUMN."""
+    """Column with each example's document, user or template: the test then counts groups instead of examples. For a
+    guard named general: general=COLUMN."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Evaluate at most N examples. A larger plan that is resumed ends at its last look within N."""
+    """Evaluate at most N examples. If a larger plan is resumed, it ends at its last look up to N."""
     all_rows: bool = False
     """Answer all examples, instead of stopping at the first planned look with a clear result."""
     batch_size: Annotated[Positive | None, Flag("N")] = None

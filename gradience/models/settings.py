@@ -40,7 +40,7 @@ class BaseSettings:
     revision: Annotated[str | None, Flag("COMMIT")] = None
     """Git revision of the base model on the hub."""
     tokenizer: Annotated[Literal["base", "adapter"] | None, Flag("NAME")] = None
-    """Use the tokenizer and chat template of the base or of the adapter (default: the adapter's, if it has them)."""
+    """Use the tokenizer and chat template of the base or of the adapter (default: the adapter's, if it has one)."""
     device: Annotated[str, Flag("NAME")] = "auto"
     """Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
