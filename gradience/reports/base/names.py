@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product, takewhile
 
 from gradience.words import printable
 
@@ -99,21 +100,34 @@ def fit(text: str, width: int) -> str:
     return "…" + text[start:]
 
 
+KEPT_IN_FRONT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Numbers of characters that may be kept at the front of a name: few tries, because there may be 50,000 names."""
+
+
 def fit_names(names: Sequence[str], width: int) -> list[str]:
     """Return each name in at most `width` columns, cut so that no two different names look the same.
 
     >>> fit_names(["encoder.block.0.q", "decoder.block.0.q"], 12)
-    ['encode…k.0.q', 'decode…k.0.q']
+    ['e….block.0.q', 'd….block.0.q']
 
-    The front is cut first, because names differ at their ends; if that makes two names equal, the middle. If no cut
-    keeps them distinct, all names stay whole: a line that is too long is better than two equal lines.
+    The front is cut first. If that makes two names equal, the same number of characters is kept at the front of all
+    names, then after their common prefix. If no cut keeps them distinct, all names stay whole: a line that is too
+    long is better than two equal lines.
     """
     different = len(set(names))
-    for head in (0, width // 2):
-        shown = [
-            name if cells(name) <= width else name[:head] + fit(name[head:], width - cells(name[:head]))
-            for name in names
-        ]
+    signs = zip(*(name for name in names if cells(name) > width), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, signs))
+    heads = [head for head in KEPT_IN_FRONT if head < width - 1]
+    for skip, head in [(0, 0), *product((0, shared), heads)]:
+        shown = [_cut(name, width, skip, head) for name in names]
         if len(set(shown)) == different:
             return shown
     return list(names)
+
+
+def _cut(name: str, width: int, skip: int, head: int) -> str:
+    """Return `head` characters of `name` after the first `skip`, then as much of its end as fits."""
+    if cells(name) <= width:
+        return name
+    front = "…" * bool(skip) + name[skip : skip + head]
+    return front + fit(name[skip + head :], width - cells(front))
