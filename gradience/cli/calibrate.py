@@ -11,9 +11,9 @@ from gradience.cli.output import LayersOutput
 
 
 def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
-    """The prompts need no labels, because scores are drawn from the adapted model's own output. With the written file,
-    `gradience compress` chooses directions and ranks by their effect on the output. The screen ends with the KL
-    divergence that is predicted for each size.
+    """No labels needed: components are scored by how much they change the adapted model's own output. With the written
+    file, `gradience compress` chooses directions and ranks by these scores. The screen ends with the KL divergence that
+    is predicted for each size.
 
     Examples:
 

@@ -60,7 +60,8 @@ def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
     assumptions = [f"No memory estimate: {cost}"] if isinstance(cost, str) else []
     if known is not None and known.generates:
         assumptions.append(
-            "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
+            "Answers are assumed to be as long as the reference answers; a model that does not stop writes up to"
+            " `max_new_tokens`."
         )
     return EvaluationForecast(
         base=path_text(inputs.model.name),

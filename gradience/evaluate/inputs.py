@@ -217,11 +217,10 @@ def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> Evaluat
         and task.name == "classification"
         and "label_names" not in request.options
     ):
-        order = ", ".join(f"{place} {label}" for place, label in enumerate(task.label_names[:5]))
+        order = [f"label {label} is class {place}" for place, label in enumerate(task.label_names[:5])]
         rest = ", …" if len(task.label_names) > 5 else ""
-        notes.append(
-            f"labels in sorted order: {order}{rest}; for another order of the head, --option label_names=…"
-        )
+        otherwise = "if your head orders them differently, set --option label_names=…"
+        notes.append(f"{', '.join(order)}{rest}; {otherwise}")
     groups = groups_of(task, examples, request.group)
     if groups:
         notes.append(group_note(len(examples), tuple(groups.values()), request.group))
@@ -406,6 +405,9 @@ def reader_of(data: Path, columns: Mapping[str, str] | None = None) -> tuple[str
     return KINDS[kind].profile, KINDS[kind].options
 
 
+KIND_WORDS: Mapping[Any, str] = {"SEQ_CLS": "classifier", "CAUSAL_LM": "language model"}
+
+
 def _kind(
     adapters: Sequence[AdapterInput], task: Task | ChatTask | None, request: EvaluateSettings
 ) -> ModelType:
@@ -416,7 +418,14 @@ def _kind(
     """
     fitting = "SEQ_CLS" if isinstance(task, ClassificationTask) else "CAUSAL_LM"
     for adapter in adapters:
-        kind = adapter.fields.get("task_type")
+        kind, reference = adapter.fields.get("task_type"), adapters[0].fields.get("task_type")
+        if {str(kind), str(reference)} == KIND_WORDS.keys():
+            raise UsageError(
+                f"{adapter.given} is a {KIND_WORDS[kind]}, but the reference is a {KIND_WORDS[reference]}: they cannot"
+                " be compared",
+                code="wrong-model",
+                hint="compare adapters of the same kind",
+            )
         data = request.data_file
         if kind == "SEQ_CLS" and kind != fitting and data is not None and request.task is None:
             row = next(local(data, request.columns).read())

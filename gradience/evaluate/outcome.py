@@ -332,7 +332,7 @@ def graded(
     groups = None if row.likelihood is None or row.n is None else _groups_of_first(inputs, row.n)
     grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted, groups=groups), None
     if grade == "B":
-        reason = f"shown for these runs: {measure} {worst} (one-sided 95 % bound, margin {allowed})"
+        reason = f"shown for these adapters: {measure} {worst} (one-sided 95 % bound, margin {allowed})"
     elif grade == "D":
         reason = (
             f"worse: {measure} at least {size(-bounds.high)} {lost} (one-sided 95 % bound, margin {allowed})"

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from gradience import tasks
 from gradience.check.files import read_mapping
 from gradience.errors import InputError, UsageError, did_you_mean
-from gradience.evaluate.engines import ENGINES
+from gradience.evaluate.engines import ENGINES, OURS
 from gradience.files.rows import HUB, Rows, is_on_hub, written
 from gradience.files.strict_yaml import loads
 from gradience.models.locate import EMBEDDED, is_path
@@ -297,21 +297,21 @@ class AnswerSettings:
         field(default_factory=dict)
     )
     """Names of your columns, if they are not recognized, such as prompt=Q,answer=A or text=review,label=stars. For a
-    guard named general: general.prompt=Q."""
+    data set named general: general.prompt=Q."""
     options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
         field(default_factory=dict)
     )
-    """Option of the task, such as scorer=contains. For a guard named general: general.scorer=nll."""
+    """Option of the task, such as scorer=contains. For a data set named general: general.scorer=nll."""
     margin: Annotated[
         Margin | Mapping[str, Margin] | None, BeforeValidator(margins_of), Flag("[NAME=]MARGIN")
     ] = None
     """Largest acceptable drop in accuracy, in points (default: 2.5). For likelihoods: nats per token (default: 0.025),
     or the increase in perplexity, such as 2%. For a data set named general: general=1."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
-    """Split of a task: confirm (test) or dev."""
+    """Split of a task; confirm is the test set."""
     group: Annotated[str | None, Flag("COLUMN")] = None
-    """Column with each example's document, user or template: the test then counts groups instead of examples. For a
-    guard named general: general=COLUMN."""
+    """Column that names each example's document, user or template: each group counts as one example. For a data set
+    named general: general=COLUMN."""
     limit: Annotated[Positive | None, Flag("N")] = None
     """Evaluate at most N examples. If a larger plan is resumed, it ends at its last look up to N."""
     all_rows: bool = False
@@ -324,11 +324,10 @@ class AnswerSettings:
     """Maximum tokens of a generated answer (default: the task's limit)."""
     no_kl: bool = False
     """Skip KL and flips, which are measured on the gold responses."""
-    engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
+    engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: sorted(OURS))] = (
         "transformers"
     )
-    """Engine that generates answers: transformers, vllm in a separate process (--engine-python), or openai for
-    adapters on a running server (evaluate --server)."""
+    """Engine that generates answers: transformers, or vllm in a separate process (--engine-python)."""
     no_ledger: bool = False
     """Do not count this test in `.gradience/ledger.json`, which warns of repeated tests on the same rows."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
@@ -384,6 +383,11 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     _: KW_ONLY
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
     """Folder of the result. With the same folder an interrupted evaluation resumes."""
+    engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
+        "transformers"
+    )
+    """Engine that generates answers: transformers, vllm in a separate process (--engine-python), or openai for
+    adapters on a running --server."""
     server: Annotated[str | None, Flag("URL")] = None
     """Address of a running server for --engine openai, such as http://127.0.0.1:8000/v1 (API key:
     GRADIENCE_SERVER_KEY)."""

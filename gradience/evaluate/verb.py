@@ -470,5 +470,5 @@ def joint_grade(grades: Mapping[str, Grade], reasons: Mapping[str, str]) -> tupl
     for grade in worst:
         if grade in grades.values():
             return grade, "; ".join(f"{of}: {reasons[of]}" for of in grades if grades[of] == grade)
-    said = (f"{of}: {reasons[of].removeprefix('shown for these runs: ')}" for of in grades)
-    return "B", f"shown for these runs on every data set; {'; '.join(said)}"
+    said = (f"{of}: {reasons[of].removeprefix('shown for these adapters: ')}" for of in grades)
+    return "B", f"shown for these adapters on every data set; {'; '.join(said)}"

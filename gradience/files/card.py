@@ -37,7 +37,7 @@ class CardSettings:
     evaluation: Annotated[StrPath | None, Flag("FILE")] = None
     """An evaluation.json or shrink.json (default: this adapter's, in its folder or above)."""
     dry_run: bool = False
-    """Return the block and write nothing."""
+    """Print the block; write nothing."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None
     """A callback for a remark about what an earlier block said."""
 

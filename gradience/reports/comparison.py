@@ -127,8 +127,8 @@ class ComparisonReport(Report):
 
 
 NO_PREDICTOR = (
-    "No such number was found to predict the quality of a merge (github.com/johntnanney/gradience, research notes of"
-    " 2026-08: geometric triage is “negatively settled at decoder scale”)."
+    "None of these numbers is known to predict merge quality (github.com/johntnanney/gradience, research notes of"
+    " 2026-08)."
 )
 SHOWN_KINDS, SHOWN_APART = 12, 9
 COMPRESSED = 0.9

@@ -587,7 +587,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         (Column(), name_cell),
         (Column("rank", ">", drop=3), ranks_cell),
         (Column("saved", ">", drop=4), saved_cell),
-        *outcome_fields(report.compares, looks=bool(report.looks)),
+        *outcome_fields(report.compares, reference.n, looks=bool(report.looks)),
         (Column("KL/example", ">", drop=2, shown=kl), lambda row: change_cell(row, "kl_per_example")),
         (Column("KL/token", ">", drop=2 if by_likelihood else 5, shown=tokens), kl_per_token),
         (Column("flips", ">", drop=1, shown=kl), flips_cell),
@@ -599,15 +599,15 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     return [heading, table, *grades, *([Facts(legend)] if len(report.adapters) > 1 else [])]
 
 
-def outcome_fields(compares: Compares, *, looks: bool) -> tuple[OutcomeColumn, ...]:
+def outcome_fields(compares: Compares, whole: int | None, *, looks: bool) -> tuple[OutcomeColumn, ...]:
     """Return the columns of a comparison with the reference: accuracy or likelihood, Δ and its interval; of prompts
-    without answers, how many outputs change."""
+    without answers, how many outputs change. whole: the reference's number of examples."""
 
     def pairs(show: Callable[[PairedTable], str]) -> Callable[[EvaluatedAdapter | None], str]:
         return lambda row: "" if row is None or row.pairs is None else show(row.pairs)
 
     measures: tuple[OutcomeColumn, ...] = (
-        (Column("correct", ">"), correct_cell),
+        (Column("correct", ">"), lambda row: correct_cell(row, whole)),
         (Column("reference only", ">", drop=6), pairs(lambda table: count(table.n10))),
         (Column("candidate only", ">", drop=6), pairs(lambda table: count(table.n01))),
         (Column("Δ", ">"), pairs(lambda table: points(table.delta))),
@@ -648,11 +648,12 @@ def ranks_cell(row: EvaluatedAdapter) -> str:
     return MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
 
 
-def correct_cell(row: EvaluatedAdapter | None) -> str:
-    """Return `1,793  82.0 %`."""
+def correct_cell(row: EvaluatedAdapter | None, whole: int | None = None) -> str:
+    """Return `1,793  82.0 %`, without the share if `whole` examples are counted and the row has fewer."""
     if row is None or row.n is None or row.correct is None:
         return MISSING
-    return f"{count(row.correct)}  {100 * row.correct / row.n:.1f} %"
+    share = f"  {100 * row.correct / row.n:.1f} %"
+    return count(row.correct) + (share if whole in (None, row.n) else " " * len(share))
 
 
 def _nll_cell(row: EvaluatedAdapter | None) -> str:
@@ -900,6 +901,6 @@ def showable(examples: int, margins: Sequence[ShownMargin]) -> str:
     """Return the line printed before a run: the margin that its examples can show."""
     assumed = next(row for row in margins if row.discordance == ASSUMED)
     return (
-        f"{plural(examples, 'example')}: 80 % power to rule out a drop of about {in_points(assumed.margin)} points,"
-        f" if the adapters are equally good and the discordance is {percent(ASSUMED)} (see --dry-run)"
+        f"{plural(examples, 'example')} can rule out a drop of about {in_points(assumed.margin)} points (80 % chance,"
+        f" if equally good adapters differ in correctness on {percent(ASSUMED)} of the examples; see --dry-run)"
     )

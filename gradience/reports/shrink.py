@@ -394,7 +394,10 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
             Column("saved", ">"),
             lambda row: percent(row.params_saved) if isinstance(row, ShrinkCandidate) else "",
         ),
-        *((column, result(cell)) for column, cell in outcome_fields(plan.compares, looks=bool(looks))),
+        *(
+            (column, result(cell))
+            for column, cell in outcome_fields(plan.compares, report.reference.n, looks=bool(looks))
+        ),
         *((column, guarded(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
         (Column(), status),
     )

@@ -26,7 +26,7 @@ ROWS = 60
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 KEPT = RESULTS / "minilm_evaluation" / "evaluation.json"
 """The bundled adapter and two truncations of it, evaluated."""
-LABELS = "labels in sorted order: 0 bad, 1 good; for another order of the head, --option label_names=…"
+LABELS = "label bad is class 0, label good is class 1; if your head orders them differently, set --option label_names=…"
 """What is noted of the rows of `classifiers` if no label names are given."""
 
 

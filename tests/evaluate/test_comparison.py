@@ -265,7 +265,7 @@ def test_changed_outputs_are_counted_and_bounded(causal, tmp_path):
     assert 0 < changed == other.pairs.n10 == other.n - other.correct
     assert other.bounds.low == pytest.approx(-largest_share(changed, [other.n]), abs=1e-6)
     assert (reference.correct, same.correct, same.grade) == (same.n, same.n, "B")
-    assert same.reason.startswith("shown for these runs: changed answers at most ")
+    assert same.reason.startswith("shown for these adapters: changed answers at most ")
     assert other.grade == "C"  # a changed answer need not be worse
     shown = " ".join(report.to_text().split())
     assert "For any deterministic scorer of the output text with values between 0 and 1" in shown

@@ -275,6 +275,7 @@ def test_an_adapter_of_another_base_is_a_row_that_says_so(folder):
         (["reference"], {"margin": "a lot"}, "wrong-type"),
         (["three"], {}, "labels-differ"),
         (["causal"], {}, "wrong-model"),
+        (["reference", "causal"], {}, "wrong-model"),
         (["seq2seq"], {}, "wrong-model"),
         (["nameless"], {"base_model": None}, "no-base"),
         (["nowhere"], {}, "not-found"),
@@ -298,6 +299,8 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(
     with pytest.raises(gradience.GradienceError) as caught:
         evaluate(tmp_path / "all", *names, **options)
     assert caught.value.code == code
+    both = "causal is a language model, but the reference is a classifier: they cannot be compared"
+    assert (both in str(caught.value)) == (names == ["reference", "causal"])
 
 
 def test_a_second_evaluation_does_not_write_into_the_same_folder(folder, finished):

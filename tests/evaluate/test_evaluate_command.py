@@ -36,9 +36,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     printed = capsys.readouterr()
     report = EvaluationReport.read(out / "evaluation.json")
     assert (code, report.candidates[0].grade) == (0, "B")
-    assert printed.err.startswith(
-        f"note: {data.LABELS}\n60 examples: 80 % power to rule out a drop of about "
-    )
+    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can rule out a drop of about ")
     for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, evaluation.md"):
         assert words in printed.err
     assert printed.out == report.to_text()

@@ -71,7 +71,7 @@ FIRST = {
     "shrink": (SAMPLES["ShrinkReport"], [SAMPLES["ShrinkReport"]().sentence, "another training run"]),
     "evaluation": (
         SAMPLES["EvaluationReport"],
-        ["rank4: B, shown for these runs", "rank1: B, shown for these runs"],
+        ["rank4: B, shown for these ", "rank1: B, shown for these "],
     ),
     "evidence": (SAMPLES["EvidenceReport"], [SAMPLES["EvidenceReport"]().verdict]),
     "one seed": (SAMPLES["Bench"], ["passes"]),

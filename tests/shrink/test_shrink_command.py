@@ -34,9 +34,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     printed = capsys.readouterr()
     report = ShrinkReport.read(out / "shrink.json")
     assert printed.out == report.to_text()
-    assert printed.err.startswith(
-        f"note: {data.LABELS}\n60 examples: 80 % power to rule out a drop of about "
-    )
+    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can rule out a drop of about ")
     for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
         assert words in printed.err
     assert "rank 1 is the smallest candidate shown to stay within the margin: 75.0 %" in " ".join(
@@ -252,3 +250,13 @@ def test_what_does_not_go_with_a_search_over_strengths(inputs, tmp_path, capsys)
     guard = ["--guard", f"again={inputs / 'guard.csv'}", "--dry-run"]
     assert run(["shrink", str(inputs / "reference"), *flags, *guard]) == 0
     assert "strength0.5" in capsys.readouterr().out
+
+
+def test_a_share_of_fewer_examples_is_not_shown_beside_the_references():
+    kept = ShrinkReport.read(data.RESULTS / "minilm_shrink_looks" / "shrink.json")
+    counted = {row.name: row.result.n == kept.reference.n for row in kept.candidates if row.result}
+    assert set(counted.values()) == {True, False}
+    lines = kept.to_text(width=160).splitlines()
+    for name, whole in counted.items():
+        (line,) = [line for line in lines if line.startswith(f"  {name} ") and "look" in line]
+        assert line.count("%") == 1 + whole, "the share saved, and that of the correct answers"

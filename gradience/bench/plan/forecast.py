@@ -188,7 +188,8 @@ def _assumptions(
         )
     elif preview.lengths.responses:
         sentences.append(
-            "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
+            "Answers are assumed to be as long as the reference answers; a model that does not stop writes up to"
+            " `max_new_tokens`."
         )
     if not examples:
         sentences.append("The number of test examples is known only once the data are read.")
