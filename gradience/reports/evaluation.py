@@ -733,10 +733,7 @@ def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tup
     over = " over all looks" if looks else ""
     changed = "groups with a changed output" if groups else "changed outputs"
     legends: dict[Compares, list[tuple[str, Inline]]] = {
-        "correct": [
-            ("Δ", f"candidate − reference, in points (Tango's {interval})"),
-            ("reference only", "examples that only the reference answers correctly"),
-        ],
+        "correct": [("Δ", f"candidate − reference, in points (Tango's {interval})")],
         "nll": [
             ("NLL", "negative log-likelihood in nats per token"),
             ("ΔNLL", f"NLL − reference NLL (Student's {interval})"),
