@@ -73,7 +73,7 @@ def _factor(role: Role, path: list[str], tail: list[str]) -> Key | None:
         tail = tail[:-1]
     elif role in ("A", "B"):
         return None
-    if len(tail) > 1 or not path:
+    if len(tail) > 1 or not any(path):
         return None
     adapter = tail[0] if tail else None
     path, ghost = _without_ghosts(path, adapter)
