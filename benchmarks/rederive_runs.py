@@ -48,6 +48,7 @@ from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
@@ -252,6 +253,8 @@ def rederive_result(place: Path) -> None:
     if (place / SHRUNK).is_file():
         shrunk, plan = kept(ShrinkReport, place / SHRUNK), kept(ShrinkPlan, place / PLAN)
         plan.save(place / PLAN)
+        for path in place.rglob("compression_report.json"):
+            kept(CompressionReport, path).save(path)
         Kept(place / RECORDS, print).bind(digest_of(plan))
         again = shrink_again(place, shrunk, plan, findings)
         same = {"run": shrunk.run, "tests": shrunk.tests}
