@@ -90,7 +90,7 @@ def scaled(folder: Path, factor: float) -> Path:
 
 
 CASES = {
-    "PASS": (1.0, "20", 0, "shown for these runs"),
+    "PASS": (1.0, "20", 0, "shown for these adapters"),
     "FAIL": (-1.0, "2.5", 1, "worse"),
     "INCONCLUSIVE": (1.02, "2.5", 8, "inconclusive"),
 }

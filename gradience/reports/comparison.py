@@ -119,8 +119,8 @@ class ComparisonReport(Report):
     ) -> str:
         """Return the screen.
 
-        layers: show full lists and every module, without the pointer to `--layers`.   paths: of A and B, for the next
-        command.
+        layers: show full lists and every module, without the pointer to `--layers`.
+        paths: of A and B, for the next command.
         """
         view = View(brief=not layers, layers=layers, paths=paths)
         return self.drawn(comparison_blocks(self, view), width, color)
