@@ -72,7 +72,7 @@ $(VENV)/.conformance: pyproject.toml $(VENV)/.test
 # stages done and shows the result again; `rm -r runs/demo` starts over.
 demo: $(VENV)/.core
 	@$(VENV)/bin/gradience demo
-	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience. Next, is a smaller adapter as good? About 7 minutes on two cores:"
+	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience. Next, a smaller adapter is made and tested. About 7 minutes on two cores:"
 	@$(MAKE) --no-print-directory $(VENV)/.bench
 	@$(VENV)/bin/gradience demo --train runs/demo
 

@@ -147,6 +147,7 @@ def config_of(recorded: Bench, former: set[str]) -> BenchConfig:
     values: dict[str, Any] = json.loads(json.dumps(recorded.config))
     if recorded.probe is not None and recorded.probe.gate.base_correct is None:
         values["task"]["probe_gate"].setdefault("above_base", None)
+    values["runtime"].pop("processes", None)  # was an option, always 1
     compression = values["compression"]
     compression["controls"] = [name for name in compression["controls"] if name not in former]
     return BenchConfig.model_validate(values)

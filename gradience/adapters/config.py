@@ -56,7 +56,7 @@ AS_PLAIN_LORA = (
     "save it as plain LoRA with PEFT: model.save_pretrained(folder, path_initial_model_for_weight_conversion=initial), "
     "with the folder of the adapter as it was before training"
 )
-"""What to do about an adapter whose start changed the base."""
+"""Hint for an adapter whose initialization changed the base weights."""
 
 
 def initialization_of(value: object) -> Initialization | None:

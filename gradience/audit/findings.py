@@ -69,7 +69,7 @@ VERBS = (
     {"has": "has", "is_": "is", "was": "was", "uses": "uses", "its": "its"},
     {"has": "have", "is_": "are", "was": "were", "uses": "use", "its": "their"},
 )
-"""Of one module, and of several."""
+"""Verbs and pronouns for one module, and for several."""
 
 
 def many(

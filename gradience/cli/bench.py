@@ -1,4 +1,4 @@
-"""`gradience bench`: is the smaller adapter as good? One file for its verbs, starting with `run`."""
+"""`gradience bench`: does a smaller adapter stay within the margin? One file for its verbs, starting with `run`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ ZSTANDARD = 93
 UNREADABLE = (
     zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, ValueError, EOFError,
 )  # fmt: skip
-"""What zipfile raises for a damaged, encrypted or unknown member."""
+"""Errors that zipfile raises for a damaged, encrypted or unknown member."""
 END, END_SIZE = b"PK\x05\x06", 22
 END_64, SIZE_64 = b"PK\x06\x06", 76
 

@@ -468,7 +468,7 @@ HYPOTHESIS = (
     " and 6 times larger than needed. p90 saved nothing in 5 of 5 cases. To find a size on your examples, use"
     " gradience shrink."
 )
-"""What the suggestions were worth: `benchmarks/predicted_drop.py fit`."""
+"""Measured value of the suggestions: `python benchmarks/predicted_drop.py fit` prints it."""
 NO_QUALITY = "An audit measures weights. It does not show accuracy."
 COARSE_BOUND = 1e-3
 """error_bound above which the printed digits are no longer reliable, so that a warning is due."""
@@ -592,10 +592,10 @@ def incompleteness(report: AuditReport) -> str | None:
 
 
 def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
-    """The most frequent reasons, each with its number of tensors."""
+    """Return the most frequent reasons, each with its number of tensors if there are several."""
     reasons = Counter(note.reason for note in notes)
     ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{reason} ({count(number)})" for reason, number in ranked[:most]]
+    shown = [f"{reason} ({count(number)})" if ranked[1:] else reason for reason, number in ranked[:most]]
     rest = len(ranked) - most
     return ", ".join(shown) + (f" and {plural(rest, 'other reason')}" if rest > 0 else "")
 

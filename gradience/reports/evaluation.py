@@ -290,7 +290,7 @@ class EvaluationReport(Report):
 
     @property
     def compares(self) -> Compares:
-        """What is compared with the reference."""
+        """Quantity that is compared with the reference's."""
         if self.adapters[0].likelihood is not None:
             return "nll"
         return "agreement" if self.by_agreement else "correct"

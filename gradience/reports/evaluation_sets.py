@@ -48,7 +48,7 @@ from gradience.reports.evaluation import (
 )
 
 PLANNED = ("task", "role", "examples", "examples_sha256", "looks", "groups", "compares", "margin")
-"""What a plan says of the examples of a data set, whatever its name."""
+"""Fields of a plan that describe the examples of a data set."""
 
 
 class PlannedSet(Part):

@@ -127,8 +127,6 @@ class ShrinkPlan(Artifact):
     """Numbers of test examples at the planned looks; empty if all examples are answered at once."""
     groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Group of each example, numbered in their order; absent if each example is its own."""
-    dev: None = None
-    """Always null: no rows are held out to choose a candidate."""
     compares: Compares = "correct"
     """`correct`: accuracy. `nll`: the likelihood of given responses, for tasks without right and wrong answers.
     `agreement`: equality with the reference's outputs, for prompts without answers."""
@@ -187,8 +185,6 @@ class ShrinkCandidate(Part):
     """KL predicted in the plan."""
     status: CandidateStatus
     """`not tested`: the tests stopped at a larger one."""
-    dev: None = None
-    """Always null: no rows are held out to choose a candidate."""
     result: EvaluatedAdapter | None = None
     """Result on the test rows; `adjusted_p` is the largest p-value down to this candidate. Null if not tested."""
     needs: str = ""

@@ -3,7 +3,7 @@
 DIR/plan.json       what is decided before anything is evaluated
 DIR/calibration.safetensors   the calibration on the prompts, if it was made here
 DIR/candidates/NAME/     each candidate that was made, with the report of its compression; and the rewrite control
-DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
+DIR/records/        the answers on the test rows
 DIR/guards/NAME/    the answers on a guard
 DIR/adapter/        the smallest candidate shown; the card in it names the evidence
 DIR/shrink.json     the evidence

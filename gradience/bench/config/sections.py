@@ -305,8 +305,6 @@ class RuntimeSettings(ConfigSection):
     """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first."""
     threads: Positive | None = None
     """CPU threads used by torch. Default: torch's own choice."""
-    processes: Literal[1] = 1
-    """Always 1: a training runs in one process. Configs of earlier runs name it."""
     engine: Annotated[str, AfterValidator(ENGINE)] = Field(
         default="transformers", exclude_if=lambda name: name == "transformers"
     )

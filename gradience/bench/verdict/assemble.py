@@ -366,6 +366,6 @@ def _environment(facts: SeedFacts, training: TrainingReport | None) -> BenchEnvi
         dtype=training.dtype if training else facts.config.model.dtype,
         quantization=training.quantization if training else facts.config.model.quantization,
         threads=training.threads if training else 0,
-        processes=training.processes if training else facts.config.runtime.processes,
+        processes=training.processes if training else 1,
         versions=(run.versions if run else {}) | (training.versions if training else {}),
     )

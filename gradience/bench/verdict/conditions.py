@@ -1,4 +1,4 @@
-"""What keeps a run from a claim, whatever its verdict: its plan, its examples, controls, the probe's ceiling. Pure."""
+"""Obstacles to a claim, independent of the verdict: plan, examples, controls, the ceiling of the probe. Pure."""
 
 from __future__ import annotations
 

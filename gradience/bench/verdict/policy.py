@@ -189,7 +189,7 @@ def _cannot_become(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
 
 
 def overall(statuses: Iterable[Status]) -> Status:
-    """Return one status for a run from those of its candidates: is there a smaller adapter as good?
+    """Return one status for a run from those of its candidates: does a smaller adapter pass?
 
     An ERROR is shown whatever else was found. Otherwise one PASS is enough.
     """
