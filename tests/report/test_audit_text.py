@@ -400,7 +400,7 @@ def test_a_saved_embedding_and_32_bits_are_told_with_what_16_would_take(tmp_path
     lora = sum(layer.bytes for layer in report.layers)
     assert lora == 4 * report.total_lora_params
     assert report.adapter.bytes > lora + 4 * 50 * 32
-    assert "full-weight module (modules_to_save)\n" in text
+    assert "(full-weight module (modules_to_save))\n" in text
     rank = max(layer.r for layer in report.layers)
     assert f"gradience compress {report.adapter.path} --rank {rank} --dtype BF16 -o smaller" in text
 
