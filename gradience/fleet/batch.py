@@ -227,7 +227,7 @@ def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict
 
 
 def failed(row: FleetRow, error: GradienceError) -> Truncated:
-    """Return what is said of an adapter that was not written."""
+    """Return the message about an adapter that was not written."""
     return Truncated(
         path=row.path,
         status="failed",

@@ -227,7 +227,7 @@ class OfAnArm(Part):
     arm: str
     """`retrain`, `truncate`, `ladder` (a step of it, truncated), or `control`."""
     description: str = ""
-    """Its making, and the purpose of a control, in words."""
+    """How it is made and, for a control, what it is for, in words."""
     expected: Literal["PASS", "FAIL"] | None = None
     """Status that a control must have; null if none is expected."""
     made_by: str
