@@ -32,7 +32,9 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for folder in folders:
         here = folder if folder.is_file() else folder / BENCH
-        results = [here] if here.is_file() else sorted(folder.glob(f"seed_*/{BENCH}"))
+        # A pattern for the name too: without one, a link that leads nowhere would count as a seed without a result.
+        inside = sorted(path for path in folder.glob("seed_*/*") if path.name == BENCH)
+        results = [here] if here.is_file() else inside
         if not results:
             raise InputError(
                 f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
