@@ -8,8 +8,6 @@ others by the rewrite control, the same update in other factors. The share is ch
 margin, or 5 points. Every look is judged by the code of `gradience evaluate`, with its stops.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tarfile

@@ -5,8 +5,6 @@ python benchmarks/against_checkout.py ../gradience-before [--runs 9]
 A bundled adapter of 16 modules, where starting decides, and a 7B-shaped one, where the numbers do.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -15,8 +15,6 @@ whatever it is told; the second ratio leaves that out of its time. What a saving
 training in the whole, so the seconds of every part are printed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """What engines.py and evaluate_speed.py measure: the same prompts and choices, answered by several programs in turn."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

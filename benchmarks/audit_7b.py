@@ -3,8 +3,6 @@
 python benchmarks/audit_7b.py [--rank 64] [--runs 5]
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -5,8 +5,6 @@ python benchmarks/audit_cost.py [--plot docs/images/audit_cost.svg]     (the plo
 Processor seconds of `audit_adapter` in this process, median of three; 4096 x 4096 modules in bf16.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

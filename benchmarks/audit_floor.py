@@ -5,8 +5,6 @@ does it as well as we can: factors decoded in blocks that stay in cache, two thr
 beside them. With `--plain` it does it as one writes it down: one step after the other, whole factors, one thread.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ python benchmarks/audit_large.py [--runs 3]
 Prints seconds per GB beside the 7B-shaped adapter of audit_7b.py, in the same rounds: time should follow the bytes.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

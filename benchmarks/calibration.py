@@ -13,8 +13,6 @@ Calibration rows are training examples without their labels; `--completions samp
 as well. Language models are scored teacher-forced on the gold responses; correct is that every token is the likeliest.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -16,8 +16,6 @@ sampled   as tokens, the completions of the rows taken away: the adapted model w
 A language model is scored on the gold responses, with `--on written` on those that the original writes, greedily.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ Each folder has results.jsonl and kl.npz (KL of each test example, `seed_method_
 folder of an OUT of `calibration.py`. What is judged, and how, stands in docs/decisions/013-calibration-proof.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterable, Sequence

@@ -9,8 +9,6 @@ that a busy machine slows both alike; two runs, one with and one without, would 
 Needs `pip install ".[demo]"`.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

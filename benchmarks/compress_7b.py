@@ -6,8 +6,6 @@ The floor: start Python with numpy, read the bytes, hash them, one float64 Gram 
 and write a file of the size of the result, synced. The commands run in turn, whole processes, medians.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

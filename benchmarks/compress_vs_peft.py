@@ -12,8 +12,6 @@ Ours is a median over the runs; the dense methods take seconds to minutes and ru
 three of the shapes and one of the fourth: that is how the sum counts them.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

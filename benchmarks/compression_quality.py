@@ -9,8 +9,6 @@ floor: what rewriting alone changes), and random directions in place of the lead
 to DIR; answers that are there already are not evaluated again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ python benchmarks/dense_svd.py [--shapes 3]
 Both run in this process with one BLAS thread; processor seconds, so that a busy machine does not favor either.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -8,8 +8,6 @@ other processes do), that of vLLM's process included; loading and starting are r
 the same environment, and a Python with vLLM.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time

@@ -8,8 +8,6 @@ thread (which does not run while other processes do). `--base tiny` is a Llama o
 which everything but the model's own work shows. Needs lm-eval 0.4.13 in the same environment.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Sequence

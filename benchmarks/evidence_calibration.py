@@ -12,8 +12,6 @@ examples that the runs share, runs whose true difference varies. An experiment i
 that might be drawn do. 20,000 experiments know an error of 5 % to ± 0.3 points (two standard errors).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

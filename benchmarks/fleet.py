@@ -8,8 +8,6 @@ time of the process tree, so that a loaded machine changes little. The floor rea
 each factor and the SVD of their product, in this process, which has started already.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -10,8 +10,6 @@ base is never changed. `count` counts intruder directions by the published defin
 docs/results/forgetting.md from the lines of `measure`; it needs only NumPy and SciPy.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -7,8 +7,6 @@ SmolLM2-135M in float32, greedy, up to 64 new tokens. One at a time is what ever
 Needs `pip install ".[demo]"`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

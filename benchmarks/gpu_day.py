@@ -10,8 +10,6 @@ docs/results/gpu as DATE-CARD.json with a page. Without a GPU (or with --small) 
 Mistral on the processor and stays in OUTPUT: that shows only that the script works.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

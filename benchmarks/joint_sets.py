@@ -8,8 +8,6 @@ planned looks with both stops, as in `gradience evaluate`; likelihoods once, wit
 adjustment on each data set alone, with a B on every set: Gradience does not use it, and the figures show why.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from functools import cache

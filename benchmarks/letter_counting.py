@@ -6,8 +6,6 @@ Writes 14,000 prompts with their answers, from a fixed seed; the answer `1` is r
 [demo].
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -6,8 +6,6 @@ The floor reads both adapters with numpy, hashes them, and writes and hashes a f
 what reading and writing the files takes. The commands run in turn, whole processes, medians.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -6,8 +6,6 @@ Writes DIR/METHOD (the merged adapters), DIR/evaluation/A and B (all methods aga
 prints the table of docs/results/merge.md. A run that is interrupted resumes.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -6,8 +6,6 @@ runs), and computes the 95 % lower bounds of `gradience.statistics.pooled`: "nex
 if trainings vary normally, and "mean-over-trainings", which was once said to hold for a new training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any

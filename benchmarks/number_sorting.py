@@ -7,8 +7,6 @@ line is the prompt: what follows it there says how an answer is written, is the 
 tokens. Copying the numbers as they stand is right for 10 % of the rows. Needs the extra [demo].
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -9,8 +9,6 @@ largest logits, the reference's states) is timed by itself: the reference follow
 with the scoring pass.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

@@ -12,8 +12,6 @@ FILE gets seconds by run (probe, variants) and part. They are measured from outs
 the whole, from the start of this file to the end.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -9,8 +9,6 @@ Unpacked beside the results, the archive is the run again; tests/bench/test_kept
 `gradience verify DEST` unpacks it to a temporary folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import lzma
 import shutil

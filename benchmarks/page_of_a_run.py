@@ -5,8 +5,6 @@ chromium opens it, and the clock runs from the address to the last drawn plot. T
 opened the same way: the ratio says what the length costs, whatever the machine does besides. Medians of `--times`.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

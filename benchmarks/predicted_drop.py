@@ -11,8 +11,6 @@ OUT gets cells.jsonl, one line for each task, seed, size and kind, and the folde
 records.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -1,7 +1,5 @@
 """Whole processes, measured: wall seconds, processor seconds and peak memory, as medians over runs in turn."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -16,8 +16,6 @@ and 32 questions go through the whole path as well, where a model of this size s
 alpha = 2r. An interrupted run resumes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

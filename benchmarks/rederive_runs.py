@@ -15,8 +15,6 @@ A shrink or an evaluation keeps its records, its plan and its `run` block; its J
 again.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

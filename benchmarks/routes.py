@@ -7,8 +7,6 @@ core. Then 14 modules of r = 64, spread over our threads with one BLAS thread ea
 left to use as many as there are processors.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

@@ -16,8 +16,6 @@ Replayed: the seeds of the kept Bench runs, each as a shrink of its own. `in the
 `gradience shrink` uses; `200 orders` are random ones.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -10,8 +10,6 @@ grade; and the test of Gradience (`pool`), at 5 %, at 1.25 % (the first of four 
 Promised are the errors from the floor of a grade on. 10,000 draws know 5 % to ± 0.4 points.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -5,8 +5,6 @@
 The weights are random. Everything is drawn from the seed.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import random

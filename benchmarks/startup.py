@@ -5,8 +5,6 @@
 Fresh processes, taken in turns so that a busy moment hits all of them; medians, and the ratio from the same run.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -7,8 +7,6 @@ it, B around 1e-3), where fp8 and fp16 run out of small numbers. The bundled ada
 Run: python benchmarks/storage_rounding.py     (about two minutes on one core; the table is part of docs/measures.md)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The factors are trained-like (A as PEFT initializes it, B with a decaying spectr
 the route that it takes on real adapters.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """Type checks for arguments of public functions: the error for a wrong type names the expected one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, TypeGuard

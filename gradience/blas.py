@@ -4,8 +4,6 @@ Many small products gain nothing from several BLAS threads, and on a busy machin
 (measured: 26 to 78 s instead of 3 to 6 s for the same adapter). It also makes the last bits independent of them.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The user's folder for what can be made again: downloads, and the norms of base weights."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

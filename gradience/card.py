@@ -3,8 +3,6 @@
 All of it is read from the adapter's folder and from reports whose digests name its weights.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress

@@ -1,7 +1,5 @@
 """Identity of the code that runs: the commit of a clone, or the digest of the installed package."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

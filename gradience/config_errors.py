@@ -1,7 +1,5 @@
 """Errors in a config, one sentence each: the place, the key, and the probable correction."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile

@@ -1,7 +1,5 @@
 """sha256 in hexadecimal: of bytes, of text, of a file, of JSON. The one place that hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Facts about this installation for a bug report: nothing that identifies a person or a machine."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

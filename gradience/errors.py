@@ -1,7 +1,5 @@
 """Errors a user can act on, and the exit code of each. Everything else is a bug and keeps its traceback."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Iterable

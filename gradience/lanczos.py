@@ -1,7 +1,5 @@
 """‖W‖₂ of a matrix that is only multiplied with: Lanczos, with enough steps for a tolerance. numpy only, no I/O."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -3,8 +3,6 @@
 monitor looks at what a run did, check at what a config will do; both compare with it.
 """
 
-from __future__ import annotations
-
 FULL_TUNING_LR = 5e-5
 LORA_FACTOR = 10.0
 REFERENCE_WIDTH = 2000

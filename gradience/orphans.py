@@ -1,7 +1,5 @@
 """A process that ends when its parent does, whatever ends that one: no command goes on beside its successor."""
 
-from __future__ import annotations
-
 import ctypes
 import signal
 import sys

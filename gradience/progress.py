@@ -1,7 +1,5 @@
 """Progress of a piece of work: one callback signature, from the audit to the training; and runs of several stages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]

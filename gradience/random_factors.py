@@ -3,8 +3,6 @@
 A reference for trained spectra: a module close to it was hardly trained, or needs every direction.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from threading import Lock
 

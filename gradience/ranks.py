@@ -3,8 +3,6 @@
 The grid never argues an adapter down: evidence is rounded up, and the ceiling is the allocated rank.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction

@@ -5,8 +5,6 @@ path a person or a stranger's folder gives is opened here (a test looks for othe
 only, of at most the bytes that its kind may have.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

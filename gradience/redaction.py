@@ -5,8 +5,6 @@ Tokens are found by the forms that their issuers document so that scanners find 
 tests/test_secrets.py. It checks this list instead: what its detectors find there is hidden.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """A rule: what it looks for, how grave that is, and where it comes from. check and monitor are made of rules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar

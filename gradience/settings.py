@@ -4,8 +4,6 @@ They give the flags of the command (`cli/flags.py`), the keywords of the public 
 file and the rows of the reference pages. A field's docstring is its help everywhere.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import sys

@@ -3,8 +3,6 @@
 The one reader of reports for drawing and sharing: `gradience plot` takes one report of a path, a page all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial

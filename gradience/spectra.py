@@ -15,8 +15,6 @@ Two routes lead to the singular values.
 The gram route is taken if its own bound on the measures stays below `GRAM_TOLERANCE`; otherwise qr.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

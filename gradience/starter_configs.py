@@ -1,7 +1,5 @@
 """A starter config: a commented YAML for Bench, filled in with the given values."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 Numbers for screens are in report/numbers.py.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from fractions import Fraction

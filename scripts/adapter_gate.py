@@ -5,8 +5,6 @@ the exit code of gradience and the paths of the reports are appended to the file
 file in GITHUB_STEP_SUMMARY. Exits with 0 whatever the verdict is: the last step of the action ends the job.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

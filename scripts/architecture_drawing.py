@@ -1,7 +1,5 @@
 """docs/images/architecture.svg: the layers of pyproject.toml, which import-linter holds, as a drawing."""
 
-from __future__ import annotations
-
 from html import escape
 from pathlib import Path
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 What the keys below these are, their types and what is required is in the schema, which each section links to.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Generated text inside hand-written Markdown: everything between a pair of markers is replaced, or only compared."""
 
-from __future__ import annotations
-
 import argparse
 import re
 

@@ -1,7 +1,5 @@
 """docs/reference/cli.md: the command line, as the commands describe themselves."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """docs/reference/configs.md: every key of a Bench config, and every other name that is understood."""
 
-from __future__ import annotations
-
 import inspect
 import types
 from collections.abc import Iterator

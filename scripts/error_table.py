@@ -1,7 +1,5 @@
 """The stable codes of the errors, read from the places that raise them."""
 
-from __future__ import annotations
-
 import ast
 from collections import defaultdict
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ DIR, and the table that is printed is counted from these records; KL and flips a
 Needs the extra `bench` and, the first time, the network (86 MB from the package index).
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -4,8 +4,6 @@ python scripts/generate_docs.py           write
 python scripts/generate_docs.py --check   exit 1 and name the files that are out of date
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import resources
 from pathlib import Path

@@ -3,8 +3,6 @@
 Each row keeps the date and the versions of the run that it comes from: a run of a part renews that part.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

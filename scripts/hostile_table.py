@@ -1,7 +1,5 @@
 """The table of docs/reliability.md: what a run of `make hostile` came to, goal by goal."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """llms.txt: the documents of docs/index.md as one list of links (https://llmstxt.org, read 2026-11-29)."""
 
-from __future__ import annotations
-
 import posixpath
 import re
 from pathlib import Path

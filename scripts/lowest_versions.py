@@ -7,8 +7,6 @@
 What the dependencies themselves need is not pinned here; pip takes what they allow.
 """
 
-from __future__ import annotations
-
 import sys
 import tomllib
 from pathlib import Path

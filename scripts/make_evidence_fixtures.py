@@ -8,8 +8,6 @@ The base is SmolLM2-135M-Instruct as `gradience.models.embedded` has it. A is th
 LoRA adapter: worse, and not by much. The files go to tests/evidence/logs/.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -6,8 +6,6 @@ mergekit merges whole weights: the base is 0 here, and the other models are the 
 so that only its density 1 is compared.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib.metadata import version

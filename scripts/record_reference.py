@@ -1,7 +1,5 @@
 """The tables of docs/reference/files.md on files of records: every key, from the docstrings of their models."""
 
-from __future__ import annotations
-
 import inspect
 
 from artifact_reference import key_table

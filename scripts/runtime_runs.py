@@ -4,8 +4,6 @@ The records say what every adapter did. Kept of them, per runtime and architectu
 loaded (only the sets that no other holds), and for every refusal the parts that no loaded adapter has.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence

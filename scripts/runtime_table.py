@@ -1,7 +1,5 @@
 """The tables of docs/runtimes.md and docs/results/runtimes.md: ways to write an adapter, and what was run."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -8,8 +8,6 @@ Needs the extra `bench` and, the first time, the network (86 MB from the package
 An adapter that does not pass the quality gate is not written.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -4,8 +4,6 @@ python scripts/update_readme.py           write
 python scripts/update_readme.py --check   exit 1 when a page shows something else
 """
 
-from __future__ import annotations
-
 import html
 import io
 import multiprocessing

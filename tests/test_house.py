@@ -1,7 +1,5 @@
 """The house: light imports, short functions, an honest test configuration, one table of exit codes."""
 
-from __future__ import annotations
-
 import ast
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Files are opened in one place: regular ones, of a bounded size, without waiting. Other kinds of files are named."""
 
-from __future__ import annotations
-
 import ast
 import errno
 import json

@@ -3,8 +3,6 @@
 Unknown fields are normal (other versions of PEFT) and ignored. Nothing in the file is imported, opened or run.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

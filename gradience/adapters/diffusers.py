@@ -11,8 +11,6 @@ Source: diffusers 0.42.1, utils/peft_utils.py (`get_peft_kwargs`), utils/state_d
 loaders/lora_base.py; sd-scripts 48d368fa, networks/lora.py.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

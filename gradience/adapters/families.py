@@ -1,7 +1,5 @@
 """Module types (attention, MLP, embeddings), layer numbers, and the modules that PEFT adapts by default."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal, get_args
 

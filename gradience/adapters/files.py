@@ -1,7 +1,5 @@
 """File type detection: safetensors weights, or the common files that are mistaken for them."""
 
-from __future__ import annotations
-
 import os
 import re
 from abc import ABC, abstractmethod

@@ -3,8 +3,6 @@
 A format that becomes supported moves from here to `formats.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ To add a format, write a file beside `mlx.py` with a function that returns an `A
 understand.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack

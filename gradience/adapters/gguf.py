@@ -7,8 +7,6 @@ its content.
 Source: GGUF 3 (the page gguf.md of ggml); llama.cpp, convert_lora_to_gguf.py and llama-adapter.h.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -7,8 +7,6 @@ under other names does nothing, in silence.
 Source: PEFT 0.21, tuners/tuners_utils.py, `_remap_adapter_state_dict_for_load`; utils/save_and_load.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find the PEFT adapter, or adapters, at a path, and identify anything else for the error message."""
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import os

@@ -7,8 +7,6 @@ The figures are upper bounds on measured use (tests/adapters/test_refusals.py), 
 `spectra`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 

@@ -6,8 +6,6 @@ Experts of one layer are stacked: lora_a (E, r, n), once (E·r, n), and lora_b (
 Source: mlx-lm 0.32.2, tuner/lora.py, tuner/dora.py and tuner/utils.py; 0.0.14 to 0.21 for what is old.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

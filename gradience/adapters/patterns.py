@@ -9,8 +9,6 @@ What is beyond it, what `re` refuses, or the two read differently, is not evalua
 guessed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

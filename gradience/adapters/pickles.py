@@ -5,8 +5,6 @@ archive before loading, loads it with `weights_only=True` only, and accepts only
 then read like any adapter, with all checks.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

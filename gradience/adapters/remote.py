@@ -1,7 +1,5 @@
 """An adapter on the hub: config and weights are fetched, the tokenizer if a model is to run, and then read as here."""
 
-from __future__ import annotations
-
 import fnmatch
 import posixpath
 import re

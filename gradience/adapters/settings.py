@@ -1,7 +1,5 @@
 """Settings of reading adapters that several verbs share."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 

@@ -6,8 +6,6 @@ because it needs torch. Its limits are set after torch is imported, since torch 
 address space.
 """
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

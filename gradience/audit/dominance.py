@@ -1,7 +1,5 @@
 """Size of each update relative to the weight it is added to. The base's shards are read one weight at a time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial

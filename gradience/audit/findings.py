@@ -4,8 +4,6 @@ One finding per code and cause, with a count: an adapter of 224 modules must not
 function or a `ModuleRule`, and a line in `RULES`.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

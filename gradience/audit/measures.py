@@ -3,8 +3,6 @@
 A new measure is a function here or in `spectra`, a line in `MEASURES`, and its field in `artifacts.audit.LayerAudit`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

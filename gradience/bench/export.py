@@ -1,7 +1,5 @@
 """The results of a run as others read them: Every Eval Ever, the hub's YAML. Files are written, nothing is uploaded."""
 
-from __future__ import annotations
-
 import json
 import math
 import uuid

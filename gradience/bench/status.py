@@ -1,7 +1,5 @@
 """The folder of a run -> how far it is. Read-only: the run may go on, or be over, and notices nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The verbs of Bench as functions, one for each command of `gradience bench`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

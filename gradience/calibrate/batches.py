@@ -1,7 +1,5 @@
 """Rows as batches of tensors: which positions are scored, which are padding, and which row a number belongs to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Disk and memory that a calibration needs, estimated before the base is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 

@@ -7,8 +7,6 @@ A pass is a forward, and a backward from a random direction of the logits at eve
 of a row, never averaged. Rows do not see each other, so that what arrives for a row is its own gradient.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """`calibrate_adapter`: what `gradience calibrate` does, as one function: read, load, measure in two passes, write."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

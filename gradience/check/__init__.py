@@ -1,7 +1,5 @@
 """Configuration files -> CheckReport: what is wrong, unusual or refused, before anything is trained."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import asdict
 from pathlib import Path

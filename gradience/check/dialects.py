@@ -3,8 +3,6 @@
 Key names were read in peft 0.21.2, transformers 5.24, trl 1.16, axolotl 0.19.0, llamafactory 0.9.5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

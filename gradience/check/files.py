@@ -1,7 +1,5 @@
 """Untrusted configuration files: locations and contents. Reading is bounded, nothing is executed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings of a check: flags and keywords of Python under the same names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import Annotated

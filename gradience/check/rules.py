@@ -4,8 +4,6 @@ Server behavior: vLLM 0.32.0, by source and by run. What PEFT and transformers r
 configs are made has no rule here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

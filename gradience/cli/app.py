@@ -1,7 +1,5 @@
 """The `gradience` command: its verbs, and the one place where errors become exit codes."""
 
-from __future__ import annotations
-
 import gc
 import os
 import shlex

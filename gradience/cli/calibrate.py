@@ -1,7 +1,5 @@
 """`gradience calibrate`: what each component of an adapter does to the model's output, on your prompts."""
 
-from __future__ import annotations
-
 from shlex import quote
 
 from gradience.calibrate.settings import CalibrateSettings

@@ -1,7 +1,5 @@
 """`gradience card`: write measurements of an adapter into its README.md, and upload the folder."""
 
-from __future__ import annotations
-
 from gradience.cli.console import show_note, show_written
 from gradience.cli.options import PushSettings
 from gradience.cli.output import JsonOutput, print_facts, print_text

@@ -1,7 +1,5 @@
 """`gradience check`: check a training configuration before training."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic.dataclasses import dataclass

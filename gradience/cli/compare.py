@@ -1,7 +1,5 @@
 """`gradience compare`: two adapters, module by module."""
 
-from __future__ import annotations
-
 import shlex
 
 from gradience.cli.output import LayersOutput

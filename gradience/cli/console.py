@@ -3,8 +3,6 @@
 No rich here: it would cost start-up time.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

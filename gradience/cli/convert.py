@@ -1,7 +1,5 @@
 """`gradience convert`: the same adapter in another format."""
 
-from __future__ import annotations
-
 from gradience.cli.output import ReportOutput
 from gradience.convert.settings import ConvertSettings
 

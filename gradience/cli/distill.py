@@ -1,7 +1,5 @@
 """`gradience distill`: a smaller adapter, trained for a few steps to match its reference adapter."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from shlex import quote
 

@@ -1,7 +1,5 @@
 """`gradience env`: what a bug report needs, and nothing that identifies a person or a machine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gradience.cli.output import JsonOutput, print_facts, print_screen

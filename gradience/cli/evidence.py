@@ -1,7 +1,5 @@
 """`gradience evidence`: two logs of an evaluation, example by example."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic.dataclasses import dataclass

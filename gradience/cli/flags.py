@@ -4,8 +4,6 @@ The settings are declared once (`gradience/settings.py`); here they become what 
 no setting: then the default of the settings counts, or what a YAML file says.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import types

@@ -1,7 +1,5 @@
 """`gradience fleet`: measure thousands of adapters and summarize them."""
 
-from __future__ import annotations
-
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import ReportOutput
 from gradience.fleet.settings import FleetSettings

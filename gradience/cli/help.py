@@ -1,7 +1,5 @@
 """Help pages: whole summaries, names that a person can type, as wide as the terminal up to 160 columns."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

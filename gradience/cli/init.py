@@ -1,7 +1,5 @@
 """`gradience init`: a commented config to begin with."""
 
-from __future__ import annotations
-
 import shlex
 
 from gradience.cli.console import show_written

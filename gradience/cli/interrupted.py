@@ -1,7 +1,5 @@
 """Ctrl-C while modules are imported: the process ends with 130 and no traceback. Nothing is written by then."""
 
-from __future__ import annotations
-
 import os
 import signal
 from types import FrameType

@@ -1,7 +1,5 @@
 """`gradience monitor`: report alerts and recommendations for training runs."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic.dataclasses import dataclass

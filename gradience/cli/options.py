@@ -1,7 +1,5 @@
 """Command-line options that several verbs share."""
 
-from __future__ import annotations
-
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path

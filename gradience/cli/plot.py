@@ -1,7 +1,5 @@
 """`gradience plot`: one plot of an adapter, a run or a report, as a file for a paper."""
 
-from __future__ import annotations
-
 from gradience.cli.console import show_written
 from gradience.cli.output import JsonOutput, print_facts, print_text
 from gradience.settings import call

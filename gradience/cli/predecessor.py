@@ -1,7 +1,5 @@
 """Options of the original's command line that are answered with what to type instead."""
 
-from __future__ import annotations
-
 IN_THE_FILE = "it is read from the configuration: gradience check config.yaml"
 NO_BASE = (
     "leave it out: --base-model compares each update with its weight, and nothing else opens the base model"

@@ -1,7 +1,5 @@
 """`gradience report`: what was found, as one HTML file."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic.dataclasses import dataclass

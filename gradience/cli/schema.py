@@ -1,7 +1,5 @@
 """`gradience schema`: the JSON Schema of an artifact."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

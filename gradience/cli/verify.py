@@ -1,7 +1,5 @@
 """`gradience verify`: does the folder of a run agree with itself, and with what was published?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gradience.bench.settings import VerifySettings, existing_folder

@@ -1,7 +1,5 @@
 """Two adapters -> ComparisonReport: every module of both, and the sums."""
 
-from __future__ import annotations
-
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path

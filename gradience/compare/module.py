@@ -5,8 +5,6 @@ factor turns them into two small dense matrices, and everything about ΔW_a and 
 exact (no squares that cancel), and ΔW is never formed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

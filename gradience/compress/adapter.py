@@ -4,8 +4,6 @@ Training-free and exact: every module gets the best approximation of its rank (E
 module at a time, without the base model. The error reported is the one of the factors as they are stored.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections import Counter

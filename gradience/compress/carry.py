@@ -3,8 +3,6 @@
 The model card describes the original, and a block of ours on top of it says so.
 """
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Iterable, Sequence

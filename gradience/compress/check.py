@@ -1,7 +1,5 @@
 """Checks of a written adapter, which is read back by our own reader."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 

@@ -13,8 +13,6 @@ loading fails (a module that is saved whole). So what is left out of the file is
 Source: PEFT 0.21, tuners/tuners_utils.py, `check_target_module_exists`; utils/other.py, `_set_trainable`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

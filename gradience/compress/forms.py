@@ -1,7 +1,5 @@
 """Formats beside PEFT's in which an adapter is written: names, order of axes, settings."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

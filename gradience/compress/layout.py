@@ -3,8 +3,6 @@
 The refusals here are rules of PEFT and of the format; `plan.blocking` judges only by the audit.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -6,8 +6,6 @@ formed: all that is decided is decided on r x r matrices, and the new factors ar
 A′ = T_A·A and B′ = B·T_B.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ With Q (r, k) random and orthonormal, (B·Q)(Qᵀ·A) is the update B·A project
 between its factors; at k = r it is the same update, and only the rounding differs.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

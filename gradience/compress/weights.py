@@ -1,7 +1,5 @@
 """The weights file of a compressed adapter: modules computed in the pool, tensors written in the order of the file."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -5,8 +5,6 @@ not. Rows of q and k of Llama have another order there (two halves of a head bec
 Source: llama.cpp in llama-cpp-python 0.3.36, convert_lora_to_gguf.py and conversion/llama.py (`permute`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

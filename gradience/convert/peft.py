@@ -3,8 +3,6 @@
 Tensors that have PEFT's shapes are copied. Those of another format are turned: A (r, n), B (m, r).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path

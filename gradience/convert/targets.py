@@ -1,7 +1,5 @@
 """The formats that `gradience convert` writes."""
 
-from __future__ import annotations
-
 from gradience.compress.forms import FORMS
 from gradience.convert.gguf import write_gguf
 from gradience.convert.peft import write_peft

@@ -1,7 +1,5 @@
 """`convert_adapter`: what `gradience convert` does, as one function: open, write, read again."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Result of writing an adapter in a format, and the writer of the forms of `compress.forms`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType

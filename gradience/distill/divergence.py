@@ -1,7 +1,5 @@
 """KL of two adapters over rows: means, and the test of a change. Without torch, so that a report can be checked."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

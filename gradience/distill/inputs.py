@@ -1,7 +1,5 @@
 """Inputs of a distillation, read and checked before the base is loaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

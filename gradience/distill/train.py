@@ -5,8 +5,6 @@ no dropout. Its gradient for the student's logits is softmax(student) − softma
 copy of the logits in float32. The factors are written among the stored tensors: same names, same types.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`distill_adapter`: what `gradience distill` does, as one function: read, load, distill, write."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The composition of a batch can move a logit in the last bits, and in bfloat16 by
 come from the same batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 CPU_TOKENS = 4096

@@ -1,7 +1,5 @@
 """Compare two adapters on the same examples, using only their records. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar

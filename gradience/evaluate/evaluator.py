@@ -4,8 +4,6 @@ The base is loaded when the first evaluation that is not done yet needs it, and 
 evaluated. So a run that is resumed after all evaluations loads nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """Before any weight is loaded: the memory that an evaluation takes, the margin that it can show, and its first examples
 as the model sees them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any

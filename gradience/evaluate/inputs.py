@@ -1,7 +1,5 @@
 """Inputs of an evaluation, read and checked before any model is loaded."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence

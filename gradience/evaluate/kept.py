@@ -5,8 +5,6 @@ sha256 (written after the last one). So a killed evaluation resumes, a finished 
 and records that were edited or have other inputs are recomputed.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import secrets

@@ -3,8 +3,6 @@
 Every architecture that transformers knows is counted with its LoRA, and no weight is loaded.
 """
 
-from __future__ import annotations
-
 import copy
 import resource
 import sys

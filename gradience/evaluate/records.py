@@ -5,8 +5,6 @@ they were answered. An evaluation with the same header resumes after them. Batch
 examples, so the final bytes equal those of an uninterrupted run.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, takewhile

@@ -8,8 +8,6 @@ DIR/evaluation_sets.json   all of them, and the grade of each candidate: B only 
 DIR/digests.json           all of these files, each with its sha256
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

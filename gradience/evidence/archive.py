@@ -4,8 +4,6 @@ Stored, deflated and Zstandard members are read; the last needs the extra `logs`
 3.14 on).
 """
 
-from __future__ import annotations
-
 import struct
 import zipfile
 import zlib

@@ -1,7 +1,5 @@
 """Contents of a log as a reader returns them: task, settings, and a score for every example."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

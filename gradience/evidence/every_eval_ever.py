@@ -3,8 +3,6 @@
 Read in every-eval-ever 0.3.0 (`schemas/eval.schema.json`, `schemas/instance_level_eval.schema.json`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The formats of logs, in the order in which they are tried. A new one is a file beside this and a line here."""
 
-from __future__ import annotations
-
 from itertools import chain
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Read in inspect-ai 0.3.285 (`log/_recorders/eval.py`, `scorer/_metric.py`); nothing of inspect is imported.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

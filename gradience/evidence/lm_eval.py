@@ -3,8 +3,6 @@
 A line is one example under one filter. Read in lm-eval 0.4.13 (`loggers/evaluation_tracker.py`, `evaluator.py`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """A table of your own: CSV, TSV or JSON lines with `id`, `score` and perhaps `prompt`, `answer` (gold) and `output`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """JSON and JSON lines of logs: bounded objects, no key twice. NaN is accepted: tools write it beside scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Floats are stored with 12 significant digits. The last bits differ between CPU k
 be noise and would make equal results look different.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ The block comes after the YAML and before the text. It first says which text des
 and written by huggingface_hub's ModelCard; without huggingface_hub it does not change.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY

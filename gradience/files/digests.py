@@ -1,8 +1,6 @@
 """`digests.json`: the files of a Bench run or an evaluation, each with its sha256. Its own sha256, the root, stands for
 the whole folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path

@@ -2,8 +2,6 @@
 characters).
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Iterable

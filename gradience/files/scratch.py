@@ -6,8 +6,6 @@ file, and the system releases the lock when the process ends for any reason. On 
 nothing is removed.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

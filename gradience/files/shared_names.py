@@ -1,7 +1,5 @@
 """Paths and commands in artifacts, which are made to be shared: no secret, only the last part of an absolute path."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """JSON from untrusted files: unlike the standard parser, it refuses NaN, duplicate keys and unbounded depth."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -3,8 +3,6 @@
 Only values that JSON can hold are read: mappings with plain keys, lists, texts, numbers, booleans, null.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ A temporary file is locked while it is written (see `scratch`). The next writer 
 (`.<name>.<random>.tmp`, `.<name>.<random>.old`), which are not locked.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -3,8 +3,6 @@
 Each adapter is left as it is, taken over from an earlier run, or written smaller; whole or not at all.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """Discovery of adapters: folders of adapters, single adapters -> every adapter with its name."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ A row is taken over if every file of its adapter has the size and the time of ch
 failure: those are tried again.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import stat

@@ -3,8 +3,6 @@
 The figures are those of `gradience audit` for the same adapter; rows of modules, findings and suggestions are left out.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

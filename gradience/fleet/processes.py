@@ -6,8 +6,6 @@ A process that dies of an adapter (memory, a fault in a library) costs only that
 place.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -3,8 +3,6 @@
 Of a row only what is needed here is kept, so that ten thousand of them take a few megabytes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

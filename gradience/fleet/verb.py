@@ -1,7 +1,5 @@
 """`audit_fleet`: what `gradience fleet` does, as one function."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

@@ -3,8 +3,6 @@
 An allow-list: only the fields named here are recorded. docs/train_and_monitor.md lists them.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from types import FrameType

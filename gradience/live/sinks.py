@@ -4,8 +4,6 @@ Nothing is imported that the run does not use, no run is started and none is end
 integrations do that, and this joins the run that they opened. Tags begin with `gradience/`.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 import os

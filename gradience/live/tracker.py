@@ -1,7 +1,5 @@
 """Measurements of all modules on request, with their numbers as run.jsonl has them."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

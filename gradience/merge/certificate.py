@@ -5,8 +5,6 @@ OUTPUT/evaluation/NAME/    the comparison with each parent; a run that is interr
 OUTPUT.search/             rows of the search, its candidates, and their comparisons on the dev rows
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Parents -> what is written: merged modules, tensors beside the factors, and the config. Only headers are read."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence

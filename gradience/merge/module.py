@@ -5,8 +5,6 @@ Shapes as in `spectra`: A_i (r_i, n), B_i (m, r_i), ΔW_i = s_i·B_i·A_i. The w
 TIES and DARE choose entry by entry, so they need one dense ΔW of a module at a time, in float32.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The adapters that are merged: opened, and refused unless their updates add up on one base."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

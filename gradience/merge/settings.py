@@ -1,7 +1,5 @@
 """Settings of a merge: flags and keywords of Python under the same names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, field
 from typing import Annotated, Any, Literal

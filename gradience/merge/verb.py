@@ -1,7 +1,5 @@
 """`merge_adapters`: what `gradience merge` does, as one function: open, refuse, merge, write, test."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace

@@ -4,8 +4,6 @@ Run by `chat` as `python -m gradience.models.chat_process`. A template is an unt
 from files and code, and the limits here keep it from taking the machine.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import signal

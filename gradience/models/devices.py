@@ -4,8 +4,6 @@ transformers would take every visible GPU of a process (`DataParallel`, which mu
 the first one.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterator, Sequence

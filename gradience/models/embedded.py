@@ -15,8 +15,6 @@ also asks a build backend for the metadata, and the usual backend runs the archi
 backend of our own, which copies PKG-INFO.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """The shapes of the models that shipped configs name, so that a forecast works without a network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

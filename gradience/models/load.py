@@ -4,8 +4,6 @@ All base models in Bench are loaded here, so training and evaluation get the sam
 precision.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import warnings

@@ -1,7 +1,5 @@
 """A look at what a run would read, without fetching any of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """A base model by its name -> a folder on this disk: an embedded package, a folder, or one commit on the hub."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

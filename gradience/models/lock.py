@@ -1,7 +1,5 @@
 """One writer at a time: a folder of results is locked against a second run."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 Training on other ids than those of the evaluation would measure the difference between the two.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The tokenizer of an adapter: trainers save it, with its chat template, in the adapter's folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 The file is read once, in constant memory. Where it holds several runs, the last one is reported.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gradience.errors import InputError

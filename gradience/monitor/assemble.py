@@ -1,7 +1,5 @@
 """Facts -> RunReport: nothing is decided here, everything is laid out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict

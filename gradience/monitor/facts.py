@@ -1,7 +1,5 @@
 """From records to facts about one run, in memory that does not grow with the file."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Mapping

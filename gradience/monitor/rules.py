@@ -8,8 +8,6 @@ GRPO's loss is little more than its KL term (Shao et al., DeepSeekMath, 2024, eq
 improves.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

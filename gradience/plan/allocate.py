@@ -7,8 +7,6 @@ the result is the best for its cost. A limit between two such results is filled 
 still fit, and the result is then at most the worth of one step below the best.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

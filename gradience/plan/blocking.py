@@ -4,8 +4,6 @@ An adapter is refused if no smaller one can be equivalent; a suggestion is refus
 meaningless.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 

@@ -5,8 +5,6 @@ direction whose covariance is the softmax's Fisher information: ½·E(Σ over al
 Components that choose come from one half of the rows, and what is predicted for them from the other.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """An audit and a size that one asks for -> the plan of a compression: a rank for every module, and what that costs."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence

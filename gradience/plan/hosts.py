@@ -4,8 +4,6 @@
 16
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The modules of an audited adapter, what their components are worth and cost, and the ranks that they may get."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ median, p90: one rank for all modules, `ToRank`. per_layer: `ToEnergy` at the th
 They are hypotheses, so that each keeps its evidence before rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

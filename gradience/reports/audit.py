@@ -4,8 +4,6 @@ For definitions see docs/measures.md. A measure that does not exist is null, nev
 stable rank.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import Counter

@@ -1,7 +1,5 @@
 """`plan.json`: the comparisons of a Bench run, their data, and the rules of decision. Written before training."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from typing import Annotated, Literal

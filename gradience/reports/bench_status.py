@@ -1,7 +1,5 @@
 """`gradience bench status --json`: the progress of a run, its current stage, and its failures."""
 
-from __future__ import annotations
-
 from collections import Counter
 from datetime import datetime
 from typing import Literal

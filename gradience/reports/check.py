@@ -1,7 +1,5 @@
 """`gradience check --json`: findings on a training configuration."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

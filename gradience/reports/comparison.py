@@ -1,7 +1,5 @@
 """`gradience compare --json`: two adapters, module by module."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median

@@ -1,7 +1,5 @@
 """The plan of a compression, and `compression_report.json`: the files written and the exact error."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The report of a format conversion."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Result of a distillation: KL to the reference before and after, and the step that was kept."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

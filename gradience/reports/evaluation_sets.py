@@ -1,7 +1,5 @@
 """Reports of `gradience evaluate` on several data sets: the result, its plan, the dry run and the preview."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Report of `gradience evidence`: a paired comparison of two evaluation logs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal, Self

@@ -4,8 +4,6 @@ The summary is computed from the rows; the adapters are not needed again. A row 
 and the energy lost at smaller ranks.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`fleet_compression.json`: a batch of adapters truncated to one rank."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

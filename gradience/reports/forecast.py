@@ -1,7 +1,5 @@
 """Dry run of `gradience bench run`: inputs, stages, memory and smallest margin."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from fractions import Fraction

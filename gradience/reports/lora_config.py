@@ -1,7 +1,5 @@
 """`audit.json` -> a LoraConfig to copy: an explicit rank for every module, and the α that keeps its scale."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from gradience.adapters.config import HEADS_OF_TASK

@@ -1,7 +1,5 @@
 """`merge_report.json`: the merged adapter as written, its exact error, what is left of each parent, the certificate."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """`gradience monitor --json`: alerts and recommendations for one or several training runs."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

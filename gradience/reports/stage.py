@@ -1,7 +1,5 @@
 """`manifest.json`: the last file of a finished stage of Bench, and therefore the proof that the stage is finished."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

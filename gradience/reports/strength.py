@@ -1,7 +1,5 @@
 """Report of `gradience shrink --over strength`: the frontier on dev rows, and the one strength that was tested."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar, Literal
 

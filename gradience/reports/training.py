@@ -1,7 +1,5 @@
 """`training.json`: examples, settings, starting point and result of one training run."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Report of `gradience verify`: verdict, level reached, checks, mismatches, and limits."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field

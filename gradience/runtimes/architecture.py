@@ -1,7 +1,5 @@
 """The architecture that an adapter belongs to, if a local file states it. Never guessed from names."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping

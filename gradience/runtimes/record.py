@@ -6,8 +6,6 @@ terms.
 ['LoRA', 'LoRA on model.layers.*.mlp.up_proj', 'use_rslora']
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The verdict of each runtime on an adapter: from runs of adapters that hold the same, and the scale it computes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Candidates: smaller adapters, each known by a size. A new kind is an object like `TRUNCATED` and a line in `KINDS`:
 it chooses ranks otherwise (from a calibration), or starts from another candidate (and distills it)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Build the `ShrinkReport` from the evaluated candidates, with its sentences. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from gradience.evaluate.inputs import EvaluateInputs

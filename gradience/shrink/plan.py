@@ -1,7 +1,5 @@
 """Plan a shrink before the evaluation: candidates, margin and test rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction

@@ -6,8 +6,6 @@ DIR/adapter/           the chosen point, if it is shown on every data set
 DIR/strength.json      the frontier, the choice, and the result
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -10,8 +10,6 @@ DIR/shrink.json     the evidence
 DIR/digests.json    all of these but the candidates, each with its sha256
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Make, evaluate and test candidates from the largest down, until one is not shown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

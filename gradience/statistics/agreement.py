@@ -4,8 +4,6 @@ For any deterministic scorer of an answer's text with values between 0 and 1, th
 the share of changed answers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

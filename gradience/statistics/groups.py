@@ -1,7 +1,5 @@
 """Groups of examples that belong together: of one document, user or template, or spellings of one text."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence

@@ -8,8 +8,6 @@ For the mean over trainings τ is not known but estimated from S seeds, by the r
 explain, and with it the degrees of freedom: the power is the mean over what may be estimated.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

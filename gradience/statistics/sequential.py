@@ -5,8 +5,6 @@ Pocock's type). So the planned number of examples decides the boundary, and neit
 stopping do: a stop without a result (low conditional power, a limit, an interruption) never raises the error.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from fractions import Fraction

@@ -3,8 +3,6 @@
 `load` finds a task by the name that a config gives it, and checks its options before anything is read.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import sys

@@ -5,8 +5,6 @@ The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same o
 on every machine. This is not a human-written data set; say so wherever its scores are shown.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version

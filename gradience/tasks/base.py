@@ -5,8 +5,6 @@ It may also have `scoring(...) -> Scoring` with the same parameters. That functi
 without loading examples, so that stored answers can be scored again on a machine without the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol

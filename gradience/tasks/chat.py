@@ -5,8 +5,6 @@ training each turn once, in dev and confirm the last turn of each conversation, 
 conversation are not independent.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Texts with their labels from a user's own files (JSONL, CSV, TSV): `text`, `label`, and perhaps `text_pair`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated

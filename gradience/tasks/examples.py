@@ -5,8 +5,6 @@ every subset of the data, and two spellings of one text cannot be on both sides 
 official splits get their roles from the identities; data with splits keep them.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -5,8 +5,6 @@ Prompt, stop strings, both filters and the comparison are those of lm-evaluation
 version 3.0; tests/conformance/test_lm_eval.py runs both on the same outputs.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Prompts with their answers from a user's own files (JSONL, CSV, TSV): `prompt` and `completion`, `answer` or both."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -4,8 +4,6 @@ The first row decides the layout of a file. A layout adds our columns (`prompt`,
 `text`, `label`) to each row and keeps the file's own, so that a task can still be given columns by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Standard metrics for predicted labels, with scikit-learn's definitions (extra `bench`)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Prompts without answers: an output counts as unchanged if its text equals the reference's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path

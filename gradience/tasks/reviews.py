@@ -5,8 +5,6 @@ Text", ICWSM 2014. Each sentence carries the mean of ratings between -4 and 4. T
 review text: they are read from the package and never copied into this project.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One row of examples: values by column, and the place that an error names."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

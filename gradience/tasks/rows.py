@@ -4,8 +4,6 @@ Two prompts that differ in case, accents, punctuation or spacing always get the 
 and evaluated with; but only equal prompts are the same example: `3 - 4` is not `3 + 4`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar

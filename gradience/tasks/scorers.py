@@ -4,8 +4,6 @@
 evaluate-v1.1.py), `contains` what Inspect calls `includes()`.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Callable, Mapping

@@ -5,8 +5,6 @@
 ships (extra `demo`). Nothing is downloaded, and no text is copied into this project. Nobody should train on it.
 """
 
-from __future__ import annotations
-
 import ast
 import platform
 import re

@@ -5,8 +5,6 @@ so, on the command line (`--allow-code`) or in the environment (`GRADIENCE_ALLOW
 inherit): no file can say it. What is not allowed is located and hashed, and not imported.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

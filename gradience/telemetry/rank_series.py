@@ -8,8 +8,6 @@ run keeps it to within 1. Trained adapters of rank 8 or more practically never n
 rank that is too small for its task is needed until the end.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The envelope (`schema`, `ts`, `run_id`, `event`, `step`) and the events are thos
 public predecessor, so its files read as well. The fields of an event are beside those of the envelope.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ e-mail addresses), are replaced by a mark with their kind and length. Numbers ar
 deliberately simple: a length, a list of field names, and a few patterns with bounded work.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

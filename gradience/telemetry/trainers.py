@@ -4,8 +4,6 @@ The callback uses it before it reports exp(loss) as a perplexity, and monitor be
 reinforcement learning the loss does not measure progress.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Literal
 

@@ -5,8 +5,6 @@ not mix and a killed process loses at most the line it was writing. What a crash
 with a newline before the next line is written.
 """
 
-from __future__ import annotations
-
 import os
 import time
 import uuid

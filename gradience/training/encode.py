@@ -4,8 +4,6 @@ An example's labels are -100 (ignored by the loss) on the prompt and on padding,
 response and on the end token after it. So the loss covers only answers, and the model learns to stop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

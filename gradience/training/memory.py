@@ -1,7 +1,5 @@
 """Peak memory of a stage, on its compute device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

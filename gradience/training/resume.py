@@ -8,8 +8,6 @@ The Trainer writes a checkpoint file by file, so a killed process may leave an i
 is written last, and a checkpoint without it is deleted.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

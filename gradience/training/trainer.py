@@ -7,8 +7,6 @@ covers only the response (encode.py); and the inputs and the result are recorded
 On one machine, with the same number of threads and the same versions, the same call gives the same bytes.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

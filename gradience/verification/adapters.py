@@ -1,7 +1,5 @@
 """An adapter's files against the reports about it: digests, ranks, parameters and types from its headers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A shrink or an evaluation, made again from its records by the functions that made it, and compared with its JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The public function `verify`: the kind of folder decides which results are checked. Comparisons of two logs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs of Bench whose stages are made elsewhere, what is killed while they go on, and what must not show in the end."""
 
-from __future__ import annotations
-
 import os
 import random
 import sys

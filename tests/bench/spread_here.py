@@ -1,7 +1,5 @@
 """Runs of Bench over workers that are calls in this process."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

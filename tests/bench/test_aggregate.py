@@ -1,7 +1,5 @@
 """Seeds together: what may be counted together, what a missing seed means, and the verdicts in counts."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

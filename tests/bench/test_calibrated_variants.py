@@ -1,7 +1,5 @@
 """Variants that a calibration of the probe chooses: planned, made, resumed, verified."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What keeps a run from a certificate besides its counts, obstacle by obstacle."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

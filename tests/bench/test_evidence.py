@@ -1,7 +1,5 @@
 """Evidence beside the verdicts: pooled over seeds, adjusted, graded; and the ladder, tested from the top."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any

@@ -1,7 +1,5 @@
 """The forecast: memory counted on the meta device against real runs, lengths against a count by hand."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

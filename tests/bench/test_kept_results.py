@@ -3,8 +3,6 @@
 Counted with json alone, so that a mistake of our readers would show.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """One planned seed at a time: the plan names them all, so a seed that is not there is missing, and has failed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """`gradience verify --regenerate K`: the adapters are asked again, and what they answer otherwise is named."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Stages that other processes make: the same run, wherever they were made, and whatever ends one of them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

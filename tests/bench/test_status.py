@@ -1,7 +1,5 @@
 """How far a run is, seen from outside: while it runs, when it was killed, and where a stage failed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

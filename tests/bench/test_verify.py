@@ -1,7 +1,5 @@
 """`gradience verify`: nothing disagrees in a run that nobody touched, and whatever is touched is named."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

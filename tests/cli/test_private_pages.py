@@ -1,7 +1,5 @@
 """A page of private data quotes no example and no answer: of no report, from no verb."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What all verbs that report have in common: JSON of the committed schema, a screen made from it, no PyTorch."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Runs over a Ray cluster: the result of one process, whoever is killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

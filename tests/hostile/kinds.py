@@ -3,8 +3,6 @@
 A case stands in a folder with `in`, which nothing may change, and `out`, where results go. Paths are relative to it.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

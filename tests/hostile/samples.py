@@ -1,7 +1,5 @@
 """A good one of every file that is read again: made by hand, or by a run of Bench that is kept in the repository."""
 
-from __future__ import annotations
-
 import tarfile
 import tempfile
 from collections.abc import Mapping

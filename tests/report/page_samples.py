@@ -1,7 +1,5 @@
 """Pages of every kind: of each report that has a page, and of what is kept from real runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Evidence on the screen: grades in words, and nothing said of files that have none."""
 
-from __future__ import annotations
-
 from bench_sample import LARGE, SEEDS, bench, config, ladder
 
 from gradience.bench.verdict.aggregate import aggregate

@@ -1,7 +1,5 @@
 """A report as one file: it carries all that it needs, fetches nothing, and nothing in it that a stranger wrote runs."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

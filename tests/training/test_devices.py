@@ -1,7 +1,5 @@
 """One process, one device: with mocked counts of GPUs, and with torch's meta device as the second device."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Candidates are every variant's ranks in every arm of the config. A control chooses ranks of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

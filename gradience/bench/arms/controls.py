@@ -1,7 +1,5 @@
 """Controls: adapters that must fail or pass for the test to have been able to see a difference."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections import Counter, defaultdict

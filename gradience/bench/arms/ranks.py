@@ -3,8 +3,6 @@
 A new variant is one function here and one line in `VARIANTS`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """All arms and controls by the names that a config gives them. A new one is a file beside these and one line here."""
 
-from __future__ import annotations
-
 from gradience.bench.arms.arm import Arm, Control
 from gradience.bench.arms.controls import (
     HEAD_ONLY,

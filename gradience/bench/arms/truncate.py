@@ -4,8 +4,6 @@ A truncation keeps the leading directions of each module, the best approximation
 (Eckart–Young). If a calibration chooses, it keeps those that matter most to the output.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gradience.bench.arms.arm import Arm, ArmSource

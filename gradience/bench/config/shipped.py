@@ -1,7 +1,5 @@
 """The configs that come with Gradience: found by name, or by a path that ends like theirs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

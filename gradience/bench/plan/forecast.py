@@ -3,8 +3,6 @@
 Nothing is trained: memory follows from shapes that are counted and lengths that were read.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Preregistration: writes the config and the data digests to `plan.json` before training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple

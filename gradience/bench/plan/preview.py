@@ -3,8 +3,6 @@
 Nothing is fetched but the config.json of a model on the hub, and code of a user's own is not run.
 """
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field

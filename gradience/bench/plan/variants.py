@@ -5,8 +5,6 @@ changed together. Variants that come to the same thing are run once, and one tha
 both stay in the list, which says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType

@@ -9,8 +9,6 @@ DIR/digests.json               every file with its sha256, written last
 …/run.log                      what was done when, and the traceback of what failed; one for each seed
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ is computed only from the stages' files. A failure is a result too: a variant th
 ERROR with its traceback in the log, and the others are still made.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

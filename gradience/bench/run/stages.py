@@ -5,8 +5,6 @@ and an evaluation from its last block; only when the key has changed does a stag
 A finished stage is compared with its manifest when it is used: what was exchanged or edited is made again.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

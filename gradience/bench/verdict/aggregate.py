@@ -5,8 +5,6 @@ twice, a shortened run, or two runs that began at the same point are refused. A 
 failed seed; it is never left out of a denominator.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fractions import Fraction

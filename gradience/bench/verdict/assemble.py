@@ -1,7 +1,5 @@
 """Build `bench.json` from the results of a seed's stages. Counts come only from the records."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

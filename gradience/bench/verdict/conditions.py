@@ -1,7 +1,5 @@
 """Obstacles to a claim, independent of the verdict: plan, examples, controls, the ceiling of the probe. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 

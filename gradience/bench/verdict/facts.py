@@ -1,7 +1,5 @@
 """Results of the stages of a seed: adapters on disk, records of their answers, and errors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 `python -m gradience.bench.aggregate DIR… --output DIR` is `gradience bench aggregate`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

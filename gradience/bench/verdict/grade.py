@@ -4,8 +4,6 @@ The policy's verdict and the grade are two axes: a variant may pass and not be s
 shown to be (still C: the policy decides what may be claimed).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from fractions import Fraction

@@ -6,8 +6,6 @@ seed is below the floor. What did not yield a number is never dropped: a seed th
 error is a failed seed; a seed whose probe did not train is no evidence, so that nothing can be concluded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The task's own data against a run: every example, gold answer and count, without a model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path

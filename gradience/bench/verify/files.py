@@ -1,7 +1,5 @@
 """Digests: the files of a run against `digests.json`, the files of each stage against its manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

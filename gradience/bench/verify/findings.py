@@ -1,7 +1,5 @@
 """Checks, mismatches and gaps of a verification, collected as it goes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -1,8 +1,6 @@
 """Facts recorded in two places of a seed's folder: a run under another seed's name, another adapter's answers; and the
 sizes of every adapter, by its config and by the header of its weights."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folder of a published run: its files, or a temporary copy with what its archive holds."""
 
-from __future__ import annotations
-
 import lzma
 import shutil
 import tarfile

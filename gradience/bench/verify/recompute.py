@@ -3,8 +3,6 @@
 Stored answers are scored again: from the output to the answer in it, from the logits to the label.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

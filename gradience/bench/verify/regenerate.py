@@ -4,8 +4,6 @@ Whole batches are drawn, as they were answered: the rest of a batch can change a
 every adapter of a verification. The verifier chooses the seed, so no forger can know it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, pairwise

@@ -5,8 +5,6 @@ What is left is said: that the answers are those of the adapters, and that the f
 (`root`).
 """
 
-from __future__ import annotations
-
 import math
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence

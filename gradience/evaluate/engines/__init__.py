@@ -1,7 +1,5 @@
 """Engines: what loads a base and its adapters, and answers a batch of examples. One name, one class each."""
 
-from __future__ import annotations
-
 from pkgutil import resolve_name
 
 from gradience.errors import UsageError, require

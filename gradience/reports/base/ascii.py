@@ -1,7 +1,5 @@
 """Terminal text in plain ASCII, for terminals and files that cannot hold anything else."""
 
-from __future__ import annotations
-
 _ASCII = str.maketrans(
     "▁▂▃▄▅▆▇█▓▒░·○✓✗→–−…×‖ΣσταηΔ√≤≥±²₁₂°▏§—′″“”━─●┊│◂▸",
     '1234567#=-..o+x>--~x|Sstandv<>~212o|S-\'"""=-o:|<>',

@@ -5,8 +5,6 @@ renderer escapes all text in one place. Renderers decide how roles and marks loo
 them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar

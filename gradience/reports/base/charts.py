@@ -1,7 +1,5 @@
 """A small chart made of characters: a line of blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

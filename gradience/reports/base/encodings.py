@@ -1,7 +1,5 @@
 """The names of the encodings, for the schema and for the command line."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -4,8 +4,6 @@
 119 of the 196 possible k. So a threshold is read from its decimal text.
 """
 
-from __future__ import annotations
-
 import re
 from decimal import Decimal
 from fractions import Fraction

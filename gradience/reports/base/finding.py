@@ -1,7 +1,5 @@
 """A finding: something that the user should know about an adapter."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from gradience.files.artifact import Part

@@ -2,8 +2,6 @@
 
 It has no script, style or remote resource: the colors are those of the page around it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from gradience.reports.base import blocks

@@ -1,7 +1,5 @@
 """A document as GitHub-flavoured Markdown. The only markup in it is ours."""
 
-from __future__ import annotations
-
 import re
 
 from gradience.reports.base import blocks

@@ -1,7 +1,5 @@
 """Tables of modules: a row is a kind of modules or one module, a column is a measure of those in its row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median

@@ -5,8 +5,6 @@ invisible character is written out (`\x1b`, `\u202e`), then the output format ad
 unchanged: artifacts contain such characters as JSON escapes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import product, takewhile

@@ -1,7 +1,5 @@
 """Numbers for people: three or four digits, and never more precise than the value is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """Predicted cost of a smaller adapter, from a calibration: a part of a compression's plan and report."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Shared by calibrations and distillations: one adapter on its base, rows of prompts, and how they were read."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

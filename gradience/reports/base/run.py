@@ -1,7 +1,5 @@
 """The `run` block of an artifact: the only part that may differ between two runs on the same input."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

@@ -4,8 +4,6 @@ The sources are read only when a schema is requested: reading them for every cla
 small adapter.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 from typing import Any

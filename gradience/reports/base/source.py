@@ -1,7 +1,5 @@
 """Parts of every report that names an adapter: its commit on the hub, and its initial adapter."""
 
-from __future__ import annotations
-
 from gradience.files.artifact import Part
 from gradience.files.hub import HubCommit
 

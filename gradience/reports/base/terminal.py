@@ -4,8 +4,6 @@ Sentences wrap between words, at 100 columns at most for legibility; tables use 
 depends only on the arguments, not on the environment or a real terminal.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Amount of detail shown of an artifact."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ They are read from the records that a report names, if the files are in the repo
 digest are refused, and file names cannot point outside the folder. Without records the page has no such section.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path

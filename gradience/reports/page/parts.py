@@ -1,8 +1,6 @@
 """Parts of a page: one part per report, with sections of blocks and plots, and a summary part before several reports of
 one kind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

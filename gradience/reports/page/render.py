@@ -4,8 +4,6 @@ Untrusted text enters in two ways, both escaped: as markup of `html.py`, which e
 template's autoescape. Data of plots are JSON in which `<` is escaped, so that no text can close its element.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,8 +1,6 @@
 """Plots of candidates compared with a reference adapter: differences with intervals, accuracy by size, and the frontier
 of strengths and ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Plots of audits and compressions: maps of modules, singular values, and energy."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import median

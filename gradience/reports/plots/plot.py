@@ -5,8 +5,6 @@ it. Text may contain untrusted names: each renderer escapes all text in one plac
 gap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

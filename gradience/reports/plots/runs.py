@@ -3,8 +3,6 @@
 Several runs have one line each, dashed for runs with errors, and no events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median

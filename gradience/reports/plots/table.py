@@ -1,7 +1,5 @@
 """The table behind a plot: every value of every series, as figures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from gradience.reports.base.blocks import Column, Inline, Span, Table

@@ -1,7 +1,5 @@
 """Likelihood of given responses, and outputs behind drafts, by teacher forcing: one forward pass a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

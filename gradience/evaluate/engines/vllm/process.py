@@ -1,8 +1,6 @@
 """The process of vLLM: a Python of its own, since vLLM pins a torch of its own; what it finds in its environment (one
 device, nobody to ask, vLLM's own variables); started once, asked in lines of JSON (server.py), ended with this one."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

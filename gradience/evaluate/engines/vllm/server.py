@@ -8,8 +8,6 @@ output, `{"answer": …}` or, if vLLM refuses, `{"refusal": TEXT, "memory": BOOL
 error. The process ends when its input closes, which happens when its parent ends.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import queue
