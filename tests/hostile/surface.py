@@ -24,7 +24,7 @@ An input runs in a forked child in a folder of its own with `in` (its files), `o
   - change nothing outside `out`, `tmp` and the cache folder, start no process, open no socket, load no pickle (`may`
     allows what the verb itself does, such as "socket." for a hub on this machine),
   - take at most 10 s of processor time, and 500 MB beyond what the process had with its libraries. An input that may
-    take more says how much, and quotes the words of docs/limits.md that say so in `limit`.
+    take more says how much, and quotes the words of docs/reliability.md that say so in `limit`.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class Input:
     memory: int = MEMORY
     """Bytes beyond what the process had before."""
     limit: str = ""
-    """Words of docs/limits.md: why it may take more than SECONDS or MEMORY."""
+    """Words of docs/reliability.md: why it may take more than SECONDS or MEMORY."""
     names: Sequence[str] = ()
     """A message holds one of them; by default one of the files or their folders."""
 
@@ -99,7 +99,7 @@ class Tally:
     executions: int = 0
     tracebacks: int = 0
     over: int = 0
-    """Inputs over 10 s or 500 MB, as docs/limits.md says."""
+    """Inputs over 10 s or 500 MB, as docs/reliability.md says."""
     slowest: float = 0.0
     peak_bytes: int = 0
     seconds: float = 0.0
@@ -181,8 +181,8 @@ def attack(case: Input, surface: Surface, folder: Path, tally: Tally) -> None:
     if changed := sorted(set(before.items()) ^ set(contents(folder).items())):
         wrong.append(f"changed {sorted({name for name, _ in changed})}")
     if max(case.seconds / SECONDS, case.memory / MEMORY) > 1:
-        words = " ".join((ROOT / "docs" / "limits.md").read_text(encoding="utf-8").split())
-        assert case.limit, f"{case.name}: no words of docs/limits.md"
+        words = " ".join((ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split())
+        assert case.limit, f"{case.name}: no words of docs/reliability.md"
         assert case.limit in words, case.name
     count(tally, outcome, bool(changed))
     tally.problems += [f"{surface.what} | {case.name} | {problem}" for problem in wrong]
