@@ -5,8 +5,9 @@ from pathlib import Path
 from gradience.evaluate.verb import joint_report
 from gradience.files.artifact import digest_of
 from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import EvaluationReport
-from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport, PlannedSet
+from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
 from gradience.reports.strength import StrengthPoint, StrengthReport
 
 KEPT = Path(__file__).parents[1] / "benchmarks" / "results" / "minilm_evaluation" / "evaluation.json"

@@ -24,8 +24,8 @@ from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
-from gradience.reports.bench_plan import Role
-from gradience.reports.evaluation import Compares, KeptRecords
+from gradience.reports.bench_plan import Compares, Role
+from gradience.reports.evaluation import KeptRecords
 from gradience.settings import paths_of
 from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import (

@@ -36,6 +36,7 @@ from gradience.reading import open_stream
 from gradience.reports.base.graded import Grade
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import (
     CANDIDATE,
     EvaluatedAdapter,
@@ -49,7 +50,6 @@ from gradience.reports.evaluation_sets import (
     EvaluationPlan,
     EvaluationSetsReport,
     JointAdapter,
-    PlannedSet,
 )
 from gradience.reports.shrink import ShrinkPlan
 from gradience.settings import public

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from gradience.files.artifact import Artifact, Float12, Part
+from gradience.files.shared_names import PlainName
 from gradience.reports.base.exact import Exact
+from gradience.words import points
 
 Role = Literal["train", "dev", "confirm"]
+Compares = Literal["correct", "nll", "agreement"]
 LadderKind = Literal["uniform", "per_layer"]
 LadderBound = Literal["these-runs", "mean-over-trainings", "next-training"]
 Share = Annotated[Exact, Field(ge=0, le=1)]
@@ -34,6 +37,11 @@ class Policy(Part):
 def allowed_losses(n: int, tolerance: Fraction) -> int:
     """Return the number of `n` examples that may be lost, net: 5 of 200, 32 of 1,319 at 0.025."""
     return math.floor(tolerance * n)
+
+
+def margin_text(margin: Fraction | float, *, nll: bool) -> str:
+    """Return the size of a drop with its unit: `2.5 points`, or `0.01 nats per token` for likelihoods."""
+    return f"{float(margin):.2g} nats per token" if nll else f"{points(margin).removeprefix('+')} points"
 
 
 class DataSplit(Part):
@@ -67,6 +75,37 @@ class PlannedLadder(Part):
     looks: tuple[int, ...] = Field(default=(), exclude_if=lambda looks: not looks)
     """Numbers of examples at which a step is tested on all seeds, with the error spent by Lan and DeMets' function of
     Pocock's type; the last is all of them. Absent if all are evaluated at once."""
+
+
+PLANNED = ("task", "role", "examples", "examples_sha256", "looks", "groups", "compares", "margin")
+"""Fields of a plan that describe the examples of a data set."""
+
+
+class PlannedSet(Part):
+    """One data set in a plan."""
+
+    name: PlainName
+    """Name of the data set, and of the folder of its records."""
+    guard: bool
+    """True if it shows what else changed; false for the task."""
+    task: str
+    role: Role | None
+    """Split of the task; null for all rows of a file."""
+    examples: int
+    examples_sha256: str
+    looks: tuple[int, ...] = ()
+    """Numbers of examples at the planned looks; empty if all examples are answered at once."""
+    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Group of each example, numbered in their order; absent if each example is its own."""
+    compares: Compares
+    """`correct`: accuracy. `nll`: the likelihood of given responses or texts. `agreement`: share of changed answers."""
+    margin: Share
+    """Largest acceptable drop: a share of the examples, or nats per token for `nll`."""
+
+    @property
+    def margin_words(self) -> str:
+        """Margin with its unit."""
+        return margin_text(self.margin, nll=self.compares == "nll")
 
 
 class PlannedCalibration(Part):

@@ -46,7 +46,7 @@ from gradience.reports.base.numbers import (
 )
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import Role, Share
+from gradience.reports.bench_plan import Compares, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts
 from gradience.statistics.table import PairedTable
 from gradience.words import points
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from gradience.reports.evaluation_sets import JointAdapter
 
 RowRole = Literal["reference", "candidate", "base"]
-Compares = Literal["correct", "nll", "agreement"]
 REFERENCE: Literal["reference"] = "reference"
 CANDIDATE: Literal["candidate"] = "candidate"
 BASE: Literal["base"] = "base"
@@ -539,11 +538,6 @@ def warnings_of(report: EvaluationReport) -> list[str]:
 def change_warnings(changes: Sequence[str]) -> list[str]:
     """Return the warnings about what was changed after the first answers."""
     return [f"{change}: no grade is above C" for change in changes]
-
-
-def margin_text(margin: Fraction | float, *, nll: bool) -> str:
-    """Return the size of a drop with its unit: `2.5 points`, or `0.01 nats per token` for likelihoods."""
-    return f"{float(margin):.2g} nats per token" if nll else f"{points(margin).removeprefix('+')} points"
 
 
 def repeated_tests(tests: int | None) -> list[str]:

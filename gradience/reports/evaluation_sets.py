@@ -26,10 +26,9 @@ from gradience.reports.base.graded import GRADES, Grade, Probability
 from gradience.reports.base.numbers import plural, probability
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import Role, Share
+from gradience.reports.bench_plan import PlannedSet, Share
 from gradience.reports.evaluation import (
     CANDIDATE,
-    Compares,
     EvaluatedAdapter,
     EvaluationReport,
     RowRole,
@@ -38,42 +37,11 @@ from gradience.reports.evaluation import (
     gain_over_base,
     interval_cell,
     level_or_delta_cell,
-    margin_text,
     name_cell,
     ranks_cell,
     saved_cell,
     warnings_of,
 )
-
-PLANNED = ("task", "role", "examples", "examples_sha256", "looks", "groups", "compares", "margin")
-"""Fields of a plan that describe the examples of a data set."""
-
-
-class PlannedSet(Part):
-    """One data set in a plan."""
-
-    name: PlainName
-    """Name of the data set, and of the folder of its records."""
-    guard: bool
-    """True if it shows what else changed; false for the task."""
-    task: str
-    role: Role | None
-    """Split of the task; null for all rows of a file."""
-    examples: int
-    examples_sha256: str
-    looks: tuple[int, ...] = ()
-    """Numbers of examples at the planned looks; empty if all examples are answered at once."""
-    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Group of each example, numbered in their order; absent if each example is its own."""
-    compares: Compares
-    """`correct`: accuracy. `nll`: the likelihood of given responses or texts. `agreement`: share of changed answers."""
-    margin: Share
-    """Largest acceptable drop: a share of the examples, or nats per token for `nll`."""
-
-    @property
-    def margin_words(self) -> str:
-        """Margin with its unit."""
-        return margin_text(self.margin, nll=self.compares == "nll")
 
 
 class EvaluationPlan(Artifact):

@@ -31,11 +31,10 @@ from gradience.reports.base.blocks import Role as Look
 from gradience.reports.base.numbers import count, percent, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import Role, Share
+from gradience.reports.bench_plan import PLANNED, Compares, PlannedSet, Role, Share, margin_text
 from gradience.reports.evaluation import (
     ANY_SCORER,
     ONE_TRAINING,
-    Compares,
     ComparisonForecast,
     EvaluatedAdapter,
     EvaluationConditions,
@@ -50,12 +49,11 @@ from gradience.reports.evaluation import (
     level_or_delta_cell,
     looks_fact,
     margin_blocks,
-    margin_text,
     outcome_fields,
     outcome_legend,
     repeated_tests,
 )
-from gradience.reports.evaluation_sets import PLANNED, PlannedSet, set_words, unit_words
+from gradience.reports.evaluation_sets import set_words, unit_words
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
 CandidateStatus = Literal[TestedStatus, "not tested"]

@@ -21,11 +21,11 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
+from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, device_of, level_cell, name_cell
 from gradience.reports.evaluation_sets import (
     EvaluationSetsReport,
     JointAdapter,
-    PlannedSet,
     base_blocks,
     caveat_blocks,
     set_words,

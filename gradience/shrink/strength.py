@@ -28,8 +28,9 @@ from gradience.progress import Watcher
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationForecast
-from gradience.reports.evaluation_sets import EvaluationSetsReport, PlannedSet
+from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.strength import StrengthPoint, StrengthReport
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.verb import ADAPTER, documents_of, put_in_place

@@ -32,8 +32,9 @@ from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench_plan import PLANNED
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
-from gradience.reports.evaluation_sets import PLANNED, EvaluationPlan, EvaluationSetsReport
+from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
 from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport, tested_by
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.numbers import plural, signed
 from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
-from gradience.reports.evaluation_sets import PlannedSet
 from gradience.reports.evidence import EvidenceReport
 from gradience.reports.plots.plot import Axis, ForestInterval, Intervals, Lines, Plot, Points, Reference, Tone
 from gradience.reports.shrink import ShrinkReport
