@@ -27,7 +27,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from evidence_calibration import chances_of, summarised
+from evidence_calibration import chances_of, summarized
 from numpy.typing import NDArray
 from scipy import special
 
@@ -303,10 +303,10 @@ def several_seeds(
 
     for end, step, level in zip(looks, np.diff((0, *looks)), nominal_levels(looks), strict=True):
         counts += rng.multinomial(step, chances)
-        now = np.array([is_shown(pooled, level) for pooled in summarised(patterns, counts, end)])
+        now = np.array([is_shown(pooled, level) for pooled in summarized(patterns, counts, end)])
         used[now & ~shown] = end
         shown |= now
-    at_once = [is_shown(pooled, 0.05) for pooled in summarised(patterns, counts, planned)]
+    at_once = [is_shown(pooled, 0.05) for pooled in summarized(patterns, counts, planned)]
     return float(np.mean(at_once)), float(shown.mean()), float(used.mean() / planned)
 
 

@@ -249,7 +249,7 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
     engine = TransformersEngine.load(ModelSettings(name="embedded:minilm", dtype="float32"), labels=2)
     engine.add("stored", folder)
     stored, its_head = (
-        count(evaluate_rows(engine, procedure, ["stored"], dev, batch_size=64)["stored"].records)
+        count(evaluate_rows(engine, procedure, "stored", dev, batch_size=64).records)
         for procedure in (Classification(lora=lora, max_length=preset.max_length) for lora in (True, False))
     )
     controls = head_only(preset, base, tokenizer, data)

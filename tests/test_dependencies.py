@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from test_docs import is_there, names_at_the_top
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -122,3 +125,58 @@ def test_every_dependency_has_one_lowest_version():
 def test_a_dependency_without_a_lower_bound_is_an_error():
     with pytest.raises(ValueError, match="exactly one lower bound"):
         lowest_versions.pin(Requirement("numpy<3"))
+
+
+# ---------------------------------------------------------------- programs that the suite does not run
+
+FOREIGN = {
+    *("atheris", "conversion", "IPython", "llama_cpp", "mergekit", "pydantic_core", "tokenizers", "vllm"),
+    "zipfile_zstd",
+}
+"""Libraries of other environments, and those that a dependency brings."""
+
+
+def test_imports_of_benchmarks_scripts_and_notebooks_lead_somewhere():
+    """Nothing else notices a name that has moved, before somebody runs the program."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = [*PROJECT["optional-dependencies"].values(), *project["dependency-groups"].values()]
+    texts = [text for group in groups for text in group if isinstance(text, str)]
+    libraries = {name.replace("-", "_") for name in modules([*PROJECT["dependencies"], *texts])} | FOREIGN
+    libraries |= set(sys.stdlib_module_names)
+    folders = ("benchmarks", "scripts", "examples", "tests")
+    ours = {path.stem: path for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    lost = []
+    for program, source in programs():
+        for node in ast.walk(ast.parse(source)):
+            for module, names in imports_of(node):
+                top, *rest = module.split(".")
+                if top == "gradience":
+                    there = all(is_there([*rest, name]) for name in names) and is_there(rest)
+                elif top in libraries:
+                    there = True
+                elif home := ours.get(module.split(".")[-1]):
+                    there = names_at_the_top(home) >= set(names)
+                else:
+                    there = bool(names) and ours.keys() >= set(names)
+                lost += [] if there else [f"{program.relative_to(ROOT)}:{node.lineno}: {module} {names}"]
+    assert lost == [], "\n".join(lost)
+
+
+def programs() -> Iterator[tuple[Path, str]]:
+    """Programs that the suite does not run, and the code of the notebooks."""
+    for folder in ("benchmarks", "scripts", "examples", "tests/conformance"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "original_launcher.py":  # it starts the public predecessor
+                yield path, path.read_text(encoding="utf-8")
+    for path in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield path, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def imports_of(node: ast.AST) -> list[tuple[str, list[str]]]:
+    """Each module that is imported, with the names that are taken from it."""
+    if isinstance(node, ast.Import):
+        return [(alias.name, []) for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [(node.module, [alias.name for alias in node.names])]
+    return []

@@ -118,7 +118,9 @@ def names_at_the_top(source):
             names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            names |= {
+                inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)
+            }
     return names
 
 
