@@ -176,7 +176,6 @@ def commands(place: Path, kind: str) -> dict[str, list[str]]:
         "compare": ["compare", whole, weights],
         "check": ["check", config],
         "training": ["check", str(other)],
-        "base": ["check", "--r", "4", "--base-config", str(other)],
         "monitor": ["monitor", str(other)],
         "append": ["audit", whole, "--append", str(other), "--quiet"],
         "bench": ["bench", "run", "--config", str(other), "--dry-run"],

@@ -7,11 +7,9 @@ configs are made has no rule here.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradience.adapters.families import ADAPTED_BESIDE_ATTENTION, DEFAULT_TARGETS, module_type
+from gradience.adapters.families import module_type
 from gradience.arguments import is_integer
-from gradience.check.dialects import PEFT, SUPERVISED, Dialect
-from gradience.check.files import BaseShape
-from gradience.check.settings import CheckedSettings
+from gradience.check.dialects import PEFT, CheckedSettings, Dialect
 from gradience.learning_rate import (
     LR_TOLERANCE,
     THINKING_MACHINES,
@@ -31,7 +29,6 @@ class Context:
 
     settings: CheckedSettings
     task: str | None = None
-    base: BaseShape | None = None
     dialect: Dialect = PEFT
     """Dialect of the training configuration; PEFT's if none was given."""
 
@@ -39,7 +36,7 @@ class Context:
     def objective(self) -> str | None:
         """Training objective: the file's, or that of `--task rl` if the file names no other method."""
         written = self.settings.objective
-        return "rl" if self.task == "rl" and written in (None, *SUPERVISED) else written
+        return "rl" if self.task == "rl" and written in (None, "sft") else written
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ Problems = Iterator[Problem]
 
 def need_supervised(context: Context) -> None:
     """Raise NotApplicable if the evidence, which is on supervised fine-tuning, says nothing."""
-    if context.objective not in (None, *SUPERVISED):
+    if context.objective not in (None, "sft"):
         raise NotApplicable
 
 
@@ -97,7 +94,7 @@ def impossible_numbers(context: Context) -> Problems:
         yield Problem("alpha", f"{s.alpha:g}", "above 0", message, "s = α/r")
 
 
-@rule("no-adapter", "warning", "trl 1.16, axolotl 0.19.0, llamafactory 0.9.5")
+@rule("no-adapter", "warning", "peft 0.21.2, trl 1.16")
 def no_adapter(context: Context) -> Problems:
     """No adapter is trained: the advice on LoRA is not for this configuration."""
     s = context.settings
@@ -194,7 +191,7 @@ def attention_only(context: Context) -> Problems:
     if s.target_modules is None:
         if not s.adapter:
             raise NotApplicable
-        adapted = _default_attention(context.base.model_type if context.base else None)
+        adapted = "not set: PEFT's default, for nearly every architecture the query and value projections"
     else:
         attention = all(module_type(name) == "attn" for name in s.target_modules)
         adapted = ", ".join(s.target_modules) if attention else ""
@@ -207,17 +204,6 @@ def attention_only(context: Context) -> Problems:
             "in published comparisons at the same number of parameters, LoRA on the MLP or on all linear layers"
             " usually learns better than on attention only",
         )
-
-
-def _default_attention(model_type: str | None) -> str:
-    """Describe PEFT's default target modules if they are only attention; empty if they are more, or none."""
-    if model_type is None:
-        return "not set: PEFT's default, for nearly every architecture the query and value projections"
-    targets = DEFAULT_TARGETS.get(model_type)
-    if targets is None or model_type in ADAPTED_BESIDE_ATTENTION:
-        return ""
-    names = targets if isinstance(targets, str) else ", ".join(targets)
-    return f"not set: PEFT's default for {model_type}, {names}"
 
 
 @rule("many-epochs", "warning", "Prechelt, Early Stopping — But When? (1998)")
@@ -241,16 +227,15 @@ def many_epochs(context: Context) -> Problems:
 def no_evaluation(context: Context) -> Problems:
     """Nothing is held out."""
     s = context.settings
-    hold_out = context.dialect.hold_out
-    if hold_out is None or (s.learning_rate is None and s.batch_size is None and s.evaluation is None):
-        raise NotApplicable  # no training configuration was given, or of a tool that never evaluates
+    if context.dialect is PEFT or (s.learning_rate is None and s.batch_size is None and s.evaluation is None):
+        raise NotApplicable  # no training configuration was given
     if context.objective == "rl":
         raise NotApplicable  # a reward is measured at every step
     if s.evaluation in (None, "no"):
         yield Problem(
             "evaluation",
             s.evaluation or "not set (default: no)",
-            hold_out,
+            "eval_strategy: steps, on data that are held out",
             "no evaluation during training",
             "without held-out data, learning and memorization look the same",
         )
@@ -282,8 +267,7 @@ def learning_rate(context: Context) -> Problems:
     if not is_adam_like(s.optimizer):
         raise NotApplicable
     alpha = effective_alpha(r, written_alpha, rslora=bool(s.use_rslora))
-    width = context.base.hidden_size if context.base else None
-    reference = reference_lr(width, alpha, s.base_model)
+    reference = reference_lr(None, alpha)
     ratio = rate / reference
     if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         return
@@ -296,8 +280,7 @@ def learning_rate(context: Context) -> Problems:
         f"{reference:.1g}",
         f"{_times(ratio)} the usual learning rate for LoRA with α = {written_alpha:g}",
         "typically, the best learning rate of LoRA is about ten times that of full fine-tuning, and nearly"
-        " independent of the rank if α stays the same"
-        + ("" if width else "; without --base-config the width of the model is not known"),
+        " independent of the rank if α stays the same",
         "error" if ratio >= HOPELESS else None,
     )
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from gradience.check.options import CheckSettings
+from gradience.check.settings import CheckSettings
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import PageOutput
 from gradience.settings import SETTINGS, Flag, call
@@ -26,7 +26,7 @@ def check(settings: CheckSettings, out: CheckOutput) -> int:
 
       gradience check ./my_adapter
 
-      gradience check axolotl.yaml --task generation --lr 1e-4
+      gradience check trl.yaml --task generation --lr 1e-4
 
       gradience check ./my_adapter --training-dir ./run --json
     """

@@ -14,7 +14,7 @@ INSTEAD = {
     ("audit", "--base-norms-cache"): NO_BASE,
     ("audit", "--no-udr"): NO_BASE,
     ("check", "--task-profile"): "--task classification, generation, reasoning or rl",
-    ("check", "--model"): f"{IN_THE_FILE}; --base-config takes the base model's config.json",
+    ("check", "--model"): IN_THE_FILE,
     ("check", "--optimizer"): IN_THE_FILE,
     ("check", "--weight-decay"): IN_THE_FILE,
     ("check", "--targets"): IN_THE_FILE,

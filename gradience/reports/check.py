@@ -27,14 +27,14 @@ class SourceFile(Part):
 
     path: str
     dialect: str
-    """peft, trainer, trl, axolotl, llama-factory or run.jsonl."""
+    """peft, trainer or trl."""
 
 
 class SettingsRead(Part):
     """Settings of the files in one vocabulary. Null: not set."""
 
     objective: str | None = None
-    """sft, pretraining, rl, preference, reward or distillation."""
+    """sft, rl, preference, reward or distillation."""
     adapter: bool | None = None
     """False: no LoRA adapter is trained."""
     base_model: str | None = None

@@ -413,17 +413,16 @@ def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, add, command
 
 
 def test_a_toy_dialect_of_check_is_one_object_and_one_line(tmp_path, add, command, artifact):
-    from gradience.check.dialects import Dialect, switched
+    from gradience.check.dialects import Dialect, Said
 
     keys = {"size": "r", "strength": "alpha", "speed": "learning_rate"}
     toy = Dialect(
         "toy",
         lambda values: "toy" in values,
         keys,
-        lora=switched("toy", lambda kind: kind == "lora"),
+        lora=lambda values: Said(values["toy"] == "lora", "toy"),
         switch="toy: lora",
         defaults={"r": 4},
-        hold_out="test: true",
     )
     add("dialect of check", toy, first=True)
     config = tmp_path / "config.yaml"
@@ -436,7 +435,7 @@ def test_a_toy_dialect_of_check_is_one_object_and_one_line(tmp_path, add, comman
     config.write_text("toy: full\nspeed: 2e-4\n")
     shown = command("check", config).out
     assert "toy: lora, if you want LoRA" in shown
-    assert "test: true" in shown
+    assert "eval_strategy: steps" in shown
 
 
 def test_a_toy_rule_of_monitor_is_one_function_and_one_line(tmp_path, add, command, artifact):

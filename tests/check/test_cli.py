@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -83,7 +82,7 @@ def read(report):
     return [Path(file.path).name for file in report.files]
 
 
-@pytest.mark.parametrize("inside", ["", "adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("inside", ["", "adapter_config.json"])
 def test_a_folder_is_read_with_the_training_beside_the_adapter(folder, inside):
     report = check_config(folder / inside)
     assert read(report)[0] == "adapter_config.json"
@@ -95,7 +94,7 @@ def test_a_training_folder_and_a_file_of_any_name(folder):
     (folder / "adapter_config.json").unlink()
     (folder / "adapter_model.safetensors").unlink()
     assert read(check_config(folder)) == ["training_args.json"]
-    assert read(check_config(CONFIGS / "axolotl.yaml")) == ["axolotl.yaml"]
+    assert read(check_config(CONFIGS / "trl.yaml")) == ["trl.yaml"]
 
 
 # ------------------------------------------------------------ what the original's users type
@@ -106,12 +105,8 @@ def test_a_training_folder_and_a_file_of_any_name(folder):
     [
         ("sst2", "classification"),
         ("glue/sst2", "classification"),
-        ("nyu-mll/glue", "classification"),
         ("SEQ_CLS", "classification"),
-        ("seq-cls", "classification"),
         ("openai/gsm8k", "reasoning"),
-        ("GSM8K", "reasoning"),
-        ("text_generation", "generation"),
         ("text-generation", "generation"),
         ("CAUSAL_LM", "generation"),
         ("grpo", "rl"),
@@ -156,20 +151,3 @@ def test_what_is_told_to_be_typed_exists(capsys):
         for verb in re.findall(r"gradience (bench \w+|\w+)", instead):
             assert run([*verb.split(), "--help"]) == 0
     capsys.readouterr()
-
-
-def test_a_run_folder_is_read_by_what_the_run_recorded(tmp_path, capsys):
-    """The adapters below it are checkpoints of the same training."""
-    shutil.copytree(example_adapter(), tmp_path / "checkpoint-5")
-    shutil.copy(Path(__file__).parents[1] / "monitor" / "runs" / "good.jsonl", tmp_path / "run.jsonl")
-    assert run(["check", str(tmp_path), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert [file["dialect"] for file in report["files"]] == ["run.jsonl"]
-    read = {name: report["settings"][name] for name in ("r", "alpha", "learning_rate", "epochs", "schedule")}
-    assert read == {"r": 16, "alpha": 32, "learning_rate": 0.001, "epochs": 3, "schedule": "linear"}
-    assert [finding["code"] for finding in report["findings"]] == ["attention-only"]
-    assert run(["check", str(Path(__file__).parents[1] / "monitor" / "runs" / "grpo.jsonl"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["settings"]["objective"] == "rl"
-    (tmp_path / "run.jsonl").write_text("{}\n")
-    assert run(["check", str(tmp_path)]) == 3
-    assert "run.jsonl: no run_start" in capsys.readouterr().err

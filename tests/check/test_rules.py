@@ -2,21 +2,16 @@
 
 import dataclasses
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from peft import AdaLoraConfig, LoraConfig
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import TrainingArguments
 
-from gradience.adapters.families import DEFAULT_TARGETS
 from gradience.check import check_config
-from gradience.check.dialects import OF_ALGORITHM, PEFT_KEYS, TRAINER_KEYS
+from gradience.check.dialects import PEFT_KEYS, TRAINER_KEYS
 from gradience.check.rules import RULES
 from gradience.errors import InputError
-from tests.check.tool_cases import SOUND, SPEAKS
 
 PEFT = {
     "peft_type": "LORA",
@@ -60,10 +55,6 @@ def checked(tmp_path, peft, training, options):
     if options.pop("peft", True):
         (tmp_path / "adapter_config.json").write_text(json.dumps(PEFT | peft))
         options["peft_dir"] = tmp_path
-    base = options.pop("base", None)
-    if base:
-        (tmp_path / "config.json").write_text(json.dumps(base))
-        options["base_config"] = tmp_path / "config.json"
     report = check_config(training_dir=tmp_path, **options)
     assert type(report).read(report.save(tmp_path / "check.json")) == report
     return report, {finding.code for finding in report.findings}
@@ -111,33 +102,6 @@ def test_the_reference_is_for_optimizers_that_step_as_adam_does(tmp_path, optimi
     assert ("learning-rate" in codes) is spoken
 
 
-def test_the_default_targets_are_those_of_peft():
-    theirs = {
-        name: targets if isinstance(targets, str) else tuple(targets)
-        for name, targets in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.items()
-    }
-    assert dict(DEFAULT_TARGETS) == theirs
-
-
-@pytest.mark.parametrize(
-    ("model_type", "spoken"),
-    [
-        ("llama", "q_proj, v_proj"),
-        ("qwen3", "q_proj, v_proj"),
-        ("gpt2", "c_attn"),
-        ("phi", None),
-        ("rwkv", None),
-    ],
-)
-def test_attention_alone_is_seen_where_it_is_pefts_default(tmp_path, model_type, spoken):
-    report, _ = checked(tmp_path, {"target_modules": None}, {}, {"base": {"model_type": model_type}})
-    finding = next((f for f in report.findings if f.code == "attention-only"), None)
-    if spoken is None:
-        assert finding is None
-    else:
-        assert finding.seen == f"not set: PEFT's default for {model_type}, {spoken}"
-
-
 @pytest.mark.filterwarnings("ignore:.*eva.*:UserWarning")
 @pytest.mark.parametrize(
     "name", ["true", "gaussian", "eva", "olora", "pissa", "pissa_niter_4", "orthogonal", "nonsense"]
@@ -159,100 +123,64 @@ def test_initializations_are_those_that_peft_knows(name):
         assert known
 
 
-# ---------------------------------------------------------------- Every rule on the files of every tool
+# ---------------------------------------------------------------- files of TRL
 
-
-BASES = {
-    "llama": {"model_type": "llama", "hidden_size": 2048},
-    "phi3": {"model_type": "phi3"},
-    "qwen2": {"model_type": "qwen2"},
+SOUND = {
+    "model_name_or_path": "Qwen/Qwen2.5-0.5B", "dataset_name": "trl-lib/Capybara", "use_peft": True,
+    "lora_r": 16, "lora_alpha": 32, "lora_target_modules": "all-linear", "learning_rate": 2.0e-4,
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "num_train_epochs": 1,
+    "eval_strategy": "steps", "eval_steps": 100, "bf16": True, "completion_only_loss": True,
 }  # fmt: skip
-
+SPEAKS = {
+    "no-adapter": {"use_peft": None},
+    "task-type": {"center_rewards_coefficient": 0.01},
+    "attention-only": {"lora_target_modules": None},
+    "no-evaluation": {"eval_strategy": None},
+}
+"""Rule -> what to write over the sound file so that the rule speaks; None takes a key away."""
 SFT_ADVICE = {"learning-rate", "attention-only", "large-batch"}
 
 
-def written(tool: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """The tool's sound file with the changes; a dotted key reaches into a section."""
-    values = json.loads(json.dumps(SOUND[tool]))
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place.pop(last, None)
-        if value is not None:
-            place[last] = value
-    return values
-
-
-def checked_file(tmp_path, tool, changes, options=None):
+def checked_file(tmp_path, changes, **options):
     """(report, codes) of the file."""
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(written(tool, changes)))
-    options = dict(options or {})
-    base = options.pop("base", None)
-    if base:
-        (tmp_path / "base.json").write_text(json.dumps(BASES[base]))
-        options["base_config"] = tmp_path / "base.json"
+    values = {key: value for key, value in (SOUND | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(values))
     report = check_config(path, **options)
-    assert report.files[0].dialect == tool
+    assert report.files[0].dialect == "trl"
     return report, {finding.code for finding in report.findings}
 
 
-@pytest.mark.parametrize("tool", SOUND)
-def test_a_sound_file_has_no_finding(tmp_path, tool):
-    _, codes = checked_file(tmp_path, tool, {})
-    assert codes == set()
+def test_a_sound_file_has_no_finding(tmp_path):
+    assert checked_file(tmp_path, {})[1] == set()
 
 
-@pytest.mark.parametrize(
-    ("tool", "code", "changes"),
-    [(tool, code, changes) for tool, rules in SPEAKS.items() for code, changes in rules.items()],
-)
-def test_the_rule_speaks(tmp_path, tool, code, changes):
-    assert code in checked_file(tmp_path, tool, changes)[1]
+@pytest.mark.parametrize("code", SPEAKS)
+def test_the_rule_speaks(tmp_path, code):
+    assert code in checked_file(tmp_path, SPEAKS[code])[1]
 
 
-# ------------------------------------------------------------ what is trained for
-
-ELSEWHERE = {
-    "trl, GRPO by its generations": ("trl", {"num_generations": 8, "max_completion_length": 256}, "rl"),
-    "trl, GRPO by its reward": ("trl", {"reward_funcs": ["accuracy_reward"]}, "rl"),
-    "trl, RLOO": ("trl", {"normalize_advantages": True}, "rl"),
-    "trl, DPO": ("trl", {"beta": 0.1}, "preference"),
-    "trl, KTO": ("trl", {"desirable_weight": 1.0}, "preference"),
-    "trl, reward model": ("trl", {"center_rewards_coefficient": 0.01}, "reward"),
-    "trl, distillation": ("trl", {"teacher_model_name_or_path": "x"}, "distillation"),
-    **{
-        f"axolotl, {name}": ("axolotl", {"rl": name}, objective)
-        for name, objective in OF_ALGORITHM.items()
-        if name in ("dpo", "gdpo", "grpo", "ipo", "orpo", "kto", "simpo", "ebft")
-    },
-    "axolotl, a method of tomorrow": ("axolotl", {"rl": "xpo"}, "rl"),
-    "axolotl, reward model": ("axolotl", {"reward_model": True}, "reward"),
-    "axolotl, process reward model": ("axolotl", {"process_reward_model": True}, "reward"),
-    **{
-        f"llama-factory, {stage}": ("llama-factory", {"stage": stage}, objective)
-        for stage, objective in (("rm", "reward"), ("ppo", "rl"), ("dpo", "preference"), ("kto", "preference"))
-    },
-}  # fmt: skip
+OBJECTIVES = {
+    "GRPO by its generations": ({"num_generations": 8, "max_completion_length": 256}, "rl"),
+    "GRPO by its reward": ({"reward_funcs": ["accuracy_reward"]}, "rl"),
+    "RLOO": ({"normalize_advantages": True}, "rl"),
+    "DPO": ({"beta": 0.1}, "preference"),
+    "KTO": ({"desirable_weight": 1.0}, "preference"),
+    "reward model": ({"center_rewards_coefficient": 0.01}, "reward"),
+    "distillation": ({"teacher_model_name_or_path": "x"}, "distillation"),
+}
 
 
-@pytest.mark.parametrize(("tool", "changes", "objective"), ELSEWHERE.values(), ids=ELSEWHERE)
-def test_other_methods_are_recognized_and_get_no_advice_on_supervised_tuning(
-    tmp_path, tool, changes, objective
-):
-    targets = {"axolotl": {"lora_target_linear": None, "lora_target_modules": ["q_proj"]}}
+@pytest.mark.parametrize(("changes", "objective"), OBJECTIVES.values(), ids=OBJECTIVES)
+def test_other_methods_are_recognized_and_get_no_advice_on_supervised_tuning(tmp_path, changes, objective):
     rate = {"learning_rate": 1e-6, "gradient_accumulation_steps": 1024, "completion_only_loss": None}
-    asked = rate | targets.get(tool, {}) | changes
-    report, codes = checked_file(tmp_path, tool, asked, {"base": "llama"})
+    report, codes = checked_file(tmp_path, rate | changes)
     assert report.settings.objective == objective
     assert codes & SFT_ADVICE == set()
 
 
-@pytest.mark.parametrize("tool", SOUND)
-def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path, tool):
-    report, codes = checked_file(tmp_path, tool, {}, {"task": "rl"})
+def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path):
+    report, codes = checked_file(tmp_path, {}, task="rl")
     assert report.settings.objective == "rl"
     assert codes & SFT_ADVICE == set()
 
@@ -260,10 +188,10 @@ def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path, to
 def test_a_low_rate_is_left_alone_if_the_command_line_names_the_method(tmp_path):
     """`trl dpo --config` takes files in which nothing says DPO."""
     low = {"learning_rate": 5e-6, "completion_only_loss": None}
-    report, codes = checked_file(tmp_path, "trl", low)
+    report, codes = checked_file(tmp_path, low)
     assert (report.settings.objective, "learning-rate" in codes) == (None, False)
     assert "learning-rate" in report.not_applicable
-    assert "learning-rate" in checked_file(tmp_path, "trl", low, {"task": "generation"})[1]
+    assert "learning-rate" in checked_file(tmp_path, low, task="generation")[1]
 
 
 def test_the_shortest_file_of_trl_is_read(tmp_path):
@@ -273,20 +201,8 @@ def test_the_shortest_file_of_trl_is_read(tmp_path):
     assert (report.files[0].dialect, report.findings) == ("trl", ())
 
 
-# ------------------------------------------------------------ what is trained at all
-
-
-@pytest.mark.parametrize(
-    ("tool", "off"),
-    [
-        ("trl", {"use_peft": False}),
-        ("axolotl", {"adapter": None}),
-        ("llama-factory", {"finetuning_type": "full"}),
-    ],
-    ids=SOUND,
-)
-def test_the_rules_on_lora_keep_away_from_full_fine_tuning(tmp_path, tool, off):
-    report, codes = checked_file(tmp_path, tool, off | {"learning_rate": 1e-5})
+def test_the_rules_on_lora_keep_away_from_full_fine_tuning(tmp_path):
+    report, codes = checked_file(tmp_path, {"use_peft": False, "learning_rate": 1e-5})
     assert codes == {"no-adapter"}
     assert report.settings.adapter is False
     assert report.settings.r is None
@@ -302,33 +218,7 @@ def test_a_dump_of_trl_arguments_without_lora_gets_no_default_rank(tmp_path):
     assert (report.settings.r, report.settings.adapter, report.settings.objective) == (None, None, "rl")
 
 
-# ---------------------------------------------------------------- Five kinds of files, one vocabulary. What
-
-
-CONFIGS = Path(__file__).parent / "configs"
-
-READ = {
-    "trl": {
-        "r": 32, "alpha": 16, "target_modules": ("q_proj", "v_proj"), "learning_rate": 2e-4,
-        "effective_batch_size": 16, "evaluation": "steps",
-    },
-    "axolotl": {
-        "r": 32, "alpha": 16, "target_modules": "all-linear", "learning_rate": 2e-4,
-        "effective_batch_size": 8, "evaluation": "steps", "optimizer": "adamw_bnb_8bit",
-    },
-    "llama_factory": {
-        "r": 8, "alpha": 16, "target_modules": "all-linear", "learning_rate": 1e-4, "epochs": 3,
-        "effective_batch_size": 8, "evaluation": "steps",
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", READ)
-def test_what_each_tool_writes(name):
-    report = check_config(CONFIGS / f"{name}.yaml")
-    assert report.files[0].dialect == name.replace("_", "-")
-    for key, value in READ[name].items():
-        assert getattr(report.settings, key) == value, key
+# ---------------------------------------------------------------- what the libraries write
 
 
 def test_what_peft_writes(tmp_path):

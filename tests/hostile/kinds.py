@@ -231,13 +231,6 @@ def texts() -> dict[str, Kind]:
             ),
             codes=frozenset({0, 1}),
         ),
-        "config of the base": Kind(
-            "in/base/config.json",
-            "json",
-            beside | {"in/base/config.json": base},
-            commands(f"check {BAD} --base-config in/base"),
-            codes=frozenset({0, 1}),
-        ),
         "config that names the architecture": Kind(
             "in/base/config.json",
             "json",

@@ -63,7 +63,6 @@ def hub() -> Iterator[Hub]:
     with serving() as hub:
         hub.add("org/good", GOOD, {**GOOD, "README.md": b"# better"}, v1=0)
         hub.add("org/many", {**below("checkpoint-9", GOOD), **below("checkpoint-10", GOOD)})
-        hub.add("org/settings", GOOD)
         hub.add("org/private", GOOD, wrong="private")
         hub.add("org/gated", GOOD, wrong="gated")
         hub.add("org/disabled", GOOD, wrong="disabled")
@@ -115,7 +114,6 @@ def answers(hub: Hub, home: Path) -> Answers:
         "org/moved",
     ]
     lines = [
-        ["check", "--peft-dir", "org/settings", "--json"],
         ["compare", "org/good", "org/good@v1"],
         ["audit", "org/steps", "--adapter", STEPS[1], "--json"],
         ["compress", "org/good@v1", "--rank", "4", "--base-model", "org/base", "-o", "smaller", "--quiet"],
@@ -194,14 +192,6 @@ def test_weights_under_any_name_are_read_where_they_are_the_only_ones_or_named(
     step = json.loads(answers[str(["audit", "org/steps", "--adapter", STEPS[1], "--json"])]["out"])
     assert step["adapter"]["format"] == "mlx"
     assert not [path for path in hub.asked if path.endswith(f"/{STEPS[0]}")]
-
-
-def test_check_reads_the_config_alone(hub: Hub, answers: Answers) -> None:
-    answer = answers[str(["check", "--peft-dir", "org/settings", "--json"])]
-    (source,) = json.loads(answer["out"])["files"]
-    assert (source["path"], answer["err"]) == ("org/settings/adapter_config.json", "")
-    asked = {path.rpartition("/")[2] for path in hub.asked if "/org/settings/resolve/" in path}
-    assert asked == {"adapter_config.json"}
 
 
 def test_folders(answers: Answers) -> None:
@@ -387,13 +377,13 @@ ATTACKS = {
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Answers, Path]]:
-    """Every attack on an adapter, on the configuration that `check` reads, and on a base."""
+    """Every attack on an adapter and on a base."""
     home = tmp_path_factory.mktemp("attacked") / "above" / "home"
     home.mkdir(parents=True)
     with serving() as hub:
         for wrong in ATTACKS:
             hub.add(f"org/{wrong.replace(' ', '-')}", {**GOOD, "config.json": b"{}"}, wrong=wrong)
-        cases = [case for name in hub.repos for case in (name, ["check", "--peft-dir", name], f"base {name}")]
+        cases = [case for name in hub.repos for case in (name, f"base {name}")]
         yield hub, ask(cases, hub.url, home), home
 
 
@@ -412,8 +402,6 @@ def test_what_a_server_says_is_checked_before_it_is_used(
         assert ATTACKS[wrong] in answer["message"]
         assert answer["hint"]
     assert "code" in adapter or "code" in base
-    check = answers[str(["check", "--peft-dir", name])]
-    assert check["err"].startswith(f"error: {name}: the server at ") or check["exit"] != 7
     assert not list(home.parents[1].rglob("evil*"))
     assert {path.name for path in home.parents[1].iterdir()} == {"above"}
     assert {path.name for path in home.parent.iterdir()} == {"home"}
