@@ -1,7 +1,7 @@
 """Before any weight is loaded: the memory that an evaluation takes, the margin that it can show, and its first examples
 as the model sees them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +24,10 @@ DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
 CHANCE = 0.8
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
 """Adapter config fields that determine the amount of computation."""
+AS_LONG = (
+    "Answers are assumed to be as long as the reference answers; a model that does not stop writes up to"
+    " `max_new_tokens`."
+)
 
 SHOWN = 3
 """Number of examples in a preview."""
@@ -52,45 +56,31 @@ def margins_of(examples: int, claims: int, looks: tuple[int, ...] = ()) -> tuple
 
 def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
     """Return what `inputs` would do: only the base's config.json and its tokenizer are read."""
-    examples, request = len(inputs.examples), inputs.request
-    cost = _cost(inputs) if engine(request.engine).local else "the engine computes elsewhere."
-    known = None if isinstance(cost, str) else cost
-    assumptions = [f"No memory estimate: {cost}"] if isinstance(cost, str) else []
-    if known is not None and known.generates:
-        assumptions.append(
-            "Answers are assumed to be as long as the reference answers; a model that does not stop writes up to"
-            " `max_new_tokens`."
-        )
+    request, decides = inputs.request, inputs.compares == "correct"
+    memory = _memory(inputs) if engine(request.engine).local else _unknown("the engine computes elsewhere.")
+    notes = map(sentence_text, inputs.notes)
+    claims = len(inputs.adapters) - 1
     return EvaluationForecast(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
         adapters=tuple(adapter.name for adapter in inputs.adapters),
         with_base=request.with_base,
-        examples=examples,
+        examples=len(inputs.examples),
         margin=inputs.margin,
-        margins=()
-        if inputs.compares_nll or inputs.by_agreement
-        else margins_of(examples, len(inputs.adapters) - 1, inputs.looks),
-        weights_bytes=None if known is None else known.weights,
+        margins=margins_of(len(inputs.examples), claims, inputs.looks) if decides else (),
         adapter_bytes=inputs.adapter_bytes,
-        batch_bytes=None if known is None else known.batch,
-        process_bytes=None if known is None else known.process,
-        assumptions=tuple(assumptions),
-        notes=tuple(map(sentence_text, (*inputs.notes, *(known.notes if known else ())))),
+        **{**memory, "notes": (*notes, *memory["notes"])},
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    weights: int
-    batch: int
-    process: int
-    generates: bool
-    notes: tuple[str, ...]
+def _unknown(why: str) -> dict[str, Any]:
+    """Return the memory's fields of a forecast, if it is not known."""
+    sizes = dict.fromkeys(("weights_bytes", "batch_bytes", "process_bytes"))
+    return {**sizes, "assumptions": (f"No memory estimate: {why}",), "notes": ()}
 
 
-def _cost(inputs: EvaluateInputs) -> _Cost | str:
-    """Return the memory, or why it is not known."""
+def _memory(inputs: EvaluateInputs) -> dict[str, Any]:
+    """Return the memory's fields of a forecast."""
     from transformers import AutoConfig
 
     from gradience.evaluate.checks import memory, memory_of
@@ -98,25 +88,18 @@ def _cost(inputs: EvaluateInputs) -> _Cost | str:
     from gradience.models.load import dtype_of, from_folder, quiet
     from gradience.models.locate import locate
 
+    request = inputs.request
     shape = from_folder(AutoConfig, inputs.model.name, locate(inputs.model, ("config.json",)).folder)
-    dtype = dtype_of(inputs.model, shape, inputs.request.device)
+    dtype = dtype_of(inputs.model, shape, request.device)
     labels = len(inputs.task.label_names) if isinstance(inputs.task, ClassificationTask) else None
     rows, prompt, new = _lengths(inputs)
-    generates = bool(new) and not isinstance(inputs.task, ChoiceTask) and not inputs.compares_nll
-    scored = max(1, rows // SCORED_SHARE)
-    if inputs.request.batch_size:
-        scored = min(rows, SCORED_AT_ONCE)
+    scored = min(rows, SCORED_AT_ONCE) if request.batch_size else max(1, rows // SCORED_SHARE)
     fields = inputs.reference.fields
     lora = {key: fields[key] for key in SHAPING if fields.get(key)}
     with quiet():
         try:
             base, network = network_on_meta(shape, lora, dtype=dtype, labels=labels)
-        except InputError as error:
-            if error.code != "lora-misfit":
-                raise
-            return sentence_text(str(error))
-        weights = weights_bytes_of(base, packed=inputs.model.quantization is not None)
-        try:
+            weights = weights_bytes_of(base, packed=inputs.model.quantization is not None)
             batch = answering_bytes(
                 shape,
                 network,
@@ -126,12 +109,21 @@ def _cost(inputs: EvaluateInputs) -> _Cost | str:
                 scored=scored * new,
                 itemsize=dtype.itemsize,
             )
+        except InputError as error:
+            if error.code != "lora-misfit":
+                raise
+            return _unknown(sentence_text(str(error)))
         except (RuntimeError, ValueError) as error:  # shapes of config.json that do not fit each other
-            return sentence_text(str(error).splitlines()[0])
-    free, whole = memory_of(inputs.request.device)
+            return _unknown(sentence_text(str(error).splitlines()[0]))
+    free, whole = memory_of(request.device)
     loaded = weights + inputs.adapter_bytes  # if this is too much, an earlier note says so
-    notes = tuple(memory(loaded + batch, weights, free, whole)) if loaded <= free else ()
-    return _Cost(weights, batch, process_bytes(inputs.request.device), generates, notes)
+    return {
+        "weights_bytes": weights,
+        "batch_bytes": batch,
+        "process_bytes": process_bytes(request.device),
+        "assumptions": (AS_LONG,) if isinstance(inputs.task, GenerationTask) else (),
+        "notes": tuple(memory(loaded + batch, weights, free, whole)) if loaded <= free else (),
+    }
 
 
 def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
@@ -163,13 +155,13 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
 # ---------------------------------------------------------------- preview
 
 
-def read_preview(request: EvaluateSettings, *, is_guard: bool = False) -> EvaluateInputs:
+def read_preview(request: EvaluateSettings, *, name: str = "", is_guard: bool = False) -> EvaluateInputs:
     """Read the inputs of a preview: of a file of examples only its first rows. Raises as `read_inputs` does."""
     if request.data is None:
-        return read_inputs(request, is_guard=is_guard)
+        return read_inputs(request, name=name, is_guard=is_guard)
     limit = min(request.limit or PREVIEWED, PREVIEWED)
     with first_rows(PREVIEWED):
-        inputs = read_inputs(replace(request, limit=limit), is_guard=is_guard)
+        inputs = read_inputs(replace(request, limit=limit), name=name, is_guard=is_guard)
     if len(inputs.examples) < PREVIEWED:
         return inputs
     return replace(inputs, notes=(*inputs.notes, f"a preview reads at most {PREVIEWED:,} examples of a file"))

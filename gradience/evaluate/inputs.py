@@ -71,6 +71,8 @@ class EvaluateInputs:
     """Id of an example -> its group; empty if each example is its own."""
     grown_from: int | None = None
     """Number of examples that was planned before the first answers, if there are more now."""
+    name: str = ""
+    """Name of the data set, if there are several."""
     is_guard: bool = False
     """True for a data set that shows what else changed, with wider default margins."""
     first_margin: Fraction | None = None
@@ -140,10 +142,10 @@ class EvaluateInputs:
         return self.request.max_length or TEXT_TOKENS
 
 
-def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> EvaluateInputs:
+def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = False) -> EvaluateInputs:
     """Read and check adapters, examples and what of the base is small; no model is loaded.
 
-    is_guard: the data set shows what else changed.
+    name: of the data set, if there are several. is_guard: it shows what else changed.
 
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
     `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.
@@ -200,7 +202,9 @@ def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> Evaluat
         raise UsageError(
             f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
         )
-    inputs = EvaluateInputs(request, adapters, model, task, examples, role, (), tokenizer, is_guard=is_guard)
+    inputs = EvaluateInputs(
+        request, adapters, model, task, examples, role, (), tokenizer, name=name, is_guard=is_guard
+    )
     _ = inputs.margin  # refuses a bad one before a model is loaded
     notes = [*_other_bases(adapters, model.name), *engine_type.inspect(inputs)]
     can_measure = "scores" in engine_type.answers

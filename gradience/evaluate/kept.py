@@ -33,63 +33,43 @@ class Kept:
         self.folder, self._note = folder, note
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, KeptFile] = {}
-        self._budget: KeptBudget | None = None
-        self._examples: int | None = None
-        self.claims: tuple[tuple[str, ...], ...] | None = None
-        """Planned allocation of the error rate: one list for each candidate."""
-        self._margins: dict[str, Fraction] = {}
-        self.plan: str | None = None
-        """Digest of the plan that these records answer."""
         try:
-            manifest = KeptRecords.read(folder / MANIFEST)
+            self.manifest = KeptRecords.read(folder / MANIFEST)
         except InputError:  # none yet, or none that this version reads
-            return
-        self._files, self._budget, self.plan = dict(manifest.files), manifest.budget, manifest.plan
-        self._examples, self.claims, self._margins = (
-            manifest.examples,
-            manifest.claims,
-            dict(manifest.margins),
-        )
+            self.manifest = KeptRecords(files={})
 
     def planned(self, examples: int, candidates: Sequence[str] = ()) -> int:
         """Return the number of examples that was planned before the first answers: `examples`, if there are none.
 
         candidates: names that share the 5 %, recorded at the same time.
         """
-        if self._examples is None or not self._files:
-            self._examples, self.claims = examples, tuple((name,) for name in candidates)
-            self._write()
-        return self._examples
+        if self.manifest.examples is None or not self.manifest.files:
+            self._write(examples=examples, claims=tuple((name,) for name in candidates))
+        return self.manifest.examples or examples
 
     def first_margin(self, compares: str, margin: Fraction) -> Fraction:
         """Return the margin that was set before the first answers: `margin`, if there are none.
 
         compares: `correct` or `nll`, which have margins of their own.
         """
-        if not any(self.folder.glob("*.jsonl*")):
-            self._margins = {}
-        if compares not in self._margins:
-            self._margins[compares] = margin
-            self._write()
-        return self._margins[compares]
+        margins = self.manifest.margins if any(self.folder.glob("*.jsonl*")) else {}
+        if compares not in margins:
+            self._write(margins={**margins, compares: margin})
+        return self.manifest.margins[compares]
 
     def bind(self, plan: str) -> None:
         """Save the digest of the plan beside the records."""
-        self.plan = plan
-        self._write()
+        self._write(plan=plan)
 
     def budget(self, depends: Mapping[str, Any]) -> int | None:
         """Return the cached batch size in tokens for these inputs, if there is one."""
-        kept = self._budget
+        kept = self.manifest.budget
         return kept.tokens if kept is not None and kept.key == _key(depends) else None
 
     def keep_budget(self, depends: Mapping[str, Any], tokens: int) -> None:
         """Save the batch size in tokens. If it changed, all records are restarted, with a single note."""
-        if self.budget(depends) not in (None, tokens):
-            self._files = {}
-        self._budget = KeptBudget(key=_key(depends), tokens=tokens)
-        self._write()
+        files = self.manifest.files if self.budget(depends) in (None, tokens) else {}
+        self._write(files=files, budget=KeptBudget(key=_key(depends), tokens=tokens))
 
     def records(
         self,
@@ -115,23 +95,23 @@ class Kept:
             make([self.folder / name for name in files], look)
             for name, known in keys.items():
                 self._save(name, known[look - 1], sha256_file(self.folder / name))
-        return [(read_records(self.folder / name), self._files[name].sha256 or "") for name in files]
+        return [(read_records(self.folder / name), self.manifest.files[name].sha256 or "") for name in files]
 
     def _there(self, name: str, keys: Sequence[str]) -> int:
         """Return the look that a file's key says it has reached; 0 if it has other inputs or is not there."""
-        kept = self._files.get(name)
+        kept = self.manifest.files.get(name)
         return 0 if kept is None or kept.key not in keys else keys.index(kept.key) + 1
 
     def _make_room(self, name: str, key: str, *, finished: bool) -> None:
         """Remove a file that cannot be continued; of an unfinished one what is there stays."""
-        kept, path = self._files.get(name), self.folder / name
+        kept, path = self.manifest.files.get(name), self.folder / name
         if not finished and (kept is None or kept.key != key or kept.sha256 is not None):
             with write_errors(path):
                 path.unlink(missing_ok=True)
                 path.with_name(f"{name}.part").unlink(missing_ok=True)
 
     def _is_finished(self, name: str, key: str) -> bool:
-        kept, path = self._files.get(name), self.folder / name
+        kept, path = self.manifest.files.get(name), self.folder / name
         if kept is None or kept.sha256 is None:
             return False
         if kept.key != key:
@@ -143,18 +123,11 @@ class Kept:
         return False
 
     def _save(self, name: str, key: str, digest: str | None) -> None:
-        self._files[name] = KeptFile(key=key, sha256=digest)
-        self._write()
+        self._write(files={**self.manifest.files, name: KeptFile(key=key, sha256=digest)})
 
-    def _write(self) -> None:
-        KeptRecords(
-            files=self._files,
-            budget=self._budget,
-            plan=self.plan,
-            examples=self._examples,
-            claims=self.claims,
-            margins=self._margins,
-        ).save(self.folder / MANIFEST)
+    def _write(self, **changes: object) -> None:
+        self.manifest = self.manifest.model_copy(update=changes)
+        self.manifest.save(self.folder / MANIFEST)
 
 
 def changed_claims(claims: Sequence[Sequence[str]] | None, candidates: Sequence[str]) -> str | None:

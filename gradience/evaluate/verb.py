@@ -10,7 +10,7 @@ DIR/digests.json           all of these files, each with its sha256
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,7 +144,7 @@ def evaluate(
         if answering.kept is not None:
             candidates, examples = [adapter.name for adapter in inputs.adapters[1:]], len(inputs.examples)
             planned = answering.kept.planned(examples, candidates)
-            if (changed := changed_claims(answering.kept.claims, candidates)) is not None:
+            if (changed := changed_claims(answering.kept.manifest.claims, candidates)) is not None:
                 answering.inputs = inputs = replace(inputs, notes=(*inputs.notes, changed))
             first = inputs.margin
             if len(inputs.adapters) > 1:
@@ -210,17 +210,9 @@ PLAN, JOINT, JOINT_DOCUMENT = "plan.json", "evaluation_sets.json", "evaluation_s
 EDITED = "plan.json is not the plan that the records name"
 
 
-@dataclass(frozen=True, slots=True)
-class SetInputs:
-    """Inputs of one data set of several."""
-
-    name: str
-    inputs: EvaluateInputs
-
-    @property
-    def planned(self) -> PlannedSet:
-        """The data set as a plan names it."""
-        return PlannedSet(name=self.name, guard=self.inputs.is_guard, **planned_fields(self.inputs))
+def planned_set(inputs: EvaluateInputs) -> PlannedSet:
+    """Return a data set as a plan names it."""
+    return PlannedSet(name=inputs.name, guard=inputs.is_guard, **planned_fields(inputs))
 
 
 def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
@@ -237,14 +229,14 @@ def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
     }
 
 
-def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[SetInputs, ...]:
+def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[EvaluateInputs, ...]:
     """Read and check every data set; no model is loaded. Raises as `sets_of` and `read_inputs` do."""
     output = None if settings.output is None else Path(settings.output)
     read = read_preview if preview else read_inputs
     sets = []
     for each in sets_of(settings):
         request = replace(each.settings, with_base=True, output=output and output / each.name)
-        sets.append(SetInputs(each.name, read(request, is_guard=each.guard)))
+        sets.append(read(request, name=each.name, is_guard=each.guard))
     return tuple(sets)
 
 
@@ -252,13 +244,14 @@ def evaluate_sets(
     settings: EvaluateSettings,
 ) -> EvaluationSetsReport | EvaluationForecast | EvaluationPreview:
     """Evaluate several data sets on one base; what is finished in the output is used again."""
+    sets = read_sets(settings, preview=settings.preview)
     if settings.preview:
-        return preview_sets(settings)
-    sets = read_sets(settings)
+        previews = {each.name: preview_evaluation(each) for each in sets[1:]}
+        return preview_evaluation(sets[0]).model_copy(update={"others": previews})
     if settings.dry_run:
         return forecast_sets(sets)
-    for each in sets:
-        say_notes(settings, each.inputs, len(each.inputs.adapters) - 1, f"{each.name}: ")
+    for inputs in sets:
+        say_notes(settings, inputs, len(inputs.adapters) - 1, f"{inputs.name}: ")
     watcher = settings.watcher or Watcher()
     if settings.output is None:
         return evaluate_each(sets, None, watcher)
@@ -267,35 +260,27 @@ def evaluate_sets(
         return evaluate_each(sets, output, watcher)
 
 
-def preview_sets(settings: EvaluateSettings) -> EvaluationPreview:
-    """Return the first examples of every data set as the model would see them."""
-    first, *others = read_sets(settings, preview=True)
-    previews = {each.name: preview_evaluation(each.inputs) for each in others}
-    return preview_evaluation(first.inputs).model_copy(update={"others": previews})
-
-
-def forecast_sets(sets: Sequence[SetInputs]) -> EvaluationForecast:
+def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:
     """Return the dry run: what the evaluation of every data set needs, and can show."""
-    first, *others = sets
-    forecasts = {each.name: forecast_evaluation(each.inputs) for each in others}
-    return forecast_evaluation(first.inputs).model_copy(update={"others": forecasts})
+    forecasts = {inputs.name: forecast_evaluation(inputs) for inputs in sets[1:]}
+    return forecast_evaluation(sets[0]).model_copy(update={"others": forecasts})
 
 
 # ---------------------------------------------------------------- the plan
 
 
-def plan_of(sets: Sequence[SetInputs]) -> EvaluationPlan:
+def plan_of(sets: Sequence[EvaluateInputs]) -> EvaluationPlan:
     """Return what must hold, before anything is answered."""
     from gradience.statistics.paired import LEVEL  # imports scipy
 
-    inputs = sets[0].inputs
+    inputs = sets[0]
     reference = inputs.reference.identity
     return EvaluationPlan(
         reference_sha256=reference.weights_sha256,
         reference_config_sha256=reference.config_sha256,
         candidates=tuple(adapter.identity.weights_sha256 or adapter.name for adapter in inputs.adapters[1:]),
         base=path_text(inputs.model.name),
-        sets=tuple(each.planned for each in sets),
+        sets=tuple(map(planned_set, sets)),
         level=Fraction(str(LEVEL)),
     )
 
@@ -359,19 +344,21 @@ def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the result
 
 
-def evaluate_each(sets: Sequence[SetInputs], output: Path | None, watcher: Watcher) -> EvaluationSetsReport:
+def evaluate_each(
+    sets: Sequence[EvaluateInputs], output: Path | None, watcher: Watcher
+) -> EvaluationSetsReport:
     """Evaluate every data set on one base, join the results, and write them."""
-    watch, plan, digest = Stopwatch(sets[0].inputs.request.command), plan_of(sets), None
+    watch, plan, digest = Stopwatch(sets[0].request.command), plan_of(sets), None
     if output is not None:
         plan = settle(plan, output, watcher.note)
         digest = digest_of(plan)
         watcher.planned(f"plan: {digest} (sha256 of {output / PLAN})")
     base, reports = LoadedBase(), dict[str, EvaluationReport]()
     try:
-        for number, each in enumerate(sets, 1):
-            watcher.data_set(each.name, number, len(sets))
-            folder = None if output is None else output / each.name
-            reports[each.name] = evaluate(each.inputs, folder, base=base, plan=digest, beside=output)
+        for number, inputs in enumerate(sets, 1):
+            watcher.data_set(inputs.name, number, len(sets))
+            folder = None if output is None else output / inputs.name
+            reports[inputs.name] = evaluate(inputs, folder, base=base, plan=digest, beside=output)
     finally:
         base.close()
     report = joint_report(plan, digest, reports, watch)

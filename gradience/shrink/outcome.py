@@ -72,7 +72,7 @@ def report_of(
 def _guard_outcome(plan: ShrinkPlan, guard: GuardWalk) -> GuardOutcome:
     rows = [each.row for each in guard.tested]
     return GuardOutcome(
-        name=guard.name,
+        name=guard.inputs.name,
         source=source_of(guard.inputs),
         reference=row_of(guard.inputs, guard.reference, guard.reference),
         results=tuple(map(exploratory, rows) if plan.changes else rows),

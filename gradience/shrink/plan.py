@@ -18,7 +18,7 @@ from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
 from gradience.evaluate.kept import RECORDS, Kept
 from gradience.evaluate.settings import EvaluateSettings, NamedSet, has_several, sets_of
-from gradience.evaluate.verb import EDITED, PLAN, SetInputs, planned_fields, save_plan
+from gradience.evaluate.verb import EDITED, PLAN, planned_fields, planned_set, save_plan
 from gradience.files.artifact import digest_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import locate
@@ -53,7 +53,7 @@ class Prepared:
     """Reference adapter and test rows."""
     source: CandidateSource
     plan: ShrinkPlan
-    guards: Sequence[SetInputs] = ()
+    guards: Sequence[EvaluateInputs] = ()
     """Further data sets on which a candidate must hold, in test order."""
 
 
@@ -113,7 +113,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
             batch_size=distillation.batch_size,
             seed=distillation.seed,
         ),
-        guards=tuple(guard.planned for guard in guards),
+        guards=tuple(map(planned_set, guards)),
     )
     return Prepared(inputs, source, plan, guards)
 
@@ -126,11 +126,11 @@ def _requests(request: EvaluateSettings) -> list[Any]:
     return [task.settings, *guards]
 
 
-def _guard(guard: NamedSet, settings: ShrinkSettings, adapter: AdapterInput) -> SetInputs:
+def _guard(guard: NamedSet, settings: ShrinkSettings, adapter: AdapterInput) -> EvaluateInputs:
     """Read a guard. Raises what `read_inputs` raises."""
     request = replace(guard.settings, limit=_planned_limit(settings, guard.name))
-    inputs = replace(read_inputs(request, is_guard=guard.guard), request=guard.settings, adapters=(adapter,))
-    return SetInputs(guard.name, with_looks(inputs))
+    inputs = read_inputs(request, name=guard.name, is_guard=guard.guard)
+    return with_looks(replace(inputs, request=guard.settings, adapters=(adapter,)))
 
 
 def _planned_limit(settings: ShrinkSettings, guard: str = "") -> int | None:
@@ -161,10 +161,10 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     )
     forecasts = [
         expected,
-        *(forecast_evaluation(replace(guard.inputs, notes=())) for guard in prepared.guards),
+        *(forecast_evaluation(replace(guard, notes=())) for guard in prepared.guards),
     ]
     largest = max(forecasts, key=lambda forecast: forecast.batch_bytes or 0)
-    notes = [f"{guard.name}: {note}" for guard in prepared.guards for note in guard.inputs.notes]
+    notes = [f"{guard.name}: {note}" for guard in prepared.guards for note in guard.notes]
     return ShrinkForecast(
         plan=plan,
         candidates=plan.candidates,
@@ -241,7 +241,7 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
     before: tuple[str, ...] = ()
     changes: tuple[str, ...] = (MISSING,) if answered else ()
     if earlier is not None:
-        edited = kept.plan not in (sha256_file(path), digest_of(earlier))
+        edited = kept.manifest.plan not in (sha256_file(path), digest_of(earlier))
         changes = (EDITED,) if answered and edited else ()
         if earlier.adapter_sha256 == plan.adapter_sha256:
             before = earlier.changes

@@ -18,7 +18,7 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.inputs import EvaluateInputs, with_looks
 from gradience.evaluate.settings import has_several
-from gradience.evaluate.verb import SetInputs, evaluate_each, forecast_sets, read_sets, say_notes
+from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, say_notes
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.models.lock import only_one
@@ -53,18 +53,16 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     check_output(output / ADAPTER, Path(settings.adapter), force=(output / STRENGTH).exists())
     sets = read_sets(replace(settings.evaluation, output=output))
-    reference = sets[0].inputs.reference
+    reference = sets[0].reference
     audit = audit_adapter(reference.folder)
     rank = max((layer.r for layer in audit.layers), default=0)
     points = grid(settings.strengths or STRENGTHS, settings.ranks or (rank,), rank)
-    halves = [(each.name, *split(each.inputs)) for each in sets]
-    dev = [SetInputs(name, inputs) for name, inputs, _ in halves]
-    test = [SetInputs(name, inputs) for name, _, inputs in halves]
+    dev, test = zip(*map(split, sets), strict=True)
     if settings.dry_run:
         planned = [replace(reference, name=point.name) for point in points]
         return forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
     for each in sets:
-        say_notes(settings, each.inputs, 0, f"{each.name}: ")
+        say_notes(settings, each, 0, f"{each.name}: ")
     documents = documents_of(settings.card)
     with only_one(output):
         for point in points:
@@ -73,7 +71,9 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
             point.name: adapter_input(point.name, output / CANDIDATES / point.name) for point in points
         }
 
-        def evaluated(part: Sequence[SetInputs], names: Sequence[str], folder: Path) -> EvaluationSetsReport:
+        def evaluated(
+            part: Sequence[EvaluateInputs], names: Sequence[str], folder: Path
+        ) -> EvaluationSetsReport:
             adapters = (reference, *(written[name] for name in names))
             with only_one(folder):
                 return evaluate_each([with_adapters(each, adapters) for each in part], folder, watcher)
@@ -176,9 +176,9 @@ def content_of(row: Any) -> str:
     return f"{row.prompt}\0{row.response}"
 
 
-def with_adapters(each: SetInputs, adapters: Sequence[AdapterInput]) -> SetInputs:
+def with_adapters(inputs: EvaluateInputs, adapters: Sequence[AdapterInput]) -> EvaluateInputs:
     """Return a data set with other adapters, and the looks of its examples."""
-    return SetInputs(each.name, with_looks(replace(each.inputs, adapters=tuple(adapters))))
+    return with_looks(replace(inputs, adapters=tuple(adapters)))
 
 
 def choose(report: EvaluationSetsReport) -> str | None:

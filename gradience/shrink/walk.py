@@ -12,7 +12,6 @@ from gradience.evaluate.answering import AdapterAnswers, Answering
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.outcome import graded, row_of
-from gradience.evaluate.verb import SetInputs
 from gradience.files.artifact import digest_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter
@@ -48,7 +47,6 @@ class Walk:
 class GuardWalk:
     """Results on one guard."""
 
-    name: str
     inputs: EvaluateInputs
     reference: AdapterAnswers
     tested: tuple[TestedCandidate, ...]
@@ -85,16 +83,17 @@ def walk_guards(
             break
         watcher.data_set(guard.name, number, 1 + len(prepared.guards))
         folder, candidates = output / GUARDS / guard.name, shown
-        answering = Answering(guard.inputs, folder, watcher, rows=1 + len(candidates), base=base)
+        answering = Answering(guard, folder, watcher, rows=1 + len(candidates), base=base)
         assert answering.kept is not None
         answering.kept.bind(digest_of(prepared.plan))
 
         def evaluate(
-            current: Answering, guard: SetInputs = guard, candidates: Sequence[PlannedCandidate] = candidates
+            current: Answering,
+            guard: EvaluateInputs = guard,
+            candidates: Sequence[PlannedCandidate] = candidates,
         ) -> GuardWalk:
             reference = current.reference()
-            tested = tuple(down(current, reference, candidates, make))
-            return GuardWalk(guard.name, guard.inputs, reference, tested)
+            return GuardWalk(guard, reference, tuple(down(current, reference, candidates, make)))
 
         walks.append(answering.work(evaluate))
         shown = shown_of(walks[-1].tested)

@@ -57,10 +57,10 @@ def load(
     examples = gather(tables, "messages", lambda row: _text(messages_of(row)[:-1]), make, dev)
     return ChatTask(
         name="chat",
-        scored_by=scorer if pattern is None else f"{rule.name} {pattern}",
+        scored_by=scorer if pattern is None else f"{scorer} {pattern}",
         likelihoods=likelihoods,
         examples=examples,
-        filters={rule.name: rule.extract},
+        filters=rule.filters,
         same=rule.same,
         max_new_tokens=max_new_tokens or room_for(examples),
         source=sources_of(tables),

@@ -20,7 +20,7 @@ from gradience.tasks.base import (
 from gradience.tasks.examples import ChoiceExample, PromptExample, content_id
 from gradience.tasks.row import Row
 from gradience.tasks.rows import gather, kind_of, sources_of, tables_of
-from gradience.tasks.scorers import NLL, Scorer, ScorerName, gold_of, room_for, scorer_of, scoring_by
+from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 
 def load(
@@ -77,9 +77,9 @@ def load(
         return LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source)
     return GenerationTask(
         name="jsonl",
-        scored_by=rule.name if pattern is None else f"{rule.name} {pattern}",
+        scored_by=scorer if pattern is None else f"{scorer} {pattern}",
         examples=examples,
-        filters={rule.name: rule.extract},
+        filters=rule.filters,
         same=rule.same,
         max_new_tokens=max_new_tokens or room_for(examples),
         stop=tuple(stop or ()),
@@ -107,7 +107,7 @@ def response_of(row: Row) -> str:
     return row.answer().strip() if row.text("prompt")[-1].isspace() else f" {row.answer().strip()}"
 
 
-def _gold(row: Row, response: str, role: Role, rule: Scorer) -> str:
+def _gold(row: Row, response: str, role: Role, rule: AnswerScoring) -> str:
     """The gold answer. Raises InputError (`task-text`, `task-answer`)."""
     answer = row.answer().strip() if row.has("answer") else None
     # Without a completion, the scorer may expect another form than the answer's own text, except in training.

@@ -6,8 +6,7 @@ evaluate-v1.1.py), `contains` what Inspect calls `includes()`.
 
 import re
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import regex
@@ -30,16 +29,6 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """Extraction and comparison of an answer."""
-
-    name: str
-    extract: Filter
-    same: Callable[[str, str], bool]
-    """(extracted, gold) -> whether it is correct."""
-
-
 def stripped(output: str) -> str | None:
     """The output without the blanks around it."""
     return output.strip() or None
@@ -59,19 +48,18 @@ def contains(extracted: str, gold: str) -> bool:
     return gold.strip().casefold() in extracted.casefold()
 
 
-SCORERS: Mapping[str, Scorer] = {
-    scorer.name: scorer
-    for scorer in (
-        Scorer("exact", stripped, str.__eq__),
-        Scorer("normalized", stripped, lambda extracted, gold: plain(extracted) == plain(gold)),
-        Scorer("contains", stripped, contains),
-        Scorer("number", gsm8k.flexible, gsm8k.same),
-    )
+SCORERS: Mapping[str, AnswerScoring] = {
+    "exact": AnswerScoring(filters={"exact": stripped}, same=str.__eq__),
+    "normalized": AnswerScoring(
+        filters={"normalized": stripped}, same=lambda extracted, gold: plain(extracted) == plain(gold)
+    ),
+    "contains": AnswerScoring(filters={"contains": stripped}, same=contains),
+    "number": AnswerScoring(filters={"number": gsm8k.flexible}, same=gsm8k.same),
 }
 """By name; `regex` is made of a pattern."""
 
 
-def scorer_of(name: str, pattern: str | None) -> Scorer:
+def scorer_of(name: str, pattern: str | None) -> AnswerScoring:
     """The scorer of this name. Raises UsageError (`task-scorer`: it and the pattern do not fit, `task-pattern`)."""
     if (pattern is not None) != (name == "regex"):
         raise UsageError(
@@ -81,15 +69,12 @@ def scorer_of(name: str, pattern: str | None) -> Scorer:
         )
     if pattern is None:
         return SCORERS[name]
-    return Scorer(name, matching(pattern), str.__eq__)
+    return AnswerScoring(filters={name: matching(pattern)}, same=str.__eq__)
 
 
 def scoring_by(scorer: str, pattern: str | None) -> AnswerScoring | LikelihoodScoring:
     """Return the scoring rule of this scorer, or scoring by likelihood. Raises as `scorer_of` does."""
-    if scorer == NLL:
-        return LikelihoodScoring()
-    rule = scorer_of(scorer, pattern)
-    return AnswerScoring(filters={rule.name: rule.extract}, same=rule.same)
+    return LikelihoodScoring() if scorer == NLL else scorer_of(scorer, pattern)
 
 
 def room_for(examples: Examples[PromptExample] | Examples[ChatExample]) -> int:
@@ -100,16 +85,17 @@ def room_for(examples: Examples[PromptExample] | Examples[ChatExample]) -> int:
     return min(longest + ROOM, MOST_TOKENS)
 
 
-def gold_of(row: Row, response: str, answer: str | None, rule: Scorer) -> str:
+def gold_of(row: Row, response: str, answer: str | None, rule: AnswerScoring) -> str:
     """The gold answer of a row, which its own response must have. Raises InputError (`task-answer`)."""
-    extracted = rule.extract(response)
+    ((name, extract),) = rule.filters.items()
+    extracted = extract(response)
     gold = extracted if answer is None else answer
     if extracted is not None and gold is not None and rule.same(extracted, gold):
         return gold
     shown = "nothing" if extracted is None else f"{extracted[:80]!r}"
     expected = "" if answer is None else f", and its answer is {answer[:80]!r}"
     raise InputError(
-        f"{row.place}: its own response would be scored wrong: `{rule.name}` finds {shown} in it{expected}",
+        f"{row.place}: its own response would be scored wrong: `{name}` finds {shown} in it{expected}",
         code="task-answer",
         hint="correct the row, or choose another scorer: exact, normalized, contains, regex, number",
     )

@@ -1,6 +1,7 @@
 """A shrink or an evaluation, made again from its records by the functions that made it, and compared with its JSON."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,7 +181,7 @@ def _guard_again(
             )
             reference = recorded.reference()
             tested = tuple(down(recorded, reference, shown, recorded.named))
-        yield GuardWalk(planned.name, recorded.inputs, reference, tested)
+        yield GuardWalk(replace(recorded.inputs, name=planned.name), reference, tested)
         shown = shown_of(tested)
 
 

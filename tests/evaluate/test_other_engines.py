@@ -27,7 +27,7 @@ from gradience.evaluate.engines import engine as engine_class
 from gradience.evaluate.engines import openai
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
-from gradience.evaluate.engines.vllm.engine import NO_SLOTS, needs_of, refuse_disagreement
+from gradience.evaluate.engines.vllm.engine import Slots, needs_of, refuse_disagreement
 from gradience.evaluate.engines.vllm.process import PYTHON, VllmProcess, _first_line, interpreter, versions_in
 from gradience.files.records import read_records
 from gradience.models.settings import ModelSettings
@@ -434,19 +434,16 @@ def test_slots_are_as_large_as_what_is_served(tmp_path):
     large = slots_of(patterned)
     assert small == (8, {"q_proj", "v_proj", "down_proj"})  # vLLM allows 1, 8, 16, 32, …
     assert large == (16, {"down_proj"})
-    assert small.hold(slots_of(llama_adapter(tmp_path / "rank7", 1, r=7)))
-    assert not small.hold(large)
-    assert not large.hold(small)
+    assert small.joined(slots_of(llama_adapter(tmp_path / "rank7", 1, r=7))) == small
     both = small.joined(large)
-    assert both.hold(small)
-    assert both.hold(large)
+    assert both == (16, small.modules)
     assert both.settings() == {
         "enable_lora": True,
         "max_loras": 1,
         "max_lora_rank": 16,
         "lora_target_modules": ["down_proj", "q_proj", "v_proj"],
     }
-    assert NO_SLOTS.settings() == {"enable_lora": False}
+    assert Slots().settings() == {"enable_lora": False}
     assert slots_of(llama_adapter(tmp_path / "huge", 1, r=513)).rank == 513  # for vLLM to refuse
 
 

@@ -282,7 +282,7 @@ def test_the_guard_is_prose_that_comes_with_python():
 
 def correct(name: str, output: str, gold: str, pattern: str | None = None) -> bool:
     scorer = scorer_of(name, pattern)
-    extracted = scorer.extract(output)
+    extracted = scorer.filters[name](output)
     return extracted is not None and scorer.same(extracted, gold)
 
 

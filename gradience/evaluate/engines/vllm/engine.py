@@ -57,14 +57,10 @@ class Slots(NamedTuple):
     One slot: adapters answer one after another, so that none depends on which others are there.
     """
 
-    rank: int
+    rank: int = 0
     """A max_lora_rank that vLLM accepts: the largest module's rank, rounded up to a step."""
-    modules: frozenset[str]
+    modules: frozenset[str] = frozenset()
     """Last parts of the names of the modules that have LoRA, such as `q_proj`."""
-
-    def hold(self, needs: Slots) -> bool:
-        """Return True if an adapter that needs so much fits."""
-        return needs.rank <= self.rank and needs.modules <= self.modules
 
     def joined(self, other: Slots) -> Slots:
         """Return what holds both."""
@@ -76,17 +72,8 @@ class Slots(NamedTuple):
         Only the modules that are needed: with LoRA on the head vLLM 0.32 cannot score prompts on a processor, and
         every module takes memory.
         """
-        if not self.modules:
-            return {"enable_lora": False}
-        return {
-            "enable_lora": True,
-            "max_loras": 1,
-            "max_lora_rank": self.rank,
-            "lora_target_modules": sorted(self.modules),
-        }
-
-
-NO_SLOTS = Slots(0, frozenset())
+        lora = {"max_loras": 1, "max_lora_rank": self.rank, "lora_target_modules": sorted(self.modules)}
+        return {"enable_lora": bool(self.modules), **(lora if self.modules else {})}
 
 
 class Served(NamedTuple):
@@ -117,7 +104,7 @@ class VllmEngine(Engine):
         self._verified: set[str | None] = set()
         self._added = 0
         self._process: VllmProcess | None = None
-        self._slots = self._expected = NO_SLOTS
+        self._slots = self._expected = Slots()
         self._longest = 0
 
     @classmethod
@@ -183,7 +170,7 @@ class VllmEngine(Engine):
     def expect(self, folders: Iterable[Path]) -> None:
         for folder in folders:
             with suppress(GradienceError):  # `add` says what is wrong with it
-                self._expected = self._expected.joined(self._needs(folder))
+                self._expected = self._expected.joined(needs_of(folder, self._device.type))
 
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`, into both. Raises what transformers' engine raises, and InputError
@@ -191,16 +178,13 @@ class VllmEngine(Engine):
         self.peft.add(name, folder)
         self._added += 1
         try:
-            served = Served(self._added, folder.absolute(), self._needs(folder))
+            served = Served(self._added, folder.absolute(), needs_of(folder, self._device.type))
             self._server(served.needs)
             self._load(served)
         except BaseException:
             self.peft.remove(name)
             raise
         self._served[name] = served
-
-    def _needs(self, folder: Path) -> Slots:
-        return needs_of(folder, self._device.type)
 
     def remove(self, name: str) -> None:
         self.peft.remove(name)
@@ -304,7 +288,7 @@ class VllmEngine(Engine):
         **arguments: Any,
     ) -> Any:
         """Return answers to `rows` of ids. more: tokens that may follow each of them."""
-        self._server(NO_SLOTS)
+        self._server(Slots())
         longest = max(map(sum, zip(map(len, rows), more or [0] * len(rows), strict=True)))
         if longest > self._longest:
             raise InputError(
@@ -317,7 +301,7 @@ class VllmEngine(Engine):
 
     def _server(self, needs: Slots) -> None:
         """Have a process whose slots hold what an adapter needs; else it is started anew, with all its adapters."""
-        if self._process is not None and self._slots.hold(needs):
+        if self._process is not None and self._slots.joined(needs) == self._slots:
             return
         self._stop()
         known = [self._expected, *(served.needs for served in self._served.values())]
