@@ -407,9 +407,6 @@ def reader_of(data: Path, columns: Mapping[str, str] | None = None) -> tuple[str
     return KINDS[kind].profile, KINDS[kind].options
 
 
-KIND_WORDS: Mapping[Any, str] = {"SEQ_CLS": "classifier", "CAUSAL_LM": "language model"}
-
-
 def _kind(
     adapters: Sequence[AdapterInput], task: Task | ChatTask | None, request: EvaluateSettings
 ) -> ModelType:
@@ -420,15 +417,7 @@ def _kind(
     """
     fitting = "SEQ_CLS" if isinstance(task, ClassificationTask) else "CAUSAL_LM"
     for adapter in adapters:
-        kind, reference = adapter.fields.get("task_type"), adapters[0].fields.get("task_type")
-        if {str(kind), str(reference)} == KIND_WORDS.keys():
-            raise UsageError(
-                f"{adapter.given} is a {KIND_WORDS[kind]}, but the reference is a {KIND_WORDS[reference]}: they cannot"
-                " be compared",
-                code="wrong-model",
-                hint="compare adapters of the same kind",
-            )
-        data = request.data_file
+        kind, data = adapter.fields.get("task_type"), request.data_file
         if kind == "SEQ_CLS" and kind != fitting and data is not None and request.task is None:
             row = next(local(data, request.columns).read())
             named = ", ".join(f"`{name}`" for name in [*row.values][:8])

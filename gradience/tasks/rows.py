@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, NetworkError, UsageError, require
-from gradience.files.rows import SUFFIXES, TEXTS, is_on_hub, rows_of
+from gradience.files.rows import SUFFIXES, is_on_hub, rows_of
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular
 from gradience.reports.bench_plan import Role
@@ -42,7 +42,7 @@ Tables = Mapping[Role | None, RowTable]
 
 
 def local(path: Path, columns: Mapping[str, str] | None = None) -> RowTable:
-    """The rows of a file, of a folder of texts or one that `datasets` saved, or of `hf://org/name[:split]`, on demand.
+    """The rows of a file, of a folder that `datasets` saved, or of `hf://org/name[:split]`, on demand.
 
     columns: see `laid_out`.
     Raises InputError (`task-file`; while reading also `task-row`), and as `hub` does.
@@ -51,7 +51,7 @@ def local(path: Path, columns: Mapping[str, str] | None = None) -> RowTable:
         name, _, split = "/".join(path.parts[1:]).partition(":")
         table = hub(name, split or None)
     elif path.is_dir():
-        table = _texts(path) or _saved(path)
+        table = _saved(path)
     else:
         table = _file(path)
     return replace(table, read=lambda: laid_out(table.read(), columns))
@@ -77,23 +77,9 @@ SAVED = ("state.json", "dataset_dict.json")
 """One of these is in a folder that `datasets` saved."""
 
 
-def _texts(path: Path) -> RowTable | None:
-    """A folder of plain texts: each file is a document, and a row of its own; None without any."""
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in TEXTS)
-    if not files or any((path / name).is_file() for name in SAVED):
-        return None
-
-    def read() -> Iterator[Row]:
-        for file in files:
-            yield Row(str(file), {"text": "\n\n".join(row["text"] for _, row in rows_of(file))})
-
-    digest = sha256_text("\n".join(f"{file.name} {sha256_file(file)}" for file in files))
-    return RowTable(read, f"{path.name} sha256:{digest}")
-
-
 def _saved(path: Path) -> RowTable:
     """A folder written by `save_to_disk`; of several splits the one to evaluate."""
-    hint = "give a file of rows, a folder of .txt files, or one that `Dataset.save_to_disk` wrote"
+    hint = "give a file of rows, or a folder that `Dataset.save_to_disk` wrote"
     if not any((path / name).is_file() for name in SAVED):
         raise InputError(f"{path} is a folder without examples", code="task-file", hint=hint)
     datasets = require("datasets", extra="hf")

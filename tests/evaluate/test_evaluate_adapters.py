@@ -299,8 +299,6 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(
     with pytest.raises(gradience.GradienceError) as caught:
         evaluate(tmp_path / "all", *names, **options)
     assert caught.value.code == code
-    both = "causal is a language model, but the reference is a classifier: they cannot be compared"
-    assert (both in str(caught.value)) == (names == ["reference", "causal"])
 
 
 def test_a_second_evaluation_does_not_write_into_the_same_folder(folder, finished):

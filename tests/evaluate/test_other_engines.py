@@ -1,6 +1,5 @@
 """Engines that are not ours: a server with the completions API of OpenAI, and the process of vLLM."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,8 +11,8 @@ from itertools import chain
 import adapters_to_compare as data
 import pytest
 import torch
-import urllib3
-from completions_server import Server, serving, tiny_server
+from completions_server import serving, tiny_server
+from data_files import write_jsonl
 from peft import PeftModel
 from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
@@ -28,7 +27,7 @@ from gradience.evaluate.engines import openai
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
 from gradience.evaluate.engines.vllm.engine import Slots, needs_of, refuse_disagreement
-from gradience.evaluate.engines.vllm.process import PYTHON, VllmProcess, _first_line, interpreter, versions_in
+from gradience.evaluate.engines.vllm.process import PYTHON, VllmProcess, interpreter, versions_in
 from gradience.files.records import read_records
 from gradience.models.settings import ModelSettings
 
@@ -52,7 +51,7 @@ def folders(tmp_path_factory):
         for place, row in enumerate(rows)
     ]
     for name, lines in (("prompts", prompts), ("choices", choices)):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_jsonl(root / f"{name}.jsonl", lines)
     return root
 
 
@@ -89,9 +88,8 @@ def test_texts_are_those_of_transformers_and_the_report_says_what_is_missing(
     for row, name in zip(report.adapters, [*NAMES, None], strict=True):
         records = in_order(out / row.records[0].path, rows)
         expected = engine.generate(name, [row.prompt for row in rows], max_new_tokens=6)
-        assert [record.output for record in records] == [output.text for output in expected]
-        assert [record.stopped_by for record in records] == [output.stopped_by for output in expected]
-        assert [record.n_tokens for record in records] == [output.n_tokens for output in expected]
+        written = [(record.output, record.stopped_by, record.n_tokens) for record in records]
+        assert written == [(output.text, output.stopped_by, output.n_tokens) for output in expected]
         assert row.change is None
     header = read_records(out / report.adapters[0].records[0].path).run
     assert (header.engine, header.versions["openai"], header.dtype) == ("openai", "vllm 0.0-tiny", None)
@@ -144,8 +142,6 @@ def test_stop_strings_end_an_answer_and_a_templates_begin_token_is_sent_once(ser
 
 
 def settings(server, **more):
-    from gradience.models.settings import ModelSettings
-
     return ModelSettings(name="tiny", type="causal_lm", server=server.url, **more)
 
 
@@ -246,30 +242,12 @@ def test_what_a_server_cannot_do_is_refused_before_it_is_asked(folders, more, co
 
 
 def test_adapters_that_are_made_here_are_not_on_a_server(folders, tmp_path):
-    for command in (
-        [
-            "shrink",
-            str(folders / "first"),
-            "-o",
-            str(tmp_path / "s"),
-            "--data",
-            str(folders / "prompts.jsonl"),
-        ],
-        ["bench", "run", "-c", "smollm2_arithmetic", "-o", str(tmp_path / "b")],
-    ):
-        engine = ["--engine", "openai"] if command[0] == "shrink" else ["runtime.engine=openai"]
-        assert run([*command, *engine]) == 2
+    bench = ["bench", "run", "-c", "smollm2_arithmetic", "-o", str(tmp_path / "b")]
+    assert run([*bench, "runtime.engine=openai"]) == 2
     with pytest.raises(UsageError, match="its server does not have the adapters"):
         gradience.shrink_adapter(
             folders / "first", tmp_path / "s", data=folders / "prompts.jsonl", engine="openai"
         )
-
-
-def test_no_server_at_all_is_tried_again_and_reported(folders, monkeypatch):
-    monkeypatch.setattr(openai, "RETRIES", urllib3.Retry(1))
-    with pytest.raises(NetworkError, match="no answer from the server") as error:
-        evaluated(Server(lambda body: body, [], url="http://127.0.0.1:9/v1"), folders)
-    assert error.value.code == "no-server-answer"
 
 
 def test_it_needs_no_torch(server, folders, tmp_path):
@@ -295,7 +273,6 @@ def test_it_needs_no_torch(server, folders, tmp_path):
 # ---------------------------------------------------------------- What is ours of the engine of vLLM: its
 
 
-CAUSAL = ModelSettings(name="base", type="causal_lm")
 PARENT = """
 import sys
 from gradience.evaluate.engines.vllm.process import VllmProcess
@@ -327,33 +304,26 @@ def test_a_python_without_vllm_and_what_is_no_python():
     assert refusal.value.code == "no-engine-python"
 
 
-@pytest.mark.parametrize(
-    ("model", "labels", "words"),
-    [
-        (CAUSAL, 2, "a sequence classifier"),
-        (CAUSAL.model_copy(update={"type": "seqcls"}), None, "a sequence classifier"),
-        (CAUSAL.model_copy(update={"quantization": "nf4"}), None, "a base in 4 bits"),
-    ],
-)
-def test_what_it_is_not_used_for_is_refused_before_anything_is_loaded(model, labels, words):
-    with pytest.raises(UsageError, match=f"does not support {words}") as refusal:
-        engine_class("vllm").check(model, labels=labels)
+def test_four_bits_are_refused_before_anything_is_loaded():
+    with pytest.raises(UsageError, match="does not support a base in 4 bits") as refusal:
+        engine_class("vllm").check(ModelSettings(name="base", type="causal_lm", quantization="nf4"))
     assert refusal.value.code == "engine-cannot"
 
 
-def test_the_command_refuses_a_classifier_and_asks_for_a_python(tmp_path, monkeypatch, capsys):
+def two_adapters(base, folder):
+    adapters = [str(llama_adapter(folder / name, seed)) for seed, name in enumerate(("one", "two"))]
+    (folder / "rows.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n' * 2)
+    given = ["evaluate", *adapters, "-b", str(base), "--data", str(folder / "rows.jsonl"), "--device", "cpu"]
+    return [*given, "-o", str(folder / "out"), "--engine", "vllm"]
+
+
+def test_the_command_refuses_a_classifier_and_asks_for_a_python(base, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(data.classifiers(tmp_path / "labels"))
     given = ["evaluate", "reference", "other", "-b", "base", "--data", "rows.csv", "--engine", "vllm"]
     assert run([*given, "-o", "out"]) == 2
     assert "does not support a sequence classifier" in capsys.readouterr().err
     monkeypatch.delenv(PYTHON, raising=False)
-    base = llama()
-    base.save_pretrained(tmp_path / "base")
-    letters_tokenizer().save_pretrained(tmp_path / "base")
-    adapters = [str(llama_adapter(tmp_path / name, seed)) for seed, name in enumerate(("one", "two"))]
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n' * 2)
-    given = ["evaluate", *adapters, "-b", str(tmp_path / "base"), "--data", str(tmp_path / "rows.jsonl")]
-    given += ["-o", str(tmp_path / "out"), "--engine", "vllm"]
+    given = two_adapters(base, tmp_path)
     assert run(given) == 2
     assert "the engine vllm needs its own Python" in capsys.readouterr().err
     monkeypatch.setenv(PYTHON, "")
@@ -437,12 +407,8 @@ def test_slots_are_as_large_as_what_is_served(tmp_path):
     assert small.joined(slots_of(llama_adapter(tmp_path / "rank7", 1, r=7))) == small
     both = small.joined(large)
     assert both == (16, small.modules)
-    assert both.settings() == {
-        "enable_lora": True,
-        "max_loras": 1,
-        "max_lora_rank": 16,
-        "lora_target_modules": ["down_proj", "q_proj", "v_proj"],
-    }
+    modules = {"max_lora_rank": 16, "lora_target_modules": ["down_proj", "q_proj", "v_proj"]}
+    assert both.settings() == {"enable_lora": True, "max_loras": 1, **modules}
     assert Slots().settings() == {"enable_lora": False}
     assert slots_of(llama_adapter(tmp_path / "huge", 1, r=513)).rank == 513  # for vLLM to refuse
 
@@ -510,34 +476,12 @@ def engine(broken, base, monkeypatch):
 
 def test_a_vllm_that_cannot_be_imported_is_told_in_one_message(engine, broken, base, tmp_path, capsys):
     assert versions_in(broken) == {"vllm": "0.32.0"}
-    adapters = [str(llama_adapter(tmp_path / name, seed)) for seed, name in enumerate(("one", "two"))]
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n' * 2)
-    given = ["evaluate", *adapters, "-b", str(base), "--data", str(tmp_path / "rows.jsonl")]
-    assert run([*given, "-o", str(tmp_path / "out"), "--engine", "vllm", "--device", "cpu"]) == 3
+    assert run(two_adapters(base, tmp_path)) == 3
     error = capsys.readouterr().err
     assert f"vLLM 0.32.0 refuses to be imported by {broken}: OSError: libnone.so.12: cannot open" in error
     assert "--engine-python" in error
     assert "Traceback" not in error
     assert not list((tmp_path / "out").rglob("*.jsonl"))
-
-
-@pytest.mark.parametrize(
-    ("raised", "said"),
-    [
-        ("ValueError: no\nmore", "ValueError: no"),
-        (
-            "ValidationError: 1 validation error for M\nfield\n  Input should be 1 [type=int, input_value=2]\n",
-            "Input should be 1",
-        ),
-        (
-            "ValidationError: 1 validation error for M\n  Value error, no [type=value_error, input_value=2]\n    For",
-            "no",
-        ),
-        ("ValueError: not one of " + "name " * 100, "ValueError: not one of " + "name " * 55 + "…"),
-    ],
-)
-def test_a_refusal_is_one_line(raised, said):
-    assert _first_line(raised) == said
 
 
 # --- its gate: two engines that really compute; the one under test is given another adapter under the same name

@@ -166,45 +166,27 @@ def test_wrong_columns_name_the_right_ones(tmp_path):
 ROW = {"question": "1 + 1?", "answer": "2"}
 
 
-def write_json(folder):
-    (folder / "rows.json").write_text(json.dumps([ROW]))
-    return folder / "rows.json"
-
-
-def write_parquet(folder):
-    pd.DataFrame([ROW]).to_parquet(folder / "rows.parquet")
-    return folder / "rows.parquet"
-
-
-def write_csv(folder):
-    pd.DataFrame([ROW]).to_csv(folder / "rows.csv", index=False)
-    return folder / "rows.csv"
-
-
-def write_tsv(folder):
-    pd.DataFrame([ROW]).to_csv(folder / "rows.tsv", index=False, sep="\t")
-    return folder / "rows.tsv"
-
-
-def write_dataset(folder):
-    datasets = pytest.importorskip("datasets")
-    datasets.Dataset.from_list([ROW]).save_to_disk(folder / "saved")
-    return folder / "saved"
-
-
-def write_splits(folder):
+def write_splits(path):
     datasets = pytest.importorskip("datasets")
     other = datasets.Dataset.from_list([{"question": "train", "answer": "train"}])
     splits = {"train": other, "test": datasets.Dataset.from_list([ROW])}
-    datasets.DatasetDict(splits).save_to_disk(folder / "splits")
-    return folder / "splits"
+    datasets.DatasetDict(splits).save_to_disk(path)
 
 
-@pytest.mark.parametrize(
-    "write", [write_json, write_parquet, write_csv, write_tsv, write_dataset, write_splits]
-)
-def test_every_format_gives_the_same_rows(write, tmp_path):
-    (row,) = local(write(tmp_path)).read()
+WRITERS = {
+    "rows.json": lambda path: path.write_text(json.dumps([ROW])),
+    "rows.parquet": pd.DataFrame([ROW]).to_parquet,
+    "rows.csv": lambda path: pd.DataFrame([ROW]).to_csv(path, index=False),
+    "rows.tsv": lambda path: pd.DataFrame([ROW]).to_csv(path, index=False, sep="\t"),
+    "saved": lambda path: pytest.importorskip("datasets").Dataset.from_list([ROW]).save_to_disk(path),
+    "splits": write_splits,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_rows(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    (row,) = local(tmp_path / name).read()
     assert (row.text("prompt"), row.answer()) == ("1 + 1?", "2")
 
 

@@ -1,6 +1,5 @@
 """Tasks by name: the right one, with options that are checked before anything is read."""
 
-import json
 import subprocess
 import sys
 from inspect import signature
@@ -109,24 +108,6 @@ def trace(tmp_path):
     return path
 
 
-def write_config(path: Path, profile: str, base: str = "embedded:smollm2") -> Path:
-    gate = {"min_value": 0, "above_base": None}
-    task = {"profile": profile, "options": {"size": 120}, "eval_samples": 4, "probe_gate": gate}
-    path.write_text(
-        json.dumps(
-            {
-                "model": {"name": base, "type": "causal_lm"},
-                "task": task,
-                "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["q_proj"]},
-                "train": {"max_steps": 2, "lr": 1e-3, "per_device_train_batch_size": 2},
-                "compression": {"variants": ["uniform_r2"], "arms": ["truncate"], "controls": []},
-                "runtime": {"device": "cpu"},
-            }
-        )
-    )  # fmt: skip
-    return path
-
-
 # ------------------------------------------------------------------ allowed
 
 
@@ -183,19 +164,10 @@ def test_a_file_is_not_run_unless_it_is_allowed(trace, monkeypatch, value):
 
 
 @pytest.mark.usefixtures("allowed")
-@pytest.mark.parametrize(
-    ("profile", "code", "hint"),
-    [
-        ("no/such/file.py", "task-file", "check the path"),
-        ("arithmetik", "task-unknown", "did you mean `arithmetic`?"),
-    ],
-    ids=["no file", "misspelt"],
-)
-def test_what_is_not_there(profile, code, hint):
-    with pytest.raises(InputError) as caught:
-        tasks.load(profile, {})
-    assert caught.value.code == code
-    assert hint in caught.value.hint
+def test_a_file_that_is_not_there():
+    with pytest.raises(InputError, match="no such file") as caught:
+        tasks.load("no/such/file.py", {})
+    assert caught.value.code == "task-file"
 
 
 def test_what_is_allowed_for_a_while_is_not_allowed_behind_it(monkeypatch):
@@ -216,10 +188,9 @@ def test_what_is_allowed_for_a_while_is_not_allowed_behind_it(monkeypatch):
 
 
 def test_a_file_cannot_allow_itself(trace, tmp_path, capsys):
-    config = write_config(tmp_path / "config.yaml", str(trace))
-    text = config.read_text()
-    for place in ('{"allow_code": true, ', '{"runtime": {"allow_code": true}, '):
-        config.write_text(place + text[1:].replace('"runtime": {"device": "cpu"}', '"seed": 1'))
+    config = tmp_path / "config.yaml"
+    for place in ('"allow_code": true', '"runtime": {"allow_code": true}'):
+        config.write_text(f'{{"task": {{"profile": "{trace}"}}, {place}}}')
         assert run(["bench", "run", "--config", str(config), "--output", str(tmp_path / "out")]) == 3
         assert "allow_code" in capsys.readouterr().err
     assert not trace.with_name("ran").exists()

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gradience import tasks
-from gradience.errors import GradienceError, InputError, UsageError
+from gradience.errors import InputError, UsageError
 from gradience.files.rows import MAX_ROW
 from gradience.models.chat import chat_template
 from gradience.models.rendering import encode_pair
@@ -113,7 +113,7 @@ def test_files_that_number_their_rows_alike_keep_their_roles(tmp_path):
     assert all(item.prompt.startswith("confirm") for item in task.examples.of("confirm"))
 
 
-@pytest.mark.parametrize("names", [("train",), ("file", "train", "confirm"), ("dev", "confirm")])
+@pytest.mark.parametrize("names", [(), ("train",), ("file", "train", "confirm"), ("dev", "confirm")])
 def test_files_that_leave_the_roles_open(tmp_path, names):
     path = write_jsonl(tmp_path / "a.jsonl", PROMPTS)
     options = {name if name == "file" else f"{name}_file": path for name in names}
@@ -123,23 +123,6 @@ def test_files_that_leave_the_roles_open(tmp_path, names):
 
 
 # --- labels ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rows", "options", "code", "message"),
-    [
-        (PROMPTS, {}, "task-kind", "has `prompt` and `completion` or `answer`, and this task needs `text` and `label`"),
-        ([*LABELS, {"text": "x", "label": ""}], {}, "task-text", "line 31: column `label` is empty"),
-        (LABELS, {"label_names": ["no", "si"]}, "task-label", "line 2: `yes` is not one of the labels no, si"),
-        (LABELS[::2], {}, "task-label", "its labels are no"),
-        ([*LABELS, LABELS[0] | {"text": 5}], {}, "task-text", "line 31: column `text` contains 5"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_with_labels_is_named(tmp_path, rows, options, code, message):
-    with pytest.raises(GradienceError) as caught:
-        load(tmp_path, rows, "classification", **options)
-    assert caught.value.code == code
-    assert message in str(caught.value)
 
 
 # --- where files lie ------------------------------------------------------------------------------
@@ -159,22 +142,15 @@ def test_relative_paths_start_at_the_folder(tmp_path):
 # --- the examples of the page ---------------------------------------------------------------------
 
 
-def test_labels_by_their_names(tmp_path):
-    task = load(tmp_path, LABELS, "classification")
-    assert task.label_names == ("no", "yes")
-    assert {e.text: task.label_names[e.label] for e in task.examples.all} == {
-        row["text"]: row["label"] for row in LABELS
-    }
-    turned = load(tmp_path, LABELS, "classification", label_names=["yes", "no"])
-    assert [1 - e.label for e in turned.examples.all] == [e.label for e in task.examples.all]
-
-
 def test_pairs_of_texts(tmp_path):
     pairs = [{**row, "text_pair": f"second {n}"} for n, row in enumerate(LABELS)]
     task = load(tmp_path, pairs, "classification")
     assert {(e.text, e.text_pair) for e in task.examples.all} == {(r["text"], r["text_pair"]) for r in pairs}
     with pytest.raises(InputError, match="line 31: column `text_pair` has a text in some rows only"):
         load(tmp_path, [*pairs, {"text": "x", "label": "no"}], "classification")
+    turned = [{**pairs[0], "text": pairs[0]["text_pair"], "text_pair": pairs[0]["text"]}, *pairs, pairs[3]]
+    task = load(tmp_path, turned, "classification")
+    assert (len(task.examples.all), task.examples.counts["duplicates"]) == (31, 1)
 
 
 # ---------------------------------------------------------------- A user's own texts: formats, labels
@@ -207,19 +183,11 @@ EXPECTED = {"Good, and long": "yes", 'She said "no"': "no", "Touché": "yes"}
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv", 'text,label\n"Good, and long",yes\n"She said ""no""",no\nTouché,yes\n'),
-        ("a.csv", '\ufefftext,label\r\n"Good, and long",yes\r\n\r\n"She said ""no""",no\r\nTouché,yes'),
-        ("a.CSV", 'label,text\nyes,"Good, and long"\nno,"She said ""no"""\nyes,Touché\n'),
+        ("a.CSV", '\ufefflabel,text\r\nyes,"Good, and long"\r\n\r\nno,"She said ""no"""\r\nyes,Touché'),
         ("a.tsv", 'text\tlabel\nGood, and long\tyes\nShe said "no"\tno\nTouché\tyes\n'),
-        (
-            "a.jsonl",
-            '{"text": "Good, and long", "label": "yes"}\r\n{"text": "She said \\"no\\"", "label": "no"}'
-            '\n\n{"text": "Touch\\u00e9", "label": "yes"}',
-        ),
     ],
-    ids=["csv", "csv-bom-crlf-blank-line-no-end", "csv-other-order", "tsv", "jsonl"],
 )
-def test_formats(tmp_path, name, content):
+def test_marks_line_ends_blank_lines_and_quotes(tmp_path, name, content):
     assert labels_of(load_texts(file=written(tmp_path / name, content))) == EXPECTED
 
 
@@ -306,13 +274,6 @@ def test_rows_are_read_one_at_a_time(tmp_path):
         collections.deque(local(path).read(), maxlen=0)
 
 
-def test_the_nearest_column_is_offered(tmp_path):
-    path = written(tmp_path / "a.csv", "texts,label\nFine,a\n")
-    with pytest.raises(InputError) as caught:
-        load_texts(file=path)
-    assert caught.value.hint == "did you mean `texts`? the columns are `texts`, `label`: rename one to `text`"
-
-
 # --- labels ---------------------------------------------------------------------------------------
 
 
@@ -364,38 +325,6 @@ def test_f1_is_for_two_labels(tmp_path):
 
 
 # --- roles and identities -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "names",
-    [[], ["train_file"], ["confirm_file", "dev_file"], ["train_file", "dev_file"], ["file", "train_file"]],
-    ids="+".join,
-)  # fmt: skip
-def test_what_leaves_the_roles_open_is_refused(tmp_path, names):
-    path = write_jsonl(tmp_path / "a.jsonl", rows(10))
-    with pytest.raises(UsageError) as caught:
-        load_texts(**dict.fromkeys(names, path))
-    assert caught.value.code == "task-files"
-
-
-def test_pairs(tmp_path):
-    given_rows = [
-        {"text": "A dog sleeps.", "text_pair": "An animal sleeps.", "label": "yes"},
-        {"text": "An animal sleeps.", "text_pair": "A dog sleeps.", "label": "no"},
-        {"text": "A dog sleeps.", "text_pair": "An animal sleeps.", "label": "yes"},
-    ]
-    task = load_texts(file=write_jsonl(tmp_path / "a.jsonl", given_rows))
-    assert {(item.text, item.text_pair) for item in task.examples.all} == {
-        ("A dog sleeps.", "An animal sleeps."),
-        ("An animal sleeps.", "A dog sleeps."),
-    }
-    assert task.examples.counts["duplicates"] == 1
-
-
-def test_a_pair_in_some_rows_only_is_refused(tmp_path):
-    given_rows = [{"text": "a", "text_pair": "b", "label": 1}, {"text": "a", "label": 0}]
-    with pytest.raises(InputError, match="line 2: column `text_pair` has a text in some rows only"):
-        load_texts(file=write_jsonl(tmp_path / "a.jsonl", given_rows))
 
 
 FEATURES = """\
