@@ -21,6 +21,7 @@ from blocks import only_checking, replace_block
 from gradience.cli.app import main as main_of_gradience
 from gradience.reports.base.numbers import percent, plural
 from gradience.reports.base.report import Report
+from gradience.reports.base.view import View
 from gradience.reports.bench import BenchAggregate, VariantSummary, mean_percent, points, status_of
 from gradience.reports.calibration import CalibrationReport
 from gradience.reports.distill import DistillReport
@@ -76,7 +77,7 @@ class Kept(NamedTuple):
     block: str
     file: str
     sections: Sequence[str] = ()
-    named: Mapping[str, str] = {}
+    named: tuple[str, ...] = ()
 
 
 QUESTIONS = "docs/questions.md"
@@ -107,13 +108,13 @@ KEPT = (
         "docs/calibrate.md",
         "calibrate",
         "minilm_prompts/calibrate.json",
-        named={"path": "my_adapter", "output": "calibration.safetensors"},
+        named=("my_adapter", "calibration.safetensors"),
     ),
     Kept(
         "docs/distill.md",
         "distill",
         "minilm_prompts/distill_report.json",
-        named={"teacher": "my_adapter", "output": "distilled"},
+        named=("my_adapter", "distilled"),
     ),
     Kept("docs/shrink.md", "shrink", "minilm_shrink_looks/shrink.json"),
     Kept(
@@ -323,7 +324,8 @@ def passes(variant: VariantSummary) -> str:
 def screen_of(kept: Kept) -> str:
     """Return a kept result as its command and its screen, or some sections of it."""
     result = SCREENS[Path(kept.file).name].read(ROOT / "benchmarks" / "results" / kept.file)
-    return f"```text\n$ {result.run.command}\n\n{part_of(result.to_text(**kept.named), kept.sections).strip()}\n```"
+    screen = result.to_text(view=View(brief=True, paths=kept.named))
+    return f"```text\n$ {result.run.command}\n\n{part_of(screen, kept.sections).strip()}\n```"
 
 
 def portable(page: str) -> str:

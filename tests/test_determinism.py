@@ -16,11 +16,12 @@ KERNELS = """
 import json, sys
 import numpy, threadpoolctl
 from gradience import audit_adapter
+from gradience.reports.base.view import View
 report = audit_adapter(sys.argv[1], workers=1)
 fields = json.loads(report.to_json())
 del fields["run"]
 kernels = [pool.get("architecture") for pool in threadpoolctl.threadpool_info()]
-print(json.dumps({"kernels": kernels, "fields": fields, "text": report.to_text(layers=True)}))
+print(json.dumps({"kernels": kernels, "fields": fields, "text": report.to_text(view=View(full=True))}))
 """
 
 PROGRAM = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,13 +76,10 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
     report = measure(paths[0], paths[0])
     out.save_page(report)
     incomplete = _incomplete(report, paths[0], layers=out.layers)
-    if out.json:
-        print_json(report)
-    elif out.suggest_per_layer:
+    if out.suggest_per_layer and not out.json:
         _print_config(report, paths[0])
-    elif not out.quiet:
-        shown = {"layers": out.layers, "top_wasteful": out.top_wasteful, "path": shlex.quote(paths[0])}
-        print_screen(type(report).to_text, report, **shown)
+    else:
+        out.print(report, paths, out.top_wasteful)
     if incomplete:
         raise incomplete
     return 0
@@ -129,8 +125,9 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
         out.save_page(*for_page)
     if reports and not out.quiet:
         from gradience.reports.audit import audits_blocks
+        from gradience.reports.base import terminal
 
-        print_screen(type(reports[0]).drawn, audits_blocks(reports))
+        print_screen(terminal.render, audits_blocks(reports))
     if not out.json:
         for trouble in troubles:
             if isinstance(trouble, IncompleteError):

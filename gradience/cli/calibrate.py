@@ -1,7 +1,5 @@
 """`gradience calibrate`: what each component of an adapter does to the model's output, on your prompts."""
 
-from shlex import quote
-
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.cli.console import show_written
 from gradience.cli.options import require_files
@@ -29,7 +27,6 @@ def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
     if not isinstance(result, Calibration):
         out.show_aloud(result)
         return
-    output = quote(str(settings.output))
-    out.show(result.report, layers=out.layers, path=quote(str(settings.adapter)), output=output)
+    out.show(result.report, paths=(str(settings.adapter), str(settings.output)))
     if not out.quiet:
         show_written(settings.output)

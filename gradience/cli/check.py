@@ -17,6 +17,10 @@ class CheckOutput(PageOutput):
     verbose: Annotated[bool, Flag(short="-v")] = False
     """Also show sources, and the rules that found nothing."""
 
+    @property
+    def full(self) -> bool:
+        return self.verbose
+
 
 def check(settings: CheckSettings, out: CheckOutput) -> int:
     """Reports what is wrong, unusual or not supported. One file may contain both the adapter's and the training's
@@ -33,6 +37,6 @@ def check(settings: CheckSettings, out: CheckOutput) -> int:
     from gradience.check import check_config
 
     report = call(check_config, settings)
-    out.show(report, verbose=out.verbose)
+    out.show(report)
     errors = any(finding.severity == "error" for finding in report.findings)
     return ExitCode.GATE_FAILED if errors else ExitCode.DONE

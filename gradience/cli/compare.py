@@ -1,7 +1,5 @@
 """`gradience compare`: two adapters, module by module."""
 
-import shlex
-
 from gradience.cli.output import LayersOutput
 from gradience.compare.settings import CompareSettings
 
@@ -18,6 +16,4 @@ def compare(settings: CompareSettings, out: LayersOutput) -> None:
     from gradience.compare.adapters import compare_adapters
 
     report = out.run(compare_adapters, settings, f"comparing {settings.a}")
-    out.show(
-        report, layers=out.layers, paths=tuple(shlex.quote(str(path)) for path in (settings.a, settings.b))
-    )
+    out.show(report, paths=(str(settings.a), str(settings.b)))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -55,10 +54,7 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
 
     hub.check(dry_run=settings.dry_run)
     report = out.run(compress_adapter, replace(settings, documents=_documents), f"compressing {path}")
-    names: dict[str, Any] = {}
-    if not settings.dry_run:
-        names = {"path": quote(str(path)), "output": quote(str(settings.output))}
-    out.show(report, layers=out.layers, **names)
+    out.show(report, paths=(str(path), str(settings.output)))
     if settings.output is not None:
         hub.run(Path(settings.output))
     return ExitCode.DONE

@@ -1,7 +1,6 @@
 """`gradience distill`: a smaller adapter, trained for a few steps to match its reference adapter."""
 
 from dataclasses import replace
-from shlex import quote
 
 from gradience.calibrate.settings import DistillSettings
 from gradience.cli.console import show_written
@@ -29,7 +28,6 @@ def distill(settings: DistillSettings, out: ReportOutput) -> None:
     if not isinstance(result, DistillReport):
         out.show_aloud(result)
         return
-    output = quote(str(settings.output))
-    out.show(result, teacher=quote(str(settings.teacher)), output=output)
+    out.show(result, paths=(str(settings.teacher), str(settings.output)))
     if not out.quiet:
         show_written(settings.output)

@@ -21,5 +21,5 @@ def fleet(settings: FleetSettings, out: ReportOutput) -> int:
     from gradience.fleet.verb import audit_fleet
 
     report = out.run(audit_fleet, settings, "measuring adapters")
-    out.show(report, root=str(root_of(settings)))
+    out.show(report, paths=(str(root_of(settings)),))
     return ExitCode.INCOMPLETE if report.failed or report.incomplete else ExitCode.DONE

@@ -19,6 +19,10 @@ class MonitorOutput(PageOutput):
     fail_on: Annotated[Literal["warning", "error"] | None, Flag("SEVERITY")] = None
     """Exit with 1 on an alert of at least this severity."""
 
+    @property
+    def full(self) -> bool:
+        return self.verbose
+
 
 def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
     """Works on files of any size, without PyTorch.
@@ -34,7 +38,7 @@ def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
     from gradience.monitor import monitor_runs
 
     report = call(monitor_runs, settings)
-    out.show(report, verbose=out.verbose)
+    out.show(report)
     severities = {alert.severity for run in report.runs for alert in run.alerts}
     met = out.fail_on in severities or (out.fail_on == "warning" and "error" in severities)
     return ExitCode.GATE_FAILED if met else ExitCode.DONE

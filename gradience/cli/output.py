@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -43,12 +43,20 @@ class JsonOutput:
         """True if no screen is printed."""
         return False
 
-    def print(self, report: Readable, **options: Any) -> None:
-        """Print an artifact as JSON, or as its screen."""
+    @property
+    def full(self) -> bool:
+        """True if the screen shows every detail."""
+        return False
+
+    def print(self, report: Readable, paths: Sequence[str] = (), most: int | None = None) -> None:
+        """Print an artifact as JSON, or as its screen. paths, most: see `View`."""
         if self.json:
             print_json(report)
         elif not self.silent:
-            print_screen(type(report).to_text, report, **options)
+            from gradience.reports.base.view import View
+
+            view = View(brief=not self.full, full=self.full, most=most, paths=tuple(paths))
+            print_screen(type(report).to_text, report, view=view)
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -63,11 +71,14 @@ class PageOutput(JsonOutput):
         """True if the page quotes examples and answers."""
         return True
 
-    def show(self, report: Readable, *, folder: Path | None = None, **options: Any) -> None:
-        """Write the requested page, and print. folder: folder of the records that the artifact names."""
+    def show(self, report: Readable, *, folder: Path | None = None, paths: Sequence[str] = ()) -> None:
+        """Write the requested page, and print.
+
+        folder: folder of the records that the artifact names. paths: as typed, for the next command.
+        """
         if self.html is not None:
             self.save_page(report, folder=folder)  # type: ignore[arg-type]
-        self.print(report, **options)
+        self.print(report, paths)
 
     def save_page(self, *reports: Report, folder: Path | None = None) -> None:
         """Write the page of `--html`, if requested."""
@@ -133,6 +144,10 @@ class LayersOutput(ReportOutput):
 
     layers: bool = False
     """Show every module."""
+
+    @property
+    def full(self) -> bool:
+        return self.layers
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -18,7 +18,7 @@ document:
             return [Heading("Power", level=1), names]
 
 `print`, a terminal, Markdown, a notebook and a page all come from these blocks. A report whose screen is
-shorter has a `screen` too; options of a command are keywords of its `to_text`. A plot is a line in `plots`: a function
+shorter has a `screen` too, which takes the `View`: its amount of detail. A plot is a line in `plots`: a function
 of `plots/`, and the beginning of the title of its section.
 
 Blocks contain text, never markup: an untrusted name is `Span(name, "name")`, sentences that contain names are plain

@@ -5,10 +5,8 @@ stable rank.
 """
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from fractions import Fraction
 from statistics import median
@@ -23,7 +21,6 @@ from gradience.adapters.keys import Kind
 from gradience.adapters.locate import natural_key
 from gradience.files.artifact import ROW_CONFIG, Float12, Floats12, Part
 from gradience.ranks import percentile
-from gradience.reports.base import view as base_view
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -44,7 +41,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.charts import BLOCKS
 from gradience.reports.base.finding import Finding, Severity
-from gradience.reports.base.modules import by_kind, short_labels
+from gradience.reports.base.modules import LayerMap, layer_map
 from gradience.reports.base.numbers import (
     DIGITS,
     MISSING,
@@ -62,7 +59,7 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import first_names, more
+from gradience.reports.base.view import DOCUMENT, View, first_names, more, next_steps
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
 Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
@@ -421,32 +418,13 @@ class AuditReport(Report):
             notes.append(Note("info", HYPOTHESIS))
         return notes
 
-    def to_text(
-        self,
-        *,
-        width: int | None = None,
-        color: bool = False,
-        top_wasteful: int | None = None,
-        layers: bool = False,
-        path: str | None = None,
-    ) -> str:
-        """Return the screen of one adapter, about 45 lines.
-
-        top_wasteful: number of modules with the most spare rank to list.
-        layers: list every module, and every finding with its hint.
-        path: the adapter in the next command; by default the path in the report, of an absolute path the last part.
-        """
-        from gradience.reports.base.terminal import DEFAULT_WIDTH, MIN_WIDTH
-
-        columns = max(MIN_WIDTH, width or DEFAULT_WIDTH) - BESIDE_MAP
-        most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
-        path = self.adapter.path if path is None else path
-        view = AuditView(not layers, layers, most, SHOWN_FULLEST, columns, path)
-        steps = [] if layers else ["--layers"]
+    def screen(self, view: View) -> Document:
+        """Return the screen of one adapter, about 45 lines, and the next step."""
+        steps = [*([] if view.full else ["--layers"]), "--json"]
+        path = view.path(0, self.adapter.path)
         if self.suggestions and compress_command(self, path, ""):
-            steps.insert(0, f"gradience shrink {shlex.quote(path)} --data rows.jsonl")
-        following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
-        return self.drawn([*audit_blocks(self, view), following], width, color)
+            steps.insert(0, f"gradience shrink {path} --data rows.jsonl")
+        return [*audit_blocks(self, view), next_steps(*steps)]
 
 
 def compress_command(report: AuditReport, path: str, options: str) -> str | None:
@@ -454,13 +432,15 @@ def compress_command(report: AuditReport, path: str, options: str) -> str | None
     if {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}:
         return None
     pickle = " --allow-pickle" if report.adapter.pickle else ""
-    return f"gradience compress {shlex.quote(path)} {options}{pickle}"
+    return f"gradience compress {path} {options}{pickle}"
 
 
 SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
 """Modules with the most and the least spare rank that the screen lists."""
-BESIDE_MAP = 46
-"""Columns of a terminal that are not available for the cells of a map."""
+LISTED = 5
+"""The same at either end in a document."""
+BESIDE_MAP, WIDEST_MAP = 46, 128
+"""Columns of a terminal that are not available for the cells of a map, and of the map in a document."""
 HYPOTHESIS = (
     "In our tests (8 adapters, two tasks), the median rank and per_layer kept accuracy within 2.5 points, but were 4"
     " and 6 times larger than needed. p90 saved nothing in 5 of 5 cases. To find a size on your examples, use"
@@ -474,23 +454,7 @@ SHOWN = 3
 """Modules, layers and reasons on the screen."""
 
 
-@plain_dataclass(frozen=True, slots=True)
-class AuditView(base_view.View):
-    """Amount of detail in the sections of an audit."""
-
-    most_spare: int = 5
-    least_spare: int = 5
-    """Modules listed at either end."""
-    map_columns: int = 128
-    """Columns of the widest map."""
-    path: str = ""
-    """The adapter in suggested commands; empty for the path in the report."""
-
-
-DOCUMENT = AuditView()
-
-
-def audit_blocks(report: AuditReport, view: AuditView = DOCUMENT) -> Document:
+def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
     """Return the sections in reading order."""
     return [block for section in SECTIONS for block in section(report, view)]
 
@@ -601,7 +565,7 @@ def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
 # ---------------------------------------------------------------- sections
 
 
-def title_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def title_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return path, format, rank, scale and base; modules, parameters, bytes, storage type and digest."""
     adapter = report.adapter
     kind = words_of(adapter.format)
@@ -632,7 +596,7 @@ SHOWN_NOTES = 6
 """Findings that a brief report lists."""
 
 
-def trust_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def trust_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return coverage, precision and findings; in a brief report the first of them, without details."""
     heading, notes = Heading("Completeness"), trust_notes(report)
     if not view.brief:
@@ -710,7 +674,7 @@ WORTH_SHOWING = 0.1
 """Share of other weights in the file from which on the section on disk space is shown."""
 
 
-def space_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def space_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return the bytes of the LoRA weights, stored and in 16 bits, and of other weights, if either is notable."""
     total = report.adapter.bytes
     lora = sum(layer.bytes for layer in report.layers)
@@ -722,7 +686,7 @@ def space_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     if lora > narrow:
         largest = max(layer.r for layer in report.layers)
         options = f"--rank {largest} --dtype BF16 -o smaller"
-        command = compress_command(report, view.path or report.adapter.path, options)
+        command = compress_command(report, view.path(0, report.adapter.path), options)
         rows.append(("as BF16", size(narrow), command or ""))
     notes = (*report.coverage.other, *report.coverage.unaudited)
     if notes:
@@ -730,7 +694,7 @@ def space_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     return [Heading("Disk space", aside=f"{size(total)} on disk"), figures(rows)]
 
 
-def use_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def use_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return energy ranks and stable rank over the trained modules as bars up to r, then the measures relative to r."""
     trained = trained_layers(report)
     if not trained:
@@ -784,7 +748,7 @@ def _bar(label: str, values: Sequence[float], show: Callable[[float], str], top:
     return [label, Span(show(median), "strong"), *map(show, larger), (*drawn, Span("░" * (BAR - at), "dim"))]
 
 
-def dominance_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return the size of the update relative to the base weights, if given, and the modules not compared."""
     base = report.base
     if base is None:
@@ -815,7 +779,7 @@ def dominance_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     return [*blocks, *warned(texts)]
 
 
-def rank_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def rank_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return the current ranks and three suggestions, each with its savings."""
     plan = report.suggestions
     if plan is None:
@@ -864,14 +828,14 @@ def _decision_sentence(plan: Suggestions) -> str:
     return f"median and p90 {median}" if median == p90 else f"median {median}, p90 {p90}"
 
 
-def caveat_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def caveat_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return the limits of an audit."""
     return [Heading("Limits"), Paragraph(HYPOTHESIS if report.suggestions else NO_QUALITY)]
 
 
-def layer_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def layer_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return the table of modules on request (layer 2 before layer 10), with a footnote if ± occurs."""
-    if not view.layers:
+    if not view.full:
         return []
     thresholds = sorted({report.tau, 0.90, 0.95, 0.99})
     columns = [
@@ -914,17 +878,12 @@ WIDE_MAP, MAX_CELL = 36, 4
 """Columns that a map of few layers is stretched to, and the maximum signs per layer."""
 
 
-def where_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+def where_blocks(report: AuditReport, view: View) -> list[Block]:
     """Return a map of the largest layer stack, the modules outside, the energy, and the extreme modules."""
     if not report.layers:
         return []
-    stacks: dict[str, list[LayerAudit]] = {"": []}
-    for layer in report.layers:
-        within = layer.layer is not None and layer.layer_index is not None
-        stacks.setdefault((layer.layer or "").rpartition(".")[0] if within else "", []).append(layer)
-    outside = stacks.pop("")
-    largest = min(stacks, key=lambda stack: (-len(stacks[stack]), stack), default="")
-    outside += [layer for stack, layers in stacks.items() if stack != largest for layer in layers]
+    columns = view.width - BESIDE_MAP if view.width else WIDEST_MAP
+    stack = layer_map(report.layers, lambda layer: layer.params, MAX_KINDS, columns)
     statuses = {layer.status for layer in report.layers}
     legend: tuple[str | Span, ...] = (
         f"{k_label(report.tau)} / r in eighths ",
@@ -933,16 +892,17 @@ def where_blocks(report: AuditReport, view: AuditView) -> list[Block]:
         "  ○ untrained" if "untrained" in statuses else "",
         "  ✗ not measured" if statuses - {"ok", "untrained"} else "",
     )
-    blocks: list[Block] = [Heading("Map of modules", aside=legend if stacks else "")]
+    blocks: list[Block] = [Heading("Map of modules", aside=legend if stack.rows else "")]
     total = sum(map(_energy, report.layers))
-    blocks += layer_map(stacks[largest], total, view) if stacks else []
-    if outside:
-        names = first_names([layer.label for layer in outside], SHOWN)
-        blocks.append(Paragraph((f"{plural(len(outside), 'module')} outside the map: ", *names)))
+    blocks += map_blocks(stack, total, min(WIDE_MAP, columns), view.rest) if stack.rows else []
+    if stack.outside:
+        names = first_names([layer.label for layer in stack.outside], SHOWN)
+        blocks.append(Paragraph((f"{plural(len(stack.outside), 'module')} outside the map: ", *names)))
     sentence = _gain_sentence(report)
     blocks += [Paragraph(sentence)] if sentence else []
-    spare = wasteful(report, view.most_spare)
-    full = [layer for layer in fullest(report, view.least_spare) if layer not in spare]
+    most, least = (SHOWN_WASTEFUL, SHOWN_FULLEST) if view.width else (LISTED, LISTED)
+    spare = wasteful(report, most if view.most is None else view.most)
+    full = [layer for layer in fullest(report, least) if layer not in spare]
     ends = [*(("most", layer) for layer in spare), *(("least", layer) for layer in full)]
     table = table_of(
         ends,
@@ -996,48 +956,43 @@ def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
     return ranked[:number] if report.suggestions is not None else []
 
 
-def layer_map(layers: Sequence[LayerAudit], total: float, view: AuditView) -> list[Block]:
+def map_blocks(stack: LayerMap[LayerAudit], total: float, columns: int, rest: str) -> list[Block]:
     """Return the map of one layer stack such as `model.layers`: a row per kind of module, a column per layer.
 
     Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited for every
     architecture and naming: a stack that is wider than the screen has several layers per column, and a cell of several
-    modules (experts, merged columns) shows their median. total: energy of the whole adapter.
+    modules (experts, merged columns) shows their median. total: energy of the whole adapter. columns: least width of
+    the map. rest: pointer to the kinds that are left out.
     """
-    indices = sorted({layer.layer_index or 0 for layer in layers})
-    per_column = math.ceil(len(indices) / view.map_columns)
-    column = {index: position // per_column for position, index in enumerate(indices)}
-    number = math.ceil(len(indices) / per_column)
-    wide = max(1, min(MAX_CELL, min(WIDE_MAP, view.map_columns) // number))
-    kinds, hidden = by_kind(layers, lambda layer: layer.params, MAX_KINDS)
-    kinds.sort(key=lambda kind: MODULE_TYPES.index(kind[1][0].module_type))  # attention before MLP
-    labels = short_labels([kind for kind, _ in kinds])
-    uniform = len({layer.r for layer in layers}) == 1
+    number = len(stack.columns)
+    wide = max(1, min(MAX_CELL, columns // number))
+    uniform = len({layer.r for column in stack.columns for layer in column}) == 1
     rows: list[list[Inline]] = []
     most_modules = 1
-    for kind, members in kinds:
-        places: list[list[LayerAudit]] = [[] for _ in range(number)]
-        for layer in members:
-            places[column[layer.layer_index or 0]].append(layer)
-        most_modules = max(most_modules, *map(len, places))
+
+    def order(row: tuple[str, Sequence[Sequence[LayerAudit]]]) -> int:
+        return next(MODULE_TYPES.index(layer.module_type) for cell in row[1] for layer in cell)
+
+    for label, cells in sorted(stack.rows, key=order):  # attention before MLP
+        most_modules = max(most_modules, *map(len, cells))
+        members = [layer for cell in cells for layer in cell]
         ks = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
         rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
         spread = [trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}"]
-        rows.append([Span(labels[kind], "name"), _drawn(map(cell, places), wide), *spread])
+        rows.append([Span(label, "name"), _drawn(map(cell_sign, cells), wide), *spread])
     # the share of Σ‖ΔW‖² of each column, in eighths of the largest; no row if the scale is unknown
-    sums = [0.0] * number
-    for layer in layers:
-        sums[column[layer.layer_index or 0]] += _energy(layer)
+    sums = [sum(map(_energy, column)) for column in stack.columns]
     top = max(sums)
     if top:
         energy = [Span(block(value / top).text, "dim") if value else ABSENT for value in sums]
         shares = [percent(share / total) for share in (median(sums), top)]
         rows.append([Span("energy ‖ΔW‖²", "dim"), _drawn(energy, wide), *shares])
-    head = Column(ruler(indices[::per_column], wide), drawing=True)
-    merged = f"{per_column} layers per column, " if per_column > 1 else ""
+    head = Column(ruler(stack.layers, wide), drawing=True)
+    merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
     several = f"{merged}each cell: median of up to {most_modules} modules"
     return [
         Table([Column("layer"), head, Column("median", ">"), Column("max", ">")], rows),
-        *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
+        *more(stack.hidden, "more kind of modules", rest, "more kinds of modules"),
         *([dim(several)] if most_modules > 1 else []),
     ]
 
@@ -1069,7 +1024,7 @@ def ruler(indices: Sequence[int], wide: int) -> str:
     return "".join(text)
 
 
-def cell(place: Sequence[LayerAudit]) -> Span:
+def cell_sign(place: Sequence[LayerAudit]) -> Span:
     """Return the cell for these modules: the median of k/r, or a failure or missing training if there is one."""
     if not place:
         return ABSENT
@@ -1085,7 +1040,7 @@ def block(share: float | Fraction) -> Span:
     return Span(BLOCKS[level - 1], HEAT[level - 1])
 
 
-SECTIONS: tuple[Callable[[AuditReport, AuditView], list[Block]], ...] = (
+SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     title_blocks,
     trust_blocks,
     space_blocks,

@@ -37,6 +37,7 @@ from gradience.errors import InputError
 from gradience.files.artifact import ROW_CONFIG, Float12
 from gradience.files.whole import write_whole
 from gradience.reports.base.blocks import (
+    Block,
     Column,
     Document,
     Facts,
@@ -55,6 +56,7 @@ from gradience.reports.base.prediction import (
     curve_blocks,
 )
 from gradience.reports.base.prompted import PromptForecast, PromptReport
+from gradience.reports.base.view import DOCUMENT, View
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
@@ -137,20 +139,11 @@ class CalibrationReport(PromptReport):
 
     def blocks(self) -> Document:
         """Return the measurements of every module, and the sizes."""
-        return [*calibration_blocks(self), *size_blocks(self)]
+        return calibration_blocks(self, DOCUMENT)
 
-    def to_text(
-        self,
-        *,
-        width: int | None = None,
-        color: bool = False,
-        layers: bool = False,
-        path: str = "ADAPTER",
-        output: str = "FILE",
-    ) -> str:
-        """Return the screen. layers: every module. path, output: adapter and calibration in the next command."""
-        blocks = [*calibration_blocks(self, None if layers else SHOWN), *size_blocks(self, path, output)]
-        return self.drawn(blocks, width, color)
+    def screen(self, view: View) -> Document:
+        """Return the first modules, the sizes, and the next command."""
+        return calibration_blocks(self, view)
 
 
 class CalibrationForecast(PromptForecast):
@@ -353,8 +346,8 @@ SHOWN = 8
 """Modules on the screen, unless all are requested."""
 
 
-def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> Document:
-    """Return the data, the excluded modules, and the most important modules; `shown` of them, or all."""
+def calibration_blocks(report: CalibrationReport, view: View) -> Document:
+    """Return the data, the excluded modules, the most important modules, and the predictions by size."""
     predicting = report.rows - report.selection_rows
     facts: list[tuple[str, Inline]] = [
         ("base", Span(report.base, "name")),
@@ -367,7 +360,7 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
     ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
     tokens = report.tokens_per_answer
     rows: list[list[Inline]] = []
-    for module in ordered[:shown]:
+    for module in ordered[: SHOWN if view.brief else None]:
         of_example = [sig(module.importance * tokens)] if tokens != 1 else []
         rows.append([Span(module.name, "name"), sig(module.importance), *of_example, str(module.rank)])
     if len(rows) < len(ordered):
@@ -384,18 +377,22 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
             "KL/token if removed: predicted divergence in nats if the module's whole update is removed."
             " KL/answer: the same, summed over the scored tokens of an average answer."
         ),
+        *_size_blocks(report, view),
     ]
 
 
-def size_blocks(report: CalibrationReport, path: str = "", output: str = "") -> Document:
-    """Return the predictions by size. path, output: adapter and file in the next command."""
+def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
     if not report.sizes:
         return []
-    shrink = f"gradience shrink {path} --calibration {output}"
+    sizes = [Heading("Sizes"), *curve_blocks(report.sizes, report.tokens_per_answer)]
+    if view.width is None:
+        return sizes
+    shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"
     labeled, unlabeled = (Span(f"{shrink} --{flag} rows.jsonl", "dim") for flag in ("data", "prompts"))
-    command = [Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts alone)"))]
-    command = command if path else []
-    return [Heading("Sizes"), *curve_blocks(report.sizes, report.tokens_per_answer), *command]
+    return [
+        *sizes,
+        Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts alone)")),
+    ]
 
 
 def _notes(report: CalibrationReport) -> list[Note]:

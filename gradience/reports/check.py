@@ -20,6 +20,7 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import plural, sig, trimmed
 from gradience.reports.base.report import Report
+from gradience.reports.base.view import View
 
 
 class SourceFile(Part):
@@ -99,9 +100,9 @@ class CheckReport(Report):
         """Return files and settings, and the findings with their number."""
         return check_blocks(self)
 
-    def to_text(self, *, width: int | None = None, color: bool = False, verbose: bool = False) -> str:
-        """Return the screen. verbose: also sources, and the rules without findings."""
-        return self.drawn(check_blocks(self, verbose=verbose), width, color)
+    def screen(self, view: View) -> Document:
+        """Return the screen. full: also sources, and the rules without findings."""
+        return check_blocks(self, verbose=view.full)
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the title with the name of the configuration, if it has one."""

@@ -107,21 +107,9 @@ class ComparisonReport(Report):
         """Return the sections, with whole lists."""
         return comparison_blocks(self)
 
-    def to_text(
-        self,
-        *,
-        width: int | None = None,
-        color: bool = False,
-        layers: bool = False,
-        paths: tuple[str, ...] = (),
-    ) -> str:
-        """Return the screen.
-
-        layers: show full lists and every module, without the pointer to `--layers`.
-        paths: of A and B, for the next command.
-        """
-        view = View(brief=not layers, layers=layers, paths=paths)
-        return self.drawn(comparison_blocks(self, view), width, color)
+    def screen(self, view: View) -> Document:
+        """Return the sections with short lists, or with every module."""
+        return comparison_blocks(self, view)
 
 
 NO_PREDICTOR = (
@@ -272,7 +260,7 @@ def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
         ("norm ratio", sig(ratio), "‖ΔW_B‖ / ‖ΔW_A‖"),
         ("sign agreement", percent(middle(row.sign_agreement for row in both)), "of entries; 50 % by chance"),
     )
-    path_a, path_b = view.paths or (report.path_a, report.path_b)
+    path_a, path_b = view.path(0, report.path_a), view.path(1, report.path_b)
     following = (
         f"Next: gradience merge {path_a} {path_b} --data A=rows_a.jsonl --data B=rows_b.jsonl -o merged"
     )
@@ -298,7 +286,7 @@ def caveat_blocks(report: ComparisonReport, view: View) -> list[Block]:
 def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return every module that was compared, on request."""
     both = [module for module in report.modules if module.presence == "both"]
-    if not view.layers or not both:
+    if not view.full or not both:
         return []
     return [Heading("All modules"), module_table("module", single(both, _label), EVERYTHING)]
 

@@ -42,7 +42,7 @@ from gradience.reports.base.prediction import prediction_blocks as predicted_blo
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.reports.base.view import DOCUMENT, View, more, next_steps
 from gradience.spectra import GRAM_TOLERANCE
 
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
@@ -139,13 +139,13 @@ class CompressionPlan(_Compression):
     modules: tuple[ModulePlan, ...]
     max_rank: int
 
-    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
-        """Return the screen. layers: show full lists and every module, without the pointer to `--layers`."""
+    def screen(self, view: View) -> Document:
+        """Return the brief document and the next steps."""
         steps = (
             "replace --dry-run with --output smaller",
             "to edit the ranks: --json > plan.json, then --plan plan.json",
         )
-        return self.drawn(_screen(self, layers, *steps), width, color)
+        return _screen(self, view, *steps)
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -233,24 +233,10 @@ class CompressionReport(_Compression):
     warnings: tuple[str, ...] = ()
     run: RunInfo
 
-    def to_text(
-        self,
-        *,
-        width: int | None = None,
-        color: bool = False,
-        layers: bool = False,
-        path: str | None = None,
-        output: str | None = None,
-    ) -> str:
-        """Return the screen. layers: show full lists and every module, without the pointer to `--layers`.
-
-        path, output: both adapters in the next command, by default the paths in the report.
-        """
-        steps = (
-            f"gradience compare {path or self.source_path} {output or self.output_path}",
-            "compression_report.md",
-        )
-        return self.drawn(_screen(self, layers, *steps), width, color)
+    def screen(self, view: View) -> Document:
+        """Return the brief document and the next steps."""
+        adapters = view.path(0, self.source_path), view.path(1, self.output_path)
+        return _screen(self, view, f"gradience compare {' '.join(adapters)}", "compression_report.md")
 
 
 Compression = CompressionPlan | CompressionReport
@@ -268,11 +254,9 @@ QUALITY = (
 )
 
 
-def _screen(compression: Compression, layers: bool, *steps: str) -> Document:
-    """Return the brief document and the next steps. layers: full lists, without the pointer to `--layers`."""
-    following = " · ".join([*steps, *([] if layers else ["--layers"])])
-    blocks = compression_blocks(compression, View(brief=not layers, layers=layers))
-    return [*blocks, Paragraph(("Next: ", Span(following, "dim")))]
+def _screen(compression: Compression, view: View, *steps: str) -> Document:
+    pointer = () if view.full else ("--layers",)
+    return [*compression_blocks(compression, view), next_steps(*steps, *pointer)]
 
 
 def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Document:
@@ -498,7 +482,7 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
     if view.brief:
         return []
     modules: Sequence[Module] = compression.modules
-    shown = modules if view.layers else modules[:LISTED_MODULES]
+    shown = modules if view.full else modules[:LISTED_MODULES]
     table = module_table(
         "module", single(shown), (RANK, ON_DISK, PREDICTED, ERROR, LAYER_ERROR, PARAMETERS, BYTES)
     )

@@ -22,6 +22,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.numbers import count, memory_parts, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
+from gradience.reports.base.view import View
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -126,17 +127,10 @@ class DistillReport(PromptReport):
             ),
         ]
 
-    def to_text(
-        self,
-        *,
-        width: int | None = None,
-        color: bool = False,
-        teacher: str = "REFERENCE",
-        output: str = "DISTILLED",
-    ) -> str:
-        """Return the screen. teacher, output: both adapters in the next command."""
-        following = f"Next: gradience evaluate {teacher} {output} --data rows.jsonl -o evaluated"
-        return self.drawn([*self.blocks(), dim(following)], width, color)
+    def screen(self, view: View) -> Document:
+        """Return the document and the next command."""
+        adapters = f"{view.path(0, 'REFERENCE')} {view.path(1, 'DISTILLED')}"
+        return [*self.blocks(), dim(f"Next: gradience evaluate {adapters} --data rows.jsonl -o evaluated")]
 
 
 class DistillForecast(PromptForecast):

@@ -30,7 +30,7 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import more
+from gradience.reports.base.view import DOCUMENT, View, more
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
 
@@ -200,11 +200,11 @@ class FleetReport(Report):
 
     def blocks(self) -> Document:
         """Return the document, with long lists."""
-        return fleet_blocks(self)
+        return fleet_blocks(self, DOCUMENT)
 
-    def to_text(self, *, width: int | None = None, color: bool = False, root: str | None = None) -> str:
-        """Return the screen, with shorter lists. root: the value of --root in the next command, if not the report's."""
-        return self.drawn(fleet_blocks(self, brief=True, root=root), width, color)
+    def screen(self, view: View) -> Document:
+        """Return the document, with shorter lists."""
+        return fleet_blocks(self, view)
 
 
 SHOWN_BASES, SHOWN_FORCING = 5, 5
@@ -213,15 +213,15 @@ LISTED = 100
 """Maximum number of adapters per base in a document."""
 
 
-def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None = None) -> Document:
-    """Return the whole document, or with `brief` the shorter lists of a screen."""
+def fleet_blocks(report: FleetReport, view: View) -> Document:
+    """Return the whole document, or the shorter lists of a screen."""
     return [
         *_title(report),
         *_serving(report),
         *_not_served(report),
-        *_lower_ranks(report, brief=brief),
-        *_flags(report.bases[: SHOWN_BASES if brief else LISTED], report.slots),
-        *_next(report, report.root if root is None else root),
+        *_lower_ranks(report, brief=view.brief),
+        *_flags(report.bases[: SHOWN_BASES if view.brief else LISTED], report.slots),
+        *_next(report, view.path(0, report.root)),
         *_failures(report),
         Heading("Limits"),
         Paragraph(
@@ -375,7 +375,7 @@ def _next(report: FleetReport, root: str) -> list[Block]:
     rest = f"--rank {rank} --unchanged link -o smaller"
     advice = f"add -o fleet.jsonl, then gradience compress fleet.jsonl {rest}"
     if report.rows_file is not None:
-        place = "" if root == "." else f" --root {shlex.quote(root)}"
+        place = "" if root == "." else f" --root {root}"
         rows = shlex.quote(report.rows_file)
         advice = f"gradience compress {rows}{place} {rest}"
         advice += "  (for all bases)" if len(report.bases) > 1 else ""

@@ -20,7 +20,7 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import count, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import more
+from gradience.reports.base.view import View, more
 
 TruncationStatus = Literal["written", "reused", "small enough", "linked", "copied", "failed"]
 
@@ -73,7 +73,7 @@ class FleetCompression(Report):
         """Return totals and all adapters."""
         return _batch_blocks(self)
 
-    def screen(self) -> Document:
+    def screen(self, view: View) -> Document:
         """Return totals and the first adapters of each group."""
         return _batch_blocks(self, SHOWN)
 

@@ -30,6 +30,7 @@ from gradience.reports.base.charts import sparkline
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import MISSING, count, duration, plain, plural, sig, signed, trimmed
 from gradience.reports.base.report import Plots, Report
+from gradience.reports.base.view import View
 from gradience.words import noun
 
 Confidence = Literal["low", "medium", "high"]
@@ -247,9 +248,9 @@ class MonitorReport(Report):
         (run,) = self.runs
         return replace(heading, text=("Training run ", Span(run.file, "name")))
 
-    def to_text(self, *, width: int | None = None, color: bool = False, verbose: bool = False) -> str:
-        """Return the screen. verbose: gradient norm, learning rate, families, evidence and sources too."""
-        return self.drawn(monitor_blocks(self, verbose=verbose), width, color)
+    def screen(self, view: View) -> Document:
+        """Return the screen. full: also gradient norm, learning rate, families, evidence and sources."""
+        return monitor_blocks(self, verbose=view.full)
 
 
 ALERTS = "Alerts"

@@ -25,6 +25,7 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import MISSING, count, plural
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
+from gradience.reports.base.view import View
 from gradience.reports.bench import Status
 
 Level = Literal["L1", "L2", "L3"]
@@ -113,7 +114,7 @@ class Verification(Report):
         """Return the sections with every mismatch."""
         return verification_blocks(self)
 
-    def screen(self) -> Document:
+    def screen(self, view: View) -> Document:
         """Return the sections with the first mismatches only."""
         return verification_blocks(self, SHOWN)
 

@@ -200,10 +200,11 @@ def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
 def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
     """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
     from gradience import audit_adapter
-    from gradience.reports.audit import AuditReport, AuditView
+    from gradience.reports.audit import AuditReport
     from gradience.reports.base.blocks import Block, Column, Heading, Span, Table
+    from gradience.reports.base.view import View
 
-    def letter_blocks(report: AuditReport, view: AuditView) -> list[Block]:
+    def letter_blocks(report: AuditReport, view: View) -> list[Block]:
         """Which module has the longest name?"""
         longest = max((layer.name for layer in report.layers), key=len)
         table = Table([Column("module"), Column("letters", ">")], [[Span(f"<{longest}>", "name"), "41"]])

@@ -15,6 +15,7 @@ from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
 from gradience.plan.calibrated import interval
+from gradience.reports.base.view import View
 from gradience.reports.calibration import Calibration, ExcludedModule
 
 
@@ -282,7 +283,7 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
 def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(report, calibration):
     sizes = plan_compression(report, ToRank(2), calibration=calibration).curve
     facts = calibration.report.model_copy(update={"sizes": sizes})
-    shown = " ".join(facts.to_text(path="a", output="c").split())
+    shown = " ".join(facts.to_text(view=View(paths=("a", "c"))).split())
     assert shown.endswith(
         "Next: gradience shrink a --calibration c --data rows.jsonl (examples with answers) or gradience shrink a"
         " --calibration c --prompts rows.jsonl (prompts alone)"

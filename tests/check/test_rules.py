@@ -12,6 +12,7 @@ from gradience.check import check_config
 from gradience.check.dialects import PEFT_KEYS, TRAINER_KEYS
 from gradience.check.rules import RULES
 from gradience.errors import InputError
+from gradience.reports.base.view import View
 
 PEFT = {
     "peft_type": "LORA",
@@ -289,7 +290,7 @@ def test_a_number_beyond_all_use_is_a_finding(tmp_path, key, number):
     path.write_text(json.dumps(given))
     report = check_config(path, task="generation")
     json.loads(report.to_json(), parse_constant=pytest.fail)
-    report.to_text(verbose=True)
+    report.to_text(view=View(full=True))
     assert "unreadable-value" in [finding.code for finding in report.findings]
 
 

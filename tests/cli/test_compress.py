@@ -11,6 +11,7 @@ from command import gradience
 from pseudo_terminal import drawn_by
 
 from gradience.cli.app import run
+from gradience.reports.base.view import View
 from gradience.reports.compression import CompressionPlan, CompressionReport
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -46,7 +47,7 @@ def test_the_report_on_disk_is_the_report_on_the_screen(adapter, tmp_path):
     done = gradience("compress", adapter, "--rank", "4", "--output", output, "--layers")
     assert (done.returncode, done.stderr) == (0, "")
     report = CompressionReport.read(output / "compression_report.json")
-    assert done.stdout == report.to_text(layers=True, path=str(adapter), output=str(output))
+    assert done.stdout == report.to_text(view=View(full=True, paths=(str(adapter), str(output))))
     assert (output / "compression_report.md").read_text(encoding="utf-8") == report.to_markdown()
     assert report.run.command == f"gradience compress {adapter.name} --rank 4 --output {output.name} --layers"
     assert {path.name for path in output.iterdir()} >= {
@@ -128,8 +129,8 @@ def test_on_a_terminal_it_is_colored_fits_and_leaves_no_progress_behind(adapter,
     assert "\x1b" not in plain
     assert max(map(len, plain.splitlines())) <= 80, sorted(plain.splitlines(), key=len)[-2:]
     report = CompressionReport.read(tmp_path / "out" / "compression_report.json")
-    names = {"path": str(adapter), "output": str(tmp_path / "out")}
-    expected = report.to_text(width=80, layers=True, **names)
+    paths = (str(adapter), str(tmp_path / "out"))
+    expected = report.to_text(width=80, view=View(full=True, paths=paths))
     assert plain.strip().endswith(expected.strip())
 
 

@@ -20,6 +20,7 @@ from gradience.files import strict_yaml
 from gradience.files.records import read_records
 from gradience.files.strict_json import loads
 from gradience.monitor import monitor_runs
+from gradience.reports.base.view import View
 from gradience.reports.bench import Bench
 from gradience.reports.compression import CompressionPlan
 from gradience.tasks import load as load_task
@@ -67,7 +68,7 @@ def bench_config(path: Path) -> None:
 
 def run(path: Path) -> None:
     last_position(path)
-    monitor_runs([path]).to_text(verbose=True)
+    monitor_runs([path]).to_text(view=View(full=True))
 
 
 def records(path: Path) -> None:

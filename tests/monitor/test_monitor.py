@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradience.monitor import monitor_runs
+from gradience.reports.base.view import View
 from gradience.reports.monitor import MonitorReport
 from gradience.telemetry import RunStatus, TelemetryWriter
 
@@ -145,7 +146,7 @@ def test_odd_numbers_give_a_report_in_strict_json(tmp_path, record, number):
     path.write_text("\n".join([*lines[:20], *[odd] * 2, *lines[20:]]))
     report = monitor_runs([path])
     json.loads(report.to_json(), parse_constant=pytest.fail)
-    report.to_text(verbose=True)
+    report.to_text(view=View(full=True))
 
 
 def test_a_number_beyond_the_largest_counts_as_infinite(tmp_path):
@@ -164,7 +165,7 @@ def test_a_number_beyond_the_largest_counts_as_infinite(tmp_path):
 def test_the_screen_fits_and_needs_no_color():
     report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
     for width in (60, 80, 100, 200):
-        plain = report.to_text(width=width, verbose=True)
+        plain = report.to_text(width=width, view=View(full=True))
         assert "\x1b" not in plain
         assert max(map(len, plain.splitlines())) <= width
     assert "\x1b[" in report.to_text(color=True)

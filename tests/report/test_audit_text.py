@@ -24,20 +24,20 @@ from gradience.audit.findings import AdapterFacts, find
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.reports.audit import (
-    DOCUMENT,
+    BESIDE_MAP,
     MAX_KINDS,
-    AuditView,
     TensorNote,
     incompleteness,
     ruler,
-    short_labels,
     space_blocks,
     where_blocks,
 )
 from gradience.reports.base import terminal
 from gradience.reports.base.blocks import Paragraph, Table
 from gradience.reports.base.finding import Finding
+from gradience.reports.base.modules import short_labels
 from gradience.reports.base.notebook import to_notebook
+from gradience.reports.base.view import DOCUMENT, View
 from gradience.reports.lora_config import lora_config_source
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -156,14 +156,14 @@ def test_golden_screen(make):
 def test_golden_layers(make):
     name = next(name for name, case in CASES.items() if case is make)
     if make is not mistral:
-        assert_golden(GOLDEN / f"{name}-layers.txt", make().to_text(width=80, layers=True))
+        assert_golden(GOLDEN / f"{name}-layers.txt", make().to_text(width=80, view=View(full=True)))
     else:
         assert len(modules(make())) == 224
 
 
 def modules(report):
     """The rows of the table of modules, as words."""
-    table = report.to_text(layers=True).partition("\nAll modules\n")[2].partition("\n  Next: ")[0]
+    table = report.to_text(view=View(full=True)).partition("\nAll modules\n")[2].partition("\n  Next: ")[0]
     return [line.split() for line in table.splitlines()[1:] if not line.startswith("  ±")]
 
 
@@ -182,18 +182,18 @@ def test_more_findings_than_fit_are_counted_and_shown_with_layers():
     ]
     audited = report(mistral_rows(2), findings=findings)
     assert "8 more findings: --layers or --json" in audited.to_text()
-    assert all(f"trouble {i}" in audited.to_text(layers=True) for i in range(12))
-    assert all(f"way {i}" in audited.to_text(layers=True) for i in range(12))
+    assert all(f"trouble {i}" in audited.to_text(view=View(full=True)) for i in range(12))
+    assert all(f"way {i}" in audited.to_text(view=View(full=True)) for i in range(12))
 
 
 def test_top_wasteful_lists_the_modules_with_most_spare_parameters():
     audited = mistral()
-    lines = audited.to_text(top_wasteful=20).splitlines()
+    lines = audited.to_text(view=View(most=20)).splitlines()
     listed = [line.split()[1] for line in lines if line.startswith("  most ")]
     spare = {layer.name: (layer.r - layer.energy_rank_90) * sum(layer.shape) for layer in audited.layers}
     assert len(listed) == 20
     assert [spare[name] for name in listed] == sorted(spare.values(), reverse=True)[:20]
-    assert "\n  most " not in audited.to_text(top_wasteful=0)
+    assert "\n  most " not in audited.to_text(view=View(most=0))
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def one(name, k, *, r=8, index=0, layer="model.layers", **more):
 
 def drawn(rows, width=40, **options):
     """The table of the map of these modules, and the sentences below it."""
-    _, *blocks = where_blocks(report(rows, **options), AuditView(map_columns=width))
+    _, *blocks = where_blocks(report(rows, **options), View(width=width + BESIDE_MAP))
     (table,) = [block for block in blocks if isinstance(block, Table) and block.columns[1].drawing]
     return table, str([block.text for block in blocks if isinstance(block, Paragraph)])
 
@@ -416,7 +416,7 @@ def test_only_commands_that_work_as_typed_are_printed(tmp_path, monkeypatch):
     (bare / "adapter_config.json").unlink()
     printed = []
     for place in (folder, pickled, bare):
-        text = audit_adapter(place, allow_pickle=True).to_text(path=place.name)
+        text = audit_adapter(place, allow_pickle=True).to_text(view=View(brief=True, paths=(place.name,)))
         for command in re.findall(r"gradience (compress [^·)]*)(?: ·|\))", " ".join(text.split())):
             printed.append(place.name)
             shutil.rmtree("smaller", ignore_errors=True)

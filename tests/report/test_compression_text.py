@@ -21,6 +21,7 @@ from golden import assert_golden
 from gradience import EvidenceReport
 from gradience.reports.base.graded import Bounds
 from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.view import SCREEN, View
 from gradience.reports.compression import LISTED_MODULES, predicted, saved
 from gradience.reports.evidence import Flip, LogFacts, Planning
 from gradience.statistics.table import PairedTable
@@ -124,7 +125,7 @@ def test_golden_report(name):
 
 @pytest.mark.parametrize("name", ["compressed-padded", "compressed-dora"])
 def test_golden_modules(name):
-    assert_golden(GOLDEN / f"{name}-layers.txt", REPORTS[name]().to_text(width=80, layers=True))
+    assert_golden(GOLDEN / f"{name}-layers.txt", REPORTS[name]().to_text(width=80, view=View(full=True)))
 
 
 # ---------------------------------------------------------------- who loads it?
@@ -223,7 +224,8 @@ EACH = pytest.mark.parametrize("name", list(CASES))
 
 @EACH
 def test_golden_screen(name):
-    assert_golden(GOLDEN / f"{name}.txt", CASES[name]().to_text(width=80, layers=name != "compared-seeds"))
+    view = SCREEN if name == "compared-seeds" else View(full=True)
+    assert_golden(GOLDEN / f"{name}.txt", CASES[name]().to_text(width=80, view=view))
 
 
 # ---------------------------------------------------------------- Two logs on the screen and as Markdown
@@ -275,5 +277,5 @@ def test_what_counts_have_and_scores_have_not():
 
 
 def test_the_next_command_of_a_comparison_has_the_paths_as_typed():
-    shown = " ".join(seeds().to_text(paths=("/data/seed-42", "/data/seed-123")).split())
+    shown = " ".join(seeds().to_text(view=View(paths=("/data/seed-42", "/data/seed-123"))).split())
     assert "Next: gradience merge /data/seed-42 /data/seed-123 --data" in shown

@@ -23,6 +23,7 @@ from gradience.errors import MissingExtra
 from gradience.monitor import monitor_runs
 from gradience.reports.base import html, terminal
 from gradience.reports.base.report import Report
+from gradience.reports.base.view import View
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.plots.kinds import plots_of
 from gradience.reports.registry import reports
@@ -106,19 +107,16 @@ def test_what_is_printed_is_short_and_begins_like_the_screen(name):
     assert max(map(len, lines)) <= 80 or name == "MonitorReport"
 
 
-LAYERS = ("AuditReport", "CalibrationReport", "ComparisonReport", "CompressionPlan", "CompressionReport")
-
-
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_screen_fits_its_width_and_color_adds_nothing_else(name):
     report = SAMPLES[name]()
-    options = {"layers": True} if name in LAYERS else {}
+    view = View(full=True)
     for width in (20, 60, 80, 100, 250):
-        text = report.to_text(width=width, **options)
+        text = report.to_text(width=width, view=view)
         assert max(map(cell_len, text.splitlines())) <= max(70 if name == "FleetReport" else 60, width)
         assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
-    colored = report.to_text(color=True, **options)
-    assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == report.to_text(**options) != colored
+    colored = report.to_text(color=True, view=view)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == report.to_text(view=view) != colored
 
 
 @pytest.mark.parametrize("name", SAMPLES)

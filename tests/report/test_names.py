@@ -33,6 +33,7 @@ from gradience.reports.base.numbers import (
     size,
     trimmed,
 )
+from gradience.reports.base.view import View
 from gradience.reports.lora_config import lora_config_source
 from gradience.words import printable
 
@@ -131,7 +132,7 @@ def test_the_lora_config_stays_inside_its_strings(name):
 @pytest.mark.parametrize("name", [WORST, LONG], ids=["worst", "long"])
 def test_tables_keep_their_rows(name):
     audited = hostile_report(name)
-    text = audited.to_text(width=80, layers=True)
+    text = audited.to_text(width=80, view=View(full=True))
     for table in (text, terminal.render(audits_blocks([audited, audited]), width=80)):
         assert not steering(table, "\n")
     modules = text.partition("\nAll modules\n")[2].partition("\n  Next: ")[0]

@@ -60,13 +60,11 @@ def test_every_plot_has_a_sentence_a_name_of_its_own_and_a_table(name):
 
 def test_a_kind_that_there_is_not_is_named_with_those_that_there_are(audit):
     with pytest.raises(UsageError, match=r"no plot of the kind 'enegry' of this AuditReport") as misspelt:
-        audit.plot("enegry", backend="matplotlib")
+        audit.plot("enegry")
     assert "energy" in misspelt.value.hint
     with pytest.raises(UsageError, match="'kl'") as absent:
         plot_of(audit, "kl")
     assert "heatmap, energy" in absent.value.hint
-    with pytest.raises(UsageError, match="no backend 'bokeh'"):
-        audit.plot(backend="bokeh")
 
 
 def test_every_report_has_a_plot_or_says_that_it_has_none():
@@ -79,12 +77,12 @@ def test_every_report_has_a_plot_or_says_that_it_has_none():
 
 def test_matplotlib_draws_what_it_is_asked_for(audit, monkeypatch):
     pytest.importorskip("matplotlib")
-    (axes,) = audit.plot("energy", backend="matplotlib").axes
+    (axes,) = audit.plot("energy").axes
     assert axes.get_title() == "Cumulative energy"
     assert len(axes.get_lines()) == audit.n_layers + 1  # and the threshold
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingExtra) as refusal:
-        audit.plot("energy", backend="matplotlib")
+        audit.plot("energy")
     assert "[plots]" in refusal.value.hint
 
 

@@ -1,11 +1,12 @@
 """Tables of modules: a row is a kind of modules or one module, a column is a measure of those in its row."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Generic, Protocol, TypeVar
 
-from gradience.adapters.families import family_of
+from gradience.adapters.families import family_of, layer_of
 from gradience.reports.base.blocks import Column, Inline, Span, Table
 from gradience.reports.base.numbers import count
 
@@ -63,6 +64,58 @@ def by_kind(
     heaviest = sorted(kinds, key=lambda kind: (-sum(map(weight, kinds[kind])), kind))[:most]
     shown = set(heaviest)
     return [(kind, members) for kind, members in kinds.items() if kind in shown], len(kinds) - len(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMap(Generic[M]):
+    """The layer stack with the most modules: kinds of modules down, layers across."""
+
+    layers: Sequence[int]
+    """The first layer of each column."""
+    merged: int
+    """Layers per column."""
+    columns: Sequence[Sequence[M]]
+    """All modules of each column, also those of kinds that are left out."""
+    rows: Sequence[tuple[str, Sequence[Sequence[M]]]]
+    """Short names of the kinds, each with its modules in each column."""
+    hidden: int
+    """Kinds that are left out."""
+    outside: Sequence[M]
+    """Modules outside the layers of this stack."""
+
+
+def layer_map(
+    modules: Iterable[M], weight: Callable[[M], int], kinds: int, columns: int | None = None
+) -> LayerMap[M]:
+    """Return the map of the stack with the most modules, with at most so many of its heaviest kinds.
+
+    columns: maximum number; if there are more layers, neighbors share a column. None: a column for each layer.
+    """
+    stacks: dict[str, list[tuple[int, M]]] = {}
+    outside = []
+    for module in modules:
+        layer, index = layer_of(module.name)
+        if layer is None or index is None:
+            outside.append(module)
+        else:
+            stacks.setdefault(layer.rpartition(".")[0], []).append((index, module))
+    largest = min(stacks, key=lambda stack: (-len(stacks[stack]), stack), default="")
+    inside = stacks.pop(largest, [])
+    outside += [module for stack in stacks.values() for _, module in stack]
+    layers = sorted({index for index, _ in inside})
+    merged = max(1, math.ceil(len(layers) / (columns or math.inf)))
+    column = {index: place // merged for place, index in enumerate(layers)}
+    shown, hidden = by_kind([module for _, module in inside], weight, kinds)
+    labels = short_labels([kind for kind, _ in shown])
+    whole: list[list[M]] = [[] for _ in layers[::merged]]
+    cells: dict[str, list[list[M]]] = {kind: [[] for _ in whole] for kind, _ in shown}
+    for index, module in inside:
+        whole[column[index]].append(module)
+        kind = family_of(module.name)
+        if kind in cells:
+            cells[kind][column[index]].append(module)
+    rows = [(labels[kind], of_kind) for kind, of_kind in cells.items()]
+    return LayerMap(layers[::merged], merged, whole, rows, hidden, outside)
 
 
 def module_table(

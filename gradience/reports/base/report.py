@@ -7,15 +7,18 @@ renderers are imported when a report is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, ClassVar, Self, cast, get_args
 
 from gradience.errors import require
 from gradience.files.artifact import Artifact
 from gradience.files.whole import write_whole
 from gradience.reports.base.blocks import Document, Heading, Note
+from gradience.reports.base.view import SCREEN, View
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 PRINTED = 30
@@ -37,20 +40,21 @@ class Readable(Artifact):
         """Return all blocks of a document."""
         raise NotImplementedError
 
-    def screen(self) -> Document:
+    def screen(self, view: View) -> Document:
         """Return the blocks that the command line prints."""
         return self.blocks()
 
-    def to_text(self, *, width: int | None = None, color: bool = False) -> str:
-        """Return the text that the command line prints. width: columns of the terminal; None for a file or a pipe."""
-        return self.drawn(self.screen(), width, color)
+    def to_text(self, *, width: int | None = None, color: bool = False, view: View = SCREEN) -> str:
+        """Return the text that the command line prints.
 
-    @staticmethod
-    def drawn(blocks: Document, width: int | None, color: bool) -> str:
-        """Return blocks as text for a terminal."""
+        >>> text = report.to_text(view=View(full=True))  # every module
+
+        width: columns of the terminal; None for a file or a pipe. view: amount of detail.
+        """
         from gradience.reports.base import terminal
 
-        return terminal.render(blocks, width=width, color=color)
+        columns = max(terminal.MIN_WIDTH, width or terminal.DEFAULT_WIDTH)
+        return terminal.render(self.screen(replace(view, width=columns)), width=width, color=color)
 
 
 class Report(Readable):
@@ -81,20 +85,20 @@ class Report(Readable):
 
         return markdown.render(self.blocks())
 
-    def plot(self, kind: str | None = None, *, backend: Literal["plotly", "matplotlib"] = "plotly") -> Any:
-        """Return a plot of the report: plotly's figure for a notebook, or matplotlib's for a paper.
+    def plot(self, kind: str | None = None) -> Figure:
+        """Return a plot of the report as matplotlib's figure.
 
-        >>> report.plot("energy", backend="matplotlib").savefig("energy.pdf")  # doctest: +SKIP
+        >>> report.plot("energy").savefig("energy.pdf")  # doctest: +SKIP
 
         kind: kind of plot; the most informative by default. For an audit `heatmap`, `energy`, `spectrum`;
             docs/plots.md lists the kinds of every report, as does the error for an unknown kind.
-        backend: the renderer; both draw the same data.
 
-        Raises UsageError (`no-plot`, `no-backend`), and MissingExtra without the extra `plots`.
+        Raises UsageError (`no-plot`), and MissingExtra without the extra `plots`.
         """
-        from gradience.reports.plots.kinds import figure_of
+        from gradience.reports.plots.kinds import plot_of
+        from gradience.reports.plots.matplotlib import figure_of
 
-        return figure_of(self, kind, backend)
+        return figure_of([plot_of(self, kind)])
 
     def to_dataframe(self) -> DataFrame:
         """Return one row for each module, variant, run, finding or flip. Raises MissingExtra without pandas."""

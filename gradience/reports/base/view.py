@@ -1,30 +1,44 @@
 """Amount of detail shown of an artifact."""
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from gradience.reports.base.blocks import Block, Span, dim
+from gradience.reports.base.blocks import Block, Paragraph, Span, dim
 from gradience.reports.base.numbers import count, plural
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Amount of detail in the sections of a report; by default, that of a document."""
+    """Amount of detail of a report; by default, that of a document."""
 
     brief: bool = False
     """Short lists, with the number of entries left out."""
-    layers: bool = False
-    """Every module, one row each."""
-    paths: tuple[str, ...] = field(default=(), kw_only=True)
+    full: bool = False
+    """Every module; of a run or a configuration, also evidence and sources."""
+    most: int | None = None
+    """Modules with the most spare rank that an audit lists."""
+    paths: tuple[str, ...] = ()
     """Paths as typed, for the next command."""
+    width: int | None = None
+    """Columns of the terminal; None for a document."""
 
     @property
     def rest(self) -> str:
         """Return a pointer to the entries that a list leaves out."""
         return ": --layers" if self.brief else ""
 
+    def path(self, place: int, default: str) -> str:
+        """Return one of the paths for a command; the default if none was typed."""
+        return shlex.quote(self.paths[place] if self.paths else default)
 
-DOCUMENT = View()
+
+DOCUMENT, SCREEN = View(), View(brief=True)
+
+
+def next_steps(*steps: str) -> Paragraph:
+    """Return the line with the next commands and options."""
+    return Paragraph(("Next: ", Span(" · ".join(steps), "dim")))
 
 
 def first_names(names: Sequence[str], shown: int) -> tuple[str | Span, ...]:

@@ -3,10 +3,10 @@
 plot.py     the model of a plot: axes, series of a few kinds, reference lines, a sentence, and colors
 table.py    the figures behind a plot
 kinds.py    the plots of each report
-audits.py, compared.py, runs.py, sizes.py   the functions that make them; shared.py has their common parts
+compared.py, modules.py, runs.py   the functions that make them
 labels.py   positions of point labels that do not overlap
-plotly.py   a plot as the JSON of a plotly figure for a page, and as plotly's figure for a notebook
-matplotlib.py   plots as matplotlib draws them for a paper, also side by side, as SVG, PDF or PNG
+plotly.py   a plot as the JSON of a plotly figure, which a page draws
+matplotlib.py   plots as matplotlib draws them for a paper or a notebook, also side by side, as SVG, PDF or PNG
 
 One function makes each plot of a report. A plot contains plain text, never markup: a renderer escapes all text in one
 place.

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradience.errors import UsageError, did_you_mean
 from gradience.reports.plots.plot import Plot
 
 if TYPE_CHECKING:
     from gradience.reports.base.report import Report
-
-BACKENDS = ("plotly", "matplotlib")
-"""The renderers of plots: modules of this folder with a function `figure_of`."""
 
 
 def _made(name: str, report: Report) -> Plot | None:
@@ -46,14 +43,3 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
             hint=hint or (there if kinds else "this report has only text: print(report)"),
         )
     return plot
-
-
-def figure_of(report: Report, kind: str | None, backend: str) -> Any:
-    """Return a plot of the report, drawn by plotly or matplotlib. Raises UsageError (`no-plot`, `no-backend`)."""
-    if backend not in BACKENDS:
-        raise UsageError(
-            f"no backend {backend!r}",
-            code="no-backend",
-            hint=did_you_mean(str(backend), BACKENDS) or "plotly",
-        )
-    return resolve_name(f"gradience.reports.plots.{backend}:figure_of")([plot_of(report, kind)])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gradience.errors import require
 from gradience.reports.base.names import display_name
 from gradience.reports.base.numbers import count, sig
-from gradience.reports.plots.labels import LABEL, PAPER, Canvas, label_places
+from gradience.reports.plots.labels import LABEL, PAPER, PLACES, Canvas, label_places
 from gradience.reports.plots.plot import (
     SHADES,
     Axis,
@@ -207,17 +207,15 @@ def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | 
     for x, y, label, beside in zip(series.x, series.y, series.labels, places, strict=False):
         if beside is None:
             continue
-        high, side = beside.split(" ")
-        right = {"left": -1, "center": 0, "right": 1}[side]
-        up = {"bottom": -1, "middle": 0, "top": 1}[high]
+        right, down = PLACES[beside]
         axes.annotate(
             _text(label, LABEL),
             (x, y),
-            xytext=(5 * right, 5 * up),
+            xytext=(5 * right, -5 * down),
             textcoords="offset points",
             fontsize=7,
-            ha={-1: "right", 0: "center", 1: "left"}[right],
-            va={-1: "top", 0: "center", 1: "bottom"}[up],
+            ha=("center", "left", "right")[right],
+            va=("center", "top", "bottom")[down],
         )
 
 

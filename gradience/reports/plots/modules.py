@@ -1,15 +1,14 @@
 """Plots of audits and compressions: maps of modules, singular values, and energy."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
 
-from gradience.adapters.families import family_of, layer_of
+from gradience.adapters.families import family_of
 from gradience.reports.audit import AuditReport, LayerAudit, k_label, trained_layers
 from gradience.reports.base.charts import sparkline
-from gradience.reports.base.modules import M, by_kind, short_labels
+from gradience.reports.base.modules import M, by_kind, layer_map, short_labels
 from gradience.reports.base.numbers import count, number_range, percent, plural, sig, size, trimmed
 from gradience.reports.compression import (
     CompressionPlan,
@@ -50,48 +49,35 @@ def map_plot(
     one cell (experts) show their median. hover: the hover text of a module. weight: if there are many kinds, the
     heaviest are shown.
     """
-    stacks: dict[str, dict[str, int]] = {}
-    sizes: Counter[str] = Counter()
-    for module in modules:
-        layer, index = layer_of(module.name)
-        if layer is not None and index is not None:
-            stack = layer.rpartition(".")[0]
-            sizes[stack] += 1
-            stacks.setdefault(stack, {})[module.name] = index
-    if not stacks:
+    stack = layer_map(modules, weight, MOST_KINDS)
+    if not stack.rows:
         return None
-    layers = stacks[min(sizes, key=lambda stack: (-sizes[stack], stack))]
-    inside = [module for module in modules if module.name in layers]
-    indices = sorted(set(layers.values()))
-    kinds, hidden = by_kind(inside, weight, MOST_KINDS)
-    labels = short_labels([kind for kind, _ in kinds])
-    values: list[list[float | None]] = []
-    hovers: list[list[str]] = []
-    for _, members in kinds:
-        cells: dict[int, list[M]] = {index: [] for index in indices}
-        for module in members:
-            cells[layers[module.name]].append(module)
-        values.append([])
-        hovers.append([])
-        for cell in cells.values():
-            measured = [figure for module in cell if (figure := value(module)) is not None]
-            values[-1].append(float(median(measured)) if measured else None)
-            several = f"{family_of(cell[0].name)}\nmedian of {count(len(cell))} modules" if cell else ""
-            hovers[-1].append(hover(cell[0]) if len(cell) == 1 else several)
+
+    def measured(cell: Sequence[M]) -> float | None:
+        figures = [figure for module in cell if (figure := value(module)) is not None]
+        return float(median(figures)) if figures else None
+
+    def words(cell: Sequence[M]) -> str:
+        if len(cell) == 1:
+            return hover(cell[0])
+        return f"{family_of(cell[0].name)}\nmedian of {count(len(cell))} modules" if cell else ""
+
+    values = [[measured(cell) for cell in cells] for _, cells in stack.rows]
+    hovers = [[words(cell) for cell in cells] for _, cells in stack.rows]
     known = sorted(figure for row in values for figure in row if figure is not None)
     spread = "not measured"
     if known:
         spread = f"{percent(known[0])} to {percent(known[-1])}, median {percent(median(known))}"
-    elsewhere = len(modules) - len(inside)
+    elsewhere = len(stack.outside)
     rest = f"; {plural(elsewhere, 'module')} outside this stack left out" if elsewhere else ""
-    more = f"; {plural(hidden, 'kind')} left out" if hidden else ""
+    more = f"; {plural(stack.hidden, 'kind')} left out" if stack.hidden else ""
     return Plot(
         name,
         title,
-        Axis("layer", categories=[str(index) for index in indices]),
-        Axis("module", categories=[labels[kind] for kind, _ in kinds]),
+        Axis("layer", categories=list(map(str, stack.layers))),
+        Axis("module", categories=[label for label, _ in stack.rows]),
         [Image(title, values, hovers, color)],
-        f"{title} of {plural(len(inside), 'module')}: {spread}{rest}{more}.",
+        f"{title} of {plural(len(modules) - elsewhere, 'module')}: {spread}{rest}{more}.",
     )
 
 

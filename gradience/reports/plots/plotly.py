@@ -1,24 +1,19 @@
-"""A plot as the JSON of a plotly figure for a page, without plotly itself, and as plotly's own figure for a notebook.
+"""A plot as the JSON of a plotly figure for a page, without plotly itself.
 
 plotly reads text as a small markup language, so all text is escaped here, in one place. The page sets the colors of
 text and lines around the plot.
 """
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gradience.errors import require
 from gradience.reports.base.names import display_name, fit_names
 from gradience.reports.plots import labels
 from gradience.reports.plots.labels import PHONE, SCREEN, label_places
 from gradience.reports.plots.plot import (
-    SERIES as COLORS,
-)
-from gradience.reports.plots.plot import (
+    SERIES,
     SHADES,
     Axis,
     Image,
@@ -31,13 +26,10 @@ from gradience.reports.plots.plot import (
     series_color,
 )
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
 Json = dict[str, Any]
 LABEL = 32
 """Characters of a name beside an axis; the table has the full name."""
-SERIES = 60
+SERIES_NAME = 60
 """Characters of the name of a series."""
 TICKS, MOST_ROWS = 48, 60
 """Maximum number of category names across the plot, and down."""
@@ -55,8 +47,6 @@ MARKS = ("circle", "square", "triangle-up", "diamond")
 """Marks of several line series, by their position: series with marks differ in these, the others in their dashes."""
 QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
 """An auxiliary line of a different trace."""
-ROW, LEAST_HEIGHT = 24, 420
-"""Pixels per row of names in a notebook, and the minimum height of a figure."""
 
 
 def to_plotly(plot: Plot) -> Json:
@@ -90,15 +80,6 @@ def to_plotly(plot: Plot) -> Json:
         "annotations": [_label(reference, plot) for reference in plot.references if reference.label],
     }
     return {"data": data, "layout": layout}
-
-
-def figure_of(plots: Sequence[Plot]) -> Figure:
-    """Return plotly's figure of one plot, with its title and its own colors. Raises MissingExtra without plotly."""
-    (plot,) = plots
-    figure: Figure = require("plotly.graph_objects", extra="plots").Figure(to_plotly(plot))
-    height = max(LEAST_HEIGHT, 160 + ROW * len(plot.y.categories))
-    figure.update_layout(title_text=_text(plot.title), template="plotly_white", height=height, margin_t=90)
-    return figure
 
 
 # ---------------------------------------------------------------- text, numbers, axes and reference lines
@@ -179,7 +160,7 @@ def _label(reference: Reference, plot: Plot) -> Json:
 
 def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
     """Return a trace with its name; if it has hover texts, only these are shown for a point."""
-    trace = {"name": _text(name, SERIES), "showlegend": bool(name), **rest}
+    trace = {"name": _text(name, SERIES_NAME), "showlegend": bool(name), **rest}
     return trace | {"hovertext": [_hover(text) for text in hover], "hoverinfo": "text"} if hover else trace
 
 
@@ -191,7 +172,7 @@ def _lines(series: Lines, place: int) -> Json:
     if series.dashed:
         line["dash"] = "dash"
     elif series.shade is None and not marked:
-        line["dash"] = DASHES[(place + place // len(COLORS)) % len(DASHES)]
+        line["dash"] = DASHES[(place + place // len(SERIES)) % len(DASHES)]
     mode = "lines+markers" if marked else "lines"
     drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)
     if marked:
