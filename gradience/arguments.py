@@ -1,8 +1,8 @@
 """Type checks for arguments of public functions: the error for a wrong type names the expected one."""
 
 from collections.abc import Iterable
-from numbers import Integral, Real
-from typing import Any, TypeGuard
+from numbers import Integral
+from typing import TypeGuard
 
 from gradience.errors import WrongType
 
@@ -29,20 +29,6 @@ def ranks_argument(name: str, value: object) -> tuple[int, ...]:
         if all(isinstance(rank, Integral) and not isinstance(rank, bool) for rank in ranks):
             return tuple(map(int, ranks))
     raise wrong_type(name, value, "a list of integers, such as [4, 8, 16]")
-
-
-def integer_argument(name: str, value: Any) -> int:
-    """Return `value` as an integer; True and False do not count. Raises WrongType."""
-    if not isinstance(value, bool) and isinstance(value, Integral):
-        return int(value)
-    raise wrong_type(name, value, "an integer")
-
-
-def number_argument(name: str, value: Any) -> float:
-    """Return `value` as a number; True and False do not count. Raises WrongType."""
-    if not isinstance(value, bool) and isinstance(value, Real):
-        return float(value)
-    raise wrong_type(name, value, "a number")
 
 
 def wrong_type(name: str, value: object, expected: str, hint: str = "") -> WrongType:

@@ -14,6 +14,8 @@ DEFAULT_GRID: tuple[int, ...] = tuple(2**i for i in range(17))
 VLLM_MAX_LORA_RANKS: tuple[int, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of max_lora_rank that vLLM accepts (config/lora.py in 0.32.0): serving memory grows in these steps."""
 
+Suggested = Literal["uniform_median", "uniform_p90", "per_layer"]
+"""Names of the audit's rank suggestions."""
 DecidedBy = Literal["evidence", "grid", "cap"]
 
 

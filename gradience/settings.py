@@ -14,9 +14,10 @@ from inspect import Parameter, Signature, getsource
 from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, dataclass_transform, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from gradience.arguments import wrong_type
@@ -100,6 +101,9 @@ StrPath = Annotated[str | os.PathLike[str], BeforeValidator(_path)]
 Integer = Annotated[int, BeforeValidator(_integer)]
 Positive = Annotated[Integer, Field(ge=1, lt=2**31)]
 Number = Annotated[float, BeforeValidator(_number)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+Part = Annotated[Number, Field(ge=0, lt=1)]
+"""A share that leaves something, such as a reduction or an error."""
 Ranks = Annotated[Iterable[int], BeforeValidator(_ranks)]
 """Integers. What is stored is a tuple."""
 
@@ -287,6 +291,23 @@ def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
         return wrong_type(str(name), value, message.removeprefix("must be "))
     shown = f" {value!r:.40}" if isinstance(value, str | bytes | int | float) else ""
     return WrongType(f"{name}: {message} (got {type(value).__name__}{shown})", code="wrong-type")
+
+
+@dataclass_transform(frozen_default=True)
+def checked(kind: type[S]) -> type[S]:
+    """Make a class a frozen dataclass that raises WrongType for an argument of a wrong type or value."""
+    made: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(kind)
+    build = made.__init__
+
+    @wraps(build)
+    def init(self: S, *args: Any, **kwargs: Any) -> None:
+        try:
+            build(self, *args, **kwargs)
+        except ValidationError as error:
+            raise _wrong_argument(error, made) from None
+
+    made.__init__ = init
+    return made  # type: ignore[no-any-return]
 
 
 def call(function: Callable[..., R], settings: Any, **more: Any) -> R:

@@ -100,7 +100,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
         ({"rank": 4, "output": "smaller", "encoding": "zip"}, "unknown-encoding"),
         ({"output": "smaller"}, "several-criteria"),
         ({"output": "smaller", "rank": 4, "energy": 0.9}, "several-criteria"),
-        ({"output": "smaller", "suggested": "p95"}, "bad-suggestion"),
+        ({"output": "smaller", "suggested": "p95"}, "wrong-type"),
     ]:
         with pytest.raises(GradienceError) as refusal:
             compress_adapter("my_adapter", **options)
@@ -144,7 +144,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
         (lambda: ToEnergy(None), "tau must be a number, not NoneType"),
         (
             lambda: plan_compression(audit_adapter("my_adapter"), ToBudget(max_params="1000")),
-            "max_params must be a number, not str ('1000')",
+            "max_params must be an integer, not str ('1000')",
         ),
         (lambda: plan_compression("my_adapter", ToRank(4)), "report must be an AuditReport, not str ('my_adapter')"),
         (

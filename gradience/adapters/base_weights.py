@@ -13,7 +13,7 @@ import numpy as np
 
 from gradience.adapters.files import Closing
 from gradience.adapters.locate import MAX_INDEX_BYTES
-from gradience.adapters.tensors import TensorEntry, TensorFile, decode
+from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.errors import InputError
 from gradience.files import strict_json
 from gradience.files.hub import address_of, fetch_folder
@@ -78,29 +78,11 @@ class BaseWeights(Closing):
 
         Raises InputError (base-mismatch, base-quantized).
         """
-        name = self._find(module)
-        file = self.files[name]
-        entry = file.entries[name]
-        if entry.dtype.numpy_name is None or entry.dtype.bits == 8:
-            raise self._quantized(f"{name} is stored as {entry.dtype.name}")
-        stored = entry.shape[::-1] if transposed else entry.shape
-        if stored != shape:
-            raise InputError(
-                f"{self.folder}: {name} has the shape {list(stored)}, but the module {module} needs {list(shape)}",
-                code="base-mismatch",
-                hint="give the base model that the adapter was trained on",
-            )
+        (part, *_) = self._checked(module, None, shape[::-1] if transposed else shape)
         if transposed:
-            words = file.read_words(name).T
+            words = part.words(slice(None)).T
             return lambda rows: decode(words[rows])
-        width = entry.size // stored[0]
-
-        def read(rows: slice) -> FloatArray:
-            start, stop, _ = rows.indices(stored[0])
-            data = pread(file.handle, (stop - start) * width, entry.start + start * width, file.path)
-            return decode(np.frombuffer(data, dtype=entry.dtype.numpy).reshape(stop - start, stored[1]))
-
-        return read
+        return lambda rows: decode(part.words(rows))
 
     def blocks(self, module: str, shape: tuple[int, int], expert: int | None = None) -> Iterator[FloatArray]:
         """Yield W in float64, in blocks of its stored rows. Meant for norms, which do not change under
@@ -111,21 +93,22 @@ class BaseWeights(Closing):
         its own uses the input embeddings that it is tied to.
         Raises InputError (base-mismatch, base-quantized).
         """
+        for part in self._checked(module, expert, shape, shape[::-1]):
+            height = max(1, BLOCK_BYTES // max(1, part.width))
+            for first in range(0, part.shape[0], height):
+                yield decode(part.words(slice(first, first + height)))
+
+    def _checked(self, module: str, expert: int | None, *shapes: tuple[int, int]) -> list[_Part]:
+        """Return the tensors whose rows form W, which must have one of these shapes."""
         parts = [_Part(self.files[name], name, index) for name, index in self._parts(module, expert)]
         for part in parts:
             if part.entry.dtype.numpy_name is None or part.entry.dtype.bits <= 8:
                 raise self._quantized(f"{part.name} is stored as {part.entry.dtype.name}")
         rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
-        same = all(part.shape[1] == columns for part in parts)
-        if not same or (rows, columns) not in (shape, shape[::-1]):
+        if any(part.shape[1] != columns for part in parts) or (rows, columns) not in shapes:
             stored = " and ".join(f"{part.name} is {list(part.entry.shape)}" for part in parts)
-            raise InputError(
-                f"{self.folder}: {stored}, but the module {module} needs {list(shape)}",
-                code="base-mismatch",
-                hint="give the base model that the adapter was trained on",
-            )
-        for part in parts:
-            yield from part.blocks()
+            raise self._mismatch(f"{stored}, but the module {module} needs {list(shapes[0])}")
+        return parts
 
     def _parts(self, module: str, expert: int | None) -> list[tuple[str, int | None]]:
         """Return the tensors whose rows form W: one, or the projections of an expert if the parameter is not
@@ -154,6 +137,13 @@ class BaseWeights(Closing):
                 raise
             name = match
         return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
+
+    def _mismatch(self, problem: str) -> InputError:
+        return InputError(
+            f"{self.folder}: {problem}",
+            code="base-mismatch",
+            hint="give the base model that the adapter was trained on",
+        )
 
     def _quantized(self, problem: str) -> InputError:
         return InputError(
@@ -192,11 +182,7 @@ class BaseWeights(Closing):
         packed = tuple(f".{module}{mark}{ending}" for ending in _PACKED for mark in "._")
         if any(f".{name}".endswith(packed) for name in self.files):
             raise self._quantized(f"the weight of {module} is packed")
-        raise InputError(
-            f"{self.folder}: has no weight for the module {module}",
-            code="base-mismatch",
-            hint="give the base model that the adapter was trained on",
-        )
+        raise self._mismatch(f"has no weight for the module {module}")
 
 
 @dataclass(frozen=True)
@@ -216,15 +202,17 @@ class _Part:
         sides = self.entry.shape if self.expert is None else self.entry.shape[1:]
         return (sides[0], math.prod(sides[1:])) if sides else (0, 0)
 
-    def blocks(self) -> Iterator[FloatArray]:
-        rows, columns = self.shape
-        width = columns * self.entry.dtype.bits // 8
-        start = self.entry.start + (self.expert or 0) * rows * width
-        height = max(1, BLOCK_BYTES // max(1, width))
-        for first in range(0, rows, height):
-            count = min(height, rows - first)
-            data = pread(self.file.handle, count * width, start + first * width, self.file.path)
-            yield decode(np.frombuffer(data, dtype=self.entry.dtype.numpy).reshape(count, columns))
+    @property
+    def width(self) -> int:
+        """Bytes of a row."""
+        return self.shape[1] * self.entry.dtype.bits // 8
+
+    def words(self, rows: slice) -> Words:
+        """Return some rows as stored words."""
+        start, stop, _ = rows.indices(self.shape[0])
+        offset = self.entry.start + ((self.expert or 0) * self.shape[0] + start) * self.width
+        data = pread(self.file.handle, (stop - start) * self.width, offset, self.file.path)
+        return np.frombuffer(data, dtype=self.entry.dtype.numpy).reshape(stop - start, self.shape[1])
 
 
 def base_folder(name: str | os.PathLike[str], *, weights: bool = False) -> Path:

@@ -31,9 +31,13 @@ MEMORY_BYTES, MEMORY_FACTOR = 2**30, 4
 """Address space beyond torch's own: a constant, plus this multiple of the file size."""
 CPU_SECONDS, BYTES_PER_SECOND = 20, 20 * 2**20
 """Processor time beyond torch's import: a constant, plus the file size at this speed."""
+TOO_LONG = "reading it exceeds the time limit"
 STARTING_SECONDS = 300
 """For the start of the process and torch's import, on a machine that is busy."""
-_AGAIN = "if you trust it, load the adapter with PEFT and save it again with safe_serialization=True"
+_HINT = (
+    "it is not a plain weight file: do not use it, or if you trust it, load the adapter with PEFT and save it again "
+    "with safe_serialization=True"
+)
 
 
 def pickle_at(path: Path) -> Path | None:
@@ -52,8 +56,8 @@ def pickle_at(path: Path) -> Path | None:
 def twin_of(pickle: Path) -> Iterator[Path]:
     """The same weights as safetensors, in a temporary folder with the config beside them: its path, while this lasts.
 
-    Raises MissingExtra without torch, or with one before 2.10; InputError: pickle-refused, pickle-archive,
-    pickle-content, pickle-view, pickle-memory, pickle-time, and what opening a file and `refuse_placeholder` raise.
+    Raises MissingExtra without torch, or with one before 2.10; InputError: pickle-refused, and what opening a file and
+    `refuse_placeholder` raise.
     """
     from packaging.version import Version
 
@@ -99,34 +103,15 @@ def _unpickle(pickle: Path, weights: Path) -> None:
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise _refusal(pickle, {"code": "pickle-time"}) from None
-    if done.returncode == 0:
-        return
+        raise _refused(pickle, TOO_LONG) from None
     lines = done.stdout.splitlines()
     if lines:
-        raise _refusal(pickle, json.loads(lines[-1]))
+        raise _refused(pickle, json.loads(lines[-1]))
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise _refusal(pickle, {"code": "pickle-time"})
-    raise _refusal(
-        pickle, {"code": "pickle-refused", "problem": f"the process that read it died ({done.returncode})"}
-    )
+        raise _refused(pickle, TOO_LONG)
+    if done.returncode:
+        raise _refused(pickle, f"the process that read it died ({done.returncode})")
 
 
-def _refusal(pickle: Path, reply: dict[str, str]) -> InputError:
-    """The error for what the other process found."""
-    code, problem = reply["code"], reply.get("problem", "")
-    sentences = {
-        "pickle-time": ("reading it exceeds the time limit", "this is not a weight file"),
-        "pickle-memory": ("reading it exceeds the memory limit", "this is not a weight file"),
-        "pickle-archive": (problem, f"torch.save does not write such archives; {_AGAIN}"),
-        "pickle-view": (problem, f"this is not a weight file; {_AGAIN}"),
-        "pickle-content": (problem, f"give the file that PEFT saved (adapter_model.bin); {_AGAIN}"),
-        "pickle-refused": (
-            f"PyTorch refuses it: {problem}",
-            "it contains more than weights: do not use it"
-            if "asks for" in problem
-            else "download it again, or save the adapter again with PEFT",
-        ),
-    }
-    sentence, hint = sentences[code]
-    return InputError(f"{pickle}: {sentence}", code=code, hint=hint)
+def _refused(pickle: Path, problem: str) -> InputError:
+    return InputError(f"{pickle}: {problem}", code="pickle-refused", hint=_HINT)

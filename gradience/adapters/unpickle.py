@@ -25,10 +25,12 @@ MAX_OPCODES_BYTES = 64 * 2**20
 
 NO_MEMORY = "can't allocate memory"
 """Text in PyTorch's out-of-memory error, which is not a MemoryError."""
+DAMAGED = (LookupError, AttributeError, TypeError, ValueError, AssertionError)
+"""Raised by torch.load for a damaged file."""
 
 
 class RefusedPickle(Exception):
-    """The file was refused: a code, and a sentence."""
+    """The file was refused, with this sentence."""
 
 
 def limit(memory: int, seconds: int, size: int) -> None:
@@ -46,76 +48,63 @@ def check_archive(path: Path) -> None:
     """Look at the sizes in an archive of torch.save, before anything of it is read. Raises RefusedPickle."""
     if not zipfile.is_zipfile(
         path
-    ):  # before PyTorch 1.6: one pickle behind the other, which the limits bound
+    ):  # before PyTorch 1.6: pickles one after the other, which the limits bound
         return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     if len(records) > MAX_RECORDS:
-        raise RefusedPickle("pickle-archive", f"an archive of {len(records):,} records")
-    packed = next((record for record in records if record.compress_type != zipfile.ZIP_STORED), None)
-    if packed:
-        raise RefusedPickle(
-            "pickle-archive",
-            f"compressed: {packed.filename[:80]!r} grows from {packed.compress_size:,} to {packed.file_size:,} bytes",
-        )
+        raise RefusedPickle(f"an archive of {len(records):,} records")
+    for record in records:
+        if record.compress_type != zipfile.ZIP_STORED:
+            grown = f"grows from {record.compress_size:,} to {record.file_size:,} bytes"
+            raise RefusedPickle(f"compressed: {record.filename[:80]!r} {grown}")
+        if record.filename.endswith(".pkl") and record.file_size > MAX_OPCODES_BYTES:
+            raise RefusedPickle(f"{record.file_size:,} bytes of opcodes (limit: {MAX_OPCODES_BYTES:,})")
     claimed, size = sum(record.file_size for record in records), path.stat().st_size
     if claimed > size:
-        raise RefusedPickle(
-            "pickle-archive", f"its records claim {claimed:,} bytes, but the file has {size:,}"
-        )
-    opcodes = max((record.file_size for record in records if record.filename.endswith(".pkl")), default=0)
-    if opcodes > MAX_OPCODES_BYTES:
-        raise RefusedPickle("pickle-archive", f"{opcodes:,} bytes of opcodes (limit: {MAX_OPCODES_BYTES:,})")
+        raise RefusedPickle(f"its records claim {claimed:,} bytes, but the file has {size:,}")
 
 
-def load(path: Path) -> Mapping[str, torch.Tensor]:
-    """Return the tensors of a file, restricted to weights. Raises RefusedPickle."""
+def read(path: Path) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of a file, restricted to weights. Raises RefusedPickle, MemoryError."""
+    check_archive(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise RefusedPickle("pickle-refused", reason(str(error))) from None
-    except (EOFError, KeyError, IndexError, AttributeError, TypeError, ValueError, AssertionError) as error:
-        raise RefusedPickle("pickle-refused", f"damaged: {type(error).__name__}: {error}"[:200]) from None
-    except RuntimeError as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError, *DAMAGED) as error:
         if NO_MEMORY in str(error):
-            raise
-        raise RefusedPickle("pickle-refused", reason(str(error))) from None
+            raise MemoryError from None
+        raise RefusedPickle(reason(error)) from None
     return checked(loaded, path.stat().st_size)
 
 
-def reason(text: str) -> str:
+def reason(error: Exception) -> str:
     """The one part of PyTorch's long messages that says what it met."""
-    match = re.search(r"GLOBAL ([\w.]{1,200})|Unsupported (?:operand|class|type)[^\n]{0,120}", text)
+    if isinstance(error, DAMAGED):
+        return f"damaged: {type(error).__name__}: {error}"[:200]
+    match = re.search(r"GLOBAL ([\w.]{1,200})|Unsupported (?:operand|class|type)[^\n]{0,120}", str(error))
     if match is None:
-        return next(iter(text.strip().splitlines()), "no reason given")[:200]
+        return next(iter(str(error).strip().splitlines()), "no reason given")[:200]
     return f"it asks for {match[1]}" if match[1] else match[0]
 
 
 def checked(loaded: Any, size: int) -> Mapping[str, torch.Tensor]:
     """Return a dict of plain tensors, none larger than what is stored of it. Raises RefusedPickle."""
     if not isinstance(loaded, dict) or not loaded:
-        raise RefusedPickle("pickle-content", f"contains {type(loaded).__name__} instead of named tensors")
+        raise RefusedPickle(f"contains {type(loaded).__name__} instead of named tensors")
     total = 0
     for name, tensor in loaded.items():
+        shown = repr(name)[:80]
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            shown = repr(name)[:80]
-            raise RefusedPickle(
-                "pickle-content", f"contains {type(tensor).__name__} under {shown}; only tensors are allowed"
-            )
+            raise RefusedPickle(f"contains {type(tensor).__name__} under {shown}; only tensors are allowed")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            raise RefusedPickle("pickle-content", f"{name[:80]!r} is not a plain tensor")
+            raise RefusedPickle(f"{shown} is not a plain tensor")
         taken, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         total += taken
         if taken > stored or total > 2 * size:
-            claim = f"{name[:80]!r} claims {tensor.numel():,} elements"
-            raise RefusedPickle("pickle-view", f"{claim}, and {stored:,} bytes of it are stored")
+            raise RefusedPickle(
+                f"{shown} claims {tensor.numel():,} elements, and {stored:,} bytes are stored"
+            )
     return loaded
-
-
-def read(path: Path) -> Mapping[str, torch.Tensor]:
-    """Return the tensors of a file, after a look at its archive. Raises RefusedPickle."""
-    check_archive(path)
-    return load(path)
 
 
 def main() -> int:
@@ -131,16 +120,16 @@ def main() -> int:
         }
         save_file(tensors, request["weights"], metadata={"format": "pt"})
     except RefusedPickle as refused:
-        code, problem = refused.args
+        problem = str(refused)
     except (zipfile.BadZipFile, RecursionError) as error:
-        code, problem = "pickle-archive", f"damaged: {error}"[:200]
+        problem = f"damaged: {error}"[:200]
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and NO_MEMORY not in str(error):
             raise
-        code, problem = "pickle-memory", ""
+        problem = "reading it exceeds the memory limit"
     else:
         return 0
-    sys.stdout.write(json.dumps({"code": code, "problem": problem}) + "\n")
+    sys.stdout.write(json.dumps(problem) + "\n")
     return 1
 
 

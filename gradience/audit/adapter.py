@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -43,10 +43,6 @@ from gradience.reports.audit import (
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.settings import public
-
-if TYPE_CHECKING:
-    pass
-
 
 SETTINGS: Mapping[str, object] = {
     "bias": "none",
@@ -211,13 +207,6 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
         raise already_exists(Path(output))
     if settings.append is not None:
         _check_run(Path(settings.append))
-    tau = settings.tau
-    if not 0 < tau <= 1:
-        raise UsageError(
-            f"tau is {tau}, but must be above 0 and at most 1",
-            code="bad-tau",
-            hint="a share of the energy such as 0.95",
-        )
     allowed = checked_ranks(ranks.DEFAULT_GRID if settings.allowed_ranks is None else settings.allowed_ranks)
     with open_adapter(
         Path(settings.path),
@@ -226,7 +215,7 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
     ) as opened:
         report = audit_opened(
             opened,
-            tau=tau,
+            tau=settings.tau,
             allowed=allowed,
             workers=settings.workers,
             max_memory=settings.max_memory,
@@ -264,15 +253,8 @@ def audit_opened(
         measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
     facts = AdapterFacts(
         layers=tuple(row for item in measured for row in item.rows),
-        config=opened.config,
-        other=opened.other,
-        unaudited=opened.unaudited,
-        ghosts=opened.ghosts,
+        adapter=opened,
         nonfinite=[sentence for item in measured for sentence in item.nonfinite],
-        misnamed=opened.misnamed(),
-        no_scale=opened.no_scale,
-        grouped=opened.packed("grouped_by_expert"),
-        unordered=opened.packed(None),
     )
     layers = facts.layers
     trained = [layer for layer in layers if layer.status == "ok"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, SkippedTensor
-from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, initialization_of
+from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, Adapter
+from gradience.adapters.config import AS_PLAIN_LORA, initialization_of
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.peft import SAY_ORDER, guessed_orders
 from gradience.reports.audit import LayerAudit
@@ -24,20 +24,9 @@ class AdapterFacts(NamedTuple):
     """Facts about an adapter that the rules for findings use."""
 
     layers: Sequence[LayerAudit]
-    config: PeftConfig | None
-    other: Sequence[SkippedTensor]
-    unaudited: Sequence[SkippedTensor]
-    ghosts: Sequence[str]
-    nonfinite: Sequence[str]
+    adapter: Adapter
+    nonfinite: Sequence[str] = ()
     """One sentence per factor with NaN or infinity."""
-    misnamed: Sequence[str] = ()
-    """Tensors of the adapter under names that PEFT does not look for."""
-    grouped: Sequence[str] = ()
-    """Stacked modules whose lora_B is grouped by expert on disk, in Unsloth's order."""
-    unordered: Sequence[str] = ()
-    """Stacked modules that Unsloth wrote without saying in which order."""
-    no_scale: str | None = None
-    """Why no scale is known, although there is a config."""
 
 
 FindingRule = Callable[[AdapterFacts], Iterator[Finding]]
@@ -88,18 +77,18 @@ def many(
 
 
 def no_config(facts: AdapterFacts) -> Iterator[Finding]:
-    if facts.config is None:
+    if facts.adapter.config is None:
         yield Finding(
             code="no-config",
             severity="warning",
             message="no adapter_config.json: α, norms, initialization and variant are unknown",
             hint="put the adapter_config.json beside the weights",
         )
-    elif facts.no_scale:
+    elif facts.adapter.no_scale:
         yield Finding(
             code="unclear-scale",
             severity="warning",
-            message=f"{facts.no_scale}: there are no norms, and nothing is converted or compressed",
+            message=f"{facts.adapter.no_scale}: there are no norms, and nothing is converted or compressed",
             hint=SCALE_HINT,
         )
     elif any(layer.scale == 0 for layer in facts.layers):
@@ -127,11 +116,11 @@ def declared_ranks(facts: AdapterFacts) -> Iterator[Finding]:
 
 
 def targets(facts: AdapterFacts) -> Iterator[Finding]:
-    config = facts.config
+    config = facts.adapter.config
     if config is None:
         return
     modules = {layer.name for layer in facts.layers} | {
-        parse_key(note.tensor).module for note in facts.unaudited
+        parse_key(note.tensor).module for note in facts.adapter.unaudited
     }
     targets = config.target_modules if isinstance(config.target_modules, tuple) else ()
     ends = {end for module in modules for end in path_ends(module)}
@@ -173,13 +162,13 @@ def targets(facts: AdapterFacts) -> Iterator[Finding]:
 
 
 def names(facts: AdapterFacts) -> Iterator[Finding]:
-    if facts.misnamed:
+    if misnamed := facts.adapter.misnamed():
         yield Finding(
             code="not-applied",
             severity="error",
             message=(
-                f"{counted(len(facts.misnamed), 'tensor')} with names that PEFT does not write: "
-                f"{listed(facts.misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
+                f"{counted(len(misnamed), 'tensor')} with names that PEFT does not write: "
+                f"{listed(misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
                 "the tensors and answers as the base does"
             ),
             hint="`gradience compress` writes PEFT's own names, at the same ranks too (--rank R --encoding patterns)",
@@ -187,7 +176,8 @@ def names(facts: AdapterFacts) -> Iterator[Finding]:
 
 
 def saved_and_adapted(facts: AdapterFacts) -> Iterator[Finding]:
-    saved = [layer.name for layer in facts.layers if facts.config and facts.config.saved_whole(layer.name)]
+    config = facts.adapter.config
+    saved = [layer.name for layer in facts.layers if config and config.saved_whole(layer.name)]
     yield from many(
         "saved-and-adapted",
         "warning",
@@ -198,13 +188,13 @@ def saved_and_adapted(facts: AdapterFacts) -> Iterator[Finding]:
 
 
 def ghosts(facts: AdapterFacts) -> Iterator[Finding]:
-    if facts.ghosts:
+    if ghosts := facts.adapter.ghosts:
         yield Finding(
             code="ghost-copies",
             severity="warning",
             message=(
-                f"{counted(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
-                f"{listed(facts.ghosts, 2)}"
+                f"{counted(len(ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
+                f"{listed(ghosts, 2)}"
             ),
             hint="`gradience convert` leaves them out; they are counted only once here",
         )
@@ -212,7 +202,7 @@ def ghosts(facts: AdapterFacts) -> Iterator[Finding]:
 
 def unaudited(facts: AdapterFacts) -> Iterator[Finding]:
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for note in facts.unaudited:
+    for note in facts.adapter.unaudited:
         by_reason[note.reason].append(note.tensor)
     for reason, tensors in by_reason.items():
         yield Finding(
@@ -225,7 +215,7 @@ def unaudited(facts: AdapterFacts) -> Iterator[Finding]:
 
 
 def initialization(facts: AdapterFacts) -> Iterator[Finding]:
-    init = facts.config.init.lower() if facts.config else "true"
+    init = facts.adapter.config.init.lower() if facts.adapter.config else "true"
     start = initialization_of(init)
     if start is None:
         yield Finding(
@@ -233,13 +223,6 @@ def initialization(facts: AdapterFacts) -> Iterator[Finding]:
             severity="warning",
             message=f"unknown initialization {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
             hint="look up what this init_lora_weights does before using a suggestion",
-        )
-    elif init == "loftq":
-        yield Finding(
-            code="init-not-update",
-            severity="error",
-            message="initialized with LoftQ: B·A contains the correction of the quantized base, not only the update",
-            hint=f"so no rank is suggested; {AS_PLAIN_LORA}",
         )
     elif not start.keeps_base:
         yield Finding(
@@ -263,7 +246,7 @@ def initialization(facts: AdapterFacts) -> Iterator[Finding]:
 
 
 def variant(facts: AdapterFacts) -> Iterator[Finding]:
-    fields = facts.config.fields if facts.config else {}
+    fields = facts.adapter.config.fields if facts.adapter.config else {}
     for name, method in (
         ("use_qalora", "QA-LoRA (inputs are pooled before A)"),
         ("use_bdlora", "BD-LoRA (block-diagonal factors)"),
@@ -288,7 +271,7 @@ def expert_order(facts: AdapterFacts) -> Iterator[Finding]:
     yield from many(
         "expert-order",
         "info",
-        facts.grouped,
+        facts.adapter.packed("grouped_by_expert"),
         "{has} the columns of lora_B grouped by expert, as the config says (lora_B_layout); PEFT 0.21 reads them in "
         "another order",
         "`gradience convert` writes them in PEFT's order",
@@ -296,7 +279,7 @@ def expert_order(facts: AdapterFacts) -> Iterator[Finding]:
     yield from many(
         "expert-order-unknown",
         "warning",
-        facts.unordered,
+        facts.adapter.packed(None),
         "of stacked experts {was} saved by Unsloth without lora_B_layout and read in PEFT's order. Before release "
         "2026.9.6, unsloth_zoo grouped the columns of lora_B by expert: if so, the figures of these modules are wrong",
         SAY_ORDER,
@@ -304,8 +287,8 @@ def expert_order(facts: AdapterFacts) -> Iterator[Finding]:
 
 
 def dora(facts: AdapterFacts) -> Iterator[Finding]:
-    magnitudes = sum(note.reason == DORA_REASON for note in facts.other)
-    declared = bool(facts.config and facts.config.use_dora)
+    magnitudes = sum(note.reason == DORA_REASON for note in facts.adapter.other)
+    declared = bool(facts.adapter.config and facts.adapter.config.use_dora)
     if magnitudes:
         yield Finding(
             code="dora",
@@ -316,7 +299,7 @@ def dora(facts: AdapterFacts) -> Iterator[Finding]:
             ),
             hint="evaluate a smaller rank on the task; compressing DoRA needs the base weights (--base-model)",
         )
-    if facts.config and declared != bool(magnitudes):
+    if facts.adapter.config and declared != bool(magnitudes):
         held = "no magnitude vectors" if declared else "magnitude vectors"
         yield Finding(
             code="config-disagrees",
@@ -512,8 +495,6 @@ def coarse_storage(facts: AdapterFacts) -> Iterator[Finding]:
             hint="audit the adapter before the conversion: these types lose small entries",
         )
 
-
-__all__ = ["RULES", "AdapterFacts", "find"]
 
 RULES: tuple[FindingRule, ...] = (
     nonfinite,

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
-from gradience.settings import SETTINGS, Flag, Number, PythonOnly, Ranks, StrPath
+from gradience.settings import SETTINGS, Flag, PythonOnly, Ranks, Share, StrPath
 
 if TYPE_CHECKING:
     from gradience.reports.calibration import Calibration
@@ -65,7 +65,7 @@ class AuditSettings(WorkSettings, NameSettings, BaseOfAudit, AuditFiles):
     path: Annotated[StrPath, PythonOnly]
     """A PEFT folder, a Trainer checkpoint, a .safetensors file, or a name on the hub."""
     _: KW_ONLY
-    tau: Annotated[Number, Flag("T")] = 0.9
+    tau: Annotated[Share, Flag("T")] = 0.9
     """Share of the energy that a suggested rank must keep, in (0, 1]."""
     allowed_ranks: AllowedRanks = None
     """Ranks that may be suggested, such as 4,8,16 (default: powers of 2)."""

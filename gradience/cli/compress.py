@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic.dataclasses import dataclass
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import PushSettings
+from gradience.cli.options import PushSettings, with_base
 from gradience.cli.output import LayersOutput
 from gradience.compress.settings import CompressSettings
 from gradience.errors import UsageError
@@ -47,7 +47,7 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
 
       gradience compress fleet.jsonl --rank 16 -o ./smaller
     """
-    path = Path(settings.path)
+    path, settings = Path(settings.path), with_base(settings)
     if path.suffix == ".jsonl":
         return _fleet(settings, fleet, out)
     from gradience.compress.adapter import compress_adapter

@@ -1,5 +1,6 @@
 """`gradience convert`: the same adapter in another format."""
 
+from gradience.cli.options import with_base
 from gradience.cli.output import ReportOutput
 from gradience.convert.settings import ConvertSettings
 
@@ -18,4 +19,4 @@ def convert(settings: ConvertSettings, out: ReportOutput) -> None:
     """
     from gradience.convert.verb import convert_adapter
 
-    out.show(out.run(convert_adapter, settings, f"converting {settings.path}"))
+    out.show(out.run(convert_adapter, with_base(settings), f"converting {settings.path}"))

@@ -2,8 +2,9 @@
 
 import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic.dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from gradience.cli.console import show_note
 from gradience.errors import InputError, UsageError
 from gradience.files.rows import is_on_hub
 from gradience.settings import SETTINGS, Flag, StrPath
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -72,6 +75,17 @@ class PushSettings:
             show_note(f"uploaded to {address} at commit {commit[:12]}: {files}")
         else:
             show_note(f"nothing was sent. --yes uploads to {address}: {files}")
+
+
+def with_base(settings: S) -> S:
+    """Return the settings with the folder of an embedded base model (`embedded:minilm`) in place of its name."""
+    name = str(getattr(settings, "base_model", None))
+    if not name.startswith("embedded:"):
+        return settings
+    from gradience.models.locate import locate
+    from gradience.models.settings import ModelSettings
+
+    return replace(settings, base_model=locate(ModelSettings(name=name)).folder)  # type: ignore[type-var]
 
 
 def require_files(*paths: str | os.PathLike[str] | None) -> None:

@@ -104,15 +104,7 @@ def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
             "unless these are the same weights, the updates belong to different models"
         )
     for label, adapter in (("A", left), ("B", right)):
-        facts = AdapterFacts(
-            (),
-            adapter.config,
-            adapter.other,
-            adapter.unaudited,
-            adapter.ghosts,
-            (),
-            unordered=adapter.packed(None),
-        )
+        facts = AdapterFacts((), adapter)
         notes += [
             f"{label}: {finding.message}"
             for rule in (initialization, variant, expert_order)

@@ -11,22 +11,15 @@ from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.audit.options import AllowedRanks, CalibrationFile
+from gradience.ranks import Suggested
 from gradience.reports.base.encodings import ENCODING_NAMES
-from gradience.settings import SETTINGS, Flag, Integer, Number, PythonOnly, StrPath
+from gradience.settings import SETTINGS, Flag, Number, Part, Positive, PythonOnly, Share, StrPath
 
 if TYPE_CHECKING:
     from gradience.compress.adapter import Documents
     from gradience.reports.compression import CompressionPlan
 else:
     CompressionPlan = Documents = Any  # not imported to read a command line
-
-
-def _suggestions() -> tuple[str, ...]:
-    from typing import get_args
-
-    from gradience.plan.criteria import Suggested
-
-    return get_args(Suggested)
 
 
 def storage_types() -> list[str]:
@@ -42,12 +35,6 @@ def _formats() -> tuple[str, ...]:
     return WRITABLE
 
 
-def _name(value: Any) -> Any:
-    if value is not None and not isinstance(value, str):
-        raise ValueError("must be a name, such as 'uniform_median'")
-    return value
-
-
 def _plan(value: Any) -> Any:
     from gradience.reports.compression import CompressionPlan
 
@@ -60,17 +47,17 @@ def _plan(value: Any) -> Any:
 class SizeSettings:
     """Target size (give one)."""
 
-    rank: Annotated[Integer | None, Flag("K")] = None
+    rank: Annotated[Positive | None, Flag("K")] = None
     """Truncate every module to rank K."""
-    energy: Annotated[Number | None, Flag("T")] = None
+    energy: Annotated[Share | None, Flag("T")] = None
     """Truncate every module to the smallest rank that keeps the share T of its energy."""
-    suggested: Annotated[str | None, BeforeValidator(_name), Flag("WHICH", values=_suggestions)] = None
-    """Ranks that the audit suggests: uniform_median, uniform_p90 or per_layer."""
-    reduction: Annotated[Number | None, Flag("F")] = None
+    suggested: Annotated[Suggested | None, Flag("WHICH")] = None
+    """Ranks that the audit suggests."""
+    reduction: Annotated[Part | None, Flag("F")] = None
     """Remove at least the share F of the LoRA parameters, with the smallest error."""
-    max_params: Annotated[Integer | None, Flag("N")] = None
+    max_params: Annotated[Positive | None, Flag("N")] = None
     """Keep at most N LoRA parameters."""
-    max_error: Annotated[Number | None, Flag("E")] = None
+    max_error: Annotated[Part | None, Flag("E")] = None
     """Keep the relative error of the whole adapter at or below E."""
     max_kl_per_token: Annotated[Number | None, Flag("X")] = None
     """Keep the upper bound of the predicted KL at or below X nats per scored token (needs --calibration)."""

@@ -47,13 +47,11 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     Each adapter is there whole or not at all. What an earlier run of the same batch has written is kept: a run that was
     killed is continued by the same call. The keywords are the flags of `gradience compress fleet.jsonl`:
 
-    Raises InputError for a broken fleet.jsonl, UsageError (bad-rank), LockedError while another batch writes to
+    Raises InputError for a broken fleet.jsonl, LockedError while another batch writes to
     `output`, OutputError when the disk refuses. An adapter that cannot be compressed does not raise: its entry has the
     error's code.
     """
     watch, wanted = Stopwatch(settings.command), settings.rank
-    if wanted < 1:
-        raise UsageError(f"{wanted} is not a rank", code="bad-rank", hint="a whole number from 1, such as 16")
     folder, home = Path(settings.output), Path(settings.root)
     options = shared(settings, WriteSettings)
     options |= {

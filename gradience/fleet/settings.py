@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import WorkSettings
 from gradience.compress.settings import WriteSettings
-from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, StrPath, several
+from gradience.settings import SETTINGS, Flag, Number, Positive, StrPath, several
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -45,7 +45,7 @@ class FleetCompressSettings(WriteSettings, WorkSettings):
     output: Annotated[StrPath, Flag("DIR", "-o")]
     """Folder of the batch, with each smaller adapter under the path of its row."""
     _: KW_ONLY
-    rank: Annotated[Integer, Flag("K")]
+    rank: Annotated[Positive, Flag("K")]
     """Truncate every larger module to this rank."""
     root: Annotated[StrPath, Flag("DIR")] = "."
     """Folder that the paths of the rows are relative to, as when they were measured."""

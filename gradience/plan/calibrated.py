@@ -8,11 +8,12 @@ Components that choose come from one half of the rows, and what is predicted for
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from gradience.arguments import number_argument
 from gradience.errors import UsageError
 from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
@@ -20,6 +21,7 @@ from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, ite
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction
 from gradience.reports.calibration import Calibration, CalibrationReport
+from gradience.settings import Number, checked
 from gradience.spectra import FloatArray
 
 SCALE_TOLERANCE = 1e-9
@@ -76,7 +78,7 @@ def effects_of(calibration: Calibration, module: Module) -> Effects:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@checked
 class ToKl:
     """The smallest adapter whose predicted KL per scored token, in nats, is at most this. Needs a calibration.
 
@@ -89,10 +91,7 @@ class ToKl:
     prediction's interval exceeds it.
     """
 
-    max_kl_per_token: float
-
-    def __post_init__(self) -> None:
-        number_argument("max_kl_per_token", self.max_kl_per_token)
+    max_kl_per_token: Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 
     @property
     def words(self) -> str:
@@ -102,12 +101,6 @@ class ToKl:
         )
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        if not 0 < self.max_kl_per_token < math.inf:
-            raise UsageError(
-                f"a KL divergence of {self.max_kl_per_token} is not a valid limit",
-                code="bad-kl",
-                hint="give nats per token, such as 0.01; `gradience compress --dry-run` draws the curve",
-            )
         if all(module.effects is None for module in modules):
             raise _needs_calibration("predicting a KL divergence")
         items = [item_of(module, grid) for module in modules]

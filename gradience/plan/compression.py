@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradience.arguments import number_argument, wrong_type
+from gradience.arguments import wrong_type
 from gradience.errors import UsageError
 from gradience.files.shared_names import given_text
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
@@ -143,7 +143,7 @@ def plan_compression(
 def _strength(given: float | None, criterion: Criterion, calibration: Calibration | None) -> float:
     """Return the factor for the update. Raises UsageError (`bad-strength`, `strength-and-calibration`)."""
     planned = criterion.plan.strength if isinstance(criterion, ToPlan) else 1.0
-    strength = planned if given is None else number_argument("strength", given)
+    strength = planned if given is None else given
     if not 0 < strength <= MAX_STRENGTH:
         raise UsageError(
             f"strength is {strength:g}, but must be above 0 and at most {MAX_STRENGTH:g}",

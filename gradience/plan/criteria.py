@@ -10,22 +10,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from gradience.adapters.keys import config_name
-from gradience.arguments import integer_argument, number_argument
 from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import cover, fill, start_cost
 from gradience.plan.hosts import HostLimit
 from gradience.plan.modules import EVERY_RANK, Grid, Module, Ranks, item_of
+from gradience.ranks import Suggested
 from gradience.reports.audit import AuditReport, Suggestions
+from gradience.settings import Part, Positive, Share, checked
 from gradience.words import counted
 
 if TYPE_CHECKING:
     from gradience.reports.compression import CompressionPlan
 
-Suggested = Literal["uniform_median", "uniform_p90", "per_layer"]
-"""Names of the audit's rank suggestions."""
 EDITED = ", then edited"
 
 
@@ -43,7 +42,7 @@ class Criterion(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@checked
 class ToRank:
     """Truncate every module to this rank (or keep its own, if smaller).
 
@@ -51,20 +50,13 @@ class ToRank:
     4
     """
 
-    rank: int
-
-    def __post_init__(self) -> None:
-        integer_argument("rank", self.rank)
+    rank: Positive
 
     @property
     def words(self) -> str:
         return f"rank {self.rank}"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        if self.rank < 1:
-            raise UsageError(
-                f"rank is {self.rank}, but must be at least 1", code="bad-rank", hint="give a rank such as 16"
-            )
         return _each(modules, grid, lambda module: min(self.rank, module.rank))
 
 
@@ -109,7 +101,7 @@ class ToOwnRanks:
         return {module.name: module.rank for module in modules}
 
 
-@dataclass(frozen=True, slots=True)
+@checked
 class ToEnergy:
     """Every module to the smallest rank that holds this share of its energy.
 
@@ -118,26 +110,17 @@ class ToEnergy:
     True
     """
 
-    tau: float
-
-    def __post_init__(self) -> None:
-        number_argument("tau", self.tau)
+    tau: Share
 
     @property
     def words(self) -> str:
         return f"energy at least {self.tau:.6g} in every module"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        if not 0 < self.tau <= 1:
-            raise UsageError(
-                f"energy is {self.tau}, but must be above 0 and at most 1",
-                code="bad-tau",
-                hint="give a share of the energy such as 0.95",
-            )
         return _each(modules, grid, lambda module: module.energy_rank(self.tau))
 
 
-@dataclass(frozen=True, slots=True)
+@checked
 class ToSuggestion:
     """Follow the audit's suggestion: one rank (median or 90th percentile) or the audit's energy threshold.
 
@@ -146,14 +129,6 @@ class ToSuggestion:
     """
 
     which: Suggested
-
-    def __post_init__(self) -> None:
-        if self.which not in get_args(Suggested):
-            raise UsageError(
-                f"unknown suggestion {self.which!r}",
-                code="bad-suggestion",
-                hint=f"use one of {', '.join(get_args(Suggested))}",
-            )
 
     @property
     def words(self) -> str:
@@ -168,7 +143,7 @@ class ToSuggestion:
         return ToRank(uniform.rank).choose(report, modules, grid)
 
 
-@dataclass(frozen=True, slots=True)
+@checked
 class ToBudget:
     """The best allocation under one limit over all modules. Exactly one of the fields is set.
 
@@ -180,19 +155,32 @@ class ToBudget:
     by: description of a component's worth: its energy, or its effect on the output with a calibration.
     """
 
-    reduction: float | None = None
-    max_params: int | None = None
-    max_error: float | None = None
+    reduction: Part | None = None
+    max_params: Positive | None = None
+    max_error: Part | None = None
     by: Literal["energy", "effect"] = "energy"
+
+    def __post_init__(self) -> None:
+        if sum(getattr(self, name) is not None for name in _LIMITS) != 1:
+            raise UsageError(
+                f"a budget needs exactly one of {', '.join(_LIMITS)}",
+                code="several-criteria",
+                hint="give one criterion",
+            )
+
+    @property
+    def _limit(self) -> tuple[str, Any]:
+        """The name and the value of the limit that is set."""
+        return next((name, value) for name in _LIMITS if (value := getattr(self, name)) is not None)
 
     @property
     def words(self) -> str:
-        name, value = self._limit()
+        name, value = self._limit
         target = _LIMITS[name].format(value if name == "max_params" else 100 * value)
         return f"target: {target}, allocated by {self.by} per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        name, value = self._limit()
+        name, value = self._limit
         items = [item_of(module, grid) for module in modules]
         if name == "max_error":
             return cover(items, value**2 * sum(float(module.energies.sum()) for module in modules))
@@ -208,33 +196,6 @@ class ToBudget:
                 hint="raise the budget; `gradience compress --dry-run --rank 1` shows the smallest plan",
             )
         return fill(items, limit)
-
-    def _limit(self) -> tuple[str, Any]:
-        """The name and the value of the one limit that is set. Raises UsageError (several-criteria, bad-budget)."""
-        given = [(name, getattr(self, name)) for name in _LIMITS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise UsageError(
-                f"a budget needs exactly one of {', '.join(_LIMITS)}",
-                code="several-criteria",
-                hint="give one criterion",
-            )
-        ((name, value),) = given
-        number_argument(name, value)
-        if name == "max_params":
-            if value < 1:
-                raise UsageError(
-                    "a budget must be at least 1",
-                    code="bad-budget",
-                    hint="give a number of parameters such as 1000000",
-                )
-        elif not 0 <= value < 1:
-            noun = "a reduction" if name == "reduction" else "an error"
-            raise UsageError(
-                f"{noun} of {value} is not a number from 0 to below 1",
-                code="bad-budget",
-                hint="give a share such as 0.5" if name == "reduction" else "give an error such as 0.1",
-            )
-        return name, value
 
 
 _LIMITS = {

@@ -58,16 +58,16 @@ def endless() -> bytes:
 
 
 FILES = {
-    "a bomb": (lambda: deflated(saved({"w": torch.zeros(2**20)})), "pickle-archive", "compressed"),
-    "a forbidden global": (lambda: saved({"w": Forbidden()}), "pickle-refused", "system"),
+    "a bomb": (lambda: deflated(saved({"w": torch.zeros(2**20)})), "compressed"),
+    "a forbidden global": (lambda: saved({"w": Forbidden()}), "system"),
     "a view of 2^40 elements": (
-        lambda: saved({"w": torch.zeros(1).as_strided((2**40,), (0,))}), "pickle-view", "1,099,511,627,776",
+        lambda: saved({"w": torch.zeros(1).as_strided((2**40,), (0,))}), "1,099,511,627,776",
     ),
-    "no tensors": (lambda: saved({"w": 1, "v": torch.ones(2)}), "pickle-content", "int"),
-    "a list": (lambda: saved([torch.ones(2)]), "pickle-content", "list"),
-    "a sparse tensor": (lambda: saved({"w": torch.eye(2).to_sparse()}), "pickle-content", "not a plain tensor"),
-    "half a file": (lambda: saved({"w": torch.zeros(999)})[:2000], "pickle-refused", ""),
-    "no pickle": (lambda: b"hello, this is no pickle", "pickle-refused", ""),
+    "no tensors": (lambda: saved({"w": 1, "v": torch.ones(2)}), "int"),
+    "a list": (lambda: saved([torch.ones(2)]), "list"),
+    "a sparse tensor": (lambda: saved({"w": torch.eye(2).to_sparse()}), "not a plain tensor"),
+    "half a file": (lambda: saved({"w": torch.zeros(999)})[:2000], ""),
+    "no pickle": (lambda: b"hello, this is no pickle", ""),
 }  # fmt: skip
 
 
@@ -95,13 +95,11 @@ def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_wrong_is_said(name: str, tmp_path: Path) -> None:
-    make, code, words = FILES[name]
+    make, words = FILES[name]
     path = tmp_path / "adapter_model.bin"
     path.write_bytes(make())
-    with pytest.raises(unpickle.RefusedPickle) as caught:
+    with pytest.raises(unpickle.RefusedPickle, match=words):
         unpickle.read(path)
-    assert caught.value.args[0] == code
-    assert words in caught.value.args[1]
 
 
 FORBIDDEN = "a forbidden global"
@@ -112,7 +110,7 @@ REST = [pytest.param(name, marks=pytest.mark.conformance) for name in FILES if n
 def test_the_process_ends_in_one_message(
     name: str, adapter: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    make, _, words = FILES[name]
+    make, words = FILES[name]
     (adapter / "adapter_model.bin").write_bytes(make())
     monkeypatch.chdir(tmp_path)
     assert run(["audit", str(adapter), "--allow-pickle"]) == 3
@@ -145,9 +143,8 @@ def test_what_stands_in_the_place_of_a_pickle_is_not_called_malicious(
 def test_a_hang_ends(adapter: Path, monkeypatch) -> None:
     (adapter / "adapter_model.bin").write_bytes(endless())
     monkeypatch.setattr(pickles, "CPU_SECONDS", 1)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match="time limit"):
         audit_adapter(adapter, allow_pickle=True)
-    assert (caught.value.code, caught.value.exit_code) == ("pickle-time", 3)
 
 
 @pytest.mark.conformance
@@ -155,9 +152,8 @@ def test_memory_ends(adapter: Path, monkeypatch) -> None:
     (adapter / "adapter_model.bin").write_bytes(saved({"w": torch.zeros(50 * 2**20, dtype=torch.uint8)}))
     monkeypatch.setattr(pickles, "MEMORY_BYTES", 2**20)
     monkeypatch.setattr(pickles, "MEMORY_FACTOR", 0)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match="memory limit"):
         audit_adapter(adapter, allow_pickle=True)
-    assert (caught.value.code, caught.value.exit_code) == ("pickle-memory", 3)
 
 
 def test_an_older_torch_is_not_used(adapter: Path, monkeypatch) -> None:

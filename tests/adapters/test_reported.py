@@ -113,7 +113,7 @@ def test_r_and_alpha_that_are_left_out_are_those_of_peft(tmp_path, capsys):
         ({"use_dora": True}, "config-disagrees", "use_dora=true, the file contains no magnitude vectors"),
         ({"lora_alpha": 0}, "zero-scale", "multiplied by 0"),
         ({"init_lora_weights": "pissa_niter_4"}, "init-not-update", "pissa_niter_4"),
-        ({"init_lora_weights": "loftq"}, "init-not-update", "LoftQ"),
+        ({"init_lora_weights": "loftq"}, "init-not-update", "loftq"),
         ({"init_lora_weights": False}, "init-noise", "random non-zero factors"),
         ({"init_lora_weights": "orthogonal"}, "init-noise", "rounding"),
         ({"init_lora_weights": "new_idea"}, "init-unknown", "new_idea"),

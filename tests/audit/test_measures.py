@@ -10,6 +10,7 @@ from factory import PREFIX, adapter, config, factors, safetensors, stored
 from safetensors.torch import save_file
 
 from gradience import audit_adapter
+from gradience.adapters.adapter import Adapter
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import MEASURES, Update
 from gradience.cli.app import run
@@ -122,7 +123,7 @@ def test_fp8_says_how_coarse_it_is(tmp_path):
 
 
 def facts_of(rows):
-    return AdapterFacts(layers=rows, config=None, other=(), unaudited=(), ghosts=(), nonfinite=())
+    return AdapterFacts(rows, Adapter("peft", None, None, [], None))
 
 
 def noise(name, shape=(64, 64), r=8):

@@ -634,7 +634,7 @@ def test_an_adapter_inside_another_is_listed(batched):
         (["fleet.jsonl", "--rank", "8"], "needs --rank and --output"),
         (["fleet.jsonl", "--rank", "8", "-o", "out", "--energy", "0.9"], "needs --rank and --output"),
         (["--rank", "8", "-o", "out"], "Missing argument"),
-        (["fleet.jsonl", "--rank", "0", "-o", "out"], "0 is not a rank"),
+        (["fleet.jsonl", "--rank", "0", "-o", "out"], "greater than or equal to 1"),
     ],
 )
 def test_usage(batched, capsys, arguments, error):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gradience import audit_adapter, compress_adapter
 from gradience.cli.demo import example_adapter
-from gradience.errors import GradienceError, InputError, UsageError
+from gradience.errors import InputError, UsageError, WrongType
+from gradience.plan.calibrated import ToKl
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import EDITED, ToBudget, ToEnergy, ToHost, ToPlan, ToRank, ToRanks, ToSuggestion
 from gradience.plan.hosts import HostLimit, host_limits, limit_of
@@ -367,34 +368,42 @@ def test_no_suggestion_to_follow():
 
 
 @pytest.mark.parametrize(
-    ("criterion", "options", "code"),
+    ("criterion", "value"),
     [
-        (ToRank(0), {}, "bad-rank"),
-        (ToRank(-4), {}, "bad-rank"),
-        (ToEnergy(0.0), {}, "bad-tau"),
-        (ToEnergy(1.1), {}, "bad-tau"),
-        (ToEnergy(math.nan), {}, "bad-tau"),
-        (ToBudget(), {}, "several-criteria"),
-        (ToBudget(reduction=0.5, max_params=10), {}, "several-criteria"),
-        (ToBudget(reduction=1.0), {}, "bad-budget"),
-        (ToBudget(reduction=-0.1), {}, "bad-budget"),
-        (ToBudget(reduction=math.nan), {}, "bad-budget"),
-        (ToBudget(max_params=0), {}, "bad-budget"),
-        (ToBudget(max_error=1.0), {}, "bad-budget"),
-        (ToBudget(max_error=-0.1), {}, "bad-budget"),
-        (ToBudget(max_params=15), {}, "empty-plan"),
-        (ToRank(2), {"allowed_ranks": [], }, "bad-grid"),
-        (ToRank(2), {"allowed_ranks": [0, 4]}, "bad-grid"),
+        (ToRank, {"rank": 0}),
+        (ToEnergy, {"tau": 0.0}),
+        (ToEnergy, {"tau": 1.1}),
+        (ToEnergy, {"tau": math.nan}),
+        (ToBudget, {"reduction": 1.0}),
+        (ToBudget, {"reduction": -0.1}),
+        (ToBudget, {"max_params": 0}),
+        (ToBudget, {"max_error": 1.0}),
+        (ToKl, {"max_kl_per_token": 0.0}),
+        (ToKl, {"max_kl_per_token": math.inf}),
+        (ToSuggestion, {"which": "p95"}),
     ],
     ids=str,
-)  # fmt: skip
-def test_criteria_that_make_no_sense(criterion, options, code):
-    audited = small_report([1.0], shapes=((8, 8),))
-    with pytest.raises(GradienceError) as refusal:
-        plan_compression(audited, criterion, **options)
-    assert refusal.value.code == code
+)
+def test_values_that_make_no_sense(criterion, value):
+    with pytest.raises(WrongType, match=next(iter(value))) as refusal:
+        criterion(**value)
     assert refusal.value.exit_code == 2
-    assert refusal.value.hint
+
+
+@pytest.mark.parametrize("allowed", [[], [0, 4]], ids=str)
+def test_allowed_ranks_that_make_no_sense(allowed):
+    with pytest.raises(UsageError, match="at least 1") as refusal:
+        plan_compression(small_report([1.0]), ToRank(2), allowed_ranks=allowed)
+    assert refusal.value.code == "bad-grid"
+
+
+def test_budgets_that_cannot_be_met():
+    for limits in ({}, {"reduction": 0.5, "max_params": 10}):
+        with pytest.raises(UsageError, match="exactly one") as refusal:
+            ToBudget(**limits)
+        assert refusal.value.code == "several-criteria"
+    with pytest.raises(UsageError, match="removes every module"):
+        plan_compression(small_report([1.0], shapes=((8, 8),)), ToBudget(max_params=15))
 
 
 @pytest.mark.parametrize("budget", [ToBudget(max_params=31), ToBudget(reduction=0.8)], ids=str)
