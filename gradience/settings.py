@@ -296,18 +296,18 @@ def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
 @dataclass_transform(frozen_default=True)
 def checked(kind: type[S]) -> type[S]:
     """Make a class a frozen dataclass that raises WrongType for an argument of a wrong type or value."""
-    made: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(kind)
-    build = made.__init__
+    built: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(kind)
+    build = built.__init__
 
     @wraps(build)
     def init(self: S, *args: Any, **kwargs: Any) -> None:
         try:
             build(self, *args, **kwargs)
         except ValidationError as error:
-            raise _wrong_argument(error, made) from None
+            raise _wrong_argument(error, built) from None
 
-    made.__init__ = init
-    return made  # type: ignore[no-any-return]
+    built.__init__ = init
+    return built  # type: ignore[no-any-return]
 
 
 def call(function: Callable[..., R], settings: Any, **more: Any) -> R:

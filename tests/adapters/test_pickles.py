@@ -98,8 +98,9 @@ def test_what_is_wrong_is_said(name: str, tmp_path: Path) -> None:
     make, words = FILES[name]
     path = tmp_path / "adapter_model.bin"
     path.write_bytes(make())
-    with pytest.raises(unpickle.RefusedPickle, match=words):
+    with pytest.raises(unpickle.RefusedPickle) as caught:
         unpickle.read(path)
+    assert words in str(caught.value)
 
 
 FORBIDDEN = "a forbidden global"
