@@ -7,7 +7,6 @@
 #   make wheel                  the wheel without extras, installed away from the source tree
 #   make release                build and check wheel and sdist in dist/, without uploading
 #   make hostile                the whole of what the suite samples: hostile files, mutants, more examples of properties (slow)
-#   make fuzz                   every parser that a stranger can reach, FUZZ_SECONDS each (300)
 #   make site                   docs/ as HTML in site/: warnings are errors, links checked, nothing from the network
 #   make conformance            slow runs against other libraries
 #   make axe                    axe-core for the tests of pages, from npm
@@ -22,7 +21,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel release hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray gpu docs clean
+.PHONY: help demo test lint format wheel release hostile site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray gpu docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -120,22 +119,6 @@ hostile: $(VENV)/.test
 	GRADIENCE_FIGURES=$(abspath $(FIGURES)) OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO) -m hostile $(HOSTILE) $(ARGS)
 	EXAMPLES=300 OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO) -m "hypothesis and not slow" --hypothesis-profile many
 	$(PY) scripts/hostile_figures.py $(FIGURES)
-
-# atheris in an environment of its own: it has wheels for few versions of Python, and nothing else needs it. Without it the
-# mutants of the corpus are fed.
-FUZZ := .venv-fuzz
-FUZZ_SECONDS ?= 300
-
-$(FUZZ)/.made: pyproject.toml $(VENV)/.made
-	@echo "installing atheris into $(FUZZ)"
-	@test -x $(FUZZ)/bin/python || $(PY) -m venv $(FUZZ)
-	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check -e .
-	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check atheris || \
-	  echo "no atheris for this Python: the mutants of the corpus are fed instead"
-	@touch $@
-
-fuzz: $(FUZZ)/.made
-	PYTHONPATH=tests $(FUZZ)/bin/python -m hostile.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 # Sphinx in an environment of its own, without PyTorch. Every page is read anew: a warning must not hide in a cache.
 SITE := .venv-site
@@ -257,5 +240,5 @@ docs: $(VENV)/.core
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds pictures $(VLLM) $(RAY) $(SKYPILOT) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FIGURES) pictures $(VLLM) $(RAY) $(SKYPILOT) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

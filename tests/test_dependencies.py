@@ -130,7 +130,7 @@ def test_a_dependency_without_a_lower_bound_is_an_error():
 # ---------------------------------------------------------------- programs that the suite does not run
 
 FOREIGN = {
-    *("atheris", "conversion", "IPython", "llama_cpp", "mergekit", "pydantic_core", "tokenizers", "vllm"),
+    *("conversion", "IPython", "llama_cpp", "mergekit", "pydantic_core", "tokenizers", "vllm"),
     "zipfile_zstd",
 }
 """Libraries of other environments, and those that a dependency brings."""

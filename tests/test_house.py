@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import gradience
-from gradience.cli.demo import example_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate"}
@@ -42,34 +41,6 @@ def test_starting_loads_nothing_slow(code):
 def test_help_of_a_verb_loads_nothing_slow():
     loaded = modules_after("from gradience.cli.app import run; assert run(['schema', '--help']) == 0")
     assert not loaded & (SLOW_TO_IMPORT - {"pydantic"})  # typer itself asks pydantic about arguments
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["env"],
-        ["env", "--json"],
-        ["schema", "audit"],
-        ["demo"],
-        ["audit", str(example_adapter()), "--layers"],
-        ["audit", str(example_adapter()), "--json"],
-        ["monitor", str(ROOT / "tests" / "monitor" / "runs" / "crashed.jsonl"), "--verbose"],
-        ["check", str(ROOT / "tests" / "check" / "configs" / "trl.yaml")],
-        ["evidence", *2 * [str(ROOT / "examples" / "evidence" / "probe.csv")]],
-    ],
-    ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
-)
-def test_verbs_of_the_core_never_load_torch(arguments):
-    loaded = modules_after(f"from gradience.cli.app import run; assert run({arguments!r}) == 0")
-    assert "gradience" in loaded
-    assert not loaded & HEAVY
-
-
-def test_compress_never_loads_torch(tmp_path):
-    arguments = ["compress", str(example_adapter()), "--rank", "4", "-o", str(tmp_path / "out")]
-    loaded = modules_after(f"from gradience.cli.app import run; assert run({arguments!r}) == 0")
-    assert not loaded & HEAVY
-    assert (tmp_path / "out").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from gradience import (
     CompressionReport,
     GradienceError,
     TelemetryWriter,
-    ToBudget,
     ToEnergy,
     ToRank,
     UsageError,
@@ -114,38 +113,21 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
     ("call", "sentence"),
     [
         (lambda: audit_adapter(None), "path must be a path, not NoneType"),
-        (lambda: audit_adapter(object()), "path must be a path, not object"),
         (lambda: audit_adapter(b"my_adapter"), "path must be a path, not bytes (b'my_adapter')"),
         (lambda: audit_adapter("my_adapter", tau="0.9"), "tau must be a number, not str ('0.9')"),
         (
             lambda: audit_adapter("my_adapter", allowed_ranks="4,8"),
             "allowed_ranks must be a list of integers, such as [4, 8, 16], not str ('4,8')",
         ),
-        (
-            lambda: audit_adapter("my_adapter", allowed_ranks=[4, 8.5]),
-            "allowed_ranks must be a list of integers, such as [4, 8, 16], not list",
-        ),
         (lambda: compare_adapters("my_adapter", 3), "b must be a path, not int (3)"),
-        (lambda: compress_adapter([], "out", rank=4), "path must be a path, not list"),
-        (lambda: compress_adapter("my_adapter", 3, rank=4), "output must be a path, not int (3)"),
         (lambda: compress_adapter("my_adapter", "out", rank="4"), "rank must be an integer, not str ('4')"),
-        (lambda: compress_adapter("my_adapter", "out", rank=4.0), "rank must be an integer, not float (4.0)"),
         (lambda: compress_adapter("my_adapter", "out", rank=True), "rank must be an integer, not bool (True)"),
-        (lambda: compress_adapter("my_adapter", "out", energy="90%"), "energy must be a number, not str ('90%')"),
         (
             lambda: compress_adapter("my_adapter", "out", suggested=8),
             "suggested must be a name, such as 'uniform_median', not int (8)",
         ),
-        (
-            lambda: compress_adapter("my_adapter", "out", rank=4, workers="2"),
-            "workers must be an integer, not str ('2')",
-        ),
         (lambda: ToRank("4"), "rank must be an integer, not str ('4')"),
         (lambda: ToEnergy(None), "tau must be a number, not NoneType"),
-        (
-            lambda: plan_compression(audit_adapter("my_adapter"), ToBudget(max_params="1000")),
-            "max_params must be an integer, not str ('1000')",
-        ),
         (lambda: plan_compression("my_adapter", ToRank(4)), "report must be an AuditReport, not str ('my_adapter')"),
         (
             lambda: plan_compression(audit_adapter("my_adapter"), 4),

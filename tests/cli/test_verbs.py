@@ -71,7 +71,7 @@ def test_quiet_says_nothing(kind, words, capsys):
 
 
 def test_no_verb_on_files_loads_torch(words):
-    commands = [words(kind) for kind in VERBS]
+    commands = [words(kind) for kind in VERBS] + [["env"], ["schema", "audit"], ["demo"]]
     code = (
         "import io, sys; from contextlib import redirect_stdout; from gradience.cli.app import run\n"
         f"for words in {commands!r}:\n"

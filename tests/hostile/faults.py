@@ -1,14 +1,17 @@
 """The one list of faults: what can be wrong with a file, and which exit codes fit.
 
 A fault changes the bytes of a good file, or puts something else in its place. Which faults a file can have depends on
-its syntax; faults of the fields of a JSON object, and of the headers of weights, are made for each field.
+its syntax; faults of the fields of a JSON object, and of the headers of weights, are made for each field. Mutants are
+drawn for each kind of file.
 """
 
 import json
 import os
 import pickle
+import random
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -317,6 +320,52 @@ ROWS = {
         content + b"".join(b"text %d,label %d\n" % (i, i) for i in range(100_000))
     ),
 }
+
+
+# ---------------------------------------------------------------- mutants
+
+MUTANTS = 60
+PIECES = (
+    *b"null true false 0 -1 1e999 NaN Infinity -0.0 0.5 [] {} [[]] 18446744073709551616 1e-400 .inf .nan ~ ---".split(),
+    *b"\xff \0 *a &a { } [ ] , : # \" \\ '".split(b" "),
+    *(b'""', b'"x"', b'{"a": 1}', b'"\\ud800"', b'"\\u001b[2J"', b"[1, 2]", b"9" * 30, b"9" * 400),
+    *(b"<<: 1", b"!!int x", b"!!bool x", b"\n", b" ", b"\t"),
+)
+
+
+def mutants(name: str) -> Iterator[Fault]:
+    """Files in which one to four places were exchanged at random, the same ones each time."""
+    for number in range(MUTANTS):
+        yield Fault(f"mutant {number}", ANY, partial(mutant, seed=f"{name}/{number}"))
+
+
+def mutant(content: bytes, seed: str) -> bytes:
+    chance = random.Random(seed)
+    for _ in range(chance.randint(1, 4)):
+        content = _mutated(content, chance)
+    return content
+
+
+def _mutated(content: bytes, chance: random.Random) -> bytes:
+    if not content:
+        return chance.choice(PIECES)
+    at = chance.randrange(len(content))
+    to = min(len(content), at + chance.choice((1, 1, 2, 4, 16, 64)))
+    match chance.randrange(6):
+        case 0:  # a bit
+            return content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
+        case 1:  # left out
+            return content[:at] + content[to:]
+        case 2:  # twice
+            return content[:to] + content[at:to] + content[to:]
+        case 3:  # moved
+            rest = content[:at] + content[to:]
+            where = chance.randrange(len(rest) + 1)
+            return rest[:where] + content[at:to] + rest[where:]
+        case 4:  # put in
+            return content[:at] + chance.choice(PIECES) + content[at:]
+        case _:  # exchanged
+            return content[:at] + chance.choice(PIECES) + content[to:]
 
 
 def faults_of(syntax: str, content: bytes) -> Iterator[Fault]:

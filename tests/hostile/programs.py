@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ FIGURES = "GRADIENCE_FIGURES"
 """Environment: the folder of the figures of a run of the whole harness, one file for each goal."""
 
 
-def answer_of(module: str, *options: object, inside: Sequence[str] = ()) -> Any:
-    """Return what `python -m hostile.<module>` prints; it must end well. inside: a command that runs another one."""
+def answer_of(module: str, *options: object) -> Any:
+    """Return what `python -m hostile.<module>` prints; it must end well."""
     path = os.pathsep.join([*(str(TESTS / folder) for folder in FOLDERS), str(TESTS.parent), *sys.path])
     done = subprocess.run(
-        [*inside, sys.executable, "-m", f"hostile.{module}", *map(str, options)],
+        [sys.executable, "-m", f"hostile.{module}", *map(str, options)],
         env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -40,7 +40,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 
 from gradience.cli.app import run
@@ -76,6 +75,8 @@ class Input:
     """Words of docs/reliability.md: why it may take more than SECONDS or MEMORY."""
     names: Sequence[str] = ()
     """A message holds one of them; by default one of the files or their folders."""
+    always: bool = False
+    """Whether it is run in every share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,15 +202,16 @@ def count(tally: Tally, outcome: Outcome, changed: bool) -> None:
 
 
 def attacked(name: str, root: Path, share: int = 1, only: str = "") -> Tally:
-    """Run every `share`-th input of a surface whose name contains `only`."""
+    """Run every `share`-th input of a surface whose name contains `only`, and those that are always run."""
     kept = root / name
     kept.mkdir(parents=True, exist_ok=True)
     surface: Surface = import_module(f"hostile.surfaces.{name}").surface(kept)
     for number, case in enumerate(surface.good):
         warm(case, kept / f"good{number}")
     tally, started = Tally(surface.what), time.perf_counter()
-    for case in islice((case for case in surface.inputs if only in case.name), 0, None, share):
-        attack(case, surface, kept / "case", tally)
+    for number, case in enumerate(case for case in surface.inputs if only in case.name):
+        if case.always or number % share == 0:
+            attack(case, surface, kept / "case", tally)
     tally.seconds = time.perf_counter() - started
     return tally
 

@@ -3,10 +3,32 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from hostile.faults import Fault, faults_of
+from hostile.faults import ANY, Fault, faults_of, mutants
 from hostile.kinds import Kind, all_kinds
 from hostile.sandbox import CPU_SECONDS
 from hostile.surface import Input, Place, Surface
+
+CORPUS = Path(__file__).parents[1] / "corpus"
+FINDS = {
+    "weights": "header",
+    "adapter config": "config",
+    "index of shards": "shards",
+    "bench YAML": "bench_config",
+    "run.jsonl": "run",
+    "log of Inspect": "inspect",
+    "samples of lm-eval": "lm_eval",
+    "prompts in JSONL": "prompts_jsonl",
+    "messages in JSONL": "messages_jsonl",
+}
+"""Kind of file -> the folder of what its readers once failed on. The suite takes all of it, and for these kinds
+all that can be in the place of a file."""
+
+
+def finds(name: str) -> Iterator[Fault]:
+    """What the readers of a kind once failed on."""
+    for path in sorted((CORPUS / FINDS[name]).iterdir()) if name in FINDS else ():
+        content = path.read_bytes()
+        yield Fault(f"find {path.name}", ANY, lambda _, content=content: content)
 
 
 def codes_of(kind: Kind, fault: Fault) -> set[int]:
@@ -14,8 +36,8 @@ def codes_of(kind: Kind, fault: Fault) -> set[int]:
     may_be_good = kind.tolerant or (kind.optional and fault.place is not None)
     if kind.syntax in ("yaml", "rows") and fault.name.startswith(("cut", "without")):
         may_be_good = True  # half of such a text is such a text
-    if fault.name == "missing" and kind.target.endswith("adapter_config.json"):
-        may_be_good = True  # the weights are audited alone
+    if fault.name == "missing" and kind.target.endswith(("adapter_config.json", ".index.json")):
+        may_be_good = True  # the weights are audited alone, and so is one shard
     if kind.target.endswith("/bench.json") and fault.name == "link to nothing":
         may_be_good = True  # as a file that is missing: a seed without a result, and the others have theirs
     return set(fault.codes) | (set(kind.codes) if may_be_good else set())
@@ -30,12 +52,14 @@ def faulty(kinds: Mapping[str, Kind]) -> Iterator[Input]:
     """Made one after the other, for the same reason."""
     for name, kind in kinds.items():
         names = [*kind.target.split("/")[1:], "in/adapter", "in/good", "in/run"]
-        for fault in faults_of(kind.syntax, kind.content):
+        known = [*finds(name)]
+        for fault in (*known, *faults_of(kind.syntax, kind.content), *mutants(name)):
             target = fault.place or changed(kind.content, fault.change or bytes)
             files, codes = {**kind.files, kind.target: target}, codes_of(kind, fault)
-            for verb, run in kind.readers.items():
+            for number, (verb, run) in enumerate(kind.readers.items()):
+                always = fault in known or bool(fault.place and name in FINDS and not number)
                 case = f"{name} | {fault.name} | {verb}"
-                yield Input(case, run, files, codes=codes, seconds=CPU_SECONDS, names=names)
+                yield Input(case, run, files, codes, CPU_SECONDS, names=names, always=always)
 
 
 def surface(folder: Path) -> Surface:

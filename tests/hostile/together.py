@@ -1,0 +1,129 @@
+"""Processes that write the same: eight at the same moment, or a second one while the first is stopped.
+
+python -m hostile.together ROOT [--rounds N] [--stops N] [--writers NAME …]
+
+One wins or all are done, and nothing is mixed, lost or half-written. Prints one JSON object: codes, problems, seconds.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from killing import WRITING, each_moment, moments_of, watched
+
+from hostile.crash import left_below
+from hostile.syscalls import Ending, Work, begun, loaded, undisturbed
+from hostile.trainings import TRAININGS
+from hostile.writers import WRITERS, Writer, lines_of, state
+
+EIGHT = 8
+UNLOCKED = ("records", "telemetry", "training")
+"""Parts of a verb that holds the lock, and what one process has for itself."""
+ONE_WINS = {"compress": {2}, "stages": {6}, "stages made again": {6}, "bench run": {6}}
+"""How those end who come too late. The others may end well, one after the other."""
+MOMENTS = watched("telemetry/writer.py", "bench/run/stages.py", *WRITING)
+
+
+def at_once(work: Work) -> list[Ending]:
+    """Let eight children begin at the same moment."""
+    waiting, release = os.pipe()
+
+    def released() -> int | None:
+        os.read(waiting, 1)
+        return work()
+
+    ends = [begun(released) for _ in range(EIGHT)]
+    os.write(release, b"." * EIGHT)
+    os.close(waiting)
+    os.close(release)
+    return [end() for end in ends]
+
+
+def stopped_at(work: Work, moment: int) -> list[Ending]:
+    """Do `work`, stopped at `moment`; do it again, to its end; continue the first."""
+
+    def stop(number: int) -> None:
+        if number == moment:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def stopping() -> int | None:
+        each_moment(MOMENTS, stop)
+        try:
+            return work()
+        finally:
+            sys.setprofile(None)
+
+    end = begun(stopping)
+    assert os.WIFSTOPPED(os.waitpid(end.child, os.WUNTRACED)[1]), "it ended before it was stopped"
+    second = undisturbed(work)
+    os.kill(end.child, signal.SIGCONT)
+    return [end(), second]
+
+
+def problems(writer: Writer, endings: list[Ending], folder: Path, whole: Path) -> list[str]:
+    """What is wrong with the endings or with what is there; empty is right."""
+    late = {2, 6} if len(endings) == 2 else ONE_WINS.get(writer.name, set())
+    wrong = [
+        f"exit {end.code}: {end.said[-300:]}"
+        for end in endings
+        if end.code and (end.code not in late or end.said.count("error: ") != 1)
+    ]
+    done = sum(end.code == 0 for end in endings)
+    if not done or (writer.name == "compress" and done > 1):
+        wrong.append(f"{done} of {len(endings)} ended well")
+    for unit in writer.units:
+        here, one = state(folder / unit), state(whole / unit)
+        if writer.appends:
+            if lines_of(here)[-done:] != lines_of(one)[-1:] * done:
+                wrong.append(f"{unit}: the last lines are not those of {done} processes")
+        elif here != one:
+            wrong.append(f"{unit} is not what one process alone writes")
+    return [f"{writer.name}: {text}" for text in wrong + left_below(folder)]
+
+
+def attempts(writer: Writer, now: Path, rounds: int, stops: int) -> Iterator[int]:
+    """Moments to stop at, spread over the whole; or 0 for each round."""
+    if stops:
+        count = moments_of(lambda: writer.work(now), MOMENTS)
+        yield from range(1 + count // (2 * stops), count + 1, max(1, count // stops))
+    else:  # a run of bench takes as long as the others together
+        yield from [0] * (1 if writer.name == "bench run" else rounds)
+
+
+def main(root: Path, rounds: int, stops: int, names: list[str]) -> None:
+    started, tally, wrong = time.monotonic(), Counter(), []
+    every = [writer for writer in (*WRITERS, *TRAININGS) if writer.name not in UNLOCKED]
+    for writer in [writer for writer in every if writer.name in names] or every:
+        whole, now, before = (root / writer.name / name for name in ("whole", "now", "before"))
+        before.mkdir(parents=True)
+        writer.prepare(before)
+        shutil.copytree(before, whole)
+        loaded(lambda: writer.work(whole))  # noqa: B023
+        shutil.copytree(before, now)
+        for moment in attempts(writer, now, rounds, stops):
+            shutil.rmtree(now)
+            shutil.copytree(before, now)
+            work = lambda: writer.work(now)  # noqa: B023, E731
+            endings = stopped_at(work, moment) if moment else at_once(work)
+            tally[writer.name] += 1
+            tally.update(f"exit {ending.code}" for ending in endings)
+            wrong += problems(writer, endings, now, whole)
+    seconds = round(time.monotonic() - started, 1)
+    sys.stdout.write(json.dumps({"tally": dict(tally), "seconds": seconds, "problems": wrong}) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stops", type=int, default=0)
+    parser.add_argument("--writers", nargs="*", default=[])
+    options = parser.parse_args()
+    main(options.root, options.rounds, options.stops, options.writers)
