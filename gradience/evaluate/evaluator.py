@@ -78,7 +78,7 @@ class Evaluator:
         self.max_new_tokens, self._tokenizer = max_new_tokens, tokenizer
         self.looks = tuple(looks) or (len(examples),)
         self.on_batch = on_batch
-        self._base, self._owns_base = base or LoadedBase(), base is None
+        self.base, self._owns_base = base or LoadedBase(), base is None
         self.engine_type = engine(engine_name)
         self._labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
         self.engine_type.check(model, labels=self._labels)
@@ -268,18 +268,18 @@ class Evaluator:
     @property
     def engine(self) -> Engine:
         """The engine, loaded at its first use."""
-        if self._base.engine is None:
-            self._base.engine = self.engine_type.load(
+        if self.base.engine is None:
+            self.base.engine = self.engine_type.load(
                 self.model, labels=self._labels, device=self.device, tokenizer=self._tokenizer
             )
-            self._base.engine.expect(self._expected)
-        return self._base.engine
+            self.base.engine.expect(self._expected)
+        return self.base.engine
 
     def expect(self, folders: Sequence[Path]) -> None:
         """Say which adapters will be evaluated: some engines make room for the largest when they start."""
         self._expected += folders
-        if self._base.engine is not None:
-            self._base.engine.expect(folders)
+        if self.base.engine is not None:
+            self.base.engine.expect(folders)
 
     def engine_with(self, name: str, adapter: Path) -> Engine:
         """Return the engine, with the adapter in the folder `adapter` loaded as `name`."""
@@ -289,10 +289,10 @@ class Evaluator:
 
     def forget(self, name: str) -> None:
         """Drop an adapter that is evaluated."""
-        if self._base.engine is not None and name in self._base.engine.adapters:
-            self._base.engine.remove(name)
+        if self.base.engine is not None and name in self.base.engine.adapters:
+            self.base.engine.remove(name)
 
     def close(self) -> None:
         """Free the memory of the base, which a training needs; a shared one stays until its owner closes it."""
         if self._owns_base:
-            self._base.close()
+            self.base.close()

@@ -164,7 +164,7 @@ def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = F
         )
     task: Task | ChatTask | None
     try:
-        task = None if request.prompts is not None else _task(request)
+        task = None if request.prompts is not None else task_of(request)
     except InputError as error:
         if error.code != "task-unknown":
             raise
@@ -180,11 +180,6 @@ def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = F
         )
     model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
     role = None if request.data is not None or request.prompts is not None else request.role
-    if role is None and isinstance(
-        task, ChatTask
-    ):  # only last turns are evaluated, and none of them is trained on
-        last = tuple(replace(example, role="confirm") for example in task.examples.all)
-        task = replace(task, examples=replace(task.examples, all=last))
     tokenizer = engine_type.tokenizer_of(model)
     if task is None:
         task = _prompts(request, tokenizer)
@@ -340,6 +335,16 @@ def _last(name: str) -> str:
 
 
 # ---------------------------------------------------------------- examples
+
+
+def task_of(request: EvaluateSettings) -> Task | ChatTask:
+    """Return the task with its examples. Raises UsageError (`no-task`, `data-and-task`), and what loading raises."""
+    task = _task(request)
+    if request.data is not None and isinstance(task, ChatTask):
+        # only last turns are evaluated, and none of them is trained on
+        last = tuple(replace(example, role="confirm") for example in task.examples.all)
+        return replace(task, examples=replace(task.examples, all=last))
+    return task
 
 
 def _task(request: EvaluateSettings) -> Task | ChatTask:

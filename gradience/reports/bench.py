@@ -6,7 +6,7 @@ are named with their digests, so that anybody can repeat the counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -59,7 +59,8 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import DataSplit, Policy, Share
+from gradience.reports.bench_plan import PLANNED, Compares, DataSplit, PlannedSet, Policy, Share
+from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, delta_cell, level_cell
 from gradience.statistics.table import PairedTable
 from gradience.words import counted, noun
 from gradience.words import points as signed_points
@@ -365,6 +366,18 @@ class Bench(Judged[VariantResult]):
     """Null if it ended in an ERROR."""
     audit: AuditSummary | None
     """Null if the probe did not reach its gate: nothing is suggested from such a probe."""
+    guards: dict[PlainName, EvaluationReport] = Field(
+        default_factory=dict, exclude_if=lambda guards: not guards
+    )
+    """Guard -> evaluation of the probe, the candidates and the base on it. Absent without guards."""
+
+    @property
+    def planned_guards(self) -> tuple[PlannedSet, ...]:
+        """The guards as the plan names them."""
+        return tuple(
+            PlannedSet(name=name, guard=True, **{field: getattr(report, field) for field in PLANNED})
+            for name, report in self.guards.items()
+        )
 
     def blocks(self) -> Document:
         """Return the sections."""
@@ -456,6 +469,10 @@ class VariantSummary(OfAnArm):
     """Accuracy over the seeds with a result; `accuracy.seeds` is their number."""
     mean_reduction: Float12 | None
     """Mean share of LoRA parameters saved, over the seeds with known ranks."""
+    guards: dict[PlainName, EvaluatedAdapter] = Field(
+        default_factory=dict, exclude_if=lambda guards: not guards
+    )
+    """Guard -> result on the seed with the largest loss. Absent without guards."""
     seeds: tuple[VariantSeed, ...]
 
     @property
@@ -489,6 +506,8 @@ class BenchAggregate(Judged[VariantSummary]):
     """Differences between adapters of equal size."""
     records_verified: bool = False
     """True if the counts are known to match the records: counted from them by the same process, or verified."""
+    guards: tuple[PlannedSet, ...] = Field(default=(), exclude_if=lambda guards: not guards)
+    """Further data sets on which every variant must hold on every seed. Absent without any."""
 
     def blocks(self) -> Document:
         """Return the sections."""
@@ -505,6 +524,7 @@ Run = Bench | BenchAggregate
 Result = VariantResult | VariantSummary
 Row = tuple[str, Inline]
 
+UNITS: dict[Compares, str] = {"correct": "Δ", "nll": "ΔNLL", "agreement": "Δ"}
 SMOKE = "smoke run, no evidence"
 ROLES: dict[str, Role] = {
     "PASS": "good",
@@ -636,6 +656,28 @@ def _ways(variants: Iterable[Result]) -> list[Row]:
     return [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in ways.items() if words]
 
 
+GuardColumn = tuple[Column, Callable[[Any], Inline]]
+
+
+def _guard_columns(
+    guards: Sequence[PlannedSet], row_on: Callable[[str, Any], EvaluatedAdapter | None]
+) -> list[GuardColumn]:
+    """Return a column for each guard. row_on: (guard, variant) -> its row on the guard."""
+
+    def cell(guard: str) -> Callable[[Any], Inline]:
+        return lambda variant: MISSING if (row := row_on(guard, variant)) is None else delta_cell(row)
+
+    return [(Column(f"{guard.name} {UNITS[guard.compares]}", ">"), cell(guard.name)) for guard in guards]
+
+
+def _guard_legend(guards: Sequence[PlannedSet]) -> list[Row]:
+    """Return what each guard is."""
+    return [
+        (guard.name, f"guard: {guard.examples:,} examples of {guard.task}, margin {guard.margin_words}")
+        for guard in guards
+    ]
+
+
 def _controls(results: Sequence[Result], table: Table) -> Iterator[Block]:
     """Yield the section of the controls with the purpose and the expected status of each; nothing without controls."""
     if results:
@@ -664,13 +706,14 @@ def _reasons(results: Iterable[Result]) -> Iterator[Block]:
         yield items(f"{', '.join(of)}: {why}" for why, of in names.items())
 
 
-def _policy(rule: Policy, notes: Iterable[str]) -> Iterator[Block]:
+def _policy(rule: Policy, notes: Iterable[str], *, guarded: bool) -> Iterator[Block]:
     """Yield the safety policy, its meaning for this run, and limits of the verdicts."""
     yield Heading("Policy", folded=True)
     yield Paragraph(
         f"A seed passes if Δ is at least {signed_points(-rule.tolerance)} points. A variant passes if at least"
         f" {exact_percent(rule.pass_rate)} of the planned seeds pass and no seed has a Δ below"
         f" {signed_points(-rule.floor)} points. A seed without a result counts as failed."
+        + (" On every seed, a variant must also hold on each guard." if guarded else "")
     )
     marked = []
     for note in notes:
@@ -858,7 +901,8 @@ def bench_blocks(bench: Bench) -> Iterator[Block]:
     yield Facts([*_data(bench.base_params, data.splits, data.eval_role), *_probe(probe), *_audit(bench)])
     aside = f"compared with the probe on the same {count(probe.n)} examples" if probe else ""
     yield Heading("Variants", aside=aside)
-    yield _table(bench.candidates)
+    columns = _guard_columns(bench.planned_guards, lambda guard, row: _on_guard(bench, guard, row))
+    yield _table(bench.candidates, columns)
     legend = (
         ("only probe", "examples that only the probe answers correctly"),
         ("only variant", "examples that only the variant answers correctly"),
@@ -866,7 +910,8 @@ def bench_blocks(bench: Bench) -> Iterator[Block]:
         ("saved", "share of the LoRA parameters saved, without classifier heads"),
         ("KL/example", "KL divergence from the probe's outputs, in nats per example"),
     )
-    yield Facts([*_ways(bench.candidates), *legend])
+    yield Facts([*_ways(bench.candidates), *legend, *_guard_legend(bench.planned_guards)])
+    yield from _levels(bench)
     yield from _grades(bench.candidates)
     yield from _differences(bench.variants)
     if bench.ladder is not None:
@@ -876,7 +921,7 @@ def bench_blocks(bench: Bench) -> Iterator[Block]:
         yield _table(bench.steps)
     yield from _controls(bench.controls, _table(bench.controls))
     yield from _reasons(bench.variants)
-    yield from _policy(bench.policy, bench.notes)
+    yield from _policy(bench.policy, bench.notes, guarded=bool(bench.guards))
     where = bench.environment
     versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
     quantization = f", base in {where.quantization}" if where.quantization else ""
@@ -938,7 +983,24 @@ def _correct(result: VariantResult) -> str:
     return f"{result.measures.correct:,}" if result.measures else MISSING
 
 
-def _table(results: Sequence[VariantResult]) -> Table:
+def _on_guard(bench: Bench, guard: str, result: VariantResult) -> EvaluatedAdapter | None:
+    name = result.same_as or result.name
+    return next((row for row in bench.guards[guard].adapters if row.name == name), None)
+
+
+def _levels(bench: Bench) -> Iterator[Block]:
+    """Yield what the probe itself gained and forgot, compared with the base; nothing without guards."""
+    if bench.guards:
+        yield Heading("Guards", aside="what the probe itself gained or forgot")
+        yield table_of(
+            [*bench.guards.items()],
+            (Column(), lambda guard: Span(guard[0], "name")),
+            (Column("base model", ">"), lambda guard: level_cell(guard[1].adapters[-1])),
+            (Column("probe", ">"), lambda guard: level_cell(guard[1].adapters[0])),
+        )
+
+
+def _table(results: Sequence[VariantResult], guards: Sequence[GuardColumn] = ()) -> Table:
     return table_of(
         results,
         (Column(), lambda row: Span(row.name, "name")),
@@ -953,6 +1015,7 @@ def _table(results: Sequence[VariantResult]) -> Table:
             Column("95 % interval", ">", drop=6, shown=any(row.pairs for row in results)),
             lambda row: _interval(row.pairs),
         ),
+        *guards,
         (Column("saved", ">"), lambda row: percent(row.reduction)),
         (
             # KL is never below 0, but rounding can make it so
@@ -978,14 +1041,14 @@ def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
     yield Facts([*data, *_probes(report), *_noise(report.noise)])
     candidates = report.candidates
     yield Heading("Variants", aside="compared with the probe of the same seed on the same examples")
-    yield _summaries(candidates)
+    yield _summaries(candidates, _guard_columns(report.guards, lambda guard, row: row.guards.get(guard)))
     legend = (
         ("max rank", "largest rank of a module (range over seeds)"),
         ("worst Δ", "variant − probe accuracy, in points, on the worst seed"),
         ("saved", "share of the LoRA parameters saved, without classifier heads"),
         ("accuracy", "mean over the seeds with a result"),
     )
-    yield Facts([*_ways(candidates), *legend])
+    yield Facts([*_ways(candidates), *legend, *_guard_legend(report.guards)])
     yield from _grades(candidates)
     yield from _differences(report.variants)
     if report.ladder:
@@ -994,7 +1057,7 @@ def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
     yield from _reasons([variant for variant in report.variants if not variant.is_step])
     yield Heading("Seeds", aside="probe: correct answers; others: Δ in points", folded=True)
     yield _seeds(report)
-    yield from _policy(report.policy, report.notes)
+    yield from _policy(report.policy, report.notes, guarded=bool(report.guards))
 
 
 def _probes(report: BenchAggregate) -> list[Row]:
@@ -1027,7 +1090,7 @@ def _noise(noise: Noise | None) -> list[Row]:
     ]
 
 
-def _summaries(variants: Sequence[VariantSummary]) -> Table:
+def _summaries(variants: Sequence[VariantSummary], guards: Sequence[GuardColumn] = ()) -> Table:
     def accuracy(variant: VariantSummary) -> str:
         mean = variant.accuracy
         if mean is None:
@@ -1049,6 +1112,7 @@ def _summaries(variants: Sequence[VariantSummary]) -> Table:
             lambda row: MISSING if row.status == "SKIPPED" else f"{row.passing} of {row.planned}",
         ),
         (Column("worst Δ, points", ">"), lambda row: counted_points(row.worst_delta, row.worst_delta_exact)),
+        *guards,
         (Column("saved", ">", drop=4), lambda row: percent(row.mean_reduction)),
         (Column("accuracy", ">", drop=1), accuracy),
     )

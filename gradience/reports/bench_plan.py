@@ -162,3 +162,5 @@ class BenchPlan(Artifact):
     """Column of the task's files that groups the examples. Absent without one."""
     groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda groups: groups is None)
     """Group of each evaluated example, in the order of the records. Absent if each is its own, and in older plans."""
+    guards: tuple[PlannedSet, ...] = Field(default=(), exclude_if=lambda guards: not guards)
+    """Further data sets on which every variant must hold, on every seed. Absent without any."""

@@ -28,7 +28,7 @@ from gradience.reports.bench_plan import Policy
 class Check(Part):
     """Check of one input of the run."""
 
-    what: Literal["model", "tokenizer", "data", "code"]
+    what: Literal["model", "tokenizer", "data", "guard", "code"]
     name: str
     state: Literal["found", "not checked"]
     note: str

@@ -73,6 +73,12 @@ def check_evaluation(place: Path, findings: Findings) -> None:
             findings.mismatch(f"{RECORDS}/{MANIFEST}", changed, "claims")
     with findings.check("margin", "L1", f"{RECORDS}/{MANIFEST} has the margin of the first answers"):
         findings.compare(_margin_facts(place, report))
+    check_answers(place, findings)
+
+
+def check_answers(place: Path, findings: Findings) -> None:
+    """Compare evaluation.json and its page with what the records beside it give."""
+    report = EvaluationReport.read(place / evaluation.EVALUATION)
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
     check_page(
         report, report.run.gradience_version, place / evaluation.DOCUMENT, findings, evaluation.DOCUMENT

@@ -26,7 +26,13 @@ from gradience.settings import public
 from gradience.shrink.verb import SHRUNK
 from gradience.tasks.user_code import allowing
 from gradience.verification.adapters import check_compression, check_distillation
-from gradience.verification.answers import check_data, check_evaluation, check_sets, check_shrink
+from gradience.verification.answers import (
+    check_answers,
+    check_data,
+    check_evaluation,
+    check_sets,
+    check_shrink,
+)
 
 EVIDENCE = "evidence.json"
 NOT_IN_LOGS = ("schema", "run", "a.path", "b.path")
@@ -114,6 +120,7 @@ def verify(settings: VerifySettings) -> Verification:
                 regenerate=settings.regenerate,
                 sample_seed=settings.sample_seed,
                 command=settings.command,
+                guard=check_answers,
             )
     if settings.regenerate is not None:
         raise UsageError(

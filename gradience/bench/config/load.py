@@ -27,6 +27,7 @@ from gradience.bench.config.sections import (
     LABEL_GATE,
     SHORT_WARMUP,
     CompressionSettings,
+    GuardSettings,
     RuntimeSettings,
     TaskSettings,
 )
@@ -71,6 +72,8 @@ class BenchConfig(ConfigSection):
     train: TrainSettings
     compression: CompressionSettings = CompressionSettings()
     policy: Policy = Policy()
+    guards: dict[str, GuardSettings] = Field(default_factory=dict, exclude_if=lambda guards: not guards)
+    """Name -> a data set on which every variant must hold, too, on every seed. For language models."""
     runtime: RuntimeSettings = RuntimeSettings()
     seeds: Seeds = (42,)
     """A run for each."""
@@ -96,6 +99,10 @@ class BenchConfig(ConfigSection):
                 raise ValueError(
                     f"the control {control.name} needs a classifier head: set `model.type: seqcls`"
                 )
+        if self.guards and self.model.type != "causal_lm":
+            raise ValueError("`guards` are for language models: set `model.type: causal_lm`")
+        if self.guards and self.compression.ladder is not None:
+            raise ValueError("`guards` do not go with `compression.ladder`: list its ranks as `variants`")
         return self
 
     @property
@@ -146,11 +153,16 @@ class BenchConfig(ConfigSection):
             "train_samples": min(self.train.train_samples or limits.train_samples, limits.train_samples),
         }
         evaluated = min(self.task.eval_samples or limits.eval_samples, limits.eval_samples)
+        guards = {
+            name: guard.model_copy(update={"limit": min(guard.limit or evaluated, evaluated)})
+            for name, guard in self.guards.items()
+        }
         return self.model_copy(
             update={
                 "run_type": "smoke",
                 "train": self.train.model_copy(update=train),
                 "task": self.task.model_copy(update={"eval_samples": evaluated}),
+                "guards": guards,
             }
         )
 

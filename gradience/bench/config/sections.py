@@ -144,6 +144,27 @@ class TaskSettings(ConfigSection):
         return SUBSETS.get(str(self.options.get("subset"))) if self.profile == "glue" else None
 
 
+class GuardSettings(ConfigSection):
+    """A further data set, which shows what else a smaller adapter changes. A variant must hold on it, too. A text is
+    its `source`."""
+
+    source: str
+    """A file, a task such as `text` or `lm_eval:arc_easy`, or `text:FILE` for the likelihood of a text. Relative paths
+    start at `task.folder`."""
+    margin: float | str | None = None
+    """Largest acceptable drop in accuracy, in points (default: 5). For likelihoods: nats per token (default: 0.05), or
+    the increase in perplexity, such as `2%`."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the task."""
+    limit: Positive | None = None
+    """Number of examples, taken from the start. Default: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_alone(cls, values: Any) -> Any:
+        return {"source": values} if isinstance(values, str) else values
+
+
 class LadderSettings(ConfigSection):
     """Truncations of the probe, from the largest down: the smallest rank that is shown to be safe."""
 

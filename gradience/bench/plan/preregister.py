@@ -11,7 +11,14 @@ from gradience.digests import sha256_json
 from gradience.evaluate.inputs import groups_of, planned_looks
 from gradience.files.shared_names import path_text
 from gradience.reports.base.graded import MIN_RUNS
-from gradience.reports.bench_plan import BenchPlan, DataSplit, PlannedCalibration, PlannedLadder, TaskCode
+from gradience.reports.bench_plan import (
+    BenchPlan,
+    DataSplit,
+    PlannedCalibration,
+    PlannedLadder,
+    PlannedSet,
+    TaskCode,
+)
 from gradience.statistics.groups import numbered
 from gradience.tasks.base import Task
 
@@ -47,6 +54,7 @@ def bench_plan(
     code: TaskCode | None = None,
     calibration: PlannedCalibration | None = None,
     rows: EvaluatedRows = EvaluatedRows(),  # noqa: B008  (immutable)
+    guards: Sequence[PlannedSet] = (),
 ) -> BenchPlan:
     """Return the plan of a run on these examples. task: the task's own name. code: of a user's own task.
 
@@ -77,6 +85,7 @@ def bench_plan(
         claims=(*((name,) for name in tests), *(() if ladder is None else (ladder.names,))),
         group=config.task.group,
         groups=rows.groups,
+        guards=tuple(guards),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from gradience import tasks
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.guards import planned_guards, read_guards
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
 from gradience.evaluate.forecast import SHOWN, scored_example
@@ -28,7 +29,7 @@ from gradience.tasks.base import ChatTask, ClassificationTask, Task
 from gradience.training.encode import encode, labels_of
 from gradience.words import counted
 
-What = Literal["model", "tokenizer", "data", "code"]
+What = Literal["model", "tokenizer", "data", "guard", "code"]
 HUB_SECONDS = 5
 """Timeout for the hub."""
 
@@ -85,6 +86,7 @@ def look(config: BenchConfig) -> LocalInputs:
         if isinstance(task, ChatTask):
             task = None if tokenizer is None else task.rendered(tokenizer)
         preview.task = task
+        _guards(config, preview)
         if task is not None:
             labels_of(task, config.model)
             deciding = task.examples.of(config.task.eval_role, SHOWN)
@@ -178,6 +180,18 @@ def _task(config: BenchConfig, preview: LocalInputs) -> Task | ChatTask | None:
             notes.append(f"{counted(number, noun)} left out")
     preview.check("data", profile, "found", "; ".join(notes))
     return task
+
+
+def _guards(config: BenchConfig, preview: LocalInputs) -> None:
+    for name, guard in config.guards.items():
+        called = f"{name}: {guard.source}"
+        try:
+            planned = planned_guards(read_guards(config.model_copy(update={"guards": {name: guard}})))[0]
+        except (NotHereError, MissingExtra, NetworkError) as error:
+            preview.check("guard", called, "not checked", str(error))
+        else:
+            note = f"{planned.examples:,} examples, margin {planned.margin_words}"
+            preview.check("guard", called, "found", note)
 
 
 def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tuple[Lengths, list[str]]:

@@ -23,7 +23,7 @@ from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.calibration import Calibration
 
-PROBE, LADDER = "probe", "ladder"
+PROBE, LADDER, GUARDS = "probe", "ladder", "guards"
 NO_COMPRESSION = "no compression: every module keeps its rank"
 
 
@@ -249,4 +249,5 @@ def stage_names(variants: Sequence[PlannedVariant], config: BenchConfig) -> tupl
         *(f"{name}/adapter" for name in distilled),
         *(f"{name}/train" for name in trained),
         *(f"{name}/eval" for name in (*distilled, *trained)),
+        *(f"{GUARDS}/{name}" for name in config.guards),
     )

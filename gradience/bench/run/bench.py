@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from gradience.bench.config.load import BenchConfig, differences
+from gradience.bench.plan.guards import planned_guards, read_guards
 from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.run.on_ray import run_on_ray
@@ -82,8 +83,9 @@ def run_bench(
     role = config.task.eval_role
     limits: dict[Role, int | None] = {"train": config.train.train_samples, role: config.task.eval_samples}
     splits = [_split(task, role, limit) for role, limit in limits.items()]
-    rows = evaluated_rows(config, task)
-    planned = bench_plan(config, task.name, splits, task.code, planned_calibration(config, task), rows)
+    rows, guards = evaluated_rows(config, task), read_guards(config)
+    calibration = planned_calibration(config, task)
+    planned = bench_plan(config, task.name, splits, task.code, calibration, rows, planned_guards(guards))
     planned = planned.model_copy(update={"code": code_version()})
     # what is refused so far leaves no folder behind
     with only_one(output), threads(runtime.threads):
@@ -94,7 +96,7 @@ def run_bench(
         runs, known = dict[int, SeedRun](), dict[int, SeedFacts]()
         at_looks = uses_looks(config) and bool(rows.looks)
         if runtime.executor == "ray":
-            known = run_on_ray(config, task, plan_digest(plan), output, watcher)
+            known = run_on_ray(config, task, plan_digest(plan), output, watcher, guards)
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
             folder, of_seed = folder_of_seed(output, config.seeds, seed), Stopwatch(command)
@@ -104,7 +106,7 @@ def run_bench(
                     lost = no_longer_passing(benches, config.seeds, config.policy)
                 runs[seed] = SeedRun(
                     config, task, seed, folder, watcher,
-                    plan=plan_digest(plan), lost=lost, uses_looks=uses_looks(config),
+                    plan=plan_digest(plan), lost=lost, uses_looks=uses_looks(config), guards=guards,
                 )  # fmt: skip
                 with logged(folder / LOG):
                     known[seed] = runs[seed].run()
@@ -175,7 +177,7 @@ def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
         values["task"]["probe_gate"]["above_base"] = None
     if config.runtime.executor != "local":
         values["runtime"]["executor"] = config.runtime.executor
-    if config.task.options or is_file(config.task.profile):
+    if config.task.options or config.guards or is_file(config.task.profile):
         values["task"]["folder"] = os.path.relpath(config.task.folder or ".", output)
     if config.model.path.exists():
         values["model"]["folder"] = os.path.relpath(config.model.folder or ".", output)

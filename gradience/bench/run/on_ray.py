@@ -31,7 +31,8 @@ from pydantic import ValidationError
 from gradience import errors
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.variants import PROBE
+from gradience.bench.plan.guards import read_guards
+from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
 from gradience.bench.run.stages import (
     LAST_LINES,
@@ -48,6 +49,7 @@ from gradience.bench.verdict.folders import folder_of_seed
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError, InputError, NetworkError, require
 from gradience.evaluate.engines.vllm.process import BATCH_INVARIANT, PYTHON
+from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.shared_names import plain_name, sentence_text
 from gradience.files.whole import write_errors
 from gradience.models.devices import threads
@@ -189,7 +191,8 @@ def make_stage(order: StageOrder, folder: Path) -> StageFailure | None:
         task = rendered(config.task.load(), config.model)
         stages = partial(OneStage, order=order, outcome=outcome)
         with threads(config.runtime.threads):
-            run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages)
+            guards = read_guards(config)
+            run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages, guards=guards)
             try:
                 run.walk()
             finally:
@@ -219,7 +222,12 @@ def _mixed(error: MadeElsewhere) -> InputError:
 
 
 def run_on_ray(
-    config: BenchConfig, task: Task, plan: str, output: Path, watcher: Watcher
+    config: BenchConfig,
+    task: Task,
+    plan: str,
+    output: Path,
+    watcher: Watcher,
+    guards: Mapping[str, EvaluateInputs],
 ) -> dict[int, SeedFacts]:
     """Have the seeds of `config` made by tasks of Ray, and return the facts of each, failures included.
 
@@ -229,7 +237,7 @@ def run_on_ray(
     for seed in config.due:
         folder, failed[seed] = folder_of_seed(output, config.seeds, seed), {}
         stages = partial(DueStages, failed=failed[seed])
-        runs[seed] = SeedRun(config, task, seed, folder, plan=plan, stages=stages)
+        runs[seed] = SeedRun(config, task, seed, folder, plan=plan, stages=stages, guards=guards)
     whole, known = _whole(config), dict[int, SeedFacts]()
     at_work, submitted = set[tuple[int, str]](), 0
     with closing(OnRay(config.runtime.device, torch.get_num_threads())) as workers:
@@ -425,10 +433,10 @@ def packed(folder: Path) -> tuple[Files, Files]:
 
 
 def _needed(order: StageOrder) -> Iterator[str]:
-    """Inputs that are read for a stage: those of the probe, and of the same variant."""
+    """Inputs that are read for a stage: those of the probe, and of the same variant; for a guard all of them."""
     variant = order.stage.rpartition("/")[0]
     for stage in order.inputs:
-        if stage.rpartition("/")[0] in ("", PROBE, "base", variant):
+        if variant == GUARDS or stage.rpartition("/")[0] in ("", PROBE, "base", variant):
             yield stage
 
 

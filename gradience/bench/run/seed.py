@@ -12,6 +12,7 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import evaluated_rows
-from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
+from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant, plan_variants
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
 from gradience.bench.run.stages import (
     Due,
@@ -50,8 +51,11 @@ from gradience.bench.verdict.facts import (
     changed_scales,
 )
 from gradience.errors import GradienceError, OutputError
+from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.records import numerics_differences
+from gradience.evaluate.verb import EVALUATION, evaluate
 from gradience.files.records import ExamplesRun, read_records
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import write_whole
@@ -62,9 +66,11 @@ from gradience.progress import Watcher
 from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration, CalibrationReport
+from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
+from gradience.tasks.examples import fingerprint
 from gradience.training.memory import Reading, watch_peak
 from gradience.training.trainer import train
 from gradience.words import visible
@@ -99,6 +105,19 @@ def logged(path: Path) -> Iterator[None]:
         handler.close()
 
 
+class _InsideStage(Watcher):
+    """Reports only steps and remarks: what an evaluation calls its stages is one stage here."""
+
+    def __init__(self, whole: Watcher) -> None:
+        self.whole = whole
+
+    def step(self, done: int, total: int) -> None:
+        self.whole.step(done, total)
+
+    def note(self, text: str) -> None:
+        self.whole.note(text)
+
+
 class ScaleChanged(Exception):
     """An adapter whose α/r is not the probe's."""
 
@@ -126,13 +145,15 @@ class SeedRun:
         lost: Mapping[str, str] = MappingProxyType({}),
         stages: Callable[..., Stages] = Stages,
         uses_looks: bool = False,
+        guards: Mapping[str, EvaluateInputs] = MappingProxyType({}),
     ) -> None:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows.
 
+        guards: as `read_guards` gives them.
         lost: variants that can no longer pass, and why; those that are trained are not made. stages: who makes them.
         uses_looks: steps of a ladder with looks are evaluated by `reach`, and not before.
         """
-        self.lost = lost
+        self.lost, self.guards = lost, guards
         self.reached: dict[str, int] | None = {} if uses_looks else None
         """Step of the ladder -> look up to which it is evaluated; None: all of them are, on all examples."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
@@ -218,6 +239,9 @@ class SeedRun:
             except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
                 facts.uncalibrated = self._failed("calibration", error)
         facts.outcomes = self._variants(facts.probe, facts.audit, facts)
+        if not any(outcome.waits for outcome in facts.outcomes):
+            for name, inputs in self.guards.items():
+                self._guard(name, inputs, facts)
         return facts
 
     # ------------------------------------------------------------ the probe
@@ -286,6 +310,7 @@ class SeedRun:
         outcomes = [Outcome(variant) for variant in planned]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
         self.planned = self.number + 2 * len(due) - sum(self._look(outcome.planned) == 0 for outcome in due)
+        self.planned += len(self.guards)
         distilled = [outcome for outcome in due if outcome.planned.is_distilled]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
         for outcome in due:
@@ -438,6 +463,46 @@ class SeedRun:
             probe = (reference.name, reference.folder)
             self.evaluator.scores(name, adapter.folder, folder / SCORES, reference=probe, **how)
         self.evaluator.forget(name)
+
+    # ------------------------------------------------------------ the guards
+
+    def _guard(self, name: str, inputs: EvaluateInputs, facts: SeedFacts) -> None:
+        """Evaluate probe, candidates and base on a guard, in one stage; an error is a fact about all candidates."""
+        candidates = [
+            outcome for outcome in facts.outcomes if outcome.planned.is_candidate and outcome.answers
+        ]
+        made = [outcome.adapter for outcome in (facts.probe, *candidates) if outcome and outcome.adapter]
+        depends = {
+            "adapters": [[adapter.name, adapter.sha256] for adapter in made],
+            "base": self.base,
+            "examples": fingerprint(inputs.examples),
+            "margin": str(inputs.margin),
+            **self._asking,
+            "scoring": inputs.task.scoring,
+        }
+
+        def make(folder: Path) -> None:
+            for adapter in made:
+                require_weights(adapter.folder)
+            adapters = (
+                replace(
+                    adapter_input(adapter.name, adapter.folder), given=adapter.folder.relative_to(self.folder)
+                )
+                for adapter in made
+            )
+            request = replace(inputs.request, watcher=_InsideStage(self.watcher))
+            whole = replace(inputs, adapters=tuple(adapters), request=request)
+            evaluate(whole, folder, base=self.evaluator.base)
+
+        stage = f"{GUARDS}/{name}"
+        try:
+            facts.guards[name] = EvaluationReport.read(self._stage(stage, depends, make) / EVALUATION)
+        except NotDone as stop:
+            self.due.append(stop.due)
+        except OutputError:
+            raise
+        except Exception as error:  # noqa: BLE001  (as in `_attempt`: the other guards are still evaluated)
+            facts.unguarded[name] = self._failed(stage, error)
 
     def _refuse_mixture(self) -> None:
         refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)

@@ -163,7 +163,7 @@ def files_of(folder: Path) -> dict[str, StageFile]:
     files = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and name not in (MANIFEST, BEGUN):
+        if path.is_file() and name not in (MANIFEST, BEGUN) and not path.name.startswith("."):
             facts = path.stat()
             files[name] = StageFile(sha256=sha256_file(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
     return files

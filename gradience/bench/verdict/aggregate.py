@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from gradience.bench.config.load import UNCOUNTED, differences
 from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, obstacles_of, otherwise
 from gradience.bench.verdict.evidence import graded_together
+from gradience.bench.verdict.guards import failed_guards, worst_on_guards
 from gradience.bench.verdict.policy import (
     SeedOutcome,
     lost_already,
@@ -96,6 +97,7 @@ def aggregate(
         seeds=rows,
         probe_rank=max(ranks, default=None),
         probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
+        guards=first.planned_guards,
         variants=variants,
         best=None if blind else _best(candidates),
         notes=(
@@ -155,6 +157,7 @@ def _difference(a: Bench, b: Bench) -> str:
         ("looks", a.data.looks, b.data.looks),
         ("evaluated role", a.data.eval_role, b.data.eval_role),
         ("policy", a.policy, b.policy),
+        ("guards", a.planned_guards, b.planned_guards),
     ]
     for label, left, right in named:
         if left != right:
@@ -203,7 +206,7 @@ def no_longer_passing(benches: Sequence[Bench], planned: Sequence[int], policy: 
             if result is None or result.status == "ERROR":  # it has decided nothing: the run may be resumed
                 rows.append(SeedOutcome(seed, "SKIPPED"))
             else:
-                rows.append(_outcome(seed, result))
+                rows.append(_outcome(done[seed], result))
         for why in lost_already(rows, policy):
             lost[name] = why
     return lost
@@ -247,7 +250,7 @@ def _variant(
     results = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
     policy = next(iter(runs.values())).policy
     any_result = next(iter(results.values()))
-    outcomes = [_outcome(seed, result) for seed, result in results.items()]
+    outcomes = [_outcome(runs[seed], result) for seed, result in results.items()]
     outcomes += [SeedOutcome(seed, "ERROR") for seed in missing]
     verdict = verdict_over_seeds(outcomes, planned, policy)
     compared = [(r.pairs.exact_delta, r) for r in results.values() if r.pairs is not None]
@@ -268,16 +271,19 @@ def _variant(
         worst_delta_exact=worst.delta_exact if worst else None,
         accuracy=spread([Fraction(r.measures.correct, r.measures.n) for _, r in compared if r.measures]),
         mean_reduction=fmean(reductions) if reductions else None,
+        guards=worst_on_guards(runs.values(), results) if any_result.is_candidate else {},
         seeds=tuple(_variant_seed(seed, results.get(seed)) for seed in planned),
     )
 
 
-def _outcome(seed: int, result: VariantResult) -> SeedOutcome:
-    pairs = result.pairs
+def _outcome(bench: Bench, result: VariantResult) -> SeedOutcome:
+    seed, pairs = bench.seed, result.pairs
     if pairs is None or result.status == "ERROR":
         why = result.reasons[0] if result.reasons else ""
         return SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
-    return SeedOutcome(seed, n=pairs.n, only_probe=pairs.n10, only_variant=pairs.n01)
+    failed = failed_guards(bench.guards, result.same_as or result.name) if result.is_candidate else ()
+    guard = "; ".join(failed)
+    return SeedOutcome(seed, n=pairs.n, only_probe=pairs.n10, only_variant=pairs.n01, guard=guard)
 
 
 def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:

@@ -12,6 +12,7 @@ from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
 from gradience.bench.verdict.conditions import seed_notes
 from gradience.bench.verdict.evidence import UNTESTED, graded_seed
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
+from gradience.bench.verdict.guards import failed_guards, row_on
 from gradience.bench.verdict.policy import gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
 from gradience.files.packed import pack
@@ -66,7 +67,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
     config = facts.config
     training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
     probe = _probe(facts, rules)
-    variants = _variants(facts, rules, probe, training)
+    variants = tuple(_held(result, facts) for result in _variants(facts, rules, probe, training))
     status, reasons = status_of(variants)
     audit = facts.audit
     bench = Bench(
@@ -90,6 +91,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
         audit=AuditSummary(**{name: getattr(audit, name) for name in AuditSummary.model_fields})
         if audit
         else None,
+        guards=facts.guards,
         variants=variants,
         best=best_of(variants),
         notes=seed_notes(probe, variants, config.policy),
@@ -117,6 +119,24 @@ def best_of(variants: Sequence[VariantResult]) -> str | None:
 
 
 # ---------------------------------------------------------------- variants
+
+
+def _held(result: VariantResult, facts: SeedFacts) -> VariantResult:
+    """Return a candidate's result with what the guards say: it passes only if it holds on each of them."""
+    if not result.is_candidate or result.measures is None or result.status not in ("PASS", "FAIL"):
+        return result
+    name = result.same_as or result.name
+    for guard in facts.config.guards:
+        report = facts.guards.get(guard)
+        row = None if report is None else row_on(report, name)
+        if row is None or row.grade == "X":
+            why = facts.unguarded.get(guard, "not evaluated") if row is None else row.reason
+            return result.model_copy(update={"status": "ERROR", "reasons": (f"guard {guard}: {why}",)})
+    failed = tuple(failed_guards(facts.guards, name))
+    if not failed:
+        return result
+    kept = result.reasons if result.status == "FAIL" else ()
+    return result.model_copy(update={"status": "FAIL", "reasons": (*kept, *failed)})
 
 
 def _variants(

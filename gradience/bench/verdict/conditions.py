@@ -34,6 +34,8 @@ def obstacles_of(
             obstacles.append(f"seeds of {control.name} are missing")
         elif control.status != control.expected:
             obstacles.append(f"{control.name} is not as expected")
+    if any(bench.guards for bench in benches):
+        obstacles.append("guards are tested on these runs, not on the next training")
     if not any(control.expected == "FAIL" for control in controls):
         obstacles.append("no control that must fail was planned")
     return tuple(obstacles)

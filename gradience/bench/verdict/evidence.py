@@ -29,6 +29,7 @@ from gradience.bench.verdict.grade import (
     in_points,
     next_grade,
 )
+from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence, guard_evidence
 from gradience.errors import InputError
 from gradience.reports.base.graded import (
     MIN_RUNS,
@@ -204,6 +205,7 @@ class Subject:
     shown: PooledEvidence | None = None
     decided: Decided | None = None
     """Result of a step that is tested at looks."""
+    guards: GuardEvidence = NO_GUARDS
 
     @classmethod
     def of(
@@ -221,12 +223,13 @@ class Subject:
             shown = PooledEvidence.of(decided.pooled, margin, look=decided.look)
             return cls(results, faults, decided.pooled, shown, decided)
         pooled = pool(rows, groups)
-        return cls(results, faults, pooled, PooledEvidence.of(pooled, margin))
+        guards = guard_evidence(benches, results)
+        return cls(results, faults, pooled, PooledEvidence.of(pooled, margin), guards=guards)
 
     @property
     def p_these_runs(self) -> float:
         """The p-value for these runs: 1 if it could not be tested, since it still counts among the claims."""
-        return _p_value(None if self.shown is None else self.shown.these_runs)
+        return max(_p_value(None if self.shown is None else self.shown.these_runs), self.guards.p_value)
 
     @property
     def kind(self) -> VariantResult:
@@ -274,6 +277,7 @@ def _evidence_of(
             adjusted_p=None,
             seeds=len(planned),
             obstacles=obstacles,
+            guards=subject.guards,
         )
         for name, subject in subjects.items()
     }
@@ -487,7 +491,13 @@ def _adjusted(
     following = adjusted_p_values([[_p_value(facts[name].next_training) for name in unit] for unit in units])
     of_steps = {row.name: 1.0 if row.p_value is None else row.p_value for row in rows}
     these = adjusted_p_values(
-        [[of_steps.get(name, _p_value(facts[name].these_runs)) for name in unit] for unit in units]
+        [
+            [
+                of_steps.get(name, max(_p_value(facts[name].these_runs), facts[name].guards.p_value))
+                for name in unit
+            ]
+            for unit in units
+        ]
     )
     adjusted = {}
     for unit, of_next, of_these in zip(units, following, these, strict=True):

@@ -22,6 +22,7 @@ from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport
+from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 
@@ -134,6 +135,10 @@ class SeedFacts:
     uncalibrated: str = ""
     """The error that stopped it."""
     outcomes: list[Outcome] = field(default_factory=list)
+    guards: dict[str, EvaluationReport] = field(default_factory=dict)
+    """Guard -> the evaluation of probe, candidates and base."""
+    unguarded: dict[str, str] = field(default_factory=dict)
+    """Guard -> the error that stopped its evaluation."""
     error: str = ""
     """The error that stopped the probe or its audit."""
 

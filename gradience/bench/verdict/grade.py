@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from gradience.bench.plan.preregister import ALPHA
+from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.graded import Bounds, Grade, NextGrade
 from gradience.reports.bench import MIN_SEEDS
@@ -48,6 +49,7 @@ class GradeFacts:
     seeds: int
     obstacles: tuple[str, ...] = ()
     """Obstacles to a certificate that neither seeds nor examples remove."""
+    guards: GuardEvidence = NO_GUARDS
 
     @property
     def supported(self) -> bool:
@@ -85,6 +87,8 @@ def grade(facts: GradeFacts) -> Graded:
     sure = f"(95 % confidence, {margin})"
     if bounds is not None and exactly(bounds.high) < -facts.margin:
         return Graded("D", f"worse: accuracy is at least {_size(bounds.high)} points lower {sure}")
+    if facts.guards.worse:
+        return Graded("D", f"on the guard {facts.guards.worse}")
     missing = short_of_a(facts)
     if facts.passes and facts.supported and not missing and facts.next_training is not None:
         worst = at_worst(facts.next_training.low)
@@ -105,6 +109,8 @@ def grade(facts: GradeFacts) -> Graded:
     if facts.supported:
         worst = at_worst(bounds.low)
         return Graded("C", f"non-inferior in these runs, but {policy}: accuracy is {worst} {sure}")
+    if exactly(bounds.low) > -facts.margin and facts.guards.unshown:
+        return Graded("C", f"{policy}, but a guard shows nothing: {facts.guards.unshown}")
     if exactly(bounds.low) > -facts.margin:
         claims = counted(facts.family, "claim")
         return Graded("C", f"inconclusive after adjustment for {claims}, and {policy} ({margin})")
@@ -159,7 +165,8 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     """
     if letter not in ("B", "C") or pooled is None:
         return None
-    of_policy = () if facts.passes else ("does not pass the policy",)
+    obstacles = {"does not pass the policy": not facts.passes, "a guard shows nothing": facts.guards.unshown}
+    of_policy = tuple(words for words, is_so in obstacles.items() if is_so)
     if letter == "C":
         needs = ClaimNeeds(pooled, facts.margin, "these-runs")
         if facts.supported:  # only the policy fails

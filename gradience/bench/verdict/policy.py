@@ -38,6 +38,8 @@ class SeedOutcome:
     only_probe: int = 0
     """Examples that only the probe has correct."""
     only_variant: int = 0
+    guard: str = ""
+    """Why it does not hold on a guard; empty if it holds on all."""
     why: str = ""
     stopped_early: bool = False
     """Not run, since the variant could no longer pass."""
@@ -123,7 +125,7 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
 
 def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
     """Return how many seeds pass."""
-    return sum(row.n > 0 and passes(row.n, row.net_loss, policy.tolerance) for row in rows)
+    return sum(row.n > 0 and not row.guard and passes(row.n, row.net_loss, policy.tolerance) for row in rows)
 
 
 def _pass(number: int, planned: int) -> str:
@@ -147,6 +149,7 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
         failures.append(
             f"seed {worst.seed}: {worst.net_loss:,} fewer correct than the probe; allowed by the floor: {allowed}"
         )
+    failures += [f"seed {row.seed}: {row.guard}" for row in rows if row.guard]
     errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
     if errors and not failures:
         failures.append(

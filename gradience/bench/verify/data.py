@@ -8,12 +8,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.preregister import EvaluatedRows, evaluated_rows
+from gradience.bench.plan.variants import GUARDS
 from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import gold_of
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import GradienceError, InputError
+from gradience.evaluate.kept import RECORDS
 from gradience.evaluate.rows import whole_text
 from gradience.files import strict_yaml
 from gradience.files.records import RecordKind, read_records
@@ -115,6 +118,12 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
             findings.compare([(PLAN, "groups", plan.groups, rows.groups)])
         elif rows.groups is not None:
             findings.gap(f"{PLAN}: {group_note(len(rows.groups), rows.groups, plan.group)}; it counts all")
+        for (name, guard), planned in zip(read_guards(config).items(), plan.guards, strict=False):
+            digest = fingerprint(guard.examples)
+            findings.compare([(PLAN, f"guards.{name}.examples_sha256", planned.examples_sha256, digest)])
+            for path in sorted(run.glob(f"**/{GUARDS}/{name}/{RECORDS}/*.jsonl")):
+                file = given_text(path.relative_to(run).as_posix())
+                check_records(path, file, guard.task, guard.examples, findings)
         for place in places:
             with suppress(InputError):  # an unreadable result is a mismatch already
                 counts = Bench.read(run / place / BENCH).data.counts

@@ -10,7 +10,7 @@ from gradience.adapters.config import read_config
 from gradience.adapters.keys import config_name, parse_key
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header, stored_header
-from gradience.bench.plan.variants import PROBE
+from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.verdict.facts import (
     ANSWERS,
     CALIBRATION,
@@ -27,12 +27,14 @@ from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.evaluate.verb import EVALUATION
 from gradience.files.records import ExamplesRun
 from gradience.models.locate import EMBEDDED, plain_name
 from gradience.plan.modules import Ranks
 from gradience.reading import MAX_DATA_BYTES, read_file
-from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.bench_plan import PLANNED, BenchPlan
 from gradience.reports.calibration import Calibration
+from gradience.reports.evaluation import BASE
 from gradience.reports.training import ADAPTER
 from gradience.reports.training import REPORT as TRAINING
 from gradience.reports.verification import Level
@@ -68,6 +70,16 @@ def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[L
     probe = facts.probe.adapter
     if facts.audit is not None:
         yield "audit/audit.json", "adapter.sha256", facts.audit.adapter.sha256, probe.sha256
+    adapters = {outcome.planned.name: outcome.adapter for outcome in (facts.probe, *facts.outcomes)}
+    for name, report in facts.guards.items():
+        file = f"{GUARDS}/{name}/{EVALUATION}"
+        for row in report.adapters:
+            evaluated = adapters.get(row.name)
+            if row.role != BASE:
+                yield file, f"{row.name}.sha256", row.sha256, evaluated and evaluated.sha256
+        planned = next((guard for guard in plan.guards if guard.name == name), None)
+        for field in PLANNED:
+            yield file, field, getattr(report, field), planned and getattr(planned, field)
     for outcome in (facts.probe, *facts.outcomes):
         if outcome.adapter is not None:
             yield from _of_training(outcome, outcome.adapter, facts, plan)

@@ -12,11 +12,12 @@ from gradience import tasks
 from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import TaskSettings
-from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for, plan_variants
+from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant, asked_for, plan_variants
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, SeedFacts
 from gradience.errors import GradienceError
 from gradience.evaluate.rows import decided, predictions_of
+from gradience.evaluate.verb import EVALUATION
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
@@ -31,6 +32,7 @@ from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
+from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.stage import MANIFEST
 from gradience.tasks import user_code
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
@@ -167,6 +169,7 @@ class SeedFolder:
             if self._is_done("audit"):
                 facts.audit = AuditReport.read(self.folder / "audit" / AUDIT)
                 facts.outcomes = [self._variant(planned) for planned in self._planned(facts, facts.audit)]
+                self._guards(facts)
             else:
                 missing = "audit"
         if missing:
@@ -233,6 +236,19 @@ class SeedFolder:
         if self._is_done(f"{planned.name}/eval"):
             self._read_answers(outcome)
         return outcome
+
+    def _guards(self, facts: SeedFacts) -> None:
+        for name in self.config.guards:
+            stage = f"{GUARDS}/{name}"
+            if self._is_done(stage):
+                facts.guards[name] = EvaluationReport.read(self.folder / stage / EVALUATION)
+                continue
+            before = f"guard {name}: "
+            reasons = [why for result in self.recorded.candidates for why in result.reasons]
+            error = next((why.removeprefix(before) for why in reasons if why.startswith(before)), "")
+            if error:
+                self.taken_as_recorded.append(stage)
+            facts.unguarded[name] = error or f"its stage {stage} is not there"
 
     def _read_answers(self, outcome: Outcome) -> None:
         folder = self.folder / outcome.planned.name / "eval"

@@ -7,7 +7,7 @@ What is left is said: that the answers are those of the adapters, and that the f
 
 import math
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from gradience import __version__
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest
+from gradience.bench.plan.variants import GUARDS
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.facts import SeedFacts
@@ -39,6 +40,7 @@ from gradience.bench.verify.packed import as_published, unpacked
 from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, numbers_of, rescored
 from gradience.digests import sha256_file, sha256_json
 from gradience.errors import GradienceError, InputError
+from gradience.evaluate.verb import EVALUATION
 from gradience.files import strict_json
 from gradience.files.digests import root_of
 from gradience.files.records import Evaluation
@@ -108,12 +110,13 @@ def verify_run(
     regenerate: int | None = None,
     sample_seed: int | None = None,
     command: str = "",
+    guard: Callable[[Path, Findings], object] = lambda folder, findings: None,
 ) -> Verification:
     """Verify the run in `folder`, or the single seed in it, packed (`everything.tar.xz`) or not.
 
     root, plan: sha256 that its digests.json and plan.json must have. data: compare all examples with the task's.
     regenerate: number of examples that each adapter answers again; the only step that needs the model. sample_seed:
-    which examples; None draws anew.
+    which examples; None draws anew. guard: checks the evaluation on a guard, in its folder, against its records.
     Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) if there is nothing to verify.
     """
     watch = Stopwatch(command)
@@ -134,6 +137,11 @@ def verify_run(
         check_files(place, findings, below=only, expected=root)
         plan_found = check_plan_digest(place, plan, findings)
         status = _check_results(run)
+        for path in sorted(place.glob(f"**/{GUARDS}/*/{EVALUATION}")):
+            inside = path.parent.relative_to(place).as_posix()
+            if inside.startswith(only):
+                with findings.inside(inside):
+                    _check_guard(guard, path.parent, findings)
         if not any(check.result != "not done" for check in findings.checks) and not findings.mismatches:
             raise InputError(
                 f"{folder}: nothing to verify: no digests.json and no records of answers",
@@ -158,6 +166,19 @@ def verify_run(
             "regenerated": again,
         }
     )
+
+
+def _check_guard(check: Callable[[Path, Findings], object], folder: Path, findings: Findings) -> None:
+    try:
+        check(folder, findings)
+    except (
+        GradienceError,
+        LookupError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+    ) as error:  # as in `_check_seed`
+        findings.mismatch(EVALUATION, f"cannot be made again: {type(error).__name__}: {error}")
 
 
 def verification_of(
@@ -292,6 +313,8 @@ def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str)
         if config.protocol_digest() != plan.protocol_digest:
             findings.mismatch(PLAN, f"not the digest of the config in {file}", "protocol_digest")
         stated = config.model_dump(mode="json")
+        if [*config.guards] != [guard.name for guard in plan.guards]:
+            findings.mismatch(PLAN, f"other guards than in the config of {file}", "guards")
         for name in ("policy", "seeds"):
             if stated[name] != planned[name]:
                 findings.mismatch(PLAN, f"{planned[name]}; in the config {stated[name]}", name)

@@ -1,0 +1,75 @@
+"""Guards of a run: data sets that show what else changed, read as `gradience evaluate --guard` reads them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from gradience.bench.config.load import BenchConfig
+from gradience.errors import UsageError
+from gradience.evaluate.engines import engine
+from gradience.evaluate.engines.base import RECORDS_OF
+from gradience.evaluate.inputs import EvaluateInputs, groups_of, task_of
+from gradience.evaluate.settings import EvaluateSettings, NamedSet, seen_from, sets_of
+from gradience.evaluate.verb import planned_fields
+from gradience.reports.bench_plan import PlannedSet, Role
+from gradience.tasks.base import ClassificationTask, rendered
+
+
+def read_guards(config: BenchConfig) -> dict[str, EvaluateInputs]:
+    """Return the examples and the margin of each guard by its name, without adapters.
+
+    Raises UsageError (`bad-set`, `bad-margin`, `wrong-model`, `no-examples`), and what reading and the engine raise.
+    """
+    guards, folder = config.guards, config.task.place or Path()
+    settings = EvaluateSettings(
+        guards={name: seen_from(folder, guard.source) for name, guard in guards.items()},
+        margin={name: guard.margin for name, guard in guards.items() if guard.margin is not None},
+        options={
+            f"{name}.{key}": value for name, guard in guards.items() for key, value in guard.options.items()
+        },
+        batch_size=config.train.per_device_eval_batch_size,
+        device=config.runtime.device,
+        engine=config.runtime.engine,
+        with_base=True,
+        folder=config.task.place,
+    )
+    return {each.name: _read(config, each) for each in sets_of(settings) if each.guard}
+
+
+def planned_guards(guards: Mapping[str, EvaluateInputs]) -> tuple[PlannedSet, ...]:
+    """Return the guards as the plan names them."""
+    return tuple(
+        PlannedSet(name=name, guard=True, **planned_fields(inputs)) for name, inputs in guards.items()
+    )
+
+
+def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
+    request = replace(guard.settings, limit=config.guards[guard.name].limit)
+    task = rendered(task_of(request), config.model)
+    role: Role | None = None if request.data is not None else "confirm"
+    if isinstance(task, ClassificationTask):
+        raise UsageError(
+            f"guards.{guard.name}: {task.name} labels texts, and a language model needs prompts or texts",
+            code="wrong-model",
+            hint="give rows with prompts and answers, or text:FILE",
+        )
+    engine(request.engine).require(RECORDS_OF[type(task)])
+    examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
+    if not examples:
+        raise UsageError(
+            f"guards.{guard.name}: {task.name} has no examples", code="no-examples", hint="give others"
+        )
+    inputs = EvaluateInputs(
+        request,
+        (),
+        config.model,
+        task,
+        examples,
+        role,
+        (),
+        measures_divergence=False,
+        group_of=groups_of(task, examples),
+        is_guard=True,
+    )
+    _ = inputs.margin  # refuses a bad one before anything is trained
+    return inputs

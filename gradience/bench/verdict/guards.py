@@ -1,0 +1,95 @@
+"""What the guards say of a variant: does it hold on each of them, and is that shown? Pure.
+
+A variant holds on a guard if it loses at most the margin there, on each planned seed. It is shown on all data sets if
+each shows it, so the p-value of all is the largest of theirs (docs/decisions/032-several-data-sets.md).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.bench_plan import allowed_losses, margin_text
+from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
+from gradience.statistics.paired import FEWEST_GROUPS
+from gradience.words import points
+
+
+@dataclass(frozen=True, slots=True)
+class GuardEvidence:
+    """The guards of one variant over its seeds."""
+
+    p_value: float = 0.0
+    """Largest p-value against a loss of a guard's margin; 0 without guards, 1 if one cannot be tested."""
+    worse: str = ""
+    """Guard on which the variant is shown to be worse, and why; empty if there is none."""
+    unshown: str = ""
+    """Guard with the largest p-value, and why it shows nothing; empty if it shows that the variant holds."""
+
+
+NO_GUARDS = GuardEvidence()
+
+
+def row_on(report: EvaluationReport, name: str) -> EvaluatedAdapter | None:
+    """Return the row of a variant, the probe or the base on a guard; None if it was not evaluated."""
+    return next((row for row in report.adapters if row.name == name), None)
+
+
+def loss_on(row: EvaluatedAdapter) -> Fraction | None:
+    """Return the loss against the probe: a share of the examples, or nats per token; None if it is unknown."""
+    if row.likelihood is not None and row.likelihood.delta is not None:
+        return Fraction(repr(row.likelihood.delta))
+    return None if row.pairs is None else Fraction(row.pairs.n10 - row.pairs.n01, row.pairs.n)
+
+
+def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator[str]:
+    """Yield a sentence for each guard on which the variant `name` loses more than the margin."""
+    for guard, report in guards.items():
+        row = row_on(report, name)
+        loss = None if row is None else loss_on(row)
+        if row is None or loss is None:
+            continue
+        allowed = margin_text(report.margin, nll=row.pairs is None)
+        if row.pairs is None and loss > report.margin:
+            yield f"{guard}: {float(loss):.2g} nats per token higher than the probe; allowed: {allowed}"
+        elif row.pairs is not None and loss * row.pairs.n > allowed_losses(row.pairs.n, report.margin):
+            yield f"{guard}: {points(loss).removeprefix('+')} points lower than the probe; allowed: {allowed}"
+
+
+def guard_evidence(benches: Iterable[Bench], results: Mapping[int, VariantResult]) -> GuardEvidence:
+    """Return what the guards show of a candidate. results: its result on each seed."""
+    tested: list[tuple[float, str, EvaluatedAdapter]] = []
+    for guard, seed, report, row in _rows(benches, results):
+        if row.bounds is not None:
+            groups = len(set(report.groups)) if report.groups is not None else row.n or 0
+            too_few = row.likelihood is not None and groups < FEWEST_GROUPS
+            tested.append((1.0 if too_few else row.bounds.p_value, f"{guard}, seed {seed}", row))
+    if not tested:
+        return NO_GUARDS
+    p_value, where, row = max(tested, key=lambda each: each[0])
+    worse = next((f"{place}: {row.reason}" for _, place, row in tested if row.grade == "D"), "")
+    return GuardEvidence(p_value, worse, "" if row.grade == "B" else f"{where}: {row.reason}")
+
+
+def worst_on_guards(
+    benches: Iterable[Bench], results: Mapping[int, VariantResult]
+) -> dict[str, EvaluatedAdapter]:
+    """Return for each guard the row of the seed on which a candidate loses most."""
+    worst: dict[str, tuple[Fraction, EvaluatedAdapter]] = {}
+    for guard, _, _, row in _rows(benches, results):
+        loss = loss_on(row)
+        if loss is not None and (guard not in worst or loss > worst[guard][0]):
+            worst[guard] = loss, row
+    return {guard: row for guard, (_, row) in worst.items()}
+
+
+def _rows(
+    benches: Iterable[Bench], results: Mapping[int, VariantResult]
+) -> Iterator[tuple[str, int, EvaluationReport, EvaluatedAdapter]]:
+    """Yield the rows of a candidate: guard, seed, evaluation and row."""
+    for bench in benches:
+        result = results.get(bench.seed)
+        for guard, report in bench.guards.items() if result is not None else ():
+            row = None if result is None else row_on(report, result.same_as or result.name)
+            if row is not None:
+                yield guard, bench.seed, report, row

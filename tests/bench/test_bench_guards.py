@@ -1,0 +1,214 @@
+"""Guards in the config of Bench: other data sets on which every variant must hold on every seed."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from data_files import write_jsonl
+from tiny_bench import Watcher, llama
+
+from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.plan.forecast import forecast
+from gradience.bench.run.bench import run_bench
+from gradience.bench.verdict.grade import GradeFacts, grade
+from gradience.bench.verdict.guards import GuardEvidence
+from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
+from gradience.bench.verify.verify import verify_run
+from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import read_records
+from gradience.reports.base.graded import Bounds
+from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.bench_plan import BenchPlan, Policy
+from gradience.verification.verb import verify
+
+SEEDS = (1, 2)
+CUT = "uniform_r1.truncate"
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    rows = [
+        {"prompt": f"{a} {b} is{' very' * c} =", "answer": str(a + b)}
+        for a in range(9)
+        for b in range(9)
+        for c in range(3)
+    ]
+    write_jsonl(folder / "rows.jsonl", rows)
+    texts = [f"a {word} film is {number} very {plot}" for word in ("good", "bad") for number in range(9)
+             for plot in ("plot", "film")]  # fmt: skip
+    write_jsonl(folder / "texts.jsonl", [{"text": text} for text in texts])
+    values: dict[str, Any] = {
+        "model": {"name": str(llama(folder / "base")), "type": "causal_lm"},
+        "task": {
+            "profile": "jsonl",
+            "options": {"file": "rows.jsonl", "scorer": "exact", "max_new_tokens": 2},
+            "probe_gate": {"min_value": 0, "above_base": None},
+        },
+        "lora": {"probe_r": 4, "alpha": 8, "target_modules": "all-linear"},
+        "train": {"lr": 1e-2, "max_steps": 30, "per_device_train_batch_size": 8, "max_length": 24},
+        "compression": {"variants": ["uniform_r1", "uniform_r2"], "arms": ["truncate"]},
+        "policy": {"tolerance": 0.9, "floor": 0.9},
+        "guards": {
+            "general": {"source": "texts.jsonl", "margin": 0.9, "options": {"scorer": "nll"}, "limit": 30},
+            "same": {
+                "source": "rows.jsonl",
+                "margin": 99,
+                "options": {"scorer": "exact", "max_new_tokens": 2},
+            },
+        },
+        "seeds": SEEDS,
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("whole")
+    loads: list[int] = []
+    load = TransformersEngine.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
+        )
+        run_bench(load_config(config_file), output, Watcher())
+    assert len(loads) == len(SEEDS)
+    return output
+
+
+def loss(seed: Path, name: str) -> float:
+    """What a variant loses on the texts, in nats per token, from the records alone."""
+    folder = seed / "guards" / "general" / "records"
+    before, after = (read_records(folder / f"{row}.jsonl").records for row in ("probe", name))
+    tokens = sum(row.n_tokens for row in before)
+    return sum(a.loglikelihood - b.loglikelihood for a, b in zip(before, after, strict=True)) / tokens
+
+
+def test_every_variant_is_tested_on_every_guard_and_the_columns_follow_from_the_records(whole: Path) -> None:
+    together = BenchAggregate.read(whole / "bench_aggregate.json")
+    (cut,) = [variant for variant in together.variants if variant.name == CUT]
+    losses = []
+    for seed in SEEDS:
+        bench = Bench.read(whole / f"seed_{seed}" / "bench.json")
+        assert [*bench.guards] == ["general", "same"]
+        names = [row.name for row in bench.guards["general"].adapters]
+        assert names == ["probe", "uniform_r1.truncate", "uniform_r2.truncate", "base"]
+        for row in bench.guards["general"].candidates:
+            assert row.likelihood.delta == pytest.approx(loss(whole / f"seed_{seed}", row.name), abs=1e-6)
+        losses.append(loss(whole / f"seed_{seed}", CUT))
+    assert cut.guards["general"].likelihood.delta == pytest.approx(max(losses), abs=1e-6)
+    page = (whole / "bench_aggregate.md").read_text(encoding="utf-8")
+    assert "general ΔNLL" in page
+    assert f"{max(losses):+.4f}".replace("-", "−") in page
+    assert [guard.name for guard in BenchPlan.read(whole / "plan.json").guards] == ["general", "same"]
+
+
+def test_it_verifies_and_one_altered_answer_on_a_guard_is_a_mismatch(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    verified = verify(run, data=True)
+    assert (verified.mismatches, verified.level) == ((), "L2")
+    path = run / "seed_2" / "guards" / "general" / "records" / f"{CUT}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    row = json.loads(lines[3])
+    lines[3] = json.dumps(row | {"loglikelihood": row["loglikelihood"] + 1})
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    wrong = {(each.file, each.field) for each in verify(run).mismatches}
+    at = "seed_2/guards/general/evaluation.json"
+    assert (at, f"adapters.{CUT}.likelihood.delta") in wrong
+    assert verify_run(run).mismatches  # by its digests
+
+
+def narrow(config_file: Path, margin: float) -> BenchConfig:
+    return load_config(config_file, [f"guards.general.margin={margin}"])
+
+
+def test_a_variant_that_forgets_fails_whatever_its_task_says(
+    config_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    worst = {name: max(loss(whole / f"seed_{seed}", name) for seed in SEEDS)
+             for name in (CUT, "uniform_r2.truncate")}  # fmt: skip
+    assert worst[CUT] > max(0, worst["uniform_r2.truncate"])
+    between = (worst[CUT] + max(0, worst["uniform_r2.truncate"])) / 2
+    _, together = run_bench(narrow(config_file, round(between, 4)), tmp_path / "run", Watcher())
+    assert together is not None
+    status = {variant.name: variant.status for variant in together.candidates}
+    assert status == {CUT: "FAIL", "uniform_r2.truncate": "PASS"}
+    assert any("general: " in why and "nats per token higher than the probe" in why for why in
+               next(variant for variant in together.variants if variant.name == CUT).reasons)  # fmt: skip
+
+
+def test_a_run_that_was_killed_in_a_guard_resumes_there(
+    config_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    config = load_config(config_file)
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(config, tmp_path, Watcher("guards/same"))
+    before = (tmp_path / "seed_1" / "guards" / "general" / "manifest.json").stat().st_mtime_ns
+    run_bench(config, tmp_path, Watcher())
+    assert (tmp_path / "seed_1" / "guards" / "general" / "manifest.json").stat().st_mtime_ns == before
+    for seed in SEEDS:
+        for guard in ("general", "same"):
+            name = f"seed_{seed}/guards/{guard}/records/{CUT}.jsonl"
+            assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_dry_run_names_the_guards(config_file: Path) -> None:
+    text = forecast(load_config(config_file)).to_text()
+    assert "30 examples, margin 0.9 nats per token" in text
+    assert "guards/general" in text
+
+
+def test_a_guard_that_fails_on_one_seed_fails_the_variant() -> None:
+    good = [SeedOutcome(seed, n=200, only_probe=2, only_variant=2) for seed in (1, 2)]
+    bad = SeedOutcome(3, n=200, guard="general: 0.2 nats per token higher than the probe; allowed: 0.05")
+    policy = Policy(pass_rate=Fraction(1, 2))
+    assert verdict_over_seeds(good, (1, 2), policy).status == "PASS"
+    verdict = verdict_over_seeds([*good, bad], (1, 2, 3), policy)
+    assert (verdict.status, verdict.reasons[0].partition(":")[0]) == ("FAIL", "seed 3")
+
+
+def test_a_grade_needs_every_guard() -> None:
+    bounds = Bounds(low=-0.01, high=0.01, p_value=0.001)
+
+    def of(guards: GuardEvidence, adjusted: float = 0.01) -> tuple[str, str]:
+        return grade(
+            GradeFacts(
+                passes=True, margin=Fraction("0.025"), these_runs=bounds, next_training=None, adjusted_p=None,
+                adjusted_p_these_runs=adjusted, seeds=2, guards=guards,
+            )
+        )  # fmt: skip
+
+    assert of(GuardEvidence())[0] == "B"
+    unshown = GuardEvidence(1.0, "", "general, seed 1: inconclusive: 60 examples")
+    assert of(unshown, 1.0) == ("C", f"passes the policy, but a guard shows nothing: {unshown.unshown}")
+    assert of(GuardEvidence(1.0, "general, seed 1: worse: NLL"), 1.0)[0] == "D"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"name": "base", "type": "seqcls"}}, "causal_lm"),
+        ({"compression": {"ladder": {"steps": [4, 2]}}}, "compression.ladder"),
+    ],
+)
+def test_what_guards_cannot_test_is_refused(
+    config_file: Path, changes: Mapping[str, Any], words: str
+) -> None:
+    values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match=words):
+        BenchConfig.model_validate(values | changes)
+
+
+def test_a_text_alone_is_the_source(config_file: Path) -> None:
+    values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    config = BenchConfig.model_validate(values | {"guards": {"general": "text"}})
+    assert config.guards["general"].source == "text"
+    assert "guards" not in BenchConfig.model_validate(values | {"guards": {}}).model_dump(mode="json")
