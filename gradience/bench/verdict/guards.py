@@ -1,7 +1,7 @@
 """What the guards say of a variant: does it hold on each of them, and is that shown? Pure.
 
 A variant holds on a guard if it loses at most the margin there, on each planned seed. It is shown on all data sets if
-each shows it, so the p-value of all is the largest of theirs (docs/decisions/032-several-data-sets.md).
+each shows it, so the p-value of all is the largest of theirs (docs/decisions/032-data-sets.md).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
