@@ -1,6 +1,5 @@
 """Guards of a run: data sets that show what else changed, read as `gradience evaluate --guard` reads them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,12 @@ from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import RECORDS_OF
 from gradience.evaluate.inputs import EvaluateInputs, groups_of, task_of
 from gradience.evaluate.settings import EvaluateSettings, NamedSet, seen_from, sets_of
-from gradience.evaluate.verb import planned_fields
-from gradience.reports.bench_plan import PlannedSet, Role
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, rendered
 
 
-def read_guards(config: BenchConfig) -> dict[str, EvaluateInputs]:
-    """Return the examples and the margin of each guard by its name, without adapters.
+def read_guards(config: BenchConfig) -> tuple[EvaluateInputs, ...]:
+    """Return the examples and the margin of each guard, without adapters.
 
     Raises UsageError (`bad-set`, `bad-margin`, `wrong-model`, `no-examples`), and what reading and the engine raise.
     """
@@ -33,14 +31,7 @@ def read_guards(config: BenchConfig) -> dict[str, EvaluateInputs]:
         with_base=True,
         folder=config.task.place,
     )
-    return {each.name: _read(config, each) for each in sets_of(settings) if each.guard}
-
-
-def planned_guards(guards: Mapping[str, EvaluateInputs]) -> tuple[PlannedSet, ...]:
-    """Return the guards as the plan names them."""
-    return tuple(
-        PlannedSet(name=name, guard=True, **planned_fields(inputs)) for name, inputs in guards.items()
-    )
+    return tuple(_read(config, each) for each in sets_of(settings) if each.guard)
 
 
 def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
@@ -69,6 +60,7 @@ def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
         (),
         measures_divergence=False,
         group_of=groups_of(task, examples),
+        name=guard.name,
         is_guard=True,
     )
     _ = inputs.margin  # refuses a bad one before anything is trained

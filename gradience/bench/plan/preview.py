@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from gradience import tasks
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.guards import planned_guards, read_guards
+from gradience.bench.plan.guards import read_guards
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
 from gradience.evaluate.forecast import SHOWN, scored_example
+from gradience.evaluate.verb import planned_set
 from gradience.files.hub import Address, explained
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
@@ -186,7 +187,7 @@ def _guards(config: BenchConfig, preview: LocalInputs) -> None:
     for name, guard in config.guards.items():
         called = f"{name}: {guard.source}"
         try:
-            planned = planned_guards(read_guards(config.model_copy(update={"guards": {name: guard}})))[0]
+            planned = planned_set(read_guards(config.model_copy(update={"guards": {name: guard}}))[0])
         except (NotHereError, MissingExtra, NetworkError) as error:
             preview.check("guard", called, "not checked", str(error))
         else:

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from gradience.bench.config.load import BenchConfig, differences
-from gradience.bench.plan.guards import planned_guards, read_guards
+from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.run.on_ray import run_on_ray
@@ -43,6 +43,7 @@ from gradience.code_version import code_version
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine, require_local
+from gradience.evaluate.verb import planned_set
 from gradience.files import strict_yaml
 from gradience.files.digests import write_digests
 from gradience.files.packed import pack
@@ -85,7 +86,9 @@ def run_bench(
     splits = [_split(task, role, limit) for role, limit in limits.items()]
     rows, guards = evaluated_rows(config, task), read_guards(config)
     calibration = planned_calibration(config, task)
-    planned = bench_plan(config, task.name, splits, task.code, calibration, rows, planned_guards(guards))
+    planned = bench_plan(
+        config, task.name, splits, task.code, calibration, rows, tuple(map(planned_set, guards))
+    )
     planned = planned.model_copy(update={"code": code_version()})
     # what is refused so far leaves no folder behind
     with only_one(output), threads(runtime.threads):

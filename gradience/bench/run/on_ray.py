@@ -227,7 +227,7 @@ def run_on_ray(
     plan: str,
     output: Path,
     watcher: Watcher,
-    guards: Mapping[str, EvaluateInputs],
+    guards: Sequence[EvaluateInputs],
 ) -> dict[int, SeedFacts]:
     """Have the seeds of `config` made by tasks of Ray, and return the facts of each, failures included.
 

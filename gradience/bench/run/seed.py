@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -145,7 +145,7 @@ class SeedRun:
         lost: Mapping[str, str] = MappingProxyType({}),
         stages: Callable[..., Stages] = Stages,
         uses_looks: bool = False,
-        guards: Mapping[str, EvaluateInputs] = MappingProxyType({}),
+        guards: Sequence[EvaluateInputs] = (),
     ) -> None:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows.
 
@@ -240,8 +240,8 @@ class SeedRun:
                 facts.uncalibrated = self._failed("calibration", error)
         facts.outcomes = self._variants(facts.probe, facts.audit, facts)
         if not any(outcome.waits for outcome in facts.outcomes):
-            for name, inputs in self.guards.items():
-                self._guard(name, inputs, facts)
+            for inputs in self.guards:
+                self._guard(inputs, facts)
         return facts
 
     # ------------------------------------------------------------ the probe
@@ -466,7 +466,7 @@ class SeedRun:
 
     # ------------------------------------------------------------ the guards
 
-    def _guard(self, name: str, inputs: EvaluateInputs, facts: SeedFacts) -> None:
+    def _guard(self, inputs: EvaluateInputs, facts: SeedFacts) -> None:
         """Evaluate probe, candidates and base on a guard, in one stage; an error is a fact about all candidates."""
         candidates = [
             outcome for outcome in facts.outcomes if outcome.planned.is_candidate and outcome.answers
@@ -494,7 +494,7 @@ class SeedRun:
             whole = replace(inputs, adapters=tuple(adapters), request=request)
             evaluate(whole, folder, base=self.evaluator.base)
 
-        stage = f"{GUARDS}/{name}"
+        name, stage = inputs.name, f"{GUARDS}/{inputs.name}"
         try:
             facts.guards[name] = EvaluationReport.read(self._stage(stage, depends, make) / EVALUATION)
         except NotDone as stop:

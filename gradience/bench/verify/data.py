@@ -18,6 +18,7 @@ from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.kept import RECORDS
 from gradience.evaluate.rows import whole_text
+from gradience.evaluate.verb import planned_set
 from gradience.files import strict_yaml
 from gradience.files.records import RecordKind, read_records
 from gradience.files.shared_names import given_text
@@ -118,10 +119,9 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
             findings.compare([(PLAN, "groups", plan.groups, rows.groups)])
         elif rows.groups is not None:
             findings.gap(f"{PLAN}: {group_note(len(rows.groups), rows.groups, plan.group)}; it counts all")
-        for (name, guard), planned in zip(read_guards(config).items(), plan.guards, strict=False):
-            digest = fingerprint(guard.examples)
-            findings.compare([(PLAN, f"guards.{name}.examples_sha256", planned.examples_sha256, digest)])
-            for path in sorted(run.glob(f"**/{GUARDS}/{name}/{RECORDS}/*.jsonl")):
+        for guard, planned in zip(read_guards(config), plan.guards, strict=False):
+            findings.compare([(PLAN, f"guards.{guard.name}", planned, planned_set(guard))])
+            for path in sorted(run.glob(f"**/{GUARDS}/{guard.name}/{RECORDS}/*.jsonl")):
                 file = given_text(path.relative_to(run).as_posix())
                 check_records(path, file, guard.task, guard.examples, findings)
         for place in places:
