@@ -471,9 +471,9 @@ class SeedRun:
         candidates = [
             outcome for outcome in facts.outcomes if outcome.planned.is_candidate and outcome.answers
         ]
-        made = [outcome.adapter for outcome in (facts.probe, *candidates) if outcome and outcome.adapter]
+        stored = [outcome.adapter for outcome in (facts.probe, *candidates) if outcome and outcome.adapter]
         depends = {
-            "adapters": [[adapter.name, adapter.sha256] for adapter in made],
+            "adapters": [[adapter.name, adapter.sha256] for adapter in stored],
             "base": self.base,
             "examples": fingerprint(inputs.examples),
             "margin": str(inputs.margin),
@@ -482,13 +482,13 @@ class SeedRun:
         }
 
         def make(folder: Path) -> None:
-            for adapter in made:
+            for adapter in stored:
                 require_weights(adapter.folder)
             adapters = (
                 replace(
                     adapter_input(adapter.name, adapter.folder), given=adapter.folder.relative_to(self.folder)
                 )
-                for adapter in made
+                for adapter in stored
             )
             request = replace(inputs.request, watcher=_InsideStage(self.watcher))
             whole = replace(inputs, adapters=tuple(adapters), request=request)
