@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, replace
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -11,10 +11,9 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gradience.errors import UsageError
-from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, write_whole
 from gradience.reports.plots.plot import Plot
-from gradience.settings import SETTINGS, Flag, Number, StrPath, paths_of, public
+from gradience.settings import SETTINGS, Flag, StrPath, paths_of, public
 
 if TYPE_CHECKING:
     from gradience.reports.page.parts import PageSource
@@ -38,22 +37,18 @@ class PlotSettings:
     kind: Annotated[str, Flag("KIND", values=_kinds)]
     """heatmap, energy, spectrum (audit); map (compression); loss, rank (run); forest, pareto (evaluation,
     shrink, evidence, Bench); frontier (strength)."""
-    inputs: Annotated[Sequence[StrPath], Flag("INPUT")]
-    """Adapter folders, run.jsonl files, or reports that Gradience wrote; several are drawn side by side."""
+    input: Annotated[StrPath, Flag("INPUT")]
+    """Adapter folder, run.jsonl file, or report that Gradience wrote."""
     _: KW_ONLY
     output: Annotated[StrPath, Flag("FILE", "-o")]
     """File to write: .svg, .pdf or .png."""
-    width: Annotated[Number | None, Field(ge=3, le=40), Flag("INCHES")] = None
-    """Width of the whole figure, such as 3.25 for a column of a paper or 7 for a page; text keeps its size."""
-    no_titles: bool = False
-    """No titles, for figures with a caption of their own; with several inputs, plots are titled with input names."""
     force: bool = False
     """Replace an existing file."""
 
 
 @public(PlotSettings)
-def plot_reports(settings: PlotSettings) -> list[Plot]:
-    """Write a plot of each input into one file, and return the plots.
+def plot_report(settings: PlotSettings) -> Plot:
+    """Write a plot of an adapter, a run or a report, and return it.
 
     The keywords are the flags of `gradience plot`:
 
@@ -63,7 +58,7 @@ def plot_reports(settings: PlotSettings) -> list[Plot]:
     from gradience.reports.plots.matplotlib import image_of
     from gradience.sources import report_at
 
-    output, inputs = Path(settings.output), paths_of(settings.inputs)
+    output = Path(settings.output)
     file = output.suffix.lower().removeprefix(".")
     if file not in FILES:
         raise UsageError(
@@ -73,18 +68,13 @@ def plot_reports(settings: PlotSettings) -> list[Plot]:
         )
     if output.exists() and not settings.force:
         raise already_exists(output)
-    plots: list[Plot] = []
-    for path in inputs:
-        try:
-            plot = plot_of(report_at(path), settings.kind)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}", code=error.code, hint=error.hint) from None
-        name = path_text(path)
-        named = name if settings.no_titles else f"{name}: {plot.title}"
-        plots.append(replace(plot, title=named) if len(inputs) > 1 else plot)
-    titles = len(plots) > 1 or not settings.no_titles
-    write_whole(output, [image_of(plots, file, width=settings.width, titles=titles)])
-    return plots
+    path = Path(settings.input)
+    try:
+        plot = plot_of(report_at(path), settings.kind)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}", code=error.code, hint=error.hint) from None
+    write_whole(output, [image_of(plot, file)])
+    return plot
 
 
 # ---------------------------------------------------------------- a page

@@ -3,7 +3,7 @@
 from gradience.cli.console import show_written
 from gradience.cli.output import JsonOutput, print_facts, print_text
 from gradience.settings import call
-from gradience.sharing import PlotSettings, plot_reports
+from gradience.sharing import PlotSettings, plot_report
 
 
 def plot(settings: PlotSettings, out: JsonOutput) -> None:
@@ -14,14 +14,12 @@ def plot(settings: PlotSettings, out: JsonOutput) -> None:
 
       gradience plot energy ./my_adapter -o energy.svg
 
-      gradience plot spectrum ./my_adapter ./smaller -o spectra.pdf
-
-      gradience plot pareto evaluated/evaluation.json -o pareto.pdf --width 3.25 --no-titles
+      gradience plot pareto evaluated/evaluation.json -o pareto.pdf
     """
-    plots = call(plot_reports, settings)
+    drawn = call(plot_report, settings)
     if out.json:
-        drawn = [{"name": plot.name, "title": plot.title, "sentence": plot.sentence} for plot in plots]
-        print_facts({"file": str(settings.output), "plots": drawn})
+        facts = {"name": drawn.name, "title": drawn.title, "sentence": drawn.sentence}
+        print_facts({"file": str(settings.output), **facts})
     else:
-        print_text("".join(f"{plot.sentence}\n" for plot in plots))
+        print_text(f"{drawn.sentence}\n")
         show_written(str(settings.output))

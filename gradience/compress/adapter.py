@@ -216,7 +216,6 @@ def write_compressed(
             calibration_sha256=plan.calibration_sha256,
             prediction=plan.prediction,
             prediction_withheld=plan.prediction_withheld,
-            curve=plan.curve,
             format=PEFT if layout.form is None else layout.form.name,
             encoding=layout.encoded.encoding,
             encoding_reason=f"{layout.encoded.reason}; {rule_of(layout.encoded.encoding).meaning}",

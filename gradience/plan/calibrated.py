@@ -19,8 +19,8 @@ from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
 from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, item_of, size_at
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction
-from gradience.reports.calibration import Calibration, CalibrationReport
+from gradience.reports.base.prediction import RATIOS, ROUTED, Prediction
+from gradience.reports.calibration import Calibration, CalibrationReport, CurvePoint
 from gradience.settings import Number, checked
 from gradience.spectra import FloatArray
 

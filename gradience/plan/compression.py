@@ -12,7 +12,6 @@ from gradience.plan.blocking import refuse_empty, refuse_uncompressible
 from gradience.plan.calibrated import (
     ToKl,
     calibrated,
-    curve,
     predicted,
     refuse_routed,
     with_calibration,
@@ -130,13 +129,12 @@ def plan_compression(
     routing = calibration.report.routing
     if routing and not allow_routed:
         refuse_routed(calibration, criterion)
-    sizes = curve(modules, calibration.report)
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
     plan = _described(report, modules, chosen, criterion.words + grid.words)
     foreseen: dict[str, object] = {"prediction_withheld": ROUTED.format(routing)}
     if not routing or allow_routed:
-        foreseen = {"prediction": predicted(modules, chosen, calibration.report), "curve": sizes}
+        foreseen = {"prediction": predicted(modules, chosen, calibration.report)}
     return plan.model_copy(update={"calibration_sha256": calibration.sha256, **foreseen})
 
 

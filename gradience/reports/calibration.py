@@ -34,7 +34,7 @@ from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes, in_o
 from gradience.arguments import wrong_type
 from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError
-from gradience.files.artifact import ROW_CONFIG, Float12
+from gradience.files.artifact import ROW_CONFIG, Float12, Part
 from gradience.files.whole import write_whole
 from gradience.reports.base.blocks import (
     Block,
@@ -48,13 +48,10 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
+    table_of,
 )
 from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
-from gradience.reports.base.prediction import (
-    ROUTED,
-    CurvePoint,
-    curve_blocks,
-)
+from gradience.reports.base.prediction import ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.reports.base.view import DOCUMENT, View
 from gradience.spectra import FloatArray
@@ -104,6 +101,16 @@ class ExcludedModule:
 
     name: str
     reason: str
+
+
+class CurvePoint(Part):
+    """Predictions at the parameters of one uniform rank."""
+
+    rank: int
+    params: int
+    """Parameters of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
+    calibrated_kl_per_token: Float12
+    svd_kl_per_token: Float12
 
 
 class CalibrationReport(PromptReport):
@@ -381,16 +388,29 @@ def calibration_blocks(report: CalibrationReport, view: View) -> Document:
     ]
 
 
+SIZES = (
+    "Each size has as many parameters as that uniform rank, allocated by effect (--max-params)."
+    " SVD: plain --rank K."
+)
+
+
 def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
-    if not report.sizes:
-        return []
-    sizes = [Heading("Sizes"), *curve_blocks(report.sizes, report.tokens_per_answer)]
-    if view.width is None:
-        return sizes
+    """Return the predicted KL of each size, for both ways to spend its parameters; on a screen the next command."""
+    tokens = report.tokens_per_answer
+    table = table_of(
+        report.sizes,
+        (Column("size of rank", ">"), lambda point: str(point.rank)),
+        (Column("parameters", ">", drop=2), lambda point: count(point.params)),
+        (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
+        (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
+    )
+    blocks = [Heading("Sizes"), table, Paragraph(SIZES)] if report.sizes else []
+    if not report.sizes or view.width is None:
+        return blocks
     shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"
     labeled, unlabeled = (Span(f"{shrink} --{flag} rows.jsonl", "dim") for flag in ("data", "prompts"))
     return [
-        *sizes,
+        *blocks,
         Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts alone)")),
     ]
 

@@ -104,18 +104,15 @@ class CheckReport(Report):
         """Return the screen. full: also sources, and the rules without findings."""
         return check_blocks(self, verbose=view.full)
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title with the name of the configuration, if it has one."""
-        name = self.files[0].path if self.files else self.settings.base_model
-        return Heading(("Check of ", Span(name, "name"), " before training")) if name else heading
-
 
 def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     """Return files, settings, findings and their number. verbose: also sources and rules without findings."""
     files: list[tuple[str, Inline]] = [
         (f"read as {file.dialect}", Span(file.path, "name")) for file in report.files
     ]
-    blocks: list[Block] = [Heading("Check before training", level=1)]
+    name = report.files[0].path if report.files else report.settings.base_model
+    title = ("Check of ", Span(name, "name"), " before training") if name else "Check before training"
+    blocks: list[Block] = [Heading(title, level=1)]
     blocks += [Facts(files)] if files else []
     blocks.append(dim(settings_sentence(report)))
     notes = []

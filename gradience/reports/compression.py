@@ -37,7 +37,7 @@ from gradience.reports.base.numbers import (
     plural,
     size,
 )
-from gradience.reports.base.prediction import CurvePoint, Prediction
+from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.prediction import prediction_blocks as predicted_blocks
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
@@ -107,8 +107,6 @@ class _Compression(Report):
     """Null without a calibration, or if the prediction is withheld."""
     prediction_withheld: str = ""
     """Reason why there is no prediction although there is a calibration."""
-    curve: tuple[CurvePoint, ...] = ()
-    """Predictions at other sizes, from large to small; empty without a prediction."""
 
     def blocks(self) -> Document:
         """Return the sections of a document."""
@@ -359,8 +357,8 @@ def predicted(error: float | None) -> str:
 
 
 def prediction_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the predicted KL from a calibration, the accuracy of earlier predictions, and other sizes."""
-    return predicted_blocks(compression.prediction, compression.prediction_withheld, compression.curve)
+    """Return the predicted KL from a calibration, and the accuracy of earlier predictions."""
+    return predicted_blocks(compression.prediction, compression.prediction_withheld)
 
 
 # ---------------------------------------------------------------- runtime support

@@ -267,7 +267,13 @@ class EvaluationReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [block for section in SECTIONS for block in section(self)]
+        return [
+            *title_blocks(self),
+            *table_blocks(self),
+            *base_blocks(self),
+            *answer_blocks(self),
+            *caveat_blocks(self),
+        ]
 
     def summary(self) -> list[Note] | None:
         """Return the verdicts on the candidates; None without candidates."""
@@ -857,13 +863,6 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
     ]
 
 
-SECTIONS: tuple[Callable[[EvaluationReport], list[Block]], ...] = (
-    title_blocks,
-    table_blocks,
-    base_blocks,
-    answer_blocks,
-    caveat_blocks,
-)
 # ---------------------------------------------------------------- dry run
 
 

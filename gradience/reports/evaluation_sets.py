@@ -118,7 +118,7 @@ class EvaluationSetsReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [block for section in SECTIONS for block in section(self)]
+        return [*title_blocks(self), *table_blocks(self), *base_blocks(self), *caveat_blocks(self)]
 
     def summary(self) -> list[Note] | None:
         """Return the grade of each candidate; None without candidates."""
@@ -230,11 +230,3 @@ def caveat_blocks(report: EvaluationSetsReport) -> list[Block]:
             " before anyone saw the answers."
         ),
     ]
-
-
-SECTIONS: tuple[Callable[[EvaluationSetsReport], list[Block]], ...] = (
-    title_blocks,
-    table_blocks,
-    base_blocks,
-    caveat_blocks,
-)

@@ -169,17 +169,6 @@ class BenchForecast(Report):
         blocks += [Heading("Stages of a seed"), Facts(stages)]
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
 
-    @property
-    def memory(self) -> dict[str, int]:
-        """The parts of the memory of a training, in bytes; empty if the shape of the model is unknown."""
-        cost = self.cost
-        return {} if cost is None else {
-            "base": cost.weights_bytes,
-            "trained, with moments": cost.trained_bytes,
-            "activations": cost.activation_bytes,
-            "Python and libraries": cost.process_bytes,
-        }  # fmt: skip
-
     def without_texts(self) -> Self:
         """Return the plan without examples."""
         return self.model_copy(update={"scored": ()})

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -243,11 +242,6 @@ class MonitorReport(Report):
         """Return all runs, preceded by a table if there are several."""
         return monitor_blocks(self)
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title of a single run's page: a file name does not describe the report."""
-        (run,) = self.runs
-        return replace(heading, text=("Training run ", Span(run.file, "name")))
-
     def screen(self, view: View) -> Document:
         """Return the screen. full: also gradient norm, learning rate, families, evidence and sources."""
         return monitor_blocks(self, verbose=view.full)
@@ -330,7 +324,7 @@ def _title(run: RunReport) -> list[Block]:
     sentences += [f"“{run.setup.notes}”"] if run.setup.notes else []
     aside = (Span(word, role), *((", ", Span(alerts, to=ALERTS)) if alerts else ()))
     return [
-        Heading(Span(run.file, "name"), level=1, aside=aside),
+        Heading(("Training run ", Span(run.file, "name")), level=1, aside=aside),
         *(dim(sentence) for sentence in sentences if sentence),
     ]
 

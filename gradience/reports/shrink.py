@@ -254,7 +254,7 @@ class ShrinkReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [block for section in SECTIONS for block in section(self)]
+        return [*title_blocks(self), *candidate_blocks(self), *distance_blocks(self), *caveat_blocks(self)]
 
     def summary(self) -> list[Note]:
         """Return the result, and the limit of its scope."""
@@ -500,11 +500,3 @@ def caveat_blocks(report: ShrinkReport) -> list[Block]:
             f" result does not cover untested candidates or examples unlike these. {fixed}."
         ),
     ]
-
-
-SECTIONS: tuple[Callable[[ShrinkReport], list[Block]], ...] = (
-    title_blocks,
-    candidate_blocks,
-    distance_blocks,
-    caveat_blocks,
-)

@@ -86,7 +86,7 @@ class StrengthReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [block for section in SECTIONS for block in section(self)]
+        return [*title_blocks(self), *frontier_blocks(self), *result_blocks(self), *limit_blocks(self)]
 
     def summary(self) -> list[Note]:
         """Return the result."""
@@ -157,11 +157,3 @@ def result_blocks(report: StrengthReport) -> list[Block]:
 def limit_blocks(report: StrengthReport) -> list[Block]:
     """Return the limits of the result."""
     return [] if report.test is None else caveat_blocks(report.test)
-
-
-SECTIONS: tuple[Callable[[StrengthReport], list[Block]], ...] = (
-    title_blocks,
-    frontier_blocks,
-    result_blocks,
-    limit_blocks,
-)

@@ -14,7 +14,8 @@ from gradience import CompressionPlan, ToBudget, ToEnergy, ToKl, ToRank, audit_a
 from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
-from gradience.plan.calibrated import interval
+from gradience.plan.calibrated import curve, interval, with_calibration
+from gradience.plan.modules import modules_of
 from gradience.reports.base.view import View
 from gradience.reports.calibration import Calibration, ExcludedModule
 
@@ -105,14 +106,16 @@ def test_a_wide_interval_is_warned_of_with_the_prompts_that_it_takes(report, cal
     assert "are too few" not in plan.model_copy(update={"prediction": narrow}).to_text()
 
 
-def test_sizes_are_labeled_by_what_they_are(report, calibration, capsys):
-    """A row is a budget that modules share; --rank gives each of them that rank, and has another prediction."""
+@pytest.fixture(scope="module")
+def sizes(report, calibration):
+    return curve(with_calibration(report, modules_of(report), calibration), calibration.report)
+
+
+def test_a_size_is_a_budget_that_modules_share(report, calibration, sizes):
+    """--rank gives each of them that rank, and has another prediction."""
     plan = plan_compression(report, ToRank(2), calibration=calibration)
-    row = next(point for point in plan.curve if point.rank == 2)
+    row = next(point for point in sizes if point.rank == 2)
     assert plan.prediction.kl_per_token > 1.5 * row.calibrated_kl_per_token
-    shown = " ".join(plan.to_text().split())
-    assert "size of rank parameters KL/answer KL/answer, SVD" in shown
-    assert "SVD: plain --rank K" in shown
 
 
 def test_a_stricter_limit_never_gives_a_smaller_adapter(report, calibration):
@@ -124,15 +127,14 @@ def test_a_stricter_limit_never_gives_a_smaller_adapter(report, calibration):
     assert sizes[0] > sizes[2]
 
 
-def test_the_curve_has_uniform_svd_beside_each_size(report, calibration):
-    plan = plan_compression(report, ToRank(2), calibration=calibration)
-    assert [point.rank for point in plan.curve] == [2, 1]
+def test_the_curve_has_uniform_svd_beside_each_size(report, calibration, sizes):
+    assert [point.rank for point in sizes] == [2, 1]
     uniform = plan_compression(report, ToRank(2))
     svd = sum(
         moments.svd_effects[~calibration.selection, 2:].astype(float).sum(axis=1)
         for moments in calibration.modules.values()
     )
-    point = plan.curve[0]
+    point = sizes[0]
     assert point.params == uniform.new_params
     assert point.svd_kl_per_token == pytest.approx(
         float(np.square(svd).sum() / 2 / calibration.tokens[~calibration.selection].sum())
@@ -280,8 +282,7 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
         Calibration.read(classifier.adapter / "adapter_model.safetensors")
 
 
-def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(report, calibration):
-    sizes = plan_compression(report, ToRank(2), calibration=calibration).curve
+def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibration, sizes):
     facts = calibration.report.model_copy(update={"sizes": sizes})
     shown = " ".join(facts.to_text(view=View(paths=("a", "c"))).split())
     assert shown.endswith(
@@ -289,3 +290,5 @@ def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(report, c
         " --calibration c --prompts rows.jsonl (prompts alone)"
     )
     assert all(f" {size.params:,} " in shown for size in sizes)
+    assert "size of rank parameters KL/answer KL/answer, SVD" in shown
+    assert "SVD: plain --rank K" in shown

@@ -13,7 +13,7 @@ from test_faces import SAMPLES
 from gradience import audit_adapter
 from gradience.cli.demo import example_adapter
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.prediction import CurvePoint, Prediction
+from gradience.reports.base.prediction import Prediction
 from gradience.reports.compression import CompressionPlan, CompressionReport
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.forecast import BenchForecast, CostEstimate
@@ -23,25 +23,19 @@ RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
-CURVE = tuple(
-    CurvePoint(
-        rank=k, params=2_621_440 * k, calibrated_kl_per_token=0.6 / k**1.4, svd_kl_per_token=1.1 / k**1.2
-    )
-    for k in (1, 2, 4, 8, 16, 32, 64)
-)
 PREDICTION = Prediction(
     kl_per_token=0.0124, standard_error=0.0009, rows=64, scored_tokens=8000, excluded_modules=0, ratios={}
 )
 
 
 def calibrated_plan() -> CompressionPlan:
-    """A plan with its curve of predicted KL."""
-    return plan([planned(*one) for one in mistral_modules()], curve=CURVE, prediction=PREDICTION)
+    """A plan with its predicted KL."""
+    return plan([planned(*one) for one in mistral_modules()], prediction=PREDICTION)
 
 
 def calibrated_compression() -> CompressionReport:
     """What was written of one."""
-    return SAMPLES["CompressionReport"]().model_copy(update={"curve": CURVE, "prediction": PREDICTION})
+    return SAMPLES["CompressionReport"]().model_copy(update={"prediction": PREDICTION})
 
 
 def checkpoint(step: int) -> AuditReport:

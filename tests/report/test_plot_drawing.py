@@ -71,20 +71,36 @@ def plot_of(*series, x=X, y=Y, references=()):
 # ---------------------------------------------------------------- matplotlib
 
 
-def test_an_svg_holds_its_text_as_text_and_nothing_of_a_name_is_markup():
-    image = image_of(EVERY, "svg")
+def texts_of(plot):
+    """The texts of the SVG, which holds the plot's sentence, no script, and is the same each time."""
+    image = image_of(plot, "svg")
     root = ElementTree.fromstring(image)
-    texts = {"".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")}
-    shown = HOSTILE.replace("\u202e", r"\u202e")
-    expected = {"Lines & points", "KL (nats)", "parameters", "a line", "here", "margin", "event", "first"}
-    assert expected | {"10,000", shown, "100 %"} <= texts
     assert not list(root.iter("{http://www.w3.org/2000/svg}script"))
-    assert "It falls from 3 to 1." in "".join(root.itertext())
-    assert image == image_of(EVERY, "svg")
+    assert plot.sentence in "".join(root.itertext())
+    assert image == image_of(plot, "svg")
+    return {"".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_an_svg_holds_its_text_as_text_and_nothing_of_a_name_is_markup():
+    shown = HOSTILE.replace("\u202e", r"\u202e")
+    named = {
+        "Lines & points",
+        "KL (nats)",
+        "parameters",
+        "a line",
+        "here",
+        "margin",
+        "event",
+        "10,000",
+        shown,
+    }
+    assert named <= texts_of(PLOT)
+    assert {"first", shown} <= texts_of(FOREST)
+    assert {"100 %", shown} <= texts_of(HEAT)
 
 
 def test_values_lie_where_they_belong_on_paper():
-    lines, forest, heat, *_ = figure_of(EVERY).axes
+    lines, forest, heat = (figure_of(plot).axes[0] for plot in EVERY)
     drawn = {line.get_label(): line for line in lines.get_lines()}
     assert list(drawn["a line"].get_xdata()) == [1e3, 1e4, 1e5]
     assert drawn["a line"].get_ydata()[::2].tolist() == [3.0, 1.0]
@@ -97,10 +113,9 @@ def test_values_lie_where_they_belong_on_paper():
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_nothing_is_cut_off_in_a_column_of_a_paper(name):
+def test_nothing_is_cut_off_on_paper(name):
     for plot in plots_of(SAMPLES[name]()).values():
-        figure = figure_of([plot], width=3.25)
-        assert figure.get_size_inches()[0] == 3.25
+        figure = figure_of(plot)
         figure.draw_without_rendering()
         drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -0.05, plot.name
@@ -211,7 +226,7 @@ def test_events_at_close_steps_have_one_label_and_keep_their_lines(events, shown
 
 
 def test_series_are_told_apart_without_color():
-    axes = figure_of([PLOT]).axes[0]
+    axes = figure_of(PLOT).axes[0]
     assert len({(line.get_marker(), line.get_linestyle()) for line in axes.get_lines()[:3]}) == 3
     tones = [Points("", [1.0], [1.0], tone=tone) for tone in ("good", "warn", "bad", "dim")]
     traces = to_plotly(plot_of(*tones))["data"]

@@ -50,7 +50,7 @@ def _picture(plot: Plot) -> str:
     from gradience.reports.plots.matplotlib import image_of
 
     try:
-        image = b64encode(image_of([plot], "svg")).decode()
+        image = b64encode(image_of(plot, "svg")).decode()
     except MissingExtra as missing:
         return f"<p>{html_text(f'To see the plot, install matplotlib: {missing.hint}')}</p>"
     label = html_text(f"{plot.title}. {plot.sentence}")

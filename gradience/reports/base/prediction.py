@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
     Block,
-    Column,
     Heading,
     Paragraph,
     figures,
-    table_of,
     warned,
 )
 from gradience.reports.base.numbers import count, percent, plural, sig
@@ -56,28 +54,12 @@ class Prediction(Part):
         return (self.high - self.low) / 2 / self.kl_per_token
 
 
-class CurvePoint(Part):
-    """Predictions at the parameters of one uniform rank."""
-
-    rank: int
-    params: int
-    """Parameters of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
-    calibrated_kl_per_token: Float12
-    svd_kl_per_token: Float12
-
-
-SIZES = (
-    "Each size has as many parameters as that uniform rank, allocated by effect (--max-params)."
-    " SVD: plain --rank K."
-)
 WIDE = 0.5
 """Half the interval as a share of the prediction, above which more prompts are advised."""
 
 
-def prediction_blocks(
-    prediction: Prediction | None, withheld: str, curve: tuple[CurvePoint, ...]
-) -> list[Block]:
-    """Return the predicted divergence, the accuracy of earlier predictions, and predictions at other sizes.
+def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Block]:
+    """Return the predicted divergence, and the accuracy of earlier predictions.
 
     withheld: reason why there is a calibration and no prediction.
     """
@@ -114,29 +96,9 @@ def prediction_blocks(
         " components. The interval is over rows and random directions. Measured / predicted in earlier runs:"
         f" {ratios_text(prediction.ratios)}.{left_out} Evaluate the result."
     )
-    return [
-        heading,
-        figures(rows),
-        *warned(notes),
-        Paragraph(basis),
-        *curve_blocks(curve, tokens),
-    ]
+    return [heading, figures(rows), *warned(notes), Paragraph(basis)]
 
 
 def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
     """Return the ratios of measured to predicted values, by model and task."""
     return "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in ratios.items())
-
-
-def curve_blocks(points: tuple[CurvePoint, ...], tokens: float) -> list[Block]:
-    """Return the predicted KL of each size, for both ways to spend its parameters. tokens: of an average answer."""
-    if not points:
-        return []
-    table = table_of(
-        points,
-        (Column("size of rank", ">"), lambda point: str(point.rank)),
-        (Column("parameters", ">", drop=2), lambda point: count(point.params)),
-        (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
-        (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
-    )
-    return [table, Paragraph(SIZES)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, cast, get_args
 from gradience.errors import require
 from gradience.files.artifact import Artifact
 from gradience.files.whole import write_whole
-from gradience.reports.base.blocks import Document, Heading, Note
+from gradience.reports.base.blocks import Document, Note
 from gradience.reports.base.view import SCREEN, View
 
 if TYPE_CHECKING:
@@ -64,13 +64,6 @@ class Report(Readable):
     """The field whose entries are the rows of `to_dataframe`."""
     plots: ClassVar[Plots] = {}
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title of the report's page: browser tabs and shared links show only this title.
-
-        heading: the title of `blocks`.
-        """
-        return heading
-
     def summary(self) -> list[Note] | None:
         """Return the summary box with the verdict; None for a report without one."""
         return None
@@ -98,7 +91,7 @@ class Report(Readable):
         from gradience.reports.plots.kinds import plot_of
         from gradience.reports.plots.matplotlib import figure_of
 
-        return figure_of([plot_of(self, kind)])
+        return figure_of(plot_of(self, kind))
 
     def to_dataframe(self) -> DataFrame:
         """Return one row for each module, variant, run, finding or flip. Raises MissingExtra without pandas."""

@@ -79,7 +79,6 @@ def part_of(source: PageSource, *, texts: bool = True) -> PagePart:
     report = source.report if texts else source.report.without_texts()
     flips = [] if source.folder is None else flip_blocks(report, source.folder, source.prompts, texts=texts)
     part = _part([*report.blocks(), *flips], plots_of(report))
-    part.heading = report.page_heading(part.heading)
     short = report.summary()
     if short is not None:  # verdict, evidence and warnings
         sentences = [block for block in part.opening if isinstance(block, Paragraph)]

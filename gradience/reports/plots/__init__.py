@@ -6,7 +6,7 @@ kinds.py    the plots of each report
 compared.py, modules.py, runs.py   the functions that make them
 labels.py   positions of point labels that do not overlap
 plotly.py   a plot as the JSON of a plotly figure, which a page draws
-matplotlib.py   plots as matplotlib draws them for a paper or a notebook, also side by side, as SVG, PDF or PNG
+matplotlib.py   plots as matplotlib draws them for a paper or a notebook, as SVG, PDF or PNG
 
 One function makes each plot of a report. A plot contains plain text, never markup: a renderer escapes all text in one
 place.

@@ -1,4 +1,4 @@
-"""Plots drawn by matplotlib for a paper: one plot, or several side by side, as SVG, PDF or PNG.
+"""Plots drawn by matplotlib for a paper, as SVG, PDF or PNG.
 
 Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in color, so that a plot is
 readable in black and white. The output is reproducible byte for byte with one version of matplotlib: no date, no
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gradience.errors import require
 from gradience.reports.base.names import display_name
 from gradience.reports.base.numbers import count, sig
-from gradience.reports.plots.labels import LABEL, PAPER, PLACES, Canvas, label_places
+from gradience.reports.plots.labels import LABEL, PAPER, PLACES, label_places
 from gradience.reports.plots.plot import (
     SHADES,
     Axis,
@@ -60,59 +60,41 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 TICKS = 48
 """Maximum number of category names on an upright axis, or of their letters on a horizontal one."""
 FEW = 12
-LEGEND, LEGEND_LINE = 10, 12.5
-"""Maximum number of series in a legend (above it, only the first and the last are named), and points per
-legend line."""
+LEGEND = 10
+"""Maximum number of series in a legend; above it, only the first and the last are named."""
 ABSENT = "#f2f2f2"
 """Color of a cell without a value."""
-TITLE, NAME, NARROW, NARROW_NAME = 48, 60, 56, 42
-"""Characters per line of a title, and of a name in a plot; then of a label along the lower side, and of a
-name in a narrowed plot."""
-PANEL = (5.2, 3.6)
-"""Width and height of one plot, in inches."""
+TITLE, NAME = 48, 60
+"""Characters per line of a title, and of a name in a plot."""
+SIZE = (5.2, 3.6)
+"""Width and least height of a plot, in inches."""
 ROW = 0.28
 """Height of one row of a forest plot or a heat map, in inches."""
-COLUMNS = 3
-LEAST = (2.4, 2.2)
-"""Minimum width and height of a plot, in inches: below them its text does not fit."""
 
 
-def figure_of(plots: Sequence[Plot], *, width: float | None = None, titles: bool = True) -> Figure:
-    """Return a matplotlib figure with the plots side by side, or below each other if there is no room.
-
-    plots: at least one.
-    width: total width in inches, such as that of a column; text keeps its size. By default 5.2 for each of up to
-        three plots side by side.
-    titles: True to draw a title on each plot; in a paper the caption replaces it.
-
-    Raises MissingExtra without matplotlib.
-    """
-    across = min(len(plots), COLUMNS if width is None else max(1, min(COLUMNS, int(width // LEAST[0]))))
-    down = math.ceil(len(plots) / across)
-    whole = PANEL[0] * across if width is None else width
-    share = whole / across / PANEL[0]
+def figure_of(plot: Plot) -> Figure:
+    """Return a matplotlib figure of the plot, 5.2 inches wide. Raises MissingExtra without matplotlib."""
     with _style():
-        figure: Figure = _part("figure").Figure(figsize=(whole, PANEL[1]), layout="constrained")
-        heights = [0.0] * down
-        panels = list(figure.subplots(down, across, squeeze=False).flat)
-        for place, (plot, axes) in enumerate(zip(plots, panels, strict=False)):
-            above = _draw(plot, axes, share=share, title=titles)
-            least = max(LEAST[1], PANEL[1] * min(1.0, share), 1.4 + ROW * len(plot.y.categories))
-            heights[place // across] = max(heights[place // across], least + above * LEGEND_LINE / 72)
-        for axes in panels[len(plots) :]:
-            axes.set_axis_off()
-        figure.set_size_inches(whole, sum(heights))
+        height = max(SIZE[1], 1.4 + ROW * len(plot.y.categories))
+        figure: Figure = _part("figure").Figure(figsize=(SIZE[0], height), layout="constrained")
+        _draw(plot, figure.subplots())
     return figure
 
 
-def image_of(plots: Sequence[Plot], kind: str, *, width: float | None = None, titles: bool = True) -> bytes:
-    """Return the plots as the bytes of a file: kind is `svg`, `pdf` or `png`. Raises MissingExtra."""
-    figure = figure_of(plots, width=width, titles=titles)
-    title, sentence = plots[0].title, " ".join(plot.sentence for plot in plots)
+def image_of(plot: Plot, kind: str) -> bytes:
+    """Return the plot as the bytes of a file: kind is `svg`, `pdf` or `png`. Raises MissingExtra."""
+    figure = figure_of(plot)
+    said = {"Title": plot.title, "Description": plot.sentence}
     metadata: dict[str, dict[str, Any]] = {
-        "svg": {"Date": None, "Creator": None, "Title": title, "Description": sentence},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None, "Title": title, "Subject": sentence},
-        "png": {"Software": None, "Title": title, "Description": sentence},
+        "svg": {"Date": None, "Creator": None, **said},
+        "pdf": {
+            "CreationDate": None,
+            "Creator": None,
+            "Producer": None,
+            "Title": plot.title,
+            "Subject": plot.sentence,
+        },
+        "png": {"Software": None, **said},
     }
     file = BytesIO()
     with _style():
@@ -144,18 +126,11 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 # ---------------------------------------------------------------- one plot
 
 
-def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
-    """Draw a plot, and return the number of legend lines that do not fit inside it and are drawn above it.
-
-    share: width of the plot, as a share of the usual width. title: True to draw the title above the plot.
-    """
-    narrow, named = share < 1, bool(plot.y.categories)
-    room = max(12, round(NARROW_NAME * share)) if share != 1 else NAME
-    across = share / 2 if named and narrow else share  # names take half of the width
+def _draw(plot: Plot, axes: Axes) -> None:
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")
-    places = label_places(plot, Canvas(PAPER.width * share, PAPER.height * min(1.0, share)))
+    places = label_places(plot, PAPER)
     for place, series in enumerate(plot.series):
         match series:
             case Lines():
@@ -166,21 +141,15 @@ def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
                 _draw_intervals(axes, series, place)
             case Image():
                 _draw_image(axes, series)
-    _draw_axis(axes, "x", plot.x, round(NARROW * across) if narrow else NAME)
-    _draw_axis(axes, "y", plot.y, NAME, names=room)
-    if named:
-        if narrow:
-            axes.tick_params(axis="y", labelsize="small")
-        if isinstance(plot.series[0], Intervals):
-            axes.invert_yaxis()
-            axes.grid(visible=False, axis="y")
+    _draw_axis(axes, "x", plot.x)
+    _draw_axis(axes, "y", plot.y)
+    if isinstance(plot.series[0], Intervals):
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
     for reference in plot.references:
         _draw_reference(axes, reference)
-    lines = _draw_legend(axes, plot, outside=narrow)
-    if title:
-        title_room = max(16, round(TITLE * across))
-        axes.set_title(fill(_text(plot.title, 120), title_room), pad=6 + LEGEND_LINE * lines)
-    return lines
+    _draw_legend(axes, plot)
+    axes.set_title(fill(_text(plot.title, 120), TITLE))
 
 
 def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
@@ -263,31 +232,26 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
         axes.text(1.0, reference.at, label, transform=axes.get_yaxis_transform(), va="bottom", **text)
 
 
-def _draw_legend(axes: Axes, plot: Plot, *, outside: bool) -> int:
-    """Draw the legend, and return its number of lines above the plot. outside: True to draw it above the plot."""
+def _draw_legend(axes: Axes, plot: Plot) -> None:
     handles, labels = axes.get_legend_handles_labels()
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
     if len(named) > LEGEND and plot.crowded:
         named = [named[0], named[-1]]
-    if len(named) < (1 if isinstance(plot.series[0], Points) else 2):  # their color is a verdict
-        return 0
-    where: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0)} if outside else {}
-    axes.legend([handle for handle, _ in named], [label for _, label in named], **where)
-    return len(named) if outside else 0
+    if len(named) >= (1 if isinstance(plot.series[0], Points) else 2):  # their color is a verdict
+        axes.legend([handle for handle, _ in named], [label for _, label in named])
 
 
 # ---------------------------------------------------------------- axes
 
 
-def _draw_axis(axes: Axes, side: str, axis: Axis, room: int, names: int = NAME) -> None:
-    """Draw an axis. room: characters per line of its label. names: characters of a category."""
-    getattr(axes, f"set_{side}label")(fill(_text(axis.label, 120), room))
+def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
+    getattr(axes, f"set_{side}label")(fill(_text(axis.label, 120), NAME))
     shown = getattr(axes, f"{side}axis")
     if axis.categories:
         longest = max(map(len, axis.categories))
         few = max(TICKS // max(2, longest), min(len(axis.categories), FEW))
         every = math.ceil(len(axis.categories) / (TICKS if side == "y" else few))
-        texts = [_text(name, names) for name in axis.categories[::every]]
+        texts = [_text(name) for name in axis.categories[::every]]
         shown.set_ticks(range(0, len(axis.categories), every), texts)
         if side == "x" and sum(map(len, texts)) > TICKS:
             shown.set_tick_params(labelrotation=90, labelsize=7)
