@@ -475,7 +475,7 @@ def audits_blocks(reports: Sequence[AuditReport]) -> Document:
         reports,
         (
             Column("adapter"),
-            lambda report: Span(report.adapter.path, "name", to=f"Audit of {report.adapter.path}"),
+            lambda report: Span(report.adapter.path, "name"),
         ),
         (Column("r", ">"), lambda report: number_range(layer.r for layer in report.layers)),
         (Column("k@90", ">"), lambda report: Span(trimmed(report.energy_rank_90_p50), "strong")),

@@ -247,8 +247,6 @@ class MonitorReport(Report):
         return monitor_blocks(self, verbose=view.full)
 
 
-ALERTS = "Alerts"
-"""Title of the section with the alerts."""
 OUTCOMES: dict[Outcome, tuple[str, Role]] = {
     "ok": ("finished", "good"),
     "stopped-early": ("stopped early", "good"),
@@ -280,7 +278,7 @@ def monitor_blocks(report: MonitorReport, *, verbose: bool = False) -> Document:
 
     verbose: gradient norm, learning rate, families, evidence and sources too.
     """
-    blocks: list[Block] = [runs_table(report.runs)] if len(report.runs) > 1 else []
+    blocks: list[Block] = [*overview_blocks(report.runs)] if len(report.runs) > 1 else []
     notes_before: set[str] = set()
     for run in report.runs:
         blocks += _title(run)
@@ -322,7 +320,7 @@ def _title(run: RunReport) -> list[Block]:
     facts += [f"last of {run.runs_in_file} runs in the file"] if run.runs_in_file > 1 else []
     sentences = [" · ".join(facts), run.outcome_reason, setup_sentence(run)]
     sentences += [f"“{run.setup.notes}”"] if run.setup.notes else []
-    aside = (Span(word, role), *((", ", Span(alerts, to=ALERTS)) if alerts else ()))
+    aside = (Span(word, role), *((", ", alerts) if alerts else ()))
     return [
         Heading(("Training run ", Span(run.file, "name")), level=1, aside=aside),
         *(dim(sentence) for sentence in sentences if sentence),
@@ -356,7 +354,7 @@ def _alerts(run: RunReport, *, verbose: bool) -> list[Block]:
         evidence = [*(["; ".join(values)] if values else []), f"source: {alert.source}"]
         text = f"{alert.message} ({alert.code})"
         notes.append(Note(alert.severity, text, evidence if verbose else ()))
-    return [Heading(ALERTS), Notes(notes or [Note("good", "none")])]
+    return [Heading("Alerts"), Notes(notes or [Note("good", "none")])]
 
 
 # ---------------------------------------------------------------- several runs side by side
@@ -410,7 +408,7 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
 
     return table_of(
         runs,
-        (Column("run"), lambda run: Span(run.file, "name", to=f"Training run {run.file}")),
+        (Column("run"), lambda run: Span(run.file, "name")),
         (Column("outcome", drop=5), outcome),
         (
             Column("steps", ">", drop=2),

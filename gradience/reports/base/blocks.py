@@ -29,8 +29,6 @@ class Span:
 
     text: str
     role: Role = ""
-    to: str = ""
-    """Title of the section or report that the text refers to; a page turns it into a link."""
 
 
 Inline = str | Span | tuple[str | Span, ...]

@@ -26,9 +26,6 @@ MARK_WORDS: dict[Mark, str] = {
     "unknown": "unknown: ",
     "item": "",
 }
-LINK = '<a data-to="{}">'
-"""The start of a link, if the page has an anchor for the title."""
-
 SENTENCES = (Column(), Column(wrap=True))
 """The columns of facts: labels and texts."""
 
@@ -72,7 +69,7 @@ def _span(span: Span) -> str:
     text = html_name(span.text) if span.role == "name" else html_text(span.text)
     if span.role == "strong" and text:
         text = f"<strong>{text}</strong>"
-    return f"{LINK.format(html_text(span.to))}{text}</a>" if span.to else text
+    return text
 
 
 def _note(note: Note) -> str:

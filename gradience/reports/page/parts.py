@@ -1,14 +1,12 @@
-"""Parts of a page: one part per report, with sections of blocks and plots, and a summary part before several reports of
-one kind."""
+"""Parts of a page: one part per title of a report, with sections of blocks and plots."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gradience.reports.audit import AuditReport, audits_blocks
 from gradience.reports.base.blocks import Block, Document, Heading, Note, Notes, Paragraph
 from gradience.reports.base.report import Report
-from gradience.reports.monitor import MonitorReport, overview_blocks
 from gradience.reports.page.flips import ReadPrompts, flip_blocks
 from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.plot import Plot
@@ -54,40 +52,35 @@ class PagePart:
 
 
 def parts_of(sources: Sequence[PageSource], *, texts: bool) -> list[PagePart]:
-    """Return one part per report and per run, with a summary part before several audits and before several runs.
+    """Return one part per title of each report, with a summary part before several audits.
 
     texts: True to quote examples and answers.
     """
     audits = [source.report for source in sources if isinstance(source.report, AuditReport)]
     parts: list[PagePart] = []
     for source in sources:
-        report = source.report
-        if len(audits) > 1 and report is audits[0]:
-            parts.append(_part(audits_blocks(audits)))
-        if isinstance(report, MonitorReport) and len(report.runs) > 1:
-            parts.append(_part(overview_blocks(report.runs), plots_of(report)))
-            for run in report.runs:
-                single = report.model_copy(update={"runs": (run,)})
-                parts.append(part_of(replace(source, report=single), texts=texts))
-        else:
-            parts.append(part_of(source, texts=texts))
+        if len(audits) > 1 and source.report is audits[0]:
+            parts += _parts(audits_blocks(audits))
+        parts += _parts_of(source, texts=texts)
     return parts
 
 
-def part_of(source: PageSource, *, texts: bool = True) -> PagePart:
+def _parts_of(source: PageSource, *, texts: bool) -> list[PagePart]:
     """Return a report's plots as its first section, and its other sections in order."""
     report = source.report if texts else source.report.without_texts()
     flips = [] if source.folder is None else flip_blocks(report, source.folder, source.prompts, texts=texts)
-    part = _part([*report.blocks(), *flips], plots_of(report))
+    first, *others = _parts([*report.blocks(), *flips])
+    plots = list(plots_of(report).values())
+    first.sections[:0] = [Section(Heading("Plots"), plots=plots)] if plots else []
     short = report.summary()
     if short is not None:  # verdict, evidence and warnings
-        sentences = [block for block in part.opening if isinstance(block, Paragraph)]
-        warnings = [block for block in part.opening if isinstance(block, Notes)]
-        part.answer = [*sentences[:1], *([Notes(short)] if short else []), *sentences[1:], *warnings]
-        part.opening = [block for block in part.opening if block not in part.answer]
-        for section in part.sections:  # the box is not repeated
+        sentences = [block for block in first.opening if isinstance(block, Paragraph)]
+        warnings = [block for block in first.opening if isinstance(block, Notes)]
+        first.answer = [*sentences[:1], *([Notes(short)] if short else []), *sentences[1:], *warnings]
+        first.opening = [block for block in first.opening if block not in first.answer]
+        for section in first.sections:  # the box is not repeated
             section.blocks = list(_without(section.blocks, short))
-    return part
+    return [first, *others]
 
 
 def _without(blocks: Sequence[Block], notes: Sequence[Note]) -> Iterator[Block]:
@@ -97,18 +90,17 @@ def _without(blocks: Sequence[Block], notes: Sequence[Note]) -> Iterator[Block]:
             yield replace(block, notes=rest) if isinstance(block, Notes) else block
 
 
-def _part(document: Document, plots: Mapping[str, Plot] | None = None) -> PagePart:
-    """Return the title, the blocks before the first section, the plots, and the sections."""
-    title, *rest = document
-    assert isinstance(title, Heading)
-    part = PagePart(title)
-    if plots:
-        part.sections.append(Section(Heading("Plots"), plots=list(plots.values())))
-    at = part.opening
-    for block in rest:
-        if isinstance(block, Heading):
-            part.sections.append(Section(block))
-            at = part.sections[-1].blocks
-        else:
+def _parts(document: Document) -> list[PagePart]:
+    """Return the parts of a document, which begins with a title: the blocks before the first section, and sections."""
+    parts: list[PagePart] = []
+    at: list[Block] = []
+    for block in document:
+        if not isinstance(block, Heading):
             at.append(block)
-    return part
+        elif block.level == 1:
+            parts.append(PagePart(block))
+            at = parts[-1].opening
+        else:
+            parts[-1].sections.append(Section(block))
+            at = parts[-1].sections[-1].blocks
+    return parts

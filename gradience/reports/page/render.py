@@ -7,8 +7,7 @@ template's autoescape. Data of plots are JSON in which `<` is escaped, so that n
 import base64
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -156,63 +155,45 @@ def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
     Sections are open in the first part only: of a run with many seeds a reader sees the result first.
     """
     several = len(parts) > 1
-    anchors = [f"report-{number}" if several else "top" for number in range(1, len(parts) + 1)]
-    titles = {
-        html_text(_plain(part.heading.text)): anchor for part, anchor in zip(parts, anchors, strict=True)
-    }
     drawn: list[Values] = []
-    for number, (anchor, part) in enumerate(zip(anchors, parts, strict=True), start=1):
+    for number, part in enumerate(parts, start=1):
         prefix = f"{number}-" if several else ""
-        sections = {
-            f"section-{prefix}{place}": section for place, section in enumerate(part.sections, start=1)
-        }
-        links = titles | {html_text(_plain(section.heading.text)): at for at, section in sections.items()}
         drawn.append(
             {
-                "anchor": anchor,
-                "title": _inline(part.heading.text, {}),
-                "aside": _inline(part.heading.aside, links),
-                "answer": _blocks(part.answer, links),
-                "opening": _blocks(part.opening, links),
+                "anchor": f"report-{number}" if several else "top",
+                "title": _inline(part.heading.text),
+                "aside": _inline(part.heading.aside),
+                "answer": _blocks(part.answer),
+                "opening": _blocks(part.opening),
                 "sections": [
                     {
-                        "anchor": at,
+                        "anchor": f"section-{prefix}{place}",
                         "open": number == 1 and not section.heading.folded,
-                        "title": _inline(section.heading.text, {}),
-                        "aside": _aside(section, links),
+                        "title": _inline(section.heading.text),
+                        "aside": _aside(section),
                         "plots": _plots(section.plots, prefix, figures),
-                        "body": _blocks(section.blocks, links),
+                        "body": _blocks(section.blocks),
                     }
-                    for at, section in sections.items()
+                    for place, section in enumerate(part.sections, start=1)
                 ],
             }
         )
     return drawn
 
 
-def _aside(section: Section, links: Mapping[str, str]) -> Any:
+def _aside(section: Section) -> Any:
     """Return the text beside a heading; none for a map of signs, whose legend it is: the page shows its plot."""
     tables = [block for block in section.blocks if isinstance(block, Table)]
     mapped = any(column.drawing and column.title for table in tables for column in table.columns)
-    return _inline("" if mapped else section.heading.aside, links)
+    return _inline("" if mapped else section.heading.aside)
 
 
-def _inline(text: Inline, links: Mapping[str, str]) -> Any:
-    return _safe(_linked(html.inline(text), links))
+def _inline(text: Inline) -> Any:
+    return _safe(html.inline(text))
 
 
-def _linked(markup: str, links: Mapping[str, str]) -> str:
-    """Return the markup with its links to titles: `links` has the anchor of each title, as written in HTML."""
-
-    def link(start: re.Match[str]) -> str:
-        return f'<a href="#{links[start[1]]}">' if start[1] in links else "<a>"
-
-    return re.sub(html.LINK.format('([^"]*)'), link, markup)
-
-
-def _blocks(blocks: Sequence[Block], links: Mapping[str, str]) -> Any:
-    markup = f'<div class="gradience">{"".join(_drawn(blocks))}</div>' if blocks else ""
-    return _safe(_linked(markup, links))
+def _blocks(blocks: Sequence[Block]) -> Any:
+    return _safe(f'<div class="gradience">{"".join(_drawn(blocks))}</div>' if blocks else "")
 
 
 def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
