@@ -4,7 +4,6 @@ plot.py     the model of a plot: axes, series of a few kinds, reference lines, a
 table.py    the figures behind a plot
 kinds.py    the plots of each report
 compared.py, modules.py, runs.py   the functions that make them
-labels.py   positions of point labels that do not overlap
 plotly.py   a plot as the JSON of a plotly figure, which a page draws
 matplotlib.py   plots as matplotlib draws them for a paper or a notebook, as SVG, PDF or PNG
 

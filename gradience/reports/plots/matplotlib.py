@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from gradience.errors import require
 from gradience.reports.base.names import display_name
 from gradience.reports.base.numbers import count, sig
-from gradience.reports.plots.labels import LABEL, PAPER, PLACES, label_places
 from gradience.reports.plots.plot import (
     SHADES,
     Axis,
@@ -64,8 +63,10 @@ LEGEND = 10
 """Maximum number of series in a legend; above it, only the first and the last are named."""
 ABSENT = "#f2f2f2"
 """Color of a cell without a value."""
-TITLE, NAME = 48, 60
-"""Characters per line of a title, and of a name in a plot."""
+TITLE, NAME, LABEL = 48, 60, 28
+"""Characters per line of a title, of a name in a plot, and of a label beside a point."""
+BESIDE = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
+"""Steps to the right of a point and up, in the order in which its label is tried there."""
 SIZE = (5.2, 3.6)
 """Width and least height of a plot, in inches."""
 ROW = 0.28
@@ -77,7 +78,10 @@ def figure_of(plot: Plot) -> Figure:
     with _style():
         height = max(SIZE[1], 1.4 + ROW * len(plot.y.categories))
         figure: Figure = _part("figure").Figure(figsize=(SIZE[0], height), layout="constrained")
-        _draw(plot, figure.subplots())
+        axes = figure.subplots()
+        _draw(plot, axes)
+        figure.draw_without_rendering()  # the layout is final, and labels find their places in it
+        _draw_labels(axes, [series for series in plot.series if isinstance(series, Points)])
     return figure
 
 
@@ -130,13 +134,12 @@ def _draw(plot: Plot, axes: Axes) -> None:
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")
-    places = label_places(plot, PAPER)
     for place, series in enumerate(plot.series):
         match series:
             case Lines():
                 _draw_lines(axes, series, place)
             case Points():
-                _draw_points(axes, series, place, places.get(place, []))
+                _draw_points(axes, series, place)
             case Intervals():
                 _draw_intervals(axes, series, place)
             case Image():
@@ -165,27 +168,44 @@ def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
     )
 
 
-def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | None]) -> None:
-    color = series_color(series.tone, place)
-    mark: dict[str, Any] = {
-        "marker": MARKS[place % len(MARKS)],
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.5,
-    }
-    axes.plot(series.x, series.y, color=color, linestyle="", label=_text(series.name), **mark)
-    for x, y, label, beside in zip(series.x, series.y, series.labels, places, strict=False):
-        if beside is None:
-            continue
-        right, down = PLACES[beside]
-        axes.annotate(
-            _text(label, LABEL),
-            (x, y),
-            xytext=(5 * right, -5 * down),
-            textcoords="offset points",
-            fontsize=7,
-            ha=("center", "left", "right")[right],
-            va=("center", "top", "bottom")[down],
-        )
+def _draw_points(axes: Axes, series: Points, place: int) -> None:
+    axes.plot(
+        series.x,
+        series.y,
+        color=series_color(series.tone, place),
+        linestyle="",
+        label=_text(series.name),
+        marker=MARKS[place % len(MARKS)],
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+    )
+
+
+def _draw_labels(axes: Axes, points: Sequence[Points]) -> None:
+    """Write its name beside each point, if there is room inside the plot, and off other names and marks."""
+    named = [point for series in points for point in zip(series.x, series.y, series.labels, strict=False)]
+    marks = axes.transData.transform([(x, y) for x, y, _ in named]) if named else []
+    inside, size, box_of = axes.get_window_extent(), 4, _part("transforms").Bbox.from_bounds
+    taken = [box_of(x - size, y - size, 2 * size, 2 * size) for x, y in marks]
+    taken += [text.get_window_extent() for text in (*axes.texts, *filter(None, [axes.get_legend()]))]
+    for x, y, label in named:
+        for right, up in BESIDE:
+            text = axes.annotate(
+                _text(label, LABEL),
+                (x, y),
+                xytext=(5 * right, 5 * up),
+                textcoords="offset points",
+                fontsize=7,
+                ha=("center", "left", "right")[right],
+                va=("center", "bottom", "top")[up],
+                in_layout=False,
+            )
+            box = text.get_window_extent()
+            whole = inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
+            if whole and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:

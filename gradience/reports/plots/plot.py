@@ -61,7 +61,7 @@ class Points:
     x: Sequence[float]
     y: Sequence[float]
     labels: Sequence[str] = ()
-    """Label beside each point; empty for none."""
+    """Name of each point: beside it on paper, if there is room; empty for none."""
     tone: Tone = ""
     hover: Sequence[str] = ()
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradience.reports.base.names import display_name, fit_names
-from gradience.reports.plots import labels
-from gradience.reports.plots.labels import PHONE, SCREEN, label_places
 from gradience.reports.plots.plot import (
     SERIES,
     SHADES,
@@ -57,7 +55,7 @@ def to_plotly(plot: Plot) -> Json:
             case Lines():
                 data.append(_lines(series, place))
             case Points():
-                data.append(_points(plot, series, place))
+                data.append(_points(series, place))
             case Intervals():
                 data += _intervals(series)
             case Image():
@@ -180,22 +178,12 @@ def _lines(series: Lines, place: int) -> Json:
     return drawn
 
 
-def _points(plot: Plot, series: Points, place: int) -> Json:
-    """Return marks with the labels that fit; the labels that fit on a phone are in `meta`, which a page reads."""
+def _points(series: Points, place: int) -> Json:
     color = series_color(series.tone, place)
-    rest: Json = {"type": "scatter", "mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y)}
-    rest["marker"] = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
-    if series.labels:
-        beside: list[Json] = []
-        for canvas in (SCREEN, PHONE):
-            places = label_places(plot, canvas)[place]
-            texts = [
-                _text(label, labels.LABEL) if at else ""
-                for label, at in zip(series.labels, places, strict=True)
-            ]
-            beside.append({"text": texts, "textposition": [at or "top center" for at in places]})
-        rest |= {"mode": "markers+text", "cliponaxis": False, **beside[0], "meta": beside[1]}
-    return _named(series.name, series.hover or series.labels, **rest)
+    marker = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
+    values: Json = {"x": _numbers(series.x), "y": _numbers(series.y)}
+    hover = series.hover or series.labels
+    return _named(series.name, hover, type="scatter", mode="markers", marker=marker, **values)
 
 
 def _intervals(series: Intervals) -> list[Json]:

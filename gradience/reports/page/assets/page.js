@@ -8,7 +8,7 @@
   const places = Array.from(document.querySelectorAll("[data-plot]"));
   const wantsDark = window.matchMedia("(prefers-color-scheme: dark)");
   const touch = window.matchMedia("(pointer: coarse)");
-  const NARROW = 400, ROOMY = 760, PAPER = 640, LETTER = 6.5, ROW = 20;  // pixels
+  const NARROW = 400, PAPER = 640, LETTER = 6.5, ROW = 20;  // pixels
   const heights = places.map((place) => parseInt(place.style.height, 10));
 
   function isDark() {
@@ -47,7 +47,6 @@
     let traces = plot.data;
     let margin = plot.layout.margin;
     let names = [];
-    if (width < ROOMY) traces = traces.map((trace) => (trace.meta ? Object.assign({}, trace, trace.meta) : trace));
     if (narrow) {
       margin = Object.assign({}, margin, { l: 44, r: 16 });
       y.title = Object.assign({}, y.title, y.ticktext ? { text: "" } : {});
