@@ -404,7 +404,7 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
         (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
         (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
     )
-    blocks = [Heading("Sizes"), table, Paragraph(SIZES)] if report.sizes else []
+    blocks: list[Block] = [Heading("Sizes"), table, Paragraph(SIZES)] if report.sizes else []
     if not report.sizes or view.width is None:
         return blocks
     shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"

@@ -184,7 +184,9 @@ def _draw_points(axes: Axes, series: Points, place: int) -> None:
 def _draw_labels(axes: Axes, points: Sequence[Points]) -> None:
     """Write its name beside each point, if there is room inside the plot, and off other names and marks."""
     named = [point for series in points for point in zip(series.x, series.y, series.labels, strict=False)]
-    marks = axes.transData.transform([(x, y) for x, y, _ in named]) if named else []
+    if not named:
+        return
+    marks = axes.transData.transform([(x, y) for x, y, _ in named])
     inside, size, box_of = axes.get_window_extent(), 4, _part("transforms").Bbox.from_bounds
     taken = [box_of(x - size, y - size, 2 * size, 2 * size) for x, y in marks]
     taken += [text.get_window_extent() for text in (*axes.texts, *filter(None, [axes.get_legend()]))]
