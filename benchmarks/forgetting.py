@@ -1,18 +1,23 @@
 """Does an adapter forget less without its "intruder" directions, or shrunk as a whole? The registered experiment.
 
+    python benchmarks/forgetting.py train TASK SEED --output ADAPTERS [--rows SORTING.jsonl]
     python benchmarks/forgetting.py measure ADAPTERS… --rows ROWS.jsonl --output RECORDS.jsonl
     python benchmarks/forgetting.py count ADAPTERS…
     python benchmarks/forgetting.py report benchmarks/results/forgetting
 
-`measure` evaluates seven versions of each adapter of SmolLM2-135M (docs/decisions/028-forgetting.md) on 100 test rows
-and 16 paragraphs of general text, and appends one line for each. Every version is made on the adapter's factors: the
-base is never changed. `count` counts intruder directions by the published definition. `report` prints every figure of
-docs/results/forgetting.md from the lines of `measure`; it needs only NumPy and SciPy.
+`train` writes ADAPTERS/TASK_seedSEED and the test rows ADAPTERS/rows_TASK.jsonl; `sorting` reads the rows of
+benchmarks/number_sorting.py. `measure` evaluates seven versions of each adapter of SmolLM2-135M
+(docs/decisions/028-forgetting.md) on 100 test rows and 16 paragraphs of general text, and appends one line for each.
+Every version is made on the adapter's factors: the base is never changed. `count` counts intruder directions by the
+published definition. `report` prints every figure of docs/results/forgetting.md from the lines of `measure`; it needs
+only NumPy and SciPy.
 """
 
 import argparse
 import json
 import math
+import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +34,11 @@ FORGETS = 0.02
 """Nats per token of forgetting below which an adapter says nothing."""
 LEADING, THRESHOLDS = 16, (0.5, 0.6, 0.7, 0.8, 0.9)
 """Left singular vectors of W + ΔW, and the largest cosines with those of W, for `count`."""
+RECIPES: Mapping[str, tuple[str, dict[str, Any], int, int]] = {
+    "arithmetic": ("arithmetic", {}, 64, 60),
+    "sorting": ("jsonl", {"scorer": "exact", "stop": ["\n"], "max_new_tokens": 48}, 96, 40),
+}
+"""Task -> its profile and options, tokens of an example, and training steps."""
 OTHERS = ("scaled 0.7", "random components removed", "spikes capped")
 Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 """Module -> (s·B, A) in float64, shapes (m, r) and (r, n)."""
@@ -106,6 +116,47 @@ def versions(
     yield "intruders removed", None, without_first(full, ratios(weights, full))
     yield "random components removed", None, without_first(full, drawn)
     yield "spikes capped", None, capped(full)
+
+
+# ---------------------------------------------------------------- training
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one adapter of the experiment, and write the rows on which it is tested."""
+    import torch
+
+    from gradience import tasks
+    from gradience.models.settings import ModelSettings
+    from gradience.training.settings import TrainSettings
+    from gradience.training.trainer import train as train_adapter
+
+    torch.set_num_threads(1)
+    profile, options, length, steps = RECIPES[args.task]
+    if args.rows is not None:
+        options = {**options, "file": str(args.rows)}
+    task, name = tasks.load(profile, options), f"{args.task}_seed{args.seed}"
+    args.output.mkdir(parents=True, exist_ok=True)
+    with (args.output / f"rows_{args.task}.jsonl").open("w") as file:
+        for example in task.examples.of("confirm", 1000):
+            row = {"prompt": example.prompt, "completion": example.response, "answer": example.answer}
+            file.write(json.dumps(row) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        train_adapter(
+            task,
+            model=ModelSettings(name="embedded:smollm2", type="causal_lm", dtype="bfloat16"),
+            lora={"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
+            recipe=TrainSettings(
+                max_steps=steps,
+                lr=2e-3,
+                warmup_steps=10,
+                per_device_train_batch_size=8,
+                max_length=length,
+                train_samples=2000,
+            ),
+            seed=args.seed,
+            output=Path(folder) / "run",
+        )
+        shutil.copytree(Path(folder) / "run" / "adapter", args.output / name)
 
 
 # ---------------------------------------------------------------- measuring
@@ -329,13 +380,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(required=True)
-    measuring, counting, reporting = (verbs.add_parser(name) for name in ("measure", "count", "report"))
+    training, measuring, counting, reporting = (
+        verbs.add_parser(name) for name in ("train", "measure", "count", "report")
+    )
+    training.add_argument("task", choices=RECIPES)
+    training.add_argument("seed", type=int)
+    training.add_argument("--rows", type=Path)
+    training.add_argument("--output", required=True, type=Path)
     for one in (measuring, counting):
         one.add_argument("adapters", nargs="+", type=Path)
     measuring.add_argument("--rows", required=True, type=Path)
     measuring.add_argument("--output", required=True, type=Path)
     measuring.add_argument("--primary", action="store_true", help="only the versions that D needs")
     reporting.add_argument("folder", type=Path)
+    training.set_defaults(run=train)
     measuring.set_defaults(run=measure)
     counting.set_defaults(run=count)
     reporting.set_defaults(run=report)

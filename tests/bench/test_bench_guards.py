@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
+from bench_process import timeless
 from data_files import write_jsonl
+from spread_here import Here, runner_over
 from tiny_bench import Watcher, llama
 
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.run.bench import run_bench
+from gradience.bench.run.on_ray import StageOrder, _needed
 from gradience.bench.verdict.grade import GradeFacts, grade
 from gradience.bench.verdict.guards import GuardEvidence
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
@@ -158,6 +161,19 @@ def test_a_run_that_was_killed_in_a_guard_resumes_there(
         for guard in ("general", "same"):
             name = f"seed_{seed}/guards/{guard}/records/{CUT}.jsonl"
             assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_stages_that_other_processes_make_give_the_same(
+    config_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner_over(config_file, monkeypatch)(Here(), tmp_path)
+    for name in ("bench_aggregate.json", "seed_2/bench.json"):
+        alone, spread = (
+            timeless(json.loads((folder / name).read_text("utf-8"))) for folder in (whole, tmp_path)
+        )
+        assert alone == spread
+    inputs = ("probe/train", "audit", f"{CUT}/adapter", f"{CUT}/eval")
+    assert [*_needed(StageOrder({}, "", 1, "guards/general", "", inputs))] == [*inputs]
 
 
 def test_the_dry_run_names_the_guards(config_file: Path) -> None:
