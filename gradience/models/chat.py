@@ -10,22 +10,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from gradience.errors import InputError
 from gradience.models.chat_process import SECONDS
 
 ASSISTANT = "assistant"
-Message = Mapping[str, str]
-"""`role` and `content`."""
+Message = tuple[str, str]
+"""Role and content."""
 Chat = tuple[Sequence[Message], bool]
 """A conversation, and True if the assistant is to answer after it."""
-TOGETHER = 64
-"""Conversations that are sent to the process at once."""
 MAX_TEMPLATE = 2**20
 """Characters."""
 BEGINNING = 1000
@@ -89,25 +86,21 @@ class ChatTemplate:
 
     def last_turn(self, messages: Sequence[Message]) -> Turn:
         """The last of `messages`, which is the assistant's, as a turn."""
-        return next(self.last_turns([messages]))
-
-    def last_turns(self, conversations: Iterable[Sequence[Message]]) -> Iterator[Turn]:
-        """The last of the messages of each conversation, which is the assistant's, as a turn."""
-        waiting = iter(conversations)
-        while some := list(islice(waiting, TOGETHER)):
-            marks = [_mark(messages) for messages in some]
-            chats = [chat for pair in zip(some, marks, strict=True) for chat in _renderings(*pair)]
-            texts = iter(self._written(chats))
-            for messages, mark in zip(some, marks, strict=True):
-                yield self._cut(messages[-1]["content"].strip(), mark, *islice(texts, 3))
-
-    def _cut(self, content: str, mark: str, before: str, whole: str, marked: str) -> Turn:
+        *earlier, (role, content) = messages
+        mark = MARK
+        while any(mark in text for _, text in messages):
+            mark += "X"
+        with_mark = [*earlier, (role, content.rstrip() + mark)]
+        before, whole, marked = self._written(
+            [(earlier, True), ([*earlier, (role, content.rstrip())], False), (with_mark, False)]
+        )
         end = marked.find(mark)
         as_given = marked.count(mark) == 1 and marked.replace(mark, "") == whole
-        if not (as_given and whole.startswith(before) and whole[len(before) : end].endswith(content)):
+        written = whole[len(before) : end]
+        if not (as_given and whole.startswith(before) and written.endswith(content.strip())):
             raise _refused(self.tokenizer, "writes the assistant's last turn in another way than it is given")
         close = whole[end:].partition(self.tokenizer.eos_token or "\0")[0].strip()
-        return Turn(self._without_beginning(before), whole[len(before) : end] + close, close)
+        return Turn(self._without_beginning(before), written + close, close)
 
     def prompt_before(self, messages: Sequence[Message]) -> str:
         """All `messages` as the prompt of the assistant's next turn."""
@@ -127,10 +120,10 @@ class ChatTemplate:
         assert self._process.stdout
         self.send(chats)
         line = self._process.stdout.readline()
-        reply: dict[str, Any] = json.loads(line) if line else {"wrong": self._how_it_ended(), "at": -1}
+        reply: dict[str, Any] = json.loads(line) if line else {"wrong": self._how_it_ended()}
         if "texts" in reply:
             return list(reply["texts"])
-        roles = ", ".join(message["role"] for message in chats[reply["at"]][0])
+        roles = ", ".join(role for role, _ in chats[-1][0])
         raise _refused(
             self.tokenizer,
             f"fails on a conversation of {roles}: {reply['wrong']}",
@@ -160,23 +153,6 @@ class ChatTemplate:
                 "let the template begin with bos_token, or switch off add_bos_token",
             )
         return text
-
-
-def _mark(messages: Sequence[Message]) -> str:
-    """A word that none of the messages contains."""
-    mark = MARK
-    while any(mark in message["content"] for message in messages):
-        mark += "X"
-    return mark
-
-
-def _renderings(messages: Sequence[Message], mark: str) -> Iterator[Chat]:
-    """All but the last message, the conversation, and the conversation with the mark behind it."""
-    *earlier, last = messages
-    content = last["content"].rstrip()
-    yield earlier, True
-    yield [*earlier, {**last, "content": content}], False
-    yield [*earlier, {**last, "content": content + mark}], False
 
 
 def _bare(tokenizer: Any, text: str) -> list[int]:

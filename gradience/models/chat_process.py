@@ -37,9 +37,12 @@ def main() -> None:
     template, special_tokens = json.loads(sys.stdin.readline())
 
     def written(chat: Any, asks: bool) -> str:
-        texts = render_jinja_template([chat], None, None, template, False, False, asks, **special_tokens)[0]
+        messages = [{"role": role, "content": content} for role, content in chat]
+        texts = render_jinja_template([messages], None, None, template, False, False, asks, **special_tokens)[
+            0
+        ]
         text = str(texts[0])
-        limit = MAX_CHARACTERS + TIMES_GIVEN * sum(len(message["content"]) for message in chat)
+        limit = MAX_CHARACTERS + TIMES_GIVEN * sum(len(content) for _, content in chat)
         if len(text) > limit:
             raise TemplateError(f"{len(text):,} characters (limit: {limit:,})")
         text.encode()
@@ -55,10 +58,10 @@ def main() -> None:
         try:
             texts += (written(*chat) for chat in chats)
         except MemoryError:
-            reply = {"wrong": f"it takes more than {MEMORY_BYTES // 2**20} MB of memory", "at": len(texts)}
+            reply = {"wrong": f"it takes more than {MEMORY_BYTES // 2**20} MB of memory"}
         except Exception as error:  # noqa: BLE001  (a stranger's program may raise anything)
             name = "" if type(error) is TemplateError else f"{type(error).__name__}: "
-            reply = {"wrong": f"{name}{error}"[:500], "at": len(texts)}
+            reply = {"wrong": f"{name}{error}"[:500]}
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
-from gradience.models.chat import ASSISTANT, Message, chat_template
+from gradience.models.chat import ASSISTANT, chat_template
 from gradience.models.settings import ModelSettings
 from gradience.reports.bench_plan import TaskCode
 from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabeledExample, PromptExample
@@ -162,8 +162,8 @@ class ChatTask(_Named, AnswerScoring):
         prompts: list[PromptExample] = []
         stops: set[str] = set()
         with chat_template(tokenizer) as template:
-            messages = (_messages(example.messages[: place + 1]) for example, place in turns)
-            for (example, place), turn in zip(turns, template.last_turns(messages), strict=True):
+            for example, place in turns:
+                turn = template.last_turn(example.messages[: place + 1])
                 last = place == len(example.messages) - 1
                 key, gold = example.id if last else f"{example.id}#{place}", example.messages[place][1]
                 answer = example.answer if last else gold
@@ -183,10 +183,6 @@ def _turns(example: ChatExample) -> Iterator[int]:
     for place, (role, _) in enumerate(example.messages):
         if place == last or (example.role == "train" and role == ASSISTANT and place > 0):
             yield place
-
-
-def _messages(messages: Sequence[tuple[str, str]]) -> list[Message]:
-    return [{"role": role, "content": content} for role, content in messages]
 
 
 Task = ClassificationTask | GenerationTask | ChoiceTask | LikelihoodTask

@@ -88,10 +88,6 @@ def load_prompts(
 def rendered_turn(row: Row, template: ChatTemplate) -> tuple[str, str | None]:
     """Return the prompt of a conversation, and what the assistant says at its end, if it does."""
     if row.has("answer") or several_messages_of(row)[-1][0] == ASSISTANT:
-        turn = template.last_turn(_as_messages(messages_of(row)))
+        turn = template.last_turn(messages_of(row))
         return turn.prompt, turn.response
-    return template.prompt_before(_as_messages(several_messages_of(row))), None
-
-
-def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in messages]
+    return template.prompt_before(several_messages_of(row)), None

@@ -106,7 +106,7 @@ def pieces(tokens):
 
 
 def asked(answer):
-    return [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": answer}]
+    return [("user", QUESTION), ("assistant", answer)]
 
 
 def check(family, template, answer):

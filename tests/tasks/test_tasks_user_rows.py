@@ -412,7 +412,7 @@ def messages(talk=TALK):
 
 def last_turn(reader, messages):
     with chat_template(reader) as template:
-        return template.last_turn(messages)
+        return template.last_turn([(message["role"], message["content"]) for message in messages])
 
 
 def write(folder, talks, name="a.jsonl", **more):
