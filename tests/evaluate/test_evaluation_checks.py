@@ -77,18 +77,14 @@ def labeled(*texts):
 @pytest.mark.parametrize(
     ("rows", "given", "note"),
     [
+        (prompts("a", "is", "a", "a"), {}, "2 rows of 4 repeat an earlier one: each text counts once"),
         (
-            prompts("a film", "a plot", "a film", "a film"),
-            {},
-            "2 rows of 4 repeat an earlier one: each text counts once",
-        ),
-        (
-            [*prompts("a film", "a plot"), *prompts("a film", answer="bad")],
+            [*prompts("a", "is"), *prompts("a", answer="bad")],
             {},
             "2 rows of 3 are left out: the same text with different answers",
         ),
         (
-            prompts("a film", "film " * 61),
+            prompts("a", "film " * 61),
             {"max_new_tokens": 4},
             "1 of 2 prompts has more than 60 tokens (the longest has 61) and loses its beginning:"
             " the base's limit is 64 less 4 for the answer",
@@ -96,11 +92,10 @@ def labeled(*texts):
         (
             [{"prompt": "film " * 63, "choices": ["good", "bad"], "answer": 0}],
             {},
-            "1 of 1 prompt has more than 64 tokens (the longest has 65) and loses its beginning:"
-            " the base's limit is 64",
+            "1 of 1 prompt has more than 64 tokens (the longest has 65) and loses its beginning:",
         ),
         (
-            labeled("film " * 30, "a plot"),
+            labeled("film " * 30, "a"),
             {"max_length": 20},
             "1 of 2 texts has more than 20 tokens (the longest has 30) and is truncated",
         ),
@@ -114,39 +109,14 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
 @pytest.mark.parametrize(
     ("rows", "given", "code", "words"),
     [
-        (
-            prompts("a film", answer="film " * 64),
-            {"max_new_tokens": 4},
-            "response-too-long",
-            "response has 65 tokens",
-        ),
-        (
-            prompts("a film"),
-            {"max_new_tokens": 64},
-            "no-room",
-            "leave no room for a prompt: the base is limited to 64",
-        ),
-        (
-            labeled("film " * 520, "a"),
-            {"max_length": 600},
-            "max-length",
-            "a text has 520 tokens, but the base's limit is 512",
-        ),
-        (
-            [*labeled("a", "b"), {"text": "d", "label": "ugly"}],
-            {},
-            "labels-differ",
-            "3",
-        ),
-        (
-            prompts("a film"),
-            {"base_model": "./no/base"},
-            "model-not-found",
-            "no/base: there is no such folder",
-        ),
+        (prompts("a", answer="film " * 64), {"max_new_tokens": 4}, "response-too-long", "has 65 tokens"),
+        (prompts("a"), {"max_new_tokens": 64}, "no-room", "no room for a prompt: the base is limited to 64"),
+        (labeled("film " * 520, "a"), {"max_length": 600}, "max-length", "520 tokens, but the base's limit is 512"),
+        ([*labeled("a", "b"), {"text": "d", "label": "ugly"}], {}, "labels-differ", "3"),
+        (prompts("a"), {"base_model": "./no/base"}, "model-not-found", "no/base: there is no such folder"),
     ],
     ids=["response", "room", "text", "label", "base"],
-)
+)  # fmt: skip
 def test_what_cannot_be_run_is_refused(inputs, rows, given, code, words):
     with pytest.raises(GradienceError, match=words) as error:
         inputs(rows, **given)
@@ -192,58 +162,42 @@ def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, mon
 # ---------------------------------------------------------------- preview
 
 
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bad"}]
+
+
+@pytest.fixture
+def preview(prepared, tmp_path):
+    """The command that previews these lines."""
+
+    def of(lines):
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        adapter, base = ("labels", "bert") if '"text"' in lines[0] else ("writes", "llama")
+        command = ["evaluate", str(prepared / adapter), "-b", str(prepared / base)]
+        return [*command, "--data", str(tmp_path / "rows.jsonl"), "--preview"]
+
+    return of
+
+
 @pytest.mark.parametrize(
     ("rows", "prompt", "response", "scored", "extracted"),
     [
-        (
-            [{"prompt": "a film is", "completion": " very good"}],
-            "a film is",
-            "very good [END]",
-            "very good",
-            "very good",
-        ),
-        (
-            [{"prompt": "a film", "choices": ["good", "bad"], "answer": 1}],
-            "a film",
-            "bad",
-            "good | *bad",
-            None,
-        ),
-        (
-            [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bad"}]}],
-            "film a [END] plot",
-            "bad [END]",
-            "bad",
-            "bad",
-        ),
-        (labeled("a film", "a plot"), "a film", None, "bad", None),
+        ([{"prompt": "a film is", "completion": " very good"}], "a film is", "very good [END]", *["very good"] * 2),
+        ([{"prompt": "a", "choices": ["good", "bad"], "answer": 1}], "a", "bad", "good | *bad", None),
+        ([{"messages": CHAT}], "film a [END] plot", "bad [END]", "bad", "bad"),
+        (labeled("a film", "a plot"), "a film", "", "bad", None),
     ],
     ids=["prompts", "choices", "messages", "labels"],
-)
+)  # fmt: skip
 def test_a_preview_shows_what_the_model_sees_and_what_is_scored(
-    prepared, tmp_path, monkeypatch, capsys, rows, prompt, response, scored, extracted
+    preview, monkeypatch, capsys, rows, prompt, response, scored, extracted
 ):
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    adapter, base = ("labels", "bert") if "text" in rows[0] else ("writes", "llama")
-    command = [
-        "evaluate",
-        str(prepared / adapter),
-        "-b",
-        str(prepared / base),
-        "--data",
-        str(file),
-        "--preview",
-    ]
+    command = preview(list(map(json.dumps, rows)))
     assert run([*command, "--json"]) == 0
     shown = EvaluationPreview.model_validate(json.loads(capsys.readouterr().out))
-    by_prompt = {each.prompt.strip(): each for each in shown.scored}
-    assert prompt in by_prompt, list(by_prompt)
-    first = by_prompt[prompt]
-    assert (first.scored, first.extracted) == (scored, extracted)
+    first = {each.prompt.strip(): each for each in shown.scored}[prompt]
+    assert (first.scored, first.extracted, (first.response or "").strip()) == (scored, extracted, response)
     assert first.correct == (None if extracted is None else True)
-    assert (first.response or "").strip() == (response or "")
     assert run(command) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "no model was loaded" in out
@@ -251,21 +205,17 @@ def test_a_preview_shows_what_the_model_sees_and_what_is_scored(
 
 
 @pytest.mark.parametrize("labeled", [False, True])
-def test_a_preview_reads_the_first_rows_of_a_file(prepared, tmp_path, capsys, labeled):
+def test_a_preview_reads_the_first_rows_of_a_file(preview, capsys, labeled):
     row = {"text": "a film {}", "label": "good"} if labeled else {"prompt": "a film {}", "answer": "good"}
     text = json.dumps(row)
     lines = [text.replace("{}", str(n)) for n in range(1200)]
-    lines.append(text.replace("{}", "x").replace('"good"', '"bad"') if labeled else "no JSON")
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(lines))
-    adapter, base = ("labels", "bert") if labeled else ("writes", "llama")
-    command = ["evaluate", str(prepared / adapter), "-b", str(prepared / base), "--data", str(file)]
-    assert run([*command, "--preview", "--json"]) == 0
+    command = preview([*lines, text.replace('"good"', '"bad"') if labeled else "no JSON"])
+    assert run([*command, "--json"]) == 0
     shown = EvaluationPreview.model_validate(json.loads(capsys.readouterr().out))
     assert (shown.examples, len(shown.scored)) == (1000, 3)
     assert "a preview reads at most 1,000 examples of a file" in shown.notes
     if not labeled:
-        assert run([*command, "--dry-run"]) == 3
+        assert run([*command[:-1], "--dry-run"]) == 3
         assert "line 1201: Expecting value" in capsys.readouterr().err
 
 

@@ -15,83 +15,45 @@ from gradience.evaluate.settings import EvaluateSettings, columns_of
 from gradience.tasks import load
 from gradience.tasks.rows import local
 
-TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
-LAYOUTS = {
-    # name of the layout: a row, the task that reads it, what is asked, what is answered
-    "TRL, prompt and completion": ({"prompt": "1 + 1 =", "completion": " 2"}, "jsonl", "1 + 1 =", " 2"),
-    "TRL, conversational": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, "chat", "1 + 1?", "2"),
-    "TRL, preference": ({"prompt": "1 + 1 =", "chosen": "2", "rejected": "3"}, "jsonl", "1 + 1 =", " 2"),
-    "TRL, preference in messages": (
-        {"chosen": TURNS, "rejected": [TURNS[0], {"role": "assistant", "content": "3"}]},
-        "chat",
-        "1 + 1?",
-        "2",
-    ),
-    "UltraFeedback": ({"prompt": "1 + 1?", "chosen": TURNS, "rejected": TURNS[:1]}, "chat", "1 + 1?", "2"),
-    "HH-RLHF": (
-        {"chosen": "\n\nHuman: 1 + 1?\n\nAssistant: 2", "rejected": "\n\nHuman: 1 + 1?\n\nAssistant: 3"},
-        "jsonl",
-        "\n\nHuman: 1 + 1?\n\nAssistant:",
-        " 2",
-    ),
-    "OpenAI": ({"messages": TURNS}, "chat", "1 + 1?", "2"),
-    "ShareGPT": (
-        {"conversations": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]},
-        "chat",
-        "1 + 1?",
-        "2",
-    ),
-    "Alpaca": ({"instruction": "Add.", "input": "1 + 1", "output": "2"}, "jsonl", "Add.\n\n1 + 1", " 2"),
-    "Alpaca without input": (
-        {"instruction": "Add 1 + 1.", "input": "", "output": "2"},
-        "jsonl",
-        "Add 1 + 1.",
-        " 2",
-    ),
-    "LLaMA-Factory, Alpaca with history": (
-        {"instruction": "And 1?", "output": "3", "system": "Be brief.", "history": [["1 + 1?", "2"]]},
-        "chat",
-        "And 1?",
-        "3",
-    ),
-    "GPTeacher": ({"instruction": "Add.", "input": "1 + 1", "response": "2"}, "jsonl", "Add.\n\n1 + 1", " 2"),
-    "Dolly": (
-        {"instruction": "Which sum?", "context": "1 + 1", "response": "2", "category": "closed_qa"},
-        "jsonl",
-        "Which sum?\n\n1 + 1",
-        " 2",
-    ),
-    "GSM8K": ({"question": "1 + 1?", "answer": "#### 2"}, "jsonl", "1 + 1?", " #### 2"),
-    "OpenOrca": (
-        {"id": "a", "system_prompt": "Be brief.", "question": "1 + 1?", "response": "2"},
-        "chat",
-        "1 + 1?",
-        "2",
-    ),
-    "MetaMathQA": ({"query": "1 + 1?", "response": "2", "type": "GSM"}, "jsonl", "1 + 1?", " 2"),
-    "MATH": ({"problem": "1 + 1?", "level": "1", "solution": "2"}, "jsonl", "1 + 1?", " 2"),
-    "Natural Instructions": ({"input": "1 + 1?", "output": "2"}, "jsonl", "1 + 1?", " 2"),
-    "CNN/DailyMail": ({"article": "Long.", "highlights": "Short.", "id": "a"}, "jsonl", "Long.", " Short."),
-    "SAMSum": ({"id": "a", "dialogue": "A: Long.", "summary": "Short."}, "jsonl", "A: Long.", " Short."),
-    "MMLU": ({"question": "1 + 1?", "choices": ["2", "3"], "answer": 0}, "jsonl", "1 + 1?", " 2"),
-    "ARC": (
-        {"question": "1 + 1?", "choices": {"text": ["3", "2"], "label": ["A", "B"]}, "answerKey": "B"},
-        "jsonl",
-        "1 + 1?",
-        " 2",
-    ),
-    "HellaSwag": ({"ctx": "One and", "endings": ["two", "car"], "label": "0"}, "jsonl", "One and", " two"),
-    "IMDB": ({"text": "Good.", "label": "1"}, "classification", "Good.", None),
-    "SST-2": ({"idx": 3, "sentence": "Good.", "label": "1"}, "classification", "Good.", None),
-    "MNLI": (
-        {"premise": "It rains.", "hypothesis": "Wet.", "label": "0"},
-        "classification",
-        "It rains.",
-        None,
-    ),
-    "QQP": ({"question1": "Rain?", "question2": "Wet?", "label": "0"}, "classification", "Rain?", None),
-    "QNLI": ({"question": "Rain?", "sentence": "Wet.", "label": "0"}, "classification", "Rain?", None),
-    "plain text": ({"text": "It rains."}, "jsonl", "", "It rains."),
+Q, A = "1 + 1?", "2"
+TURNS = [{"role": "user", "content": Q}, {"role": "assistant", "content": A}]
+SAID = [{"from": "human", "value": Q}, {"from": "gpt", "value": A}]
+TEXT = "\n\nHuman: 1 + 1?\n\nAssistant:"
+GENERATED = {
+    # name of the layout: a row, what is asked, what is answered
+    "TRL, prompt and completion": ({"prompt": Q, "completion": " 2"}, Q, " 2"),
+    "TRL, preference": ({"prompt": Q, "chosen": A, "rejected": "3"}, Q, " 2"),
+    "HH-RLHF": ({"chosen": f"{TEXT} 2", "rejected": f"{TEXT} 3"}, TEXT, " 2"),
+    "Alpaca": ({"instruction": "Add.", "input": Q, "output": A}, f"Add.\n\n{Q}", " 2"),
+    "Alpaca without input": ({"instruction": Q, "input": "", "output": A}, Q, " 2"),
+    "GPTeacher": ({"instruction": "Add.", "input": Q, "response": A}, f"Add.\n\n{Q}", " 2"),
+    "Dolly": ({"instruction": "Sum?", "context": Q, "response": A, "category": "qa"}, f"Sum?\n\n{Q}", " 2"),
+    "GSM8K": ({"question": Q, "answer": "#### 2"}, Q, " #### 2"),
+    "MetaMathQA": ({"query": Q, "response": A, "type": "GSM"}, Q, " 2"),
+    "MATH": ({"problem": Q, "level": "1", "solution": A}, Q, " 2"),
+    "Natural Instructions": ({"input": Q, "output": A}, Q, " 2"),
+    "CNN/DailyMail": ({"article": "Long.", "highlights": "Short.", "id": "a"}, "Long.", " Short."),
+    "SAMSum": ({"id": "a", "dialogue": "A: Long.", "summary": "Short."}, "A: Long.", " Short."),
+    "MMLU": ({"question": Q, "choices": [A, "3"], "answer": 0}, Q, " 2"),
+    "ARC": ({"question": Q, "choices": {"text": ["3", A], "label": ["A", "B"]}, "answerKey": "B"}, Q, " 2"),
+    "HellaSwag": ({"ctx": "One and", "endings": ["two", "car"], "label": "0"}, "One and", " two"),
+    "plain text": ({"text": "It rains."}, "", "It rains."),
+}
+CHATS = {
+    "TRL, conversational": {"prompt": TURNS[:1], "completion": TURNS[1:]},
+    "TRL, preference in messages": {"chosen": TURNS, "rejected": TURNS},
+    "UltraFeedback": {"prompt": Q, "chosen": TURNS, "rejected": TURNS[:1]},
+    "OpenAI": {"messages": TURNS},
+    "ShareGPT": {"conversations": SAID},
+    "LLaMA-Factory": {"instruction": Q, "output": A, "system": "Be brief.", "history": [["1?", "1"]]},
+    "OpenOrca": {"id": "a", "system_prompt": "Be brief.", "question": Q, "response": A},
+}
+LABELED = {
+    "IMDB": ({"text": "Good."}, None),
+    "SST-2": ({"idx": 3, "sentence": "Good."}, None),
+    "MNLI": ({"premise": "Good.", "hypothesis": "Wet."}, "Wet."),
+    "QQP": ({"question1": "Good.", "question2": "Wet?"}, "Wet?"),
+    "QNLI": ({"question": "Good.", "sentence": "Wet."}, "Wet."),
 }
 
 
@@ -107,29 +69,30 @@ def task_of(path, columns=None):
     return profile, load(profile, {**options, **extra, "file": str(path)}, needed=())
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_a_public_layout_is_read_without_options(name, tmp_path):
-    row, profile, prompt, response = LAYOUTS[name]
-    rows = [row, {**row, "text": "Bad.", "label": "0"}] if name == "IMDB" else [row]
-    rows += [{**row, "sentence": "Bad.", "label": "0"}] if name == "SST-2" else []
-    if profile == "classification" and len(rows) == 1:
-        rows.append({key: f"{value}!" if key != "label" else "1" for key, value in row.items()})
-    read_by, task = task_of(file_of(tmp_path, *rows))
-    assert read_by == profile
-    if profile == "classification":
-        texts = {example.text: example.text_pair for example in task.examples.all}
-        pairs = {"MNLI": "Wet.", "QQP": "Wet?", "QNLI": "Wet."}
-        assert texts[prompt] == pairs.get(name)
-        return
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_layout_of_prompts_is_read_without_options(name, tmp_path):
+    row, prompt, response = GENERATED[name]
+    read_by, task = task_of(file_of(tmp_path, row))
     (example,) = task.examples.all
-    asked = example.messages[-2][1] if profile == "chat" else example.prompt
-    assert (asked, example.response) == (prompt, response)
+    assert (read_by, example.prompt, example.response) == ("jsonl", prompt, response)
 
 
-def test_system_and_earlier_turns_are_kept(tmp_path):
-    row = LAYOUTS["LLaMA-Factory, Alpaca with history"][0]
-    (example,) = task_of(file_of(tmp_path, row))[1].examples.all
-    assert [role for role, _ in example.messages] == ["system", "user", "assistant", "user", "assistant"]
+@pytest.mark.parametrize("name", CHATS)
+def test_a_layout_of_conversations_is_read_without_options(name, tmp_path):
+    read_by, task = task_of(file_of(tmp_path, CHATS[name]))
+    (example,) = task.examples.all
+    assert (read_by, example.messages[-2:]) == ("chat", (("user", Q), ("assistant", A)))
+    earlier = {"LLaMA-Factory": ["system", "user", "assistant"], "OpenOrca": ["system"]}
+    assert [role for role, _ in example.messages[:-2]] == earlier.get(name, [])
+
+
+@pytest.mark.parametrize("name", LABELED)
+def test_a_layout_of_labels_is_read_without_options(name, tmp_path):
+    row, pair = LABELED[name]
+    others = {key: f"{value}!?" for key, value in row.items()}
+    read_by, task = task_of(file_of(tmp_path, {**row, "label": "0"}, {**others, "label": "1"}))
+    assert read_by == "classification"
+    assert {example.text: example.text_pair for example in task.examples.all}["Good."] == pair
 
 
 @pytest.mark.parametrize(

@@ -454,7 +454,7 @@ def test_what_closes_a_turn_is_trained_and_stops_an_output_where_it_is_not_the_e
     [
         (None, False, "no-chat-template", "has no chat template"),
         (CHATML, True, "chat-template", "does not begin with the token"),
-        ("{{ raise_exception('no system') }}", False, "chat-template", "fails on .* assistant, user: no system"),
+        ("{{ raise_exception('no system') }}", False, "chat-template", "fails on .* user, assistant: no system"),
         (CHATML.replace("{{ m['content'] }}<e>{% endg", "{{ m['content'] | upper }}<e>{% endg"), False, "chat-template",
          "in another way than it is given"),
         ("x" + "{% if add_generation_prompt %}y{% endif %}", False, "chat-template", "in another way"),
