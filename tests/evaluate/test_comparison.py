@@ -1,7 +1,6 @@
 """Records on the disk, and what changes between two of them: from hand-made records alone."""
 
 import hashlib
-import json
 import math
 import shutil
 import tracemalloc
@@ -11,6 +10,7 @@ import adapters_to_compare as data
 import numpy as np
 import pytest
 from adapters_to_compare import tiny_bench
+from data_files import write_jsonl
 
 from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.errors import InputError, UsageError
@@ -59,6 +59,10 @@ def written(number, extracted, answer="7", **changed):
     return GenerationRecord(**{**row, **end, "correct": extracted == answer, "truncated": False, **changed})
 
 
+def cells(change):
+    return change.table.n11, change.table.n10, change.table.n01, change.table.n00
+
+
 def scored(number, loglikelihood, exact, kl=None, flips=None):
     return ScoreRecord(
         id=str(number), prompt_sha256=SHA, response_sha256=SHA, loglikelihood=loglikelihood, n_tokens=2,
@@ -82,29 +86,21 @@ def test_every_cell_of_two_classifiers_is_counted():
     second = [(YES, 1), (NO, 1), (NO, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 0)]
     change = diverge((run(), labels(first)), (run(adapter="b"), labels(second)))
     assert (change.table.n, change.flips) == (7, 3)
-    assert (change.table.n11, change.table.n10, change.table.n01, change.table.n00) == (
-        2,
-        2,
-        1,
-        2,
-    )
+    assert cells(change) == (2, 2, 1, 2)
     per_flip = math.tanh(0.5)  # KL between softmax(0, 1) and softmax(1, 0)
     assert change.kl_per_example == pytest.approx(3 * per_flip / 7)
     spread = np.std([0, per_flip, per_flip, per_flip, 0, 0, 0], ddof=1) / math.sqrt(7)
     assert change.kl_per_example_standard_error == pytest.approx(spread)
     assert diverge((run(), labels(first)), (run(), labels(first))).kl_per_example == 0
+    single = diverge((run(), labels(first[:1])), (run(), labels(second[:1])))
+    assert (single.table.n, single.kl_per_example_standard_error) == (1, None)
 
 
 def test_two_writers_differ_in_answers_and_in_being_right():
     first = [written(0, "7"), written(1, "7"), written(2, "8"), written(3, None), written(4, None)]
     second = [written(0, "7"), written(1, "9"), written(2, "9"), written(3, "7"), written(4, None)]
     change = diverge((run("generation"), first), (run("generation", "b"), second))
-    assert (change.table.n11, change.table.n10, change.table.n01, change.table.n00) == (
-        1,
-        1,
-        1,
-        2,
-    )
+    assert cells(change) == (1, 1, 1, 2)
     assert change.flips == 3
     assert change.kl_per_example is change.kl_per_example_standard_error is None
 
@@ -133,11 +129,6 @@ def test_scores_tell_kl_only_against_their_reference():
         diverge(other, b)
 
 
-def test_a_single_example_has_no_standard_error():
-    change = diverge((run(), labels([(YES, 1)])), (run(), labels([(NO, 1)])))
-    assert (change.table.n, change.kl_per_example_standard_error) == (1, None)
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -155,12 +146,8 @@ def test_what_was_not_evaluated_alike_is_not_compared(changed):
 
 def test_other_examples_are_not_compared():
     rows = labels([(YES, 1), (NO, 1)])
-    for others in (
-        rows[::-1],
-        rows[:1],
-        [rows[0], labeled(1, 0, NO)],
-        [rows[0], labeled(1, 1, NO, text_sha256="1")],
-    ):
+    changed = labeled(1, 0, NO), labeled(1, 1, NO, text_sha256="1")
+    for others in (rows[::-1], rows[:1], *([rows[0], other] for other in changed)):
         with pytest.raises(UsageError, match="examples"):
             diverge((run(), rows), (run(adapter="b"), others))
 
@@ -171,14 +158,8 @@ def test_counts_of_every_kind():
         written(2, "8", truncated=True), written(3, None, stopped_by="length"),
     ]  # fmt: skip
     counts = count(rows)
-    assert (counts.n, counts.correct, counts.cut_off, counts.failed_extractions, counts.truncated) == (
-        4,
-        1,
-        2,
-        2,
-        1,
-    )
-    assert counts.accuracy == 0.25
+    assert (counts.n, counts.correct, counts.accuracy, counts.truncated) == (4, 1, 0.25, 1)
+    assert (counts.cut_off, counts.failed_extractions) == (2, 2)
     assert count([scored(0, -1.0, True), scored(1, -2.0, False)]).correct == 1
     assert math.isnan(count([]).accuracy)
 
@@ -240,11 +221,8 @@ def test_records_of_several_adapters_take_little_memory(tmp_path, kind):
 def causal(tmp_path_factory):
     root = data.writers(tmp_path_factory.mktemp("writers"))
     shutil.copytree(root / "reference", root / "same")
-    rows = [
-        {"prompt": row.prompt, "document": number // 2}
-        for number, row in enumerate(tiny_bench.sums().examples.all)
-    ]
-    (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = enumerate(tiny_bench.sums().examples.all)
+    write_jsonl(root / "prompts.jsonl", ({"prompt": row.prompt, "document": n // 2} for n, row in rows))
     return root
 
 
@@ -283,13 +261,9 @@ def test_groups_with_a_changed_output_are_counted(causal):
 
 
 def test_shrink_decides_by_agreement_without_examples(causal, tmp_path):
-    given = {
-        "base_model": causal / "base",
-        "prompts": causal / "prompts.jsonl",
-        "device": "cpu",
-        "margin": 60,
-    }
-    report = shrink_adapter(causal / "reference", tmp_path / "out", ranks=[2, 1], max_new_tokens=4, **given)
+    given = {"base_model": causal / "base", "prompts": causal / "prompts.jsonl", "device": "cpu"}
+    more = {"ranks": [2, 1], "max_new_tokens": 4, "margin": 60}
+    report = shrink_adapter(causal / "reference", tmp_path / "out", **given, **more)
     assert report.plan.compares == "agreement"
     assert {candidate.kind for candidate in report.candidates} == {"truncated"}
     first = report.candidates[0].result
@@ -305,8 +279,7 @@ def test_prompts_beside_examples_are_refused(causal):
 
 def test_kl_can_be_left_out(causal, tmp_path):
     rows = tiny_bench.sums().examples.all
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": r.prompt, "answer": r.answer}) + "\n" for r in rows))
+    path = write_jsonl(tmp_path / "rows.jsonl", ({"prompt": r.prompt, "answer": r.answer} for r in rows))
     options = {"prompts": None, "data": path, "all_rows": True}
     without = evaluate(causal, "other", **options, no_kl=True, output=tmp_path / "without")
     measured = evaluate(causal, "other", **options, output=tmp_path / "with")

@@ -7,6 +7,7 @@ import pytest
 import tiny_bench
 import torch
 from adapters_to_compare import adapter
+from data_files import write_jsonl
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -43,31 +44,19 @@ def folders(tmp_path_factory):
         {"messages": [{"role": "user", "content": f"film {n}"}, {"role": "assistant", "content": "good"}]}
         for n in range(16)
     ]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(root / "rows.jsonl", rows)
     return root
 
 
 def asked(folders, *names, **given):
-    return evaluate_settings(
-        {
-            "adapters": [folders / name for name in names],
-            "base_model": str(folders / "base"),
-            "data": folders / "rows.jsonl",
-            "device": "cpu",
-            **given,
-        }
-    )
+    data = {"base_model": str(folders / "base"), "data": folders / "rows.jsonl", "device": "cpu"}
+    return evaluate_settings({"adapters": [folders / name for name in names], **data, **given})
 
 
 @pytest.mark.parametrize(
     ("names", "given", "begins", "notes"),
     [
-        (
-            ["own"],
-            {},
-            "very film",
-            ["saved with own; the base's differ (--tokenizer base"],
-        ),
+        (["own"], {}, "very film", ["saved with own; the base's differ (--tokenizer base"]),
         (["own"], {"tokenizer": "adapter"}, "very film", ["saved with own; the base's differ"]),
         (["own"], {"tokenizer": "base"}, "film", []),
         (["same"], {}, "film", ["saved with same; the base's are the same"]),
@@ -92,21 +81,17 @@ def test_an_adapter_without_a_tokenizer_cannot_lend_one(folders):
 
 def test_the_records_belong_to_a_tokenizer_and_the_report_names_it(folders, tmp_path):
     copied = shutil.copytree(folders / "own", tmp_path / "own")
-    given = {
-        "base_model": folders / "base",
-        "data": folders / "rows.jsonl",
-        "device": "cpu",
-        "max_new_tokens": 2,
-    }
-    first = evaluate_adapters([copied], output=tmp_path / "out", **given)
+    given = {"base_model": folders / "base", "data": folders / "rows.jsonl", "output": tmp_path / "out"}
+    given |= {"device": "cpu", "max_new_tokens": 2}
+    first = evaluate_adapters([copied], **given)
     assert "saved with own" in first.notes[0]
     records = tmp_path / "out" / "records" / "own.jsonl"
     before = records.stat().st_mtime_ns
-    evaluate_adapters([copied], output=tmp_path / "out", **given)
+    evaluate_adapters([copied], **given)
     assert records.stat().st_mtime_ns == before
     config = json.loads((copied / "tokenizer_config.json").read_text())
     (copied / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "[UNK]"}))
-    evaluate_adapters([copied], output=tmp_path / "out", **given)
+    evaluate_adapters([copied], **given)
     assert records.stat().st_mtime_ns != before
 
 
@@ -147,9 +132,7 @@ def resized(root, base, **config):
     trained = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     trained.save_pretrained(root / "adapter")
     reader.save_pretrained(root / "adapter")
-    (root / "rows.jsonl").write_text(
-        "".join(f'{{"prompt": "a film {n} is", "answer": "[A]"}}\n' for n in range(8))
-    )
+    write_jsonl(root / "rows.jsonl", ({"prompt": f"a film {n} is", "answer": "[A]"} for n in range(8)))
     return trained.eval()
 
 
@@ -164,23 +147,17 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
     ) as caught:
         read_inputs(evaluate_settings({"adapters": [tmp_path / "adapter"], **given}))
     assert caught.value.code == "vocabulary"
+    calibrated = {"prompts": tmp_path / "rows.jsonl", "base_model": str(base)}
     with pytest.raises(InputError, match="trained with a vocabulary of 33 tokens"):
-        calibration.read_inputs(
-            CalibrateSettings(
-                adapter=tmp_path / "adapter", prompts=tmp_path / "rows.jsonl", base_model=str(base)
-            )
-        )
+        calibration.read_inputs(CalibrateSettings(adapter=tmp_path / "adapter", **calibrated))
     # What the hint says, and then PEFT's own logits.
     assert "resize_token_embeddings(33)" in caught.value.hint
     with quiet():
         larger = AutoModelForCausalLM.from_pretrained(base)
         larger.resize_token_embeddings(33)
         PeftModel.from_pretrained(larger, tmp_path / "adapter").unload().save_pretrained(tmp_path / "larger")
-    inputs = read_inputs(
-        evaluate_settings(
-            {"adapters": [tmp_path / "adapter"], **given, "base_model": str(tmp_path / "larger")}
-        )
-    )
+    given |= {"adapters": [tmp_path / "adapter"], "base_model": str(tmp_path / "larger")}
+    inputs = read_inputs(evaluate_settings(given))
     engine = TransformersEngine.load(inputs.model, device="cpu")
     engine.add("it", tmp_path / "adapter")
     ids = torch.tensor([engine.tokenizer("a film [A] is")["input_ids"]])
