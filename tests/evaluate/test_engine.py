@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_bench
 import torch
+from data_files import write_jsonl
 from evaluating import evaluate_classification, evaluate_generation, evaluate_scores
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -285,15 +286,14 @@ def test_what_can_move_an_answer_moves_the_header(engine, adapter_folders):
     run = header(engine)
     for changed in ({"batch_size": 5}, {"max_new_tokens": 5}, {"stop": ["x"]}, {"max_length": 99}):
         assert not run.same_run_as(header(engine, **changed))
-    other_base = TransformersEngine(llama(seed=1), letters_tokenizer())
-    other_tokenizer = TransformersEngine(llama(), letters_tokenizer(bos=True))
-    half = TransformersEngine(llama().to(torch.bfloat16), letters_tokenizer())
-    eager = TransformersEngine(
-        AutoModelForCausalLM.from_config(llama().config, attn_implementation="eager"), letters_tokenizer()
-    )
-    for changed, field in [
-        (other_base, "base_sha256"), (other_tokenizer, "tokenizer_sha256"), (half, "dtype"), (eager, "attention"),
-    ]:  # fmt: skip
+    eager = AutoModelForCausalLM.from_config(llama().config, attn_implementation="eager")
+    for model, reader, field in [
+        (llama(seed=1), {}, "base_sha256"),
+        (llama(), {"bos": True}, "tokenizer_sha256"),
+        (llama().to(torch.bfloat16), {}, "dtype"),
+        (eager, {}, "attention"),
+    ]:
+        changed = TransformersEngine(model, letters_tokenizer(**reader))
         changed.add("plain", adapter_folders["plain"])
         assert getattr(header(changed), field) != getattr(run, field)
         assert not header(changed).same_run_as(run)
@@ -332,7 +332,6 @@ def evaluate(folder, base, output, **options):
 def test_a_base_in_shards_answers_as_the_same_base_in_one_file(folder, tmp_path):
     shards = sorted((folder / "shards").glob("*.safetensors"))
     assert len(shards) > 2
-    assert (folder / "shards" / "model.safetensors.index.json").is_file()
     whole, parts = (evaluate(folder, base, tmp_path / base) for base in ("base", "shards"))
     for name in ("reference", "other"):
         one, other = (
@@ -368,8 +367,8 @@ def test_auto_takes_what_the_processor_computes_fast(tmp_path, monkeypatch, stor
     half = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=stored)
     half.save_pretrained(tmp_path / "base")
     data.adapter(tmp_path / "adapter", tmp_path / "base", 1, task="CAUSAL_LM")
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(f'{{"prompt": "1 + {n} =", "answer": "{n + 1}"}}\n' for n in range(4)))
+    questions = ({"prompt": f"1 + {n} =", "answer": n + 1} for n in range(4))
+    rows = write_jsonl(tmp_path / "rows.jsonl", questions)
     asked = {"base_model": tmp_path / "base", "data": rows, "max_new_tokens": 2, "device": "cpu"}
     expected = "bfloat16" if (stored, instructions) == ("bfloat16", True) else "float32"
     report = evaluate_adapters([tmp_path / "adapter"], **asked)

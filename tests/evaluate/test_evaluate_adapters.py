@@ -1,7 +1,6 @@
 """`evaluate_adapters`: counts against transformers and PEFT themselves; what is used again; what is refused."""
 
 import csv
-import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +9,7 @@ import adapters_to_compare as data
 import numpy as np
 import pytest
 import torch
+from data_files import write_jsonl
 from killing import program
 from peft import PeftModel
 from scipy.special import log_softmax
@@ -49,20 +49,13 @@ def rows_of(report):
 
 def test_spellings_and_documents_count_as_groups(folder, tmp_path):
     with (folder / "rows.csv").open(encoding="utf-8", newline="") as file:
-        rows = [{"text": row["text"], "label": row["label"]} for row in csv.DictReader(file)]
-    labels = {row["label"] for row in rows}
-    several = [
+        rows = list(csv.DictReader(file))
+    several = (
         {**row, "text": text, "document": f"d{place // 4}"}
         for place, row in enumerate(rows)
         for text in (row["text"], f"{row['text']} !")
-    ]
-    path = tmp_path / "several.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["text", "label", "document"])
-        writer.writeheader()
-        writer.writerows(several)
-    assert len(labels) > 1
-    output = tmp_path / "out"
+    )
+    path, output = write_jsonl(tmp_path / "several.jsonl", several), tmp_path / "out"
     settings = {"data": path, "all_rows": True, "margin": 20}
     alone = evaluate(folder, "reference", "other", margin=20, all_rows=True)
     spelled = evaluate(folder, "reference", "other", **settings, output=output)
@@ -115,9 +108,8 @@ def test_every_row_counts_what_peft_answers(folder, tmp_path):
         flipped = (logits[name].argmax(1) != logits["reference"].argmax(1)).sum()
         assert (row.change.flipped_examples, row.change.kl_per_token) == (flipped, row.change.kl_per_example)
     assert {row.grade for row in report.candidates} <= {"B", "C", "D"}
-    assert rows_of(report)["patterns"].params_saved == pytest.approx(
-        0.25
-    )  # one of two layers at half the rank
+    saved = rows_of(report)["patterns"].params_saved  # one of two layers at half the rank
+    assert saved == pytest.approx(0.25)
     assert EvaluationReport.read(tmp_path / "out" / "evaluation.json") == report
 
 
@@ -166,19 +158,16 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
     assert line.split()[-1] == f"{change.flipped_examples}"
     assert "KL/token" in shown
     files = [file.path for row in report.adapters for file in row.records]
-    assert files == [
-        "records/reference.jsonl", "records/other.jsonl", "records/other.scores.jsonl", "records/base.jsonl",
-        "records/base.scores.jsonl",
-    ]  # fmt: skip
+    names = ["reference", "other", "other.scores", "base", "base.scores"]
+    assert files == [f"records/{name}.jsonl" for name in names]
     assert read_records(tmp_path / "out" / files[1]).run.n == len(examples)
 
 
 def test_several_claims_are_adjusted_and_the_order_of_candidates_changes_no_grade(folder):
     there = evaluate(folder, "reference", "other", "dora", margin="30")
     back = evaluate(folder, "reference", "dora", "other", margin="30")
-    assert {row.name: row.grade for row in there.candidates} == {
-        row.name: row.grade for row in back.candidates
-    }
+    grades = [{row.name: row.grade for row in report.candidates} for report in (there, back)]
+    assert grades[0] == grades[1]
     smallest = min(there.candidates, key=lambda row: row.bounds.p_value)
     assert smallest.adjusted_p == pytest.approx(min(1.0, 2 * smallest.bounds.p_value))
     alone = evaluate(folder, "reference", smallest.name, margin="30")
@@ -328,17 +317,13 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
 
 
 def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp_path):
-    choices = [
-        {"prompt": f"{place} is", "choices": ["good", "bad", "plot"], "answer": place % 3}
-        for place in range(8)
-    ]
     turns = [("user", "a film"), ("assistant", "good"), ("user", "a plot"), ("assistant", "bad")]
-    chats = [
-        {"messages": [{"role": role, "content": f"{text} {place}"} for role, text in turns]}
-        for place in range(8)
-    ]
-    for name, rows in (("choices", choices), ("chats", chats)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = {
+        "choices": lambda n: {"prompt": f"{n} is", "choices": ["good", "bad", "plot"], "answer": n % 3},
+        "chats": lambda n: {"messages": [{"role": role, "content": f"{text} {n}"} for role, text in turns]},
+    }
+    for name, row in rows.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", map(row, range(8)))
     shutil.copytree(causal / "base", tmp_path / "base")
     tokenizer = data.tiny_bench.tokenizer()
     tokenizer.chat_template = (
@@ -346,21 +331,14 @@ def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp
     )
     tokenizer.save_pretrained(tmp_path / "base")
     for name, task in (("choices", "jsonl"), ("chats", "chat")):
-        report = evaluate_adapters(
-            [causal / "reference", causal / "other"], base_model=tmp_path / "base",
-            data=tmp_path / f"{name}.jsonl", device="cpu", max_new_tokens=3,
-        )  # fmt: skip
+        given = {"base_model": str(tmp_path / "base"), "data": tmp_path / f"{name}.jsonl"}
+        adapters = [causal / "reference", causal / "other"]
+        report = evaluate_adapters(adapters, **given, device="cpu", max_new_tokens=3)
         assert (report.task, report.examples) == (task, 8)  # of a conversation its last turn alone
         assert report.candidates[0].grade in ("B", "C", "D")
         assert report.candidates[0].change.kl_per_example > 0
         assert (report.adapters[0].cut_off is None) == (name == "choices")
-        inputs = read_inputs(
-            EvaluateSettings(
-                adapters=(causal / "reference",),
-                base_model=str(tmp_path / "base"),
-                data=tmp_path / f"{name}.jsonl",
-            )
-        )
+        inputs = read_inputs(EvaluateSettings(adapters=adapters[:1], **given))
         assert forecast_evaluation(inputs).batch_bytes > 0
 
 

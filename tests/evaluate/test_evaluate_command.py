@@ -125,12 +125,8 @@ def test_a_wrong_command_says_what_to_do(arguments, more, code, words, capsys):
 
 
 def test_options_are_read_as_yaml_reads_them():
-    assert options_of(["a=1", "b=[x, y]", "c=d=e", "f=true"]) == {
-        "a": 1,
-        "b": ["x", "y"],
-        "c": "d=e",
-        "f": True,
-    }
+    expected = {"a": 1, "b": ["x", "y"], "c": "d=e", "f": True}
+    assert options_of(["a=1", "b=[x, y]", "c=d=e", "f=true"]) == expected
     with pytest.raises(UsageError):
         options_of(["=1"])
 
@@ -154,14 +150,8 @@ ROWS = [{"prompt": f"{first} {second} is", "answer": first} for first in WORDS f
 
 
 def evaluate(causal, texts, output, **more):
-    given = {
-        "base_model": causal / "base",
-        "data": ROWS,
-        "guards": {"general": f"text:{texts}"},
-        "device": "cpu",
-        "max_new_tokens": 2,
-        "no_ledger": True,
-    }
+    given = {"base_model": causal / "base", "data": ROWS, "guards": {"general": f"text:{texts}"}}
+    given |= {"device": "cpu", "max_new_tokens": 2, "no_ledger": True}
     return evaluate_adapters([causal / "reference", causal / "other"], output=output, **{**given, **more})
 
 
@@ -304,13 +294,8 @@ def test_each_set_has_its_name_source_scorer_and_margin(tmp_path, monkeypatch):
         ("notes", Path("notes.txt"), None, {"scorer": "nll"}, "2%"),
         ("other", Path("general.jsonl"), None, {"scorer": "contains"}, None),
     ]
-    assert [each.settings.columns for each in sets_of(settings)] == [
-        {"prompt": "Q"},
-        {},
-        {},
-        {"prompt": "question"},
-    ]
-    assert [each.settings.group for each in sets_of(settings)] == [None, None, None, "doc"]
+    more = [(each.settings.columns, each.settings.group) for each in sets_of(settings)]
+    assert more == [({"prompt": "Q"}, None), ({}, None), ({}, None), ({"prompt": "question"}, "doc")]
     assert settings_of(data=["task=mine.jsonl"]).data == Path("mine.jsonl")  # a single set stays one
 
 
@@ -351,14 +336,12 @@ def test_killed_and_run_again_every_set_ends_with_the_same_bytes(prepared, tmp_p
         {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in ("whole", "killed")
     )
-    timed = {
-        path
-        for path in whole
-        if path.suffix == ".json" and ("evaluation" in path.stem or path.name == DIGESTS)
-    }
-    assert {path: whole[path] for path in whole.keys() - timed} == {
-        path: killed[path] for path in killed.keys() - timed
-    }
+    for path in [*whole]:
+        if path.suffix == ".json" and (
+            "evaluation" in path.stem or path.name == DIGESTS
+        ):  # they tell the time
+            del whole[path], killed[path]
+    assert whole == killed
     joint = [
         EvaluationSetsReport.read(tmp_path / name / "evaluation_sets.json") for name in ("whole", "killed")
     ]
