@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,25 +64,52 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
     _check_usage(paths, given, out)
     # One BLAS thread for each of ours; numpy would start more, which spin for a while, before blas.py stops them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from gradience.audit.adapter import audit_adapter
 
-    def measure(path: str, label: str) -> AuditReport:
-        from gradience.audit.adapter import audit_adapter
+    base = {} if inputs.base_model is None else _base(inputs.base_model)
+    reports: list[tuple[str, AuditReport]] = []
+    troubles: list[GradienceError] = []
+    for number, path in enumerate(paths, start=1):
+        label = path if len(paths) == 1 else f"{path} ({number} of {len(paths)})"
+        try:
+            report = out.run(
+                audit_adapter, settings_of(AuditSettings, {"path": path, **base, **given}), label
+            )
+        except GradienceError as error:
+            if len(paths) == 1:
+                raise
+            show_error(str(error), error.hint)
+            troubles.append(error)
+            continue
+        reports.append((path, report))
+        if out.json:
+            print_json(report)
+    if reports:
+        out.save_page(*(report for _, report in reports))
+    if reports and not (out.json or out.quiet):
+        _print_screen(reports, out, table=len(paths) > 1)
+    for path, report in reports:
+        if incomplete := _incomplete(report, path, layers=out.layers):
+            show_error(str(incomplete), incomplete.hint)
+            troubles.append(incomplete)
+    return max((trouble.exit_code for trouble in troubles), default=0)
 
-        base = {} if inputs.base_model is None else _base(inputs.base_model)
-        return out.run(audit_adapter, settings_of(AuditSettings, {"path": path, **base, **given}), label)
 
-    if len(paths) > 1:
-        return _several(paths, measure, out)
-    report = measure(paths[0], paths[0])
-    out.save_page(report)
-    incomplete = _incomplete(report, paths[0], layers=out.layers)
-    if out.suggest_per_layer and not out.json:
-        _print_config(report, paths[0])
+def _print_screen(reports: Sequence[tuple[str, AuditReport]], out: AuditOutput, *, table: bool) -> None:
+    """Print the audit of one adapter or its LoraConfig, or a table of several, which their paths tell apart."""
+    from gradience.files.shared_names import given_text
+    from gradience.reports.audit import audits_blocks
+    from gradience.reports.base import terminal
+
+    path, report = reports[0]
+    if table:
+        named = [(one, one.adapter.model_copy(update={"path": given_text(path)})) for path, one in reports]
+        rows = [one.model_copy(update={"adapter": adapter}) for one, adapter in named]
+        print_screen(terminal.render, audits_blocks(rows))
+    elif out.suggest_per_layer:
+        _print_config(report, path)
     else:
-        out.print(report, paths, out.top_wasteful)
-    if incomplete:
-        raise incomplete
-    return 0
+        out.print(report, [path], out.top_wasteful)
 
 
 def _base(name: str) -> dict[str, Any]:
@@ -92,47 +119,6 @@ def _base(name: str) -> dict[str, Any]:
 
     folder = locate(ModelSettings(name=name), ("*.safetensors", "*.json")).folder
     return {"base": folder, "base_name": name}
-
-
-def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], out: AuditOutput) -> int:
-    """Audit each path in the order given, past those that fail, and return the highest exit code.
-
-    With --json each report is printed as soon as it is there, and kept for a page only.
-    """
-    from gradience.files.shared_names import given_text
-
-    reports: list[AuditReport] = []
-    troubles: list[GradienceError] = []
-    for_page: list[AuditReport] = []
-    for number, path in enumerate(paths, start=1):
-        try:
-            report = measure(path, f"{path} ({number} of {len(paths)})")
-        except GradienceError as error:
-            show_error(str(error), error.hint)
-            troubles.append(error)
-            continue
-        incomplete = _incomplete(report, path)
-        troubles += [incomplete] if incomplete else []
-        for_page += [report] if out.html is not None else []
-        if out.json:
-            print_json(report)
-            if incomplete:
-                show_error(str(incomplete), incomplete.hint)
-        else:  # on the screen the paths tell the adapters apart
-            shown = report.adapter.model_copy(update={"path": given_text(path)})
-            reports.append(report.model_copy(update={"adapter": shown}))
-    if for_page:
-        out.save_page(*for_page)
-    if reports and not out.quiet:
-        from gradience.reports.audit import audits_blocks
-        from gradience.reports.base import terminal
-
-        print_screen(terminal.render, audits_blocks(reports))
-    if not out.json:
-        for trouble in troubles:
-            if isinstance(trouble, IncompleteError):
-                show_error(str(trouble), trouble.hint)
-    return max((trouble.exit_code for trouble in troubles), default=0)
 
 
 def _check_usage(paths: Sequence[str], given: Mapping[str, Any], out: AuditOutput) -> None:
