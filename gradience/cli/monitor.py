@@ -15,7 +15,7 @@ class MonitorOutput(PageOutput):
     """Output."""
 
     verbose: Annotated[bool, Flag(short="-v")] = False
-    """Also show evidence, sources, gradients and module families."""
+    """Also show evidence, sources and gradients."""
     fail_on: Annotated[Literal["warning", "error"] | None, Flag("SEVERITY")] = None
     """Exit with 1 on an alert of at least this severity."""
 

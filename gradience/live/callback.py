@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -62,33 +61,6 @@ def guarded(hook: Hook) -> Hook:
     return safe  # type: ignore[return-value]
 
 
-class Speed:
-    """Steps per second since the log before; evaluations and measurements are taken out."""
-
-    def __init__(self, step: int = 0) -> None:
-        """step: the one at which training begins, now."""
-        self._restart(step)
-
-    def _restart(self, step: int) -> None:
-        self._began, self._step, self._apart = time.perf_counter(), step, 0.0
-
-    def leave_out(self, seconds: float) -> None:
-        """Take out `seconds` since the last log that went into something else."""
-        self._apart += seconds
-
-    def at(self, step: int, sequences_per_step: int) -> dict[str, float]:
-        """Return `steps_per_second` and `samples_per_second` until now, and begin again; nothing without a step."""
-        seconds = time.perf_counter() - self._began - self._apart
-        steps = step - self._step
-        self._restart(step)
-        if seconds <= 0 or steps <= 0:
-            return {}
-        return {
-            "steps_per_second": round(steps / seconds, 4),
-            "samples_per_second": round(steps * sequences_per_step / seconds, 3),
-        }
-
-
 class GradienceCallback(TrainerCallback):
     """Writes run.jsonl next to the checkpoints: configuration, losses, evaluations, and live LoRA spectra.
 
@@ -134,7 +106,6 @@ class GradienceCallback(TrainerCallback):
         self._training = False
         self._logs = 0
         self._measured_at = -1
-        self._speed = Speed()
         self._recent_losses: list[float] = []
         self._end: dict[str, Any] = {}
 
@@ -163,7 +134,6 @@ class GradienceCallback(TrainerCallback):
             "data": {"train_rows": len(rows) if hasattr(rows, "__len__") else None},
         }
         run.start(config, meta=_versions(), resumed_from_step=resumed)
-        self._speed = Speed(state.global_step)
         self._training = True
         self._left = weakref.finalize(self, _record_left_run, run)
         if self._spectra_every:
@@ -185,7 +155,7 @@ class GradienceCallback(TrainerCallback):
             return
         numbers = {key: float(value) for key, value in kwargs["logs"].items() if is_number(value)}
         if "loss" in numbers:
-            self._log_step(args, state, numbers)
+            self._log_step(state, numbers)
         elif "train_runtime" in numbers:
             # The Trainer's last log. Trackers close their runs in on_train_end, before this callback's
             # turn comes, so the last measurement has to be made here.
@@ -206,7 +176,6 @@ class GradienceCallback(TrainerCallback):
         values = {
             key.removeprefix(f"{split}_"): float(value) for key, value in metrics.items() if is_number(value)
         }
-        self._speed.leave_out(values.get("runtime", 0.0))
         loss = values.get("loss")
         method = method_of(class_names(state), rewarded=not REWARDS.isdisjoint(values))
         if (
@@ -252,11 +221,10 @@ class GradienceCallback(TrainerCallback):
             self._run_id = self._run.run_id
         return self._run
 
-    def _log_step(self, args: TrainingArguments, state: TrainerState, numbers: dict[str, float]) -> None:
+    def _log_step(self, state: TrainerState, numbers: dict[str, float]) -> None:
         assert self._run is not None  # on_log has looked
         values = {STEP_FIELDS.get(key, key): value for key, value in numbers.items()}
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self._run.train_step(state.global_step, **values, **self._speed.at(state.global_step, batch))
+        self._run.train_step(state.global_step, **values)
         self._recent_losses.append(numbers["loss"])
         self._logs += 1
         due = self._logs == 1 or self._logs % self._spectra_every == 0
@@ -266,12 +234,10 @@ class GradienceCallback(TrainerCallback):
     def _measure(self, step: int) -> None:
         assert self._run is not None  # only called while a run is open ...
         assert self._tracker is not None  # ... and has LoRA modules
-        started = time.perf_counter()
-        snapshot = self._tracker.measure(step)
+        metrics = self._tracker.measure(step).to_metrics()
         self._measured_at = step
-        self._run.metrics("lora_spectra", step, snapshot.to_metrics())
-        self._send(chart_values(snapshot), step)
-        self._speed.leave_out(time.perf_counter() - started)
+        self._run.metrics("lora_spectra", step, metrics)
+        self._send(chart_values(metrics["summary"]), step)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
         """To every tracker; one that fails is left out from then on, the others and run.jsonl go on."""

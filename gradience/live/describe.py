@@ -20,17 +20,13 @@ LANGUAGE_CLASSES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "F
 def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
     """Return the `config` of `run_start`."""
     base = _base(model)
-    checkpointing = ("activation_checkpointing", "gradient_checkpointing")  # renamed within transformers 5
     return {
         "model_name": base["name"],
-        "dataset_name": None,
         "task_profile": task_type(model),
         "optimizer": {
             "name": _name(args.optim),
             "lr": args.learning_rate,
             "weight_decay": args.weight_decay,
-            "betas": [args.adam_beta1, args.adam_beta2],
-            "eps": args.adam_epsilon,
         },
         "lora": _lora(model),
         "training": {
@@ -47,7 +43,6 @@ def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module)
             "schedule": _name(args.lr_scheduler_type),
             "warmup_steps": args.get_warmup_steps(state.max_steps),
             "max_grad_norm": args.max_grad_norm,
-            "gradient_checkpointing": any(getattr(args, name, False) for name in checkpointing),
             "logging_steps": args.logging_steps,
             "evaluation": _name(args.eval_strategy),
             "logging_nan_inf_filter": args.logging_nan_inf_filter,
@@ -77,7 +72,6 @@ def _lora(model: nn.Module) -> dict[str, Any] | None:
         "peft_type": _name(config.peft_type),
         "r": r,
         "alpha": alpha,
-        "alpha_over_r": alpha / r if r and alpha is not None else None,
         "scale": scale_of(alpha, r, use_rslora=rslora) if r and alpha is not None else None,
         "target_modules": sorted(targets) if isinstance(targets, (set, list, tuple)) else targets,
         "dropout": getattr(config, "lora_dropout", None),
@@ -106,8 +100,6 @@ def _base(model: nn.Module) -> dict[str, Any]:
             "name": "QLoRA" if bits == 4 else "LoRA on a quantized base",
             "method": _name(values.get("quant_method")),
             "bits": bits,
-            "type": values.get("bnb_4bit_quant_type"),
-            "double": values.get("bnb_4bit_use_double_quant"),
         }
     return {
         "name": read("_name_or_path") or read("model_type"),

@@ -7,17 +7,12 @@ integrations do that, and this joins the run that they opened. Tags begin with `
 import importlib
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradience.live import Snapshot
-
-MAX_CHARTS = 12
-OVERALL = ("energy_rank_90_p50", "energy_rank_90_p90", "stable_rank_median", "utilization_median", "fro_norm")
-BY_FAMILY = "energy_rank_90_p90"
-MAX_TAG = 200
+CHARTS = ("energy_rank_90_p50", "energy_rank_90_p90", "stable_rank_median", "utilization_median", "fro_norm")
+"""Numbers of a measurement that are worth a chart, over all modules."""
 
 
 class Sink(NamedTuple):
@@ -29,23 +24,12 @@ class Sink(NamedTuple):
     """Release what this sink opened itself: most have nothing of their own, since the run is the Trainer's."""
 
 
-def chart_values(snapshot: Snapshot) -> dict[str, float]:
-    """Return the numbers of one measurement worth a chart, at most twelve: overall, and k@90 of the first families.
-
-    Module names come from the model's author, and trackers render them on their own pages: in a family's tag, what
-    is no letter, digit, dot, star or hyphen becomes `_`.
-    """
-    metrics = snapshot.to_metrics()
-    families: Mapping[str, Mapping[str, Any]] = metrics["by_family"]  # type: ignore[assignment]
-    summary: Mapping[str, Any] = metrics["summary"]  # type: ignore[assignment]
-    charts = {key: summary[key] for key in OVERALL}
-    for family in list(families)[: MAX_CHARTS - len(OVERALL)] if len(families) > 1 else []:
-        tag = re.sub(r"[^\w.*-]", "_", family)[:MAX_TAG]
-        charts[f"{tag}/{BY_FAMILY}"] = families[family][BY_FAMILY]
+def chart_values(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of the summary of a measurement that are worth a chart, by their tags."""
     return {
-        f"gradience/{key}": float(value)
-        for key, value in charts.items()
-        if value is not None and math.isfinite(value)
+        f"gradience/{key}": float(summary[key])
+        for key in CHARTS
+        if summary[key] is not None and math.isfinite(summary[key])
     }
 
 

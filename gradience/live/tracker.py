@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from gradience.adapters.families import family_of, module_type
+from gradience.adapters.families import module_type
 from gradience.errors import InputError
 from gradience.live.pairs import (
     LivePair,
@@ -32,17 +32,13 @@ class Snapshot:
     moved: int | None
     """Modules whose k@90 differs from the measurement before; None for the first."""
 
-    def to_metrics(self) -> dict[str, object]:
-        """Return the `lora_spectra` record of run.jsonl: a summary, by family, and one column per measure.
+    def to_metrics(self) -> dict[str, Any]:
+        """Return the `lora_spectra` record of run.jsonl: a summary, and one column per measure.
 
         The columns follow the order of names in the `lora_modules` record before it.
         """
-        families: dict[str, list[ModuleSpectrum]] = {}
-        for module in self.modules:
-            families.setdefault(family_of(module.name), []).append(module)
         return {
             "summary": summarize(self.modules) | {"k90_moved": self.moved, "seconds": round(self.seconds, 4)},
-            "by_family": {name: summarize(group) for name, group in families.items()},
             "stable_rank": [digits(module.stable_rank) for module in self.modules],
             "energy_rank_90": [module.energy_rank_90 for module in self.modules],
             "utilization": [digits(module.utilization, 4) for module in self.modules],

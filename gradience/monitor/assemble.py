@@ -1,6 +1,5 @@
 """Facts -> RunReport: nothing is decided here, everything is laid out."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -10,8 +9,7 @@ from gradience.monitor import rules
 from gradience.monitor.facts import (
     RunFacts,
     RunSetup,
-    Split,
-    SplitEvaluation,
+    finite,
     read_setup,
 )
 from gradience.monitor.rules import MonitoredRun
@@ -21,7 +19,6 @@ from gradience.reports.monitor import (
     Curve,
     CurvePoint,
     EvaluationPoint,
-    FamilyUse,
     Outcome,
     RankUse,
     RankUsePoint,
@@ -32,9 +29,8 @@ from gradience.reports.monitor import (
 )
 from gradience.telemetry import Record, TelemetryReader
 from gradience.telemetry.rank_series import settled_since
-from gradience.telemetry.records import Json
 
-USE_KEYS = tuple(name for name in FamilyUse.model_fields if name != "modules")
+USE_KEYS = tuple(name for name in RankUsePoint.model_fields if name != "step")
 AUDIT_KEYS = (
     "stable_rank_mean",
     "stable_rank_median",
@@ -68,12 +64,20 @@ def run_report(
         resumed_from=tuple(facts.resumed_from),
         started=facts.started,
         seconds=facts.seconds,
-        samples_per_second=facts.speed.median(),
+        samples_per_second=finite(facts.end.number("train_samples_per_second")) if facts.end else None,
         setup=Setup(**shown | {"model": setup.model and path_text(setup.model)}),
         loss=_curve(facts.loss),
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
-        evaluations={name: _split(split, setup) for name, split in facts.splits.items()},
+        evaluations={
+            name: SplitReport(
+                count=split.count,
+                best=_evaluation(split.best, setup),
+                last=_evaluation(split.last, setup),
+                loss=_curve(split.losses),
+            )
+            for name, split in facts.splits.items()
+        },
         rank_use=_rank_use(facts),
         audits=tuple(_audit(record) for record in facts.audits),
         alerts=tuple(
@@ -116,7 +120,7 @@ def _curve(series: Series) -> Curve:
         nonfinite=series.nonfinite,
         first_nonfinite_step=series.first_nonfinite_step,
         first=series.first,
-        last=_finite(series.last),
+        last=finite(series.last),
         low=low.low if low else None,
         low_step=low.low_step if low else None,
         high=high.high if high else None,
@@ -127,35 +131,12 @@ def _curve(series: Series) -> Curve:
     )
 
 
-def _split(split: Split, setup: RunSetup) -> SplitReport:
-    return SplitReport(
-        count=split.count,
-        best=_evaluation(split.best, setup),
-        last=_evaluation(split.last, setup),
-        loss=_curve(split.losses),
-    )
-
-
-def _evaluation(evaluation: SplitEvaluation | None, setup: RunSetup) -> EvaluationPoint | None:
-    """A perplexity only if the loss is a cross-entropy, a gap only if losses compare."""
-    if evaluation is None:
-        return None
-    loss, metrics = _finite(evaluation.loss), evaluation.metrics
-    train_loss = _finite(evaluation.train_loss) if setup.method != "reinforcement" else None
-    perplexity = metrics.get("ppl", metrics.get("perplexity")) if setup.method == "supervised" else None
-    shown = ("loss", "ppl", "perplexity", "train_loss", "gap")
-    return EvaluationPoint(
-        step=evaluation.step,
-        loss=loss,
-        perplexity=_finite(perplexity),
-        train_loss=train_loss,
-        gap=loss - train_loss if loss is not None and train_loss is not None else None,
-        metrics={k: v for k, v in metrics.items() if k not in shown and math.isfinite(v)},
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _evaluation(evaluation: EvaluationPoint | None, setup: RunSetup) -> EvaluationPoint | None:
+    """Return what means something: a perplexity if the loss is a cross-entropy, a gap if losses compare."""
+    if evaluation is None or setup.method == "supervised":
+        return evaluation
+    hidden = ("perplexity", "train_loss", "gap") if setup.method == "reinforcement" else ("perplexity",)
+    return evaluation.model_copy(update=dict.fromkeys(hidden))
 
 
 def _rank_use(facts: RunFacts) -> RankUse | None:
@@ -173,22 +154,11 @@ def _rank_use(facts: RunFacts) -> RankUse | None:
         untrained=int(last.summary.get("untrained", 0)),
         nonfinite=int(last.summary.get("nonfinite", 0)),
         settled_since=settled_since(facts.recent),
-        points=tuple(RankUsePoint(step=point.step, **_use(point.summary)) for point in points),
-        families={
-            name: FamilyUse(modules=int(_number(values, "modules") or 0), **_use(values))
-            for name, values in facts.families.items()
-            if isinstance(values, Mapping)
-        },
+        points=tuple(
+            RankUsePoint(step=point.step, **{key: point.summary.get(key) for key in USE_KEYS})
+            for point in points
+        ),
     )
-
-
-def _number(values: Mapping[str, float] | Mapping[str, Json], key: str) -> float | None:
-    value = values.get(key)
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _use(values: Mapping[str, float] | Mapping[str, Json]) -> dict[str, float | None]:
-    return {key: _number(values, key) for key in USE_KEYS}
 
 
 def _audit(record: Record) -> dict[str, int | float | str | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gradience.arguments import is_number, positive_integer
 from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.monitor.series import Series
-from gradience.reports.monitor import Setup
+from gradience.reports.monitor import EvaluationPoint, Setup
 from gradience.telemetry import Record
 from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
 from gradience.telemetry.records import Json
@@ -18,17 +18,8 @@ MAX_POINTS = 256
 MAX_AUDITS = 50
 """Appended audits that are kept; the rest is counted."""
 MAX_SPLITS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class SplitEvaluation:
-    """One evaluation on one split."""
-
-    step: int
-    loss: float | None
-    train_loss: float | None
-    """Mean training loss since the evaluation before."""
-    metrics: Mapping[str, float]
+SHOWN = ("loss", "ppl", "perplexity", "train_loss", "gap")
+"""Metrics of an evaluation that are fields of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +35,8 @@ class Split:
     """All evaluations on one split."""
 
     losses: Series = field(default_factory=Series)
-    last: SplitEvaluation | None = None
-    best: SplitEvaluation | None = None
+    last: EvaluationPoint | None = None
+    best: EvaluationPoint | None = None
     """The one with the smallest loss."""
     count: int = 0
 
@@ -76,7 +67,6 @@ class RunFacts:
     """Losses that the Trainer's filter logged as 0 because they were NaN; `loss` counts them as not finite."""
     grad_norm: Series = field(default_factory=Series)
     lr: Series = field(default_factory=Series)
-    speed: Series = field(default_factory=Series)
     rewarded: bool = False
     """True if a reward or a KL was logged, as in reinforcement learning."""
     splits: dict[str, Split] = field(default_factory=dict)
@@ -86,8 +76,6 @@ class RunFacts:
     """Measurements over time; every second, fourth … one of them in a long run."""
     last_spectra: SpectraPoint | None = None
     recent: deque[RankPoint] = field(default_factory=lambda: deque(maxlen=SETTLED_INTERVALS + 1))
-    families: Mapping[str, Json] = field(default_factory=dict)
-    """`by_family` of the last spectra."""
     nonfinite_modules: int = 0
     audits: list[Record] = field(default_factory=list)
     not_kept: int = 0
@@ -127,7 +115,7 @@ class RunFacts:
 
     def _forget_after(self, step: int) -> None:
         """Discard values after `step`: a run resumed from that checkpoint repeats and logs them again."""
-        for series in (self.loss, self.grad_norm, self.lr, self.speed):
+        for series in (self.loss, self.grad_norm, self.lr):
             series.drop_after(step)
         self.hidden_losses = min(self.hidden_losses, self.loss.nonfinite)
         self.spectra = [point for point in self.spectra if point.step <= step]
@@ -146,9 +134,6 @@ class RunFacts:
                 value = math.nan
             if value is not None:
                 series.add(step, value)
-        speed = record.data.get("samples_per_second")
-        if isinstance(speed, (int, float)):
-            self.speed.add(step, speed)
         self.rewarded = self.rewarded or not REWARDS.isdisjoint(record.data)
 
     def _is_hidden(self, record: Record) -> bool:
@@ -167,14 +152,23 @@ class RunFacts:
         numbers = {key: record.number("metrics", key) for key in record.mapping("metrics")}
         metrics = {key: value for key, value in numbers.items() if value is not None}
         step = record.step if record.step is not None else self.last_step or 0
-        train_loss = metrics.get("train_loss", self.loss.last)
-        evaluation = SplitEvaluation(step, metrics.get("loss"), train_loss, metrics)
-        split.last = evaluation
-        if evaluation.loss is not None:
-            split.losses.add(step, evaluation.loss)
-            best = None if split.best is None else split.best.loss
-            if math.isfinite(evaluation.loss) and (best is None or evaluation.loss < best):
-                split.best = evaluation
+        loss, train_loss = metrics.get("loss"), finite(metrics.get("train_loss", self.loss.last))
+        if loss is not None:
+            split.losses.add(step, loss)
+        loss = finite(loss)
+        split.last = EvaluationPoint(
+            step=step,
+            loss=loss,
+            perplexity=finite(metrics.get("ppl", metrics.get("perplexity"))),
+            train_loss=train_loss,
+            gap=None if loss is None or train_loss is None else loss - train_loss,
+            metrics={
+                key: value for key, value in metrics.items() if key not in SHOWN and math.isfinite(value)
+            },
+        )
+        best = split.best.loss if split.best else None
+        if loss is not None and (best is None or loss < best):
+            split.best = split.last
 
     def _metrics(self, record: Record) -> None:
         kind = record.text("kind")
@@ -206,11 +200,14 @@ class RunFacts:
                 del self.spectra[1::2]
                 self._spectra_stride *= 2
         self._spectra_seen += 1
-        families = metrics.get("by_family")
-        self.families = families if isinstance(families, Mapping) else {}
         point = rank_point(step, self.modules.get("r"), metrics.get("energy_rank_90"))
         if point is not None:
             self.recent.append(point)
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value; None if it is NaN or infinite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:

@@ -114,27 +114,16 @@ class SplitReport(Part):
     loss: Curve
 
 
-class Use(Part):
-    """Use of rank, over modules."""
+class RankUsePoint(Part):
+    """Use of rank at one step, over modules."""
 
+    step: int
     energy_rank_90_p50: Float12 | None = None
     energy_rank_90_p90: Float12 | None = None
     stable_rank_median: Float12 | None = None
     utilization_median: Float12 | None = None
     fro_norm: Float12 | None = None
     """√Σ‖ΔW‖_F² over modules."""
-
-
-class RankUsePoint(Use):
-    """Use of rank at one step."""
-
-    step: int
-
-
-class FamilyUse(Use):
-    """Use of rank in one family of modules, at the last measurement."""
-
-    modules: int
 
 
 class RankUse(Part):
@@ -148,7 +137,6 @@ class RankUse(Part):
     settled_since: int | None
     """The step since which k@90 is constant; null if it still changes, or with too few measurements."""
     points: tuple[RankUsePoint, ...]
-    families: dict[str, FamilyUse]
 
 
 class Setup(Part):
@@ -205,6 +193,7 @@ class RunReport(Part):
     seconds: Float12 | None
     """Duration from a monotonic clock."""
     samples_per_second: Float12 | None
+    """Of the whole training, evaluations included, as the Trainer counts them; null before its end."""
     setup: Setup
     loss: Curve
     grad_norm: Curve
@@ -243,7 +232,7 @@ class MonitorReport(Report):
         return monitor_blocks(self)
 
     def screen(self, view: View) -> Document:
-        """Return the screen. full: also gradient norm, learning rate, families, evidence and sources."""
+        """Return the screen. full: also gradient norm, learning rate, evidence and sources."""
         return monitor_blocks(self, verbose=view.full)
 
 
@@ -276,14 +265,14 @@ RANK_SERIES = {
 def monitor_blocks(report: MonitorReport, *, verbose: bool = False) -> Document:
     """Return all runs, preceded by a table if there are several.
 
-    verbose: gradient norm, learning rate, families, evidence and sources too.
+    verbose: gradient norm, learning rate, evidence and sources too.
     """
     blocks: list[Block] = [*overview_blocks(report.runs)] if len(report.runs) > 1 else []
     notes_before: set[str] = set()
     for run in report.runs:
         blocks += _title(run)
         blocks += _logged(run, report.gap_threshold, verbose=verbose)
-        blocks += _rank_use(run.rank_use, verbose=verbose) if run.rank_use is not None else []
+        blocks += _rank_use(run.rank_use) if run.rank_use is not None else []
         blocks += _audits(run)
         blocks += _alerts(run, verbose=verbose)
         advice = [
@@ -506,8 +495,8 @@ def _evaluation_table(points: Mapping[str, EvaluationPoint], split: SplitReport)
     return Table([Column(), *(Column(title, ">") for title in titles)], rows)
 
 
-def _rank_use(use: RankUse, *, verbose: bool) -> list[Block]:
-    """Return the live spectra over the steps; verbose: also the last ones by family of modules."""
+def _rank_use(use: RankUse) -> list[Block]:
+    """Return the live spectra over the steps."""
     rank = f", rank {use.max_rank}" if use.max_rank else ""
     extra = f", {use.unmeasured} more not measured" if use.unmeasured else ""
     rows = []
@@ -527,17 +516,6 @@ def _rank_use(use: RankUse, *, verbose: bool) -> list[Block]:
             state = f"k@90 settled since step {use.settled_since}"
         measured = f"measured {plural(len(steps), 'time')}, {when}; {state}"
         blocks.append(dim(measured))
-    if verbose and use.families:
-        families = table_of(
-            use.families.items(),
-            (Column("family"), lambda row: Span(row[0], "name")),
-            (Column("modules", ">", drop=1), lambda row: str(row[1].modules)),
-            (Column("k@90 median", ">"), lambda row: trimmed(row[1].energy_rank_90_p50)),
-            (Column("k@90 p90", ">"), lambda row: trimmed(row[1].energy_rank_90_p90)),
-            (Column("stable rank", ">", drop=2), lambda row: sig(row[1].stable_rank_median)),
-            (Column("‖ΔW‖", ">"), lambda row: sig(row[1].fro_norm)),
-        )
-        blocks.append(families)
     return blocks
 
 

@@ -1,4 +1,4 @@
-"""Names x every report x every face, and tags of trackers: nothing steers, nothing is markup, nothing is lost (R16).
+"""Names x every report x every face: nothing steers, nothing is markup, nothing is lost (R16).
 
 In each sample every text that may be any text is replaced at once. `tests/report/test_names.py` has the names.
 """
@@ -11,8 +11,6 @@ import pytest
 from pydantic import ValidationError
 from test_names import HOSTILE, WORST, parsed, steering
 
-from gradience.live import ModuleSpectrum, Snapshot
-from gradience.live.sinks import chart_values
 from gradience.reports.base import html, terminal
 from gradience.reports.registry import reports as report_classes
 from hostile import samples
@@ -128,20 +126,3 @@ def test_every_hostile_name_in_every_report():
         faces=4,
         seconds=round(time.perf_counter() - started),
     )
-
-
-def test_tags_of_trackers_are_plain():
-    for label, name in NAMES.items():
-        spectra = [
-            ModuleSpectrum(f"layers.{i}.{family}", 4, "ok", 1.5, 2, 1.0, 1.0)
-            for i in range(2)
-            for family in (name, "q_proj")
-        ]
-        tags = chart_values(Snapshot(1, tuple(spectra), 0.1, None))
-        assert len(tags) > 5
-        for tag in tags:
-            assert tag.isprintable(), label
-            assert tag.startswith("gradience/")
-            assert len(tag) < 300, label
-            assert not set(tag) & set("<>&\"'\\ "), label
-            assert ".." not in tag.split("/"), label

@@ -18,7 +18,6 @@ def test_verbose_adds_evidence_and_sources(capsys):
     full = capsys.readouterr().out
     assert "source:" in full
     assert "source:" not in brief
-    assert "attention.self.query" in full
 
 
 def test_json_is_the_artifact(capsys):
