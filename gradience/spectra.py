@@ -170,12 +170,13 @@ def _upper(block: FloatArray) -> FloatArray:
 
 
 def _accumulate(blocks: Iterable[FloatArray]) -> tuple[FloatArray, int]:
+    """Products of float32 blocks are added in float64."""
     total: FloatArray | None = None
     rows = 0
     for block in blocks:
         rows += block.shape[0]
         product = block.T @ block
-        total = product if total is None else np.add(total, product, out=total)
+        total = product.astype(np.float64, copy=False) if total is None else np.add(total, product, out=total)
     if total is None:
         raise ValueError("a factor without blocks has no Gram matrix")
     return total, rows
@@ -211,15 +212,20 @@ def spectrum(blocks_A: Blocks, blocks_B: Blocks, *, wide: bool = False) -> Spect
 
 def spectrum_from_grams(gram_A: Core, gram_B: Core) -> Spectrum | None:
     """Singular values of B·A from AAᵀ and BᵀB, or None if AAᵀ has no Cholesky factor and B·A ≠ 0."""
-    count = min(gram_A.matrix.shape[0], gram_A.rows, gram_B.rows)
-    exponent = gram_A.exponent + gram_B.exponent
     if not gram_A.matrix.any() or not gram_B.matrix.any():
+        count = min(gram_A.matrix.shape[0], gram_A.rows, gram_B.rows)
         return Spectrum(np.zeros(count), 0, "gram", 1.0, 0.0, 0.0)
     try:
         lower = np.linalg.cholesky(gram_A.matrix)
     except np.linalg.LinAlgError:
         return None
-    energies = np.linalg.eigvalsh(lower.T @ gram_B.matrix @ lower)[::-1][:count].clip(min=0.0)
+    return spectrum_of_energies(np.linalg.eigvalsh(lower.T @ gram_B.matrix @ lower), gram_A, gram_B)
+
+
+def spectrum_of_energies(energies: FloatArray, gram_A: Core, gram_B: Core) -> Spectrum | None:
+    """The spectrum from the eigenvalues of Lᵀ(BᵀB)L, ascending; None if the largest is 0."""
+    count = min(gram_A.matrix.shape[0], gram_A.rows, gram_B.rows)
+    energies = energies[::-1][:count].clip(min=0.0)
     top = float(energies[0])
     if top == 0.0:
         return None
@@ -232,6 +238,7 @@ def spectrum_from_grams(gram_A: Core, gram_B: Core) -> Spectrum | None:
         errors = np.minimum(math.sqrt(relative), relative / unit)
     norms = math.sqrt(gram_A.matrix.trace()), math.sqrt(gram_B.matrix.trace())
     rms = _entry_size(gram_A, norms[0]), _entry_size(gram_B, norms[1])
+    exponent = gram_A.exponent + gram_B.exponent
     return spectrum_of_values(values, exponent, "gram", eta, errors, 2 * count * relative, rms)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.files import Closing
@@ -181,13 +182,13 @@ def block_height(rank: int) -> int:
     return max(4 * rank, min(BLOCK_ROWS, BLOCK_ELEMENTS // rank))
 
 
-def word_blocks(words: Words, height: int | None = None) -> Blocks:
-    """Decode a factor stored as (rows, r) words in blocks of `height` rows."""
+def word_blocks(words: Words, height: int | None = None, dtype: DTypeLike = np.float64) -> Blocks:
+    """Decode a factor stored as (rows, r) words in blocks of `height` rows. dtype: as in `decode`."""
     height = height or block_height(words.shape[1])
 
     def blocks() -> Iterator[FloatArray]:
         for start in range(0, words.shape[0], height):
-            yield decode(words[start : start + height])
+            yield decode(words[start : start + height], dtype)
 
     return blocks
 

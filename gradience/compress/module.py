@@ -30,7 +30,7 @@ from gradience.spectra import (
     joined,
     relative_error,
     spectrum,
-    spectrum_from_grams,
+    spectrum_of_energies,
     triangle,
     with_exponent,
 )
@@ -94,15 +94,39 @@ def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
     if not gram_A.matrix.any() or not gram_B.matrix.any():
         leading = np.eye(rank, gram_A.matrix.shape[0])
         return Truncation(leading, leading.T, np.zeros(rank), 0, "gram", gram_A, gram_B)
-    # A factor with more columns than rows has a singular Gram matrix, which rounding can hide from Cholesky.
-    wide = gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows)
-    cheap = None if wide else spectrum_from_grams(gram_A, gram_B)
-    if cheap is not None and cheap.error_bound <= GRAM_TOLERANCE and cheap.values[0] > 0:
-        maps = _from_grams(gram_A, gram_B, rank)
-        if maps is not None:
-            return _truncation(maps, gram_A, gram_B, rank, "gram")
+    cheap = _truncation_from_grams(gram_A, gram_B, rank, MAX_CONDITION)
+    if cheap is not None:
+        return cheap
     maps = _from_triangles(triangle(blocks_A), triangle(blocks_B), rank)
     return _truncation(maps, gram_A, gram_B, rank, "qr")
+
+
+def _truncation_from_grams(gram_A: Core, gram_B: Core, rank: int, most: float) -> Truncation | None:
+    """With AAᵀ = LLᵀ and Lᵀ(BᵀB)L = WΛWᵀ: σ² = Λ, A′ = σ^½WᵀL⁻¹·A, B′ = B·LWσ^{−½}.
+
+    None if rounding might show. most: largest condition number of A.
+    """
+    # A factor with more columns than rows has a singular Gram matrix, which rounding can hide from Cholesky.
+    if gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows):
+        return None
+    try:
+        lower = np.linalg.cholesky(gram_A.matrix)
+    except np.linalg.LinAlgError:
+        return None
+    inverse = np.linalg.inv(lower)
+    # Of the Frobenius norms, which bound the condition number from above and need no singular values.
+    if np.linalg.norm(lower) * np.linalg.norm(inverse) > most:
+        return None
+    energies, vectors = np.linalg.eigh(lower.T @ gram_B.matrix @ lower)
+    spectrum = spectrum_of_energies(energies, gram_A, gram_B)
+    if spectrum is None or spectrum.error_bound > GRAM_TOLERANCE:
+        return None
+    values = np.sqrt(energies[::-1].clip(min=0.0))
+    root, inverse_root = _roots(values, rank)
+    kept = vectors[:, ::-1][:, : len(root)]
+    map_A, map_B = (kept * root).T @ inverse, lower @ (kept * inverse_root)
+    maps = _Maps(map_A, map_B, values, gram_A.exponent, gram_B.exponent)
+    return _truncation(maps, gram_A, gram_B, rank, "gram")
 
 
 def projection(blocks_A: Blocks, blocks_B: Blocks, p: FloatArray, q: FloatArray) -> Truncation:
@@ -123,22 +147,6 @@ class _Maps(NamedTuple):
     values: FloatArray
     exponent_A: int
     exponent_B: int
-
-
-def _from_grams(gram_A: Core, gram_B: Core, rank: int) -> _Maps | None:
-    """With AAᵀ = LLᵀ and Lᵀ(BᵀB)L = WΛWᵀ: σ² = Λ, A′ = σ^½WᵀL⁻¹·A, B′ = B·LWσ^{−½}."""
-    lower = np.linalg.cholesky(gram_A.matrix)
-    inverse = np.linalg.inv(lower)
-    # Of the Frobenius norms, which bound the condition number from above and need no singular values.
-    if np.linalg.norm(lower) * np.linalg.norm(inverse) > MAX_CONDITION:
-        return None
-    energies, vectors = np.linalg.eigh(lower.T @ gram_B.matrix @ lower)
-    values = np.sqrt(energies[::-1].clip(min=0.0))
-    root, inverse_root = _roots(values, rank)
-    kept = vectors[:, ::-1][:, : len(root)]
-    return _Maps(
-        (kept * root).T @ inverse, lower @ (kept * inverse_root), values, gram_A.exponent, gram_B.exponent
-    )
 
 
 def _from_triangles(triangle_A: Core, triangle_B: Core, rank: int) -> _Maps:
@@ -201,6 +209,13 @@ TINY_ERROR = 1e-4
 """Relative error below which the squares of a difference cancel too much (1e-15 of the norm): QR measures it again."""
 CANCELED = 1e3
 """‖A‖·‖B‖/‖B·A‖ from which Gram products are no longer good for a norm: their rounding grows with its square."""
+
+LARGE = 2**18
+"""Parameters from which a module is worth float32."""
+SINGLE_CONDITION, SINGLE_CANCELED, SINGLE_ERROR, SINGLE_EXPONENT = 1e3, 32.0, 0.1, 40
+"""float32 is good for a condition of A, and ‖A‖·‖B‖/‖B·A‖, up to these; for a larger relative error than this; and for
+entries of up to 2^40."""
+WorkingType = type[np.float32] | type[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,60 +451,109 @@ def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
 # ---------------------------------------------------------------- truncated
 
 
-class _Stored(NamedTuple):
-    """A new factor X′ = X·map as stored words, (rows, k), with XᵀX′ and X′ᵀX′ of the stored words."""
+class _Side(NamedTuple):
+    """A new factor X′ = Y + E, (rows, k), with Y = X·map and the rounding error E; and its products."""
 
     words: Words
+    map: FloatArray
+    gram_map: FloatArray
+    """XᵀY."""
+    whole: FloatArray
+    """YᵀY."""
     cross: FloatArray
-    gram: FloatArray
+    """XᵀE."""
+    mixed: FloatArray
+    """YᵀE."""
+    rounding: FloatArray
+    """EᵀE."""
 
 
 def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
-    blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
-    if job.basis is None:
-        optimum = truncation(blocks_A, blocks_B, job.new_rank)
-    else:
-        # The leading components of the calibration, padded with zeros if there are fewer.
-        rank = job.new_rank
-        kept = (np.pad(basis[:, :rank], ((0, 0), (0, max(0, rank - basis.shape[1])))) for basis in job.basis)
-        optimum = projection(blocks_A, blocks_B, *kept)
-    new_A = _stored(job, blocks_A, optimum.map_A.T, job.dtype_A)
-    new_B = _stored(job, blocks_B, optimum.map_B * job.fold, job.dtype_B)
+    words = loaded.words_A(expert), loaded.words_B(expert)
+    working: WorkingType = np.float32
+    optimum = _in_float32(job, *words)
+    if optimum is None:
+        working = np.float64
+        optimum = _in_float64(job, *map(word_blocks, words))
+    gram_A, gram_B = unscaled(optimum.gram_A), unscaled(optimum.gram_B)
+    side_A = _side(job, word_blocks(words[0], dtype=working), gram_A, optimum.map_A.T, job.dtype_A)
+    side_B = _side(job, word_blocks(words[1], dtype=working), gram_B, optimum.map_B * job.fold, job.dtype_B)
     size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
     norm = abs(job.scale) * size
     canceled = cancellation(optimum.gram_A, optimum.gram_B, size)
-    lost = _distance(job, optimum, new_A, new_B)
+    lost = _distance(job, gram_A, gram_B, side_A, side_B)
     if canceled > CANCELED or not TINY_ERROR * norm < lost < math.inf:
-        lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
-    whole = unscaled(optimum.gram_A), unscaled(optimum.gram_B)
-    products = Products(*whole, new_A.cross, new_B.cross, new_A.gram, new_B.gram)
-    return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, canceled, products)
+        lost = _exact_distance(job, loaded, expert, side_A.words, side_B.words)
+    new_A, new_B = (s.whole + s.mixed + s.mixed.T + s.rounding for s in (side_A, side_B))
+    crosses = side_A.gram_map + side_A.cross, side_B.gram_map + side_B.cross
+    products = Products(gram_A, gram_B, *crosses, new_A, new_B)
+    return _Expert(side_A.words, side_B.words, lost, norm, optimum.method, canceled, products)
 
 
-def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:
-    words, cross, squared = [], np.zeros(mapping.shape), np.zeros((mapping.shape[1],) * 2)
+def _in_float32(job: Job, words_A: Words, words_B: Words) -> Truncation | None:
+    """The truncation by Gram matrices of float32 blocks; None where their rounding could be seen.
+
+    They are wrong by 1e-6 of themselves at most, because blocks are added in float64, and words of 16 bits are exact.
+    The directions depend on that in second order only, but not what is cut off. See docs/decisions/004-gram-or-qr.md.
+    """
+    types = job.pair.a.entry.dtype, job.pair.b.entry.dtype, job.dtype_A, job.dtype_B
+    if job.basis is not None or job.pair.params < LARGE or any(dtype.bits > 16 for dtype in types):
+        return None
+    gram_A, gram_B = (gram(word_blocks(words, dtype=np.float32)) for words in (words_A, words_B))
+    optimum = _truncation_from_grams(gram_A, gram_B, job.new_rank, SINGLE_CONDITION)
+    if optimum is None or max(abs(gram_A.exponent), abs(gram_B.exponent)) > SINGLE_EXPONENT:
+        return None
+    size, cut = (float(np.linalg.norm(values)) for values in (optimum.values, optimum.values[job.new_rank :]))
+    canceled = cancellation(gram_A, gram_B, with_exponent(size, optimum.exponent))
+    return optimum if cut >= SINGLE_ERROR * size and canceled <= SINGLE_CANCELED else None
+
+
+def _in_float64(job: Job, blocks_A: Blocks, blocks_B: Blocks) -> Truncation:
+    rank = job.new_rank
+    if job.basis is None:
+        return truncation(blocks_A, blocks_B, rank)
+    # The leading components of the calibration, padded with zeros if there are fewer.
+    kept = (np.pad(basis[:, :rank], ((0, 0), (0, max(0, rank - basis.shape[1])))) for basis in job.basis)
+    return projection(blocks_A, blocks_B, *kept)
+
+
+def _side(job: Job, blocks: Blocks, gram: FloatArray, mapping: FloatArray, dtype: DType) -> _Side:
+    """Return the new factor and its products, computed in the type of the blocks. gram: XᵀX."""
+    words, cross, rounding = [], np.zeros(mapping.shape), np.zeros((mapping.shape[1],) * 2)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks():
-            stored = encode(block @ mapping, dtype)
-            back = decode(stored)
-            if not np.isfinite(back).all():
+            new = block @ mapping.astype(block.dtype)
+            stored = encode(new, dtype)
+            error = decode(stored, block.dtype) - new
+            if not np.isfinite(error).all():
                 raise overflow(job, f"the new factors do not fit into {dtype.name}")
             words.append(stored)
-            cross += block.T @ back
-            squared += back.T @ back
-    return _Stored(np.concatenate(words), cross, squared)
+            cross += block.T @ error
+            rounding += error.T @ error
+        gram_map = gram @ mapping
+        whole, mixed = mapping.T @ gram_map, mapping.T @ cross
+    return _Side(np.concatenate(words), mapping, gram_map, whole, cross, mixed, rounding)
 
 
-def _distance(job: Job, optimum: Truncation, new_A: _Stored, new_B: _Stored) -> float:
-    """‖s·B·A − s′·B′·A′‖_F from Gram products: its square is the sum of the entries of two of them, multiplied.
+def _distance(job: Job, gram_A: FloatArray, gram_B: FloatArray, a: _Side, b: _Side) -> float:
+    """‖s·B·A − s′·B′·A′‖_F = ‖T − s′·R‖_F, with T = s·B·A − s′·Y_B·Y_A cut off, and R = B′·A′ − Y_B·Y_A by rounding.
 
+    Each product of two updates is the sum of the entries of two small matrices, multiplied.
     Good down to a relative error of about 1e-7, if the terms cancel; NaN or infinite near the ends of float64.
     """
+    s, t = job.written_scale, job.scale
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        old = np.square(job.scale * norm_from_grams(optimum.gram_A, optimum.gram_B))
-        mixed = job.scale * job.written_scale * float((new_A.cross * new_B.cross).sum())
-        new = np.square(job.written_scale) * float((new_A.gram * new_B.gram).sum())
-        return float(np.sqrt(np.maximum(0.0, old - 2 * mixed + new)))
+        cut = (
+            t * t * (gram_A * gram_B).sum()
+            - 2 * s * t * (a.gram_map * b.gram_map).sum()
+            + s * s * (a.whole * b.whole).sum()
+        )
+        both = ((t * b.gram_map - s * a.map @ b.whole) * a.cross).sum()
+        both += ((t * a.gram_map - s * b.map @ a.whole) * b.cross).sum()
+        both += t * (a.cross * b.cross).sum() - s * (a.mixed * b.mixed).sum()
+        added = ((b.whole + b.rounding) * a.rounding + b.rounding * a.whole).sum()
+        added += 2 * (b.mixed * a.mixed.T + b.mixed * a.rounding + b.rounding * a.mixed).sum()
+        return float(np.sqrt(np.maximum(0.0, cut - 2 * s * both + s * s * added)))
 
 
 def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:

@@ -7,7 +7,7 @@ TIES and DARE choose entry by entry, so they need one dense ΔW of a module at a
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from gradience.audit.dominance import DoraUpdate
 from gradience.compress.check import compared
 from gradience.compress.module import CompressedModule, Job, Products, overflow, write_module
 from gradience.errors import InputError
-from gradience.merge.settings import Method
+from gradience.merge.settings import MethodSettings
 from gradience.spectra import FloatArray, NonFiniteFactor
 
 Dense = NDArray[np.float32]
@@ -32,15 +32,6 @@ BESIDE, SETTLED, PASSES = 16, 1e-4, 12
 """Subspace iteration: directions beside those that are kept, growth of the held energy that ends it, most passes."""
 
 
-class Recipe(NamedTuple):
-    """Method that merges the updates of a module. density: share of entries kept; seed: for DARE."""
-
-    method: Method
-    density: float = 1.0
-    seed: int = 0
-
-
-SUM = Recipe("linear")
 MERGED = -1
 """Place of the merged update itself among the parents."""
 
@@ -51,23 +42,15 @@ class Kept(NamedTuple):
     energy: float
     inner: float
 
-    def cosine(self, merged: float) -> float | None:
-        """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖), where `merged` is ‖M′‖²; None if one of them is 0."""
-        if not self.energy or not merged:
-            return None
-        return max(-1.0, min(1.0, self.inner / math.sqrt(self.energy) / math.sqrt(merged)))
 
-    @property
-    def projection(self) -> float | None:
-        """⟨ΔW_i, M′⟩/‖ΔW_i‖²; None if ΔW_i is 0."""
-        return self.inner / self.energy if self.energy else None
-
-
-def kept_in_all(parts: Iterable[Kept]) -> Kept:
-    """Return both for several modules together."""
-    rows = list(parts)
+def left_of(parent: int, pairs: Sequence["MergedPair"]) -> tuple[float | None, float | None]:
+    """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) and ⟨ΔW_i, M′⟩/‖ΔW_i‖² of one parent over all modules; None if a norm is 0."""
+    rows = [pair.kept[parent] for pair in pairs if parent in pair.kept]
+    energy, inner = math.fsum(row.energy for row in rows), math.fsum(row.inner for row in rows)
     # An energy that cancels may be rounded to less than 0.
-    return Kept(max(0.0, math.fsum(row.energy for row in rows)), math.fsum(row.inner for row in rows))
+    size = math.sqrt(energy) * math.sqrt(max(0.0, math.fsum(pair.kept[MERGED].energy for pair in pairs)))
+    cosine = max(-1.0, min(1.0, inner / size)) if size else None
+    return cosine, inner / energy if energy else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +83,7 @@ class MergedPair(LoraPair):
     """The factors of the merged module before they are truncated, made of its parents' when they are loaded."""
 
     parts: tuple[Part, ...] = ()
-    recipe: Recipe = SUM
+    recipe: MethodSettings = field(default_factory=MethodSettings)
     kept: dict[int, Kept] = field(default_factory=dict)
     """Parent -> what is left of it, and under `MERGED` ‖M′‖² twice; filled when the module is written."""
 
@@ -190,17 +173,19 @@ def write_merged(job: Job) -> CompressedModule:
     assert isinstance(pair, MergedPair)
     try:
         written = _from_dense(job, pair) if is_dense(pair) else write_module(job)
-        summed = (
-            pair.recipe.method in ("linear", "svd") and written.products
-        )  # which dense updates do not have
+        # The products of a sum are those of its parents' own factors.
+        summed = pair.recipe.method in ("linear", "svd") and written.products
         left = _from_products(job, pair, *written.products) if summed else _from_factors(job, pair, written)
         pair.kept.update(left)
     except NonFiniteFactor:
-        path = next(
-            (part.pair.a.file.path for part in pair.parts if not _finite(part.pair)), pair.a.file.path
+        words = {part.pair.a.file.path: part.pair.load() for part in pair.parts}
+        wrong = (
+            path
+            for path, loaded in words.items()
+            if not np.isfinite(loaded.stored_A).all() or not np.isfinite(loaded.stored_B).all()
         )
         raise InputError(
-            f"{path}: {pair.module} contains NaN or infinity",
+            f"{next(wrong, pair.a.file.path)}: {pair.module} contains NaN or infinity",
             code="non-finite",
             hint="use an earlier checkpoint; `gradience audit` lists such modules",
         ) from None
@@ -210,11 +195,6 @@ def write_merged(job: Job) -> CompressedModule:
 def is_dense(pair: MergedPair) -> bool:
     """Return True if a module is merged from dense updates: entry by entry, or with a DoRA update."""
     return pair.recipe.method in ("ties", "dare") or any(part.dora is not None for part in pair.parts)
-
-
-def _finite(pair: LoraPair) -> bool:
-    loaded = pair.load()
-    return all(np.isfinite(decode(words)).all() for words in (loaded.stored_A, loaded.stored_B))
 
 
 def _from_products(job: Job, pair: MergedPair, products: Products) -> Iterator[tuple[int, Kept]]:
@@ -335,7 +315,7 @@ def merged_dense(pair: MergedPair) -> Dense:
     merged: Dense = np.empty((pair.rows, pair.columns), np.float32)
     weights = [part.weight for part in parts]
     cuts = []
-    for part in parts if recipe.method in ("ties", "knots") else ():
+    for part in parts if recipe.method == "ties" else ():
         make = part.rows()
         for rows in _slices(pair.rows, pair.columns):
             np.abs(make(rows), out=merged[rows])

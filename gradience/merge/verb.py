@@ -21,17 +21,8 @@ from gradience.errors import InputError, UsageError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output, whole_folder
-from gradience.merge.layout import local_base, plan_merge
-from gradience.merge.module import (
-    BLOCK,
-    MERGED,
-    MergedPair,
-    is_dense,
-    kept_in_all,
-    write_merged,
-    written_error,
-)
-from gradience.merge.parents import Parent, open_parents
+from gradience.merge.module import BLOCK, MERGED, MergedPair, is_dense, left_of, write_merged, written_error
+from gradience.merge.parents import Parent, local_base, open_parents, plan_merge
 from gradience.merge.settings import SPARSE, MergeSettings
 from gradience.plan.calibrated import interval, left_out, uniform, with_calibration
 from gradience.plan.modules import modules_of
@@ -221,8 +212,7 @@ def _bytes(job: Job) -> int:
 
 def _parent(parent: Parent, place: int, pairs: Sequence[MergedPair]) -> MergeParent:
     ranks = [pair.rank for pair in parent.opened.pairs]
-    merged = kept_in_all(pair.kept[MERGED] for pair in pairs)
-    kept = kept_in_all(pair.kept[place] for pair in pairs if place in pair.kept)
+    cosine, projection = left_of(place, pairs)
     return MergeParent(
         name=parent.name,
         path=path_text(parent.path),
@@ -232,8 +222,8 @@ def _parent(parent: Parent, place: int, pairs: Sequence[MergedPair]) -> MergePar
         modules=len(ranks),
         smallest_rank=min(ranks),
         largest_rank=max(ranks),
-        cosine=kept.cosine(merged.energy),
-        projection=kept.projection,
+        cosine=cosine,
+        projection=projection,
     )
 
 
