@@ -10,7 +10,7 @@ from gradience.settings import SETTINGS, Flag, StrPath
 
 
 def _targets() -> list[str]:
-    from gradience.convert.targets import TARGETS
+    from gradience.convert.verb import TARGETS
 
     return list(TARGETS)
 

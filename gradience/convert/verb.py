@@ -1,7 +1,8 @@
 """`convert_adapter`: what `gradience convert` does, as one function: open, write, read again."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_b
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
+from gradience.compress.forms import FORMS
+from gradience.convert.gguf import write_gguf
+from gradience.convert.peft import write_peft
 from gradience.convert.settings import ConvertSettings
-from gradience.convert.targets import target_of
-from gradience.errors import InputError, UsageError, VerificationError
+from gradience.convert.written import Written, write_form
+from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
 from gradience.reports.audit import TensorNote
@@ -20,6 +24,16 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.conversion import ConversionReport
 from gradience.settings import public
+
+GGUF = "gguf"
+Write = Callable[[Adapter, Path, Path | None], Written]
+"""(open adapter, new folder, folder of the base model) -> what was written. Raises InputError for what has no place."""
+TARGETS: dict[str, Write] = {
+    "peft": write_peft,
+    "mlx": partial(write_form, FORMS["mlx"]),
+    GGUF: write_gguf,
+    "diffusers": partial(write_form, FORMS["diffusers"]),
+}
 
 
 @public(ConvertSettings)
@@ -39,8 +53,13 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     Nothing is left half-written.
     """
     source, target = Path(settings.path), Path(settings.output)
-    chosen = target_of(settings.to)
-    if settings.base_model is not None and not chosen.asks_base:
+    if settings.to not in TARGETS:
+        raise UsageError(
+            f"{settings.to!r} is not a format that convert can write",
+            code="unknown-target",
+            hint=did_you_mean(settings.to, TARGETS, f"one of: {', '.join(TARGETS)}"),
+        )
+    if settings.base_model is not None and settings.to != GGUF:
         raise UsageError(
             f"--base-model has no effect with --to {settings.to}",
             code="base-not-used",
@@ -56,7 +75,7 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     ):
         require_order(opened)
         _refuse_nonfinite(opened)
-        written = chosen.write(opened, folder, base)
+        written = TARGETS[settings.to](opened, folder, base)
         carried, left = carry_files(opened.location, folder)
         _check(opened, folder, written.modules)
         refuse_foreign_files(target, os.listdir(folder))

@@ -1,6 +1,6 @@
 """Result of writing an adapter in a format, and the writer of the forms of `compress.forms`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -30,19 +30,7 @@ class Written(NamedTuple):
     modules: Mapping[str, str] = MappingProxyType({})
 
 
-class OutputFormat(NamedTuple):
-    """A format that is written.
-
-    write: (open adapter, new folder, folder of the base model) -> what was written there. Raises InputError for what
-        the format cannot hold.
-    asks_base: whether `write` looks at the base model.
-    """
-
-    write: Callable[[Adapter, Path, Path | None], Written]
-    asks_base: bool = False
-
-
-def write_form(form: Form, opened: Adapter, folder: Path) -> Written:
+def write_form(form: Form, opened: Adapter, folder: Path, base: Path | None = None) -> Written:
     """Write the weights, and the config if the form has one. Raises InputError: not-in-format, no-config."""
     targets = [Target(pair.module, pair.rank, opened.scale_of(pair)) for pair in opened.pairs]
     names = {pair.module: form.module(opened, pair.module) for pair in opened.pairs}

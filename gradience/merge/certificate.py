@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from gradience.digests import in_first_half
 from gradience.errors import UsageError, did_you_mean
@@ -19,7 +18,7 @@ from gradience.evaluate.verb import evaluate_adapters, require_libraries
 from gradience.files.rows import rows_of
 from gradience.files.whole import check_output, write_whole
 from gradience.merge.parents import Parent, open_parents
-from gradience.merge.settings import MergeSettings, Method
+from gradience.merge.settings import SPARSE, MergeSettings, Method
 from gradience.merge.verb import merge_or_resume, write_report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
@@ -35,26 +34,13 @@ from gradience.settings import call, shared
 EVALUATIONS = "evaluation"
 
 
-class Candidate(NamedTuple):
-    """One entry of the grid. share: weight of every parent."""
-
-    method: Method
-    share: float
-    density: float = 0.5
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return f"{self.method}-{self.share:g}-{self.density:g}"
-
-
-GRID = (
-    *(Candidate("svd", share) for share in (0.5, 0.7, 1.0)),
-    *(Candidate("ties", share, density) for share in (1.0, 1.5) for density in (0.2, 0.5)),
-    Candidate("dare", 0.7),
-    *(Candidate("knots", 1.0, density) for density in (0.5, 1.0)),
+GRID: tuple[tuple[Method, float, float], ...] = (
+    *(("svd", share, 1.0) for share in (0.5, 0.7, 1.0)),
+    *(("ties", share, density) for share in (1.0, 1.5) for density in (0.2, 0.5)),
+    ("dare", 0.7, 0.5),
+    *(("knots", 1.0, density) for density in (0.5, 1.0)),
 )
-"""Candidates of a search, fixed in advance. If several are equally good on the dev rows, the first is chosen."""
+"""Candidates of a search, fixed in advance: method, weight of every parent, density. The first of equal ones wins."""
 
 
 def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeReport:
@@ -68,8 +54,7 @@ def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeR
         rows: tuple[SearchedMerge, ...] = ()
         if settings.search:
             settings, tests, rows = _search(parents, settings, tests, output, stack)
-            weights = settings.weights or ()
-            parents = [parent._replace(weight=w) for parent, w in zip(parents, weights, strict=True)]
+            parents = _weighted(parents, settings)
         report = merge_or_resume(parents, settings, output, watch, stack)
     evidence = []
     for parent in parents:
@@ -118,11 +103,9 @@ def _tests_of(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, E
     return tests
 
 
-def _evaluated(
-    test: EvaluateSettings, adapters: Sequence[Path], folder: Path, **more: Any
-) -> EvaluationReport:
+def _evaluated(test: EvaluateSettings, adapters: Sequence[Path], folder: Path) -> EvaluationReport:
     """Compare adapters with the first on one data set."""
-    report = call(evaluate_adapters, test, adapters=tuple(adapters), output=folder, **more)
+    report = call(evaluate_adapters, test, adapters=tuple(adapters), output=folder)
     assert isinstance(report, EvaluationReport)
     return report
 
@@ -140,40 +123,38 @@ def _search(
     """Return the settings of the best candidate on the dev rows, the test rows, and the results of all candidates."""
     folder = output.with_name(f"{output.name}.search")
     halves = {name: _split(test, folder / "rows", name) for name, test in tests.items()}
-    tried = {
-        candidate: replace(
-            settings,
-            method=candidate.method,
-            weights=(candidate.share,) * len(parents),
-            density=candidate.density,
-            force=False,
-        )
-        for candidate in GRID
-    }
-    folders = [folder / "candidates" / candidate.name for candidate in GRID]
-    for (candidate, asked), place in zip(tried.items(), folders, strict=True):
-        weighted = [parent._replace(weight=candidate.share) for parent in parents]
-        merge_or_resume(weighted, asked, place, Stopwatch(), stack)
-    gains: list[list[float]] = []
+    tried, folders = [], []
+    for method, share, density in GRID:
+        shares = (share,) * len(parents)
+        asked = replace(settings, method=method, weights=shares, density=density, force=False)
+        place = folder / "candidates" / f"{method}-{share:g}-{density:g}"
+        merge_or_resume(_weighted(parents, asked), asked, place, Stopwatch(), stack)
+        tried.append(asked)
+        folders.append(place)
+    gains = []
     for parent in parents:
-        dev = halves[parent.name][0]
-        more = {"all_rows": True, "no_ledger": True}
-        report = _evaluated(dev, (parent.path, *folders), folder / "dev" / parent.name, **more)
+        dev = replace(halves[parent.name][0], all_rows=True, no_ledger=True)
+        report = _evaluated(dev, (parent.path, *folders), folder / "dev" / parent.name)
         gains.append([_gain(row) for row in report.candidates])
-    deltas = dict(zip(GRID, zip(*gains, strict=True), strict=True))
-    best = max(GRID, key=lambda candidate: (min(deltas[candidate]), sum(deltas[candidate])))
+    deltas = list(zip(*gains, strict=True))
+    best = max(range(len(tried)), key=lambda place: (min(deltas[place]), sum(deltas[place])))
     rows = tuple(
         SearchedMerge(
-            method=candidate.method,
-            weights=(candidate.share,) * len(parents),
-            density=candidate.density if candidate.method != "svd" else None,
-            deltas=deltas[candidate],
-            chosen=candidate == best,
+            method=asked.method,
+            weights=tuple(asked.weights or ()),
+            density=asked.density if asked.method in SPARSE else None,
+            deltas=deltas[place],
+            chosen=place == best,
         )
-        for candidate in GRID
+        for place, asked in enumerate(tried)
     )
     chosen = replace(tried[best], force=settings.force)
     return chosen, {name: test for name, (_, test) in halves.items()}, rows
+
+
+def _weighted(parents: Sequence[Parent], settings: MergeSettings) -> list[Parent]:
+    weights = settings.weights or ()
+    return [parent._replace(weight=weight) for parent, weight in zip(parents, weights, strict=True)]
 
 
 def _gain(row: EvaluatedAdapter) -> float:

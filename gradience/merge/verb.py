@@ -1,6 +1,6 @@
 """`merge_adapters`: what `gradience merge` does, as one function: open, refuse, merge, write, test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -100,12 +100,9 @@ def write_merge(
                 output_sha256=weights.sha256,
                 **_choices(settings),
                 largest_rank=max(job.new_rank for job in layout.jobs),
-                encoding=layout.encoded.encoding,
                 dtype="+".join(sorted({type_names(job.dtype_A, job.dtype_B) for job in layout.jobs})),
                 error=error_of_all((row.norm, row.error or 0.0) for row in weights.modules.values()),
-                lora_params=sum(job.stored_params for job in layout.jobs),
                 bytes=weights.size,
-                carried_tensors=len(layout.carried),
                 predicted=predicted,
                 architecture=architecture,
                 runtimes=verdicts(written, architecture),
@@ -201,9 +198,8 @@ def _choices(settings: MergeSettings) -> dict[str, Any]:
 def _bytes(job: Job) -> int:
     """Return the bytes needed to merge one module."""
     pair = job.pair
-    assert isinstance(pair, MergedPair)
     needed = compress_bytes(pair, job.new_rank, job.stored_bytes)
-    if is_dense(pair):
+    if isinstance(pair, MergedPair) and is_dense(pair):
         beside = 4 * (len(pair.parts) + 3) * BLOCK
         sides = pair.rows + pair.columns
         needed += 4 * pair.rows * pair.columns + beside + 16 * sides * (job.new_rank + pair.rank)
@@ -227,19 +223,11 @@ def _parent(parent: Parent, place: int, pairs: Sequence[MergedPair]) -> MergePar
     )
 
 
-def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> list[str]:
-    notes = []
+def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[str]:
     unnamed = [parent.name for parent in parents if parent.config.base_model is None]
     if unnamed:
-        notes.append(
-            f"the config of {', '.join(unnamed)} names no base model: it was not compared with the others"
-        )
-    gone = sum(
-        pair.kept[MERGED].energy <= CANCELED * max(pair.kept[part.parent].energy for part in pair.parts)
-        for pair in pairs
-    )
+        yield f"the config of {', '.join(unnamed)} names no base model: it was not compared with the others"
+    energies = [{place: kept.energy for place, kept in pair.kept.items()} for pair in pairs]
+    gone = sum(energy.pop(MERGED) <= CANCELED * max(energy.values()) for energy in energies)
     if gone:
-        notes.append(
-            f"{counted(gone, 'merged module is', 'merged modules are')} 0: untrained, or the updates cancel"
-        )
-    return notes
+        yield f"{counted(gone, 'merged module is', 'merged modules are')} 0: untrained, or the updates cancel"

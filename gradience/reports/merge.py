@@ -1,5 +1,6 @@
 """`merge_report.json`: the merged adapter as written, its exact error, what is left of each parent, the certificate."""
 
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -103,14 +104,6 @@ class Certificate(Part):
     verdict: CertificateVerdict
     parents: tuple[ParentEvidence, ...]
 
-    @property
-    def reason(self) -> str:
-        """Verdict for each parent, as one line."""
-        return "; ".join(
-            f"{row.parent}: {GRADES[row.merged.grade][1] if row.merged.grade else 'not compared'}"
-            for row in self.parents
-        )
-
 
 class SearchedMerge(Part):
     """One entry of the search grid, on the dev rows."""
@@ -150,16 +143,12 @@ class MergeReport(Report):
     saved: str
     """Treatment of trained heads, biases or embeddings that differ: refuse or average."""
     largest_rank: int
-    encoding: str
     dtype: str
     """Storage types of the factors."""
     error: Float12
     """√(Σ‖M − M′‖²/Σ‖M‖²) over all modules: truncation and rounding of the factors as stored."""
-    lora_params: int
     bytes: int
     """Size of the weights file."""
-    carried_tensors: int
-    """Tensors beside the factors: heads, biases, embeddings."""
     predicted: tuple[PredictedKl, ...] = ()
     """One for each calibration; empty without."""
     architecture: str | None
@@ -184,38 +173,20 @@ class MergeReport(Report):
 
 def card_blocks(report: MergeReport) -> list[Block]:
     """Return what a model card says: parents, method, error, what is left of each parent, and the certificate."""
-    parents = table_of(
-        report.parents,
-        (Column("parent"), lambda row: Span(row.name, "name")),
-        (Column("weight", ">"), lambda row: f"{row.weight:g}"),
-        (Column("modules", ">"), lambda row: count(row.modules)),
-        (Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
-        (Column("cosine", ">"), lambda row: sig(row.cosine)),
-        (Column("projection", ">"), lambda row: sig(row.projection)),
-        (
-            Column("sha256", drop=1),
-            lambda row: Span(" ".join([row.sha256[:12], *commit_of(row.source)]), "dim"),
-        ),
-    )
+    ranks = number_range(row.rank for row in report.modules)
     facts: list[tuple[str, Inline]] = [
         ("method", _method(report)),
         ("base model", Span(report.base or MISSING, "name")),
-        (
-            "LoRA rank",
-            f"{number_range(row.rank for row in report.modules)} in {plural(len(report.modules), 'module')}",
-        ),
+        ("LoRA rank", f"{ranks} in {plural(len(report.modules), 'module')}"),
         ("weights", f"{size(report.bytes)}, {report.dtype}, sha256 {report.output_sha256[:12]}"),
         (
             "relative error",
             f"{percent(report.error)} of the merge before truncation and rounding (‖M − M′‖ / ‖M‖)",
         ),
-        *(
-            (
-                "predicted KL/token",
-                f"{sig(row.kl_per_token)} nats (at most {sig(row.high)}) from the exact sum",
-            )
-            for row in report.predicted
-        ),
+    ]
+    facts += [
+        ("predicted KL/token", f"{sig(row.kl_per_token)} nats (at most {sig(row.high)}) from the exact sum")
+        for row in report.predicted
     ]
     blocks: list[Block] = [
         Heading("Merge"),
@@ -223,7 +194,7 @@ def card_blocks(report: MergeReport) -> list[Block]:
         Facts(facts),
         *warned(report.notes),
         Heading("Parents"),
-        parents,
+        _parents(report),
         Paragraph(
             "Cosine and projection compare each parent's update with the merged one (projection 1: all of it is left"
             " along its own direction). They are facts about weights and predict no accuracy."
@@ -241,10 +212,14 @@ def card_blocks(report: MergeReport) -> list[Block]:
 
 def _method(report: MergeReport) -> str:
     """Return `ties · weights 1, 1 · density 0.5`."""
-    parts = [report.method, "weights " + ", ".join(f"{row.weight:g}" for row in report.parents)]
+    parts = [report.method, f"weights {_listed(row.weight for row in report.parents)}"]
     parts += [] if report.density is None else [f"density {report.density:g}"]
     parts += [] if report.seed is None else [f"seed {report.seed}"]
     return " · ".join(parts)
+
+
+def _listed(weights: Iterable[float]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights)
 
 
 def _verdict(report: MergeReport) -> Note:
@@ -253,7 +228,25 @@ def _verdict(report: MergeReport) -> Note:
         return Note(
             "unknown", "Not tested: weights cannot show whether the merge is as accurate as its parents"
         )
-    return Note(MARKS[certificate.verdict], f"{certificate.verdict.capitalize()} ({certificate.reason})")
+    grades = [(row.parent, row.merged.grade) for row in certificate.parents]
+    reasons = [f"{name}: {GRADES[grade][1] if grade else 'not compared'}" for name, grade in grades]
+    return Note(MARKS[certificate.verdict], f"{certificate.verdict.capitalize()} ({'; '.join(reasons)})")
+
+
+def _parents(report: MergeReport) -> Block:
+    return table_of(
+        report.parents,
+        (Column("parent"), lambda row: Span(row.name, "name")),
+        (Column("weight", ">"), lambda row: f"{row.weight:g}"),
+        (Column("modules", ">"), lambda row: count(row.modules)),
+        (Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
+        (Column("cosine", ">"), lambda row: sig(row.cosine)),
+        (Column("projection", ">"), lambda row: sig(row.projection)),
+        (
+            Column("sha256", drop=1),
+            lambda row: Span(" ".join([row.sha256[:12], *commit_of(row.source)]), "dim"),
+        ),
+    )
 
 
 def _evidence(certificate: Certificate) -> Block:
@@ -271,15 +264,14 @@ def _evidence(certificate: Certificate) -> Block:
 
 
 def _grid(report: MergeReport) -> Block:
-    names = [row.name for row in report.parents]
     deltas = [
-        (Column(f"Δ {name}", ">"), lambda row, place=place: f"{100 * row.deltas[place]:+.1f}")
-        for place, name in enumerate(names)
+        (Column(f"Δ {parent.name}", ">"), lambda row, place=place: f"{100 * row.deltas[place]:+.1f}")
+        for place, parent in enumerate(report.parents)
     ]
     return table_of(
         report.search,
         (Column("method"), lambda row: row.method),
-        (Column("weights", ">"), lambda row: ", ".join(f"{weight:g}" for weight in row.weights)),
+        (Column("weights", ">"), lambda row: _listed(row.weights)),
         (Column("density", ">"), lambda row: MISSING if row.density is None else f"{row.density:g}"),
         *deltas,
         (Column(""), lambda row: "chosen" if row.chosen else ""),

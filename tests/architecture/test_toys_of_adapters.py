@@ -131,13 +131,12 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
 
 def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, command):
     from gradience.convert.peft import write_peft
-    from gradience.convert.written import OutputFormat
 
     def write_toy(opened, folder, base):
         (folder / "toy.txt").write_text(f"{len(opened.pairs)} toys")
         return write_peft(opened, folder)
 
-    add("format that is written", OutputFormat(write_toy), name="toy")
+    add("format that is written", write_toy, name="toy")
     assert " to toy" in command("convert", EXAMPLE, tmp_path / "toy", "--to", "toy").out
     assert (tmp_path / "toy" / "toy.txt").read_text() == "16 toys"
     assert (

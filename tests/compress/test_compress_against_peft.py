@@ -281,6 +281,8 @@ def test_without_dora_the_base_model_only_names_the_architecture(tmp_path):
     )
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), base_model=tmp_path / "base")
     assert report.architecture == "LlamaForCausalLM"
+    verdicts = {row.runtime: row.verdict for row in report.runtimes}
+    assert verdicts == dict.fromkeys(("PEFT", "PEFT hotswap", "vLLM", "llama.cpp"), "loads")
     with pytest.raises(InputError) as refusal:
         compress(tmp_path / "in", tmp_path / "no", ToRank(2), base_model=tmp_path / "nowhere")
     assert refusal.value.code == "no-model-config"
@@ -404,12 +406,6 @@ def test_patterns_name_what_differs_and_nothing_else():
         "alpha_pattern": {r"^m\.10\.q": 8, r"^m\.2\.q": 16},
     }
     assert encoded.reason == "ranks and scales differ between modules"
-
-
-def test_uniform_with_different_ranks_is_padded_and_says_so():
-    encoded = encode_modules([Target("a", 4, 1.0), Target("b", 2, 1.0)], "uniform")
-    assert encoded.encoding == "padded"
-    assert "zeros" in encoded.reason
 
 
 # ---------------------------------------------------------------- An adapter in other factors: the same

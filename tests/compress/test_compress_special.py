@@ -34,25 +34,6 @@ def relative(before: dict, after: dict) -> dict[str, float]:
     }
 
 
-# ---------------------------------------------------------------- storage types
-
-
-@pytest.mark.parametrize("encoding", ["uniform", "folded"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-def test_the_error_is_that_of_the_rounded_factors(dtype, encoding, tmp_path):
-    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", dtype=dtype)
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(3), encoding=encoding)
-    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
-    for row in report.modules:
-        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-8)
-        assert row.measured_error >= row.predicted_error * (1 - 1e-9)
-        assert row.measured_error == pytest.approx(row.predicted_error, rel=0.01)
-    before, after = (load_file(tmp_path / place / "adapter_model.safetensors") for place in ("in", "out"))
-    assert (
-        {tensor.dtype for tensor in after.values()} == {tensor.dtype for tensor in before.values()} == {dtype}
-    )
-
-
 # ---------------------------------------------------------------- shapes
 
 

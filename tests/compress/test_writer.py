@@ -119,9 +119,6 @@ def test_shards_and_oddly_named_weights_are_not_carried(tmp_path):
     assert carry_files(locate(tmp_path / "one" / "mine.safetensors"), tmp_path / "out") == ([], [])
 
 
-# ---------------------------------------------------------------- the config
-
-
 # ---------------------------------------------------------------- The block in a model card: where it goes
 
 
@@ -254,9 +251,6 @@ def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, origina
     errors = relative_errors(peft_updates(model), peft_updates(load(case, tmp_path / "small")[0]))
     for row in report.modules:
         assert errors[row.name] == pytest.approx(row.measured_error, rel=1e-8)
-
-
-# ---------------------------------------------------------------- targets
 
 
 # ---------------------------------------------------------------- nn.MultiheadAttention
