@@ -330,28 +330,6 @@ def refuse_adapter(
             hint="merge this adapter into its base model instead",
         )
     refuse_unread(path, opened.unaudited)
-    for pair in opened.pairs:
-        if ".base_layer" in pair.module and not pair.module.endswith(".base_layer.out_proj"):
-            raise InputError(
-                f"{path}: {pair.module} is inside another LoRA module (base_layer): PEFT 0.21 creates such modules "
-                "only for the out_proj of nn.MultiheadAttention",
-                code="nested-lora",
-                hint="retrain with LoRA on only one of the two",
-            )
-    for pair in opened.pairs:
-        _, entry = config.saved_whole(pair.module) or ("", "")
-        if entry:
-            why = (
-                f"modules_to_save has {entry!r}, and PEFT compares the ends of names"
-                if entry in config.modules_to_save
-                else f"PEFT saves every {entry!r} for the task {config.task_type}"
-            )
-            raise InputError(
-                f"{path}: {pair.module} has LoRA factors, and the config saves its full weights as well ({why}): "
-                "PEFT 0.21 refuses that",
-                code="saved-and-adapted",
-                hint="retrain without LoRA on it, or without it in modules_to_save",
-            )
     if config.fields.get("ensure_weight_tying") and any(pair.kind == "embedding" for pair in opened.pairs):
         raise InputError(
             f"{path}: embedding and head share their factors (ensure_weight_tying)",

@@ -115,16 +115,6 @@ def test_output_exists(tmp_path):
 # ---------------------------------------------------------------- copies that PEFT keeps
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"modules_to_save": ["q_proj"]}, {"modules_to_save": ["oj"]}],
-    ids=["the module", "the end of its name"],
-)
-def test_factors_on_a_module_that_is_saved_whole(fields, tmp_path):
-    """PEFT 0.21: "modules_to_save cannot be applied to modules of type ...lora.layer.Linear"."""
-    assert refused(write(tmp_path / "in", FACTORS, **fields), tmp_path).code == "saved-and-adapted"
-
-
 def test_two_tensors_that_are_one_for_peft(tmp_path):
     extra = {
         f"{PREFIX}{name}": tensor(np.ones((2, 10)), "F32")
@@ -134,13 +124,6 @@ def test_two_tensors_that_are_one_for_peft(tmp_path):
     error = refused(folder, tmp_path)
     assert error.code == "same-tensor"
     assert "score.modules_to_save.default.weight" in str(error)
-
-
-def test_a_module_inside_another_lora_module(tmp_path):
-    factors = {FIRST: FACTORS[FIRST], f"{FIRST}.base_layer.inner": FACTORS[FIRST]}
-    error = refused(write(tmp_path / "in", factors), tmp_path)
-    assert error.code == "nested-lora"
-    assert f"{FIRST}.base_layer.inner" in str(error)
 
 
 # ---------------------------------------------------------------- storage
