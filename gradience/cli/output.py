@@ -189,14 +189,9 @@ def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None
 
 
 def print_text(text: str) -> None:
-    """Print on stdout; in plain ASCII if its encoding cannot hold the signs we draw with."""
-    from gradience.reports.base.ascii import ascii_look
-
-    try:
-        "█▁✓σ".encode(_encoding())
-    except UnicodeEncodeError:
-        text = ascii_look(text)
-    beneath(sys.stdout).write(text)
+    """Print on stdout; a sign that its encoding cannot hold is a question mark."""
+    encoding = _encoding()
+    beneath(sys.stdout).write(text.encode(encoding, "replace").decode(encoding))
 
 
 def print_json(artifact: Artifact) -> None:

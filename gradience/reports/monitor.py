@@ -27,7 +27,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.charts import sparkline
 from gradience.reports.base.finding import Severity
-from gradience.reports.base.numbers import MISSING, count, duration, plain, plural, sig, signed, trimmed
+from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.view import View
 from gradience.words import noun
@@ -303,7 +303,7 @@ def _title(run: RunReport) -> list[Block]:
     severities = Counter(alert.severity for alert in run.alerts)
     alerts = " and ".join(plural(severities[name], name) for name in ("error", "warning") if severities[name])
     facts = [plural(run.last_step, "step")] if run.last_step is not None else []
-    facts += [duration(run.seconds)] if run.seconds is not None else []
+    facts += [rough_duration(run.seconds)] if run.seconds is not None else []
     facts += [f"{sig(run.samples_per_second)} samples/s"] if run.samples_per_second else []
     facts += [f"resumed at step {step}" for step in run.resumed_from]
     facts += [f"last of {run.runs_in_file} runs in the file"] if run.runs_in_file > 1 else []
@@ -403,7 +403,10 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
             Column("steps", ">", drop=2),
             lambda run: MISSING if run.last_step is None else count(run.last_step),
         ),
-        (Column("time", ">", drop=1), lambda run: duration(run.seconds)),
+        (
+            Column("time", ">", drop=1),
+            lambda run: MISSING if run.seconds is None else rough_duration(run.seconds),
+        ),
         (Column("loss"), progress),
         (Column("best eval", ">", drop=4), best),
         (Column("gap", ">", drop=3), gap),

@@ -59,13 +59,8 @@ TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
 CandidateStatus = Literal[TestedStatus, "not tested"]
 
 
-def candidate_words(kind: str, rank: int) -> str:
-    """Return the name of a candidate in a sentence."""
-    return f"rank {rank}" if kind == "truncated" else f"{kind} rank {rank}"
-
-
-class PlannedCandidate(Part):
-    """One smaller adapter in the plan."""
+class Candidate(Part):
+    """One smaller adapter."""
 
     name: str
     kind: str
@@ -78,15 +73,20 @@ class PlannedCandidate(Part):
     lora_params: int
     params_saved: Float12
     """Share of the reference adapter's LoRA parameters that is saved."""
-    kept_energy: Float12
-    """Energy kept: Σσ² kept / Σσ², over all modules."""
-    predicted_kl_per_token: Float12 | None = None
-    """KL predicted by the calibration, in nats per scored token; null without one and for a distilled candidate."""
 
     @property
     def words(self) -> str:
         """Name of the candidate in a sentence."""
-        return candidate_words(self.kind, self.rank)
+        return f"rank {self.rank}" if self.kind == "truncated" else f"{self.kind} rank {self.rank}"
+
+
+class PlannedCandidate(Candidate):
+    """One smaller adapter in the plan."""
+
+    kept_energy: Float12
+    """Energy kept: Σσ² kept / Σσ², over all modules."""
+    predicted_kl_per_token: Float12 | None = None
+    """KL predicted by the calibration, in nats per scored token; null without one and for a distilled candidate."""
 
 
 class PlannedDistillation(Part):
@@ -171,14 +171,9 @@ class RewriteControl(Part):
     """Reason for a missing control."""
 
 
-class ShrinkCandidate(Part):
+class ShrinkCandidate(Candidate):
     """A candidate of the plan and its outcome."""
 
-    name: str
-    kind: str
-    rank: int
-    lora_params: int
-    params_saved: Float12
     predicted_kl_per_token: Float12 | None = None
     """KL predicted in the plan."""
     status: CandidateStatus
@@ -187,11 +182,6 @@ class ShrinkCandidate(Part):
     """Result on the test rows; `adjusted_p` is the largest p-value down to this candidate. Null if not tested."""
     needs: str = ""
     """For an inconclusive candidate: the drop that is not ruled out, and the examples needed for the margin."""
-
-    @property
-    def words(self) -> str:
-        """Name of the candidate in a sentence."""
-        return candidate_words(self.kind, self.rank)
 
 
 class GuardOutcome(Part):
@@ -336,9 +326,9 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     facts += looks_fact(plan.looks)
     facts += [(planned.name, set_words(planned)) for planned in plan.guards]
     groups = []  # in test order; each kind is named once, before its ranks
-    for kind, candidates in groupby(plan.candidates, lambda candidate: candidate.kind):
-        first, *others = [candidate.rank for candidate in candidates]
-        groups.append(", ".join([candidate_words(kind, first), *map(str, others)]))
+    for _, candidates in groupby(plan.candidates, lambda candidate: candidate.kind):
+        first, *others = candidates
+        groups.append(", ".join([first.words, *(str(candidate.rank) for candidate in others)]))
     facts.append(("candidates", (", ".join(groups), Span(f"  {why}", "dim"))))
     if plan.calibration_sha256 is not None:
         facts.append(("calibration", f"sha256 {plan.calibration_sha256[:12]}…"))

@@ -14,7 +14,6 @@ from rich.cells import cell_len
 from test_names import HOSTILE, LONG, parsed, steering
 
 from gradience.reports.base import blocks, html, markdown, terminal
-from gradience.reports.base.ascii import ascii_look
 from gradience.reports.base.blocks import (
     Code,
     Column,
@@ -179,13 +178,6 @@ def test_drawing_never_loads_the_console_of_rich():
         "sys.exit('rich.console' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_screen_can_be_shown_in_ascii():
-    for path in GOLDEN.glob("*.txt"):
-        screen = path.read_text(encoding="utf-8")
-        assert ascii_look(screen).isascii(), path
-        assert len(ascii_look(screen)) == len(screen)
 
 
 # ---------------------------------------------------------------- names from strangers

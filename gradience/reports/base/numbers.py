@@ -130,16 +130,6 @@ def plural(number: int, singular: str, many: str | None = None) -> str:
     return f"{count(number)} {noun(number, singular, many)}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return a measured time: 45 s, 2 min 6 s, 3 h 12 min."""
-    if seconds is None:
-        return MISSING
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{sig(seconds, 2)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def rough_duration(seconds: float) -> str:
     """Return an estimated time in a readable unit, with two digits: `1.5 h`, `14 min`, `40 s`.
 
