@@ -1,12 +1,15 @@
 """One pass behind the reference's answers against generation and a scoring pass, and against a plain loop of PEFT.
 
     python benchmarks/one_pass.py ROWS.jsonl REFERENCE CANDIDATE… [--base embedded:smollm2] [--dtype float32]
-        [--limit 200] [--new 32] [--stop STRING] [--batch-tokens 4096] [--no-peft]
+        [--limit 200] [--new 32] [--stop STRING] [--batch-tokens 4096] [--no-peft] [--equal]
 
 For each candidate: changed answers, outputs that differ from plain generation, processor seconds (one thread) and
 sequential decoding steps of both ways, and their ratios. What is done once for all candidates (the noise of the two
 largest logits, the reference's states) is timed by itself: the reference follows its own answers first. KL is compared
 with the scoring pass.
+
+--equal only counts outputs that differ from plain generation and, in bfloat16, outputs of plain generation that differ
+between batches of --batch-tokens and of a quarter of it.
 """
 
 import argparse
@@ -80,6 +83,7 @@ def compare(
     rows: list[dict[str, str]],
     tokens: int,
     write: dict[str, Any],
+    equal: bool,
 ) -> list[dict[str, Any]]:
     """Both ways for every candidate."""
     prompts = [row["prompt"] for row in rows]
@@ -91,7 +95,7 @@ def compare(
     scored_lengths = [count + 1 for count in engine.count_tokens([(text,) for text in whole])]
     scored = budget_batches(whole, scored_lengths, tokens // SCORED_SHARE, [1] * len(rows))
 
-    def generate(name: str) -> dict[int, Any]:
+    def generate(name: str, batches: list[list[int]] = batches) -> dict[int, Any]:
         return {
             place: output
             for batch in batches
@@ -137,6 +141,23 @@ def compare(
     step = max(1, int(len(rows) * mean / 1000))
     sample = [Draft(prompts[place], drafts[place]) for place in range(0, len(rows), step)]
     noise, noise_seconds, _ = timed(lambda: engine.near_tie(reference, sample, **write))
+    if equal:
+        smaller = budget_batches(prompts, lengths, tokens // 4, [1] * len(rows))
+        for name in names:
+            answered, expected = follow(name, noise, False), generate(name)
+            counts = {
+                "candidate": name,
+                "answers": len(rows),
+                "changed": sum(expected[place].text != drafts[place].text for place in drafts),
+                "differ from generation": sum(answered[place][0] != expected[place] for place in drafts),
+            }
+            if "bfloat16" in engine.facts["dtype"]:
+                other = generate(name, smaller)
+                counts["differ between batch sizes"] = sum(
+                    other[place] != expected[place] for place in drafts
+                )
+            print(json.dumps(counts), flush=True)
+        return []
     _, once_seconds, _ = timed(lambda: follow(reference, noise, True))
     results: list[dict[str, Any]] = [
         {
@@ -198,6 +219,7 @@ def main() -> None:
     parser.add_argument("--stop", action="append", default=[])
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--no-peft", action="store_true")
+    parser.add_argument("--equal", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     count_steps()
@@ -213,9 +235,9 @@ def main() -> None:
     for adapter in options.adapters:
         engine.add(adapter.name, adapter)
     reference, *names = [adapter.name for adapter in options.adapters]
-    results = compare(engine, reference, names, rows, options.batch_tokens, write)
+    results = compare(engine, reference, names, rows, options.batch_tokens, write, options.equal)
     loop = None
-    if not options.no_peft:
+    if not (options.no_peft or options.equal):
         tokenizer = engine.tokenizer
         engine.close()
         base = locate(settings).folder

@@ -35,7 +35,7 @@ from gradience.components import RIDGE, Components, components, lost_energies, r
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.scoring import CHUNK
+from gradience.evaluate.engines.transformers.scoring import few_rows
 from gradience.files.shared_names import path_text
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
@@ -269,9 +269,7 @@ def direction(logits: Tensor, drawn: Tensor) -> Tensor:
     and the few that are not would decide everything. A few rows at a time, for the memory.
     """
     gradient = torch.empty_like(logits)
-    rows = max(1, CHUNK // logits.shape[1])
-    for start in range(0, len(logits), rows):
-        few = slice(start, start + rows)
+    for few in few_rows(logits):
         p = logits[few].float().softmax(dim=-1)
         mixed = p.sqrt() * drawn[few].to(p.device)
         gradient[few] = (mixed - p * mixed.sum(dim=-1, keepdim=True)).to(gradient.dtype)

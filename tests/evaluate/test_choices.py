@@ -7,6 +7,7 @@ import pytest
 import torch
 from evaluating import evaluate_choices
 from scipy.special import log_softmax
+from tiny_models import MEMORIES, remembering
 
 from gradience import tasks
 from gradience.bench.verify.recompute import gold_of, rescored
@@ -124,34 +125,9 @@ def test_a_prompt_is_read_once_for_all_its_choices(engine):
     ]  # two prompts; and all but the last letter of "11", "101010", "13" and "111111"
 
 
-def models():
-    import transformers as t
-
-    size = {"vocab_size": 46, "hidden_size": 32, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "intermediate_size": 48, "pad_token_id": 0}
-    windows = {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 3.0}
-    return {
-        "absolute positions": (
-            t.GPT2LMHeadModel,
-            t.GPT2Config(vocab_size=46, n_embd=32, n_layer=2, n_head=4),
-        ),
-        "alibi": (t.BloomForCausalLM, t.BloomConfig(vocab_size=46, hidden_size=32, n_layer=2, n_head=4)),
-        "windows": (t.Gemma2ForCausalLM, t.Gemma2Config(**size, **heads, **windows)),
-        "no keys and values": (t.MambaForCausalLM, t.MambaConfig(**size, state_size=8, pad_token_id=0)),
-    }
-
-
-@pytest.mark.parametrize("kind", ["absolute positions", "alibi", "windows", "no keys and values"])
+@pytest.mark.parametrize("kind", MEMORIES)
 def test_whatever_the_model_remembers_choices_are_those_of_the_naive_loop(kind):
-    from tiny_models import letters_tokenizer
-    from transformers import set_seed
-
-    from gradience.evaluate.engines.transformers import TransformersEngine
-
-    set_seed(0)
-    model_type, config = models()[kind]
-    config.initializer_range = 0.5
-    engine = TransformersEngine(model_type(config), letters_tokenizer())
+    engine = remembering(kind)
     examples = [
         ChoiceExample(str(n), "1 + " * (n % 3) + f"{n}=", (f"{n}", "123 4", "7"), 0, "confirm", "")
         for n in range(4)

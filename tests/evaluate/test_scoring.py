@@ -1,7 +1,9 @@
 """Likelihoods and KL of responses, against a naive loop over prefixes and scipy."""
 
+import itertools
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import adapters_to_compare as data
@@ -11,7 +13,7 @@ import torch
 from evaluating import evaluate_scores
 from scipy import stats
 from scipy.special import log_softmax, rel_entr
-from tiny_models import Sum, generate, letters_tokenizer, llama, sums, varied_end
+from tiny_models import MEMORIES, Sum, generate, letters_tokenizer, llama, remembering, sums, varied_end
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradience.bench.config.sections import TaskSettings
@@ -178,8 +180,8 @@ def test_kl_is_never_below_nothing():
     nearly = logits + 1e-6 * torch.randn(400, 300, generator=generator)
     targets = torch.zeros(400, dtype=torch.long)
     assert (scoring.measure(nearly, targets, logits).kl < 0).any()  # or this test shows nothing
-    pairs = [scoring.EncodedPair(prompt=[1], response=[2], truncated=False)] * 400
-    summed = [score.kl for score in scoring.scores_of(pairs, targets, nearly, logits)]
+    pairs = [scoring.EncodedPair(prompt=[1], response=[0], truncated=False)] * 400
+    summed = [score.kl for score in scoring.scores_of(pairs, nearly, logits)]
     assert min(summed) == 0 < max(summed)
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0
 
@@ -395,6 +397,23 @@ def test_outputs_and_scores_are_those_of_two_passes(engine, name, known):
     stopped = engine.generate(name, PROMPTS, **WRITE, stop=stop)
     assert "stop_string" in {output.stopped_by for output in stopped}
     assert [output for output, _ in followed(engine, name, known=known, stop=stop)] == stopped
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MEMORIES if kind != "no keys and values"])
+def test_whatever_the_model_remembers_drafts_change_nothing(kind, generated):
+    engine = remembering(kind)
+    expected = engine.generate(None, PROMPTS, **WRITE)
+    scores = engine.score(None, [(row.prompt, row.response) for row in FOLLOWED], max_length=60)
+    drafts = [
+        Draft(row.prompt, replace(one, ids=(*one.ids[:agreed], 7, 9, *one.ids[agreed + 2 :])), row.response)
+        for agreed, row, one in zip(itertools.cycle(range(12)), FOLLOWED, expected, strict=False)
+    ]
+    engine._written.clear()
+    (answered,) = engine.follow(None, [drafts], reference=None, near_tie=1e-4, **WRITE)
+    assert len(generated) > len(FOLLOWED) / 2
+    assert [output for output, _ in answered] == expected
+    for (_, score), one in zip(answered, scores, strict=True):
+        assert score.loglikelihood == pytest.approx(one.loglikelihood, rel=1e-4)
 
 
 def test_only_what_differs_is_generated(engine, generated, adapter_folders):

@@ -18,6 +18,7 @@ from transformers import (
 
 from gradience.evaluate import fixed_batches
 from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import classify_batch, generate_batch
 
 WORDS = ["good", "bad", "film", "plot", "very", "a", "dull", "joy"]
@@ -154,3 +155,33 @@ def varied_end(model, prompts: list[str], new: int) -> str:
     tokenizer = letters_tokenizer()
     texts = [output.text for output in generate(model, tokenizer, prompts, max_new_tokens=new)]
     return max(LETTERS, key=lambda letter: len({text.find(letter) for text in texts}))
+
+
+def memories():
+    """Models that remember in different ways what they have read."""
+    import transformers as t
+
+    size = {"vocab_size": 46, "hidden_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "intermediate_size": 48, "pad_token_id": 0}
+    gemma = {**size, **heads, "num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 3.0}
+    return {
+        "absolute positions": (
+            t.GPT2LMHeadModel,
+            t.GPT2Config(vocab_size=46, n_embd=32, n_layer=2, n_head=4),
+        ),
+        "alibi": (t.BloomForCausalLM, t.BloomConfig(vocab_size=46, hidden_size=32, n_layer=2, n_head=4)),
+        "windows": (t.Gemma2ForCausalLM, t.Gemma2Config(**gemma, sliding_window=4)),
+        "wide windows": (t.Gemma2ForCausalLM, t.Gemma2Config(**gemma, sliding_window=64)),
+        "no keys and values": (t.MambaForCausalLM, t.MambaConfig(**size, state_size=8, pad_token_id=0)),
+    }
+
+
+MEMORIES = ["absolute positions", "alibi", "windows", "wide windows", "no keys and values"]
+
+
+def remembering(kind):
+    """An engine of such a model."""
+    set_seed(0)
+    model_type, config = memories()[kind]
+    config.initializer_range = 0.5
+    return TransformersEngine(model_type(config), letters_tokenizer())

@@ -41,12 +41,13 @@ from gradience.evaluate.engines.transformers.forward import GeneratedRow, classi
 from gradience.evaluate.engines.transformers.scoring import (
     FollowedRow,
     KeptStates,
+    ReadDraft,
     ResponseBatch,
+    cache_of,
     fitted,
     followed_row,
     passes,
     read_drafts,
-    scores,
     scores_of,
     summed_up,
     verified,
@@ -261,38 +262,57 @@ class TransformersEngine(Engine):
         drafts = [self._known(reference, draft) for batch in batches for draft in batch]
         rows = [followed_row(self.encoder, draft, stop, max_new_tokens, max_length) for draft in drafts]
         begun = [GeneratedRow(self.encoder, tuple(stop), row.draft.truncated, max_new_tokens) for row in rows]
-        scored: list[Score | None] = []
+        scored: list[Score | None] = [None] * len(rows)
+        unfinished: dict[int, Any] = {}
+        at_once = max(map(len, batches))
+
+        def finish(places: Sequence[int]) -> None:
+            kept = [unfinished.pop(place) for place in places]
+            with self.using(name) as model:
+                generate_batch(
+                    model,
+                    self.encoder,
+                    [drafts[place].prompt for place in places],
+                    max_new_tokens=max_new_tokens,
+                    max_length=max_length,
+                    begun=[begun[place] for place in places],
+                    cache=None if None in kept else cache_of(kept),
+                )
+
         with memory(), torch.inference_mode():
-            for few in self._passes(rows):
-                tops, logits = read_drafts(few, self.encoder, self.base.device, self._reading(name))
-                start = len(scored)
-                for row, top, output in zip(few, tops, begun[start:], strict=False):
-                    verified(row, top, near_tie, output)
-                if logits is None:
-                    scored += [None] * len(few)
-                else:
-                    of_reference = None
-                    if reference is not None:
-                        kept = self._states.setdefault(reference, KeptStates())
-                        of_reference = kept.logits(
-                            few, self.encoder, lambda: self.using(reference), self.base.device
-                        )
-                    scored += scores(few, logits, of_reference)
-            open_rows = [place for place, row in enumerate(begun) if row.stopped_by is None]
-            at_once = max(map(len, batches))
-            for start in range(0, len(open_rows), at_once):
-                places = open_rows[start : start + at_once]
+            for places in self._passes(rows):
+                few = [rows[place] for place in places]
                 with self.using(name) as model:
-                    generate_batch(
-                        model,
-                        self.encoder,
-                        [drafts[place].prompt for place in places],
-                        max_new_tokens=max_new_tokens,
-                        max_length=max_length,
-                        begun=[begun[place] for place in places],
-                    )
+                    read = read_drafts(few, model, self.encoder)
+                for place, row, one in zip(places, few, read, strict=True):
+                    verified(row, one, near_tie, begun[place])
+                    if begun[place].stopped_by is None:
+                        unfinished[place] = one.begin(len(row.draft.prompt) + len(begun[place].ids) - 1)
+                for place, score in zip(places, self._scored(few, read, reference), strict=True):
+                    scored[place] = score
+                del read
+                while len(unfinished) >= at_once:
+                    finish(list(unfinished)[:at_once])
+            if unfinished:
+                finish(list(unfinished))
         answered = iter(zip((row.output() for row in begun), scored, strict=True))
         return [[next(answered) for _ in batch] for batch in batches]
+
+    def _scored(
+        self, rows: Sequence[FollowedRow], read: Sequence[ReadDraft], reference: str | None
+    ) -> Sequence[Score | None]:
+        """Return the score of the response of each row."""
+        if read[0].response is None:
+            return [None] * len(rows)
+        of_reference: Sequence[torch.Tensor | None] = [None] * len(rows)
+        if reference is not None:
+            kept = self._states.setdefault(reference, KeptStates())
+            of_reference = kept.logits(rows, self.encoder, lambda: self.using(reference), self.base.device)
+        return [
+            scores_of([row.response], one.response, expected)[0]
+            for row, one, expected in zip(rows, read, of_reference, strict=True)
+            if row.response is not None and one.response is not None
+        ]
 
     def near_tie(
         self,
@@ -313,13 +333,14 @@ class TransformersEngine(Engine):
             followed_row(self.encoder, Draft(draft.prompt, output), stop, max_new_tokens, max_length)
             for draft, output in zip(drafts, outputs, strict=True)
         ]
-        largest, place = 0.0, 0
+        largest = 0.0
         with memory(), torch.inference_mode():
-            for few in self._passes(rows):
-                tops, _ = read_drafts(few, self.encoder, self.base.device, self._reading(name))
-                for _, gaps in tops:
-                    changes = map(abs, map(operator.sub, gaps, outputs[place].gaps))
-                    largest, place = max(largest, *changes), place + 1
+            for places in self._passes(rows):
+                with self.using(name) as model:
+                    read = read_drafts([rows[place] for place in places], model, self.encoder)
+                for place, one in zip(places, read, strict=True):
+                    changes = map(abs, map(operator.sub, one.gaps, outputs[place].gaps))
+                    largest = max(largest, *changes)
         return 2 * largest
 
     def _known(self, reference: str | None, draft: Draft) -> Draft:
@@ -327,7 +348,7 @@ class TransformersEngine(Engine):
         written = self._written.get((reference, draft.prompt))
         return draft if written is None else replace(draft, output=written)
 
-    def _passes(self, rows: Sequence[FollowedRow]) -> Iterator[list[FollowedRow]]:
+    def _passes(self, rows: Sequence[FollowedRow]) -> Iterator[list[int]]:
         return passes(rows, max(1, self._vocabulary), self.base.device)
 
     def _reading(self, name: str | None) -> Callable[[ResponseBatch], torch.Tensor]:
@@ -375,7 +396,7 @@ class TransformersEngine(Engine):
             of_reference = None if reference is None else self._reading(reference)(batch)
             known = of_reference if name == reference else None
             given = self._reading(name)(batch) if known is None else known
-            return scores_of(batch.pairs, batch.targets, given, of_reference)
+            return scores_of(batch.pairs, given, of_reference)
 
     def close(self) -> None:
         self.base = self._peft = None

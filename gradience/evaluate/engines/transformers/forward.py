@@ -106,11 +106,13 @@ def generate_batch(
     stop: Sequence[str] = (),
     max_length: int | None = None,
     begun: Sequence[GeneratedRow] = (),
+    cache: Any = None,
 ) -> list[Output]:
     """Return the outputs of one batch. Finished rows stay in it until all rows have finished.
 
     So the batch composition depends only on the prompts, not on the lengths of other outputs, which differ
-    between adapters. begun: unfinished rows to go on with, one for each prompt.
+    between adapters. begun: unfinished rows to go on with, one for each prompt; cache: keys and values of all of their
+    tokens but the last, padded on the left.
     """
     encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
     rows = begun or [
@@ -122,11 +124,12 @@ def generate_batch(
         left=True,
         device=model.device,
     )
-    ids, advance = first, continuing(model, mask)
+    ids, advance = first if cache is None else first[:, -1:], continuing(model, mask, cache)
     with torch.inference_mode():
         for _ in range(max_new_tokens):
             logits = advance(ids)
-            ids, gaps = logits.argmax(dim=-1, keepdim=True), gaps_of(logits).tolist()
+            ids = logits.argmax(dim=-1, keepdim=True)
+            gaps = gaps_between(logits.topk(2, dim=-1).values).tolist()
             for row, token, gap in zip(rows, ids[:, 0].tolist(), gaps, strict=True):
                 row.take(token, gap)
             if all(row.stopped_by for row in rows):
@@ -134,24 +137,22 @@ def generate_batch(
     return [row.output() for row in rows]
 
 
-def continuing(model: Any, mask: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function from ids (rows, new), at first prompts of this mask, to logits (rows, vocabulary) behind."""
-    cache: Any = None
+def continuing(model: Any, mask: Tensor, cache: Any = None) -> Callable[[Tensor], Tensor]:
+    """Return a function from ids (rows, new), at first prompts of this mask, then one token a row, to logits
+    (rows, vocabulary) behind. cache: of what the mask has before the first ids."""
 
     def advance(ids: Tensor) -> Tensor:
         nonlocal cache, mask
-        if cache is not None:
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         logits, cache = next_logits(model, ids, mask, cache)
+        mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
         return logits
 
     return advance
 
 
-def gaps_of(logits: Tensor) -> Tensor:
-    """Return the difference of the two largest logits of each row: (rows, vocabulary) -> (rows,)."""
-    two = logits.topk(2, dim=-1).values.float()
-    return two[:, 0] - two[:, 1]
+def gaps_between(two: Tensor) -> Tensor:
+    """Return the differences of the two largest logits of each row: (rows, 2) -> (rows,)."""
+    return two[:, 0].float() - two[:, 1].float()
 
 
 @dataclass(slots=True)

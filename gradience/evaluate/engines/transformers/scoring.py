@@ -1,19 +1,23 @@
 """Likelihood of given responses, and outputs behind drafts, by teacher forcing: one forward pass a batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import Draft, Score
 from gradience.evaluate.engines.transformers.forward import (
     GeneratedRow,
     caches,
-    gaps_of,
+    gaps_between,
+    inner_of,
     logits_at,
     next_logits,
     padded,
@@ -22,8 +26,14 @@ from gradience.evaluate.engines.transformers.forward import (
 )
 from gradience.models.rendering import begin_token, encode_pair, encode_prompt, end_token
 
-CHUNK = 2**24
-"""Logits that are held in float32 at a time."""
+CHUNK = 2**21
+"""Logits that are held in float32 at a time: few enough for the cache of a processor."""
+
+
+def few_rows(logits: Tensor) -> Iterator[slice]:
+    """Yield rows of logits (rows, vocabulary), as many as are computed at a time."""
+    rows = max(1, CHUNK // logits.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +101,16 @@ class ResponseBatch:
         self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
         for place, pair in enumerate(pairs):
             self.wanted[place, len(pair.prompt) - 1 : len(rows[place]) - 1] = True
-        self.targets = torch.tensor([token for pair in pairs for token in pair.response], device=device)
 
     def logits(self, model: Any) -> Tensor:
         """Return logits of shape (response tokens of the batch, vocabulary), in the base's dtype."""
-        shared = shared_logits(model, self.pairs, self.fill, self.device) if self.choices else None
-        return self._read(model, lambda hidden: hidden) if shared is None else shared
+        prompts = dict.fromkeys(tuple(pair.prompt) for pair in self.pairs)
+        if self.choices and len(prompts) < len(self.pairs):
+            trunks = [EncodedPair(list(prompt), [], truncated=False) for prompt in prompts]
+            shared = shared_logits(model, trunks, self.pairs, self.fill, self.device)
+            if shared is not None:
+                return shared.logits
+        return self._read(model, lambda hidden: hidden)
 
     def states(self, model: Any) -> Tensor:
         """Return what the head makes these logits of: shape (response tokens of the batch, width)."""
@@ -115,10 +129,11 @@ class ResponseBatch:
 
 
 def scores_of(
-    pairs: Sequence[EncodedPair], targets: Tensor, adapter_logits: Tensor, reference_logits: Tensor | None
+    pairs: Sequence[EncodedPair], adapter_logits: Tensor, reference_logits: Tensor | None
 ) -> list[Score]:
-    """Return sums over the tokens of each pair; `targets` are those of all responses, one behind the other."""
+    """Return sums over the tokens of each pair, from the logits of all responses, one behind the other."""
     sizes = [len(pair.response) for pair in pairs]
+    targets = torch.tensor([token for pair in pairs for token in pair.response], device=adapter_logits.device)
     measured = measure(adapter_logits, targets, reference_logits)
     terms = [None if values is None else torch.split(values, sizes) for values in measured]
     scores = []
@@ -172,59 +187,118 @@ def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | 
     Logits are (tokens, vocabulary), in any dtype; a few rows at a time are made float32.
     """
     parts: list[list[Tensor]] = []
-    rows = max(1, CHUNK // adapter_logits.shape[1])
-    for start in range(0, len(adapter_logits), rows):
-        few = slice(start, start + rows)
+    for few in few_rows(adapter_logits):
         logs, best = adapter_logits[few].float().log_softmax(dim=-1), adapter_logits[few].argmax(dim=-1)
-        # To the processor first: MPS has no float64.
-        likelihood = logs.gather(1, targets[few, None])[:, 0].cpu().double()
-        parts.append([likelihood, (best == targets[few]).cpu()])
+        parts.append([logs.gather(1, targets[few, None])[:, 0], best == targets[few]])
         if reference_logits is not None:
             reference = reference_logits[few].float().log_softmax(dim=-1)
             kl = (reference.exp() * (reference - logs)).sum(dim=-1)
-            parts[-1] += [kl.cpu().double(), (reference_logits[few].argmax(dim=-1) != best).cpu()]
-    likelihood, hits, *divergence = map(torch.cat, zip(*parts, strict=True))
-    return Terms(likelihood, hits, *(divergence or (None, None)))
+            parts[-1] += [kl, reference_logits[few].argmax(dim=-1) != best]
+    # To the processor first: MPS has no float64.
+    likelihood, hits, *divergence = (torch.cat(terms).cpu() for terms in zip(*parts, strict=True))
+    if not divergence:
+        return Terms(likelihood.double(), hits, None, None)
+    return Terms(likelihood.double(), hits, divergence[0].double(), divergence[1])
 
 
-def shared_logits(model: Any, pairs: Sequence[EncodedPair], fill: int, device: torch.device) -> Tensor | None:
-    """Return logits (response tokens, vocabulary) of pairs, in order, reading every prompt once.
+def alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many of the first tokens are the same.
 
-    For multiple choice this is most of the work, and for single-token choices all of it: they need no second
-    pass.
-    None if it is impossible or saves nothing: no prompt occurs twice, or the model's cache has more than keys
-    and values.
+    >>> alike([5, 6, 7], [5, 6, 8, 9])
+    2
     """
-    places = {
-        prompt: place for place, prompt in enumerate(dict.fromkeys(tuple(pair.prompt) for pair in pairs))
-    }
-    if len(places) == len(pairs) or not caches(model):
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+class SharedLogits(NamedTuple):
+    """What `shared_logits` has read."""
+
+    logits: Tensor
+    """(response tokens of all pairs, vocabulary), in the order of the pairs."""
+    cache: list[tuple[Tensor, Tensor]] | None
+    """Keys and values (trunks, heads, longest trunk, width) of every layer; None if a layer keeps something else."""
+
+
+def shared_logits(
+    model: Any, trunks: Sequence[EncodedPair], pairs: Sequence[EncodedPair], fill: int, device: torch.device
+) -> SharedLogits | None:
+    """Return logits of pairs of which those with one prompt read once what they have in common.
+
+    trunks: each prompt with a response, perhaps an empty one, that is read with it; other responses to this prompt
+    branch off behind the last token that they share with it. For multiple choice a prompt is most of the work, and for
+    single-token choices all of it: they need no second pass. None if the model keeps more than keys and values.
+    """
+    if not caches(model):
         return None
-    ids, mask = padded([list(prompt) for prompt in places], fill=fill, left=True, device=device)
-    first, cache = next_logits(model, ids, mask)
-    prompt_of = [places[tuple(pair.prompt)] for pair in pairs]
-    longer = [place for place, pair in enumerate(pairs) if len(pair.response) > 1]
-    if not longer:
-        return first[torch.tensor(prompt_of, device=device)]
-    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+    place_of = {tuple(trunk.prompt): place for place, trunk in enumerate(trunks)}
+    behind = [trunk.response[:-1] for trunk in trunks]  # the last token predicts nothing that is asked for
+    ids, mask = padded(
+        [trunk.prompt + more for trunk, more in zip(trunks, behind, strict=True)],
+        fill=fill,
+        left=True,
+        device=device,
+    )
+    longest = ids.shape[1]
+    asked = torch.tensor(list(map(len, behind)), device=device)[:, None] + 1
+    wanted = torch.arange(longest, device=device) >= longest - asked
+    starts = list(accumulate((len(more) + 1 for more in behind), initial=0))
+    branches: list[tuple[int, list[int]]] = []
+    masks, order, read = list[Tensor](), list[int](), starts[-1]
+    for pair in pairs:
+        place, given = place_of[tuple(pair.prompt)], pair.response[:-1]
+        shared = alike(given, behind[place])
+        order += range(starts[place], starts[place] + min(shared + 1, len(pair.response)))
+        if rest := given[shared:]:
+            branches.append((place, rest))
+            masks.append(mask[place].clone())
+            masks[-1][longest - len(behind[place]) + shared :] = 0
+            order += range(read, read + len(rest))
+            read += len(rest)
+    in_order = torch.tensor(order, dtype=torch.long, device=device)
+    if not branches:
+        logits, cache = next_logits(model, ids, mask, choose=lambda hidden: hidden[wanted][in_order])
+        return SharedLogits(logits, keys_and_values(cache))
+    states: list[Tensor] = []
+
+    def keep(hidden: Tensor) -> Tensor:
+        states.append(hidden[wanted])
+        return hidden[:1, -1]
+
+    _, cache = next_logits(model, ids, mask, choose=keep)
+    kept = keys_and_values(cache)
+    if kept is None:
         return None
-    of_longer = torch.tensor([prompt_of[place] for place in longer], device=device)
-    cache.batch_select_indices(of_longer)
-    ids, beyond = padded(
-        [pairs[place].response[:-1] for place in longer], fill=fill, left=False, device=device
+    cache.batch_select_indices(torch.tensor([place for place, _ in branches], device=device))
+    ids, beyond = padded([rest for _, rest in branches], fill=fill, left=False, device=device)
+    logits, _ = next_logits(
+        model,
+        ids,
+        torch.cat([torch.stack(masks), beyond], dim=1),
+        cache,
+        lambda hidden: torch.cat([*states, hidden[beyond.bool()]])[in_order],
     )
-    wanted = beyond.bool()
-    rest, _ = next_logits(
-        model, ids, torch.cat([mask[of_longer], beyond], dim=1), cache, lambda hidden: hidden[wanted]
-    )
-    # The logits of a first token are at its prompt, those of the others one behind the other.
-    order: list[int] = []
-    behind = len(first)
-    for pair, prompt in zip(pairs, prompt_of, strict=True):
-        if pair.response:
-            order += [prompt, *range(behind, behind + len(pair.response) - 1)]
-            behind += len(pair.response) - 1
-    return torch.cat([first, rest])[torch.tensor(order, device=device)]
+    return SharedLogits(logits, kept)
+
+
+def keys_and_values(cache: Any) -> list[tuple[Tensor, Tensor]] | None:
+    """Return those of every layer; None if a layer keeps something else."""
+    known = (DynamicLayer, DynamicSlidingWindowLayer)
+    if not all(type(layer) in known and layer.is_initialized for layer in cache.layers):
+        return None
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def cache_of(rows: Sequence[list[tuple[Tensor, Tensor]]]) -> DynamicCache:
+    """Return a cache of rows, padded on the left. rows: keys and values (heads, length, width) of each layer."""
+    cache, longest = DynamicCache(), max(row[0][0].shape[1] for row in rows)
+    for number, layers in enumerate(zip(*rows, strict=True)):
+        keys, values = (
+            torch.stack([pad(part, (0, 0, longest - part.shape[1], 0)) for part in parts])
+            for parts in zip(*layers, strict=True)
+        )
+        cache.update(keys, values, number)
+    return cache
 
 
 # ---------------------------------------------------------------- drafts in one pass
@@ -234,6 +308,8 @@ def shared_logits(model: Any, pairs: Sequence[EncodedPair], fill: int, device: t
 # a single forward pass tells that of all of them. What is written behind the first other token has to be generated.
 
 
+READ = {"cpu": 640}
+"""Tokens of a pass at most, unless a single row has more: 400 to 800 take the least time per token (decision 30)."""
 LOGITS = {"cpu": 2**26}
 """Logits of a pass at most, unless a single row has more: 256 MiB in float32."""
 MORE_LOGITS = 2**28
@@ -251,9 +327,15 @@ class FollowedRow:
     texts: tuple[str, str | None]
 
     @property
+    def length(self) -> int:
+        """Tokens that are read one behind the other."""
+        return len(self.draft.prompt) + len(self.draft.response)
+
+    @property
     def tokens(self) -> int:
-        """Positions that logits are made for."""
-        return len(self.draft.response) + (0 if self.response is None else len(self.response.response))
+        """Positions that logits are made for at most."""
+        given = [] if self.response is None else self.response.response
+        return len(self.draft.response) + (0 if given == self.draft.response else len(given))
 
 
 def followed_row(
@@ -276,25 +358,44 @@ def followed_row(
     return FollowedRow(pair, response, (draft.prompt, draft.response))
 
 
-def passes(rows: Sequence[FollowedRow], vocabulary: int, device: torch.device) -> Iterator[list[FollowedRow]]:
-    """Yield the rows that are read together."""
-    limit, few, tokens = LOGITS.get(device.type, MORE_LOGITS) // vocabulary, list[FollowedRow](), 0
-    for row in rows:
-        if few and tokens + row.tokens > limit:
+def passes(rows: Sequence[FollowedRow], vocabulary: int, device: torch.device) -> Iterator[list[int]]:
+    """Yield places of rows that are read together: the longest first, rows of about one length beside each other."""
+    most = LOGITS.get(device.type, MORE_LOGITS) // vocabulary
+    few, logits, tokens = list[int](), 0, 0
+    for place in sorted(range(len(rows)), key=lambda place: -rows[place].length):
+        logits, tokens = logits + rows[place].tokens, tokens + rows[place].length
+        if few and (logits > most or tokens > READ.get(device.type, tokens)):
             yield few
-            few, tokens = [], 0
-        few.append(row)
-        tokens += row.tokens
+            few, logits, tokens = [], rows[place].tokens, rows[place].length
+        few.append(place)
     if few:
         yield few
 
 
-def read_drafts(
-    rows: Sequence[FollowedRow], tokenizer: Any, device: torch.device, read: Callable[[ResponseBatch], Tensor]
-) -> tuple[list[tuple[list[int], list[float]]], Tensor | None]:
-    """Return the most likely token at each place of each draft with its gap, and the logits of all responses.
+@dataclass(frozen=True, slots=True)
+class ReadDraft:
+    """What an adapter makes of a row."""
 
-    Prompt, draft and response of a row are read once each, and once together if draft and response are the same.
+    best: list[int]
+    """Its most likely token at each place of the draft."""
+    gaps: list[float]
+    response: Tensor | None
+    """Logits (tokens of the response, vocabulary)."""
+    cache: list[tuple[Tensor, Tensor]] | None
+    """Views of the keys and values (heads, tokens, width) of prompt and draft, in each layer."""
+
+    def begin(self, length: int) -> list[tuple[Tensor, Tensor]] | None:
+        """Return a copy of the keys and values of the first tokens."""
+        if self.cache is None:
+            return None
+        return [(keys[:, :length].clone(), values[:, :length].clone()) for keys, values in self.cache]
+
+
+def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list[ReadDraft]:
+    """Read prompt and draft of each row, and of a response what differs from the draft.
+
+    Layers with windows count the gap between the shared tokens and what branches off. So if all of it does not fit into
+    the window, prompt, draft and response are read once each, as by models that keep more than keys and values.
     """
     pairs: dict[tuple[tuple[int, ...], tuple[int, ...]], EncodedPair] = {}
 
@@ -304,22 +405,45 @@ def read_drafts(
         return key
 
     drafts = [place(row.draft) for row in rows]
-    responses = [place(row.response) for row in rows if row.response is not None]
-    batch = ResponseBatch(tokenizer, list(pairs.values()), device, choices=True)
-    sizes = [len(response) for _, response in pairs]
-    logits = dict(zip(pairs, torch.split(read(batch), sizes), strict=True))
-    tops = []
-    for key in drafts:
-        best, gaps = logits[key].argmax(dim=-1), gaps_of(logits[key])
-        tops.append((best.tolist(), gaps.tolist()))
-    return tops, torch.cat([logits[key] for key in responses]) if responses else None
+    responses = [None if row.response is None else place(row.response) for row in rows]
+    given, device = list(pairs.values()), model.device
+    window = getattr(inner_of(model).config.get_text_config(), "sliding_window", None)
+    most = max(row.length for row in rows) + max(len(pair.response) for pair in given)
+    fits = window is None or most < window
+    trunks: dict[tuple[int, ...], EncodedPair] = {}
+    for pair in given:
+        trunks.setdefault(tuple(pair.prompt), pair if fits else replace(pair, response=[]))
+    shared = shared_logits(model, list(trunks.values()), given, end_token(tokenizer), device)
+    if shared is None:
+        logits, cache = ResponseBatch(tokenizer, given, device).logits(model), None
+    else:
+        logits, cache = shared.logits, shared.cache if fits else None
+    two = logits.topk(2, dim=-1)
+    gaps, best = gaps_between(two.values).tolist(), two.indices[:, 0].tolist()
+    ends = list(accumulate((len(pair.response) for pair in given), initial=0))
+    within = {key: slice(*some) for key, some in zip(pairs, pairwise(ends), strict=True)}
+    trunk_of = {prompt: (number, pair) for number, (prompt, pair) in enumerate(trunks.items())}
+    read = []
+    for row, draft, response in zip(rows, drafts, responses, strict=True):
+        number, trunk = trunk_of[draft[0]]
+        kept = None
+        if cache is not None and trunk.response == row.draft.response:
+            length = max(row.length - 1, len(row.draft.prompt))
+            kept = [(keys[number, :, -length:], values[number, :, -length:]) for keys, values in cache]
+        read.append(
+            ReadDraft(
+                best[within[draft]],
+                gaps[within[draft]],
+                None if response is None else logits[within[response]],
+                kept,
+            )
+        )
+    return read
 
 
-def verified(
-    row: FollowedRow, tops: tuple[list[int], list[float]], near_tie: float, begun: GeneratedRow
-) -> None:
+def verified(row: FollowedRow, read: ReadDraft, near_tie: float, begun: GeneratedRow) -> None:
     """Append the most likely tokens to `begun`, up to the first that differs from the draft or is a near tie."""
-    for wanted, token, gap in zip(row.draft.response, *tops, strict=True):
+    for wanted, token, gap in zip(row.draft.response, read.best, read.gaps, strict=True):
         if gap <= near_tie:
             return
         begun.take(token, gap)
@@ -333,11 +457,17 @@ class KeptStates:
 
     of: dict[Any, Tensor] = field(default_factory=dict)
     bytes: int = 0
+    head_is_last: bool = False
+    """True if the model returns what its head gives, neither capped nor scaled, as was seen once."""
 
     def logits(
-        self, rows: Sequence[FollowedRow], tokenizer: Any, using: Callable[[], Any], device: torch.device
-    ) -> Tensor:
-        """Return the reference's logits of shape (tokens of all responses, vocabulary). using: switches to it."""
+        self,
+        rows: Sequence[FollowedRow],
+        tokenizer: Any,
+        using: Callable[[], AbstractContextManager[Any]],
+        device: torch.device,
+    ) -> Sequence[Tensor]:
+        """Return the reference's logits (tokens, vocabulary) of each response. using: switches to the reference."""
         missing = [row for row in rows if row.texts not in self.of]
         new: Mapping[Any, Tensor] = {}
         with using() as model:
@@ -346,18 +476,15 @@ class KeptStates:
                 states = ResponseBatch(tokenizer, pairs, device).states(model)
                 split = torch.split(states, [len(pair.response) for pair in pairs])
                 new = {row.texts: part.cpu() for row, part in zip(missing, split, strict=True)}
-            states = torch.cat([new[row.texts] if row.texts in new else self.of[row.texts] for row in rows])
-            states, one = states.to(device), torch.tensor([[end_token(tokenizer)]], device=device)
-            logits: Tensor = logits_at(model, lambda _: states, input_ids=one, use_cache=False).logits
+            parts = [new[row.texts] if row.texts in new else self.of[row.texts] for row in rows]
+            states, head = torch.cat(parts).to(device), model.get_output_embeddings()
+            logits: Tensor = head(states)
+            if not self.head_is_last:
+                one = torch.tensor([[end_token(tokenizer)]], device=device)
+                given = logits_at(model, lambda _: states, input_ids=one, use_cache=False).logits
+                self.head_is_last, logits = torch.equal(given, logits), given
         for texts, part in new.items():
             if self.bytes + part.nbytes <= STATES:
                 self.of[texts] = part.clone()
                 self.bytes += part.nbytes
-        return logits
-
-
-def scores(rows: Sequence[FollowedRow], logits: Tensor, of_reference: Tensor | None) -> list[Score]:
-    """Return the score of each response."""
-    pairs = [row.response for row in rows if row.response is not None]
-    targets = torch.tensor([token for pair in pairs for token in pair.response], device=logits.device)
-    return scores_of(pairs, targets, logits, of_reference)
+        return torch.split(logits, list(map(len, parts)))
