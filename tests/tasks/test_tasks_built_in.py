@@ -351,79 +351,59 @@ def test_a_pattern_belongs_to_regex(name, pattern):
 # ---------------------------------------------------------------- GLUE: the hub's columns and labels, the
 
 
-LABELS = {
-    # As on the card of nyu-mll/glue.
-    "cola": ["unacceptable", "acceptable"],
-    "mnli": ["entailment", "neutral", "contradiction"],
-    "mrpc": ["not_equivalent", "equivalent"],
-    "qnli": ["entailment", "not_entailment"],
-    "qqp": ["not_duplicate", "duplicate"],
-    "rte": ["entailment", "not_entailment"],
-    "sst2": ["negative", "positive"],
-}
-COLUMNS = {
-    "cola": ["sentence"],
-    "mnli": ["premise", "hypothesis"],
-    "mrpc": ["sentence1", "sentence2"],
-    "qnli": ["question", "sentence"],
-    "qqp": ["question1", "question2"],
-    "rte": ["sentence1", "sentence2"],
-    "sst2": ["sentence"],
+GLUE = {
+    # Columns and labels as on the card of nyu-mll/glue.
+    "cola": (["sentence"], ["unacceptable", "acceptable"]),
+    "mnli": (["premise", "hypothesis"], ["entailment", "neutral", "contradiction"]),
+    "mrpc": (["sentence1", "sentence2"], ["not_equivalent", "equivalent"]),
+    "qnli": (["question", "sentence"], ["entailment", "not_entailment"]),
+    "qqp": (["question1", "question2"], ["not_duplicate", "duplicate"]),
+    "rte": (["sentence1", "sentence2"], ["entailment", "not_entailment"]),
+    "sst2": (["sentence"], ["negative", "positive"]),
 }
 METRICS = {"cola": "matthews", "mrpc": "f1", "qqp": "f1"}
 
 
 def rows(subset: str, start: int, count: int, *, named: bool = False) -> list[dict[str, object]]:
-    names = LABELS[subset]
+    columns, names = GLUE[subset]
     return [
-        {column: f"The {column} of row {n}." for column in COLUMNS[subset]}
-        | {"label": names[n % len(names)] if named else n % len(names), "idx": n}
+        {column: f"The {column} of row {n}." for column in columns}
+        | {"label": names[n % len(names)] if named else n % len(names)}
         for n in range(start, start + count)
     ]
-
-
-def features(subset: str, names: list[str]) -> str:
-    texts = "".join(f"  - name: {column}\n    dtype: string\n" for column in COLUMNS[subset])
-    labels = "".join(f"          '{place}': {name}\n" for place, name in enumerate(names))
-    return f"{texts}  - name: label\n    dtype:\n      class_label:\n        names:\n{labels}" + (
-        "  - name: idx\n    dtype: int32\n"
-    )
 
 
 @pytest.fixture
 def hub_copy(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def make(subset, names=None):
+    def make(subset):
+        columns, names = GLUE[subset]
         validations = ["validation_matched", "validation_mismatched"] if subset == "mnli" else ["validation"]
-        splits = {"train": rows(subset, 0, 50)} | {
-            name: rows(subset, 100 * place, 12) for place, name in enumerate(validations, start=1)
-        }
-        return write_repository(tmp_path / "glue", subset, splits, features(subset, names or LABELS[subset]))
+        splits = {name: rows(subset, 100 * place, 12) for place, name in enumerate(validations, start=1)}
+        texts = "".join(f"  - name: {column}\n    dtype: string\n" for column in columns)
+        labels = "".join(f"          '{place}': {name}\n" for place, name in enumerate(names))
+        features = f"{texts}  - name: label\n    dtype:\n      class_label:\n        names:\n{labels}"
+        return write_repository(tmp_path / "glue", subset, {"train": rows(subset, 0, 50), **splits}, features)
 
     return make
 
 
-@pytest.mark.parametrize("subset", LABELS)
+@pytest.mark.parametrize("subset", GLUE)
 def test_the_hub_and_files_give_the_same_examples(subset, hub_copy, tmp_path):
     from_hub = glue.load(subset=subset, dataset=str(hub_copy(subset)))
     for named in (False, True):
-        from_files = glue.load(
-            subset=subset,
-            train_file=write_jsonl(tmp_path / "train.jsonl", rows(subset, 0, 50, named=named)),
-            validation_file=write_jsonl(tmp_path / "validation.jsonl", rows(subset, 100, 12, named=named)),
-        )
+        train = write_jsonl(tmp_path / "train.jsonl", rows(subset, 0, 50, named=named))
+        validation = write_jsonl(tmp_path / "validation.jsonl", rows(subset, 100, 12, named=named))
+        from_files = glue.load(subset=subset, train_file=train, validation_file=validation)
         assert from_files.examples == from_hub.examples
-    assert list(from_hub.label_names) == LABELS[subset]
+    columns, names = GLUE[subset]
+    assert list(from_hub.label_names) == names
     assert from_hub.metric == METRICS.get(subset, "accuracy")
-    assert {role: len(from_hub.examples.of(role)) for role in ROLES} == {
-        "train": 40,
-        "dev": 10,
-        "confirm": 12,
-    }
+    assert [len(from_hub.examples.of(role)) for role in ("train", "dev", "confirm")] == [40, 10, 12]
     example = from_hub.examples.of("confirm")[0]
     texts = [example.text] if example.text_pair is None else [example.text, example.text_pair]
-    assert [text.split()[1] for text in texts] == COLUMNS[subset]
+    assert [text.split()[1] for text in texts] == columns
 
 
 @pytest.mark.parametrize(("subset", "hint"), [("stsb", "set `subset`"), ("sst-2", "did you mean `sst2`")])

@@ -14,19 +14,10 @@ from hypothesis import strategies as st
 from gradience import tasks
 from gradience.cli.app import run
 from gradience.errors import InputError
+from gradience.tasks import examples as identities
 from gradience.tasks import reviews
 from gradience.tasks.base import GenerationTask
-from gradience.tasks.examples import (
-    PER_10_000,
-    ROLES,
-    Examples,
-    LabeledExample,
-    PromptExample,
-    content_id,
-    prepare_first,
-    role_of,
-)
-from gradience.tasks.examples import prepare as prepare_examples
+from gradience.tasks.examples import PER_10_000, ROLES, LabeledExample, PromptExample, content_id, role_of
 from gradience.tasks.scorers import room_for
 from gradience.tasks.user_code import allowing, is_allowed
 
@@ -41,7 +32,8 @@ def test_every_profile_is_a_documented_function(profile):
     text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     section = text.partition(f"\n### `{profile}`\n")[2].partition("\n### ")[0]
     assert section
-    assert [name for name in signature(function).parameters if f"`{name}`" not in section] == []
+    shared = text.partition("All tasks that read your files take these options")[2].partition("\n#")[0]
+    assert [name for name in signature(function).parameters if f"`{name}`" not in section + shared] == []
 
 
 def test_every_file_with_a_load_is_a_profile():
@@ -199,9 +191,9 @@ def test_a_file_cannot_allow_itself(trace, tmp_path, capsys):
 # ---------------------------------------------------------------- Examples get their role from their
 
 
-def prepare(rows: list[tuple[str, int]]) -> Examples[LabeledExample]:
+def prepare(rows: list[tuple[str, int]]) -> identities.Examples[LabeledExample]:
     """Examples from rows of (text, label), with the roles that their identities give them."""
-    return prepare_examples(
+    return identities.prepare(
         LabeledExample(content_id(text), text, label, role_of(content_id(text))) for text, label in rows
     )
 
@@ -285,7 +277,7 @@ def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_pat
 def test_the_first_examples_are_those_of_a_reading_that_holds_all(rows, limit):
     """Duplicates, contradictions and the room of an output included, also where many of the first are left out."""
     examples = [PromptExample(content_id(f"{n}"), f"{n}", "x" * a, f"{a}", "train") for n, a in rows]
-    whole, first = prepare_examples(examples), prepare_first(lambda: iter(examples), limit)
+    whole, first = identities.prepare(examples), identities.prepare_first(lambda: iter(examples), limit)
     assert (first.all, first.counts) == (whole.all[:limit], whole.counts)
     assert room_for(first) == room_for(whole)
 
@@ -295,4 +287,4 @@ def test_examples_that_were_dropped_come_back_where_the_first_contradict_each_ot
     ordered = sorted(rows, key=lambda row: content_id(f"{row[0]}"))
     rows += [(n, 1) for n, _ in ordered[:600]]
     examples = [PromptExample(content_id(f"{n}"), f"{n}", "x", f"{a}", "train") for n, a in rows]
-    assert prepare_first(lambda: iter(examples), 20).all == prepare_examples(examples).all[:20]
+    assert identities.prepare_first(lambda: iter(examples), 20).all == identities.prepare(examples).all[:20]
