@@ -61,17 +61,11 @@ def test_an_audit_is_written_appended_to_a_run_and_compared_with_a_base(folder):
 @pytest.mark.parametrize(
     "size",
     [
-        {"rank": 4},
         {"rank": np.int64(4)},
-        {"energy": 0.9},
-        {"suggested": "uniform_median"},
         {"suggested": "per_layer"},
-        {"reduction": np.float64(0.5)},
-        {"max_params": 60_000},
-        {"max_error": 0.1},
-        {"rank": 5, "allowed_ranks": [2, 6]},
+        {"reduction": np.float64(0.5), "allowed_ranks": [2, 6]},
     ],
-    ids=lambda size: " ".join(f"{name}={value}" for name, value in size.items()),
+    ids=lambda size: " ".join(size),
 )
 def test_every_size_is_planned_and_written(size, folder):
     plan = compress_adapter("my_adapter", dry_run=True, **size)

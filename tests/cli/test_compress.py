@@ -190,33 +190,6 @@ def plans(adapter, tmp_path, capsys):
     return tmp_path
 
 
-# ---------------------------------------------------------------- what is refused: exit code 3
-
-
-def change(adapter, **fields):
-    path = adapter / CONFIG
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry-run"])
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"init_lora_weights": "pissa"}, "initialized with pissa"),
-        ({"use_qalora": True}, "QA-LoRA"),
-        ({"use_dora": True}, "DoRA"),
-        ({"lora_alpha": None}, "alpha"),
-        ({"peft_type": "ADALORA"}, "ADALORA"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_refusals(fields, words, dry, adapter, tmp_path, capsys):
-    change(adapter, **fields)
-    code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "-o", tmp_path / "out", *dry)
-    assert code == 3
-    assert words in error
-
-
 def test_a_disk_that_does_not_take_it(adapter, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "-o", tmp_path / "file" / "out")
