@@ -91,19 +91,20 @@ class LazyVerbs(Mapping[str, Any]):
     """Verb -> its command, whose module is imported when the command is looked up."""
 
     def __iter__(self) -> Iterator[str]:
-        return (name for section in VERBS.values() for name in section)
+        return iter(_summaries())
 
     def __len__(self) -> int:
-        return sum(map(len, VERBS.values()))
+        return len(_summaries())
 
     def __contains__(self, name: object) -> bool:
-        return any(name in section for section in VERBS.values())
+        return name in _summaries()
 
     def __getitem__(self, name: str) -> Any:
-        for section in VERBS.values():
-            if name in section:
-                return _verb(name, section[name])
-        raise KeyError(name)
+        return _verb(name, _summaries()[name])
+
+
+def _summaries() -> dict[str, str]:
+    return {name: summary for section in VERBS.values() for name, summary in section.items()}
 
 
 def glossary() -> list[tuple[str, str]]:

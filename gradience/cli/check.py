@@ -1,28 +1,12 @@
 """`gradience check`: check a training configuration before training."""
 
-from typing import Annotated
-
-from pydantic.dataclasses import dataclass
-
 from gradience.check.settings import CheckSettings
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import PageOutput
-from gradience.settings import SETTINGS, Flag, call
+from gradience.cli.output import VerboseOutput
+from gradience.settings import call
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class CheckOutput(PageOutput):
-    """Output."""
-
-    verbose: Annotated[bool, Flag(short="-v")] = False
-    """Also show sources, and the rules that found nothing."""
-
-    @property
-    def full(self) -> bool:
-        return self.verbose
-
-
-def check(settings: CheckSettings, out: CheckOutput) -> int:
+def check(settings: CheckSettings, out: VerboseOutput) -> int:
     """Reports what is wrong, unusual or not supported. One file may contain both the adapter's and the training's
     settings. A pickled training_args.bin is never opened. Exit code 1: an error was found.
 

@@ -5,23 +5,17 @@ from typing import Annotated, Literal
 from pydantic.dataclasses import dataclass
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import PageOutput
+from gradience.cli.output import VerboseOutput
 from gradience.monitor.settings import MonitorSettings
 from gradience.settings import SETTINGS, Flag, call
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class MonitorOutput(PageOutput):
+class MonitorOutput(VerboseOutput):
     """Output."""
 
-    verbose: Annotated[bool, Flag(short="-v")] = False
-    """Also show evidence, sources and gradients."""
     fail_on: Annotated[Literal["warning", "error"] | None, Flag("SEVERITY")] = None
     """Exit with 1 on an alert of at least this severity."""
-
-    @property
-    def full(self) -> bool:
-        return self.verbose
 
 
 def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:

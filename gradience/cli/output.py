@@ -105,6 +105,18 @@ class PageOutput(JsonOutput):
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class VerboseOutput(PageOutput):
+    """Output."""
+
+    verbose: Annotated[bool, Flag(short="-v")] = False
+    """Also show evidence and sources."""
+
+    @property
+    def full(self) -> bool:
+        return self.verbose
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class ReportOutput(PageOutput):
     """Output."""
 
