@@ -1,19 +1,14 @@
 """`gradience demo`: the audit of a trained adapter that comes with the package, and Bench on a small model."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
 from gradience.settings import SETTINGS, Flag, StrPath
-
-if TYPE_CHECKING:
-    from gradience.reports.base.blocks import Facts, Span
 
 EXAMPLE = "minilm-reviews-r8"
 CONFIG = "minilm_reviews_demo"
@@ -37,39 +32,26 @@ def demo(settings: DemoSettings) -> int:
     from gradience.audit.adapter import audit_adapter
     from gradience.cli.output import command_line, print_screen
     from gradience.reports.base import terminal
-    from gradience.reports.base.blocks import Code, Heading
+    from gradience.reports.base.blocks import Facts, Heading
 
     path = shown_path(example_adapter())
-    print_screen(terminal.render, [Code([("$ gradience audit ", typed(path))])])
-    print()
+    typed = shlex.quote(str(path))
+    print(f"$ gradience audit {typed}\n")
     report = audit_adapter(str(path), command=command_line())
     print_screen(type(report).to_text, report)
     print()
-    print_screen(terminal.render, [Heading("Next steps"), next_steps(path)])
-    return 0
-
-
-def next_steps(example: Path) -> Facts:
-    """Return what to type or to read after the audit of `example`."""
-    from gradience.reports.base.blocks import Facts, Span
-
-    return Facts(
+    steps = Facts(
         [
             ("your adapter", "gradience audit ./your_adapter"),
-            ("per module", ("gradience audit ", typed(example), " --layers")),
+            ("per module", f"gradience audit {typed} --layers"),
             ("shrink", "gradience shrink ./your_adapter --data rows.jsonl"),
             ("Bench", "gradience demo --train runs/demo"),
             ("terms", "gradience help glossary"),
-            ("model card", Span(f"{example}/README.md", "name")),
+            ("model card", f"{path}/README.md"),
         ]
     )
-
-
-def typed(path: Path) -> Span:
-    """Return `path` as a shell takes it."""
-    from gradience.reports.base.blocks import Span
-
-    return Span(shlex.quote(str(path)), "name")
+    print_screen(terminal.render, [Heading("Next steps"), steps])
+    return 0
 
 
 def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
