@@ -4,14 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from gradience.arguments import is_number
-from gradience.files.shared_names import path_text
 from gradience.monitor import rules
-from gradience.monitor.facts import (
-    RunFacts,
-    RunSetup,
-    finite,
-    read_setup,
-)
+from gradience.monitor.facts import RunFacts, finite, read_setup
 from gradience.monitor.rules import MonitoredRun
 from gradience.monitor.series import Series
 from gradience.reports.monitor import (
@@ -51,7 +45,6 @@ def run_report(
     setup = read_setup(facts.config, rewarded=facts.rewarded)
     run = MonitoredRun(facts, setup, gap_threshold)
     outcome, reason = _outcome(facts)
-    shown = {name: getattr(setup, name) for name in Setup.model_fields}
     return RunReport(
         file=file,
         run_id=facts.run_id,
@@ -65,7 +58,7 @@ def run_report(
         started=facts.started,
         seconds=facts.seconds,
         samples_per_second=finite(facts.end.number("train_samples_per_second")) if facts.end else None,
-        setup=Setup(**shown | {"model": setup.model and path_text(setup.model)}),
+        setup=setup,
         loss=_curve(facts.loss),
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
@@ -131,7 +124,7 @@ def _curve(series: Series) -> Curve:
     )
 
 
-def _evaluation(evaluation: EvaluationPoint | None, setup: RunSetup) -> EvaluationPoint | None:
+def _evaluation(evaluation: EvaluationPoint | None, setup: Setup) -> EvaluationPoint | None:
     """Return what means something: a perplexity if the loss is a cross-entropy, a gap if losses compare."""
     if evaluation is None or setup.method == "supervised":
         return evaluation
@@ -171,7 +164,7 @@ def _audit(record: Record) -> dict[str, int | float | str | None]:
     return row
 
 
-def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
+def _notes(facts: RunFacts, setup: Setup) -> list[str]:
     notes = []
     if setup.method == "reinforcement":
         notes.append("In reinforcement learning the loss does not measure progress, so no rule judges it.")

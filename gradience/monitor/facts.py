@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gradience.arguments import is_number, positive_integer
+from gradience.files.shared_names import path_text
 from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.monitor.series import Series
 from gradience.reports.monitor import EvaluationPoint, Setup
@@ -224,15 +225,7 @@ def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
 # ---------------------------------------------------------------- how the run was configured
 
 
-class RunSetup(Setup):
-    """Configuration: the part that a report shows, and the part that only rules need. None: missing or invalid."""
-
-    rslora: bool = False
-    init: str | None = None
-    nan_filter: bool = False
-
-
-def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> RunSetup:
+def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> Setup:
     """Return the setup in the `config` of a `run_start`; the public predecessor's files have fewer fields.
 
     rewarded: the run logged a reward or a KL, which tells the method if the trainer's class does not.
@@ -247,8 +240,9 @@ def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> RunSetu
     batch = positive_integer(training.get("effective_batch_size"))
     if batch is None and (size := positive_integer(training.get("batch_size"))):
         batch = size * (positive_integer(training.get("gradient_accumulation")) or 1)
-    return RunSetup(
-        model=_text(config, "model_name") or _text(config, "model"),
+    model = _text(config, "model_name") or _text(config, "model")
+    return Setup(
+        model=model and path_text(model),
         task=_text(config, "task_profile"),
         trainer=_text(trainer, "class"),
         method=method_of([name for name in classes if isinstance(name, str)], rewarded=rewarded),

@@ -21,11 +21,11 @@ from gradience.learning_rate import (
     rate,
     reference_lr,
 )
-from gradience.monitor.facts import RunFacts, RunSetup, Split
+from gradience.monitor.facts import RunFacts, Split
 from gradience.monitor.series import Series
 from gradience.ranks import DEFAULT_GRID, round_up
 from gradience.reports.base.numbers import sig
-from gradience.reports.monitor import Confidence, Evidence
+from gradience.reports.monitor import Confidence, Evidence, Setup
 from gradience.rules import NotApplicable, Rule, need, rule
 from gradience.telemetry.rank_series import SATURATED_AT, RankPoint, settled_since, too_large, too_small
 from gradience.telemetry.trainers import Method
@@ -40,7 +40,7 @@ class MonitoredRun(NamedTuple):
     """One run: what its records say, how it was configured, and what the user set."""
 
     facts: RunFacts
-    setup: RunSetup
+    setup: Setup
     gap_threshold: float = DEFAULT_GAP_THRESHOLD
     """exp(evaluation loss − training loss) from which a gap is an alert."""
 

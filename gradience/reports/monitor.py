@@ -153,6 +153,9 @@ class Setup(Part):
     r: int | None = None
     alpha: Float12 | None = None
     scale: Float12 | None = None
+    rslora: bool = False
+    init: str | None = None
+    """How the factors were initialized."""
     learning_rate: Float12 | None = None
     optimizer: str | None = None
     schedule: str | None = None
@@ -160,6 +163,8 @@ class Setup(Part):
     max_steps: int | None = None
     precision: str | None = None
     quantization: str | None = None
+    nan_filter: bool = False
+    """True if the Trainer logs a NaN loss as 0 (`logging_nan_inf_filter`)."""
     trainable_params: int | None = None
     hidden_size: int | None = None
     notes: str | None = None
