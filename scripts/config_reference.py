@@ -56,8 +56,9 @@ def _tables(model: type[BaseModel], name: str) -> Iterator[str]:
     if rows:
         yield _table(("key", "by default", "takes", "meaning"), rows)
     for key, section in sections.items():
+        named = ".NAME" if get_origin(model.model_fields[key].annotation) is dict else ""
         if section is not None:
-            yield from _tables(section, before + key)
+            yield from _tables(section, f"{before}{key}{named}")
 
 
 def _optional(field: Any) -> type[BaseModel] | None:

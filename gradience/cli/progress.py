@@ -132,7 +132,10 @@ class StageProgress(_Bars, Watcher):
     def stage(self, name: str, number: int, of: int | None) -> None:
         """Show that a stage begins. of: number of stages, if known."""
         variant, _, step = name.rpartition("/")
-        doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
+        if variant == "guards":
+            doing = f"evaluating guard {display_name(step, 40)}"
+        else:
+            doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
         self._stages_done, self._pace = number - 1, _Pace(time.monotonic())
         if self._progress is None and not self._quiet and sys.stderr.isatty():
             bars = self._start(elapsed=True)

@@ -22,6 +22,7 @@ from gradience.bench.verdict.grade import GradeFacts, grade
 from gradience.bench.verdict.guards import GuardEvidence
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.bench.verify.verify import verify_run
+from gradience.cli.progress import StageProgress
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import read_records
 from gradience.reports.base.graded import Bounds
@@ -149,13 +150,14 @@ def test_a_variant_that_forgets_fails_whatever_its_task_says(
 
 
 def test_a_run_that_was_killed_in_a_guard_resumes_there(
-    config_file: Path, whole: Path, tmp_path: Path
+    config_file: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load_config(config_file)
     with pytest.raises(KeyboardInterrupt):
         run_bench(config, tmp_path, Watcher("guards/same"))
     before = (tmp_path / "seed_1" / "guards" / "general" / "manifest.json").stat().st_mtime_ns
-    run_bench(config, tmp_path, Watcher())
+    run_bench(config, tmp_path, StageProgress())
+    assert "evaluating guard same" in capsys.readouterr().err
     assert (tmp_path / "seed_1" / "guards" / "general" / "manifest.json").stat().st_mtime_ns == before
     for seed in SEEDS:
         for guard in ("general", "same"):

@@ -73,7 +73,7 @@ class BenchConfig(ConfigSection):
     compression: CompressionSettings = CompressionSettings()
     policy: Policy = Policy()
     guards: dict[str, GuardSettings] = Field(default_factory=dict, exclude_if=lambda guards: not guards)
-    """Name -> a data set on which every variant must hold, too, on every seed. For language models."""
+    """Name -> a data set on which every variant must hold, too."""
     runtime: RuntimeSettings = RuntimeSettings()
     seeds: Seeds = (42,)
     """A run for each."""
@@ -101,6 +101,8 @@ class BenchConfig(ConfigSection):
                 )
         if self.guards and self.model.type != "causal_lm":
             raise ValueError("`guards` are for language models: set `model.type: causal_lm`")
+        if {"eval", "train"} & self.guards.keys():
+            raise ValueError("`guards` cannot be called `eval` or `train`")
         if self.guards and self.compression.ladder is not None:
             raise ValueError("`guards` do not go with `compression.ladder`: list its ranks as `variants`")
         return self

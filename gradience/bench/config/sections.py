@@ -145,8 +145,8 @@ class TaskSettings(ConfigSection):
 
 
 class GuardSettings(ConfigSection):
-    """A further data set, which shows what else a smaller adapter changes. A variant must hold on it, too. A text is
-    its `source`."""
+    """A data set, under a name of its own, that shows what else a smaller adapter changes: a variant must hold on it,
+    too, on every seed. For language models. A text alone is its `source`."""
 
     source: str
     """A file, a task such as `text` or `lm_eval:arc_easy`, or `text:FILE` for the likelihood of a text. Relative paths
