@@ -35,7 +35,7 @@ class PlotSettings:
     """Plot."""
 
     kind: Annotated[str, Flag("KIND", values=_kinds)]
-    """heatmap, energy, spectrum (audit); map (compression); loss, rank (run); forest, pareto (evaluation,
+    """heatmap, energy, spectrum (audit); loss, rank (run); forest, pareto (evaluation,
     shrink, evidence, Bench); frontier (strength)."""
     input: Annotated[StrPath, Flag("INPUT")]
     """Adapter folder, run.jsonl file, or report that Gradience wrote."""

@@ -135,8 +135,6 @@ def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
     for layer, energy in zip(trained, energies, strict=True):
         per_layer[layer.layer or "(outside the layers)"] += energy
     shares = {name: energy / total for name, energy in per_layer.items()}
-    ordered = sorted(zip(norms, energies, strict=True), key=lambda item: -item[1])
-    top = ordered[: max(1, round(len(ordered) / 10))]
     largest = float(np.finfo(np.float64).max)
     return Gain(
         fro_norm_total=min(peak * total**0.5, largest),
@@ -145,8 +143,6 @@ def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
             LayerGain(layer=name, energy=min(per_layer[name] * peak * peak, largest), share=share)
             for name, share in shares.items()
         ),
-        top_modules=tuple(name for name, _ in ordered[:10]),
-        top_modules_share=sum(energy for _, energy in top) / total,
         hhi=sum(share * share for share in shares.values()),
     )
 

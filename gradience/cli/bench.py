@@ -59,6 +59,7 @@ def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
     from gradience.reports.bench import BenchAggregate
     from gradience.reports.forecast import BenchForecast
 
+    out.refuse_page(dry_run=settings.dry_run)
     with code.allowing():
         result = out.watch(run_bench, settings)
     if isinstance(result, BenchForecast):

@@ -45,6 +45,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
     """
     settings = evaluate_settings(given, None if how.config is None else Path(how.config))
     output = None if settings.dry_run or settings.preview else required_output(settings.output, "DIR")
+    out.refuse_page(dry_run=output is None)
     from gradience.evaluate.verb import DOCUMENT, EVALUATION, evaluate_adapters
     from gradience.reports.evaluation import EvaluationReport
     from gradience.reports.evaluation_sets import EvaluationSetsReport

@@ -98,7 +98,7 @@ class PageOutput(JsonOutput):
         """Refuse a page of a plan that is a few facts and no report. Raises UsageError (`no-page`)."""
         if dry_run and self.html is not None:
             raise UsageError(
-                "--html cannot be combined with --dry-run here: a dry run has no report",
+                "--html cannot be combined with --dry-run or --preview: neither has a report",
                 code="no-page",
                 hint="leave one of them out",
             )

@@ -32,6 +32,7 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
       gradience shrink ./my_adapter -b ./base --data rows.jsonl --guard text --over strength -o weaker
     """
     require_files(settings.data_file, settings.prompts)
+    out.refuse_page(dry_run=settings.dry_run)
     from gradience.card import card_of
     from gradience.reports.shrink import ShrinkReport
     from gradience.reports.strength import StrengthReport

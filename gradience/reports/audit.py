@@ -327,10 +327,6 @@ class Gain(Part):
     sigma_max: Float12
     """Largest ‖ΔW‖₂ of a module."""
     per_layer: tuple[LayerGain, ...]
-    top_modules: tuple[str, ...]
-    """Modules with the largest ‖ΔW‖_F, at most ten."""
-    top_modules_share: Float12
-    """Energy share of the top 10 % of modules."""
     hhi: Float12
     """Σ share² over layers: 1/L when even, 1 when one layer has all the energy."""
 

@@ -39,7 +39,7 @@ from gradience.reports.base.numbers import (
 )
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.prediction import prediction_blocks as predicted_blocks
-from gradience.reports.base.report import Plots, Report
+from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
 from gradience.reports.base.view import DOCUMENT, View, more, next_steps
@@ -76,7 +76,6 @@ class _Compression(Report):
     """The part that the plan and the result of a compression share."""
 
     row_field: ClassVar[str] = "modules"
-    plots: ClassVar[Plots] = {"map": "modules:error_map"}
 
     schema_: str = Field(alias="schema")
     format: str = "peft"
@@ -432,11 +431,6 @@ def _written(field: str) -> Callable[[Module], float | None]:
 
 def _stored_rank(module: Module) -> int:
     return module.stored_rank if isinstance(module, ModuleResult) else module.new_rank
-
-
-def error_of(module: Module) -> float | None:
-    """Return the measured error of a written module, or the predicted error of a planned one."""
-    return module.measured_error if isinstance(module, ModuleResult) else module.predicted_error
 
 
 RANK: Measure[Module] = Measure(Column("rank", ">"), _change("rank", number_range))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,7 +44,7 @@ from gradience.reports.base.numbers import (
     probability,
     sig,
 )
-from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Compares, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts
@@ -318,7 +318,7 @@ class ShownMargin(Part):
     margin: Float12
 
 
-class ComparisonForecast(Report):
+class ComparisonForecast(Readable):
     """The part that the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
 
     schema_: str = Field(alias="schema")
@@ -355,8 +355,6 @@ class ComparisonForecast(Report):
 
 class EvaluationForecast(ComparisonForecast):
     """Dry run of an evaluation: adapters, memory and smallest margins. No model is loaded."""
-
-    row_field: ClassVar[str] = "margins"
 
     schema_: Literal["gradience.evaluation_forecast/2"] = Field(
         default="gradience.evaluation_forecast/2", alias="schema"
@@ -398,10 +396,8 @@ class EvaluationForecast(ComparisonForecast):
         return self.document(("Evaluation plan: ", reference, " on ", task), facts, blocks)
 
 
-class EvaluationPreview(Report):
+class EvaluationPreview(Readable):
     """Preview of the first prompts and of how they are scored. No model is loaded."""
-
-    row_field: ClassVar[str] = "scored"
 
     schema_: Literal["gradience.evaluation_preview/2"] = Field(
         default="gradience.evaluation_preview/2", alias="schema"
@@ -444,11 +440,6 @@ class EvaluationPreview(Report):
             notes = warned(shown.notes) if shown is not self else []
             blocks += [Heading(name), *notes, Facts(scored_facts(shown.scored, shown.scored_by))]
         return [*blocks, Paragraph(legend)]
-
-    def without_texts(self) -> Self:
-        """Return the preview without its examples."""
-        others = {name: other.without_texts() for name, other in self.others.items()}
-        return self.model_copy(update={"scored": (), "others": others})
 
 
 class Ledger(Artifact):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ from gradience.reports.base.blocks import (
     items,
 )
 from gradience.reports.base.numbers import chance, count, in_points, percent, size
-from gradience.reports.base.report import Report
+from gradience.reports.base.report import Readable
 from gradience.reports.bench_plan import Policy
 
 
@@ -103,10 +103,8 @@ class Scenario(Part):
     """Chance that the policy passes the variant."""
 
 
-class BenchForecast(Report):
+class BenchForecast(Readable):
     """Dry run of a Bench run. No model is loaded."""
-
-    row_field: ClassVar[str] = "checks"
 
     schema_: Literal["gradience.bench_forecast/4"] = Field(
         default="gradience.bench_forecast/4", alias="schema"
@@ -168,10 +166,6 @@ class BenchForecast(Report):
         ]
         blocks += [Heading("Stages of a seed"), Facts(stages)]
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
-
-    def without_texts(self) -> Self:
-        """Return the plan without examples."""
-        return self.model_copy(update={"scored": ()})
 
 
 SHOWN = 400

@@ -254,8 +254,6 @@ class ShrinkReport(Report):
 class ShrinkForecast(ComparisonForecast):
     """Dry run of a shrink: candidates, memory, and the smallest margin that can be shown. No model is loaded."""
 
-    row_field: ClassVar[str] = "candidates"
-
     schema_: Literal["gradience.shrink_forecast/4"] = Field(
         default="gradience.shrink_forecast/4", alias="schema"
     )

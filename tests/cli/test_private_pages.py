@@ -30,9 +30,6 @@ QUOTED = {
 }
 """Fields of artifacts that hold what was asked or answered."""
 REPORTS = {name: report for name, report in artifacts().items() if isinstance(report, Report)}
-REPORTS["bench_forecast"] = REPORTS["bench_forecast"].model_copy(
-    update={"scored": REPORTS["evaluation_preview"].scored}
-)
 FILE = "seed_42/probe/eval/answers.records.jsonl"
 AGAIN = RegeneratedAnswers(file=FILE, examples=2, equal=1, differing=1, undecidable="another machine")
 REPORTS["verification"] = REPORTS["verification"].model_copy(
@@ -43,7 +40,7 @@ REPORTS["verification"] = REPORTS["verification"].model_copy(
         ),
     }
 )
-HOLD_TEXTS = {"verification", "evidence", "bench_forecast", "evaluation_preview"}
+HOLD_TEXTS = {"verification", "evidence"}
 """Reports that quote in their own file; those of an evaluation, a search and Bench show records beside them."""
 
 

@@ -134,7 +134,7 @@ def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tm
     made_from = json.loads(capsys.readouterr().out)["from"]
     assert [one["file"] for one in made_from] == ["shrink.json", "adapter/compression_report.json"]
     text = page.read_text(encoding="utf-8")
-    assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto", "2-map"))
+    assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto"))
 
 
 # ---------------------------------------------------------------- Help pages and completion: nothing is cut

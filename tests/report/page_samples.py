@@ -15,8 +15,6 @@ from gradience.cli.demo import example_adapter
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.compression import CompressionPlan, CompressionReport
-from gradience.reports.evaluation import EvaluationForecast
-from gradience.reports.forecast import BenchForecast, CostEstimate
 from gradience.sources import PageSource, read_sources
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
@@ -51,22 +49,6 @@ def checkpoint(step: int) -> AuditReport:
     return audit_report(rows, path=f"run/checkpoint-{step}")
 
 
-def planned_run() -> BenchForecast:
-    """A plan whose memory is known: a 7B model, 3 seeds of 1,319 examples."""
-    cost = CostEstimate(
-        base_params=7_241_732_096, probe_params=167_772_160, weights_bytes=14_483_464_192, trained_bytes=2_684_354_560,
-        activation_bytes=9_300_000_000, tokens_per_training=4_800_000, process_bytes=700_000_000,
-    )  # fmt: skip
-    changes = {"cost": cost, "trainings": 4, "evaluations": 8}
-    return artifacts()["bench_forecast"].model_copy(update=changes)
-
-
-def planned_evaluation() -> EvaluationForecast:
-    """The same of an evaluation."""
-    changes = {"weights_bytes": 14_483_464_192, "adapter_bytes": 671_088_640, "batch_bytes": 3_200_000_000}
-    return artifacts()["evaluation_forecast"].model_copy(update={**changes, "process_bytes": 700_000_000})
-
-
 def of(name: str, report: Callable[[], object]) -> Callable[[], list[PageSource]]:
     return lambda: [PageSource(f"{name}.json", report())]
 
@@ -77,10 +59,6 @@ def kept(*paths: Path) -> Callable[[], list[PageSource]]:
 
 PAGES: dict[str, Callable[[], list[PageSource]]] = {
     **{name: of(name, sample) for name, sample in SAMPLES.items()},
-    "BenchForecast": of("forecast", lambda: artifacts()["bench_forecast"]),
-    "EvaluationForecast": of("forecast", planned_evaluation),
-    "ShrinkForecast": of("forecast", lambda: artifacts()["shrink_forecast"]),
-    "planned run": of("forecast", planned_run),
     "Verification": of("verification", lambda: artifacts()["verification"]),
     "example adapter": lambda: [PageSource("audit.json", audit_adapter(example_adapter()))],
     "thousand modules": of("audit", lambda: audit_report(mistral_rows(layers=143, r=64))),

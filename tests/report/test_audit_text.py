@@ -238,9 +238,7 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     good = row("a", power_law(8, 1.0), r=8, shape=(32, 32))
     coarse = row("b", power_law(8, 1.0), r=8, shape=(32, 32), error_bound=0.072)
     (finding,) = [
-        finding
-        for finding in find(AdapterFacts([good, coarse], None, (), (), (), ()))
-        if finding.code == "imprecise"
+        finding for finding in find(AdapterFacts([good, coarse], None)) if finding.code == "imprecise"
     ]
     text = report([good, coarse], findings=[finding]).to_text()
     assert "1 of 2 modules is accurate only to about 7.2 %" in " ".join(text.split())

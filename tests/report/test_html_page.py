@@ -127,8 +127,6 @@ TITLES = {
     "ComparisonReport": "Comparison of runs/seed-42 and runs/seed-123",
     "AuditReport": "Audit of ./my-adapter",
     "FleetReport": "Fleet of 4 adapters",
-    "planned run": "Bench plan: m on t",
-    "ShrinkForecast": "Shrink plan: my_adapter on reviews",
     "run": "Training run good.jsonl",
     "thousand modules": "Audit of ./my-adapter",
 }

@@ -1,26 +1,17 @@
-"""Plots of audits and compressions: maps of modules, singular values, and energy."""
+"""Plots of an audit: the map of modules, singular values, and energy."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
 
-from gradience.adapters.families import family_of
 from gradience.reports.audit import AuditReport, LayerAudit, k_label, trained_layers
 from gradience.reports.base.charts import sparkline
-from gradience.reports.base.modules import M, by_kind, layer_map, short_labels
-from gradience.reports.base.numbers import count, number_range, percent, plural, sig, size, trimmed
-from gradience.reports.compression import (
-    CompressionPlan,
-    CompressionReport,
-    ModulePlan,
-    ModuleResult,
-    error_of,
-)
+from gradience.reports.base.modules import by_kind, layer_map, short_labels
+from gradience.reports.base.numbers import count, number_range, percent, plural, sig, trimmed
 from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Reference
 from gradience.spectra import FloatArray, cumulative_energy
 
-Compression = CompressionReport | CompressionPlan
 MOST_KINDS = 400
 """Rows of a map, which scrolls on a page."""
 SPECTRUM = 32
@@ -31,82 +22,48 @@ MOST_MEDIANS = 8
 """Maximum number of kinds with a line: those with the most parameters."""
 
 
-def map_plot(
-    modules: Sequence[M],
-    name: str,
-    title: str,
-    color: Axis,
-    *,
-    value: Callable[[M], float | None],
-    hover: Callable[[M], str],
-    weight: Callable[[M], int],
-) -> Plot | None:
-    """Return a map of the stack with the most modules; None if no module belongs to a layer.
+def heatmap_plot(report: AuditReport) -> Plot | None:
+    """Return the share of its rank that each module needs: kinds down, layers across, for the largest stack.
 
-    >>> map_plot(report.modules, "map", "Error", Axis("relative error", form="share"), value=error_of, ...)
-
-    color: the quantity shown by the color, and its range. value: the value of one module, or None; several modules in
-    one cell (experts) show their median. hover: the hover text of a module. weight: if there are many kinds, the
-    heaviest are shown.
+    Several modules in one cell (experts) show their median.
     """
-    stack = layer_map(modules, weight, MOST_KINDS)
+    stack = layer_map(report.layers, lambda layer: layer.params, MOST_KINDS)
     if not stack.rows:
         return None
 
-    def measured(cell: Sequence[M]) -> float | None:
-        figures = [figure for module in cell if (figure := value(module)) is not None]
-        return float(median(figures)) if figures else None
+    def share(cell: Sequence[LayerAudit]) -> float | None:
+        shares = [k / layer.r for layer in cell if (k := layer.energy_rank_tau) is not None]
+        return float(median(shares)) if shares else None
 
-    def words(cell: Sequence[M]) -> str:
-        if len(cell) == 1:
-            return hover(cell[0])
-        return f"{family_of(cell[0].name)}\nmedian of {count(len(cell))} modules" if cell else ""
-
-    values = [[measured(cell) for cell in cells] for _, cells in stack.rows]
-    hovers = [[words(cell) for cell in cells] for _, cells in stack.rows]
+    values = [[share(cell) for cell in cells] for _, cells in stack.rows]
     known = sorted(figure for row in values for figure in row if figure is not None)
     spread = "not measured"
     if known:
         spread = f"{percent(known[0])} to {percent(known[-1])}, median {percent(median(known))}"
-    elsewhere = len(stack.outside)
+    label, elsewhere = k_label(report.tau), len(stack.outside)
+    title = f"{label}, as a share of the rank"
     rest = f"; {plural(elsewhere, 'module')} outside this stack left out" if elsewhere else ""
     more = f"; {plural(stack.hidden, 'kind')} left out" if stack.hidden else ""
+    color = Axis(f"{label} of r", low=0.0, high=1.0, form="share")
     return Plot(
-        name,
+        "heatmap",
         title,
         Axis("layer", categories=list(map(str, stack.layers))),
-        Axis("module", categories=[label for label, _ in stack.rows]),
-        [Image(title, values, hovers, color)],
-        f"{title} of {plural(len(modules) - elsewhere, 'module')}: {spread}{rest}{more}.",
+        Axis("module", categories=[name for name, _ in stack.rows]),
+        [Image(title, values, [[_hover(cell) for cell in cells] for _, cells in stack.rows], color)],
+        f"{title} of {plural(report.n_layers - elsewhere, 'module')}: {spread}{rest}{more}.",
     )
 
 
-# ---------------------------------------------------------------- an audit
-
-
-def heatmap_plot(report: AuditReport) -> Plot | None:
-    """Return the share of its rank that each module needs: kinds down, layers across."""
-    label = k_label(report.tau)
-
-    def share(layer: LayerAudit) -> float | None:
-        return None if layer.energy_rank_tau is None else layer.energy_rank_tau / layer.r
-
-    def hover(layer: LayerAudit) -> str:
-        if layer.status != "ok":
-            return f"{layer.label}\n{layer.status}"
-        spectrum = sparkline(layer.singular_values, SPECTRUM).text
-        ranks = f"k@90 {layer.energy_rank_90}, k@99 {layer.energy_rank_99} of r = {layer.r}"
-        return f"{layer.label}\n{ranks}, stable rank {sig(layer.stable_rank)}\n{spectrum}"
-
-    return map_plot(
-        report.layers,
-        "heatmap",
-        f"{label}, as a share of the rank",
-        Axis(f"{label} of r", low=0.0, high=1.0, form="share"),
-        value=share,
-        hover=hover,
-        weight=lambda layer: layer.params,
-    )
+def _hover(cell: Sequence[LayerAudit]) -> str:
+    if len(cell) != 1:
+        return f"{cell[0].family}\nmedian of {count(len(cell))} modules" if cell else ""
+    (layer,) = cell
+    if layer.status != "ok":
+        return f"{layer.label}\n{layer.status}"
+    spectrum = sparkline(layer.singular_values, SPECTRUM).text
+    ranks = f"k@90 {layer.energy_rank_90}, k@99 {layer.energy_rank_99} of r = {layer.r}"
+    return f"{layer.label}\n{ranks}, stable rank {sig(layer.stable_rank)}\n{spectrum}"
 
 
 def spectrum_plot(report: AuditReport) -> Plot | None:
@@ -181,28 +138,3 @@ def _shades_said(lines: Sequence[Lines]) -> str:
     """Return a sentence on the meaning of the shades, if several lines have one; otherwise an empty text."""
     depths = {line.shade for line in lines if line.shade is not None}
     return " Early layers are dark, late ones light." if len(depths) > 1 else ""
-
-
-# ---------------------------------------------------------------- a compression
-
-
-def error_map(report: Compression) -> Plot | None:
-    """Return the relative error of each module: kinds down, layers across; the hover text has all changes."""
-
-    def hover(module: ModulePlan | ModuleResult) -> str:
-        return (
-            f"{module.name}\nrank {module.old_rank} → {module.new_rank}, {count(module.old_params)} →"
-            f" {count(module.new_params)} parameters, {size(module.old_bytes)} → {size(module.new_bytes)}\n"
-            f"error {percent(error_of(module))}"
-        )
-
-    modules: Sequence[ModulePlan | ModuleResult] = report.modules
-    return map_plot(
-        modules,
-        "map",
-        "Relative error of the update",
-        Axis("relative error", low=0.0, form="share"),
-        value=error_of,
-        hover=hover,
-        weight=lambda module: module.old_params,
-    )

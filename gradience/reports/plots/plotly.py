@@ -219,14 +219,11 @@ def _image(plot: Plot, series: Image) -> Json:
         "colorscale": [[place / (len(SHADES) - 1), color] for place, color in enumerate(SHADES)],
         "xgap": 1 if len(plot.x.categories) <= GAPS else 0,
         "ygap": 1,
+        "zmin": series.color.low,
+        "zmax": series.color.high,
         "showlegend": False,
         "colorbar": bar,
     }
-    low, high = series.color.low, series.color.high
-    if low is not None or high is not None:
-        values = [value for row in series.values for value in row if value is not None]
-        trace["zmin"] = min(values, default=0) if low is None else low
-        trace["zmax"] = max(values, default=1) if high is None else high
     if series.hover:
         trace |= {"hovertext": [[_hover(text) for text in row] for row in series.hover], "hoverinfo": "text"}
     return trace
