@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Cali
     if request.note is not None:
         for note in notes:
             request.note(note)
-    rows = read_rows(prompts, kind, tokenizer, request.limit)
+    rows = read_rows(prompts, kind, tokenizer, request.limit, request.left_out)
     return CalibrateInputs(request, adapter.folder, kind, model, labels, rows, adapter.modules, notes)
 
 
@@ -165,6 +165,7 @@ class CalibrationRows:
 
     all: tuple[CalibrationRow, ...]
     duplicates: int
+    left_out: int = 0
 
     @property
     def selects(self) -> list[bool]:
@@ -173,9 +174,12 @@ class CalibrationRows:
 
     def prompt_ids(self, kind: Kind) -> tuple[str, ...]:
         """Return an id of each row's prompt, whatever its completion is."""
-        if kind == "sequence_classification":
-            return tuple(prompt_id(row.text, row.more) for row in self.all)
-        return tuple(prompt_id(row.text) for row in self.all)
+        return tuple(id_of_prompt(row, kind) for row in self.all)
+
+
+def id_of_prompt(row: CalibrationRow, kind: Kind) -> str:
+    """Return the id of a row's prompt; of a pair of texts to label both are asked for."""
+    return prompt_id(row.text, row.more if kind == "sequence_classification" else None)
 
 
 def kind_of(file: Path) -> Kind:
@@ -197,8 +201,16 @@ def kind_of(file: Path) -> Kind:
     )
 
 
-def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) -> CalibrationRows:
+def read_rows(
+    file: Path,
+    kind: Kind,
+    tokenizer: Any,
+    limit: int | None = None,
+    left_out: Collection[str] = (),
+) -> CalibrationRows:
     """Read the first `limit` rows of `file`, each once. tokenizer: writes conversations as prompts.
+
+    left_out: ids of prompts whose rows are left out.
 
     Raises InputError (`calibration-rows`, `task-…` as the rows of tasks do), UsageError (`too-few-rows`).
     """
@@ -209,13 +221,15 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
             rows.setdefault(row.id, row)
             if count == limit:
                 break
-    if len(rows) < FEWEST:
+    kept = sorted(key for key, row in rows.items() if id_of_prompt(row, kind) not in left_out)
+    if len(kept) < FEWEST:
         raise UsageError(
-            f"{file}: {len(rows)} different rows, but at least {FEWEST} are needed",
+            f"{file}: {len(kept)} different rows{' that are not tested' if left_out else ''}, but at least {FEWEST}"
+            " are needed",
             code="too-few-rows",
             hint="give a few hundred prompts like those that the adapter will see",
         )
-    return CalibrationRows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
+    return CalibrationRows(tuple(rows[key] for key in kept), count - len(rows), len(rows) - len(kept))
 
 
 def _read(file: Path, kind: Kind, tokenizer: Any, stack: ExitStack) -> Iterator[CalibrationRow]:

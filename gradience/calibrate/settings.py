@@ -31,6 +31,8 @@ class RowSettings:
     """Rows per batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of a row (default: the limit of the base; 512 for a text to classify)."""
+    left_out: Annotated[frozenset[str], PythonOnly] = frozenset()
+    """Digests of prompts that are not read, since they are tested: the `prompt_ids` of a calibration."""
     progress: Annotated[Progress | None, PythonOnly] = None
     """A callback after each batch or step."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None

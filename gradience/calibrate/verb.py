@@ -6,14 +6,12 @@ from pathlib import Path
 from gradience.audit.adapter import audit_adapter
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings
-from gradience.errors import OutputError
 from gradience.files.whole import already_exists
 from gradience.plan.calibrated import curve, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration, CalibrationForecast
 from gradience.settings import public, required_output
-from gradience.words import first_line
 
 
 @public(CalibrateSettings)
@@ -46,20 +44,14 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
 
 def calibrate(inputs: CalibrateInputs, output: Path) -> Calibration:
     """Calibrate on what was read, and write the file."""
-    import torch
-
     from gradience.calibrate.measure import measured
+    from gradience.evaluate.engines.base import memory_errors
+    from gradience.evaluate.engines.transformers.engine import memory
 
     settings = inputs.request
     watch = Stopwatch(settings.command)
-    try:
+    with memory_errors(batches=True), memory():
         calibration = measured(inputs, watch, settings.progress)
-    except torch.OutOfMemoryError as error:
-        raise OutputError(
-            f"the device has not enough memory: {first_line(error)}",
-            code="out-of-memory",
-            hint=f"a smaller --batch-size than {settings.batch_size}, or --quantization nf4",
-        ) from None
     facts, audited = calibration.report, audit_adapter(inputs.folder)
     if not facts.routing:
         sizes = curve(with_calibration(audited, modules_of(audited), calibration), facts)

@@ -135,11 +135,13 @@ def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
     from gradience.models.load import fingerprint_of
 
     request = asdict(replace(inputs.request, progress=None, note=None))
-    for name in ("adapter", "prompts", "base_model", "output", "dry_run", "progress", "note", "command"):
+    for name in (
+        "adapter", "prompts", "left_out", "base_model", "output", "dry_run", "progress", "note", "command"
+    ):  # fmt: skip
         del request[name]
     return {
         "config": sha256_file(inputs.folder / CONFIG),
-        "prompts": sha256_file(Path(inputs.request.prompts)),
+        "prompts": [row.id for row in inputs.rows.all],
         "base": fingerprint_of(inputs.model),
         "numerics": TransformersEngine.numerics(inputs.request.device),
         "settings": request,

@@ -66,8 +66,10 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     calibration = calibration_argument(settings.calibration)
     inputs = replace(read_inputs(replace(request, limit=_planned_limit(settings))), request=request)
     adapter = inputs.reference
-    distillation, distillation_ids = (
-        (None, ()) if prompts is None else distillation_of(request, Path(prompts))
+    guards = [_guard(guard, settings, adapter) for guard in guarding]
+    tested = frozenset(_asked(example) for each in (inputs, *guards) for example in each.examples)
+    distillation, left_out = (
+        (None, ()) if prompts is None else distillation_of(request, Path(prompts), tested)
     )
     source = CandidateSource(
         adapter.folder, audit_adapter(adapter.folder), calibration=calibration, distillation=distillation
@@ -78,9 +80,9 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    known = notes_on_prompts(inputs.examples, calibration, distillation_ids)
-    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=(*inputs.notes, *notes, *known)))
-    guards = [_guard(guard, settings, adapter) for guard in guarding]
+    notes = (*inputs.notes, *notes, *left_out, *notes_on_calibration(calibration, tested))
+    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=notes))
+    guards = [replace(guard, adapters=(adapter,)) for guard in guards]
     from gradience.statistics.paired import LEVEL
 
     plan = ShrinkPlan(
@@ -183,42 +185,45 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
 # ---------------------------------------------------------------- rows
 
 
-def distillation_of(settings: EvaluateSettings, prompts: Path) -> tuple[DistillSettings, Sequence[str]]:
-    """Return how the smallest candidate is distilled (with the defaults of `gradience distill`), and its prompts' ids.
+def distillation_of(
+    settings: EvaluateSettings, prompts: Path, tested: frozenset[str]
+) -> tuple[DistillSettings, tuple[str, ...]]:
+    """Return how the smallest candidate is distilled (with the defaults of `gradience distill`), and a note on prompts
+    that are tested: neither the calibration nor the distillation reads them.
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
     adapter = paths_of(settings.adapters)[0]
-    base = {**shared(settings, BaseSettings), "max_length": settings.max_length}
+    base = {**shared(settings, BaseSettings), "max_length": settings.max_length, "left_out": tested}
     distillation = DistillSettings(adapter, teacher=adapter, prompts=prompts, **base)
-    inputs = read_prompts(distillation.student)
-    ids = inputs.rows.prompt_ids(inputs.kind)
-    if len(ids) < FEWEST:
+    rows = read_prompts(distillation.student).rows
+    if len(rows.all) < FEWEST:
         raise UsageError(
-            f"{prompts}: {len(ids)} different rows, but distillation needs at least {FEWEST}",
+            f"{prompts}: {len(rows.all)} different rows that are not tested, but distillation needs at least {FEWEST}",
             code="too-few-rows",
             hint="give a few hundred prompts like those that the adapter will see",
         )
-    return distillation, ids
+    if not rows.left_out:
+        return distillation, ()
+    return distillation, (
+        f"{rows.left_out:,} of the {rows.left_out + len(rows.all):,} prompts are test rows, and are left out",
+    )
 
 
-def notes_on_prompts(
-    tested: Sequence[Any], calibration: Calibration | None, distillation_ids: Sequence[str]
-) -> tuple[str, ...]:
-    """Return notes on prompts that are tested as well. distillation_ids: `prompt_ids` of the distillation's rows."""
-    ids = {_asked(example) for example in tested}
-    known = () if calibration is None else calibration.report.prompt_ids
-    notes = [
-        f"{both:,} of the {len(prompts):,} {kind} prompts are also test rows: the result of {whose} may be too good"
-        for prompts, kind, whose in (
-            (distillation_ids, "distillation", "the distilled candidate"),
-            (known, "calibration", "all candidates"),
-        )
-        if (both := sum(prompt in ids for prompt in prompts))
-    ]
-    if calibration is not None and not known:
-        notes.append("this calibration does not list its prompts: make sure that none of them is a test row")
-    return tuple(notes)
+def notes_on_calibration(calibration: Calibration | None, tested: frozenset[str]) -> tuple[str, ...]:
+    """Return a note on prompts of a given calibration that are tested as well."""
+    if calibration is None:
+        return ()
+    known = calibration.report.prompt_ids
+    if not known:
+        return ("this calibration does not list its prompts: make sure that none of them is a test row",)
+    both = sum(prompt in tested for prompt in known)
+    if not both:
+        return ()
+    return (
+        f"{both:,} of the {len(known):,} calibration prompts are also test rows: the result of all candidates may be"
+        " too good",
+    )
 
 
 def _asked(example: Any) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.calibrate.settings import CalibrateSettings
 from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
@@ -32,7 +31,6 @@ from gradience.files.card import CARD, Card, write_card
 from gradience.files.digests import files_below, remove_digests, write_digests
 from gradience.files.whole import check_output, whole_folder, write_errors
 from gradience.models.lock import only_one
-from gradience.models.settings import BaseSettings
 from gradience.progress import Watcher
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
@@ -41,7 +39,7 @@ from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.reports.strength import StrengthReport
-from gradience.settings import public, shared
+from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED, calibration_on
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, settle
@@ -91,22 +89,16 @@ def shrink_adapter(
     refuse_output(Path(settings.adapter), settings.folder)
     prepared = prepare(settings)
     if calibrates:
-        prepared = prepare(replace(settings, calibration=_calibration(settings)))
+        prepared = prepare(replace(settings, calibration=_calibration(settings, prepared)))
     say_notes(settings, prepared.inputs, 1)
     return shrink(prepared, settings)
 
 
-def _calibration(settings: ShrinkSettings) -> Calibration | None:
+def _calibration(settings: ShrinkSettings, prepared: Prepared) -> Calibration | None:
     """Return the calibration on the prompts, made once; None if no module can be calibrated, as of a DoRA adapter."""
     watcher, output = settings.watcher or Watcher(), settings.folder
-    assert settings.prompts is not None
-    request = CalibrateSettings(
-        settings.adapter,
-        prompts=settings.prompts,
-        **shared(settings, BaseSettings),
-        max_length=settings.max_length,
-        progress=watcher.step,
-    )
+    assert prepared.source.distillation is not None
+    request = replace(prepared.source.distillation.student, progress=watcher.step)
     with only_one(output):
         watcher.stage(f"{Path(settings.adapter).name}/calibration", 1, None)
         try:

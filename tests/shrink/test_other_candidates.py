@@ -135,27 +135,32 @@ def test_a_search_that_resumes_calibrates_and_distills_again_only_if_something_c
     assert (len(distilled), len(calibrated)) == (3, 2)
 
 
-def test_prompts_are_calibrated_and_distilled_on_and_those_that_are_tested_are_counted(
-    folder, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(verb, "shrink", lambda prepared, settings: prepared)
-    tested = (folder / "rows.csv").read_text().splitlines()[1:4]
-    rows = [json.dumps({"text": row.split(",")[0]}) for row in tested]
+def test_prompts_that_are_tested_are_left_out_of_calibration_and_distillation(folder, tmp_path, monkeypatch):
+    rows = (folder / "rows.csv").read_text().splitlines()[1:4]
+    tested = {row.split(",")[0] for row in rows}
     mixed = tmp_path / "mixed.jsonl"
-    mixed.write_text("\n".join(rows) + "\n" + (folder / "prompts.jsonl").read_text())
-    prepared = shrink(folder, tmp_path / "out", prompts=mixed)
-    assert [candidate.name for candidate in prepared.plan.candidates] == [
-        "calibrated2",
-        "distilled1",
-        "calibrated1",
-    ]
-    labels, *notes = prepared.inputs.notes
-    assert labels == data.LABELS
-    for note, kind in zip(notes, ("distillation", "calibration"), strict=True):
-        assert note.startswith(f"3 of the 23 {kind} prompts are also test rows")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in sorted(tested))
+    mixed.write_text(lines + (folder / "prompts.jsonl").read_text())
+    read = []
+    monkeypatch.setattr(
+        candidates, "calibrate", lambda inputs, file: read.append(inputs) or calibrate_inputs(inputs, file)
+    )
+    monkeypatch.setattr(
+        candidates, "distill", lambda inputs, file: read.append(inputs.student) or distill(inputs, file)
+    )
+    report = shrink(folder, tmp_path / "out", prompts=mixed)
+    assert [each.kind for each in report.plan.candidates] == ["calibrated", "distilled", "calibrated"]
+    assert report.notes == (data.LABELS, "3 of the 23 prompts are test rows, and are left out")
+    for inputs in read:
+        assert len(inputs.rows.all) == 20
+        assert not tested & {row.text for row in inputs.rows.all}
+    assert len(read) == 2
     forecast = shrink(folder, tmp_path / "dry", prompts=mixed, dry_run=True)
     assert "the search calibrates on the prompts first" in " ".join(forecast.to_text().split())
     assert not (tmp_path / "dry").exists()
+    mixed.write_text(lines * 9)
+    with pytest.raises(UsageError, match="0 different rows that are not tested"):
+        shrink(folder, tmp_path / "none", prompts=mixed)
 
 
 def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
