@@ -25,7 +25,7 @@ from transformers.trainer_callback import TrainerCallback
 from gradience.arguments import is_number
 from gradience.errors import InputError
 from gradience.live import SpectralTracker
-from gradience.live.describe import class_names, describe_run, describe_trainer, is_language_model
+from gradience.live.describe import class_names, describe_run, is_language_model
 from gradience.live.sinks import Sink, chart_values, open_sinks
 from gradience.telemetry import RunStatus, TelemetryWriter, last_position
 from gradience.telemetry.trainers import REWARDS, method_of
@@ -128,7 +128,7 @@ class GradienceCallback(TrainerCallback):
         self._trained = True
         rows: Any = getattr(kwargs.get("train_dataloader"), "dataset", None)
         config = describe_run(args, state, model) | {
-            "trainer": describe_trainer(args, state),
+            "trainer": {"arguments": class_names(args)[0], "bases": class_names(args)[1:]},
             "notes": self._notes,
             "evaluated_by": self._evaluated_by,
             "data": {"train_rows": len(rows) if hasattr(rows, "__len__") else None},
@@ -177,7 +177,7 @@ class GradienceCallback(TrainerCallback):
             key.removeprefix(f"{split}_"): float(value) for key, value in metrics.items() if is_number(value)
         }
         loss = values.get("loss")
-        method = method_of(class_names(state), rewarded=not REWARDS.isdisjoint(values))
+        method = method_of(class_names(args), rewarded=not REWARDS.isdisjoint(values))
         if (
             loss is not None and method != "reinforcement"
         ):  # losses of reinforcement learning are not comparable

@@ -3,13 +3,11 @@
 An allow-list: only the fields named here are recorded. docs/train_and_monitor.md lists them.
 """
 
-import sys
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 from torch import nn
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from gradience.ranks import scale_of
 
@@ -126,28 +124,9 @@ def is_language_model(model: nn.Module) -> bool:
     return type(get_base() if get_base else model).__name__.endswith(LANGUAGE_CLASSES)
 
 
-def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """Return the `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`.
+def class_names(args: TrainingArguments) -> list[str]:
+    """Return the names of the arguments' class and of those it extends: each of TRL's trainers has its own.
 
-    `class` is None if the hook was called without a Trainer.
+    No hook is given its Trainer.
     """
-    names = class_names(state)
-    return {
-        "class": names[0] if names else None,
-        "bases": list(names[1:]),
-        "arguments": type(args).__name__,
-    }
-
-
-def class_names(state: TrainerState) -> tuple[str, ...]:
-    """Return the names of the calling Trainer's class and of those it extends, up to `Trainer`; empty without one.
-
-    No hook is given its Trainer, but each is called by it: it is the one on the call stack whose state this is.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, Trainer) and owner.state is state:
-            return tuple(kind.__name__ for kind in type(owner).__mro__ if issubclass(kind, Trainer))
-        frame = frame.f_back
-    return ()
+    return [kind.__name__ for kind in type(args).__mro__ if issubclass(kind, TrainingArguments)]

@@ -244,7 +244,7 @@ def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> Setup:
     return Setup(
         model=model and path_text(model),
         task=_text(config, "task_profile"),
-        trainer=_text(trainer, "class"),
+        trainer=_text(trainer, "class") or _text(trainer, "arguments"),
         method=method_of([name for name in classes if isinstance(name, str)], rewarded=rewarded),
         evaluated_by=_text(config, "evaluated_by"),
         r=positive_integer(lora.get("r")),

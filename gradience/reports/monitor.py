@@ -145,7 +145,7 @@ class Setup(Part):
     model: str | None = None
     task: str | None = None
     trainer: str | None = None
-    """Class of the trainer."""
+    """Class of the trainer's arguments, or of the trainer itself if the file names it."""
     method: Literal["supervised", "preference", "reinforcement"] = "supervised"
     """Training method, from the class of the trainer, or else from the metrics it logged."""
     evaluated_by: str | None = None
@@ -324,7 +324,9 @@ def _title(run: RunReport) -> list[Block]:
 def setup_sentence(run: RunReport) -> str:
     """Return model, rank and α, parameters, learning rate, batch and precision, as far as the file has them."""
     setup = run.setup
-    parts = [name for name in (setup.model, setup.trainer) if name and name != "Trainer"]
+    parts = [
+        name for name in (setup.model, setup.trainer) if name and name not in ("Trainer", "TrainingArguments")
+    ]
     parts += [setup.quantization] if setup.quantization else []
     if setup.r:
         parts.append(f"r={setup.r}" + (f" α={trimmed(setup.alpha)}" if setup.alpha is not None else ""))

@@ -87,9 +87,9 @@ def base(tmp_path_factory):
 
 
 SAYS = {
-    "sft": ("SFTTrainer", "supervised"),
-    "dpo": ("DPOTrainer", "preference"),
-    "grpo": ("GRPOTrainer", "reinforcement"),
+    "sft": ("SFTConfig", "supervised"),
+    "dpo": ("DPOConfig", "preference"),
+    "grpo": ("GRPOConfig", "reinforcement"),
 }
 
 

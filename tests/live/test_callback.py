@@ -88,7 +88,7 @@ def test_the_configuration(finished):
     assert config["base"]["hidden_size"] == 32
     assert config["base"]["quantization"] is None
     assert config["task_profile"] == "CAUSAL_LM"
-    assert config["trainer"] == {"class": "Trainer", "bases": [], "arguments": "TrainingArguments"}
+    assert config["trainer"] == {"arguments": "TrainingArguments", "bases": []}
     assert config["evaluated_by"] is None
 
 
@@ -252,7 +252,7 @@ def functions_of_the_callback():
         (module, n)
         for n in (
             "describe_run",
-            "describe_trainer",
+            "class_names",
             "is_language_model",
             "open_sinks",
             "chart_values",
