@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -65,20 +66,35 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 
 def wandb_history(log, tag):
-    """Step -> value from the binary log of an offline run."""
+    """Step -> value from the binary log of an offline run: protobuf records in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     by_step = {}
-    store = DataStore()
-    store.open_for_scan(str(log))
-    while data := store.scan_data():
+    for data in leveldb_records(log.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         if tag in items:
             by_step[int(json.loads(items["train/global_step"]))] = json.loads(items[tag])
     return by_step
+
+
+def leveldb_records(data, block=32768, header=7):
+    """Payloads of a LevelDB log whose file header is 7 bytes: (crc, length, kind) before every fragment."""
+    position, parts = header, []
+    while position + header <= len(data):
+        room = block - position % block
+        if room < header:
+            position += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        if kind == 0:
+            return
+        parts.append(data[position + header : position + header + length])
+        position += header + length
+        if kind in (1, 4):  # the whole record, or its last fragment
+            yield b"".join(parts)
+            parts = []
 
 
 def test_mlflow_file_store(tmp_path, monkeypatch):
