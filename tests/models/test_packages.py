@@ -1,12 +1,11 @@
 """pip itself, without a network: it looks into a local folder, as `--find-links` lets it."""
 
 import hashlib
-import io
 import json
 import subprocess
 import tarfile
-import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,29 +45,22 @@ def released(path: Path, version: str = "1.0") -> Release:
 
 
 def tiny_wheel(folder: Path) -> Path:
-    path = folder / "tiny_asset-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as zipped:
-        zipped.writestr("tiny_asset/model", "weights")
-        info = "tiny_asset-1.0.dist-info"
-        zipped.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n")
-        zipped.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        zipped.writestr(f"{info}/RECORD", "")
-    return path
+    info = "tiny_asset-1.0.dist-info"
+    files = {
+        "tiny_asset/model": "weights",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+    contents = [(name, text.encode()) for name, text in files.items()]
+    return wheel(folder / "tiny_asset-1.0-py3-none-any.whl", contents)
 
 
 def tiny_source_archive(folder: Path, marker: Path) -> Path:
-    path = folder / "tiny-asset-1.0.tar.gz"
-    files = {
-        "tiny-asset-1.0/PKG-INFO": "Metadata-Version: 1.1\nName: tiny-asset\nVersion: 1.0\n",
-        "tiny-asset-1.0/setup.py": f"open({str(marker)!r}, 'w').close()\n"
-        "from setuptools import setup\nsetup(name='tiny-asset', version='1.0')\n",
-    }
-    with tarfile.open(path, "w:gz") as tarred:
-        for name, text in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(text)
-            tarred.addfile(info, io.BytesIO(text.encode()))
-    return path
+    about = b"Metadata-Version: 1.1\nName: tiny-asset\nVersion: 1.0\n"
+    setup = f"open({str(marker)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='tiny-asset')\n"
+    files = [("tiny-asset-1.0/PKG-INFO", about), ("tiny-asset-1.0/setup.py", setup.encode())]
+    return tarball(folder / "tiny-asset-1.0.tar.gz", [*files])
 
 
 def test_a_wheel_arrives_and_the_second_time_pip_is_not_called(
@@ -237,14 +229,9 @@ def test_a_wrong_file_leaves_nothing_behind(fetches: Fetches, tmp_path: Path) ->
 
 
 def test_many_at_once_make_it_once(fetches: Fetches) -> None:
-    folders: list[Path] = []
-    threads = [threading.Thread(target=lambda: folders.append(unpacked(TINY))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(unpacked, [TINY] * 8))
     assert len(set(folders)) == 1
-    assert len(folders) == 8
     assert contents(folders[0]) == EXPECTED
     assert fetches.count == 1
 
