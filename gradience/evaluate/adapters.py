@@ -17,7 +17,6 @@ from gradience.models.tokenizers import stored_tokens
 from gradience.reading import MAX_SETTINGS_BYTES
 
 BASE_ROW = "base"
-NO_ADAPTER = "give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +29,9 @@ class AdapterIdentity:
 
     @classmethod
     def of(cls, folder: Path) -> AdapterIdentity:
-        """Hash the files of `folder`. Raises InputError (`no-such-adapter`) when one of them is not there."""
-        path = folder / "adapter_model.safetensors"
-        try:
-            weights = sha256_file(path)
-            path = folder / "adapter_config.json"
-            return cls(folder, weights, sha256_file(path, limit=MAX_SETTINGS_BYTES))
-        except InputError as error:
-            if error.code != "not-found":
-                raise
-            raise InputError(
-                f"{path}: no such file or folder", code="no-such-adapter", hint=NO_ADAPTER
-            ) from None
+        """Hash the files of `folder`. Raises InputError (`not-found`) if one of them is missing."""
+        weights = sha256_file(folder / "adapter_model.safetensors")
+        return cls(folder, weights, sha256_file(folder / "adapter_config.json", limit=MAX_SETTINGS_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +133,7 @@ def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterI
             raise InputError(
                 f"{path}: there is no adapter_config.json beside the weights",
                 code="no-config",
-                hint=NO_ADAPTER,
+                hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
             )
         require_peft(adapter)
         shapes = {entry_name: entry.shape for entry_name, entry in adapter.entries()}

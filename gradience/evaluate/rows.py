@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -583,10 +583,5 @@ class Scores(Procedure):
             id=row.id,
             prompt_sha256=sha256_text(row.prompt),
             response_sha256=sha256_text(row.response),
-            loglikelihood=score.loglikelihood,
-            n_tokens=score.n_tokens,
-            exact=score.exact,
-            kl=score.kl,
-            flips=score.flips,
-            truncated=score.truncated,
+            **asdict(score),
         )

@@ -240,7 +240,7 @@ def test_other_methods_and_empty_folders(tmp_path):
     assert caught.value.code == "other-method"
     with pytest.raises(InputError) as caught:
         engine.add("nothing", tmp_path)
-    assert caught.value.code == "no-such-adapter"
+    assert caught.value.code == "not-found"
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class TransformersEngine(Engine):
     def add(self, name: str, folder: Path | str) -> None:
         """Load the PEFT adapter in `folder` beside those already there.
 
-        Raises UsageError (`adapter-name`: the name is taken) and InputError: `no-such-adapter`, `other-method`
+        Raises UsageError (`adapter-name`: the name is taken) and InputError: `not-found`, `other-method`
         (not LoRA), `adapter-changes-base` (it would change the base of the other adapters), `no-head` (it
         lacks a part that the base has no trained weights for: its outputs would be noise), `adapter-misfit`.
         """

@@ -164,7 +164,7 @@ def summed_up(windows: Sequence[Score]) -> Score:
         exact=all(score.exact for score in windows),
         kl=sum(kl) if kl else None,
         flips=sum(flips) if flips else None,
-        truncated=False,
+        truncated=any(score.truncated for score in windows),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -18,7 +17,7 @@ from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.engines.base import Engine, OutOfMemoryError, Output, Score
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import GeneratedRow, prompt_ids, room_of
-from gradience.evaluate.engines.transformers.scoring import fitted, windows_of
+from gradience.evaluate.engines.transformers.scoring import EncodedPair, fitted, summed_up, windows_of
 from gradience.evaluate.engines.vllm.process import (
     CACHE,
     CACHE_GIB,
@@ -248,32 +247,21 @@ class VllmEngine(Engine):
     ) -> list[Score]:
         """Scores without KL and flips, which need the whole vocabulary: `divergence` measures them."""
         tokenizer = self.peft.encoder
-        if rolling:
-            parts = [windows_of(tokenizer, text, max_length) for _, text in pairs]
-        else:
-            parts = [[fitted(tokenizer, *pair, max_length, end=end)] for pair in pairs]
-        scored = [pair for some in parts for pair in some if pair.response]
-        rows = [pair.prompt + pair.response for pair in scored]
-        first = [len(pair.prompt) for pair in scored]
-        rows_scored = iter(self._ask("score", name, rows, first=first) if rows else [])
-        scores = []
-        for some in parts:
-            terms = [
-                term
-                for part in islice(rows_scored, sum(bool(pair.response) for pair in some))
-                for term in part
-            ]
-            scores.append(
-                Score(
-                    loglikelihood=sum(value for value, _ in terms),
-                    n_tokens=len(terms),
-                    exact=all(best for _, best in terms),
-                    kl=None,
-                    flips=None,
-                    truncated=any(pair.truncated for pair in some),
-                )
-            )
-        return scores
+        texts = [
+            windows_of(tokenizer, response, max_length)
+            if rolling
+            else [fitted(tokenizer, prompt, response, max_length, end=end)]
+            for prompt, response in pairs
+        ]
+        scored = [pair for parts in texts for pair in parts if pair.response]
+        rows, first = [pair.prompt + pair.response for pair in scored], [len(pair.prompt) for pair in scored]
+        terms = iter(self._ask("score", name, rows, first=first) if rows else [])
+
+        def score_of(pair: EncodedPair) -> Score:
+            values, best = zip(*next(terms), strict=True) if pair.response else ((), ())
+            return Score(sum(values), len(values), all(best), kl=None, flips=None, truncated=pair.truncated)
+
+        return [summed_up([score_of(pair) for pair in parts]) for parts in texts]
 
     def close(self) -> None:
         self._stop()
