@@ -27,14 +27,15 @@ from pack_results import pack
 from pydantic import ValidationError
 
 from gradience import __version__
-from gradience.bench.arms.registry import ARMS, CONTROLS
+from gradience.bench.arms.arm import ARMS
+from gradience.bench.arms.controls import CONTROLS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.packed import unpacked
+from gradience.bench.verify.folder import unpacked
 from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
 from gradience.card import card_of
 from gradience.evaluate.answering import RECORDS
@@ -147,6 +148,8 @@ def config_of(recorded: Bench, former: set[str]) -> BenchConfig:
         values["task"]["probe_gate"].setdefault("above_base", None)
     values["runtime"].pop("processes", None)  # was an option, always 1
     compression = values["compression"]
+    for key in ("kind", "bound"):  # were options: always ranks, and the mean over trainings
+        (compression.get("ladder") or {}).pop(key, None)
     compression["controls"] = [name for name in compression["controls"] if name not in former]
     return BenchConfig.model_validate(values)
 

@@ -9,7 +9,7 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants, stage_names
 from gradience.bench.verdict.facts import AUDIT, BEGUN, CALIBRATION, FAILED
 from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN, folder_of_seed
-from gradience.bench.verify.packed import unpacked
+from gradience.bench.verify.folder import RunFolder, unpacked
 from gradience.errors import GradienceError, InputError
 from gradience.files.digests import DIGESTS
 from gradience.models.lock import is_held
@@ -35,7 +35,9 @@ def look(folder: Path) -> BenchStatus:
         )
     with unpacked(folder) as place:
         is_own = place == folder and (folder / CONFIG).is_file()
-        config = load_config(folder / CONFIG) if is_own else _config_of_published(place, folder)
+        # of a published run, config.yaml may have other keys than the results that were made again since
+        published = RunFolder(place, folder)
+        config = load_config(folder / CONFIG) if is_own else published.config(published.plan())
         is_running = is_held(place)
         seeds = tuple(_seed(place, config, seed, is_running=is_running) for seed in config.seeds)
         is_finished = all(seed.result is not None for seed in seeds) and (place / DIGESTS).is_file()
@@ -45,13 +47,6 @@ def look(folder: Path) -> BenchStatus:
             state="going on" if is_running else "finished" if is_finished else "stopped",
             seeds=seeds,
         )
-
-
-def _config_of_published(place: Path, folder: Path) -> BenchConfig:
-    """Return the config of the plan: an older config.yaml may have other keys than the results made again since."""
-    from gradience.bench.verify.data import config_of_plan, plan_of
-
-    return config_of_plan(place, folder, plan_of(place))
 
 
 def _seed(folder: Path, config: BenchConfig, seed: int, *, is_running: bool) -> SeedStatus:

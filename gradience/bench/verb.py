@@ -112,7 +112,7 @@ def export(settings: ExportSettings) -> list[Path]:
     existing_folder(Path(settings.folder))
     require_installed("scipy", extra="stats")
     from gradience.bench.export import export_eee, export_hub
-    from gradience.bench.verify.packed import unpacked
+    from gradience.bench.verify.folder import unpacked
 
     with unpacked(Path(settings.folder)) as folder:
         if settings.to == "eee":

@@ -6,15 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from gradience.files.artifact import Artifact, Float12, Part
+from gradience.files.artifact import Artifact, Part
 from gradience.files.shared_names import PlainName
 from gradience.reports.base.exact import Exact
 from gradience.words import points
 
 Role = Literal["train", "dev", "confirm"]
 Compares = Literal["correct", "nll", "agreement"]
-LadderKind = Literal["uniform", "per_layer"]
-LadderBound = Literal["these-runs", "mean-over-trainings", "next-training"]
+LadderBound = Literal["these-runs", "mean-over-trainings"]
 Share = Annotated[Exact, Field(ge=0, le=1)]
 
 
@@ -65,13 +64,12 @@ class TaskCode(Part):
 class PlannedLadder(Part):
     """Truncations tested in sequence, from the largest down, until one is not shown to be safe."""
 
-    kind: LadderKind
-    """`uniform`: a step is a rank. `per_layer`: a step is a share of every module's energy."""
-    steps: tuple[int | float, ...]
+    steps: tuple[int, ...]
+    """Ranks."""
     names: tuple[str, ...]
     """Names of the results, in the order of `steps`."""
     bound: LadderBound
-    """The claim tested for each step: about the next training run as well, or only about the adapters of this run."""
+    """The claim tested for each step: about the mean over trainings, or only about the adapters of this run."""
     looks: tuple[int, ...] = Field(default=(), exclude_if=lambda looks: not looks)
     """Numbers of examples at which a step is tested on all seeds, with the error spent by Lan and DeMets' function of
     Pocock's type; the last is all of them. Absent if all are evaluated at once."""
@@ -114,8 +112,6 @@ class PlannedCalibration(Part):
     rows: int
     prompts_sha256: str
     """sha256 over the rows as `gradience calibrate --prompts` takes them."""
-    max_kl_per_token: Float12 | None = None
-    """Limit of the variant `calibrated_kl`, in nats per scored token."""
 
 
 class BenchPlan(Artifact):

@@ -90,7 +90,7 @@ def check_sets(place: Path, findings: Findings) -> None:
     report, plan = EvaluationSetsReport.read(place / JOINT), EvaluationPlan.read(place / PLAN)
     reports = {}
     for planned in plan.sets:
-        with findings.inside(planned.name):
+        with findings.inside(f"{planned.name}/"):
             check_evaluation(place / planned.name, findings)
         reports[planned.name] = EvaluationReport.read(place / planned.name / evaluation.EVALUATION)
     with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {JOINT}"):
@@ -181,7 +181,7 @@ def _guard_again(
             update={"plan": report.plan.on(planned), "task": planned.task, "source": outcome.source}
         )
         rows = [outcome.reference, *outcome.results]
-        with findings.inside(f"{GUARDS}/{planned.name}"):
+        with findings.inside(f"{GUARDS}/{planned.name}/"):
             recorded = _Recorded(
                 place / GUARDS / planned.name, like_task, rows, planned.examples, findings, likelihoods=False
             )
@@ -248,12 +248,12 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
                 findings.mismatch(f"{shrink.ADAPTER}/README.md", f"its block differs from {shrink.SHRUNK}")
 
 
-def check_data(place: Path, name: str, findings: Findings) -> None:
+def check_data(name: str, place: Path, findings: Findings) -> None:
     """Compare the examples of all records with those of the task, if the task comes with Gradience."""
     if name == JOINT:
         for planned in EvaluationPlan.read(place / PLAN).sets:
-            with findings.inside(planned.name):
-                check_data(place / planned.name, evaluation.EVALUATION, findings)
+            with findings.inside(f"{planned.name}/"):
+                check_data(evaluation.EVALUATION, place / planned.name, findings)
     if name not in (evaluation.EVALUATION, shrink.SHRUNK):
         return
     kind = ShrinkReport if name == shrink.SHRUNK else EvaluationReport

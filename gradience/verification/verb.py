@@ -1,15 +1,19 @@
 """The public function `verify`: the kind of folder decides which results are checked. Comparisons of two logs."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from gradience.bench.plan.variants import GUARDS
 from gradience.bench.settings import VerifySettings, existing_folder
-from gradience.bench.verdict.folders import AGGREGATE, BENCH
-from gradience.bench.verify.files import check_files
+from gradience.bench.verdict.folders import AGGREGATE, BENCH, PLAN
+from gradience.bench.verify.data import check_data as check_bench_data
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.packed import as_published, unpacked
-from gradience.bench.verify.verify import check_plan_digest, compare_json, verification_of, verify_run
+from gradience.bench.verify.folder import as_published, check_files, unpacked
+from gradience.bench.verify.verify import checked_run, compare_json
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
@@ -17,6 +21,7 @@ from gradience.errors import GradienceError, InputError, UsageError
 from gradience.evaluate.verb import EVALUATION, JOINT
 from gradience.evidence.verb import compare_logs
 from gradience.files.digests import DIGESTS, root_of
+from gradience.files.shared_names import path_text
 from gradience.reading import MAX_DATA_BYTES
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.run import Stopwatch
@@ -93,6 +98,10 @@ MADE_UP = (
     "invented answers: wholly invented records could also pass these checks. A root published in advance dates the"
     " result; only running the command again tests the answers"
 )
+MADE_UP_RUN = (
+    "a fabricated run cannot be ruled out: a root or signature from another source shows that this is the published"
+    " folder, and running its config again shows that its adapters give these answers"
+)
 
 
 @public(VerifySettings)
@@ -110,40 +119,94 @@ def verify(settings: VerifySettings) -> Verification:
     """
     folder = Path(settings.folder)
     names = [name for name in CHECKS if (folder / name).is_file()]
+    watch = Stopwatch(settings.command)
     if not names or any((folder / name).is_file() for name in (BENCH, AGGREGATE)):
-        with allowing(settings.allow_code):
-            return verify_run(
-                existing_folder(folder),
-                root=settings.root,
-                plan=settings.plan,
-                data=settings.data,
-                regenerate=settings.regenerate,
-                sample_seed=settings.sample_seed,
-                command=settings.command,
-                guard=check_answers,
-            )
+        with allowing(settings.allow_code), checked_run(existing_folder(folder), settings.root) as run:
+            plan = _plan_digest(run.folder, settings.plan, run.findings)
+            for path in sorted(run.folder.glob(f"**/{GUARDS}/*/{EVALUATION}")):
+                inside = f"{path.parent.relative_to(run.folder).as_posix()}/"
+                if inside.startswith(run.only):
+                    with run.findings.inside(inside):
+                        _make_again(check_answers, path.parent, EVALUATION, run.findings)
+            sample_seed, again = None, None
+            if settings.data:
+                check_bench_data(run)
+            if settings.regenerate is not None:
+                from gradience.bench.verify.regenerate import regenerated
+
+                sample_seed = (
+                    secrets.randbelow(2**32) if settings.sample_seed is None else settings.sample_seed
+                )
+                again = regenerated(run, least=settings.regenerate, seed=sample_seed)
+        of_run: dict[str, Any] = {"code": run.code, "status": run.status, "seeds": tuple(run.seeds)}
+        of_run |= {"sample_seed": sample_seed, "regenerated": again}
+        return _report(settings, run.findings, watch, MADE_UP_RUN, run.published, plan, of_run)
     if settings.regenerate is not None:
         raise UsageError(
             f"--regenerate: only the answers of a Bench run are regenerated, and {folder} holds {names[0]}",
             code="not-of-bench",
             hint="leave it out; the command in the result makes the answers again",
         )
-    watch, findings = Stopwatch(settings.command), Findings()
     with unpacked(folder) as place:
-        findings.named = lambda text: as_published(text, place, folder)
+        findings = Findings(lambda text: as_published(text, place, folder))
         if (place / DIGESTS).is_file() or settings.root is not None:
             check_files(place, findings, expected=settings.root)
-        plan = check_plan_digest(place, settings.plan, findings)
+        plan = _plan_digest(place, settings.plan, findings)
         for name in names:
-            try:
-                CHECKS[name](place, findings)
-                if settings.data:
-                    check_data(place, name, findings)
-            except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
-                # files of unknown origin may be inconsistent, and then nothing can be computed from them
-                findings.mismatch(name, f"cannot be made again: {type(error).__name__}: {error}")
+            _make_again(CHECKS[name], place, name, findings)
+            if settings.data:
+                _make_again(partial(check_data, name), place, name, findings)
     if {SHRUNK, EVALUATION, JOINT} & {*names}:
         findings.gap(UNCOUNTED)
-    return verification_of(
-        folder, findings, watch, MADE_UP, root_of(folder), settings.root, plan, settings.plan
+    return _report(settings, findings, watch, MADE_UP, folder, plan, {"status": None, "seeds": ()})
+
+
+def _make_again(
+    check: Callable[[Path, Findings], object], folder: Path, name: str, findings: Findings
+) -> None:
+    """Make the result `name` in a folder again, and compare it."""
+    try:
+        check(folder, findings)
+    except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
+        # files of unknown origin may be inconsistent, and then nothing can be computed from them
+        findings.mismatch(name, f"cannot be made again: {type(error).__name__}: {error}")
+
+
+def _plan_digest(folder: Path, expected: str | None, findings: Findings) -> str | None:
+    """Return the sha256 of plan.json, if it is there; compare it with the one that is expected."""
+    present = sha256_file(folder / PLAN) if (folder / PLAN).is_file() else None
+    if expected is not None:
+        with findings.check("plan digest", "L1", f"{PLAN} has the digest given with --plan"):
+            if present != expected.strip().lower():
+                problem = f"sha256 is {present or 'unavailable: no file'}; expected: {expected}"
+                findings.mismatch(PLAN, problem)
+    return present
+
+
+def _report(
+    settings: VerifySettings,
+    findings: Findings,
+    watch: Stopwatch,
+    made_up: str,
+    published: Path,
+    plan: str | None,
+    of_run: dict[str, Any],
+) -> Verification:
+    """Return the report of what was found. made_up: what no check can rule out. of_run: the fields about Bench."""
+    if settings.root is None:
+        findings.gap("that this is the published folder: give its --root")
+    findings.gap(made_up)
+    return Verification(
+        folder=path_text(settings.folder),
+        verdict=findings.verdict(from_outside=settings.root is not None or settings.plan is not None),
+        level=findings.level,
+        root=root_of(published),
+        root_expected=settings.root,
+        plan=plan,
+        plan_expected=settings.plan,
+        checks=tuple(findings.checks),
+        mismatches=tuple(findings.mismatches),
+        not_verified=tuple(findings.gaps),
+        run=watch.run_info(),
+        **of_run,
     )

@@ -154,8 +154,9 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     """Seen in the config, the plan, a run, its verdict, and the pages."""
     from tiny_bench import bert, sentences
 
-    from gradience.bench.arms import ranks, registry
-    from gradience.bench.arms.arm import Arm, Control
+    from gradience.bench.arms import ranks
+    from gradience.bench.arms.arm import ARMS, Arm
+    from gradience.bench.arms.controls import Control
     from gradience.bench.config.load import BenchConfig
     from gradience.bench.plan.preregister import bench_plan
     from gradience.bench.run.seed import SeedRun
@@ -177,7 +178,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
 
     narrow = ranks.Choice({}, "two of each module")
     add("variant", lambda probe: narrow._replace(ranks=probe.ranks_by(ToRank(2))), name="narrow")
-    cut = Arm("cut", registry.ARMS["truncate"].make)
+    cut = Arm("cut", ARMS["truncate"].make)
     add("arm", cut, name="cut")
     unharmed = Control(
         name="unharmed",

@@ -9,7 +9,8 @@ import pytest
 from bench_sample import PUBLISHED, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
-from gradience.bench.verdict.folders import aggregate_folders, find_benches
+from gradience.bench.verdict.folders import find_benches
+from gradience.bench.verify.verify import aggregate_checked
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.reports.base.exact import exact_text
@@ -164,10 +165,10 @@ def test_folders(runs):
     with pytest.raises(InputError, match=r"no bench\.json in it"):
         find_benches([runs / "run42", runs / "empty"])
     one, other = (
-        aggregate_folders([runs / "all"]),
-        aggregate_folders([runs / f"run{s}" for s in (456, 42, 123)]),
+        aggregate_checked([runs / "all"]),
+        aggregate_checked([runs / f"run{s}" for s in (456, 42, 123)]),
     )
-    ignored = {"run", "seeds"}
+    ignored = {"run", "seeds", "notes"}  # which name the folders
     assert one.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)
 
 

@@ -1,6 +1,5 @@
 """Variants that a calibration of the probe chooses: planned, made, resumed, verified."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from test_variants import distill_config as distillation_config
 from test_variants import sentences
 from tiny_bench import Watcher, bert
 
+from gradience import verify
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import files_of
-from gradience.bench.verify.verify import verify_run
-from gradience.plan.calibrated import ToKl, ToSizeOfRank
+from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
@@ -27,12 +26,11 @@ from gradience.reports.compression import CompressionReport
 from gradience.reports.stage import StageManifest
 
 CALIBRATES: dict[str, Any] = {
-    "variants": ["uniform_r1", "calibrated_r1", "calibrated_kl"],
-    "arms": ["retrain", "truncate", "distill"],
-    "retrain": ["calibrated_kl"],
+    "variants": ["uniform_r1", "calibrated_r1"],
+    "arms": ["truncate", "distill"],
     "controls": ["rewrite_control", "probe_distilled"],
     "distillation": {"lr": 1e-2, "rows": 32},
-    "calibration": {"rows": 32, "max_kl_per_token": 5e-2},
+    "calibration": {"rows": 32},
 }
 FILE = "calibration/calibration.safetensors"
 
@@ -70,36 +68,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run: Run) -> None:
-    for name, criterion in (("calibrated_r1", ToSizeOfRank(1)), ("calibrated_kl", ToKl(5e-2))):
-        expected = plan_compression(run.audit, criterion, calibration=run.calibration)
-        written, result = run.report(f"{name}.truncate"), run.variants[f"{name}.truncate"]
-        ranks = {module.name: module.new_rank for module in written.modules}
-        assert ranks == {module.name: module.new_rank for module in expected.modules}
-        assert written.prediction == expected.prediction
-        assert result.predicted is not None
-        assert (
-            result.predicted.kl_per_token == expected.prediction.kl_per_token
-        )  # of a classifier each row has one label
-        assert (result.planned_lora_params, result.rank_basis) == (expected.new_params, criterion.words)
-        assert result.measures.lora_params == expected.new_params
-    assert run.variants["calibrated_kl.truncate"].predicted.kl_per_token <= 5e-2
+    criterion = ToSizeOfRank(1)
+    expected = plan_compression(run.audit, criterion, calibration=run.calibration)
+    written, result = run.report("calibrated_r1.truncate"), run.variants["calibrated_r1.truncate"]
+    ranks = {module.name: module.new_rank for module in written.modules}
+    assert ranks == {module.name: module.new_rank for module in expected.modules}
+    assert written.prediction == expected.prediction
+    assert result.predicted is not None
+    assert (
+        result.predicted.kl_per_token == expected.prediction.kl_per_token
+    )  # of a classifier each row has one label
+    assert (result.planned_lora_params, result.rank_basis) == (expected.new_params, criterion.words)
+    assert result.measures.lora_params == expected.new_params
     uniform = run.variants["uniform_r1.truncate"]
     assert run.variants["calibrated_r1.truncate"].planned_lora_params <= uniform.planned_lora_params
-
-
-def test_retrained_at_the_calibrated_ranks_it_has_no_lora_where_they_are_0(run: Run) -> None:
-    ranks = {module.name: module.new_rank for module in run.report("calibrated_kl.truncate").modules}
-    written = json.loads((run.output / "calibrated_kl/train/adapter/adapter_config.json").read_text())
-    retrained = run.variants["calibrated_kl"]
-    assert 0 in ranks.values()
-    assert sorted(written["exclude_modules"]) == sorted(name for name, rank in ranks.items() if not rank)
-    assert retrained.measures.lora_params == run.variants["calibrated_kl.truncate"].measures.lora_params
 
 
 def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None:
     planned, report = BenchPlan.read(run.output / "plan.json").calibration, run.calibration.report
     assert planned is not None
-    assert (planned.rows, planned.max_kl_per_token) == (32, 5e-2)
+    assert planned.rows == 32
     assert planned.prompts_sha256 == report.prompts_sha256
     assert (report.rows, report.seed) == (32 - report.duplicates, 42)
     assert {path.name for path in (run.output / "calibration").iterdir()} == {
@@ -108,7 +96,7 @@ def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None
 
 
 def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> None:
-    verified = verify_run(run.output, regenerate=4)
+    verified = verify(run.output, regenerate=4)
     assert verified.mismatches == ()
     assert (verified.level, ["calibration"]) == (
         "L3",
@@ -127,7 +115,7 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
             path
         )
         manifest.model_copy(update={"files": files_of(path.parent)}).save(manifest_path)
-        changed = verify_run(run.output)
+        changed = verify(run.output)
         places = {(one.file, one.field) for one in changed.mismatches}
         report = "calibrated_r1.truncate/adapter/adapter/compression_report.json"
         assert {(report, "calibration_sha256"), (report, "prediction")} <= places
@@ -135,7 +123,7 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
 
         path.unlink()
         manifest.save(manifest_path)
-        assert any("missing" in one.what for one in verify_run(run.output).mismatches)
+        assert any("missing" in one.what for one in verify(run.output).mismatches)
     finally:
         path.write_bytes(original)
         manifest.save(manifest_path)
@@ -183,7 +171,7 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
     calibrated, uniform = Bench.read(tmp_path / "run" / "bench.json").variants
     assert (calibrated.status, calibrated.reasons) == ("ERROR", ("RuntimeError: no memory left",))
     assert uniform.status in ("PASS", "FAIL")
-    verified = verify_run(tmp_path / "run")
+    verified = verify(tmp_path / "run")
     assert verified.mismatches == ()
     assert "calibration: that it ended in the recorded error" in verified.not_verified
 
@@ -192,16 +180,7 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
     ("changes", "said"),
     [
         ({"variants": ["uniform_r1"]}, "`variants` has no `calibrated`"),
-        (
-            {"variants": ["calibrated_kl"]},
-            "calibrated_kl and `calibration.max_kl_per_token`, its limit, need each other",
-        ),
-        (
-            {"calibration": {"max_kl_per_token": 0.01}},
-            "calibrated_kl and `calibration.max_kl_per_token`, its limit, need each other",
-        ),
         ({"calibration": {"rows": 3}}, "greater than or equal to 4"),
-        ({"variants": ["calibrated_kl"], "calibration": {"max_kl_per_token": 0}}, "greater than 0"),
         ({"variants": ["calibrated_r0"]}, "'calibrated_r0' is not a variant"),
     ],
 )

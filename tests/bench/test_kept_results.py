@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from gradience.bench.verdict.aggregate import aggregate
 from gradience.reports.bench import Bench, BenchAggregate
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -80,12 +79,9 @@ def test_its_page_is_what_its_json_says(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("bench_aggregate.json")), ids=of)
-def test_its_aggregate_can_be_made_again(path: Path) -> None:
-    kept = BenchAggregate.read(path)
-    sources = [row.source or "" for row in kept.seeds]
-    benches = [Bench.read(path.parent / source) for source in sources]
-    assert aggregate(benches, sources, run=kept.run, records_verified=True) == kept
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == kept.to_markdown()
+def test_the_page_of_its_seeds_is_what_their_json_says(path: Path) -> None:
+    page = BenchAggregate.read(path).to_markdown()
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == page
 
 
 @pytest.mark.parametrize("name", ["minilm_reviews", "smollm2_arithmetic"])

@@ -12,11 +12,11 @@ from bench_process import timeless
 from data_files import write_jsonl
 from tiny_bench import bert
 
+from gradience import verify
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.verdict.facts import ANSWERS
-from gradience.bench.verify.verify import verify_run
 from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.reports.bench import Bench, BenchAggregate
@@ -115,7 +115,7 @@ def test_the_bound_of_a_step_holds_over_all_looks(whole: Path) -> None:
 
 
 def test_it_verifies_with_its_data_and_by_answers_made_again(whole: Path) -> None:
-    verified = verify_run(whole, data=True, regenerate=8, sample_seed=1)
+    verified = verify(whole, data=True, regenerate=8, sample_seed=1)
     assert verified.mismatches == ()
     assert verified.level == "L3"
 
@@ -127,7 +127,7 @@ def test_verify_names_a_step_whose_rows_are_not_those_of_its_look(whole: Path, t
     header, *rows = path.read_text(encoding="utf-8").splitlines()
     values = json.loads(header)
     path.write_text("\n".join([json.dumps(values | {"n": values["n"] - 5}), *rows[:-5]]) + "\n", "utf-8")
-    assert any("ladder.r6" in mismatch.file for mismatch in verify_run(run).mismatches)
+    assert any("ladder.r6" in mismatch.file for mismatch in verify(run).mismatches)
 
 
 def test_a_run_that_stops_in_the_ladder_resumes_at_its_look(
@@ -180,4 +180,4 @@ def test_one_seed_climbs_down_by_itself_and_groups_count(config_file: Path, tmp_
     ends = [n for n in range(1, bench.probe.n) if plan.groups[n] != plan.groups[n - 1]]
     assert set(plan.ladder.looks[:-1]) <= set(ends)  # a look ends with a whole group
     assert bench == Bench.read(tmp_path / "bench.json")
-    assert verify_run(tmp_path, data=True).mismatches == ()
+    assert verify(tmp_path, data=True).mismatches == ()

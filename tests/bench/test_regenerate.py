@@ -12,10 +12,10 @@ from bench_process import write_inputs
 from test_verify import SECTIONS, edit, forge
 from tiny_bench import Watcher, llama, sentences, sums
 
+from gradience import verify
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verify.regenerate import drawn
-from gradience.bench.verify.verify import verify_run
 from gradience.digests import sha256_file
 from gradience.evaluate.batches import fixed_batches
 from gradience.reports.verification import Verification
@@ -72,7 +72,7 @@ def copy(ended: Path, tmp_path: Path) -> Path:
 
 
 def again(folder: Path, least: int = 10) -> Verification:
-    return verify_run(folder, regenerate=least)
+    return verify(folder, regenerate=least)
 
 
 def records_of(folder: Path) -> list[Path]:
@@ -181,7 +181,7 @@ def test_other_data_are_named_and_not_asked(copy: Path) -> None:
     lines = before.splitlines(keepends=True)
     try:
         rows.write_text("".join(lines[: len(lines) * 3 // 4]), encoding="utf-8")
-        report = verify_run(copy, data=True, regenerate=10)
+        report = verify(copy, data=True, regenerate=10)
     finally:
         rows.write_text(before, encoding="utf-8")
     assert report.regenerated == ()

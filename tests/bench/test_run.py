@@ -18,10 +18,9 @@ from data_files import write_jsonl
 from safetensors.torch import load_file
 from tiny_bench import Watcher, bert, gsm8k_values, llama, sentences, sums, tokenizer
 
-from gradience.bench.arms import truncate
+from gradience.bench.arms import arm as arms
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.preregister import bench_plan
-from gradience.bench.run import seed as run_module
 from gradience.bench.run.bench import _resumable, run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.verdict.aggregate import aggregate
@@ -31,7 +30,6 @@ from gradience.cli.app import run
 from gradience.cli.bench import ended
 from gradience.errors import InputError, NetworkError, UsageError
 from gradience.evaluate.engines.transformers import TransformersEngine, engine
-from gradience.evaluate.evaluator import Evaluator
 from gradience.files.records import read_records
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
@@ -154,27 +152,6 @@ def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench
             assert not torch.equal(value, before[key])
 
 
-def test_every_result_is_reproduced_from_the_disk_without_a_model(
-    classified: tuple[Path, Bench, Watcher], classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, bench, watcher = classified
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    for weights in copy.rglob("adapter_model.safetensors"):
-        weights.unlink()
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("a finished stage is made again")
-
-    monkeypatch.setattr(run_module, "train", refuse)
-    monkeypatch.setattr(Evaluator, "answers", refuse)
-    again = Watcher()
-    facts = SeedRun(with_base(CLASSIFY, classifier), sentences(), 42, copy, again).run()
-    same = {"run"}
-    assert bench_of(facts, sentences()).model_dump(exclude=same) == bench.model_dump(exclude=same)
-    assert again.stages == watcher.stages
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a card the base makes room for a training")
 def test_everybody_is_evaluated_on_one_base_that_is_loaded_once(answered: tuple[Path, Bench, int]) -> None:
     _, bench, loads = answered
@@ -241,14 +218,14 @@ def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Pat
 def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
     causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compress = truncate.write_compressed
+    compress = arms.write_compressed
 
     def fail(adapter: Path, plan: Any, target: Path, **kwargs: Any) -> Any:
         if "uniform_median.truncate" in str(target):
             raise ZeroDivisionError("for the test")
         return compress(adapter, plan, target, **kwargs)
 
-    monkeypatch.setattr(truncate, "write_compressed", fail)
+    monkeypatch.setattr(arms, "write_compressed", fail)
     config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["rewrite_control"]})
     bench = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
     broken = bench.variant("uniform_median.truncate")

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from tiny_bench import ROLES, Watcher, bert, llama, sums
 from transformers import AutoModelForCausalLM, set_seed
 
-from gradience import audit_adapter, compress_adapter
+from gradience import audit_adapter, compress_adapter, verify
 from gradience.bench.arms.arm import ArmSource
 from gradience.bench.arms.controls import RANDOM_DIRECTIONS, REWRITE_CONTROL, write_random_directions
 from gradience.bench.config.load import BenchConfig, load_config
@@ -32,7 +33,6 @@ from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import ScaleChanged, SeedRun, hold_scale
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import at_ceiling, seed_notes
-from gradience.bench.verify.verify import verify_run
 from gradience.cli.bench import code_of
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
@@ -106,7 +106,10 @@ def test_peft_makes_what_was_planned_with_the_scale_of_the_probe(rslora):
 
     audit = audited(*[3] * 9, 9, 17, 1, rslora=rslora)
     scale = 64 / (32**0.5 if rslora else 32)
-    for name, variant in planned(audit, variants=["uniform_median", "per_layer", "uniform_r7"]).items():
+    variants = planned(audit, variants=["uniform_median", "per_layer", "uniform_r7"])
+    first = next(iter(variants["per_layer"].ranks))
+    without = replace(variants["per_layer"], ranks=variants["per_layer"].ranks | {first: 0})
+    for name, variant in (variants | {"without": without}).items():
         peft_config = peft.LoraConfig(
             target_modules=["q_proj"], use_rslora=rslora, **variant.lora_arguments()
         )
@@ -116,10 +119,13 @@ def test_peft_makes_what_was_planned_with_the_scale_of_the_probe(rslora):
             for path, module in model.named_modules()
             if isinstance(module, peft.tuners.lora.LoraLayer)
         }
-        assert {path: module.r["default"] for path, module in by_name.items()} == variant.ranks, name
-        assert [module.scaling["default"] for module in by_name.values()] == pytest.approx([scale] * 12)
+        made = {path: rank for path, rank in variant.ranks.items() if rank}
+        assert {path: module.r["default"] for path, module in by_name.items()} == made, name
+        assert [module.scaling["default"] for module in by_name.values()] == pytest.approx(
+            [scale] * len(made)
+        )
         trained = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
-        assert trained == variant.lora_params
+        assert variant is without or trained == variant.lora_params
 
 
 def test_ranks_are_never_rounded_down_and_never_above_the_probe():
@@ -232,14 +238,6 @@ def test_steps_are_truncations_from_the_largest_down():
         )  # fmt: skip
 
 
-def test_steps_of_energy_give_every_module_its_own_rank():
-    by_name = planned(
-        audited(3, 9), variants=["per_layer"], ladder={"kind": "per_layer", "steps": [0.9, 0.3]}
-    )
-    assert list(by_name["ladder.e0.9"].ranks.values()) == [3, 9]
-    assert list(by_name["ladder.e0.3"].ranks.values()) == [1, 3]
-
-
 def test_a_step_that_equals_a_truncated_variant_is_not_made_again():
     by_name = planned(
         audited(3, 3, 3), variants=["uniform_median"], arms=["truncate"], ladder={"steps": [32, 4, 2]}
@@ -254,9 +252,8 @@ def test_a_step_that_equals_a_truncated_variant_is_not_made_again():
     [
         ({"steps": [4, 8]}, "in descending order"),
         ({"steps": [8, 8]}, "without duplicates"),
-        ({"steps": [8, 0]}, "are ranks"),
-        ({"steps": [0.9, 0.5]}, "are ranks"),
-        ({"kind": "per_layer", "steps": [16, 8]}, "are shares of the energy"),
+        ({"steps": [8, 0]}, "greater than or equal to 1"),
+        ({"steps": [0.9, 0.5]}, "steps.0"),
         ({"steps": []}, "at least 1 item"),
     ],
 )
@@ -649,7 +646,7 @@ def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Pat
     run_bench(distill_config, output, Watcher())
     results = {variant.name: variant for variant in Bench.read(output / "bench.json").variants}
     assert (results["uniform_r1.distill"].arm, results["probe_distilled"].arm) == ("distill", "control")
-    verified = verify_run(output, regenerate=4)
+    verified = verify(output, regenerate=4)
     assert verified.mismatches == ()
     assert verified.regenerated is not None
     assert {one.file.partition("/")[0] for one in verified.regenerated} >= {
@@ -660,7 +657,7 @@ def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Pat
     # Another lr than the config's: a report that was exchanged together with its manifest.
     file = output / "uniform_r1.distill/adapter/adapter/distill_report.json"
     DistillReport.read(file).model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
-    fields = {one.field for one in verify_run(output).mismatches}
+    fields = {one.field for one in verify(output).mismatches}
     assert {"lr", "teacher_sha256"} <= fields
 
 

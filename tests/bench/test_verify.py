@@ -15,11 +15,11 @@ from bench_process import write_inputs
 from tiny_bench import Watcher
 
 import gradience
+from gradience import verify
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.verify.files import check_files
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.verify import verify_run
+from gradience.bench.verify.folder import check_files
 from gradience.cli.app import run
 from gradience.digests import sha256_file
 from gradience.errors import InputError
@@ -69,7 +69,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def verified(folder: Path, root: str | None = None) -> Verification:
-    return verify_run(folder, root=root)
+    return verify(folder, root=root)
 
 
 def named(folder: Path, root: str | None = None) -> dict[str, list[str]]:
@@ -114,8 +114,8 @@ def test_nothing_disagrees_in_a_run_that_has_just_ended(trained: Path) -> None:
 
 def test_the_plan_that_was_printed_is_checked(copy: Path) -> None:
     printed = sha256_file(copy / "plan.json")
-    assert verify_run(copy, plan=printed.upper()).verdict == "verified"
-    report = verify_run(copy, plan="0" * 64)
+    assert verify(copy, plan=printed.upper()).verdict == "verified"
+    report = verify(copy, plan="0" * 64)
     assert [(one.file, report.verdict) for one in report.mismatches] == [("plan.json", "mismatch")]
 
 
@@ -208,7 +208,7 @@ def test_a_file_of_20_gb_is_named_and_not_read(copy: Path, monkeypatch: pytest.M
         assert path != copy / name or limit.get("limit")
         return sha256_file(path, **limit)
 
-    monkeypatch.setattr("gradience.bench.verify.files.sha256_file", hashed)
+    monkeypatch.setattr("gradience.bench.verify.folder.sha256_file", hashed)
     said = [one.what for one in verified(copy).mismatches if one.file == name]
     assert any("bytes" in what for what in said), said
 
@@ -260,7 +260,7 @@ def test_an_edited_policy_is_named(copy: Path) -> None:
     for seed in (1, 2):
         edit(copy / f"seed_{seed}" / "bench.json", lenient)
     forge(copy)
-    assert "policy" in named(copy)["seed_1/bench.json"]
+    assert "policy.tolerance" in named(copy)["seed_1/bench.json"]
     edit(copy / "plan.json", lenient)
     forge(copy)
     names = named(copy)

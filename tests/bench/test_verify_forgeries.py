@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 from test_verify import edit, forge
 from tiny_bench import Watcher, llama
 
+from gradience import verify
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.folders import aggregate_run
 from gradience.bench.verify.recompute import SeedFolder, marking_of
-from gradience.bench.verify.verify import verify_run
 from gradience.digests import sha256_file
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
@@ -59,7 +59,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "compression": {
             "variants": ["uniform_r3", "uniform_r2"],
             "arms": ["truncate"],
-            "ladder": {"kind": "uniform", "steps": [4, 1]},
+            "ladder": {"steps": [4, 1]},
             "controls": ["random_directions"],
         },
         "runtime": {"device": "cpu", "threads": 1, "keep_adapters": "all"},
@@ -357,7 +357,7 @@ CASES: dict[Callable[[Path], None], dict[str, tuple[str, str] | None]] = {
 
 def verified(run: Path, how: str, plan: str) -> Verification:
     options: dict[str, Any] = {DATA: {"data": True}, PLAN: {"plan": plan}, L3: {"regenerate": 40}}
-    return verify_run(run, **options.get(how, {}))
+    return verify(run, **options.get(how, {}))
 
 
 @pytest.mark.parametrize("how", [L1, DATA, PLAN, L3])
@@ -387,18 +387,18 @@ def test_a_forgery_is_named_where_the_page_says_so(run: Path, forgery: Callable[
         else:
             assert expected in named, how
             assert (report.verdict, report.level) == ("mismatch", None)
-    assert verify_run(run, root=root).verdict == "mismatch"
+    assert verify(run, root=root).verdict == "mismatch"
 
 
 def test_what_is_not_known_of_a_size_is_said(run: Path) -> None:
     for path in run.rglob(WEIGHTS):
         path.unlink()
-    assert any("by recorded headers" in gap for gap in verify_run(run).not_verified)
+    assert any("by recorded headers" in gap for gap in verify(run).not_verified)
     for manifest in run.rglob("manifest.json"):
         edit(manifest, lambda values: values["files"].pop("weights_header.json", None))
     for path in run.rglob("weights_header.json"):
         path.unlink()
     forge(run)
-    report = verify_run(run)
+    report = verify(run)
     assert report.verdict == "consistent"
     assert any("neither weights nor headers" in gap for gap in report.not_verified)

@@ -16,11 +16,10 @@ import merge_sample
 import prompt_samples
 import sets_sample
 
-from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
+from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression, verify
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verify.verify import verify_run
 from gradience.check import check_config
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of
@@ -158,7 +157,7 @@ def verification() -> Verification:
             path = Path(name, place)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content + (b" " if path.name == "plan.json" else b""))
-        return verify_run(Path(name, "run"))
+        return verify(Path(name, "run"))
 
 
 def forecast() -> BenchForecast:

@@ -1,6 +1,8 @@
-"""Ways of making an adapter that is compared with the probe, and controls.
+"""The arms, ways of making an adapter that is compared with the probe: retrained, truncated, truncated and distilled.
 
-Candidates are every variant's ranks in every arm of the config. A control chooses ranks of its own.
+Candidates are every variant's ranks in every arm of the config. A truncation keeps the leading directions of each
+module, the best approximation of its update at that rank (Eckart–Young). If a calibration chooses, it keeps those that
+matter most to the output.
 """
 
 from collections.abc import Callable
@@ -8,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gradience.bench.arms.ranks import AuditedProbe, Choice
+from gradience.compress.adapter import write_compressed
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRanks
 from gradience.plan.modules import Ranks
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
@@ -57,25 +61,22 @@ class Arm:
         return f"{variant}.{self.name}" if self.suffix else variant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Control:
-    """An adapter that measures the measurement: nothing is claimed of it, but something may be expected."""
+def truncate(source: ArmSource, ranks: Ranks, target: Path) -> None:
+    """Write the probe, truncated to `ranks`, to the folder `target`."""
+    criterion = ToRanks(ranks, "the ranks of a Bench variant")
+    plan = plan_compression(source.audit, criterion, calibration=source.calibration)
+    write_compressed(source.probe, plan, target, calibration=source.calibration, force=True)
 
-    name: str
-    """In `compression.controls`, and in the results."""
-    words: str
-    """Description and purpose, beside its row in a report and in the config reference."""
-    ranks: Callable[[AuditedProbe], Choice]
-    """Raises NotMade, with the reason, if there are no ranks."""
-    arm: Arm | None = None
-    """Arm that makes it; None: every arm in which the variant `needs_variant` is made."""
-    needs_variant: str = ""
-    """The variant without which it means nothing."""
-    needs_arm: str = ""
-    """The arm without which it means nothing."""
-    needs_head: bool = False
-    """The model must have a head, as with `model.type: seqcls`."""
-    expected: Literal["PASS", "FAIL"] | None = None
-    """The status that it must have, for the test to have been able to see a difference; None: it may have any."""
-    otherwise: str = "the task does not distinguish good adapters from bad ones"
-    """Meaning of the opposite outcome."""
+
+RETRAIN = Arm("retrain", words="retrained from scratch at the smaller ranks", suffix=False)
+TRUNCATE = Arm("truncate", truncate, "the probe, truncated")
+DISTILL = Arm(
+    "distill",
+    truncate,
+    "the probe, truncated, then distilled for a few steps without labels to match the probe's outputs",
+    distills=True,
+    needs_control="probe_distilled",
+)
+
+ARMS: dict[str, Arm] = {arm.name: arm for arm in (RETRAIN, TRUNCATE, DISTILL)}
+"""All arms by the names that a config gives them."""

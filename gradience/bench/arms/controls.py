@@ -3,21 +3,46 @@
 import random
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.arms.arm import Arm, ArmSource, Control
+from gradience.bench.arms.arm import Arm, ArmSource, truncate
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
-from gradience.bench.arms.truncate import truncate
 from gradience.compress.rotate import rotated
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 
 QUARTER = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """An adapter that measures the measurement: nothing is claimed of it, but something may be expected."""
+
+    name: str
+    """In `compression.controls`, and in the results."""
+    words: str
+    """Description and purpose, beside its row in a report and in the config reference."""
+    ranks: Callable[[AuditedProbe], Choice]
+    """Raises NotMade, with the reason, if there are no ranks."""
+    arm: Arm | None = None
+    """Arm that makes it; None: every arm in which the variant `needs_variant` is made."""
+    needs_variant: str = ""
+    """The variant without which it means nothing."""
+    needs_arm: str = ""
+    """The arm without which it means nothing."""
+    needs_head: bool = False
+    """The model must have a head, as with `model.type: seqcls`."""
+    expected: Literal["PASS", "FAIL"] | None = None
+    """The status that it must have, for the test to have been able to see a difference; None: it may have any."""
+    otherwise: str = "the task does not distinguish good adapters from bad ones"
+    """Meaning of the opposite outcome."""
 
 
 def shuffled_ranks(probe: AuditedProbe) -> Choice:
@@ -165,3 +190,13 @@ HEAD_ONLY = Control(
     needs_head=True,
     expected="FAIL",
 )
+CONTROLS: dict[str, Control] = {
+    control.name: control
+    for control in (PER_LAYER_SHUFFLED, RANDOM_DIRECTIONS, HEAD_ONLY, REWRITE_CONTROL, PROBE_DISTILLED)
+}
+"""All controls by the names that a config gives them."""
+
+
+def control_of(result: str) -> Control | None:
+    """Return the control that a result belongs to: `per_layer_shuffled.truncate` is one of per_layer_shuffled's."""
+    return CONTROLS.get(result.partition(".")[0])

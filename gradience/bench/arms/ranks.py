@@ -7,18 +7,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gradience.errors import UsageError
-from gradience.plan.calibrated import ToKl, ToSizeOfRank, predicted, refuse_routed, with_calibration
-from gradience.plan.criteria import Criterion, ToEnergy, ToRank, ToSuggestion
+from gradience.plan.calibrated import ToSizeOfRank, predicted, with_calibration
+from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
 from gradience.plan.modules import Ranks, modules_of
 from gradience.plan.suggestions import with_suggestions
 from gradience.reports.audit import AuditReport, Suggestion, Suggestions
 from gradience.reports.base.prediction import Prediction
-from gradience.reports.bench_plan import LadderKind
 from gradience.reports.calibration import Calibration
-
-UNDER_KL = "calibrated_kl"
-"""The variant that a limit of predicted KL divergence decides."""
 
 
 class Choice(NamedTuple):
@@ -47,14 +42,12 @@ class AuditedProbe:
         allowed_ranks: Sequence[int],
         seed: int,
         calibration: Calibration | None = None,
-        max_kl_per_token: float | None = None,
     ) -> None:
         """variants: all variants in the config. seed: seed of the run; random choices depend only on it.
 
-        calibration: without it, calibrated variants cannot be chosen. max_kl_per_token: limit of the variant
-        `calibrated_kl`.
+        calibration: without it, calibrated variants cannot be chosen.
         """
-        self.variants, self.seed, self.max_kl_per_token = variants, seed, max_kl_per_token
+        self.variants, self.seed = variants, seed
         self._calibration = calibration
         self.modules = modules_of(report)
         self.ranks: Ranks = {module.name: module.rank for module in self.modules}
@@ -76,23 +69,20 @@ class AuditedProbe:
             return VARIANTS[variant](self)
         rank = int(variant.rpartition("_r")[2])
         if is_calibrated(variant):
-            return self.chosen_by_effect(ToSizeOfRank(rank))
+            return self.of_size(rank)
         return Choice(self.ranks_by(ToRank(rank)), "as requested")
 
     def ranks_by(self, criterion: Criterion) -> Ranks:
         """Return the rank that `criterion` gives every module."""
         return criterion.choose(self._report, self.modules)
 
-    def chosen_by_effect(self, criterion: Criterion) -> Choice:
-        """Return the ranks that `criterion` chooses by output effect, and their predicted cost.
+    def of_size(self, rank: int) -> Choice:
+        """Return the ranks by output effect, with the parameters of a rank, and their predicted cost.
 
-        Raises NotMade if no component remains, and for a KL limit on a base that routes tokens to experts.
+        Raises NotMade if no component remains.
         """
         assert self._calibration is not None
-        try:
-            refuse_routed(self._calibration, criterion)
-        except UsageError as error:
-            raise NotMade(str(error)) from None
+        criterion = ToSizeOfRank(rank)
         modules = with_calibration(self._report, self.modules, self._calibration)
         ranks = criterion.choose(self._report, modules)
         if not any(ranks.values()):
@@ -132,12 +122,7 @@ def _per_layer(probe: AuditedProbe) -> Choice:
 
 
 def _calibrated(probe: AuditedProbe) -> Choice:
-    return probe.chosen_by_effect(ToSizeOfRank(probe.suggestions.median.rank))
-
-
-def _calibrated_kl(probe: AuditedProbe) -> Choice:
-    assert probe.max_kl_per_token is not None
-    return probe.chosen_by_effect(ToKl(probe.max_kl_per_token))
+    return probe.of_size(probe.suggestions.median.rank)
 
 
 def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
@@ -149,23 +134,18 @@ def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
     )
 
 
-# ---------------------------------------------------------------- the ladder
+def step_name(rank: int) -> str:
+    """Return the name of the result of a ladder's step.
 
-
-def step_name(kind: LadderKind, step: float) -> str:
-    """Return the name of a step's result.
-
-    >>> step_name("uniform", 8), step_name("per_layer", 0.9)
-    ('ladder.r8', 'ladder.e0.9')
+    >>> step_name(8), step_rank("ladder.r8")
+    ('ladder.r8', 8)
     """
-    return f"ladder.{'r' if kind == 'uniform' else 'e'}{step:g}"
+    return f"ladder.r{rank}"
 
 
-def ranks_of_step(probe: AuditedProbe, kind: LadderKind, step: float) -> Choice:
-    """Return the ranks of a step: one for every module, or the smallest that holds the share of its energy."""
-    if kind == "uniform":
-        return Choice(probe.ranks_by(ToRank(int(step))), "as planned")
-    return Choice(probe.ranks_by(ToEnergy(step)), f"directions that hold {step:g} of each module's energy")
+def step_rank(name: str) -> int:
+    """Return the rank of a ladder's step, from the name of its result."""
+    return int(name.removeprefix("ladder.r"))
 
 
 VARIANTS: dict[str, Callable[[AuditedProbe], Choice]] = {
@@ -173,7 +153,6 @@ VARIANTS: dict[str, Callable[[AuditedProbe], Choice]] = {
     "uniform_p90": _p90,
     "per_layer": _per_layer,
     "calibrated": _calibrated,
-    UNDER_KL: _calibrated_kl,
 }
 """Name in `compression.variants` -> its ranks. Beside them there are `uniform_rN`, rank N everywhere, and
 `calibrated_rN`, as many parameters as that."""

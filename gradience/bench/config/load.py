@@ -7,10 +7,10 @@ exact: 0.025 is 1/40.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from gradience.bench.arms.registry import CONTROLS
+from gradience.bench.arms.controls import CONTROLS
 from gradience.bench.config.sections import (
     ANSWER_GATE,
     LABEL_GATE,
@@ -35,7 +35,7 @@ from gradience.bench.config.shipped import FOLDER
 from gradience.check.files import read_mapping
 from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
-from gradience.errors import InputError, UsageError
+from gradience.errors import UsageError
 from gradience.files import strict_yaml
 from gradience.models.settings import ConfigSection, ModelSettings
 from gradience.reports.bench_plan import Policy
@@ -186,12 +186,6 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     unknown key, with the nearest known one), config-value.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file",
-            code="config-not-found",
-            hint="check the path; `gradience bench configs` lists the shipped configs",
-        )
     values = dict(read_mapping(path))
     changes: dict[str, dict[str, Any]] = {}
     for override in overrides:
@@ -241,39 +235,6 @@ def _parsed(override: str) -> dict[str, Any]:
 
 UNCOUNTED = ("runtime", "run_type", "bench_version", "task.folder", "model.folder")
 """Settings that affect no number: the machine, labels, and the base folders of paths."""
-
-
-class SettingDifference(NamedTuple):
-    """One setting that differs, and its two values; None if a config lacks the setting."""
-
-    key: str
-    a: Any
-    b: Any
-
-
-def differences(
-    a: Mapping[str, Any], b: Mapping[str, Any], *, ignored: Sequence[str] = UNCOUNTED
-) -> list[SettingDifference]:
-    """Return what differs between two configs outside the sections `ignored`, by key.
-
-    >>> differences({"train": {"lr": 1e-4}, "seeds": [1]}, {"train": {"lr": 2e-4}, "seeds": [1]})
-    [SettingDifference(key='train.lr', a=0.0001, b=0.0002)]
-    """
-    left, right = dict(_flat(a)), dict(_flat(b))
-    keys = (key for key in sorted({*left, *right}) if not {key, key.partition(".")[0]} & set(ignored))
-    return [
-        SettingDifference(key, left.get(key), right.get(key))
-        for key in keys
-        if left.get(key) != right.get(key)
-    ]
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", item
 
 
 INSTEAD: Mapping[str, str] = {

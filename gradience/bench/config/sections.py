@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -11,16 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience import tasks
-from gradience.bench.arms.arm import Arm
-from gradience.bench.arms.ranks import UNDER_KL, VARIANTS, is_calibrated, is_variant
-from gradience.bench.arms.registry import ARMS, CONTROLS
+from gradience.bench.arms.arm import ARMS, Arm
+from gradience.bench.arms.controls import CONTROLS
+from gradience.bench.arms.ranks import VARIANTS, is_calibrated, is_variant
 from gradience.calibrate.inputs import FEWEST
 from gradience.distill.inputs import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES
 from gradience.models.settings import ConfigSection
 from gradience.ranks import DEFAULT_GRID
-from gradience.reports.bench_plan import LadderBound, LadderKind, Share
+from gradience.reports.bench_plan import Share
 from gradience.settings import Positive
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
@@ -168,29 +167,16 @@ class GuardSettings(ConfigSection):
 class LadderSettings(ConfigSection):
     """Truncations of the probe, from the largest down: the smallest rank that is shown to be safe."""
 
-    kind: LadderKind = "uniform"
-    """Meaning of a step: `uniform` uses one rank for every module; `per_layer` is the share of energy each
-    module keeps.
-    """
-    steps: Annotated[tuple[int | float, ...], Field(min_length=1)]
-    """From the largest down: ranks such as `[16, 8, 4]`, or shares of the energy such as `[0.95, 0.9, 0.8]`. Tested in
-    this order, each at the full level, until one is not shown to be safe."""
-    bound: LadderBound = "mean-over-trainings"
-    """Population of a step's bound: this run's adapters, the mean over trainings, or the next training."""
+    steps: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Ranks from the largest down, such as `[16, 8, 4]`, each for every module. Tested in this order, each at the full
+    level, until one is not shown to be safe."""
     all_rows: bool = Field(default=False, exclude_if=lambda whole: not whole)
-    """Evaluate each step on all examples. By default it stops at the first planned look with a clear result; a bound
-    on the next training has no looks, since more examples hardly narrow it."""
+    """Evaluate each step on all examples. By default it stops at the first planned look with a clear result."""
 
     @model_validator(mode="after")
     def _descends(self) -> LadderSettings:
         if list(self.steps) != sorted(set(self.steps), reverse=True):
             raise ValueError("`steps` must be listed in descending order without duplicates")
-        if self.kind == "uniform" and not all(isinstance(step, int) and step > 0 for step in self.steps):
-            raise ValueError("`steps` of a uniform ladder are ranks, such as [16, 8, 4]")
-        if self.kind == "per_layer" and not all(0 < step <= 1 for step in self.steps):
-            raise ValueError(
-                "`steps` of a per_layer ladder are shares of the energy, such as [0.95, 0.9, 0.8]"
-            )
         return self
 
 
@@ -218,10 +204,6 @@ class CalibrationSettings(ConfigSection):
 
     rows: Annotated[int, Field(ge=FEWEST)] = 256
     """Number of training examples, taken from the start. One half selects components; the other predicts the KL."""
-    max_kl_per_token: Annotated[float, Field(gt=0, lt=math.inf)] | None = Field(
-        default=None, exclude_if=lambda limit: limit is None
-    )
-    """Largest predicted KL divergence per scored token for the variant `calibrated_kl`, in nats."""
 
 
 class CompressionSettings(ConfigSection):
@@ -234,7 +216,7 @@ class CompressionSettings(ConfigSection):
     )
     """Ranks: the audit's median, its 90th percentile, one for each module, or a stated one (`uniform_r16`). By a
     calibration of the probe, what matters most to its output: `calibrated` in as many parameters as `uniform_median`
-    has, `calibrated_r4` in those of rank 4, `calibrated_kl` the fewest under `calibration.max_kl_per_token`."""
+    has, `calibrated_r4` in those of rank 4."""
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1, description=ARM.in_words())] = (
         "retrain",
         "truncate",
@@ -290,12 +272,6 @@ class CompressionSettings(ConfigSection):
             raise ValueError("`distillation` is given, but `arms` has no `distill`")
         if self.calibration is not None and not any(map(is_calibrated, self.variants)):
             raise ValueError("`calibration` is given, but `variants` has no `calibrated`")
-        if (self.calibration is not None and self.calibration.max_kl_per_token is not None) != (
-            UNDER_KL in self.variants
-        ):
-            raise ValueError(
-                f"the variant {UNDER_KL} and `calibration.max_kl_per_token`, its limit, need each other"
-            )
         for control in (CONTROLS[name] for name in self.controls):
             if control.needs_arm and control.needs_arm not in self.arms:
                 raise ValueError(f"the control {control.name} needs the arm {control.needs_arm}")

@@ -14,6 +14,7 @@ from gradience.reports.base.graded import MIN_RUNS
 from gradience.reports.bench_plan import (
     BenchPlan,
     DataSplit,
+    LadderBound,
     PlannedCalibration,
     PlannedLadder,
     PlannedSet,
@@ -40,8 +41,7 @@ def evaluated_rows(config: BenchConfig, task: Task) -> EvaluatedRows:
     examples: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
     group_of, looks = groups_of(task, examples, config.task.group), tuple[int, ...]()
     ladder, margin = config.compression.ladder, config.policy.tolerance
-    about_next = ladder is not None and ladder.bound == "next-training" and len(config.seeds) >= MIN_RUNS
-    if ladder is not None and not (ladder.all_rows or about_next or config.smoke) and 0 < margin < 1:
+    if ladder is not None and not (ladder.all_rows or config.smoke) and 0 < margin < 1:
         examples, looks = planned_looks(examples, group_of, float(margin))
     groups = numbered(group_of[example.id] for example in examples) if group_of else None
     return EvaluatedRows(examples, looks, groups)
@@ -93,8 +93,18 @@ def _ladder(config: BenchConfig, looks: tuple[int, ...]) -> PlannedLadder | None
     ladder = config.compression.ladder
     if ladder is None:
         return None
-    names = tuple(step_name(ladder.kind, step) for step in ladder.steps)
-    return PlannedLadder(kind=ladder.kind, steps=ladder.steps, names=names, bound=ladder.bound, looks=looks)
+    names = tuple(map(step_name, ladder.steps))
+    return PlannedLadder(steps=ladder.steps, names=names, bound=bound_of(len(config.seeds)), looks=looks)
+
+
+def bound_of(seeds: int) -> LadderBound:
+    """Return the bound that a ladder tests: fewer than three seeds say nothing of other trainings."""
+    return "mean-over-trainings" if seeds >= MIN_RUNS else "these-runs"
+
+
+def looks_of(plan: BenchPlan) -> tuple[int, ...]:
+    """Return the planned looks of the ladder; none without one, and if it answers all examples at once."""
+    return () if plan.ladder is None else plan.ladder.looks
 
 
 def promised(plan: BenchPlan) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from types import MappingProxyType
 from typing import Any
 
 from gradience.adapters.patterns import anchored_key
-from gradience.bench.arms.arm import Arm, Control
-from gradience.bench.arms.ranks import AuditedProbe, NotMade, is_calibrated, ranks_of_step, step_name
-from gradience.bench.arms.registry import CONTROLS
-from gradience.bench.arms.truncate import TRUNCATE
+from gradience.bench.arms.arm import TRUNCATE, Arm
+from gradience.bench.arms.controls import CONTROLS, Control
+from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated, step_name
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import CompressionSettings
 from gradience.errors import UsageError
+from gradience.plan.criteria import ToRank
 from gradience.plan.modules import Ranks, alphas_at, size_at
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import Prediction
@@ -37,8 +37,8 @@ class PlannedVariant:
     """Arm that makes it."""
     control: Control | None = None
     """None: a candidate, or a step."""
-    step: float | None = None
-    """Step of the ladder: a rank, or a share of the energy."""
+    step: int | None = None
+    """Step of the ladder: its rank."""
     ranks: Ranks = field(default_factory=dict)
     """Module path in the base model -> rank; 0 if its LoRA is removed."""
     alphas: dict[str, int | float] = field(default_factory=dict)
@@ -141,21 +141,19 @@ def plan_variants(
             code="plan-mismatch",
             hint="audit the probe again with the config's compression.energy",
         )
-    settings = compression.calibration
     probe = AuditedProbe(
         report,
         variants=compression.variants,
         allowed_ranks=compression.allowed_ranks,
         seed=seed,
         calibration=calibration,
-        max_kl_per_token=None if settings is None else settings.max_kl_per_token,
     )
     without = uncalibrated if calibration is None else ""
     return _once_each(
         [
             replace(variant, unplanned=without)
             if without and variant.needs_calibration
-            else _with_ranks(variant, compression, probe, lost)
+            else _with_ranks(variant, probe, lost)
             for variant in asked_for(compression)
         ],
         probe.ranks,
@@ -169,8 +167,7 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
         for variant in compression.variants
         for arm in compression.arms_of(variant)
     ]
-    ladder = compression.ladder
-    steps = [] if ladder is None else [(step_name(ladder.kind, step), step) for step in ladder.steps]
+    steps = () if compression.ladder is None else compression.ladder.steps
     controls = []
     for control in (CONTROLS[name] for name in compression.controls):
         if control.arm is not None:
@@ -180,20 +177,18 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
             controls += [PlannedVariant(arm.result_name(control.name), arm, control) for arm in arms]
     return (
         *candidates,
-        *(PlannedVariant(name, TRUNCATE, step=step) for name, step in steps),
+        *(PlannedVariant(step_name(step), TRUNCATE, step=step) for step in steps),
         *controls,
     )
 
 
-def _with_ranks(
-    variant: PlannedVariant, compression: CompressionSettings, probe: AuditedProbe, lost: Mapping[str, str]
-) -> PlannedVariant:
+def _with_ranks(variant: PlannedVariant, probe: AuditedProbe, lost: Mapping[str, str]) -> PlannedVariant:
     """The same with its ranks, or with the reason why it is not made."""
     try:
         if variant.control is not None:
             ranks, basis, prediction = variant.control.ranks(probe)
-        elif variant.step is not None and compression.ladder is not None:
-            ranks, basis, prediction = ranks_of_step(probe, compression.ladder.kind, variant.step)
+        elif variant.step is not None:
+            ranks, basis, prediction = Choice(probe.ranks_by(ToRank(variant.step)), "as planned")
         else:
             ranks, basis, prediction = probe.choose(variant.name.partition(".")[0])
     except NotMade as reason:

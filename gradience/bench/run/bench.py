@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from gradience.bench.config.load import BenchConfig, differences
+from gradience.bench.config.load import UNCOUNTED, BenchConfig
 from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised
 from gradience.bench.plan.variants import PROBE
@@ -38,16 +38,16 @@ from gradience.bench.verdict.folders import (
     benches_of,
     folder_of_seed,
 )
+from gradience.bench.verify.verify import checked_run
 from gradience.check.files import MAX_BYTES
 from gradience.code_version import code_version
 from gradience.digests import sha256_file
-from gradience.errors import InputError, UsageError
+from gradience.errors import UsageError
 from gradience.evaluate.engines import engine, require_local
 from gradience.evaluate.verb import planned_set
 from gradience.files import strict_yaml
+from gradience.files.differences import differences
 from gradience.files.digests import write_digests
-from gradience.files.packed import pack
-from gradience.files.records import read_records
 from gradience.files.whole import write_whole
 from gradience.models.devices import choose_device, threads
 from gradience.models.lock import only_one
@@ -129,29 +129,18 @@ def run_bench(
         if len(config.seeds) > 1 and not config.smoke:  # a smoke run is no evidence, whatever is added up
             # the planned seeds that are there; the others are missing
             results, of_this_process = benches_of(output, config.seeds), {bench.seed for bench in benches}
-            verified = all(
-                bench.seed in of_this_process or _agrees(output / f"seed_{bench.seed}", bench)
-                for bench in results
-            )
+            others = {bench.seed for bench in results} - of_this_process
+            verified = all(_follows_from_records(output / f"seed_{seed}") for seed in others)
             together = aggregate_run(results, watch.run_info(), records_verified=verified)
             save_with_page(together, output / AGGREGATE)
         write_digests(output)
         return benches, together
 
 
-def _agrees(folder: Path, bench: Bench) -> bool:
-    """Return True if every count of a seed run by another process matches its records."""
-    for measures in (bench.probe, *(result.measures for result in bench.variants)):
-        if measures is None:
-            continue
-        try:
-            rows = read_records(folder / measures.records).records
-        except InputError:  # gone, or no records
-            return False
-        is_same_file = sha256_file(folder / measures.records) == measures.records_sha256
-        if not is_same_file or pack(row.correct for row in rows) != measures.correct_examples:
-            return False
-    return True
+def _follows_from_records(folder: Path) -> bool:
+    """Return True if the result of a seed that another process ran follows from its records."""
+    with checked_run(folder) as run:
+        return bool(run.seeds) and not run.findings.mismatches
 
 
 def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
@@ -190,8 +179,10 @@ def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
 def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: BenchPlan) -> UsageError:
     """The error for a folder with the run of another plan: the first settings, or the data, that differ."""
     there = output / CONFIG
-    begun_with = strict_yaml.loads(read_file(there, MAX_BYTES), there) if there.is_file() else {}
-    changed = differences(begun_with, _resumable(config, output)) if begun_with else []
+    changed = []
+    if there.is_file():
+        begun_with = strict_yaml.loads(read_file(there, MAX_BYTES), there)
+        changed = [*differences(begun_with, _resumable(config, output), ignored=UNCOUNTED)]
     if changed:
         problem = "another config: " + listed(
             [f"`{key}` is {was} there, {now} here" for key, was, now in changed]

@@ -149,57 +149,60 @@ class DueStages(Stages):
         raise NotDone(Due(name, key, tuple(dict.fromkeys(self.passed))))
 
 
+class StageEnded(BaseException):
+    """The ordered stage is finished, or has failed: the walk ends, whatever it would do about an error."""
+
+    def __init__(self, failure: StageFailure | None) -> None:
+        super().__init__()
+        self.failure = failure
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneStage(Stages):
     """Makes the stage of an order, and no other."""
 
     order: StageOrder
-    outcome: list[StageFailure | None]
-    """Receives None once the stage is finished, or its failure."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
-        """Return the folder of a finished stage, or of the ordered one. Raises NotDone, and what `make` raises."""
+        """Return the folder of a finished stage. Raises NotDone, and StageEnded after the ordered stage."""
         folder, key = self.folder / name, stage_key(name, depends)
-        if name != self.order.stage:
-            if self.is_done(name, folder, key):
-                return folder
-            if name in self.order.inputs and (folder / MANIFEST).is_file():
-                raise self._failed(_differs(name))
+        is_ordered = name == self.order.stage
+        if not is_ordered and self.is_done(name, folder, key):
+            return folder
+        if (
+            key != self.order.key
+            if is_ordered
+            else name in self.order.inputs and (folder / MANIFEST).is_file()
+        ):
+            raise StageEnded(StageFailure.of(_differs(name)))
+        if not is_ordered:
             raise NotDone(Due(name, key))
-        if key != self.order.key:
-            raise self._failed(_differs(name))
         try:
             Stages.done(self, name, depends, make, **how)
         except MadeElsewhere as mixed:
-            raise self._failed(_mixed(mixed)) from None
-        except Exception as error:
-            self._failed(error)
-            raise
-        self.outcome.append(None)
-        return folder
-
-    def _failed(self, error: Exception) -> Exception:
-        self.outcome.append(StageFailure.of(error))
-        return error
+            raise StageEnded(StageFailure.of(_mixed(mixed))) from None
+        except Exception as error:  # noqa: BLE001  (the boundary of a stage: its error goes to the run's process)
+            raise StageEnded(StageFailure.of(error)) from None
+        raise StageEnded(None)
 
 
 def make_stage(order: StageOrder, folder: Path) -> StageFailure | None:
     """Make the stage of an order in the folder of its seed, which holds the inputs. Returns its failure, or None."""
-    outcome = list[StageFailure | None]()
     try:
         config = BenchConfig.model_validate(order.config)
         task = rendered(config.task.load(), config.model)
-        stages = partial(OneStage, order=order, outcome=outcome)
         with threads(config.runtime.threads):
-            guards = read_guards(config)
+            stages, guards = partial(OneStage, order=order), read_guards(config)
             run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages, guards=guards)
             try:
                 run.walk()
             finally:
                 run.evaluator.close()
+    except StageEnded as ended:
+        return ended.failure
     except (GradienceError, ValidationError) as error:
-        return outcome[0] if outcome else StageFailure.of(error)
-    return outcome[0] if outcome else StageFailure.of(_differs(order.stage))
+        return StageFailure.of(error)
+    return StageFailure.of(_differs(order.stage))
 
 
 def _differs(name: str) -> InputError:

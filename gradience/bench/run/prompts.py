@@ -122,13 +122,10 @@ def calibration_prompts(config: BenchConfig, task: Task) -> PromptRun | None:
 
 def planned_calibration(config: BenchConfig, task: Task) -> PlannedCalibration | None:
     """Return the calibration as recorded in the plan; None without one."""
-    settings, prompts = config.compression.calibration, calibration_prompts(config, task)
-    if settings is None or prompts is None:
+    prompts = calibration_prompts(config, task)
+    if prompts is None:
         return None
-    digest = sha256_text(prompts.text)
-    return PlannedCalibration(
-        rows=len(prompts.rows), prompts_sha256=digest, max_kl_per_token=settings.max_kl_per_token
-    )
+    return PlannedCalibration(rows=len(prompts.rows), prompts_sha256=sha256_text(prompts.text))
 
 
 def calibrate_probe(probe: Path, prompts: PromptRun, seed: int, folder: Path, progress: Progress) -> None:

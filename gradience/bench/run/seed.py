@@ -22,8 +22,7 @@ import torch
 
 from gradience.adapters.config import read_config
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.arm import Arm, ArmSource
-from gradience.bench.arms.truncate import RETRAIN
+from gradience.bench.arms.arm import RETRAIN, Arm, ArmSource
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import evaluated_rows
 from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant, plan_variants

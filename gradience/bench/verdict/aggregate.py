@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import combinations
 from statistics import fmean, stdev
 
-from gradience.bench.config.load import UNCOUNTED, differences
+from gradience.bench.config.load import UNCOUNTED
 from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, obstacles_of, otherwise
 from gradience.bench.verdict.evidence import graded_together
 from gradience.bench.verdict.guards import failed_guards, worst_on_guards
@@ -24,6 +24,7 @@ from gradience.bench.verdict.policy import (
     verdict_over_seeds,
 )
 from gradience.errors import InputError, UsageError
+from gradience.files.differences import differences
 from gradience.reports.base.run import RunInfo, Stopwatch
 from gradience.reports.bench import (
     Bench,

@@ -7,7 +7,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import plan_digest
+from gradience.bench.plan.preregister import looks_of, plan_digest
 from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
 from gradience.bench.verdict.conditions import seed_notes
 from gradience.bench.verdict.evidence import UNTESTED, graded_seed
@@ -58,7 +58,7 @@ def data_of(task: Task, config: BenchConfig, plan: BenchPlan) -> BenchData:
         eval_role=config.task.eval_role,
         counts=dict(task.examples.counts),
         groups=plan.groups,
-        looks=() if plan.ladder is None else plan.ladder.looks,
+        looks=looks_of(plan),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from gradience.bench.arms.registry import control_of
+from gradience.bench.arms.controls import control_of
 from gradience.reports.bench import (
     Bench,
     OfAnArm,

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ValidationError
 
-from gradience.bench.arms.ranks import step_name
-from gradience.bench.config.sections import LadderSettings
-from gradience.bench.plan.preregister import ALPHA
+from gradience.bench.arms.ranks import step_rank
+from gradience.bench.plan.preregister import ALPHA, bound_of
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.conditions import blind_controls, limited, obstacles_of
 from gradience.bench.verdict.grade import (
@@ -30,9 +28,7 @@ from gradience.bench.verdict.grade import (
     next_grade,
 )
 from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence, guard_evidence
-from gradience.errors import InputError
 from gradience.reports.base.graded import (
-    MIN_RUNS,
     Bounds,
     Ladder,
     NextStep,
@@ -160,15 +156,14 @@ class LookRules:
     def of(cls, benches: Sequence[Bench], beside: Sequence[float] | None = None) -> LookRules | None:
         """Return the rules of a run; None if its ladder has no looks. beside: p-values of the candidates."""
         first = benches[0]
-        settings = ladder_settings(first.config)
-        if settings is None or not first.data.looks:
+        if not first.steps or not first.data.looks:
             return None
         if beside is None:
             subjects = [Subject.of(benches, result.name) for result in first.variants if result.is_candidate]
             beside = [subject.p_these_runs for subject in subjects]
         adjusted = adjusted_p_values([*([value] for value in beside), [1.0]])[:-1]
         open_claims = 1 + sum(value > ALPHA for (value,) in adjusted)
-        bound = bound_of(settings, len(first.planned_seeds))
+        bound = bound_of(len(first.planned_seeds))
         level = float(ALPHA) / open_claims
         return cls(first.data.looks, first.data.groups, first.policy.tolerance, bound, level)
 
@@ -260,8 +255,7 @@ def _evidence_of(
     `GradeFacts`.
     """
     benches = sorted(benches, key=lambda bench: bench.seed)
-    policy, settings = benches[0].policy, ladder_settings(benches[0].config)
-    steps = [] if settings is None else [step_name(settings.kind, step) for step in settings.steps]
+    policy, steps = benches[0].policy, [result.name for result in benches[0].steps]
     subjects = {name: Subject.of(benches, name, blind) for name in statuses if name not in steps}
     candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
     beside = [subjects[name].p_these_runs for name in candidates]
@@ -282,9 +276,9 @@ def _evidence_of(
         for name, subject in subjects.items()
     }
     ladder = None
-    if settings is not None:
-        tested = {name: subjects[name] for name in steps if name in subjects}
-        ladder = walk_ladder(tested, settings, policy.tolerance, seeds=len(planned), beside=beside)
+    if steps:
+        tested = {name: subjects[name] for name in steps}
+        ladder = walk_ladder(tested, policy.tolerance, seeds=len(planned), beside=beside)
     facts |= _adjusted(facts, candidates, ladder)
     evidence = {}
     for name, subject in subjects.items():
@@ -349,41 +343,15 @@ def _seeded(result: VariantResult, bench: Bench) -> bool:
 # ---------------------------------------------------------------- the ladder
 
 
-def ladder_settings(config: Mapping[str, Any]) -> LadderSettings | None:
-    """Return the ladder in a config; None without one. Raises InputError (`artifact-invalid`)."""
-    compression = config.get("compression")
-    planned = compression.get("ladder") if isinstance(compression, dict) else None
-    if planned is None:
-        return None
-    try:
-        return LadderSettings.model_validate(planned)
-    except ValidationError as error:
-        raise InputError(
-            f"bench.json: not a ladder: {error.errors(include_url=False)[0]['msg']}",
-            code="artifact-invalid",
-            hint="make it again with gradience bench run",
-        ) from None
-
-
-def bound_of(settings: LadderSettings, seeds: int) -> LadderBound:
-    """Return the bound that is tested: fewer than three seeds say nothing of other trainings."""
-    return settings.bound if seeds >= MIN_RUNS else "these-runs"
-
-
 def walk_ladder(
-    steps: Mapping[str, Subject],
-    settings: LadderSettings,
-    margin: Fraction,
-    *,
-    seeds: int,
-    beside: Sequence[float] = (),
+    steps: Mapping[str, Subject], margin: Fraction, *, seeds: int, beside: Sequence[float] = ()
 ) -> Ladder:
     """Test the steps, by their names, in their order.
 
     seeds: that were planned; fewer than three say nothing of other trainings. beside: p-values of the candidates, which
     share the error rate with the ladder.
     """
-    bound = bound_of(settings, seeds)
+    bound = bound_of(seeds)
     rows: list[Step] = []
     stopped: tuple[str, Subject] | None = None
     all_bounds = {
@@ -395,7 +363,6 @@ def walk_ladder(
         if not subject.is_probe
     ]
     adjusted = iter(adjusted_p_values([*([value] for value in beside), tested])[-1])
-    values = {step_name(settings.kind, step): step for step in settings.steps}
     for name, subject in steps.items():
         shown, bounds = subject.shown, all_bounds[name]
         reason = "" if subject.is_untested else "; ".join(subject.faults)
@@ -419,7 +386,7 @@ def walk_ladder(
         rows.append(
             Step(
                 name=name,
-                step=values[name],
+                step=step_rank(name),
                 status=status,
                 reason=reason,
                 delta=shown.delta if shown else None,
@@ -441,38 +408,24 @@ def walk_ladder(
             seeds=needs.seeds(),
         )
     return Ladder(
-        kind=settings.kind,
-        planned_bound=settings.bound,
         bound=bound,
         margin=margin,
         steps=tuple(rows),
         smallest_safe=safe[-1].name if safe else None,
-        sentence=_sentence(safe[-1], settings, bound, margin, seeds)
-        if safe
-        else "no step is shown to be safe",
+        sentence=_sentence(safe[-1], bound, margin, seeds) if safe else "no step is shown to be safe",
         next_step=next_step,
     )
 
 
-def _sentence(
-    smallest: Step, settings: LadderSettings, bound: LadderBound, margin: Fraction, seeds: int
-) -> str:
+def _sentence(smallest: Step, bound: LadderBound, margin: Fraction, seeds: int) -> str:
     assert smallest.low is not None
-    claim = (
-        f"rank {smallest.step:g} is the smallest"
-        if settings.kind == "uniform"
-        else f"{100 * smallest.step:g} % of the energy is the least"
-    )
-    where = {
-        "mean-over-trainings": "mean accuracy over trainings is",
-        "next-training": "accuracy of the next training is, if trainings vary normally,",
-        "these-runs": "accuracy in these runs is",
-    }[bound]
+    is_mean = bound == "mean-over-trainings"
+    where = "mean accuracy over trainings is" if is_mean else "accuracy in these runs is"
     only = "; one seed gives no evidence about other trainings" if seeds == 1 else ""
     # Up to 7.5 % in simulations of three seeds (docs/decisions/027-sequential-tests.md): 95 % is its nominal level.
-    level = "with nominal 95 % confidence" if bound == "mean-over-trainings" else "with 95 % confidence"
+    level = "with nominal 95 % confidence" if is_mean else "with 95 % confidence"
     return (
-        f"{claim} shown to be safe: {level}, {where} {at_worst(smallest.low)} (margin"
+        f"rank {smallest.step} is the smallest shown to be safe: {level}, {where} {at_worst(smallest.low)} (margin"
         f" {in_points(margin)}){only}"
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.errors import InputError
 from gradience.files.shared_names import given_text, path_text
-from gradience.reports.base.run import RunInfo, Stopwatch
+from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import Bench, BenchAggregate
 
 PLAN, CONFIG = "plan.json", "config.yaml"
@@ -43,23 +43,6 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def aggregate_folders(
-    folders: Sequence[Path],
-    *,
-    command: str = "",
-    notes: Sequence[str] = (),
-    records_verified: bool = False,
-) -> BenchAggregate:
-    """Read and aggregate the runs in `folders`; notes and records_verified as in `aggregate`.
-
-    Raises what `find_benches`, `Bench.read` and `aggregate` raise.
-    """
-    watch, paths = Stopwatch(command), find_benches(folders)
-    benches, sources = [Bench.read(path) for path in paths], [_source(path) for path in paths]
-    run = watch.run_info()
-    return aggregate(benches, sources, run=run, notes=notes, records_verified=records_verified)
-
-
 def benches_of(folder: Path, seeds: Sequence[int]) -> list[Bench]:
     """Return the results of those of the planned seeds that have one in the folder of their run."""
     paths = [folder / f"seed_{seed}" / BENCH for seed in seeds]
@@ -72,6 +55,6 @@ def aggregate_run(benches: Sequence[Bench], run: RunInfo, *, records_verified: b
     return aggregate(benches, sources, run=run, records_verified=records_verified)
 
 
-def _source(path: Path) -> str:
-    """Name of a result in an aggregate: includes its folder, which distinguishes it."""
+def source_of(path: Path) -> str:
+    """Return the name of a result in an aggregate: it includes the folder, which distinguishes it."""
     return f"{path_text(path.parent)}/{path.name}" if path.is_absolute() else given_text(path)

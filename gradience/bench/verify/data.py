@@ -1,28 +1,25 @@
 """The task's own data against a run: every example, gold answer and count, without a model."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.guards import read_guards
-from gradience.bench.plan.preregister import EvaluatedRows, evaluated_rows
+from gradience.bench.plan.preregister import EvaluatedRows, evaluated_rows, looks_of
 from gradience.bench.plan.variants import GUARDS
-from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN
+from gradience.bench.verdict.folders import BENCH, PLAN
 from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.folder import RunFolder
 from gradience.bench.verify.recompute import gold_of
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.kept import RECORDS
 from gradience.evaluate.rows import whole_text
 from gradience.evaluate.verb import planned_set
-from gradience.files import strict_yaml
 from gradience.files.records import RecordKind, read_records
 from gradience.files.shared_names import given_text
-from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan, Role
 from gradience.reports.stage import MANIFEST
@@ -31,64 +28,17 @@ from gradience.tasks.base import Task, rendered
 from gradience.tasks.examples import fingerprint
 
 
-def plan_of(folder: Path) -> BenchPlan:
-    """Return the plan in a folder.
-
-    Raises InputError (also `artifact-invalid` if it names no examples), and the errors of `BenchPlan.read`.
-    """
-    plan = BenchPlan.read(folder / PLAN)
-    missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
-    if missing:
-        raise InputError(
-            f"{folder / PLAN}: splits: no {' and no '.join(sorted(missing))} examples",
-            code="artifact-invalid",
-            hint="get the original plan.json of the run",
-        )
-    return plan
-
-
-def configs_of(run: Path, results: Iterable[Bench] = ()) -> Iterator[BenchConfig]:
-    """Yield the configs that a run holds and that can be read: config.yaml, which has full paths, and its results'."""
-    path = run / CONFIG
-    with suppress(InputError, ValidationError):
-        yield BenchConfig.model_validate(strict_yaml.loads(read_file(path, MAX_SETTINGS_BYTES), path))
-    for result in results:
-        with suppress(ValidationError):
-            yield BenchConfig.model_validate(result.config)
-
-
-def config_of_plan(run: Path, published: Path, plan: BenchPlan) -> BenchConfig:
-    """Return the config with the plan's protocol digest.
-
-    run: with the files. published: the folder that relative paths start at, which differs if `run` is unpacked.
-    Raises InputError (`other-config`) if there is none.
-    """
-    for config in configs_of(run, _readable(run)):
-        if config.protocol_digest() == plan.protocol_digest:
-            return config.seen_from(published)
-    raise InputError(
-        f"{published}: neither {CONFIG} nor {BENCH} holds the config that {PLAN} was made from",
-        code="other-config",
-        hint="get the original config.yaml of the run",
-    )
-
-
-def _readable(run: Path) -> Iterator[Bench]:
-    for path in sorted((*run.glob(BENCH), *run.glob(f"seed_*/{BENCH}"))):
-        with suppress(InputError):
-            yield Bench.read(path)
-
-
 def task_of(config: BenchConfig) -> Task:
     """Return the task with its examples, as they are on this machine. Raises GradienceError, as its `load` does."""
     return rendered(config.task.load(), config.model)
 
 
-def check_data(run: Path, published: Path, places: Sequence[str], findings: Findings) -> None:
-    """Compare the examples of the plan, and of all records of the seeds in `places`, with those of the task."""
+def check_data(run: RunFolder) -> None:
+    """Compare the examples of the plan, and of all records of the verified seeds, with those of the task."""
+    findings = run.findings
     try:
-        plan = plan_of(run)
-        config = config_of_plan(run, published, plan)
+        plan = run.plan()
+        config = run.config(plan)
         task = task_of(config)
     except GradienceError as error:
         findings.not_done("data", "data", f"not compared with the task's data: {error}")
@@ -113,7 +63,7 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
             if split.sha256 != fingerprint(examples):
                 problem = f"not the digest of the task's {split.role} examples"
                 findings.mismatch(PLAN, problem, f"splits.{split.role}.sha256")
-        rows, looks = planned_rows(config, task, plan), () if plan.ladder is None else plan.ladder.looks
+        rows, looks = planned_rows(config, task, plan), looks_of(plan)
         findings.compare([(PLAN, "ladder.looks", looks, rows.looks)])
         if plan.groups is not None:
             findings.compare([(PLAN, "groups", plan.groups, rows.groups)])
@@ -121,17 +71,19 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
             findings.gap(f"{PLAN}: {group_note(len(rows.groups), rows.groups, plan.group)}; it counts all")
         for guard, planned in zip(read_guards(config), plan.guards, strict=False):
             findings.compare([(PLAN, f"guards.{guard.name}", planned, planned_set(guard))])
-            for path in sorted(run.glob(f"**/{GUARDS}/{guard.name}/{RECORDS}/*.jsonl")):
-                file = given_text(path.relative_to(run).as_posix())
+            for path in sorted(run.folder.glob(f"**/{GUARDS}/{guard.name}/{RECORDS}/*.jsonl")):
+                file = given_text(path.relative_to(run.folder).as_posix())
                 check_records(path, file, guard.task, guard.examples, findings)
-        for place in places:
-            with suppress(InputError):  # an unreadable result is a mismatch already
-                counts = Bench.read(run / place / BENCH).data.counts
-                findings.compare([(BENCH, "data.counts", counts, dict(task.examples.counts))], place)
-            for path in sorted((run / place).glob("*/eval/*.records.jsonl")):
-                if (path.parent / MANIFEST).is_file():
-                    name = f"{place}{given_text(path.relative_to(run / place).as_posix())}"
-                    check_records(path, name, task, rows.examples, findings, looks=looks)
+        for place in run.places:
+            seed = run.folder / place
+            with findings.inside(place):
+                with suppress(InputError):  # an unreadable result is a mismatch already
+                    counts = Bench.read(seed / BENCH).data.counts
+                    findings.compare([(BENCH, "data.counts", counts, dict(task.examples.counts))])
+                for path in sorted(seed.glob("*/eval/*.records.jsonl")):
+                    if (path.parent / MANIFEST).is_file():
+                        name = given_text(path.relative_to(seed).as_posix())
+                        check_records(path, name, task, rows.examples, findings, looks=looks)
 
 
 def planned_rows(config: BenchConfig, task: Task, plan: BenchPlan) -> EvaluatedRows:

@@ -1,17 +1,15 @@
 """Checks, mismatches and gaps of a verification, collected as it goes."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from gradience.errors import shortened
+from gradience.files.differences import is_equal
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 
 Link = tuple[str, str, Any, Any]
 """File, field, recorded value, expected value."""
-CLOSE = 1e-9
-"""Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
 MAX_BYTES = 400
 """Longest quoted value, since it may come from an untrusted file."""
 
@@ -29,8 +27,8 @@ class Findings:
 
     @contextmanager
     def inside(self, folder: str) -> Iterator[None]:
-        """Name files and checks as those of a folder in the run while this lasts."""
-        before, self._inside = self._inside, f"{self._inside}{folder}/"
+        """Name files and checks as those of `folder` in the run (such as `seed_1/`) while this lasts."""
+        before, self._inside = self._inside, f"{self._inside}{folder}"
         try:
             yield
         finally:
@@ -39,19 +37,24 @@ class Findings:
     def mismatch(self, file: str, problem: str, field: str = "") -> None:
         """Name something that does not agree."""
         mismatch = VerificationMismatch(
-            file=f"{self._inside}{file}", field=field, what=shortened(self.named(problem), MAX_BYTES)
+            file=self.named_in_run(file), field=field, what=shortened(self.named(problem), MAX_BYTES)
         )
         if mismatch not in self.mismatches:
             self.mismatches.append(mismatch)
 
-    def compare(self, links: Iterable[Link], inside: str = "") -> None:
-        """Name each value that is not what another file says. inside: prefix of the file names."""
+    def named_in_run(self, file: str) -> str:
+        """Return the name of a file in the run, seen from its folder."""
+        return f"{self._inside}{file}"
+
+    def compare(self, links: Iterable[Link]) -> None:
+        """Name each value that is not what another file says."""
         for file, field, actual, expected in links:
-            close = isinstance(actual, float) and isinstance(expected, float)
-            if not (
-                math.isclose(actual, expected, rel_tol=CLOSE, abs_tol=CLOSE) if close else actual == expected
-            ):
-                self.mismatch(f"{inside}{file}", f"{actual}; must be {expected}", field)
+            if not (is_equal(actual, expected) if isinstance(actual, float) else actual == expected):
+                self.differ(file, field, actual, expected)
+
+    def differ(self, file: str, field: str, recorded: Any, expected: Any) -> None:
+        """Name a value that is not the expected one."""
+        self.mismatch(file, f"{recorded}; must be {expected}", field)
 
     def gap(self, problem: str) -> None:
         """Say what was not verified; each thing once."""

@@ -10,6 +10,7 @@ from gradience.adapters.config import read_config
 from gradience.adapters.keys import config_name, parse_key
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header, stored_header
+from gradience.bench.plan.preregister import looks_of
 from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.verdict.facts import (
     ANSWERS,
@@ -37,31 +38,23 @@ from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import BASE
 from gradience.reports.training import ADAPTER
 from gradience.reports.training import REPORT as TRAINING
-from gradience.reports.verification import Level
 from gradience.training.settings import STREAMS, stream
 from gradience.words import counted
 
 
-def check_links(
-    facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside: str = "", version: int | None = None
-) -> None:
-    """Compare what the files of a seed say of each other. inside: prefix of the names of this seed's files.
+def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, version: int | None) -> None:
+    """Compare what the files of a seed say of each other.
 
     version: of the task's scoring here; None if its rules are unknown.
     """
-    place = inside or "the run"
-    description = (
-        f"{place}: trainings, adapters, audit and answers are consistent with each other and the seed"
-    )
-    checks: list[tuple[str, Level, str, Iterator[Link]]] = [
-        ("links", "L1", description, _links(facts, plan, version))
-    ]
+    with findings.check(
+        "links", "L1", "trainings, adapters, audit and answers are consistent with each other and the seed"
+    ):
+        findings.compare(_links(facts, plan, version))
     if facts.calibration is not None:
-        description = f"{place}: components and predictions of calibrated variants follow from {CALIBRATION}"
-        checks.append(("calibration", "L2", description, _of_calibration(facts, facts.calibration, plan)))
-    for name, level, description, links in checks:
-        with findings.check(name, level, description):
-            findings.compare(links, inside)
+        description = f"components and predictions of calibrated variants follow from {CALIBRATION}"
+        with findings.check("calibration", "L2", description):
+            findings.compare(_of_calibration(facts, facts.calibration, plan))
 
 
 def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[Link]:
@@ -160,7 +153,7 @@ def _of_answers(
     name = outcome.planned.name
     split_of_plan = next(split for split in plan.splits if split.role == plan.eval_role)
     config = adapter.folder / "adapter_config.json"
-    looks = () if plan.ladder is None else plan.ladder.looks
+    looks = looks_of(plan)
     for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
         if evaluation is None:
             continue
@@ -183,17 +176,11 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
     them by module.
     """
     file, report, planned = f"calibration/{CALIBRATION}", calibration.report, plan.calibration
-    settings, probe = facts.config.compression.calibration, facts.probe and facts.probe.adapter
+    probe = facts.probe and facts.probe.adapter
     yield file, "adapter_sha256", report.adapter_sha256, probe and probe.sha256
     yield file, "seed", report.seed, facts.seed
     yield file, "prompts_sha256", report.prompts_sha256, planned and planned.prompts_sha256
     yield file, "rows", report.rows + report.duplicates, planned and planned.rows
-    yield (
-        "plan.json",
-        "calibration.max_kl_per_token",
-        planned and planned.max_kl_per_token,
-        settings and settings.max_kl_per_token,
-    )
     for outcome in facts.outcomes:
         if outcome.adapter is None or outcome.adapter.compression is None:
             continue
@@ -208,44 +195,41 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
 # ---------------------------------------------------------------- sizes
 
 
-def check_sizes(facts: SeedFacts, findings: Findings, *, inside: str = "") -> None:
+def check_sizes(facts: SeedFacts, findings: Findings) -> None:
     """Compare the size that is published for each adapter with its config and with the header of its weights.
 
-    Of weights that were not kept, the header recorded when they were written is read. inside: prefix of the names of
-    this seed's files.
+    Of weights that were not kept, the header recorded when they were written is read.
     """
     if facts.probe is None or facts.audit is None:
         return
     full: Ranks = {layer.name: layer.r for layer in facts.audit.layers}
     recorded = unknown = 0
-    place = inside or "the run"
-    with findings.check("sizes", "L1", f"{place}: ranks, scales and parameter counts of adapters"):
+    with findings.check("sizes", "L1", "ranks, scales and parameter counts of adapters"):
         for outcome in (facts.probe, *facts.outcomes):
             adapter, planned = outcome.adapter, outcome.planned
             if adapter is None:
                 continue
             ranks = full if planned.name == PROBE or not adapter.lora else planned.ranks
-            at = f"{inside}{planned.name}/{adapter.folder.parent.name}/"
-            try:
-                findings.compare(_of_config(facts.probe.adapter, adapter, ranks), at)
-                has_weights = (adapter.folder / WEIGHTS).is_file()
-                header = _header_of(adapter)
-                if header is not None:
-                    findings.compare(_of_header(header, adapter, ranks), at)
-            except InputError as error:
-                findings.mismatch(at, str(error))
-                continue
-            recorded += header is not None and not has_weights
+            with findings.inside(f"{planned.name}/{adapter.folder.parent.name}/"):
+                try:
+                    findings.compare(_of_config(facts.probe.adapter, adapter, ranks))
+                    header = _header_of(adapter)
+                    if header is not None:
+                        findings.compare(_of_header(header, adapter, ranks))
+                except InputError as error:
+                    findings.mismatch("", str(error))
+                    continue
+            recorded += header is not None and not (adapter.folder / WEIGHTS).is_file()
             unknown += header is None
     if recorded:
         findings.gap(
-            f"{place}: sizes of {counted(recorded, 'adapter')}: by recorded headers, since the weights were not kept;"
-            " nothing shows that a header belongs to the digest"
+            f"sizes of {counted(recorded, 'adapter')}: by recorded headers, since the weights were not kept; nothing"
+            " shows that a header belongs to the digest"
         )
     if unknown:
         findings.gap(
-            f"{place}: sizes of {counted(unknown, 'adapter')}: by configs and recorded counts only, since there are"
-            " neither weights nor headers"
+            f"sizes of {counted(unknown, 'adapter')}: by configs and recorded counts only, since there are neither"
+            " weights nor headers"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience import tasks
-from gradience.bench.arms.truncate import RETRAIN
+from gradience.bench.arms.arm import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import TaskSettings
 from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant, asked_for, plan_variants

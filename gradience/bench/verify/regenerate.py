@@ -16,8 +16,8 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.facts import ANSWERS, SCORES
-from gradience.bench.verify.data import config_of_plan, plan_of, planned_rows, task_of
-from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.data import planned_rows, task_of
+from gradience.bench.verify.folder import RunFolder
 from gradience.bench.verify.recompute import gold_of, numbers_of
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.batches import fixed_batches
@@ -34,6 +34,7 @@ from gradience.files.records import (
 )
 from gradience.files.shared_names import given_text
 from gradience.models.devices import threads
+from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER
 from gradience.reports.verification import RegeneratedAnswers
@@ -58,17 +59,14 @@ OF_THE_RUN = {
 """Fields of a header that follow from plan and weights, on any machine: a different one is a mismatch."""
 
 
-def regenerated(
-    run: Path, published: Path, places: Sequence[str], findings: Findings, *, least: int, seed: int
-) -> tuple[RegeneratedAnswers, ...]:
+def regenerated(run: RunFolder, *, least: int, seed: int) -> tuple[RegeneratedAnswers, ...]:
     """Let every adapter whose weights are there answer at least `least` examples again, and compare.
 
-    places: folders of the verified seeds inside `run`. published: as for `config_of_plan`. seed: of the sample.
-    Failures to regenerate are recorded in the findings.
+    seed: of the sample. Failures to regenerate are recorded in the findings.
     """
     try:
-        plan = plan_of(run)
-        config = config_of_plan(run, published, plan)
+        plan = run.plan()
+        config = run.config(plan)
         task, role = task_of(config), config.task.eval_role
         planned = {split.role: split.sha256 for split in plan.splits}
         here = task.examples.fingerprint(role, config.task.eval_samples)
@@ -79,9 +77,9 @@ def regenerated(
                 hint="get the data of the original run",
             )
         with threads(config.runtime.threads):
-            return _Regeneration(run, findings, config, task, least, seed).of(places)
+            return _Regeneration(run, plan, config, task, least, seed).regenerated()
     except GradienceError as error:
-        findings.not_done("regenerated", "L3", f"not regenerated: {error}")
+        run.findings.not_done("regenerated", "L3", f"not regenerated: {error}")
         return ()
 
 
@@ -89,10 +87,10 @@ class _Regeneration:
     """One base, the sample, and adapter after adapter."""
 
     def __init__(
-        self, run: Path, findings: Findings, config: BenchConfig, task: Task, least: int, seed: int
+        self, run: RunFolder, plan: BenchPlan, config: BenchConfig, task: Task, least: int, seed: int
     ) -> None:
-        self.run, self.findings = run, findings
-        examples, self.looks, _ = planned_rows(config, task, plan_of(run))
+        self.run, self.findings = run, run.findings
+        examples, self.looks, _ = planned_rows(config, task, plan)
         batch_size, ends = config.train.per_device_eval_batch_size, self.looks or (len(examples),)
         parts = [
             drawn(task, examples[start:end], batch_size, least if start == 0 else 1, seed)
@@ -113,12 +111,12 @@ class _Regeneration:
         """Evaluations that could have been made again, and were not."""
         self.mismatches: list[tuple[str, str]] = []
 
-    def of(self, places: Sequence[str]) -> tuple[RegeneratedAnswers, ...]:
+    def regenerated(self) -> tuple[RegeneratedAnswers, ...]:
         """Regenerate answers, compare them and record the outcome as one check."""
         evaluations = [
             (f"{place}{given_text(path.parents[1].name)}/eval/{path.name}", path)
-            for place in places
-            for path in sorted((self.run / place).glob("*/eval/*.records.jsonl"))
+            for place in self.run.places
+            for path in sorted((self.run.folder / place).glob("*/eval/*.records.jsonl"))
             if path.name in (ANSWERS, SCORES) and (path.parent / MANIFEST).is_file()
         ]
         again: list[RegeneratedAnswers] = []

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import Mark
-from gradience.reports.bench_plan import LadderBound, LadderKind, Share
+from gradience.reports.bench_plan import LadderBound, Share
 
 if TYPE_CHECKING:  # scipy is loaded to compute evidence, not to read a file
     from fractions import Fraction
@@ -31,7 +32,6 @@ Grade = Literal["A", "B", "C", "D", "X"]
 BOUNDS: dict[LadderBound, str] = {
     "these-runs": "these runs",
     "mean-over-trainings": "the mean over trainings",
-    "next-training": "the next training, if trainings vary normally",
 }
 """Description of each bound."""
 """A: certified. B: shown for these runs. C: inconclusive. D: worse. X: invalid."""
@@ -170,13 +170,8 @@ class PooledEvidence(Part):
         )
 
     def bounds(self, claim: LadderBound) -> Bounds | None:
-        """Return the bounds of a claim."""
-        known: dict[LadderBound, Bounds | None] = {
-            "these-runs": self.these_runs,
-            "mean-over-trainings": self.over_trainings,
-            "next-training": self.next_training,
-        }
-        return known[claim]
+        """Return the bounds of a ladder's claim."""
+        return self.these_runs if claim == "these-runs" else self.over_trainings
 
 
 class NextGrade(Part):
@@ -215,12 +210,7 @@ class NoiseFloor(Part):
     @classmethod
     def of(cls, floor: Floor) -> Self:
         """Return the part with the result of `gradience.statistics.noise_floor`."""
-        return cls(
-            comparisons=floor.comparisons,
-            discordance=floor.discordance,
-            delta_sd=floor.delta_sd,
-            largest_delta=floor.largest_delta,
-        )
+        return cls(**asdict(floor))
 
 
 class VariantEvidence(Part):
@@ -262,8 +252,8 @@ class Step(Part):
 
     name: str
     """Name of the result."""
-    step: int | float
-    """A rank, or the share of each module's energy that is kept."""
+    step: int
+    """Its rank."""
     status: StepStatus
     """`not smaller`: no rank is below the probe's. `not tested`: the sequence had stopped above it; its row
     among the variants is exploratory."""
@@ -304,9 +294,6 @@ class NextStep(Part):
 class Ladder(Part):
     """The smallest rank that is shown to be safe: steps are tested from the top until one is not shown."""
 
-    kind: LadderKind
-    planned_bound: LadderBound
-    """The bound named in the plan."""
     bound: LadderBound
     """The bound that was tested: `these-runs` below three seeds, which give no evidence about other training runs."""
     margin: Share

@@ -1,0 +1,246 @@
+"""The folder of a run that is verified: its plan, its config, and its files against their digests."""
+
+import lzma
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gradience.adapters.locate import WEIGHTS
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.verdict.facts import BEGUN
+from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN
+from gradience.bench.verify.findings import Findings
+from gradience.digests import sha256_file
+from gradience.errors import GradienceError, InputError
+from gradience.files import strict_yaml
+from gradience.files.digests import DIGESTS, Digests, files_below, root_of
+from gradience.files.shared_names import given_text, values_text
+from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
+from gradience.reports.bench import Bench, Status
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.words import counted
+
+ARCHIVE = "everything.tar.xz"
+"""Archive made by `benchmarks/pack_results.py` from the files of a run other than its results."""
+MAX_MEMBERS = 100_000
+
+
+@contextmanager
+def unpacked(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder with the unpacked archive, or the folder itself if nothing is packed.
+
+    Raises InputError (`bad-archive`) for an archive that is damaged, too large, or leads out of its folder.
+    """
+    if not (folder / ARCHIVE).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="gradience-") as name:
+        place, size = Path(name) / "run", 0
+        try:
+            with tarfile.open(folder / ARCHIVE, "r|xz") as archive:
+                for number, member in enumerate(archive):
+                    size += member.size
+                    if size > MAX_DATA_BYTES or number > MAX_MEMBERS:
+                        raise tarfile.TarError(f"more than {MAX_DATA_BYTES:,} bytes or {MAX_MEMBERS:,} files")
+                    archive.extract(member, place, filter="data")
+            shutil.copytree(
+                folder, place, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(ARCHIVE)
+            )
+        except (tarfile.TarError, lzma.LZMAError, EOFError, shutil.Error, OSError) as error:
+            raise InputError(
+                f"{folder / ARCHIVE}: cannot be unpacked: {error}",
+                code="bad-archive",
+                hint="download the archive again from the publisher",
+            ) from None
+        try:
+            yield place
+        except GradienceError as error:
+            error.args = (as_published(str(error), place, folder),)
+            raise
+
+
+def as_published(text: str, place: Path, folder: Path) -> str:
+    """Return a text in which the temporary folder `place` has the name of the published one."""
+    return text.replace(str(place), str(folder))
+
+
+@dataclass
+class RunFolder:
+    """A run, or one seed of it, and what has come out so far."""
+
+    folder: Path
+    """Folder of the run, with plan.json; temporary if the run is packed."""
+    published: Path
+    """Folder in which the run was published: relative paths of its config start there."""
+    only: str = ""
+    """The seed's folder inside it, if only that seed is verified."""
+    findings: Findings = field(default_factory=Findings)
+    places: list[str] = field(default_factory=lambda: [""])
+    """Folders of the verified seeds inside it; one seed has that of the run, which has no name."""
+    status: Status | None = None
+    """The verdict recorded in the folder."""
+    code: str | None = None
+    """Version of Gradience in the plan."""
+    seeds: list[int] = field(default_factory=list)
+    """Seeds whose results were recomputed."""
+    without_records: list[str] = field(default_factory=list)
+    """Results that could not be recomputed."""
+    bases: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """Name and digests of base and tokenizer -> the first file of records that has them."""
+    unique: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    """(kind, digest) of what only one seed may have -> folder of that seed, and the first file that has it."""
+    gold: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """The examples and gold answers of a seed -> the first file that has them."""
+
+    def plan(self) -> BenchPlan:
+        """Return the plan in the folder.
+
+        Raises InputError (also `artifact-invalid` if it names no examples), and the errors of `BenchPlan.read`.
+        """
+        plan = BenchPlan.read(self.folder / PLAN)
+        missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
+        if missing:
+            raise InputError(
+                f"{self.folder / PLAN}: splits: no {' and no '.join(sorted(missing))} examples",
+                code="artifact-invalid",
+                hint="get the original plan.json of the run",
+            )
+        return plan
+
+    def config(self, plan: BenchPlan, result: Bench | None = None) -> BenchConfig:
+        """Return the config with the plan's protocol digest, relative paths seen from the published folder.
+
+        result: a seed, whose own settings are preferred: seeds may have run on different machines.
+        Raises InputError (`other-config`) if there is none.
+        """
+        fitting = [one for one in self._configs() if one.protocol_digest() == plan.protocol_digest]
+        if not fitting:
+            raise InputError(
+                f"{self.published}: neither {CONFIG} nor {BENCH} holds the config that {PLAN} was made from",
+                code="other-config",
+                hint="get the original config.yaml of the run",
+            )
+        of_result = (
+            one for one in fitting if result and values_text(one.model_dump(mode="json")) == result.config
+        )
+        return next(of_result, fitting[0]).seen_from(self.published)
+
+    def _configs(self) -> Iterator[BenchConfig]:
+        """Yield the configs that can be read: that of config.yaml, which has full paths, and those of results."""
+        with suppress(InputError, ValidationError):
+            text = read_file(self.folder / CONFIG, MAX_SETTINGS_BYTES)
+            yield BenchConfig.model_validate(strict_yaml.loads(text, self.folder / CONFIG))
+        for path in sorted((*self.folder.glob(BENCH), *self.folder.glob(f"seed_*/{BENCH}"))):
+            with suppress(InputError, ValidationError):
+                yield BenchConfig.model_validate(Bench.read(path).config)
+
+
+# ---------------------------------------------------------------- digests: of the folder, and of each stage
+
+SHOWN = 8
+
+
+def check_files(folder: Path, findings: Findings, *, below: str = "", expected: str | None = None) -> None:
+    """Compare the files in `folder` with its `digests.json`, and that with the root that is expected.
+
+    below: only names that begin so.
+    """
+    root = root_of(folder)
+    if expected is not None and root != expected.strip().lower():
+        findings.mismatch(
+            DIGESTS, f"sha256 is {root or 'unavailable: the file is missing'}; expected: {expected}"
+        )
+    if root is None:
+        findings.not_done("files", "L1", f"no {DIGESTS}: the run is unfinished")
+        findings.gap("files that no stage manifest lists (there is no digests.json)")
+        return
+    try:
+        listed = Digests.read(folder / DIGESTS).files
+    except InputError as error:
+        findings.mismatch(DIGESTS, str(error))
+        return
+    listed = {name: digest for name, digest in listed.items() if name.startswith(below)}
+    present = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
+    absent = [name for name in listed if name not in present and not name.endswith(WEIGHTS)]
+    if 2 * len(absent) > len(listed):  # named once, not hundreds of times
+        problem = f"{len(absent):,} of {len(listed):,} listed files are missing, such as {absent[0]}"
+        findings.mismatch(DIGESTS, f"{problem}: get {ARCHIVE} of the run and put it into the folder")
+        listed = {name: digest for name, digest in listed.items() if name not in absent}
+    with findings.check("files", "L1", f"{len(listed):,} files match {DIGESTS}"):
+        gone = _compare(listed, present, DIGESTS, findings)
+    if gone:
+        findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists but that are missing")
+    extra = sorted(present.keys() - listed.keys())
+    if extra:
+        names = ", ".join(extra[:SHOWN]) + (f" and {len(extra) - SHOWN} more" if len(extra) > SHOWN else "")
+        findings.gap(f"files not listed in {DIGESTS}: {names}")
+
+
+def stages_of(seed: Path) -> list[Path]:
+    """Return the folders of the finished stages of a seed."""
+    return sorted(path.parent for path in (*seed.glob(f"*/{MANIFEST}"), *seed.glob(f"*/*/{MANIFEST}")))
+
+
+def check_stages(seed: Path, plan_digest: str | None, findings: Findings) -> None:
+    """Compare every file of every stage with its manifest. plan_digest: of the plan that they must have followed."""
+    stages, gone = stages_of(seed), 0
+    if not stages:
+        return
+    with findings.check("stages", "L1", f"{len(stages)} stages match their manifests"):
+        for stage in stages:
+            name = given_text(stage.relative_to(seed).as_posix())
+            with findings.inside(f"{name}/"):
+                gone += _check_stage(stage, name, plan_digest, findings)
+    if gone:
+        weights = f"the weights of {counted(gone, 'adapter')} that were not kept"
+        findings.gap(f"{weights} (their digests are recorded)")
+
+
+def _check_stage(stage: Path, name: str, plan_digest: str | None, findings: Findings) -> int:
+    """Compare the files of one stage; return how many files of weights are missing."""
+    try:
+        manifest = StageManifest.read(stage / MANIFEST)
+    except InputError as error:
+        findings.mismatch(MANIFEST, str(error))
+        return 0
+    if manifest.stage != name:
+        findings.mismatch(MANIFEST, f"of the stage {manifest.stage}", "stage")
+    if plan_digest is not None and manifest.plan_digest != plan_digest:
+        findings.mismatch(MANIFEST, "made for a different plan than plan.json", "plan_digest")
+    paths = (path for path in sorted(stage.rglob("*")) if path.is_file())
+    present = {given_text(path.relative_to(stage).as_posix()): path for path in paths}
+    digests = {name: file.sha256 for name, file in manifest.files.items()}
+    for name, path in present.items():
+        if not path.name.startswith(".") and name not in {*digests, MANIFEST, BEGUN}:
+            findings.mismatch(name, f"not among the files of its stage ({MANIFEST})")
+    return _compare(digests, present, MANIFEST, findings)
+
+
+def _compare(listed: Mapping[str, str], present: Mapping[str, Path], source: str, findings: Findings) -> int:
+    """Compare files with the digests in `source`; return how many files of weights are missing."""
+    gone = 0
+    for name, digest in listed.items():
+        path = present.get(name)
+        if path is None:
+            if name.endswith(WEIGHTS):  # large, and often not published
+                gone += 1
+            else:
+                findings.mismatch(name, f"listed in {source}, but missing")
+            continue
+        limit = None if name.endswith(WEIGHTS) else MAX_DATA_BYTES
+        try:
+            now = sha256_file(path, limit=limit)
+        except InputError as error:
+            findings.mismatch(name, str(error))
+            continue
+        if now != digest:
+            findings.mismatch(name, f"sha256 {now[:16]}…; in {source} {digest[:16]}…")
+    return gone
