@@ -265,15 +265,9 @@ LARGE: dict[str, Any] = {"n": 2000, "correct": 1500}
 """Enough examples to show something."""
 
 
-def ladder(
-    *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "mean-over-trainings", **more: Any
-) -> list[Bench]:
+def ladder(*losses: tuple[int, int], seeds: Sequence[int] = SEEDS, **more: Any) -> list[Bench]:
     """Seeds with a ladder of four steps. losses: one number for each step, the same on every seed."""
-    compression = {
-        "variants": ["uniform_r2"],
-        "controls": [],
-        "ladder": {"steps": list(STEPS), "bound": bound},
-    }
+    compression = {"variants": ["uniform_r2"], "controls": [], "ladder": {"steps": list(STEPS)}}
     asked = config(compression=compression, seeds=list(seeds))
     changes: dict[str, tuple[int, int] | str] = {
         f"ladder.r{step}": loss for step, loss in zip(STEPS, losses, strict=True)

@@ -80,9 +80,7 @@ def check_answers(place: Path, findings: Findings) -> None:
     """Compare evaluation.json and its page with what the records beside it give."""
     report = EvaluationReport.read(place / evaluation.EVALUATION)
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
-    check_page(
-        report, report.run.gradience_version, place / evaluation.DOCUMENT, findings, evaluation.DOCUMENT
-    )
+    check_page(report, report.run, place / evaluation.DOCUMENT, findings)
 
 
 def check_sets(place: Path, findings: Findings) -> None:
@@ -97,7 +95,7 @@ def check_sets(place: Path, findings: Findings) -> None:
         findings.compare(_sets_facts(place, report, plan, reports))
     again = joint_report(plan, report.plan_sha256, reports, Stopwatch())
     _compare(place / JOINT, again, findings)
-    check_page(report, report.run.gradience_version, place / JOINT_DOCUMENT, findings, JOINT_DOCUMENT)
+    check_page(report, report.run, place / JOINT_DOCUMENT, findings)
 
 
 def _sets_facts(
@@ -151,7 +149,7 @@ def check_shrink(place: Path, findings: Findings) -> None:
     if report.smallest is not None:
         _check_adapter(place, report, findings)
     _compare(place / shrink.SHRUNK, shrink_again(place, report, plan, findings), findings)
-    check_page(report, report.run.gradience_version, place / shrink.DOCUMENT, findings, shrink.DOCUMENT)
+    check_page(report, report.run, place / shrink.DOCUMENT, findings)
 
 
 def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: Findings) -> ShrinkReport:

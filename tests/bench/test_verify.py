@@ -278,15 +278,6 @@ def test_seeds_that_changed_places_are_named(copy: Path) -> None:
     assert {"start.seed", "start.streams"} <= set(named(copy)["seed_1/probe/train/training.json"])
 
 
-def test_a_run_under_another_seeds_name_is_named_and_not_added_up(copy: Path) -> None:
-    shutil.rmtree(copy / "seed_2")
-    shutil.copytree(copy / "seed_1", copy / "seed_2")
-    edit(copy / "seed_2" / "bench.json", lambda values: values.update(seed=2))
-    forge(copy)
-    assert "start.seed" in named(copy)["seed_2/probe/train/training.json"]
-    assert run(["bench", "aggregate", str(copy), "--quiet"]) == 3
-
-
 def test_a_seed_that_was_left_out_with_its_entry_in_the_plan_is_named(copy: Path) -> None:
     root = root_of(copy)
     shutil.rmtree(copy / "seed_2")
@@ -360,12 +351,6 @@ def test_results_without_anything_beside_them_are_not_verified(
     )
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert any("no records" in note and "seed_1" in note and "seed_2" in note for note in notes)
-
-
-def test_another_root_is_a_mismatch_and_the_right_one_is_said(copy: Path) -> None:
-    assert verified(copy, root_of(copy)).verdict == "verified"
-    report = verified(copy, "0" * 64)
-    assert [one.file for one in report.mismatches] == [DIGESTS]
 
 
 def test_a_packed_run_without_its_archive_is_named_once(tmp_path: Path) -> None:

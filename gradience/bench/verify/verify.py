@@ -46,7 +46,7 @@ from gradience.files.records import Evaluation
 from gradience.files.shared_names import given_text, path_text
 from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.base.report import Report
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.run import RunInfo, Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate, Status
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.training import ADAPTER
@@ -146,7 +146,7 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
     except InputError as error:
         findings.mismatch(BENCH, str(error))
         return None
-    check_page(recorded, recorded.run.gradience_version, seed / PAGE, findings, PAGE)
+    check_page(recorded, recorded.run, seed / PAGE, findings)
     check_stages(seed, None if plan is None else plan_digest(plan), findings)
     if plan is None or not stages_of(seed):
         run.without_records.append(f"{place}{BENCH}")
@@ -268,7 +268,7 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     except InputError as error:
         findings.mismatch(AGGREGATE, str(error))
         return None
-    check_page(recorded, recorded.run.gradience_version, run.folder / DOCUMENT, findings, DOCUMENT)
+    check_page(recorded, recorded.run, run.folder / DOCUMENT, findings)
     if plan is None:
         findings.not_done(
             "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their folders"
@@ -290,13 +290,13 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     return recorded.status
 
 
-def check_page(result: Report, version: str, path: Path, findings: Findings, name: str) -> None:
-    """Compare the page beside a result, if there is one, with what its JSON gives. version: that wrote it."""
+def check_page(result: Report, run: RunInfo, path: Path, findings: Findings) -> None:
+    """Compare the page beside a result, if there is one, with what its JSON gives. run: that wrote it."""
+    version, name = run.gradience_version, path.name
     if not path.is_file():
         return
     if version != __version__:
-        why = f"{name}: not compared: written by another version ({version})"
-        findings.not_done("pages", "L1", why)
+        findings.not_done("pages", "L1", f"{name}: not compared: written by another version ({version})")
         return
     with findings.check("pages", "L1", f"{name} matches its JSON, byte for byte"):
         try:
