@@ -119,10 +119,10 @@ def test_peft_makes_what_was_planned_with_the_scale_of_the_probe(rslora):
             for path, module in model.named_modules()
             if isinstance(module, peft.tuners.lora.LoraLayer)
         }
-        made = {path: rank for path, rank in variant.ranks.items() if rank}
-        assert {path: module.r["default"] for path, module in by_name.items()} == made, name
+        kept = {path: rank for path, rank in variant.ranks.items() if rank}
+        assert {path: module.r["default"] for path, module in by_name.items()} == kept, name
         assert [module.scaling["default"] for module in by_name.values()] == pytest.approx(
-            [scale] * len(made)
+            [scale] * len(kept)
         )
         trained = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
         assert variant is without or trained == variant.lora_params
