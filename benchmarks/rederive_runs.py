@@ -222,7 +222,8 @@ def rename_grid(path: Path) -> None:
         values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
     values.pop("effects", None)
     values["adapter"].pop("initial", None)
-    AuditReport.model_validate(values | {"schema": AuditReport.schema_id}).save(path)
+    path.write_text(json.dumps(values | {"schema": AuditReport.schema_id}), encoding="utf-8")
+    kept(AuditReport, path).save(path)
 
 
 def fact_of(path: Path, file: StageFile) -> StageFile:
