@@ -901,7 +901,9 @@ def bench_blocks(bench: Bench) -> Iterator[Block]:
     yield Facts([*_data(bench.base_params, data.splits, data.eval_role), *_probe(probe), *_audit(bench)])
     aside = f"compared with the probe on the same {count(probe.n)} examples" if probe else ""
     yield Heading("Variants", aside=aside)
-    columns = _guard_columns(bench.planned_guards, lambda guard, row: _on_guard(bench, guard, row))
+    columns = _guard_columns(
+        bench.planned_guards, lambda guard, row: bench.guards[guard].row(row.same_as or row.name)
+    )
     yield _table(bench.candidates, columns)
     legend = (
         ("only probe", "examples that only the probe answers correctly"),
@@ -981,11 +983,6 @@ def _ranks(result: VariantResult) -> str:
 
 def _correct(result: VariantResult) -> str:
     return f"{result.measures.correct:,}" if result.measures else MISSING
-
-
-def _on_guard(bench: Bench, guard: str, result: VariantResult) -> EvaluatedAdapter | None:
-    name = result.same_as or result.name
-    return next((row for row in bench.guards[guard].adapters if row.name == name), None)
 
 
 def _levels(bench: Bench) -> Iterator[Block]:

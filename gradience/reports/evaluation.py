@@ -293,6 +293,10 @@ class EvaluationReport(Report):
         """Rows of the candidates."""
         return tuple(row for row in self.adapters if row.role == CANDIDATE)
 
+    def row(self, name: str) -> EvaluatedAdapter | None:
+        """Return the row of an adapter or the base; None if there is none."""
+        return next((row for row in self.adapters if row.name == name), None)
+
     @property
     def compares(self) -> Compares:
         """Quantity that is compared with the reference's."""

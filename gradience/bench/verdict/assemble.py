@@ -12,7 +12,7 @@ from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
 from gradience.bench.verdict.conditions import seed_notes
 from gradience.bench.verdict.evidence import UNTESTED, graded_seed
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
-from gradience.bench.verdict.guards import failed_guards, row_on
+from gradience.bench.verdict.guards import failed_guards
 from gradience.bench.verdict.policy import gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
 from gradience.files.packed import pack
@@ -128,7 +128,7 @@ def _held(result: VariantResult, facts: SeedFacts) -> VariantResult:
     name = result.same_as or result.name
     for guard in facts.config.guards:
         report = facts.guards.get(guard)
-        row = None if report is None else row_on(report, name)
+        row = None if report is None else report.row(name)
         if row is None or row.grade == "X":
             why = facts.unguarded.get(guard, "not evaluated") if row is None else row.reason
             return result.model_copy(update={"status": "ERROR", "reasons": (f"guard {guard}: {why}",)})

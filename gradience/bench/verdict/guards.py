@@ -30,11 +30,6 @@ class GuardEvidence:
 NO_GUARDS = GuardEvidence()
 
 
-def row_on(report: EvaluationReport, name: str) -> EvaluatedAdapter | None:
-    """Return the row of a variant, the probe or the base on a guard; None if it was not evaluated."""
-    return next((row for row in report.adapters if row.name == name), None)
-
-
 def loss_on(row: EvaluatedAdapter) -> Fraction | None:
     """Return the loss against the probe: a share of the examples, or nats per token; None if it is unknown."""
     if row.likelihood is not None and row.likelihood.delta is not None:
@@ -45,7 +40,7 @@ def loss_on(row: EvaluatedAdapter) -> Fraction | None:
 def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator[str]:
     """Yield a sentence for each guard on which the variant `name` loses more than the margin."""
     for guard, report in guards.items():
-        row = row_on(report, name)
+        row = report.row(name)
         loss = None if row is None else loss_on(row)
         if row is None or loss is None:
             continue
@@ -90,6 +85,6 @@ def _rows(
     for bench in benches:
         result = results.get(bench.seed)
         for guard, report in bench.guards.items() if result is not None else ():
-            row = None if result is None else row_on(report, result.same_as or result.name)
+            row = None if result is None else report.row(result.same_as or result.name)
             if row is not None:
                 yield guard, bench.seed, report, row
