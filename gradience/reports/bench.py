@@ -673,7 +673,11 @@ def _guard_columns(
 def _guard_legend(guards: Sequence[PlannedSet]) -> list[Row]:
     """Return what each guard is."""
     return [
-        (guard.name, f"guard: {guard.examples:,} examples of {guard.task}, margin {guard.margin_words}")
+        (
+            guard.name,
+            f"guard: {guard.examples:,} examples of {guard.task}, margin {guard.margin_words}; variant − probe"
+            + (" (positive is worse)" if guard.compares == "nll" else ", in points"),
+        )
         for guard in guards
     ]
 

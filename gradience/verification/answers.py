@@ -260,7 +260,8 @@ def check_data(name: str, place: Path, findings: Findings) -> None:
     try:
         if plan.role is None:
             raise InputError("the rows of a file", code="own-rows", hint="")
-        task = tasks.load(report.task, {}, needed=())
+        as_guard = tasks.GUARDS.get(report.task, {}) if plan.compares == "nll" else {}
+        task = tasks.load(report.task, as_guard, needed=())
         if isinstance(task, ChatTask):
             raise InputError("conversations", code="own-rows", hint="")
     except GradienceError as error:

@@ -204,7 +204,7 @@ def test_a_grade_needs_every_guard() -> None:
 
     assert of(GuardEvidence())[0] == "B"
     unshown = GuardEvidence(1.0, "", "general, seed 1: inconclusive: 60 examples")
-    assert of(unshown, 1.0) == ("C", f"passes the policy, but a guard shows nothing: {unshown.unshown}")
+    assert of(unshown, 1.0) == ("C", f"passes the policy, but not shown on the guard {unshown.unshown}")
     assert of(GuardEvidence(1.0, "general, seed 1: worse: NLL"), 1.0)[0] == "D"
 
 

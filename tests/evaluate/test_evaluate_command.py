@@ -183,6 +183,12 @@ def test_two_sets_share_one_base_and_each_is_an_ordinary_evaluation(causal, text
     assert EvaluationSetsReport.read(output / "evaluation_sets.json") == report
 
 
+def test_the_examples_of_a_built_in_guard_are_those_of_its_task(causal, texts, tmp_path):
+    evaluate(causal, texts, tmp_path / "out", guards={"sums": "arithmetic"}, limit=6)
+    verified = verify(tmp_path / "out", data=True)
+    assert (verified.verdict, verified.mismatches) == ("consistent", ())
+
+
 def test_from_records_nothing_is_loaded(causal, texts, finished, monkeypatch):
     output, report, _ = finished
     monkeypatch.setattr(TransformersEngine, "load", lambda *_, **__: pytest.fail("a model is loaded"))

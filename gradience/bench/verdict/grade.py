@@ -110,7 +110,7 @@ def grade(facts: GradeFacts) -> Graded:
         worst = at_worst(bounds.low)
         return Graded("C", f"non-inferior in these runs, but {policy}: accuracy is {worst} {sure}")
     if exactly(bounds.low) > -facts.margin and facts.guards.unshown:
-        return Graded("C", f"{policy}, but a guard shows nothing: {facts.guards.unshown}")
+        return Graded("C", f"{policy}, but not shown on the guard {facts.guards.unshown}")
     if exactly(bounds.low) > -facts.margin:
         claims = counted(facts.family, "claim")
         return Graded("C", f"inconclusive after adjustment for {claims}, and {policy} ({margin})")
@@ -165,7 +165,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     """
     if letter not in ("B", "C") or pooled is None:
         return None
-    obstacles = {"does not pass the policy": not facts.passes, "a guard shows nothing": facts.guards.unshown}
+    obstacles = {"does not pass the policy": not facts.passes, "not shown on a guard": facts.guards.unshown}
     of_policy = tuple(words for words, is_so in obstacles.items() if is_so)
     if letter == "C":
         needs = ClaimNeeds(pooled, facts.margin, "these-runs")
