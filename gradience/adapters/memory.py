@@ -8,7 +8,7 @@ The figures are upper bounds on measured use (tests/adapters/test_refusals.py), 
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from gradience.adapters.adapter import Adapter, LoraPair, block_height
 from gradience.blas import processors
@@ -23,10 +23,8 @@ PROCESS = 80 * MB
 """The interpreter and its libraries."""
 TENSOR = 1000
 """Bytes kept per tensor while its adapter is open: name, offset, key and pair."""
-ROW, COMPARED_ROW = 4500, 1200
-"""Bytes a report keeps per module besides its singular values, including serialization; the same for a
-comparison.
-"""
+ROW = 4500
+"""Bytes a report keeps per module besides its singular values, including serialization."""
 SIGMA = 80
 """Bytes a report keeps per singular value: a float, its tuple slot and its text."""
 FLOAT = 8
@@ -43,22 +41,21 @@ def limit_for(max_memory: int | None, adapters: Iterable[Adapter]) -> int:
 
 
 def workers_within(
-    limit: int,
+    max_memory: int | None,
     adapters: Iterable[Adapter],
     work: Iterable[tuple[LoraPair, int]],
     workers: int | None,
-    report: Callable[[LoraPair], int] | None = None,
 ) -> int:
     """Return how many modules can be processed at a time: `workers` (one per processor by default), or as
     many as fit.
 
     work: each module, and the bytes needed to process it.
-    report: bytes that the result keeps for a module; by default a row of an audit.
-    Raises InputError (`memory-limit`) if even one module at a time would exceed `limit`.
+    Raises InputError (`memory-limit`) if even one module at a time would exceed the limit.
     """
     opened = list(adapters)
+    limit = limit_for(max_memory, opened)
     kept = PROCESS + TENSOR * sum(len(file.entries) for adapter in opened for file in adapter.files)
-    kept += sum((report or report_bytes)(pair) for adapter in opened for pair in adapter.pairs)
+    kept += sum(report_bytes(pair) for adapter in opened for pair in adapter.pairs)
     largest, most = max(work, key=lambda item: item[1], default=(None, 0))
     if kept + most > limit:
         path = opened[0].location.path
@@ -81,63 +78,38 @@ def report_bytes(pair: LoraPair) -> int:
     return pair.experts * (ROW + SIGMA * min(pair.rank, pair.rows, pair.columns))
 
 
-def comparison_bytes(pair: LoraPair) -> int:
-    """Return what a comparison keeps of the module."""
-    return pair.experts * COMPARED_ROW
-
-
 def factor_bytes(pair: LoraPair) -> int:
     """Both factors as they are stored; B of a grouped convolution also as the matrix that it is."""
     spread = pair.rows * pair.rank * pair.b.entry.dtype.bits // 8 if pair.groups > 1 else 0
     return pair.bytes + spread
 
 
-def block_bytes(rank: int, rows: int, height: int) -> int:
-    """One block of a factor in double precision."""
-    return FLOAT * rank * min(rows, height)
-
-
-def core_bytes(rank: int, rows: int) -> int:
-    """The triangle of a factor: min(rows, r) x r."""
-    return FLOAT * rank * min(rank, rows)
-
-
-def audit_bytes(pair: LoraPair) -> int:
-    """Return the bytes needed to measure one module: its factors, blocks of them, and their reduced
-    matrices.
+def measure_bytes(pair: LoraPair, other: LoraPair | None = None) -> int:
+    """Return the bytes needed to measure one module, or to compare it with another: the factors, blocks of them, and
+    their reduced matrices, joined if the shapes agree.
     """
     sides = (pair.rows, pair.columns)
-    blocks = max(block_bytes(pair.rank, side, block_height(pair.rank)) for side in sides)
-    return factor_bytes(pair) + 4 * blocks + 5 * sum(core_bytes(pair.rank, side) for side in sides)
+    if other is None or sides != (other.rows, other.columns):
+        return max(joined_bytes(item, item.rank) for item in (pair, other) if item is not None)
+    return joined_bytes(pair, pair.rank + other.rank) + factor_bytes(other)
 
 
 def compress_bytes(pair: LoraPair, new_rank: int, stored_bytes: int, *, dora: bool = False) -> int:
-    """Return the bytes needed to write one module.
+    """Return the bytes needed to write one module: Gram matrices (even if r is larger than the sides), both new
+    factors, and the distance to the old factors, which are joined.
 
-    This covers measuring it, Gram matrices (even if r is larger than the sides), the maps, both new factors,
-    and the distance to the old factors, which are joined.
     stored_bytes: size of the new factors, which wait to be written to the file.
     dora: the factors are also decoded whole, beside rows of the base weight.
     """
-    both, sides = pair.rank + new_rank, (pair.rows, pair.columns)
-    gram = FLOAT * pair.rank**2
-    blocks = max(block_bytes(pair.rank, side, block_height(pair.rank)) for side in sides)
-    joint = max(block_bytes(both, side, max(8 * both, 1024)) for side in sides)
-    cores = 2 * sum(core_bytes(both, side) for side in sides)
-    decoded = FLOAT * (sum(sides) * both + 4 * DORA_ROWS * pair.columns) if dora else 0
-    at_a_time = max(6 * blocks + gram, 4 * joint + cores) + decoded
-    return factor_bytes(pair) + 3 * gram + at_a_time + 6 * stored_bytes
+    both = pair.rank + new_rank
+    decoded = FLOAT * ((pair.rows + pair.columns) * both + 4 * DORA_ROWS * pair.columns) if dora else 0
+    return joined_bytes(pair, both) + 4 * FLOAT * pair.rank**2 + decoded + 6 * stored_bytes
 
 
-def compare_bytes(a: LoraPair, b: LoraPair | None = None) -> int:
-    """Return what comparing one module takes: the joined factors, and every direction of both updates."""
-    if b is None:
-        return audit_bytes(a)
-    if (a.rows, a.columns) != (b.rows, b.columns):  # each by itself
-        return max(audit_bytes(a), audit_bytes(b))
-    both, sides = a.rank + b.rank, (a.rows, a.columns)
-    joint = max(block_bytes(both, side, max(4 * both, 1024)) for side in sides)
-    cores = sum(core_bytes(both, side) for side in sides)
-    small = [min(both, side) for side in sides]
-    directions = FLOAT * (2 * small[0] * small[1] + 2 * sum(side**2 for side in small) + 4 * max(small) ** 2)
-    return factor_bytes(a) + factor_bytes(b) + cores + max(4 * joint, directions)
+def joined_bytes(pair: LoraPair, rank: int) -> int:
+    """Return the bytes of the arithmetic on the factors of a pair, joined with others to `rank` columns."""
+    sides = (pair.rows, pair.columns)
+    height = max(8 * rank, block_height(rank))
+    blocks = max(FLOAT * rank * min(side, height) for side in sides)
+    cores = sum(FLOAT * rank * min(rank, side) for side in sides)
+    return factor_bytes(pair) + 6 * blocks + 7 * cores

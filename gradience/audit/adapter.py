@@ -18,7 +18,7 @@ from gradience.adapters.adapter import Adapter, SkippedTensor
 from gradience.adapters.config import PeftConfig, is_understood
 from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.memory import audit_bytes, limit_for, workers_within
+from gradience.adapters.memory import measure_bytes, workers_within
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import measure_pair
 from gradience.audit.options import AuditSettings
@@ -242,8 +242,8 @@ def audit_opened(
 ) -> AuditReport:
     """Measure an adapter that is open. Keywords as of `audit_adapter`, which have been checked."""
     watch = Stopwatch(command)
-    work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
-    fitting = workers_within(limit_for(max_memory, [opened]), [opened], work, workers)
+    work = ((pair, measure_bytes(pair)) for pair in opened.pairs)
+    fitting = workers_within(max_memory, [opened], work, workers)
     with worker_threads(fitting) as pool:
         digest = pool.submit(opened.sha256)
         measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)

@@ -7,7 +7,7 @@ from pathlib import Path
 from gradience.adapters.adapter import DORA_REASON, Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.gguf import pairs_of_transformers
-from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
+from gradience.adapters.memory import measure_bytes, workers_within
 from gradience.audit.findings import AdapterFacts, expert_order, initialization, variant
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
@@ -51,12 +51,9 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
                 hint="compare adapters of one base model, in formats that name its modules alike",
             )
         names = list(dict.fromkeys([*pairs_a, *pairs_b]))
-        work = [compare_bytes(*filter(None, (pairs_a.get(name), pairs_b.get(name)))) for name in names]
-        named = [pairs_a.get(name) or pairs_b[name] for name in names]
-        limit = limit_for(settings.max_memory, [left, right])
-        fitting = workers_within(
-            limit, [left, right], zip(named, work, strict=True), settings.workers, comparison_bytes
-        )
+        known = [(pairs_a.get(name) or pairs_b[name], pairs_b.get(name)) for name in names]
+        work = [(pair, measure_bytes(pair, other)) for pair, other in known]
+        fitting = workers_within(settings.max_memory, [left, right], work, settings.workers)
         pool = stack.enter_context(worker_threads(fitting))
         digests = [pool.submit(left.sha256), pool.submit(right.sha256)]
         compared = map_in_order(

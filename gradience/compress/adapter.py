@@ -16,7 +16,7 @@ from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
-from gradience.adapters.memory import compress_bytes, limit_for, workers_within
+from gradience.adapters.memory import compress_bytes, workers_within
 from gradience.adapters.patterns import anchored_key
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_opened
@@ -183,7 +183,7 @@ def write_compressed(
             )
             for job in layout.jobs
         )
-        fitting = workers_within(limit_for(max_memory, [opened]), [opened], work, workers)
+        fitting = workers_within(max_memory, [opened], work, workers)
         pool = stack.enter_context(worker_threads(fitting))
         digest = pool.submit(opened.sha256)
         folder = stack.enter_context(whole_folder(target, force=force))

@@ -16,7 +16,7 @@ from gradience import ranks
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
-from gradience.adapters.memory import audit_bytes, limit_for, workers_within
+from gradience.adapters.memory import measure_bytes, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.measures import spectrum_of
 from gradience.errors import GradienceError
@@ -46,8 +46,8 @@ def measure(path: Path, name: str, *, max_memory: int | None = None, allow_pickl
     """
     try:
         with open_adapter(path, allow_pickle=allow_pickle) as opened:
-            work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
-            workers_within(limit_for(max_memory, [opened]), [opened], work, 1)
+            work = ((pair, measure_bytes(pair)) for pair in opened.pairs)
+            workers_within(max_memory, [opened], work, 1)
             return _row(opened, name)
     except (GradienceError, OSError) as error:
         refusal = cannot_open(path, error) if isinstance(error, OSError) else error

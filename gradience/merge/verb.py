@@ -9,7 +9,7 @@ from typing import Any
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
-from gradience.adapters.memory import compress_bytes, limit_for, workers_within
+from gradience.adapters.memory import compress_bytes, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_adapter
 from gradience.blas import worker_threads
@@ -83,7 +83,7 @@ def write_merge(
     pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
     work = [(job.pair, _bytes(job)) for job in layout.jobs]
     sources = [parent.opened for parent in parents]
-    fitting = workers_within(limit_for(settings.max_memory, sources), sources, work, settings.workers)
+    fitting = workers_within(settings.max_memory, sources, work, settings.workers)
     with worker_threads(fitting) as pool, whole_folder(output, force=settings.force) as folder:
         weights = write_weights(
             folder / layout.weights, opened, layout, pool, 2 * fitting, settings.progress, write_merged

@@ -29,7 +29,7 @@ from killing import HANGS
 import gradience.audit.adapter
 from gradience import audit_adapter, compare_adapters, compress_adapter
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.memory import LEAST_LIMIT, MB, audit_bytes, limit_for, workers_within
+from gradience.adapters.memory import LEAST_LIMIT, MB, limit_for, measure_bytes, workers_within
 from gradience.adapters.settings import bytes_of
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
@@ -82,9 +82,6 @@ def test_a_path_that_is_no_utf8(tmp_path, capsys):
     folder = adapter(tmp_path / os.fsdecode(b"bytes\xff\xfe"))
     outcome = good(audit(capsys, folder))
     assert outcome.report["adapter"]["path"].endswith("bytes\\xff\\xfe")
-
-
-# ---------------------------------------------------------------- permissions
 
 
 # ---------------------------------------------------------------- What can be audited only in part: the rest
@@ -253,13 +250,13 @@ from gradience.cli.app import run
 import gradience.reports.audit, gradience.reports.compression, gradience.reports.comparison
 
 needs = [0]
-def one_at_a_time(limit, adapters, work, workers, *report):
+def one_at_a_time(limit, adapters, work, workers):
     opened, work = list(adapters), list(work)
     try:  # what is needed stands in the refusal
-        memory.workers_within(0, opened, work, workers, *report)
+        memory.workers_within(0, opened, work, workers)
     except memory.InputError as error:
         needs.append(int(str(error).split(" MB")[0].rpartition(" ")[2].replace(",", "")) * memory.MB)
-    return memory.workers_within(limit, opened, work, 1, *report)
+    return memory.workers_within(limit, opened, work, 1)
 
 audit.workers_within = compare.workers_within = compress.workers_within = one_at_a_time
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, -1))
@@ -400,8 +397,8 @@ def test_large_adapters_of_real_shapes_fit_on_every_processor(tmp_path):
     }  # fmt: skip
     for r in (8, 64, 512):
         with open_adapter(headers_only(tmp_path / f"r{r}", shapes, r)) as opened:
-            work = [(pair, audit_bytes(pair)) for pair in opened.pairs]
-            assert workers_within(limit_for(None, [opened]), [opened], work, 16) == 16
+            work = [(pair, measure_bytes(pair)) for pair in opened.pairs]
+            assert workers_within(None, [opened], work, 16) == 16
 
 
 def test_the_default_grows_with_the_file_and_stops_at_half_of_the_machine(tmp_path, monkeypatch):
@@ -412,9 +409,6 @@ def test_the_default_grows_with_the_file_and_stops_at_half_of_the_machine(tmp_pa
         monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10**7, "SC_PAGE_SIZE": 4096}.get)
         assert limit_for(None, [opened]) == 8 * 10**9
         assert limit_for(None, [opened] * 9) == 10**7 * 4096 // 2
-
-
-# ---------------------------------------------------------------- texts that are small in a file and large in memory
 
 
 # ---------------------------------------------------------------- sizes as they are typed
