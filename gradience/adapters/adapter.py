@@ -263,12 +263,9 @@ class Adapter(Closing):
 
     def magnitudes(self) -> dict[str, Factor]:
         """Return the magnitude of each DoRA module that has one."""
-        files = {name: file for file in self.files for name in file.entries}
-        tensors = [note.tensor for note in self.other if note.reason == DORA_REASON]
-        return {
-            parse_key(tensor).module: Factor(tensor, files[tensor], files[tensor].entries[tensor])
-            for tensor in tensors
-        }
+        tensors = tensors_of(self.files)
+        named = [note.tensor for note in self.other if note.reason == DORA_REASON]
+        return {parse_key(tensor).module: tensors[tensor] for tensor in named}
 
     def misnamed(self) -> list[str]:
         """Tensors of this adapter under names that PEFT does not look for (see `keys`); none of another format."""
@@ -301,7 +298,13 @@ class Adapter(Closing):
 # ---------------------------------------------------------------- two stored factors -> a pair, or why there is none
 
 SEVERAL = "several tensors claim to be the same factor"
-Tensors = Mapping[str, tuple[TensorFile, TensorEntry]]
+Tensors = Mapping[str, Factor]
+"""Name -> the tensor, as the file holds it."""
+
+
+def tensors_of(files: Iterable[TensorFile]) -> Tensors:
+    """Return every tensor of these files."""
+    return {name: Factor(name, file, entry) for file in files for name, entry in file.entries.items()}
 
 
 def factors_of(
@@ -313,7 +316,7 @@ def factors_of(
     if not names_A or not names_B:
         there, missing = ("A", "B") if names_A else ("B", "A")
         return f"{there} without {missing}: half of a LoRA pair is missing"
-    a, b = (Factor(name, *tensors[name]) for name in (names_A[0], names_B[0]))
+    a, b = tensors[names_A[0]], tensors[names_B[0]]
     if a.entry.shape[:1] == (0,) and len(a.entry.shape) > 1 and b.entry.shape[1:2] == (0,):
         return f"rank 0: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
     for factor in (a, b):
@@ -358,7 +361,7 @@ def mismatch(a: Factor, b: Factor) -> str:
 
 def notes_of(names: Iterable[str], reason: str, tensors: Tensors) -> list[SkippedTensor]:
     """Notes with one reason for tensors of these names."""
-    return [SkippedTensor(name, reason, tensors[name][1].params) for name in names]
+    return [SkippedTensor(name, reason, tensors[name].entry.params) for name in names]
 
 
 class Place(NamedTuple):
@@ -381,8 +384,7 @@ def sort_tensors(
     factors.
     known: name of a tensor that is not a factor -> its description; None if it is `unknown`.
     """
-    (file,) = adapter.files
-    tensors = {name: (file, entry) for name, entry in file.entries.items()}
+    tensors = tensors_of(adapter.files)
     modules: dict[str, dict[Side, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, place in places.items():
         modules[place.module][place.side].append(name)
@@ -395,8 +397,8 @@ def sort_tensors(
         else:
             adapter.pairs.append(pair)
     adapter.in_order_of_data()
-    for name, entry in file.entries.items():
+    for name in tensors:
         if name not in places:
             reason = known(name)
             notes = adapter.unaudited if reason is None else adapter.other
-            notes.append(SkippedTensor(name, reason or unknown, entry.params))
+            notes += notes_of([name], reason or unknown, tensors)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gradience.adapters.files import Closing
+from gradience.adapters.files import Closing, read_object
 from gradience.adapters.locate import MAX_INDEX_BYTES
 from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.errors import InputError
-from gradience.files import strict_json
 from gradience.files.hub import address_of, fetch_folder
-from gradience.reading import pread, read_file
+from gradience.reading import pread
 from gradience.spectra import FloatArray
 
 Rows = Callable[[slice], FloatArray]
@@ -53,8 +52,7 @@ class BaseWeights(Closing):
         """
         if (folder / _INDEX).exists():
             index = folder / _INDEX
-            content = strict_json.loads(read_file(index, MAX_INDEX_BYTES, root=folder), index, index.name)
-            shards = content.get("weight_map") if isinstance(content, dict) else None
+            shards = read_object(index, root=folder, limit=MAX_INDEX_BYTES).get("weight_map")
             names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
         else:
             names = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []

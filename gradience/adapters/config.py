@@ -10,14 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradience.adapters.files import refuse_disguise
+from gradience.adapters.files import read_object
 from gradience.adapters.foreign import MLX_HINT, refuse_method
 from gradience.adapters.patterns import Budget, PatternTable, SavedNames, expressions_of, try_expressions
 from gradience.arguments import is_integer, is_number
 from gradience.errors import InputError
-from gradience.files import strict_json
 from gradience.ranks import scale_of
-from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 
 class Initialization(NamedTuple):
@@ -161,11 +159,7 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
     Raises InputError: not-found, lfs-pointer, html-page, bad-encoding, bad-json, bad-config, mlx-adapter,
     adapterhub-adapter, other-method, not-peft-config.
     """
-    text = read_file(path, MAX_SETTINGS_BYTES, root=root)
-    refuse_disguise(path, text[:1024])
-    fields = strict_json.loads(text, path, path.name)
-    if not isinstance(fields, dict):
-        raise _bad(path, "it is not a JSON object")
+    fields = read_object(path, root=root)
     if "fine_tune_type" in fields or "lora_parameters" in fields:
         raise InputError(
             f"{path}: the config of an MLX-LM adapter (fine_tune_type, lora_parameters), beside other weights",

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.files.strict_json import BOM
-from gradience.reading import open_regular
+from gradience.reading import MAX_SETTINGS_BYTES, open_regular, read_file
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -51,6 +52,21 @@ def kept_open(path: Path, root: Path | None) -> Iterator[int]:
     except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
         os.close(handle)
         raise
+
+
+def read_object(path: Path, *, root: Path | None = None, limit: int = MAX_SETTINGS_BYTES) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises InputError: bad-config if it is no object, what `read_file`, `refuse_disguise` and `strict_json` raise.
+    """
+    text = read_file(path, limit, root=root)
+    refuse_disguise(path, text[:1024])
+    fields = strict_json.loads(text, path, path.name)
+    if not isinstance(fields, dict):
+        raise InputError(
+            f"{path}: it is not a JSON object", code="bad-config", hint="download it or save it again"
+        )
+    return fields
 
 
 def pickle_hint(adapter: str) -> str:

@@ -6,18 +6,18 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from gradience.adapters.config import read_config
-from gradience.adapters.files import pickle_hint, refuse_disguise, refuse_placeholder
+from gradience.adapters.files import pickle_hint, read_object, refuse_placeholder
 from gradience.adapters.foreign import ARRAYS, FOLDERS
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
-from gradience.files import strict_json
-from gradience.reading import cannot_open, open_stream, read_file
+from gradience.files.hub import Address
+from gradience.reading import cannot_open, open_stream
 from gradience.words import listed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,6 +25,7 @@ INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_lora_weights.bin")
 """Names of pickled weights in a folder."""
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 MAX_INDEX_BYTES = 32 * 2**20
 LISTED = 8
@@ -65,8 +66,9 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
         return _in_folder(path, adapter)
     _refuse_other_methods(path.parent)
     name = path.name.lower()
-    if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
-        raise _pickle(path)
+    if name.endswith(PICKLE_SUFFIXES):
+        _refuse_placeholders(path)
+        raise pickle_error(path, path.name)
     if name.endswith(".npz"):
         raise InputError(
             f"{path}: {ARRAYS.description.format(path.name)}", code=ARRAYS.code, hint=ARRAYS.hint
@@ -143,12 +145,6 @@ def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
     return [(0, int(part[:18])) if part[0] in "0123456789" else (1, part) for part in parts]
 
 
-def _pickle(path: Path) -> InputError:
-    """Return the error for a pickle file. Raises the error for a Git LFS pointer or web page, often found instead."""
-    _refuse_placeholders(path)
-    return InputError(f"{path}: a pickle file (torch.save)", code="pickle", hint=pickle_hint(str(path)))
-
-
 def _something_else(folder: Path) -> InputError:
     """The refusal of a folder without adapter weights, named for what the folder holds instead."""
     try:
@@ -156,24 +152,37 @@ def _something_else(folder: Path) -> InputError:
     except OSError as error:
         return cannot_open(folder, error)
     _refuse_other_methods(folder)
+    for name in names:
+        if name in PICKLES or name.endswith(".safetensors"):
+            _refuse_placeholders(folder / name)
+    return no_weights(folder, names)
+
+
+def no_weights(place: Path | Address, names: Sequence[str]) -> InputError:
+    """The refusal of a folder, here or on the hub, in which no file of these names holds an adapter's weights."""
     for pickle in PICKLES:
         if pickle in names:
-            return _pickle(folder / pickle)
+            return pickle_error(place, pickle)
     for kind in FOLDERS:
         name = next((name for pattern in kind.patterns for name in fnmatch.filter(names, pattern)), None)
         if name and not (kind.without_config and CONFIG in names):
-            return InputError(f"{folder}: {kind.description.format(name)}", code=kind.code, hint=kind.hint)
+            return InputError(f"{place}: {kind.description.format(name)}", code=kind.code, hint=kind.hint)
     if not names:
-        return InputError(f"{folder}: the folder is empty", code="not-an-adapter", hint="check the path")
+        return InputError(f"{place}: the folder is empty", code="not-an-adapter", hint="check the path")
     weights = [name for name in names if name.endswith(".safetensors")]
-    for name in weights:
-        _refuse_placeholders(folder / name)
     problem = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
-    only = f"at {shlex.quote(str(folder / weights[0]))}" if len(weights) == 1 else ""
+    only = f"at {shlex.quote(f'{place}/{weights[0]}')}" if len(weights) == 1 else ""
     return InputError(
-        f"{folder}: no adapter here: {problem} (the folder contains {_listed(names)})",
+        f"{place}: no adapter here: {problem} (the folder contains {_listed(names)})",
         code="not-an-adapter",
         hint=f"point at the folder written by save_pretrained(), or {only or 'at the .safetensors file itself'}",
+    )
+
+
+def pickle_error(place: Path | Address, name: str) -> InputError:
+    """The refusal of a pickle, a file called `name`."""
+    return InputError(
+        f"{place}: {name} is a pickle file (torch.save)", code="pickle", hint=pickle_hint(str(place))
     )
 
 
@@ -203,10 +212,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _sharded(folder: Path, index: Path) -> Location:
-    text = read_file(index, MAX_INDEX_BYTES, root=folder)
-    refuse_disguise(index, text[:1024])
-    content = strict_json.loads(text, index, index.name)
-    shard_of = content.get("weight_map") if isinstance(content, dict) else None
+    shard_of = read_object(index, root=folder, limit=MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise _bad_index(index, "it has no weight_map")
     for name, shard in shard_of.items():

@@ -26,14 +26,12 @@ from gradience.adapters.adapter import (
     sort_tensors,
 )
 from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
-from gradience.adapters.files import refuse_disguise
+from gradience.adapters.files import read_object
 from gradience.adapters.foreign import no_factors
 from gradience.adapters.keys import Kind
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
-from gradience.files import strict_json
-from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 FINAL = "adapters.safetensors"
 """Name of the weights after training; `0000100_adapters.safetensors` is a checkpoint."""
@@ -137,11 +135,9 @@ def read_settings(location: Location) -> Mapping[str, Any]:
     path = location.config
     if path is None:
         return {}
-    text = read_file(path, MAX_SETTINGS_BYTES, root=location.root)
-    refuse_disguise(path, text[:1024])
-    fields = strict_json.loads(text, path, path.name)
-    if not isinstance(fields, dict) or not isinstance(fields.get("lora_parameters", {}), dict):
-        raise _bad(path, "it is not a JSON object with an object lora_parameters")
+    fields = read_object(path, root=location.root)
+    if not isinstance(fields.get("lora_parameters", {}), dict):
+        raise _bad(path, "lora_parameters is not an object")
     if "peft_type" in fields:
         raise InputError(
             f"{path}: a PEFT config beside MLX-LM weights: one of the two is misplaced",

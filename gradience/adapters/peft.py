@@ -31,6 +31,7 @@ from gradience.adapters.adapter import (
     mismatch,
     notes_of,
     paired,
+    tensors_of,
 )
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.foreign import no_factors, refuse_foreign
@@ -155,8 +156,8 @@ def open_peft(path: Path, adapter: str | None) -> Adapter:
     with ExitStack() as stack:
         files = [stack.enter_context(TensorFile.open(file, root=location.root)) for file in location.weights]
         _check_shards(location, files)
-        tensors = {name: (file, entry) for file in files for name, entry in file.entries.items()}
-        entries = {name: entry for name, (_, entry) in tensors.items()}
+        tensors = tensors_of(files)
+        entries = {name: tensor.entry for name, tensor in tensors.items()}
         refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
         keys = {name: parse_key(name) for name in tensors}
         name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)

@@ -9,8 +9,16 @@ from pathlib import Path
 from posixpath import basename
 from typing import NamedTuple
 
-from gradience.adapters.files import pickle_hint
-from gradience.adapters.locate import CONFIG, LISTED, PICKLES, WEIGHT_SUFFIXES, lone_weights, natural_key
+from gradience.adapters.locate import (
+    CONFIG,
+    PICKLE_SUFFIXES,
+    PICKLES,
+    WEIGHT_SUFFIXES,
+    lone_weights,
+    natural_key,
+    no_weights,
+    pickle_error,
+)
 from gradience.errors import InputError, NetworkError
 from gradience.files.hub import (
     Address,
@@ -186,28 +194,15 @@ def _choose(
                 hint=f"if it is the adapter, name it: {address.repo}:{lone[:80]}",
             )
         return _Choice(folder, (*config, lone), lone)
-    pickle = next((name for name in PICKLES if name in beside), None)
-    if pickle:
-        raise _pickle(address, pickle)
-    if hint:
+    if hint and not set(PICKLES) & set(beside):
         raise InputError(f"{address}: the adapters are in sub-folders", code="several-adapters", hint=hint)
-    if not config and any(fnmatch.filter(beside, "model*.safetensors*")):
-        raise InputError(
-            f"{address}: a full model, not a LoRA adapter; nothing was downloaded",
-            code="full-model",
-            hint="name the repository of the adapter: it contains adapter_config.json",
-        )
-    raise InputError(
-        f"{address}: no adapter there (it contains {listed(sorted(name[:80] for name in beside), LISTED)})",
-        code="not-an-adapter",
-        hint="name the repository of an adapter, its folder, or its file: org/name:folder/file",
-    )
+    raise no_weights(address, sorted(beside))
 
 
 def _single(address: Address, files: Collection[str], folder: str, name: str) -> _Choice:
     """One file of weights under another name, and the config beside it."""
-    if name.lower().endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
-        raise _pickle(address, name)
+    if name.lower().endswith(PICKLE_SUFFIXES):
+        raise pickle_error(address, name)
     if not name.lower().endswith(WEIGHT_SUFFIXES) or not _PLAIN.fullmatch(name):
         raise InputError(
             f"{address}: not a weight file",
@@ -221,9 +216,3 @@ def _single(address: Address, files: Collection[str], folder: str, name: str) ->
 def _beside(files: Collection[str], folder: str) -> list[str]:
     """The names of the files in one folder of the repository."""
     return [basename(path) for path in files if posixpath.dirname(path) == folder]
-
-
-def _pickle(address: Address, name: str) -> InputError:
-    return InputError(
-        f"{address}: {name} is a pickle file (torch.save)", code="pickle", hint=pickle_hint(str(address))
-    )

@@ -147,9 +147,6 @@ def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
     )
 
 
-DEFAULT_TAU = 0.90
-
-
 def _check_run(run: Path) -> None:
     """Refuse to append to a file that is not a run: a mistyped name, or a link to another kind of file."""
     from gradience.telemetry import last_position
@@ -233,7 +230,7 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
 def audit_opened(
     opened: Adapter,
     *,
-    tau: float = DEFAULT_TAU,
+    tau: float = 0.9,
     allowed: Sequence[int] = ranks.DEFAULT_GRID,
     workers: int | None = None,
     max_memory: int | None = None,

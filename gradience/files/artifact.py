@@ -144,7 +144,7 @@ def visible_json(text: str) -> str:
     bidirectional overrides. Non-ASCII characters occur only inside JSON strings, where an escape is
     equivalent to the character. Letters of any script stay readable.
     """
-    return _BEYOND_ASCII.sub(_escaped_unless_visible, text)
+    return _BEYOND_ASCII.sub(lambda match: match[0] if match[0].isprintable() else _escaped(match), text)
 
 
 def ascii_json(text: str) -> str:
@@ -152,13 +152,8 @@ def ascii_json(text: str) -> str:
     return _BEYOND_ASCII.sub(_escaped, text)
 
 
-def _escaped_unless_visible(match: re.Match[str]) -> str:
-    return match[0] if match[0].isprintable() else _escaped(match)
-
-
 def _escaped(match: re.Match[str]) -> str:
-    units = match[0].encode("utf-16-be")
-    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+    return json.dumps(match[0])[1:-1]
 
 
 _LONG = re.compile(rb"\d{19}")

@@ -156,13 +156,11 @@ def _explanation(address: Address, error: BaseException) -> Explanation | None:
         case errors.GatedRepoError():
             hint = f"ask for access at {page}, then log in: {LOGIN}"
             return "hub-gated", "the repository is gated, and you have no access to it", hint
-        case errors.DisabledRepoError():
-            return "hub-not-found", "the hub has disabled this repository", f"see {page}"
         case errors.RepositoryNotFoundError():
             problem = "no such file or folder here, and no such repository on the hub, or it is private"
             return "hub-not-found", problem, f"check the name; for a private repository log in: {LOGIN}"
-        case errors.HFValidationError():
-            return "hub-not-found", "not a valid hub name", "a repository name has the form org/name"
+        case errors.HFValidationError() | errors.DisabledRepoError():
+            return "hub-not-found", f"not a repository that can be read: {first_line(error)}", f"see {page}"
         case errors.RevisionNotFoundError():
             problem = f"the repository has no revision {address.revision!r}"
             return "hub-revision", problem, f"{page}/tree/main lists its branches and tags"
@@ -243,9 +241,11 @@ def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
     limit: maximum bytes of a file; by default the size that the server announces.
     """
     from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http
+    from huggingface_hub.utils import _http, disable_progress_bars  # type: ignore[attr-defined]
 
     global _guard
+    if not _BARS.get():
+        disable_progress_bars()
     factory = _http._GLOBAL_CLIENT_FACTORY
     if not (isinstance(factory, partial) and factory.func is _hooked):
         set_client_factory(partial(_hooked, factory))
@@ -441,7 +441,7 @@ class HubCommit:
 
 @contextmanager
 def with_bars(shown: bool) -> Iterator[None]:
-    """Show or hide huggingface_hub's progress bars in the block."""
+    """Let huggingface_hub show its progress bars in the block, or hide them until the process ends."""
     token = _BARS.set(shown)
     try:
         yield
@@ -546,11 +546,8 @@ def _downloaded(
 ) -> Path:
     from huggingface_hub import hf_hub_download
 
-    bars = None if _BARS.get() else _no_bars()
     with explained(address), guarded(address, limit):
-        return Path(
-            hf_hub_download(address.repo, name, revision=revision, tqdm_class=bars, force_download=again)
-        )
+        return Path(hf_hub_download(address.repo, name, revision=revision, force_download=again))
 
 
 def _whole(address: Address, name: str, path: Path) -> Path:
@@ -570,17 +567,6 @@ def _is_corrupted(path: Path) -> bool:
     """Return True if a cached file does not match the sha256 in the name of its blob."""
     digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
     return re.fullmatch(r"[0-9a-f]{64}", digest) is not None and sha256_file(path) != digest
-
-
-def _no_bars() -> type[Any]:
-    """Return a class of progress bars that draw nothing."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    class Silent(tqdm):
-        def __init__(self, *arguments: Any, **keywords: Any) -> None:
-            super().__init__(*arguments, **(keywords | {"disable": True}))  # type: ignore[no-untyped-call]
-
-    return Silent
 
 
 def cached(address: Address, name: str) -> Path | None:
@@ -635,7 +621,6 @@ def fetch_folder(
             allow_patterns=[inside + pattern for pattern in patterns],
             ignore_patterns=[inside + pattern for pattern in ignore],
             local_files_only=cache_only,
-            tqdm_class=None if _BARS.get() else _no_bars(),
         )
     commit = _commit(address, Path(root))
     for path in Path(root).rglob("*"):

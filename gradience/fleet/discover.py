@@ -1,7 +1,7 @@
 """Discovery of adapters: folders of adapters, single adapters -> every adapter with its name."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,17 +16,10 @@ MARKS = known_names()
 """A folder with one of these files is taken for an adapter; its row reports an error if it is not one."""
 
 
-class Member(NamedTuple):
-    """One adapter: its name, relative to the root, and where it is."""
-
-    name: str
-    path: Path
-
-
 class Fleet(NamedTuple):
-    """The adapters in order of their names, and how many folders were looked into and hold none."""
+    """Adapters by name, relative to the root, in order, and the number of folders that hold none."""
 
-    members: tuple[Member, ...]
+    paths: Mapping[str, Path]
     elsewhere: int
 
 
@@ -53,8 +46,7 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
             code="no-adapters",
             hint="give a folder of adapter folders, or add --recursive to search deeper",
         )
-    ordered = sorted(paths, key=natural_key)
-    return Fleet(tuple(Member(name, paths[name]) for name in ordered), elsewhere)
+    return Fleet({name: paths[name] for name in sorted(paths, key=natural_key)}, elsewhere)
 
 
 def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
@@ -88,11 +80,13 @@ def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
                 matches.append(path)
             elif not recursive:
                 inner = _entries(path)
-                lone = (
-                    "" if inner is None else lone_weights([item.name for item in inner])
-                )  # "": the folder itself
-                matches += [] if lone is None else [path / lone]
-                empty += lone is None
+                lone = lone_weights([item.name for item in inner or ()])
+                if inner is None:
+                    matches.append(path)
+                elif lone is None:
+                    empty += 1
+                else:
+                    matches.append(path / lone)
     return matches, empty
 
 

@@ -1,14 +1,12 @@
 """`audit_fleet`: what `gradience fleet` does, as one function."""
 
 import os
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from gradience.errors import InputError
 from gradience.files.shared_names import path_text
-from gradience.fleet.discover import Member, discover, root_of
+from gradience.fleet.discover import discover, root_of
 from gradience.fleet.journal import FleetJournal
 from gradience.fleet.measure import failed
 from gradience.fleet.processes import Died, replies
@@ -46,27 +44,34 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         if not os.path.lexists(source):
             raise InputError(f"{source}: no such file or folder", code="not-found", hint="check the path")
     fleet = discover(sources, root=home, recursive=settings.recursive)
-    paths = {member.name: member.path for member in fleet.members}
     tally = Tally()
     with ExitStack() as stack:
         journal = stack.enter_context(FleetJournal.begin(rows_file)) if rows_file else None
         reused = set()
-        for row in journal.kept(paths) if journal else ():
+        for row in journal.kept(fleet.paths) if journal else ():
             reused.add(row.path)
             tally.add(row)
         measured = 0
-        rest = [member for member in fleet.members if member.name not in reused]
-        for row in measured_rows(rest, workers=settings.workers, **options):
+        requests = [
+            {"task": "measure", "name": name, "path": str(path), "options": options}
+            for name, path in fleet.paths.items()
+            if name not in reused
+        ]
+        for request, reply in replies(requests, workers=settings.workers):
+            if isinstance(reply, Died):
+                row = failed(request["name"], "process-died", reply.words)
+            else:
+                row = FleetRow.model_validate_json(reply)
             if journal:
                 journal.add(row)
             tally.add(row)
             measured += row.status != "failed"
             if settings.progress:
-                settings.progress(tally.count, len(paths))
+                settings.progress(tally.count, len(fleet.paths))
         if journal:
-            journal.finish(paths)
+            journal.finish(fleet.paths)
     return FleetReport(
-        adapters=len(paths),
+        adapters=len(fleet.paths),
         measured=measured,
         reused=len(reused),
         failed=tally.failed,
@@ -87,21 +92,3 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         failures=tally.failures(),
         run=watch.run_info(),
     )
-
-
-def measured_rows(
-    members: Sequence[Member], *, workers: int | None = None, **options: Any
-) -> Iterator[FleetRow]:
-    """Yield the row of every adapter, as they come.
-
-    options: keywords of `measure`.
-    """
-    requests = [
-        {"task": "measure", "name": member.name, "path": str(member.path), "options": options}
-        for member in members
-    ]
-    for request, reply in replies(requests, workers=workers):
-        if isinstance(reply, Died):
-            yield failed(request["name"], "process-died", reply.words)
-        else:
-            yield FleetRow.model_validate_json(reply)

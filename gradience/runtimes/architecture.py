@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gradience.adapters.config import PeftConfig
+from gradience.adapters.files import read_object
 from gradience.errors import InputError
-from gradience.files import strict_json
 from gradience.reading import read_file
 
 MAX_CONFIG_BYTES = 2**20
@@ -39,13 +40,11 @@ def architecture_of(
     wrapped = _class_name(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
     if base_model is None and wrapped is not None:
         return wrapped
-    for path in _config_files(config, folder, base_model):
-        name = _declared_class(path)
-        if name is not None:
-            # `BertForMaskedLM` trained to classify is `BertForSequenceClassification`.
-            head = HEADS.get(config.task_type or "")
-            return name if head is None else HEAD.sub("", name) + head
-    return None
+    fields = model_config_of(config, folder, base_model)
+    name = None if fields is None else _declared_class(fields)
+    # `BertForMaskedLM` trained to classify is `BertForSequenceClassification`.
+    head = HEADS.get(config.task_type or "")
+    return name if head is None or name is None else HEAD.sub("", name) + head
 
 
 def model_config_of(
@@ -53,9 +52,9 @@ def model_config_of(
 ) -> Mapping[str, Any] | None:
     """Return config.json of the model under an adapter, of the same places and in the same order; None without one."""
     for path in _config_files(config, folder, base_model):
-        if _declared_class(path) is not None:
-            fields = strict_json.loads(read_file(path, MAX_CONFIG_BYTES), path, path.name)
-            return fields if isinstance(fields, dict) else None
+        with suppress(InputError):  # none of these was named, so an unreadable one is ignored
+            if os.path.isfile(path) and _declared_class(fields := read_object(path, limit=MAX_CONFIG_BYTES)):
+                return fields
     return None
 
 
@@ -73,12 +72,7 @@ def check_model_config(folder: Path, *, needed: bool = True) -> None:
             code="no-model-config",
             hint="give the folder of the adapter's base model: --base-model DIR (Python: base_model=)",
         )
-    if not isinstance(strict_json.loads(read_file(path, MAX_CONFIG_BYTES), path, path.name), dict):
-        raise InputError(
-            f"{path}: not a model config",
-            code="bad-config",
-            hint="save or download the base model again",
-        )
+    read_object(path, limit=MAX_CONFIG_BYTES)
 
 
 # os.path.isfile below, because Path.is_file raises for a name that no file can have.
@@ -110,15 +104,9 @@ def _cached(name: str) -> Iterator[Path]:
             yield model / "snapshots" / commit / "config.json"
 
 
-def _declared_class(path: Path) -> str | None:
-    """The first of `architectures`. An unreadable file is ignored, because it was not named (see above)."""
-    if not os.path.isfile(path):
-        return None
-    try:
-        fields = strict_json.loads(read_file(path, MAX_CONFIG_BYTES), path, path.name)
-    except InputError:
-        return None
-    names = fields.get("architectures") if isinstance(fields, dict) else None
+def _declared_class(fields: Mapping[str, Any]) -> str | None:
+    """The first of `architectures`."""
+    names = fields.get("architectures")
     return _class_name(names[0]) if isinstance(names, list) and names else None
 
 

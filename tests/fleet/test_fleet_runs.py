@@ -24,10 +24,9 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError
 from gradience.fleet import batch, journal, processes
-from gradience.fleet.discover import Member, discover
+from gradience.fleet.discover import discover
 from gradience.fleet.journal import read_rows
 from gradience.fleet.measure import measure
-from gradience.fleet.verb import measured_rows
 from gradience.reports.fleet import FleetReport
 from gradience.reports.fleet_compression import FleetCompression
 
@@ -83,14 +82,9 @@ def test_the_screen_says_who_forces_what_and_what_it_costs(here):
 def test_recursive_looks_below_adapters_too(here):
     save(here / "zoo" / "one" / "checkpoint-10", random_factors(4, 4))
     save(here / "zoo" / "one" / "checkpoint-9", random_factors(4, 4))
-    assert [member.name for member in discover([Path("zoo")], root=Path("zoo")).members] == [
-        "broken",
-        "one",
-        "turned",
-        "wide",
-    ]
+    assert [*discover([Path("zoo")], root=Path("zoo")).paths] == ["broken", "one", "turned", "wide"]
     deep = discover([Path("zoo")], root=Path("zoo"), recursive=True)
-    assert [member.name for member in deep.members][1:4] == ["one", "one/checkpoint-9", "one/checkpoint-10"]
+    assert [*deep.paths][1:4] == ["one", "one/checkpoint-9", "one/checkpoint-10"]
 
 
 def test_adapters_of_every_format_get_a_row(here):
@@ -104,9 +98,7 @@ def test_adapters_of_every_format_get_a_row(here):
         f"others/{files.get(folder.name, folder.name)}": folder.name.partition("-")[0]
         for folder in FOREIGN.iterdir()
     }
-    assert [member.name for member in discover([Path("others")], root=here, recursive=True).members] == list(
-        formats
-    )
+    assert [*discover([Path("others")], root=here, recursive=True).paths] == [*formats]
 
 
 def test_pickles_get_a_row_where_they_are_allowed(here):
@@ -284,18 +276,13 @@ def test_two_runs_do_not_write_the_same_file(here):
 # ---------------------------------------------------------------- processes
 
 
-def members(count):
-    return [Member(f"zoo/{name}", Path("zoo", name)) for name in ("one", "wide", "turned", "broken")] * count
-
-
 def test_a_process_that_dies_costs_one_row(here, monkeypatch):
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
     request = {"task": "measure", "name": "zoo/one", "path": str(here / "zoo" / "one"), "options": {}}
     process = processes._Process()
     assert process.ask(request) == processes.Died(1)
     monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)
-    (row,) = (row for row in measured_rows(members(1), workers=2) if row.path == "zoo/one")
-    assert (row.status, row.error) == ("failed", "process-died")
+    assert audit_fleet("zoo", "fleet.jsonl", workers=2).failures[0].code == "process-died"
     monkeypatch.undo()
     assert json.loads(process.ask(request))["status"] == "ok"
     process.close()

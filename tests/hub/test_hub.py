@@ -136,7 +136,7 @@ FAILURES = {
     "org/good:lost": ("hub-file", 7, "no 'lost' in this repository"),
     "org/many": ("several-adapters", 3, "in sub-folders"),
     "org/pickled": ("pickle", 3, "adapter_model.bin is a pickle"),
-    "org/model": ("full-model", 3, "nothing was downloaded"),
+    "org/model": ("full-model", 3, "a full model (model.safetensors)"),
     "org/large": ("full-model", 3, "weights.safetensors, has 3.2 GB: a full model, by its size; nothing was"),
     "org/two": ("not-an-adapter", 3, "one.safetensors, two.safetensors"),
     "org/steps": ("not-an-adapter", 3, "0000100_adapters.safetensors, 0000200_adapters.safetensors"),
