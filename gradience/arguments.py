@@ -1,7 +1,5 @@
 """Type checks for arguments of public functions: the error for a wrong type names the expected one."""
 
-from collections.abc import Iterable
-from numbers import Integral
 from typing import TypeGuard
 
 from gradience.errors import WrongType
@@ -20,15 +18,6 @@ def is_integer(value: object) -> TypeGuard[int]:
 def positive_integer(value: object) -> int | None:
     """Return a value of a file that is an integer above 0; None for anything else."""
     return value if is_integer(value) and value > 0 else None
-
-
-def ranks_argument(name: str, value: object) -> tuple[int, ...]:
-    """Return `value` as several integers. Raises WrongType."""
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        ranks = tuple(value)
-        if all(isinstance(rank, Integral) and not isinstance(rank, bool) for rank in ranks):
-            return tuple(map(int, ranks))
-    raise wrong_type(name, value, "a list of integers, such as [4, 8, 16]")
 
 
 def wrong_type(name: str, value: object, expected: str, hint: str = "") -> WrongType:

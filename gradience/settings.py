@@ -7,7 +7,7 @@ file and the rows of the reference pages. A field's docstring is its help everyw
 import ast
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache, wraps
 from inspect import Parameter, Signature, getsource
@@ -78,12 +78,14 @@ def _number(value: Any) -> float:
 
 
 def _ranks(value: Any) -> tuple[int, ...]:
+    """Read `8,4,2`, or integers."""
     try:
-        if not isinstance(value, str | bytes):
-            return tuple(map(_integer, value))
+        ranks = tuple(map(int, value.split(",")) if isinstance(value, str) else map(_integer, value))
     except (TypeError, ValueError):
-        pass
-    raise ValueError("must be a list of integers, such as [4, 8, 16]")
+        ranks = ()
+    if not ranks or min(ranks) < 1 or isinstance(value, bytes):
+        raise ValueError("must be ranks of at least 1, such as 4,8,16")
+    return ranks
 
 
 def several(value: Any) -> Any:
@@ -104,8 +106,8 @@ Number = Annotated[float, BeforeValidator(_number)]
 Share = Annotated[Number, Field(gt=0, le=1)]
 Part = Annotated[Number, Field(ge=0, lt=1)]
 """A share that leaves something, such as a reduction or an error."""
-Ranks = Annotated[Iterable[int], BeforeValidator(_ranks)]
-"""Integers. What is stored is a tuple."""
+RankList = Annotated[Sequence[int], BeforeValidator(_ranks)]
+"""Ranks, or a text such as `8,4,2`. What is stored is a tuple."""
 
 
 def fields_of(settings: Any) -> dict[str, FieldInfo]:

@@ -26,7 +26,6 @@ from gradience.blas import map_in_order, worker_threads
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists
-from gradience.plan.modules import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
 from gradience.reports.audit import (
@@ -200,7 +199,7 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
         raise already_exists(Path(output))
     if settings.append is not None:
         _check_run(Path(settings.append))
-    allowed = checked_ranks(ranks.DEFAULT_GRID if settings.allowed_ranks is None else settings.allowed_ranks)
+    allowed = sorted(set(settings.allowed_ranks or ranks.DEFAULT_GRID))
     with open_adapter(
         Path(settings.path),
         adapter=settings.adapter,

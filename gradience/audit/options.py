@@ -9,18 +9,12 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
-from gradience.settings import SETTINGS, Flag, PythonOnly, Ranks, Share, StrPath
+from gradience.settings import SETTINGS, Flag, PythonOnly, RankList, Share, StrPath
 
 if TYPE_CHECKING:
     from gradience.reports.calibration import Calibration
 else:
     Calibration = Any  # not imported to read a command line
-
-
-def _ranks(text: str) -> tuple[int, ...]:
-    from gradience.plan.modules import parse_ranks
-
-    return parse_ranks(text)
 
 
 def read_calibration(given: Any) -> Any:
@@ -33,7 +27,7 @@ def read_calibration(given: Any) -> Any:
 
 
 CalibrationFile = Annotated[Calibration | StrPath | None, BeforeValidator(read_calibration), Flag("FILE")]
-AllowedRanks = Annotated[Ranks | None, Flag("R,R...", read=_ranks)]
+AllowedRanks = Annotated[RankList | None, Flag("R,R...", read=str)]
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -8,49 +8,23 @@ from functools import cached_property
 
 import numpy as np
 
-from gradience.errors import UsageError
 from gradience.plan.allocate import ModuleSteps
 from gradience.plan.blocking import modules_with_other_tensors, must_stay, why_fixed
 from gradience.ranks import scaled_alpha
 from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.settings import RankList, checked
 from gradience.spectra import FloatArray, energy_rank, lost_energy
 
-EXAMPLE = "--allowed-ranks 4,8,16"
 
-
-def checked_ranks(allowed: Iterable[int]) -> tuple[int, ...]:
-    """Return `allowed` sorted and without duplicates. Raises UsageError (bad-grid) if it is empty or has a
-    rank below 1.
-    """
-    ranks = tuple(sorted(set(allowed)))
-    if not ranks or ranks[0] < 1:
-        raise UsageError("allowed ranks are integers of at least 1", code="bad-grid", hint=EXAMPLE)
-    return ranks
-
-
-def parse_ranks(text: str) -> tuple[int, ...]:
-    """`"16,4,8"` -> (4, 8, 16). Raises UsageError (bad-grid)."""
-    try:
-        return checked_ranks(map(int, text.split(",")))
-    except ValueError:
-        raise UsageError(
-            f"allowed ranks are integers separated by commas, not {text!r}", code="bad-grid", hint=EXAMPLE
-        ) from None
-
-
-@dataclass(frozen=True, slots=True)
+@checked
 class Grid:
-    """Ranks that are allowed besides a module's own; None for every rank. Raises UsageError (bad-grid).
+    """Ranks that are allowed besides a module's own; None for every rank.
 
     >>> Grid((4, 16)).up(5, rank=64), Grid().up(5, rank=64)
     (16, 5)
     """
 
-    allowed: Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.allowed is not None:
-            checked_ranks(self.allowed)
+    allowed: RankList | None = None
 
     def steps(self, rank: int) -> Sequence[int]:
         """Ranks that a module of `rank` may get, ascending, without 0; the last is its own."""
@@ -68,7 +42,7 @@ class Grid:
         """Return the description that a plan adds to its criterion."""
         if self.allowed is None:
             return ""
-        return f", ranks from {', '.join(map(str, checked_ranks(self.allowed)))}"
+        return f", ranks from {', '.join(map(str, sorted(set(self.allowed))))}"
 
 
 EVERY_RANK = Grid()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.arguments import ranks_argument
 from gradience.audit.options import CalibrationFile
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
@@ -18,7 +17,7 @@ from gradience.files.card import Card
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.plan.compression import MAX_STRENGTH
-from gradience.settings import SETTINGS, Flag, PythonOnly, StrPath, shared
+from gradience.settings import SETTINGS, Flag, PythonOnly, RankList, StrPath, shared
 
 if TYPE_CHECKING:
     from gradience.reports.shrink import ShrinkReport
@@ -27,20 +26,6 @@ else:
 
 CardOf = Callable[[Path, ShrinkReport | None], Card]
 """An adapter's folder, and the evidence about it -> its model card."""
-
-
-def ranks_of(given: Any) -> tuple[int, ...] | None:
-    """Read `8,4,2,1`, or integers. Raises UsageError (`bad-rank`)."""
-    if given is None or not isinstance(given, str):
-        return None if given is None else ranks_argument("ranks", given)
-    parts = [part.strip() for part in given.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 7 and int(part) for part in parts):
-        raise UsageError(
-            f"--ranks {given}: not a list of ranks",
-            code="bad-rank",
-            hint="whole numbers from 1, such as 8,4,2,1",
-        )
-    return tuple(map(int, parts))
 
 
 def strengths_of(given: Any) -> tuple[float, ...] | None:
@@ -72,7 +57,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
 
     With the same folder an interrupted search resumes."""
     _: KW_ONLY
-    ranks: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
+    ranks: Annotated[RankList | None, Flag("RANKS", read=str)] = None
     """Ranks to test, such as 8,4,2,1 (default: the audit's p90 suggestion, halved down to 1; with --over strength the
     adapter's own)."""
     over: Annotated[Literal["rank", "strength"], Flag("WHAT")] = "rank"

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from factory import (
     container,
     described,
     factors,
-    modules,
     safetensors,
     sharded,
     zeros,
@@ -111,11 +109,6 @@ def zip_of_torch_save(folder):
     return weights(folder, content.getvalue())
 
 
-@refused(WEIGHTS, "Python pickle", hint=("can run code", "save_pretrained"))
-def pickle_of_protocol_2(folder):
-    return weights(folder, factory.pickled(2))
-
-
 @refused(WEIGHTS, "tar archive", hint="unpack it")
 def tar_archive(folder):
     content = io.BytesIO()
@@ -137,16 +130,6 @@ def gguf_under_the_name_of_safetensors(folder):
 @refused(WEIGHTS, "empty", hint=AGAIN)
 def empty_file(folder):
     return weights(folder, b"")
-
-
-@refused(WEIGHTS, "truncated", "8 bytes expected", "7 found", hint="hf cache verify")
-def seven_bytes(folder):
-    return weights(folder, b"\xff" * 7)
-
-
-@refused(WEIGHTS, "truncated", "bytes expected", hint="download or copy it again")
-def truncated_inside_the_data(folder):
-    return weights(folder, safetensors(modules())[:-1])
 
 
 @refused(WEIGHTS, "truncated", "648 bytes expected", hint="download or copy it again")
@@ -179,11 +162,6 @@ def header_not_utf8(folder):
     return weights(folder, container(b'{"\xff\xfe": 1}'))
 
 
-@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
-def header_with_a_byte_order_mark(folder):
-    return weights(folder, container(b"\xef\xbb\xbf{}"))
-
-
 @refused(WEIGHTS, "nested too deeply", hint="save it again")
 def header_nested_100000_deep(folder):
     return weights(folder, container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
@@ -193,11 +171,6 @@ def header_nested_100000_deep(folder):
 def the_same_tensor_twice(folder):
     first, second = (json.dumps({A: described({A: zeros(2, 2)})[A]})[1:-1] for _ in range(2))
     return weights(folder, container(f"{{{first},{second}}}".encode(), bytes(16)))
-
-
-@refused(WEIGHTS, "__metadata__ is not a map from strings to strings", hint=AGAIN)
-def metadata_with_a_number(folder):
-    return weights(folder, safetensors(pair(), {"rank": 4}))
 
 
 @refused(WEIGHTS, "the header is not a JSON object that describes tensors", hint=AGAIN)
@@ -305,13 +278,6 @@ def folder_with_bin(folder):
     return folder
 
 
-@refused("adapter_model.bin", "Git LFS pointer", hint="git lfs pull")
-def folder_with_an_lfs_pointer_as_bin(folder):
-    (folder / CONFIG).write_text(json.dumps(factory.config()))
-    (folder / "adapter_model.bin").write_bytes(factory.lfs_pointer())
-    return folder
-
-
 @refused("weights.ckpt", "pickle", hint="can run code")
 def single_ckpt(folder):
     return file(folder, "weights.ckpt", factory.pickled(4))
@@ -341,12 +307,6 @@ def kohya_lokr(folder):
 
 
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-
-
-@refused("pytorch_lora_weights.bin", "a pickle file", hint=("can run code", "--allow-pickle"))
-def diffusers_pickle(folder):
-    (folder / "pytorch_lora_weights.bin").write_bytes(factory.pickled(2))
-    return folder
 
 
 @refused(str(WEIGHTS), "tensors of kohya, diffusers or MLX-LM", hint="rename the file")
@@ -450,11 +410,6 @@ def gguf_cut_off(folder):
     return gguf(folder, b"12345").parent
 
 
-@refused("adapter.gguf", "more than are read", hint="convert_lora_to_gguf.py")
-def gguf_of_countless_tensors(folder):
-    return gguf(folder, (3).to_bytes(4, "little") + b"\xff" * 16)
-
-
 @refused("adapter.gguf", "a GGUF model, not an adapter", hint="GGUF file of the adapter")
 def gguf_model(folder):
     return gguf(folder, settings=(("general.type", "model"),))
@@ -495,16 +450,6 @@ def mlx_checkpoints(folder):
     return mlx(folder, name="0001000_adapters.safetensors")
 
 
-@refused(
-    "mlx_weights_that_are_not_there",
-    "no weights called 'x'",
-    hint="--adapter adapters.safetensors",
-    options=("--adapter", "x"),
-)
-def mlx_weights_that_are_not_there(folder):
-    return mlx(folder)
-
-
 @refused("mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="adapters.safetensors")
 def mlx_factors_in_the_file_of_peft(folder):
     tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
@@ -515,11 +460,6 @@ def mlx_factors_in_the_file_of_peft(folder):
 def arrays_of_mlx(folder):
     np.savez(folder / "adapters.npz", lora_a=np.zeros((16, 4), np.float32))
     return folder
-
-
-@refused("adapters.npz", "as early versions of MLX-LM wrote", hint="save_safetensors")
-def file_of_arrays(folder):
-    return arrays_of_mlx(folder) / "adapters.npz"
 
 
 # ---------------------------------------------------------------- Paths, folders, links, pipes, shards and
@@ -565,21 +505,9 @@ def fifo_as_weights(folder):
     return folder
 
 
-@refused(CONFIG, "not a regular file", hint="point at")
-def fifo_as_config(folder):
-    os.mkfifo(without(folder, CONFIG))
-    return folder
-
-
 @refused("/dev/zero", "not a regular file", hint="point at")
 def device(folder):
     return Path("/dev/zero")
-
-
-@refused(WEIGHTS, "not a regular file (a folder", hint="point at")
-def folder_as_weights(folder):
-    without(folder, WEIGHTS).mkdir()
-    return folder
 
 
 # ---------------------------------------------------------------- links
@@ -635,31 +563,11 @@ def several_adapters_in_a_folder(folder):
     return folder / "run"
 
 
-@refused("outer", "adapter found in inner/adapter", hint="inner/adapter")
-def adapter_two_folders_deeper(folder):
-    adapter(folder / "outer" / "inner" / "adapter")
-    return folder / "outer"
-
-
 @refused("run", "no adapter called '../secret'", hint="--adapter one", options=("--adapter", "../secret"))
 def name_that_leads_out_of_the_folder(folder):
     adapter(folder / "secret")
     adapter(folder / "run" / "one")
     return folder / "run"
-
-
-def two_in_one_file(folder: Path) -> Path:
-    tensors = {}
-    for name in ("ranking", "reward"):
-        for key, tensor in modules(1, seed=len(name)).items():
-            tensors[key.replace(".weight", f".{name}.weight")] = tensor
-    (folder / "dump.safetensors").write_bytes(safetensors(tensors))
-    return folder / "dump.safetensors"
-
-
-@refused("dump.safetensors", "contains 2 adapters in one file: ranking, reward", hint="--adapter ranking")
-def several_adapters_in_a_file(folder):
-    return two_in_one_file(folder)
 
 
 # ---------------------------------------------------------------- names that want to be more than names
@@ -679,18 +587,6 @@ def path_that_is_no_utf8(folder):
 def hostile_tensor_name(folder):
     entry = {"dtype": "X", "shape": [0], "data_offsets": [0, 0]}
     return adapter(folder, factory.container({"q\x1b[31m[bold]<b>\u202e": entry}))
-
-
-@refused(CONFIG, "the PEFT method", "\\x1b", hint="only LoRA")
-def hostile_method_name(folder):
-    return adapter(folder, settings=factory.config(peft_type="X\x1b[2J"))
-
-
-@refused("several", "\\x1b[2Jx", hint="--adapter")
-def hostile_folder_names(folder):
-    for name in ("\x1b[2Jx", "y"):
-        adapter(folder / "several" / name)
-    return folder / "several"
 
 
 # ---------------------------------------------------------------- what leads nowhere is not advised
@@ -725,19 +621,6 @@ def lfs_pointer_of_another_name(folder):
     return folder
 
 
-@refused(
-    "several_names",
-    "no adapter here",
-    "one.safetensors, two.safetensors",
-    hint="the .safetensors file itself",
-)
-def weights_of_several_names(folder):
-    for name in ("one", "two"):
-        adapter(folder / "several_names")
-        (folder / "several_names" / WEIGHTS).rename(folder / "several_names" / f"{name}.safetensors")
-    return folder / "several_names"
-
-
 # ---------------------------------------------------------------- Shards and indices that do not fit together
 
 
@@ -754,12 +637,6 @@ def pointing(folder: Path, **changes: str) -> Path:
     for side, shard in changes.items():
         where[f"{factory.PREFIX}a.q_proj.lora_{side}.weight"] = shard
     return in_two(folder, {"weight_map": where})
-
-
-@refused(INDEX, "Git LFS pointer", hint="git lfs pull")
-def lfs_pointer_as_index(folder):
-    (in_two(folder) / INDEX).write_bytes(factory.lfs_pointer())
-    return folder
 
 
 @refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
@@ -781,25 +658,3 @@ def missing_shard(folder):
 @refused("tensor_in_the_wrong_shard", "index and the shards disagree", "a.q_proj.lora_B", hint="download")
 def tensor_in_the_wrong_shard(folder):
     return pointing(folder, B=SECOND)
-
-
-@refused(
-    "tensor_that_the_index_forgets", "disagree about tensor", "b.q_proj.lora_A", hint="exactly the shard"
-)
-def tensor_that_the_index_forgets(folder):
-    where = dict.fromkeys(factors("a.q_proj"), FIRST) | {f"{factory.PREFIX}b.q_proj.lora_B.weight": SECOND}
-    return in_two(folder, {"weight_map": where})
-
-
-@refused("tensor_in_two_shards", "disagree about tensor", hint="exactly the shard")
-def tensor_in_two_shards(folder):
-    both = factors("a.q_proj") | factors("b.q_proj")
-    return sharded(folder, {FIRST: factors("a.q_proj") | factors("c.q_proj"), SECOND: both})
-
-
-@refused(SECOND, "symbolic link that leaves", hint="copy the file")
-def shard_linked_from_outside(folder):
-    inner = in_two(folder / "adapter")
-    shutil.move(inner / SECOND, folder / "outside.safetensors")
-    (inner / SECOND).symlink_to("../outside.safetensors")
-    return inner

@@ -346,8 +346,8 @@ def test_names_never_meet(folder, tmp_path):
     ("options", "code"),
     [
         ({"ranks": [4]}, "nothing-smaller"),
-        ({"ranks": [0]}, "bad-rank"),
-        ({"ranks": "8,x"}, "bad-rank"),
+        ({"ranks": [0]}, "wrong-type"),
+        ({"ranks": "8,x"}, "wrong-type"),
         ({"name": "untrained", "ranks": None}, "no-suggestion"),
         ({"data": None}, "no-task"),
         ({"name": "nowhere"}, "not-found"),
