@@ -11,127 +11,70 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+# A new public name is one line here.
 if TYPE_CHECKING:
-    from gradience.audit.adapter import audit_adapter
-    from gradience.bench.verb import run_bench
-    from gradience.calibrate.verb import calibrate_adapter
-    from gradience.card import update_card
-    from gradience.check import check_config
-    from gradience.compare.adapters import compare_adapters
-    from gradience.compress.adapter import compress_adapter
-    from gradience.convert.verb import convert_adapter
-    from gradience.distill.verb import distill_adapter
-    from gradience.errors import (
-        EngineError,
-        GradienceError,
-        IncompleteError,
-        InputError,
-        LockedError,
-        MissingExtra,
-        NetworkError,
-        OutputError,
-        ReadError,
-        UsageError,
-        VerificationError,
-        WrongType,
-    )
-    from gradience.evaluate.verb import evaluate_adapters
-    from gradience.evidence.verb import compare_logs
-    from gradience.fleet.batch import compress_fleet
-    from gradience.fleet.verb import audit_fleet
-    from gradience.live import SpectralTracker
-    from gradience.live.callback import GradienceCallback
-    from gradience.merge.verb import merge_adapters
-    from gradience.monitor import monitor_runs
-    from gradience.plan.calibrated import ToKl
-    from gradience.plan.compression import plan_compression
-    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
-    from gradience.reports.audit import AuditReport
-    from gradience.reports.bench import Bench, BenchAggregate
-    from gradience.reports.calibration import Calibration, CalibrationReport
-    from gradience.reports.check import CheckReport
-    from gradience.reports.comparison import ComparisonReport
-    from gradience.reports.compression import CompressionPlan, CompressionReport
-    from gradience.reports.conversion import ConversionReport
-    from gradience.reports.distill import DistillReport
-    from gradience.reports.evaluation import EvaluationReport
-    from gradience.reports.evaluation_sets import EvaluationSetsReport
-    from gradience.reports.evidence import EvidenceReport
-    from gradience.reports.fleet import FleetReport
-    from gradience.reports.fleet_compression import FleetCompression
-    from gradience.reports.merge import MergeReport
-    from gradience.reports.monitor import MonitorReport
-    from gradience.reports.shrink import ShrinkReport
-    from gradience.reports.strength import StrengthReport
-    from gradience.shrink.verb import shrink_adapter
-    from gradience.telemetry import TelemetryReader, TelemetryWriter
-    from gradience.verification.verb import verify
+    from gradience.audit.adapter import audit_adapter as audit_adapter
+    from gradience.bench.verb import run_bench as run_bench
+    from gradience.calibrate.verb import calibrate_adapter as calibrate_adapter
+    from gradience.card import update_card as update_card
+    from gradience.check import check_config as check_config
+    from gradience.compare.adapters import compare_adapters as compare_adapters
+    from gradience.compress.adapter import compress_adapter as compress_adapter
+    from gradience.convert.verb import convert_adapter as convert_adapter
+    from gradience.distill.verb import distill_adapter as distill_adapter
+    from gradience.errors import EngineError as EngineError
+    from gradience.errors import GradienceError as GradienceError
+    from gradience.errors import IncompleteError as IncompleteError
+    from gradience.errors import InputError as InputError
+    from gradience.errors import LockedError as LockedError
+    from gradience.errors import MissingExtra as MissingExtra
+    from gradience.errors import NetworkError as NetworkError
+    from gradience.errors import OutputError as OutputError
+    from gradience.errors import ReadError as ReadError
+    from gradience.errors import UsageError as UsageError
+    from gradience.errors import VerificationError as VerificationError
+    from gradience.errors import WrongType as WrongType
+    from gradience.evaluate.verb import evaluate_adapters as evaluate_adapters
+    from gradience.evidence.verb import compare_logs as compare_logs
+    from gradience.fleet.batch import compress_fleet as compress_fleet
+    from gradience.fleet.verb import audit_fleet as audit_fleet
+    from gradience.live import SpectralTracker as SpectralTracker
+    from gradience.live.callback import GradienceCallback as GradienceCallback
+    from gradience.merge.verb import merge_adapters as merge_adapters
+    from gradience.monitor import monitor_runs as monitor_runs
+    from gradience.plan.calibrated import ToKl as ToKl
+    from gradience.plan.compression import plan_compression as plan_compression
+    from gradience.plan.criteria import ToBudget as ToBudget
+    from gradience.plan.criteria import ToEnergy as ToEnergy
+    from gradience.plan.criteria import ToRank as ToRank
+    from gradience.plan.criteria import ToRanks as ToRanks
+    from gradience.plan.criteria import ToSuggestion as ToSuggestion
+    from gradience.reports.audit import AuditReport as AuditReport
+    from gradience.reports.bench import Bench as Bench
+    from gradience.reports.bench import BenchAggregate as BenchAggregate
+    from gradience.reports.calibration import Calibration as Calibration
+    from gradience.reports.calibration import CalibrationReport as CalibrationReport
+    from gradience.reports.check import CheckReport as CheckReport
+    from gradience.reports.comparison import ComparisonReport as ComparisonReport
+    from gradience.reports.compression import CompressionPlan as CompressionPlan
+    from gradience.reports.compression import CompressionReport as CompressionReport
+    from gradience.reports.conversion import ConversionReport as ConversionReport
+    from gradience.reports.distill import DistillReport as DistillReport
+    from gradience.reports.evaluation import EvaluationReport as EvaluationReport
+    from gradience.reports.evaluation_sets import EvaluationSetsReport as EvaluationSetsReport
+    from gradience.reports.evidence import EvidenceReport as EvidenceReport
+    from gradience.reports.fleet import FleetReport as FleetReport
+    from gradience.reports.fleet_compression import FleetCompression as FleetCompression
+    from gradience.reports.merge import MergeReport as MergeReport
+    from gradience.reports.monitor import MonitorReport as MonitorReport
+    from gradience.reports.shrink import ShrinkReport as ShrinkReport
+    from gradience.reports.strength import StrengthReport as StrengthReport
+    from gradience.shrink.verb import shrink_adapter as shrink_adapter
+    from gradience.telemetry import TelemetryReader as TelemetryReader
+    from gradience.telemetry import TelemetryWriter as TelemetryWriter
+    from gradience.verification.verb import verify as verify
 
 __version__ = "0.2.0"
-
-# A new public name is one line above, in the imports, and one here.
-__all__ = [
-    "AuditReport",
-    "Bench",
-    "BenchAggregate",
-    "Calibration",
-    "CalibrationReport",
-    "CheckReport",
-    "ComparisonReport",
-    "CompressionPlan",
-    "CompressionReport",
-    "ConversionReport",
-    "DistillReport",
-    "EngineError",
-    "EvaluationReport",
-    "EvaluationSetsReport",
-    "EvidenceReport",
-    "FleetCompression",
-    "FleetReport",
-    "GradienceCallback",
-    "GradienceError",
-    "IncompleteError",
-    "InputError",
-    "LockedError",
-    "MergeReport",
-    "MissingExtra",
-    "MonitorReport",
-    "NetworkError",
-    "OutputError",
-    "ReadError",
-    "ShrinkReport",
-    "SpectralTracker",
-    "StrengthReport",
-    "TelemetryReader",
-    "TelemetryWriter",
-    "ToBudget",
-    "ToEnergy",
-    "ToKl",
-    "ToRank",
-    "ToRanks",
-    "ToSuggestion",
-    "UsageError",
-    "VerificationError",
-    "WrongType",
-    "audit_adapter",
-    "audit_fleet",
-    "calibrate_adapter",
-    "check_config",
-    "compare_adapters",
-    "compare_logs",
-    "compress_adapter",
-    "compress_fleet",
-    "convert_adapter",
-    "distill_adapter",
-    "evaluate_adapters",
-    "merge_adapters",
-    "monitor_runs",
-    "plan_compression",
-    "run_bench",
-    "shrink_adapter",
-    "update_card",
-    "verify",
-]
 
 
 @cache
@@ -142,17 +85,27 @@ def _homes() -> dict[str, str]:
 
     tree = ast.parse(getsource(sys.modules[__name__]))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {alias.name: node.module or "" for node in imports for alias in node.names}
+    return {
+        alias.name: node.module
+        for node in imports
+        for alias in node.names
+        if node.module and node.module.startswith("gradience.")
+    }
 
 
 def __getattr__(name: str) -> Any:
     """The public name `name`, imported from the module it lives in."""
-    if name not in __all__:
+    if name == "__all__":
+        return sorted(_homes())
+    homes = (
+        {} if name.startswith("__") else _homes()
+    )  # reading the source of a module looks for its __wrapped__
+    if name not in homes:
         raise AttributeError(f"module 'gradience' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_homes()[name]), name)
+    value = getattr(importlib.import_module(homes[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_homes()})

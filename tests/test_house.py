@@ -121,11 +121,6 @@ def modules_of(node: ast.AST) -> list[str]:
 # --- the public surface ---------------------------------------------------------------------------
 
 
-def test_public_names_are_sorted_and_imported_for_type_checkers():
-    homes = {name for name, module in gradience._homes().items() if module.startswith("gradience.")}
-    assert gradience.__all__ == sorted(homes)
-
-
 @pytest.mark.parametrize("name", gradience.__all__)
 def test_public_name_resolves_and_is_documented(name):
     value = getattr(gradience, name)
