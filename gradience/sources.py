@@ -14,7 +14,6 @@ from pydantic import ConfigDict, Field
 from gradience.adapters.locate import CONFIG, natural_key
 from gradience.adapters.tensors import TensorFile
 from gradience.audit.adapter import audit_adapter
-from gradience.caching import cache_folder
 from gradience.digests import sha256_bytes, sha256_file
 from gradience.errors import GradienceError, InputError
 from gradience.files.artifact import MAX_ARTIFACT_BYTES, Artifact
@@ -143,7 +142,7 @@ def prompts_of(report: Report, folder: Path) -> PromptTexts:
     directory, in `folder`, or in the folder above. Nothing is fetched, and no code of a user's task is run.
     """
     from gradience import tasks
-    from gradience.models.embedded import REVIEWS
+    from gradience.models.embedded import REVIEWS, cache_folder
 
     named = getattr(report, "data", report)
     task, source = getattr(named, "task", ""), getattr(named, "source", {})

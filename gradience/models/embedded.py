@@ -31,7 +31,6 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from gradience.caching import cache_folder
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
 from gradience.files.whole import whole_folder
@@ -50,6 +49,14 @@ class __legacy__:
         shutil.copy("PKG-INFO", info / "METADATA")
         return info.name
 '''
+
+
+def cache_folder() -> Path:
+    """Return `$GRADIENCE_CACHE`, else `$XDG_CACHE_HOME/gradience`, else `~/.cache/gradience`."""
+    if chosen := os.environ.get("GRADIENCE_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "gradience"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from spectra_cases import (
 )
 
 from gradience import spectra
-from gradience.lanczos import TOLERANCE, spectral_norm, steps_for
+from gradience.audit.dominance import TOLERANCE, spectral_norm, steps_for
 from gradience.spectra import (
     NonFiniteFactor,
     Spectrum,
