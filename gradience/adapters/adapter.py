@@ -295,6 +295,11 @@ class Adapter(Closing):
         return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))
 
 
+def of_one_file(form: str, path: Path, file: TensorFile) -> Adapter:
+    """An adapter of one file and without a config, in which no tensor is sorted yet."""
+    return Adapter(form, Location(path, file.path.parent, (file.path,), None), None, [file], None)
+
+
 # ---------------------------------------------------------------- two stored factors -> a pair, or why there is none
 
 SEVERAL = "several tensors claim to be the same factor"

@@ -21,10 +21,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gradience.adapters.adapter import DORA_REASON, Adapter, Factor, LoraPair, Place, paired, sort_tensors
+from gradience.adapters.adapter import (
+    DORA_REASON,
+    Adapter,
+    Factor,
+    LoraPair,
+    Place,
+    of_one_file,
+    paired,
+    sort_tensors,
+)
 from gradience.adapters.config import PeftConfig, config_of, is_alpha
 from gradience.adapters.foreign import from_diffusers, no_factors
-from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, listing, single, sniff
 from gradience.adapters.tensors import TensorFile, decode
 from gradience.errors import InputError
 from gradience.files import strict_json
@@ -38,30 +47,28 @@ def is_kohya(path: Path) -> bool:
     return path.name not in (WEIGHTS, INDEX) and any(map(_KOHYA_FACTOR.fullmatch, sniff(path).shapes))
 
 
-def open_kohya(path: Path, adapter: str | None) -> Adapter:
+def open_kohya(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     """Open the LoRA at `path`. Raises InputError: bad-alpha, and what `tensors` raises."""
     weights = single(path, adapter, lambda name: True, "files")
-    with ExitStack() as stack:
-        file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
-        opened = Adapter("kohya", Location(path, weights.parent, (weights,), None), None, [file], None)
-        opened.unwritable = "dots of its modules' names are underscores, so no adapter of PEFT can name them"
-        places = {
-            name: Place(match["module"], "A" if match["side"] == "down" else "B")
-            for name in file.entries
-            if (match := _KOHYA_FACTOR.fullmatch(name))
-        }
-        alphas = _alphas(file, {place.module for place in places.values()})
-        tucker = {name.removesuffix(".lora_mid.weight") for name in file.entries if "lora_mid" in name}
+    file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
+    opened = of_one_file("kohya", path, file)
+    opened.unwritable = "dots of its modules' names are underscores, so no adapter of PEFT can name them"
+    places = {
+        name: Place(match["module"], "A" if match["side"] == "down" else "B")
+        for name in file.entries
+        if (match := _KOHYA_FACTOR.fullmatch(name))
+    }
+    alphas = _alphas(file, {place.module for place in places.values()})
+    tucker = {name.removesuffix(".lora_mid.weight") for name in file.entries if "lora_mid" in name}
 
-        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
-            if module in tucker:
-                return "a Tucker decomposition (lora_mid): not a product of two factors"
-            return paired(module, "linear", a, b, alphas.get(module, a.entry.shape[0]))
+    def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+        if module in tucker:
+            return "a Tucker decomposition (lora_mid): not a product of two factors"
+        return paired(module, "linear", a, b, alphas.get(module, a.entry.shape[0]))
 
-        sort_tensors(opened, places, make, partial(_known, alphas))
-        opened.config = _settings(opened, file)
-        opened.stack = stack.pop_all()
-        return opened
+    sort_tensors(opened, places, make, partial(_known, alphas))
+    opened.config = _settings(opened, file)
+    return opened
 
 
 def _alphas(file: TensorFile, modules: Iterable[str]) -> Mapping[str, float]:
@@ -136,46 +143,44 @@ def is_diffusers(path: Path) -> bool:
     return bool(shapes) and (old or from_diffusers(shapes, parts, metadata, has_config=beside))
 
 
-def open_diffusers(path: Path, adapter: str | None) -> Adapter:
+def open_diffusers(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     """Open the LoRA at `path`. Raises InputError: bad-config, bad-alpha, no-lora-tensors, what `tensors` raises."""
     weights = single(path, adapter, lambda name: name == NAME, "files")
-    with ExitStack() as stack:
-        file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
-        in_file = {name: place for name in file.entries if (place := _place(name))}
-        if not in_file:
-            raise no_factors(weights, file.entries)
-        part = part_of_all({place.module for place in in_file.values()})
-        places = {name: place._replace(module=part + place.module) for name, place in in_file.items()}
-        configs = configs_of(file)
-        alphas = _alphas(file, {place.module for place in in_file.values()})
+    file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
+    in_file = {name: place for name in file.entries if (place := _place(name))}
+    if not in_file:
+        raise no_factors(weights, file.entries)
+    part = part_of_all({place.module for place in in_file.values()})
+    places = {name: place._replace(module=part + place.module) for name, place in in_file.items()}
+    configs = configs_of(file)
+    alphas = _alphas(file, {place.module for place in in_file.values()})
 
-        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
-            model, _, inner = module.partition(".")
-            config = configs.get(model)
-            if config is None:
-                alpha = alphas.get(module.removeprefix(part), a.entry.shape[0])
-                return paired(module, "linear", a, b, alpha)
-            pair, declared = paired(module, "linear", a, b), config.alpha_of(inner)
-            if isinstance(pair, str):
-                return pair
-            return replace(
-                pair,
-                declared_rank=config.rank_of(inner),
-                alpha=declared,
-                scale=config.scale(declared, pair.rank),
-            )
+    def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+        model, _, inner = module.partition(".")
+        config = configs.get(model)
+        if config is None:
+            alpha = alphas.get(module.removeprefix(part), a.entry.shape[0])
+            return paired(module, "linear", a, b, alpha)
+        pair, declared = paired(module, "linear", a, b), config.alpha_of(inner)
+        if isinstance(pair, str):
+            return pair
+        return replace(
+            pair,
+            declared_rank=config.rank_of(inner),
+            alpha=declared,
+            scale=config.scale(declared, pair.rank),
+        )
 
-        opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
-        sort_tensors(opened, places, make, partial(_known, alphas))
-        # Non-standard initialization of the factors, if a part records one.
-        init = next((config.init for config in configs.values() if config.init != "true"), "true")
-        opened.config = replace(_settings(opened, file), init=init)
-        if len({part_of(pair.module) for pair in opened.pairs}) > 1:
-            opened.unwritable = SEVERAL
-        elif opened.config.use_dora:
-            opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
-        opened.stack = stack.pop_all()
-        return opened
+    opened = of_one_file("diffusers", path, file)
+    sort_tensors(opened, places, make, partial(_known, alphas))
+    # Non-standard initialization of the factors, if a part records one.
+    init = next((config.init for config in configs.values() if config.init != "true"), "true")
+    opened.config = replace(_settings(opened, file), init=init)
+    if len({part_of(pair.module) for pair in opened.pairs}) > 1:
+        opened.unwritable = SEVERAL
+    elif opened.config.use_dora:
+        opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
+    return opened
 
 
 def part_of(module: str) -> str | None:

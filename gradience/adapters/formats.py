@@ -28,14 +28,14 @@ class AdapterFormat(NamedTuple):
     """One format of adapters.
 
     recognizes: whether a file or folder is of this format, from a look at its names.
-    open: (path, name of one of several adapters) -> the open adapter.
+    open: (path, name of one of several adapters, what closes its files) -> the open adapter.
     words: each `Adapter.format` that `open` gives -> what reports call such an adapter.
     weights: the names of its weights: choices of files, of which a repository on the hub is asked for one; the first of
         a choice is fetched last.
     """
 
     recognizes: Callable[[Path], bool]
-    open: Callable[[Path, str | None], Adapter]
+    open: Callable[[Path, str | None, ExitStack], Adapter]
     words: Mapping[str, str]
     weights: Weights = ()
 
@@ -69,51 +69,39 @@ def open_adapter(
     tokenizer: for a name on the hub, also download the tokenizer stored beside the weights.
     Raises InputError; NetworkError and MissingExtra for a name on the hub.
     """
-    opened = _open(path, adapter, allow_pickle=allow_pickle)
-    if tokenizer and opened.source is not None:
-        with ExitStack() as stack:
-            stack.push(opened)
-            fetch_tokenizer(opened.source, opened.location.weights[0].parent)
-            stack.pop_all()
-    return opened
-
-
-def _open(path: Path, adapter: str | None, *, allow_pickle: bool) -> Adapter:
-    address = address_of(path)
-    if address is None:
-        return _open_here(path, adapter, allow_pickle=allow_pickle)
-    # PEFT first, as in a folder on this disk.
-    weights = tuple(choice for form in reversed(FORMATS.values()) for choice in form.weights)
-    if allow_pickle:
-        weights += tuple((name,) for name in PICKLES)
-    fetched = fetch_adapter(address, weights, adapter)
-    opened = _open_here(fetched.path, adapter, allow_pickle=allow_pickle)
-    opened.source = fetched.source
-    opened.location = replace(opened.location, path=Path(str(address)))
-    return opened
-
-
-def _open_here(path: Path, adapter: str | None, *, allow_pickle: bool) -> Adapter:
-    pickle = pickle_at(path) if allow_pickle else None
-    if pickle is None:
-        return _open_format(path, adapter)
+    address, place, source = address_of(path), path, None
+    if address is not None:
+        # PEFT first, as in a folder on this disk.
+        weights = tuple(choice for form in reversed(FORMATS.values()) for choice in form.weights)
+        if allow_pickle:
+            weights += tuple((name,) for name in PICKLES)
+        place, source = fetch_adapter(address, weights, adapter)
+    pickle = pickle_at(place) if allow_pickle else None
     with ExitStack() as stack:
-        opened = _open_format(stack.enter_context(twin_of(pickle)), adapter)
-        opened.stack.push(stack.pop_all())
-        opened.pickle = pickle
-        opened.location = replace(opened.location, path=path, root=pickle.parent)
+        readable = place if pickle is None else stack.enter_context(twin_of(pickle))
+        chosen, readable = _format_of(readable)
+        opened = chosen.open(readable, adapter, stack)
+        opened.source = source
+        if pickle is not None:
+            opened.pickle = pickle
+            opened.location = replace(opened.location, path=place, root=pickle.parent)
+        if address is not None:
+            opened.location = replace(opened.location, path=Path(str(address)))
+        if tokenizer and source is not None:
+            fetch_tokenizer(source, opened.location.weights[0].parent)
+        opened.stack = stack.pop_all()
         return opened
 
 
-def _open_format(path: Path, adapter: str | None) -> Adapter:
+def _format_of(path: Path) -> tuple[AdapterFormat, Path]:
+    """The format of the adapter at `path`, and the file if it is the only one of a folder without a known name."""
     name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognizes(path))
     if name == "peft" and os.path.isdir(path):
-        # A file of any name, if no file or sub-folder has a known adapter name.
         names = listing(path)
         lone = lone_weights(names)
         if lone is not None and {WEIGHTS, INDEX}.isdisjoint(names) and not adapter_folders(path):
-            return _open_format(path / lone, adapter)
-    return chosen.open(path, adapter)
+            return _format_of(path / lone)
+    return chosen, path
 
 
 def known_names() -> frozenset[str]:

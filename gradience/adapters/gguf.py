@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, paired, sort_tensors
+from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, of_one_file, paired, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
 from gradience.adapters.files import kept_open, refuse_placeholder
 from gradience.adapters.foreign import no_factors
-from gradience.adapters.locate import INDEX, WEIGHTS, Location, listing, single
+from gradience.adapters.locate import INDEX, WEIGHTS, listing, single
 from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile, Words
 from gradience.arguments import is_integer
 from gradience.errors import InputError
@@ -117,55 +117,51 @@ def is_gguf(path: Path) -> bool:
     return not {WEIGHTS, INDEX} & set(names) and any(name.lower().endswith(".gguf") for name in names)
 
 
-def open_gguf(path: Path, adapter: str | None) -> Adapter:
+def open_gguf(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     """Open the GGUF LoRA at `path`. Raises InputError: bad-gguf, full-model, no-lora-tensors, several-adapters."""
     weights = single(path, adapter, lambda name: name.lower().endswith(".gguf"), "GGUF files")
-    with ExitStack() as stack:
-        file, settings = _open_file(weights, path.parent if weights == path else path)
-        stack.enter_context(file)
-        kind, method = (str(settings.get(name))[:40] for name in ("general.type", "adapter.type"))
-        if kind != "adapter":
-            raise InputError(
-                f"{weights}: a GGUF model, not an adapter (general.type is {kind!r})",
-                code="full-model",
-                hint="point at the GGUF file of the adapter, or at the PEFT adapter that it was converted from",
-            )
-        if method != "lora":
-            raise InputError(
-                f"{weights}: an adapter of the type {method!r}, not LoRA",
-                code="other-method",
-                hint="only LoRA adapters are audited",
-            )
-        alpha = settings.get("adapter.lora.alpha", 0.0)
-        if not is_alpha(alpha):
-            raise _bad(weights, f"adapter.lora.alpha is {str(alpha)[:40]}, not a usable number")
-        places = {
-            name: Place(match["module"], "A" if match["side"] == "a" else "B")
-            for name in file.entries
-            if (match := _FACTOR.fullmatch(name))
-        }
-        if not places:
-            raise no_factors(file.path, file.entries)
+    file, settings = _open_file(weights, path.parent if weights == path else path)
+    stack.enter_context(file)
+    kind, method = (str(settings.get(name))[:40] for name in ("general.type", "adapter.type"))
+    if kind != "adapter":
+        raise InputError(
+            f"{weights}: a GGUF model, not an adapter (general.type is {kind!r})",
+            code="full-model",
+            hint="point at the GGUF file of the adapter, or at the PEFT adapter that it was converted from",
+        )
+    if method != "lora":
+        raise InputError(
+            f"{weights}: an adapter of the type {method!r}, not LoRA",
+            code="other-method",
+            hint="only LoRA adapters are audited",
+        )
+    alpha = settings.get("adapter.lora.alpha", 0.0)
+    if not is_alpha(alpha):
+        raise _bad(weights, f"adapter.lora.alpha is {str(alpha)[:40]}, not a usable number")
+    places = {
+        name: Place(match["module"], "A" if match["side"] == "a" else "B")
+        for name in file.entries
+        if (match := _FACTOR.fullmatch(name))
+    }
+    if not places:
+        raise no_factors(file.path, file.entries)
 
-        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
-            embedding = module.endswith("token_embd")
-            if embedding and len(a.entry.shape) == 2:
-                a = a.transposed()
-            return paired(
-                module, "embedding" if embedding else "linear", a, b, float(alpha or a.entry.shape[0])
-            )
+    def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+        embedding = module.endswith("token_embd")
+        if embedding and len(a.entry.shape) == 2:
+            a = a.transposed()
+        return paired(module, "embedding" if embedding else "linear", a, b, float(alpha or a.entry.shape[0]))
 
-        def known(name: str) -> str | None:
-            norm = "norm" in name and name.endswith((".weight", ".bias"))
-            return "whole weights of a norm" if norm else None
+    def known(name: str) -> str | None:
+        norm = "norm" in name and name.endswith((".weight", ".bias"))
+        return "whole weights of a norm" if norm else None
 
-        opened = Adapter("gguf", Location(path, weights.parent, (weights,), None), None, [file], None)
-        opened.unwritable = "its modules have llama.cpp's names, which no model of PEFT has"
-        sort_tensors(opened, places, make, known)
-        rank = max((pair.rank for pair in opened.pairs), default=None)
-        opened.config = PeftConfig(weights, {}, r=rank, lora_alpha=float(alpha) or rank)
-        opened.stack = stack.pop_all()
-        return opened
+    opened = of_one_file("gguf", path, file)
+    opened.unwritable = "its modules have llama.cpp's names, which no model of PEFT has"
+    sort_tensors(opened, places, make, known)
+    rank = max((pair.rank for pair in opened.pairs), default=None)
+    opened.config = PeftConfig(weights, {}, r=rank, lora_alpha=float(alpha) or rank)
+    return opened
 
 
 # ---------------------------------------------------------------- the file

@@ -60,7 +60,7 @@ def _are_weights(folder: Path) -> Callable[[str], object]:
     return (lambda name: name == FINAL) if os.path.lexists(folder / FINAL) else _CHECKPOINT.fullmatch
 
 
-def open_mlx(path: Path, adapter: str | None) -> Adapter:
+def open_mlx(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     """Open the adapter at `path`; weights without a config have no scale.
 
     Raises InputError: several-adapters, no-such-adapter, bad-config, full-model, no-lora-tensors, and what `tensors`
@@ -71,43 +71,41 @@ def open_mlx(path: Path, adapter: str | None) -> Adapter:
     beside = weights.parent / CONFIG
     location = Location(path, weights.parent, (weights,), beside if os.path.lexists(beside) else None)
     settings = read_settings(location) if location.config else None
-    with ExitStack() as stack:
-        file = stack.enter_context(TensorFile.open(weights, root=location.root))
-        places = {
-            name: Place(match["module"], "A" if match["side"] == "a" else "B")
-            for name in file.entries
-            if (match := _FACTOR.fullmatch(name))
-        }
-        if not places:
-            raise no_factors(weights, file.entries)
-        scale = None if settings is None else _scale(location.config, settings)
-        opened = Adapter("mlx", location, None, [file], None)
-        if isinstance(scale, str):
-            scale, opened.no_scale = None, scale
-        modules = {place.module for place in places.values()}
+    file = stack.enter_context(TensorFile.open(weights, root=location.root))
+    places = {
+        name: Place(match["module"], "A" if match["side"] == "a" else "B")
+        for name in file.entries
+        if (match := _FACTOR.fullmatch(name))
+    }
+    if not places:
+        raise no_factors(weights, file.entries)
+    scale = None if settings is None else _scale(location.config, settings)
+    opened = Adapter("mlx", location, None, [file], None)
+    if isinstance(scale, str):
+        scale, opened.no_scale = None, scale
+    modules = {place.module for place in places.values()}
 
-        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
-            pair = _pair(module, a, b)
-            if isinstance(pair, str) or scale is None:
-                return pair
-            return replace(pair, alpha=scale * pair.rank, scale=scale)
+    def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+        pair = _pair(module, a, b)
+        if isinstance(pair, str) or scale is None:
+            return pair
+        return replace(pair, alpha=scale * pair.rank, scale=scale)
 
-        def known(name: str) -> str | None:
-            module, _, last = name.rpartition(".")
-            return DORA_REASON if last == "m" and module in modules else None
+    def known(name: str) -> str | None:
+        module, _, last = name.rpartition(".")
+        return DORA_REASON if last == "m" and module in modules else None
 
-        sort_tensors(opened, places, make, known)
-        # What the same factors in PEFT's names would not say.
-        stacked = next((pair.module for pair in opened.pairs if pair.kind == "expert"), None)
-        if stacked is not None:
-            only = "which PEFT reads only by the names of the base's parameters"
-            opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
-        elif opened.other:
-            opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
-        if location.config is not None and settings is not None:
-            opened.config = _as_peft(location.config, settings, opened, scale)
-        opened.stack = stack.pop_all()
-        return opened
+    sort_tensors(opened, places, make, known)
+    # What the same factors in PEFT's names would not say.
+    stacked = next((pair.module for pair in opened.pairs if pair.kind == "expert"), None)
+    if stacked is not None:
+        only = "which PEFT reads only by the names of the base's parameters"
+        opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
+    elif opened.other:
+        opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
+    if location.config is not None and settings is not None:
+        opened.config = _as_peft(location.config, settings, opened, scale)
+    return opened
 
 
 def _pair(module: str, a: Factor, b: Factor) -> LoraPair | str:

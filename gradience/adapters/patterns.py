@@ -3,8 +3,8 @@
 PEFT's rule (0.21, utils/other.py, `get_pattern_key`): the entries are tried in order, the first key with
 `re.match(rf"(.*\\.)?({key})$", module)` wins; without a hit the module's own name is looked up literally.
 The keys are regular expressions from an untrusted file: `(a+)+` can keep `re` busy for years, and compiling
-`(?:a{1000}){1000}` takes `regex` seconds. Keys that are names (nearly all), their dots escaped or not, are compared as
-text. The rest is compiled and matched by the `regex` package within one `Budget` of the adapter.
+`(?:a{1000}){1000}` takes `regex` seconds. Keys as Gradience writes them are looked up as text; other names cannot
+run long, and are matched by `re`. The rest is matched by the `regex` package; all of it within one `Budget`.
 What is beyond it, what `re` refuses, or the two read differently, is not evaluated: then the value is unknown, never
 guessed.
 """
@@ -17,10 +17,9 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from gradience.errors import InputError
@@ -35,13 +34,15 @@ MAX_EXPRESSIONS = 200
 BUDGET_SECONDS = 1.0
 """Processor time for all expressions of an adapter: to compile them, and to match all modules. Ordinary ones need
 microseconds each."""
+NAME_SECONDS = 2e-7
+"""Processor time of one comparison with a key that is a name, measured."""
 MAX_STEPS = 5_000_000
-"""Comparisons with names in all look-ups together: 3 s. A rank for each of 50,000 modules needs a fifth."""
+"""Comparisons with modules_to_save in all look-ups together: 3 s."""
 
-_LITERAL = r"(\^?)((?:[A-Za-z0-9_\-/: .]|\\[^A-Za-z0-9])+)(\$?)"
-"""A key that is a name: name characters, dots (each any character) and escaped punctuation, maybe anchored.
-
-It is a text until it is used: compiling it takes 2 ms, and few adapters have such keys."""
+_NAME = r"\^?(?:[A-Za-z0-9_\-/: .]|\\[^A-Za-z0-9])+\$?"
+"""A key that is a name: name characters, dots (each any character) and escaped punctuation, maybe anchored."""
+_EXACT = r"\^((?:[A-Za-z0-9_\-/: ]|\\[^A-Za-z0-9])+)\$?"
+"""A name that matches nothing but itself, as `anchored_key` makes it."""
 
 _DIFFERS = r"\[:|\\N|(?:^|[^\\])(?:\\\\)*\{(?!\d+\}|\d*,\d*\})"
 """Syntax that `regex` reads differently from `re`: `[:alpha:]`, named characters, fuzzy matching
@@ -95,12 +96,11 @@ class SavedNames:
 
 
 class Budget:
-    """Limits for the patterns of one adapter: number of expressions, their time, and name comparisons."""
+    """Limits for the patterns of one adapter: number of expressions, and the time of all keys that are compiled."""
 
     def __init__(self) -> None:
         self.seconds = BUDGET_SECONDS
         self.expressions = MAX_EXPRESSIONS
-        self.steps = MAX_STEPS
 
     @contextmanager
     def spending(self) -> Iterator[None]:
@@ -123,18 +123,18 @@ class PatternTable:
         self._entries = dict(entries)
         self._positions = {key: index for index, key in enumerate(self._entries)}
         self._keys = list(self._entries)
-        self._whole, self._suffix = _Names(), _Names()
-        self._expressions: list[int] = []
+        self._exact: dict[str, int] = {}
+        self._others: list[int] = []
         self._compiled: dict[int, Any] = {}
         self._hits: set[str] = set()
         self._budget = budget or Budget()
         self.skipped: dict[str, str] = {}
         for index, key in enumerate(self._keys):
-            literal = _as_literal(key)
-            if literal is None:
-                self._expressions.append(index)
+            exact = re.fullmatch(_EXACT, key, re.ASCII) if len(key) <= MAX_NAME_LENGTH else None
+            if exact is None:
+                self._others.append(index)
             else:
-                (self._whole if literal.anchored else self._suffix).add(literal, index)
+                self._exact.setdefault(re.sub(r"\\(.)", r"\1", exact[1], flags=re.DOTALL), index)
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -150,11 +150,10 @@ class PatternTable:
         """
         if not self._entries:
             return Found(None)
-        best = self._literal_hit(name)
-        if self._budget.steps < 0:
-            self.skipped.setdefault(self._keys[0], f"more than {MAX_STEPS:,} comparisons with names")
-            return Found(None, certain=False)
-        for index in self._expressions:
+        # `$` allows a line break at the end.
+        hits = {self._exact.get(text) for text in (name, name.removesuffix("\n"))}
+        best = min((index for index in hits if index is not None), default=None)
+        for index in self._others:
             if best is not None and index > best:
                 break
             matches = self._matches(index, name)
@@ -170,25 +169,6 @@ class PatternTable:
         self._hits.add(self._keys[best])
         return Found(self._entries[self._keys[best]])
 
-    def _literal_hit(self, name: str) -> int | None:
-        """Return the position of the first key that is a name and matches all of `name`, or its part after a dot.
-
-        In the expression that PEFT makes, `.` stops at a line break and `$` allows one at the end.
-        """
-        hits: list[int] = []
-        for text in {name, name.removesuffix("\n")}:
-            hits += self._whole.hits(text, self._budget)
-            hits += self._suffix.hits(text, self._budget)
-            dot = len(text)
-            # A key with k dots begins behind the (k + 1)th dot from the end, at most.
-            for _ in range(self._suffix.most_dots + 1):
-                dot = text.rfind(".", 0, dot)
-                if dot < 0:
-                    break
-                if "\n" not in text[:dot]:
-                    hits += self._suffix.hits(text[dot + 1 :], self._budget)
-        return min(hits, default=None)
-
     def _matches(self, index: int, name: str) -> bool | None:
         """Return whether the expression matches; None if unknown."""
         key = self._keys[index]
@@ -202,6 +182,9 @@ class PatternTable:
             return None
         try:
             if self._budget.seconds > 0:
+                if isinstance(pattern, re.Pattern):
+                    self._budget.seconds -= NAME_SECONDS
+                    return pattern.match(name) is not None
                 with self._budget.spending():
                     return pattern.match(name, timeout=self._budget.seconds) is not None
         except TimeoutError:
@@ -210,6 +193,9 @@ class PatternTable:
         return None
 
     def _compile(self, key: str) -> Any:
+        expression = rf"(.*\.)?({key})$"
+        if self._budget.seconds > 0 and is_name(key):
+            return re.compile(expression)
         import regex
 
         self._budget.expressions -= 1
@@ -221,7 +207,6 @@ class PatternTable:
             reason = too_large(key)
         compiled = None
         if reason is None:
-            expression = rf"(.*\.)?({key})$"
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -292,7 +277,7 @@ def expressions_of(fields: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for name, (form, keys) in forms.items():
         plain = len(keys) <= MAX_PATTERNS  # names, which need no trial
         expressions += [
-            (name, "match", form.replace("{}", key)) for key in keys if not (plain and _as_literal(key))
+            (name, "match", form.replace("{}", key)) for key in keys if not (plain and is_name(key))
         ]
     return expressions
 
@@ -322,63 +307,9 @@ def try_expressions(
     return done.stdout.split()[-1], reason or f"it takes more than {TRIAL_SECONDS} s of processor time"
 
 
-# ---------------------------------------------------------------- keys that are names
-
-
-class _Literal(NamedTuple):
-    """A key that is a name: its text, with dots matching any character, and a flag for a full match."""
-
-    text: str
-    dots: tuple[int, ...]
-    anchored: bool
-
-
-Pieces = Callable[[str], Any]
-"""Test for the text between two positions."""
-
-
-class _Names:
-    """Names, by their length and the positions of the dots that match any character; each with its first place."""
-
-    def __init__(self) -> None:
-        self._tables: dict[int, dict[tuple[int, ...], tuple[Pieces, dict[Any, int]]]] = {}
-        self.most_dots = -1
-
-    def add(self, name: _Literal, index: int) -> None:
-        """Take up one more, unless the same is there already."""
-        tables = self._tables.setdefault(len(name.text), {})
-        pieces, table = tables.setdefault(name.dots, (_between(name.dots), {}))
-        table.setdefault(pieces(name.text), index)
-        self.most_dots = max(self.most_dots, name.text.count("."))
-
-    def hits(self, text: str, budget: Budget) -> list[int]:
-        """The places of the names that `text` is."""
-        tables = self._tables.get(len(text))
-        if tables is None:
-            return []
-        budget.steps -= len(tables)
-        # A dot matches any character but a line break.
-        places = [
-            table.get(pieces(text))
-            for dots, (pieces, table) in tables.items()
-            if "\n" not in text or not any(text[dot] == "\n" for dot in dots)
-        ]
-        return [place for place in places if place is not None]
-
-
-def _between(dots: tuple[int, ...]) -> Pieces:
-    parts = [slice(start + 1, stop) for start, stop in zip((-1, *dots), (*dots, None), strict=True)]
-    return itemgetter(*parts)
-
-
-def _as_literal(key: str) -> _Literal | None:
-    literal = re.fullmatch(_LITERAL, key, re.ASCII) if len(key) <= MAX_NAME_LENGTH else None
-    if literal is None:
-        return None
-    characters = re.findall(r"\\?.", literal[2], flags=re.DOTALL)
-    text = "".join(character[-1] for character in characters)
-    dots = tuple(index for index, character in enumerate(characters) if character == ".")
-    return _Literal(text, dots, anchored=bool(literal[1]))
+def is_name(key: str) -> bool:
+    """Return True if a key is a name, which no module's name keeps busy for long."""
+    return len(key) <= MAX_NAME_LENGTH and re.fullmatch(_NAME, key, re.ASCII) is not None
 
 
 def anchored_key(name: str) -> str:

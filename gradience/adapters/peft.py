@@ -146,27 +146,25 @@ def fields_in_peft_order(fields: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def open_peft(path: Path, adapter: str | None) -> Adapter:
+def open_peft(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     """Open the adapter at `path` and sort its tensors; weights without a config have no scale.
 
     Raises InputError (see `locate`, `config`, `tensors`), also if it is not a PEFT adapter.
     """
     location = locate(path, adapter=adapter)
     config = read_config(location.config, root=location.root) if location.config else None
-    with ExitStack() as stack:
-        files = [stack.enter_context(TensorFile.open(file, root=location.root)) for file in location.weights]
-        _check_shards(location, files)
-        tensors = tensors_of(files)
-        entries = {name: tensor.entry for name, tensor in tensors.items()}
-        refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
-        keys = {name: parse_key(name) for name in tensors}
-        name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
-        opened = Adapter("peft" if config else "safetensors", location, config, files, name, of_peft=True)
-        _sort_tensors(opened, tensors, keys)
-        if not opened.pairs and not opened.unaudited:
-            raise no_factors(location.path, entries)
-        opened.stack = stack.pop_all()
-        return opened
+    files = [stack.enter_context(TensorFile.open(file, root=location.root)) for file in location.weights]
+    _check_shards(location, files)
+    tensors = tensors_of(files)
+    entries = {name: tensor.entry for name, tensor in tensors.items()}
+    refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
+    keys = {name: parse_key(name) for name in tensors}
+    name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
+    opened = Adapter("peft" if config else "safetensors", location, config, files, name, of_peft=True)
+    _sort_tensors(opened, tensors, keys)
+    if not opened.pairs and not opened.unaudited:
+        raise no_factors(location.path, entries)
+    return opened
 
 
 def _check_shards(location: Location, files: Sequence[TensorFile]) -> None:

@@ -5,7 +5,7 @@ The figures are those of `gradience audit` for the same adapter; rows of modules
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,7 @@ from gradience.runtimes.verdict import not_served
 from gradience.spectra import (
     FloatArray,
     NonFiniteFactor,
+    Spectrum,
     cumulative_energy,
     lost_energy,
     rank_that_holds,
@@ -93,10 +94,11 @@ def stamped_files(path: Path) -> list[Path]:
 
 def _row(opened: Adapter, name: str) -> FleetRow:
     config = opened.config
-    sums = _Sums()
-    for pair in opened.pairs:
-        sums.add(pair)
-    missing = sums.unmeasured + len(opened.unaudited)
+    spectra = [spectrum for pair in opened.pairs for spectrum in _spectra(pair)]
+    measured = [(values, scale) for values, scale in spectra if values is not None]
+    trained = [(values, scale) for values, scale in measured if values.values[0] > 0]
+    unmeasured = len(spectra) - len(measured)
+    missing = unmeasured + len(opened.unaudited)
     common: dict[str, Any] = {}
     if config is not None:
         common = {
@@ -106,79 +108,64 @@ def _row(opened: Adapter, name: str) -> FleetRow:
             "use_dora": config.use_dora,
             "declared_r": config.r,
         }
+    if trained:
+        common |= _use_of_rank([spectrum.values for spectrum, _ in trained])
+        scaled = [spectrum.scaled(scale) for spectrum, scale in trained if scale is not None]
+        if not unmeasured and all(scale is not None for _, scale in measured):
+            common |= _norms(scaled)
     return FleetRow(
         path=name,
-        status="incomplete" if missing else "ok" if sums.stable else "untrained",
+        status="incomplete" if missing else "ok" if trained else "untrained",
         stamp=stamp_of(stamped_files(opened.location.path)),
         sha256=opened.sha256(),
         bytes=opened.bytes,
         format=opened.format,
         dtypes=tuple(sorted({type_names(pair.a.entry.dtype, pair.b.entry.dtype) for pair in opened.pairs})),
         rank=max((pair.rank for pair in opened.pairs), default=None),
-        modules=sum(pair.experts for pair in opened.pairs),
-        trained=len(sums.stable),
+        modules=len(spectra),
+        trained=len(trained),
         unmeasured=missing,
         params=sum(pair.params for pair in opened.pairs),
         width=sum(pair.params / pair.rank for pair in opened.pairs),
         not_served=sentence_text(not_served(opened)),
         **common,
-        **sums.measures(),
     )
 
 
-class _Sums:
-    """Sums over the modules, which are read one at a time."""
+def _spectra(pair: LoraPair) -> Iterator[tuple[Spectrum | None, float | None]]:
+    """The spectrum of each expert, None if it cannot be measured, and the scale."""
+    loaded = pair.load()
+    for expert in range(pair.experts):
+        try:
+            measured: Spectrum | None = spectrum_of(loaded, expert)
+        except NonFiniteFactor:
+            measured = None
+        yield None if measured is None or measured.error_bound >= 1 else measured, pair.scale
 
-    def __init__(self) -> None:
-        self.stable: list[float] = []
-        self.needed: list[int] = []
-        """k@90."""
-        self.values: list[FloatArray] = []
-        """Singular values with the scale."""
-        self.unmeasured = 0
-        self.scaled = True
-        """True if every scale is known."""
 
-    def add(self, pair: LoraPair) -> None:
-        """Measure a pair and add it."""
-        loaded = pair.load()
-        for expert in range(pair.experts):
-            try:
-                measured = spectrum_of(loaded, expert)
-            except NonFiniteFactor:
-                self.unmeasured += 1
-                continue
-            if measured.error_bound >= 1:
-                self.unmeasured += 1
-                continue
-            self.scaled = self.scaled and pair.scale is not None
-            if measured.values[0] == 0.0:
-                continue
-            self.stable.append(stable_rank(measured.values))
-            self.needed.append(rank_that_holds(cumulative_energy(measured.values), 0.90))
-            if pair.scale is not None:
-                self.values.append(measured.scaled(pair.scale))
+def _use_of_rank(spectra: Sequence[FloatArray]) -> dict[str, float]:
+    needed = [rank_that_holds(cumulative_energy(values), 0.90) for values in spectra]
+    return {
+        "stable_rank_median": median(map(stable_rank, spectra)),
+        "energy_rank_90_p50": float(ranks.percentile(needed, 50)),
+        "energy_rank_90_p90": float(ranks.percentile(needed, 90)),
+    }
 
-    def measures(self) -> dict[str, Any]:
-        """The fields of the row that rest on the trained modules."""
-        if not self.stable:
-            return {}
-        middle = {
-            "stable_rank_median": median(self.stable),
-            "energy_rank_90_p50": float(ranks.percentile(self.needed, 50)),
-            "energy_rank_90_p90": float(ranks.percentile(self.needed, 90)),
-        }
-        peak = max((float(values[0]) for values in self.values), default=0.0)
-        if not self.scaled or self.unmeasured or not 0 < peak < math.inf:
-            return middle
-        # Relative to the largest: squares of norms beyond 1e154 would overflow.
-        energies = [np.square(values / peak) for values in self.values]
-        total = sum(float(energy.sum()) for energy in energies)
-        largest = max(map(len, energies))
-        steps = [step for step in ranks.VLLM_MAX_LORA_RANKS if step < largest]
-        lost = {step: sum(lost_energy(energy, step) for energy in energies) / total for step in steps}
-        norm = peak * math.sqrt(total)
-        return middle | {
-            "lost_energy_at": lost,
-            "fro_norm": norm if math.isfinite(norm) else None,
-        }
+
+def _norms(spectra: Sequence[FloatArray]) -> dict[str, Any]:
+    """The fields that rest on singular values with the scale; none if float64 does not hold them."""
+    peak = max(float(values[0]) for values in spectra)
+    if not 0 < peak < math.inf:
+        return {}
+    # Relative to the largest: squares of norms beyond 1e154 would overflow.
+    energies = [np.square(values / peak) for values in spectra]
+    total = sum(float(energy.sum()) for energy in energies)
+    largest = max(map(len, energies))
+    steps = [step for step in ranks.VLLM_MAX_LORA_RANKS if step < largest]
+    norm = peak * math.sqrt(total)
+    return {
+        "lost_energy_at": {
+            step: sum(lost_energy(energy, step) for energy in energies) / total for step in steps
+        },
+        "fro_norm": norm if math.isfinite(norm) else None,
+    }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree
 
@@ -76,10 +77,10 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
     from gradience.adapters.locate import Location
     from gradience.adapters.tensors import TensorFile
 
-    def open_toy(path: Path, adapter: str | None) -> Adapter:
+    def open_toy(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
         """`toy.json` holds the scale, `toy.safetensors` the factors `NAME/down` and `NAME/up`."""
         scale = json.loads((path / "toy.json").read_bytes())["scale"]
-        file = TensorFile.open(path / "toy.safetensors", root=path)
+        file = stack.enter_context(TensorFile.open(path / "toy.safetensors", root=path))
         pairs = []
         for name in sorted(
             tensor.removesuffix("/down") for tensor in file.entries if tensor.endswith("/down")
@@ -91,9 +92,7 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
         fields = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": ["q_proj"]}
         config = PeftConfig(path / "toy.json", fields, r=rank, lora_alpha=alpha)
         where = Location(path, path, (file.path,), path / "toy.json")
-        opened = Adapter("toy", where, config, [file], None, pairs)
-        opened.stack.enter_context(file)
-        return opened
+        return Adapter("toy", where, config, [file], None, pairs)
 
     toy = AdapterFormat(lambda path: (path / "toy.json").is_file(), open_toy, {"toy": "A toy of a LoRA"})
     add("format of adapters", toy, name="toy", first=True)
