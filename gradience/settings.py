@@ -103,6 +103,7 @@ StrPath = Annotated[str | os.PathLike[str], BeforeValidator(_path)]
 Integer = Annotated[int, BeforeValidator(_integer)]
 Positive = Annotated[Integer, Field(ge=1, lt=2**31)]
 Number = Annotated[float, BeforeValidator(_number)]
+AboveZero = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[Number, Field(gt=0, le=1)]
 Part = Annotated[Number, Field(ge=0, lt=1)]
 """A share that leaves something, such as a reduction or an error."""

@@ -11,29 +11,16 @@ from typing import NamedTuple
 from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
-LORA_HINT = "only LoRA adapters can be audited, and this method cannot be converted to LoRA"
-AS_LORA_HINT = (
-    "convert it to LoRA at a rank of your choice: load base and adapter with PEFT 0.21, run "
-    "peft.save_as_lora(FOLDER, model, rank), and audit FOLDER. Load a LyCORIS file with its own library first"
+METHOD_HINT = (
+    "only LoRA adapters are audited. PEFT 0.21 turns LoHa and LoKr into LoRA of a rank of your choice, a LyCORIS file "
+    "once its own library has loaded it: peft.save_as_lora(FOLDER, model, rank), then audit FOLDER"
 )
-SCALING_HINT = (
-    "it rescales activations, so it has no rank: keep it, merge it into its base model (merge_and_unload), "
-    "or train LoRA instead"
-)
-NO_UPDATE_HINT = "it has no ΔW to audit: keep it, or train LoRA instead"
 MLX_HINT = "rename the weights to adapters.safetensors, as mlx-lm names them, and keep adapter_config.json beside them"
 RENAME_HINT = (
     "rename the file: Gradience looks for PEFT's tensors under this name (MLX-LM's is adapters.safetensors)"
 )
 
 
-METHODS: Mapping[str, str] = {
-    "LOHA": AS_LORA_HINT,
-    "LOKR": AS_LORA_HINT,
-    "IA3": SCALING_HINT,
-    **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT"), NO_UPDATE_HINT),
-}
-"""Methods of PEFT that are not LoRA -> what to do about them; with all others, LORA_HINT."""
 TENSORS: Mapping[str, str] = {
     "hada_": "LOHA",
     "lokr_": "LOKR",
@@ -48,8 +35,9 @@ TENSORS: Mapping[str, str] = {
 
 def refuse_method(path: Path, peft_type: str) -> InputError:
     """The error for an adapter of another method than LoRA."""
-    hint = METHODS.get(peft_type.upper(), LORA_HINT)
-    return InputError(f"{path}: the PEFT method {peft_type[:40]!r}, not LoRA", code="other-method", hint=hint)
+    return InputError(
+        f"{path}: the PEFT method {peft_type[:40]!r}, not LoRA", code="other-method", hint=METHOD_HINT
+    )
 
 
 class Tool(NamedTuple):

@@ -13,7 +13,7 @@ from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.audit.options import AllowedRanks, CalibrationFile
 from gradience.ranks import Suggested
 from gradience.reports.base.encodings import ENCODING_NAMES
-from gradience.settings import SETTINGS, Flag, Number, Part, Positive, PythonOnly, Share, StrPath
+from gradience.settings import SETTINGS, AboveZero, Flag, Number, Part, Positive, PythonOnly, Share, StrPath
 
 if TYPE_CHECKING:
     from gradience.compress.adapter import Documents
@@ -59,7 +59,7 @@ class SizeSettings:
     """Keep at most N LoRA parameters."""
     max_error: Annotated[Part | None, Flag("E")] = None
     """Keep the relative error of the whole adapter at or below E."""
-    max_kl_per_token: Annotated[Number | None, Flag("X")] = None
+    max_kl_per_token: Annotated[AboveZero | None, Flag("X")] = None
     """Keep the upper bound of the predicted KL at or below X nats per scored token (needs --calibration)."""
     host: Annotated[str | None, Flag("HOST[:MODEL]", name="--for")] = None
     """Truncate to the rank that a host documents as its maximum: wandb, together, fireworks or sagemaker."""

@@ -36,8 +36,7 @@ def read(path: Path, wanted: Wanted) -> Log:
     """Read the table. Raises InputError and UsageError (see `base` and `text`; `log-row`)."""
     delimited = path.suffix.lower() in DELIMITED
     rows: dict[str, LogRow] = {}
-    codes = {"file_code": "log-row", "row_code": "log-row"}
-    for place, values in rows_of(path, **codes) if delimited else json_lines(path):
+    for place, values in rows_of(path) if delimited else json_lines(path):
         key = values.get("id")
         if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
             raise InputError(

@@ -40,28 +40,31 @@ csv.field_size_limit(MAX_ROW)  # its own limit, 131,072, is less than an honest 
 PlacedRow = tuple[str, dict[str, Any]]
 
 
-def rows_of(path: Path, *, file_code: str = "task-file", row_code: str = "task-row") -> Iterator[PlacedRow]:
+def rows_of(path: Path) -> Iterator[PlacedRow]:
     """The rows of a file, each with its place for errors (`reviews.csv: line 12`).
 
-    Raises InputError (`file_code`, `row_code`, and what `open_stream` raises), MissingExtra for Parquet.
+    Raises InputError (`task-file`, `task-row`, and what `open_stream` raises), MissingExtra for Parquet.
     """
-    if path.suffix.lower() == PARQUET:
-        yield from _parquet_rows(path, file_code)
-        return
+    rows = _parquet_rows(path) if path.suffix.lower() == PARQUET else _text_rows(path)
+    for number, row in enumerate(rows):
+        if number == MAX_ROWS:
+            raise InputError(
+                f"{path}: more than {MAX_ROWS:,} rows",
+                code="task-file",
+                hint="split the file, or take a sample of its rows",
+            )
+        yield row
+
+
+def _text_rows(path: Path) -> Iterator[PlacedRow]:
     with open_stream(path, limit=MAX_DATA_BYTES) as file:
-        lines = _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""), file_code, row_code)
         try:
-            for number, row in enumerate(_READERS[path.suffix.lower()](lines)):
-                if number == MAX_ROWS:
-                    raise InputError(
-                        f"{path}: more than {MAX_ROWS:,} rows",
-                        code=lines.file_code,
-                        hint="split the file, or take a sample of its rows",
-                    )
-                yield row
+            yield from _READERS[path.suffix.lower()](
+                _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""))
+            )
         except UnicodeDecodeError:
             raise InputError(
-                f"{path} is not UTF-8", code=lines.file_code, hint="save it again as UTF-8"
+                f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8"
             ) from None
 
 
@@ -110,9 +113,8 @@ def _scratch() -> TemporaryDirectory[str]:
 class _Lines:
     """The lines of a file, read on demand. A row too long for memory is refused before it is loaded."""
 
-    def __init__(self, path: Path, file: TextIO, file_code: str, row_code: str) -> None:
+    def __init__(self, path: Path, file: TextIO) -> None:
         self.path, self.file = path, file
-        self.file_code, self.row_code = file_code, row_code
         self.number = self.characters = 0
         """Number of the last line, and characters of the current row so far."""
 
@@ -128,7 +130,7 @@ class _Lines:
         if self.characters > MAX_ROW:
             raise InputError(
                 f"{self.path}: line {self.number}: a row of more than {MAX_ROW:,} characters",
-                code=self.row_code,
+                code="task-row",
                 hint="shorten it; if a CSV file has no such row, look for an unclosed quote",
             )
         return line
@@ -142,7 +144,7 @@ def _delimited(lines: _Lines, **dialect: Any) -> Iterator[PlacedRow]:
         if not header or len(set(header)) < len(header):
             raise InputError(
                 f"{path}: line 1 must list the column names, without duplicates",
-                code=lines.file_code,
+                code="task-file",
                 hint="write the column names in the first line",
             )
         line = reader.line_num + 1
@@ -154,7 +156,7 @@ def _delimited(lines: _Lines, **dialect: Any) -> Iterator[PlacedRow]:
                 columns = counted(len(header), "column")
                 raise InputError(
                     f"{place}: {counted(len(fields), 'field')}, but the first line has {columns}",
-                    code=lines.row_code,
+                    code="task-row",
                     hint="quote texts with commas or line breaks (CSV); a TSV file can contain neither tabs nor"
                     " line breaks in a text: use CSV or JSONL",
                 )
@@ -162,7 +164,7 @@ def _delimited(lines: _Lines, **dialect: Any) -> Iterator[PlacedRow]:
     except csv.Error as error:
         raise InputError(
             f"{path}: line {reader.line_num}: {error}",
-            code=lines.row_code,
+            code="task-row",
             hint='write a quote inside a quoted text twice (`""`), or use JSONL',
         ) from None
 
@@ -178,10 +180,10 @@ def _json_rows(lines: _Lines) -> Iterator[PlacedRow]:
             values = strict_json.parse(line)
         except ValueError as error:
             raise InputError(
-                f"{place}: {getattr(error, 'msg', str(error))}", code=lines.row_code, hint=hint
+                f"{place}: {getattr(error, 'msg', str(error))}", code="task-row", hint=hint
             ) from None
         if not isinstance(values, dict):
-            raise InputError(f"{place} is not a JSON object", code=lines.row_code, hint=hint)
+            raise InputError(f"{place} is not a JSON object", code="task-row", hint=hint)
         yield place, values
 
 
@@ -191,9 +193,9 @@ def _listed_rows(lines: _Lines) -> Iterator[PlacedRow]:
     try:
         values = strict_json.parse(lines.file.read())
     except ValueError as error:
-        raise InputError(f"{lines.path}: {error}", code=lines.file_code, hint=hint) from None
+        raise InputError(f"{lines.path}: {error}", code="task-file", hint=hint) from None
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise InputError(f"{lines.path} is not a list of JSON objects", code=lines.file_code, hint=hint)
+        raise InputError(f"{lines.path} is not a list of JSON objects", code="task-file", hint=hint)
     for number, value in enumerate(values, 1):
         yield f"{lines.path}: row {number}", value
 
@@ -213,17 +215,11 @@ def _paragraphs(lines: _Lines) -> Iterator[PlacedRow]:
         yield f"{lines.path}: line {lines.number - len(paragraph) + 1}", {"text": "".join(paragraph).strip()}
 
 
-def _parquet_rows(path: Path, file_code: str) -> Iterator[PlacedRow]:
+def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
     arrow, parquet = require("pyarrow", extra="parquet"), require("pyarrow.parquet", extra="parquet")
 
     try:
         with parquet.ParquetFile(path) as file:
-            if file.metadata.num_rows > MAX_ROWS:
-                raise InputError(
-                    f"{path}: more than {MAX_ROWS:,} rows",
-                    code=file_code,
-                    hint="split the file, or take a sample of its rows",
-                )
             number = 0
             for batch in file.iter_batches(batch_size=BATCH):
                 for value in batch.to_pylist():
@@ -231,7 +227,7 @@ def _parquet_rows(path: Path, file_code: str) -> Iterator[PlacedRow]:
                     yield f"{path}: row {number}", value
     except (arrow.ArrowException, OSError) as error:
         raise InputError(
-            f"{path}: {first_line(error)}", code=file_code, hint="write it again with pandas or datasets"
+            f"{path}: {first_line(error)}", code="task-file", hint="write it again with pandas or datasets"
         ) from None
 
 

@@ -22,7 +22,7 @@ from gradience.files.shared_names import sentence_text
 from gradience.files.whole import whole_folder, write_errors
 from gradience.fleet.journal import read_rows
 from gradience.fleet.measure import stamp_of, stamped_files
-from gradience.fleet.processes import Died, Request, replies
+from gradience.fleet.processes import Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.plan.criteria import ToRank
 from gradience.reading import check_regular, open_regular
@@ -91,8 +91,8 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
             })  # fmt: skip
         for request, reply in replies(requests, workers=settings.workers):
             name = request["name"]
-            if isinstance(reply, Died):
-                results[name] = failed(rows[name], InputError(reply.words, code="process-died"))
+            if isinstance(reply, str):
+                results[name] = failed(rows[name], InputError(reply, code="process-died"))
             else:
                 results[name] = TypeAdapter(Truncated).validate_json(reply)
             if settings.progress:

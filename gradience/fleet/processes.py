@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from threadpoolctl import threadpool_limits
 
@@ -71,18 +71,8 @@ WORTH_A_PROCESS = 16
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class Died(NamedTuple):
-    """In place of a reply: the process ended while it worked on this."""
-
-    exit_code: int
-
-    @property
-    def words(self) -> str:
-        """Message about the process."""
-        return f"the process that worked on it ended with exit code {self.exit_code}"
-
-
-Reply = tuple[Request, bytes | Died]
+Reply = tuple[Request, bytes | str]
+"""A request and its reply; a text says that the process ended while it worked on this."""
 
 
 def processes_for(number: int, workers: int | None) -> int:
@@ -127,7 +117,7 @@ class _Process:
     def __init__(self) -> None:
         self._running: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: Request) -> bytes | Died:
+    def ask(self, request: Request) -> bytes | str:
         """Return the reply to a request."""
         running = self._running or self._start()
         assert running.stdin is not None
@@ -141,7 +131,7 @@ class _Process:
         if line.endswith(b"\n"):
             return line
         self.close()
-        return Died(running.returncode)
+        return f"the process that worked on it ended with exit code {running.returncode}"
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._running = subprocess.Popen(

@@ -9,7 +9,7 @@ from gradience.files.shared_names import path_text
 from gradience.fleet.discover import discover, root_of
 from gradience.fleet.journal import FleetJournal
 from gradience.fleet.measure import failed
-from gradience.fleet.processes import Died, replies
+from gradience.fleet.processes import replies
 from gradience.fleet.settings import FleetSettings
 from gradience.fleet.summary import Tally
 from gradience.plan.hosts import limit_of
@@ -58,8 +58,8 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
             if name not in reused
         ]
         for request, reply in replies(requests, workers=settings.workers):
-            if isinstance(reply, Died):
-                row = failed(request["name"], "process-died", reply.words)
+            if isinstance(reply, str):
+                row = failed(request["name"], "process-died", reply)
             else:
                 row = FleetRow.model_validate_json(reply)
             if journal:

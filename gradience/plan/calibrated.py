@@ -8,11 +8,9 @@ Components that choose come from one half of the rows, and what is predicted for
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from gradience.errors import UsageError
 from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
@@ -21,7 +19,7 @@ from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, ite
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import RATIOS, ROUTED, Prediction
 from gradience.reports.calibration import Calibration, CalibrationReport, CurvePoint
-from gradience.settings import Number, checked
+from gradience.settings import AboveZero, checked
 from gradience.spectra import FloatArray
 
 SCALE_TOLERANCE = 1e-9
@@ -91,7 +89,7 @@ class ToKl:
     prediction's interval exceeds it.
     """
 
-    max_kl_per_token: Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+    max_kl_per_token: AboveZero
 
     @property
     def words(self) -> str:

@@ -344,7 +344,7 @@ def adalora_tensors_under_a_lora_config(folder):
     return adapter(folder, tensors) / WEIGHTS
 
 
-@refused("prompt_tuning_tensors", "PROMPT_TUNING", hint="no ΔW to audit")
+@refused("prompt_tuning_tensors", "PROMPT_TUNING", hint="only LoRA")
 def prompt_tuning_tensors(folder):
     return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
 
@@ -603,7 +603,7 @@ def bare(folder: Path, config: object, **files: bytes) -> Path:
     return folder
 
 
-@refused(CONFIG, "IA3", hint="merge_and_unload")
+@refused(CONFIG, "IA3", hint="only LoRA")
 def ia3_as_a_pickle(folder):
     """Saving it again as safetensors, the advice for a pickle, would end in a refusal."""
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02")

@@ -53,7 +53,7 @@ case(
     "ia3_config",
     b'{"peft_type": "IA3", "target_modules": ["k"], "feedforward_modules": []}',
     "IA3",
-    hint="merge_and_unload",
+    hint="only LoRA",
 )
 
 

@@ -280,7 +280,7 @@ def test_a_process_that_dies_costs_one_row(here, monkeypatch):
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
     request = {"task": "measure", "name": "zoo/one", "path": str(here / "zoo" / "one"), "options": {}}
     process = processes._Process()
-    assert process.ask(request) == processes.Died(1)
+    assert process.ask(request) == "the process that worked on it ended with exit code 1"
     monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)
     assert audit_fleet("zoo", "fleet.jsonl", workers=2).failures[0].code == "process-died"
     monkeypatch.undo()

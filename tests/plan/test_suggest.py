@@ -73,20 +73,6 @@ def test_median_and_percentile_over_trained_modules():
     assert (suggestions.p90.rank, suggestions.p90.decided_by) == (32, "grid")
 
 
-def test_what_a_uniform_rank_costs():
-    suggestions = suggested([row("a", 8), row("small", 2, r=4, shape=(10, 10))])
-    # Rank 8 for `a`; `small` has no more than its 4.
-    assert suggestions.p90.rank == 8
-    assert suggestions.p90.params == 8 * (32 + 96) + 4 * 20
-    assert suggestions.p90.bytes == 2 * suggestions.p90.params
-    assert suggestions.p90.reduction == pytest.approx(1 - suggestions.p90.params / (64 * 128 + 4 * 20))
-    assert (
-        suggestions.current_max_rank,
-        suggestions.current_max_lora_rank,
-        suggestions.p90.max_lora_rank,
-    ) == (64, 64, 8)
-
-
 def test_every_module_has_an_explicit_rank():
     suggestions = suggested(
         [
@@ -105,11 +91,6 @@ def test_every_module_has_an_explicit_rank():
     assert suggestions.per_layer.r == 64
     assert suggestions.per_layer.lora_alpha == 128
     assert suggestions.per_layer.params == (4 + 64 + 1 + 64) * 128
-
-
-def test_an_untrained_module_gets_the_smallest_rank_of_the_grid():
-    suggestions = suggested([row("a", 3), row("dead", None)], grid=(4, 8))
-    assert by_name(suggestions.per_layer.rank_pattern) == {"a": 4, "dead": 4}
 
 
 def test_stacked_experts_share_a_rank_that_suffices_for_each():
