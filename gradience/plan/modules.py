@@ -75,7 +75,7 @@ class Module:
     """One module as PEFT configures it: experts of a stacked tensor share one rank.
 
     rows: of the audit, one per expert.   unit: the largest σ of the adapter.
-    params, bytes: of the factors of all experts at the present rank.
+    shape: (m, n) of one expert.   params, bytes: of the factors of all experts at the present rank.
     measured: threshold and energy rank of the audit (the largest of the experts; None for an untrained
     module).
     alpha, scale: None if α is unknown.
@@ -87,6 +87,7 @@ class Module:
     rows: Sequence[LayerAudit]
     unit: float
     rank: int
+    shape: tuple[int, int]
     params: int
     bytes: int
     measured: tuple[float, int | None]
@@ -165,6 +166,7 @@ def _module(rows: Sequence[LayerAudit], tau: float, unit: float, *, stays: bool)
         rows=rows,
         unit=unit,
         rank=first.r,
+        shape=first.shape,
         params=sum(row.params for row in rows),
         bytes=sum(row.bytes for row in rows),
         measured=(tau, max((row.energy_rank_tau or 0 for row in rows), default=0) or None),
