@@ -7,14 +7,17 @@ under other names does nothing, in silence.
 Source: PEFT 0.21, tuners/tuners_utils.py, `_remap_adapter_state_dict_for_load`; utils/save_and_load.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gradience.adapters.families import EXPERT_PARTS
 from gradience.errors import InputError
+from gradience.words import listed
 
+LISTED = 8
+"""Names shown in a message before it says how many more there are."""
 Ghost = Literal["", "modules_to_save", "original_module"]
 Kind = Literal["linear", "embedding", "conv", "expert"]
 """The kind of module that a pair of factors adapts."""
@@ -135,28 +138,34 @@ def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str |
     Raises InputError: several-adapters, no-such-adapter.
     """
     names = sorted({key.adapter for key in keys if key.adapter is not None and key.role != "other"})
-    listed = ", ".join(name[:80] for name in names[:8])
     if wanted is None:
         if len(names) > 1:
-            raise InputError(
-                f"{path}: contains {len(names)} adapters in one file: {listed}",
-                code="several-adapters",
-                hint=f"name one with --adapter {names[0]}",
-            )
+            raise several_adapters(path, "adapters in one file", names)
         return names[0] if names else None
-    if not names:
-        raise InputError(
-            f"{path}: contains one adapter without a name, so none called {wanted!r}",
-            code="no-such-adapter",
-            hint="leave --adapter out",
-        )
     if wanted not in names:
-        raise InputError(
-            f"{path}: contains no adapter called {wanted!r}, only {listed}",
-            code="no-such-adapter",
-            hint=f"--adapter {names[0]}",
-        )
+        raise no_such_adapter(path, wanted, names)
     return wanted
+
+
+def several_adapters(path: Path, kind: str, names: Sequence[str], first: int = 0) -> InputError:
+    """Return the error for several adapters and no --adapter. first: position of the one that the hint names."""
+    shown = listed([name[:80] for name in names], LISTED)
+    return InputError(
+        f"{path}: contains {len(names)} {kind}: {shown}",
+        code="several-adapters",
+        hint=f"name one with --adapter {names[first]}",
+    )
+
+
+def no_such_adapter(path: Path, wanted: str, names: Sequence[str]) -> InputError:
+    """Return the error for an --adapter that is none of `names`; without names the one adapter has none."""
+    shown = listed([name[:80] for name in names], LISTED)
+    held = f"only {shown}" if names else "only one without a name"
+    return InputError(
+        f"{path}: contains no adapter called {wanted!r}, {held}",
+        code="no-such-adapter",
+        hint=f"--adapter {names[0]}" if names else "leave --adapter out",
+    )
 
 
 PREFIX = "base_model.model."

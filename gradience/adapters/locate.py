@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from gradience.adapters.config import read_config
 from gradience.adapters.files import pickle_hint, read_object, refuse_placeholder
 from gradience.adapters.foreign import ARRAYS, FOLDERS
+from gradience.adapters.keys import LISTED, no_such_adapter, several_adapters
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 from gradience.files.hub import Address
@@ -28,8 +29,6 @@ PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorc
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 MAX_INDEX_BYTES = 32 * 2**20
-LISTED = 8
-"""Names shown in a message before it says how many more there are."""
 
 
 @dataclass(frozen=True)
@@ -101,22 +100,14 @@ def _in_folder(folder: Path, adapter: str | None) -> Location:
     if not names:
         raise _something_else(folder)
     if adapter is not None:
-        raise InputError(
-            f"{folder}: contains no adapter called {adapter!r}, only {_listed(names)}",
-            code="no-such-adapter",
-            hint=f"--adapter {names[0]}",
-        )
+        raise no_such_adapter(folder, adapter, names)
     if len(names) == 1:
         raise InputError(
             f"{folder}: adapter found in {names[0]}",
             code="several-adapters",
             hint=f"point at {folder / names[0]}",
         )
-    raise InputError(
-        f"{folder}: contains {len(names)} adapters: {_listed(names)}",
-        code="several-adapters",
-        hint=f"name one with --adapter {names[0]}, or list their folders to audit several",
-    )
+    raise several_adapters(folder, "adapters", names)
 
 
 def lone_weights(names: Collection[str]) -> str | None:
@@ -171,9 +162,10 @@ def no_weights(place: Path | Address, names: Sequence[str]) -> InputError:
         return InputError(f"{place}: the folder is empty", code="not-an-adapter", hint="check the path")
     weights = [name for name in names if name.endswith(".safetensors")]
     problem = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
+    shown = listed([name[:80] for name in names], LISTED)
     only = f"at {shlex.quote(f'{place}/{weights[0]}')}" if len(weights) == 1 else ""
     return InputError(
-        f"{place}: no adapter here: {problem} (the folder contains {_listed(names)})",
+        f"{place}: no adapter here: {problem} (the folder contains {shown})",
         code="not-an-adapter",
         hint=f"point at the folder written by save_pretrained(), or {only or 'at the .safetensors file itself'}",
     )
@@ -205,10 +197,6 @@ def _refuse_placeholders(path: Path) -> None:
     """Raise if a weight file is a Git LFS pointer or a web page."""
     with open_stream(path) as file:
         refuse_placeholder(path, file.read(1024))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return listed([name[:80] for name in names], LISTED)
 
 
 def _sharded(folder: Path, index: Path) -> Location:
@@ -251,25 +239,13 @@ def single(path: Path, adapter: str | None, fits: Callable[[str], object], kind:
     """
     if not os.path.isdir(path):
         if adapter is not None:
-            raise InputError(
-                f"{path}: contains one adapter without a name, so none called {adapter!r}",
-                code="no-such-adapter",
-                hint="leave --adapter out",
-            )
+            raise no_such_adapter(path, adapter, ())
         return path
     names = sorted(filter(fits, listing(path)), key=natural_key)
     if adapter is not None and adapter not in names:
-        raise InputError(
-            f"{path}: contains no weights called {adapter!r}",
-            code="no-such-adapter",
-            hint=f"--adapter {names[-1]}",
-        )
+        raise no_such_adapter(path, adapter, names)
     if adapter is None and len(names) > 1:
-        raise InputError(
-            f"{path}: contains {len(names)} {kind}, {names[0]} to {names[-1]}",
-            code="several-adapters",
-            hint=f"name one with --adapter {names[-1]}",
-        )
+        raise several_adapters(path, kind, names, first=-1)
     return path / (adapter or names[0])
 
 
