@@ -57,11 +57,9 @@ def rows_of(path: Path) -> Iterator[PlacedRow]:
 
 
 def _text_rows(path: Path) -> Iterator[PlacedRow]:
-    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+    with io.TextIOWrapper(open_stream(path, limit=MAX_DATA_BYTES), "utf-8-sig", newline="") as file:
         try:
-            yield from _READERS[path.suffix.lower()](
-                _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""))
-            )
+            yield from _READERS[path.suffix.lower()](_Lines(path, file))
         except UnicodeDecodeError:
             raise InputError(
                 f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8"
