@@ -22,6 +22,7 @@ from gradience.adapters.locate import natural_key
 from gradience.files.artifact import ROW_CONFIG, Float12, Floats12, Part
 from gradience.ranks import percentile
 from gradience.reports.base.blocks import (
+    EIGHTHS,
     Block,
     Column,
     Document,
@@ -39,7 +40,6 @@ from gradience.reports.base.blocks import (
     table_of,
     warned,
 )
-from gradience.reports.base.charts import BLOCKS
 from gradience.reports.base.finding import Finding, Severity
 from gradience.reports.base.modules import LayerMap, layer_map
 from gradience.reports.base.numbers import (
@@ -883,7 +883,7 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
     statuses = {layer.status for layer in report.layers}
     legend: tuple[str | Span, ...] = (
         f"{k_label(report.tau)} / r in eighths ",
-        *map(Span, BLOCKS, HEAT),
+        *map(Span, EIGHTHS, HEAT),
         "  · no module",
         "  ○ untrained" if "untrained" in statuses else "",
         "  ✗ not measured" if statuses - {"ok", "untrained"} else "",
@@ -1033,7 +1033,7 @@ def cell_sign(place: Sequence[LayerAudit]) -> Span:
 def block(share: float | Fraction) -> Span:
     """Return the block for a share in (0, 1], rounded up to eighths."""
     level = min(8, max(1, math.ceil(8 * share)))
-    return Span(BLOCKS[level - 1], HEAT[level - 1])
+    return Span(EIGHTHS[level - 1], HEAT[level - 1])
 
 
 SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (

@@ -45,6 +45,7 @@ from gradience.reports.base.graded import (
     PooledEvidence,
     StepStatus,
     VariantEvidence,
+    grade_note,
 )
 from gradience.reports.base.numbers import (
     MISSING,
@@ -754,14 +755,12 @@ def _summary(run: Run) -> list[Note]:
 
 def _grades(results: Sequence[Result]) -> Iterator[Block]:
     """Yield the grade of each variant, its reason, and what a better one needs; nothing without grades."""
-    notes = []
+    notes: list[Note] = []
     for result in results:
-        evidence = result.evidence
-        if evidence is None or evidence.grade is None:
-            continue
-        needs = _needed(evidence)
-        text = (Span(result.name, "name"), f": {evidence.grade}, {evidence.reason}")
-        notes.append(Note(GRADES[evidence.grade][0], text, [needs] if needs else []))
+        if result.evidence is not None:
+            needs = _needed(result.evidence)
+            details = [needs] if needs else []
+            notes += grade_note(result.name, result.evidence.grade, result.evidence.reason, details)
     if notes:
         yield Heading("Grades", aside=f"needs: {POWER}")
         yield Notes(notes)

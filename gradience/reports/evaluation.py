@@ -26,12 +26,12 @@ from gradience.reports.base.blocks import (
     warned,
 )
 from gradience.reports.base.graded import (
-    GRADES,
     Bounds,
     Grade,
     LikelihoodEvidence,
     NextGrade,
     Probability,
+    grade_note,
 )
 from gradience.reports.base.numbers import (
     MISSING,
@@ -280,11 +280,7 @@ class EvaluationReport(Report):
         if not self.candidates:
             return None
         gain = gain_over_base(self)
-        notes = [
-            Note(GRADES[row.grade][0], (Span(row.name, "name"), f": {row.grade}, {row.reason}"))
-            for row in self.candidates
-            if row.grade is not None
-        ]
+        notes = [note for row in self.candidates for note in grade_note(row.name, row.grade, row.reason)]
         notes += [Note("warning", change) for change in self.changes]
         return [*notes, Note("info", ONE_TRAINING), *([] if gain is None else [gain])]
 
@@ -765,10 +761,8 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
     adjusted = f", Holm-adjusted for {tested} candidates" if tested > 1 else ""
     change = "a drop" if report.adapters[0].likelihood is None else "an NLL increase"
     change = "changes" if report.by_agreement else change
-    notes = []
+    notes: list[Note] = []
     for row in report.candidates:
-        if row.grade is None:
-            continue
         details: list[Inline] = []
         if row.adjusted_p is not None:
             null = f"null hypothesis: {change} of at least the margin{adjusted}"
@@ -776,8 +770,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
         if row.next_grade is not None:
             needs = examples_needed(row, report.compares)
             details.append(f"Grade B: {needs}")
-        mark, _ = GRADES[row.grade]
-        notes.append(Note(mark, (Span(row.name, "name"), f": {row.grade}, {row.reason}"), details))
+        notes += grade_note(row.name, row.grade, row.reason, details)
     return notes
 
 

@@ -22,7 +22,7 @@ from gradience.reports.base.blocks import (
     table_of,
     warned,
 )
-from gradience.reports.base.graded import GRADES, Grade, Probability
+from gradience.reports.base.graded import Grade, Probability, grade_note
 from gradience.reports.base.numbers import plural, probability
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -194,17 +194,13 @@ def joint_notes(report: EvaluationSetsReport) -> list[Note]:
     adjusted = (
         f", Holm-adjusted for {len(report.candidates)} candidates" if len(report.candidates) > 1 else ""
     )
-    notes = []
+    notes: list[Note] = []
     for row in report.candidates:
-        if row.grade is None:
-            continue
         details: list[Inline] = []
         if row.adjusted_p is not None:
             value = f"{probability(row.adjusted_p)}{adjusted}"
             details.append(f"{value}: the largest p-value among the data sets, which need no adjustment")
-        notes.append(
-            Note(GRADES[row.grade][0], (Span(row.name, "name"), f": {row.grade}, {row.reason}"), details)
-        )
+        notes += grade_note(row.name, row.grade, row.reason, details)
     return notes
 
 

@@ -23,9 +23,9 @@ from gradience.reports.base.blocks import (
     Table,
     dim,
     items,
+    sparkline,
     table_of,
 )
-from gradience.reports.base.charts import sparkline
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
 from gradience.reports.base.report import Plots, Report

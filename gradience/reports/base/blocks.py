@@ -7,6 +7,7 @@ them.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
@@ -151,3 +152,17 @@ def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
             for label, figure, meaning in rows
         ]
     )
+
+
+EIGHTHS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int) -> Span:
+    """Return one row of at most `width` blocks, each the mean of neighbors; a flat series is a row of low blocks."""
+    columns = min(width, len(values))
+    edges = [round(i * len(values) / columns) for i in range(columns + 1)] if columns else []
+    shown = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
+    span = high - low
+    blocks = (EIGHTHS[round(7 * (value - low) / span)] if span > 0 else EIGHTHS[0] for value in shown)
+    return Span("".join(blocks), "info")

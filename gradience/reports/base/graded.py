@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
-from gradience.reports.base.blocks import Mark
+from gradience.reports.base.blocks import Inline, Mark, Note, Span
 from gradience.reports.bench_plan import LadderBound, Share
 
 if TYPE_CHECKING:  # scipy is loaded to compute evidence, not to read a file
@@ -44,6 +44,13 @@ GRADES: dict[Grade, tuple[Mark, str]] = {
 }
 
 Probability = Float12
+
+
+def grade_note(name: str, grade: Grade | None, reason: str, details: Sequence[Inline] = ()) -> list[Note]:
+    """Return the grade of a candidate with its reason; empty without a grade."""
+    if grade is None:
+        return []
+    return [Note(GRADES[grade][0], (Span(name, "name"), f": {grade}, {reason}"), details)]
 
 
 class LikelihoodEvidence(Part):
