@@ -4,6 +4,7 @@ import datetime
 import math
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_budgets_are_never_exceeded_and_grids_respected(spectra, reduction, grid
     audited = small_report(*spectra)
     full = sum(layer.params for layer in audited.layers)
     for criterion, limit in (
-        (ToBudget(reduction=reduction), full * (1 - reduction)),
+        (ToBudget(reduction=reduction), full * (1 - Fraction(str(reduction)))),
         (ToBudget(max_params=max(1, int(full * 0.6))), full * 0.6),
     ):
         plan = plan_or_empty(audited, criterion, **grid)
