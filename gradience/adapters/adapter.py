@@ -6,6 +6,7 @@ Every format sorts the tensors of its file into pairs, other tensors that are un
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -374,6 +375,15 @@ class Place(NamedTuple):
 
     module: str
     side: Side
+
+
+def places_in(file: TensorFile, factor: re.Pattern[str], side_A: str) -> dict[str, Place]:
+    """The places of the factors in a file. factor: with the groups `module` and `side`, which is `side_A` for A."""
+    return {
+        name: Place(match["module"], "A" if match["side"] == side_A else "B")
+        for name in file.entries
+        if (match := factor.fullmatch(name))
+    }
 
 
 def sort_tensors(

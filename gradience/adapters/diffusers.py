@@ -29,6 +29,7 @@ from gradience.adapters.adapter import (
     Place,
     of_one_file,
     paired,
+    places_in,
     sort_tensors,
 )
 from gradience.adapters.config import PeftConfig, config_of, is_alpha
@@ -53,11 +54,7 @@ def open_kohya(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
     opened = of_one_file("kohya", path, file)
     opened.unwritable = "dots of its modules' names are underscores, so no adapter of PEFT can name them"
-    places = {
-        name: Place(match["module"], "A" if match["side"] == "down" else "B")
-        for name in file.entries
-        if (match := _KOHYA_FACTOR.fullmatch(name))
-    }
+    places = places_in(file, _KOHYA_FACTOR, "down")
     alphas = _alphas(file, {place.module for place in places.values()})
     tucker = {name.removesuffix(".lora_mid.weight") for name in file.entries if "lora_mid" in name}
 

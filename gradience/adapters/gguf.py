@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, of_one_file, paired, sort_tensors
+from gradience.adapters.adapter import Adapter, Factor, LoraPair, of_one_file, paired, places_in, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
 from gradience.adapters.files import kept_open, refuse_placeholder
 from gradience.adapters.foreign import no_factors
@@ -138,11 +138,7 @@ def open_gguf(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     alpha = settings.get("adapter.lora.alpha", 0.0)
     if not is_alpha(alpha):
         raise _bad(weights, f"adapter.lora.alpha is {str(alpha)[:40]}, not a usable number")
-    places = {
-        name: Place(match["module"], "A" if match["side"] == "a" else "B")
-        for name in file.entries
-        if (match := _FACTOR.fullmatch(name))
-    }
+    places = places_in(file, _FACTOR, "a")
     if not places:
         raise no_factors(file.path, file.entries)
 

@@ -20,9 +20,9 @@ from gradience.adapters.adapter import (
     Adapter,
     Factor,
     LoraPair,
-    Place,
     mismatch,
     paired,
+    places_in,
     sort_tensors,
 )
 from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
@@ -72,11 +72,7 @@ def open_mlx(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     location = Location(path, weights.parent, (weights,), beside if os.path.lexists(beside) else None)
     settings = read_settings(location) if location.config else None
     file = stack.enter_context(TensorFile.open(weights, root=location.root))
-    places = {
-        name: Place(match["module"], "A" if match["side"] == "a" else "B")
-        for name in file.entries
-        if (match := _FACTOR.fullmatch(name))
-    }
+    places = places_in(file, _FACTOR, "a")
     if not places:
         raise no_factors(weights, file.entries)
     scale = None if settings is None else _scale(location.config, settings)
