@@ -15,7 +15,7 @@ from typing import Any
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.locate import CONFIG
+from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.memory import compress_bytes, workers_within
 from gradience.adapters.patterns import anchored_key
 from gradience.adapters.tensors import type_names
@@ -36,7 +36,6 @@ from gradience.compress.encodings import (
     uneven_experts,
     write_config,
 )
-from gradience.compress.forms import PEFT, form_of
 from gradience.compress.layout import Layout, another_adapter, lay_out
 from gradience.compress.module import CompressedModule, Job
 from gradience.compress.settings import CompressSettings
@@ -90,7 +89,6 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     criterion = criterion_of({name: getattr(settings, name) for name in SIZES}, settings.strength)
     if settings.encoding is not None:
         rule_of(settings.encoding)
-    form_of(settings.to, PEFT)
     target = None
     if not settings.dry_run:
         target = required_output(settings.output, "DIR")
@@ -98,7 +96,7 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     work: dict[str, Any] = {name: getattr(settings, name) for name in ("workers", "max_memory", "progress")}
     with open_adapter(source, adapter=settings.adapter, allow_pickle=settings.allow_pickle) as opened:
         choices: dict[str, Any] = {
-            name: getattr(settings, name) for name in ("encoding", "dtype", "base_model", "to")
+            name: getattr(settings, name) for name in ("encoding", "dtype", "base_model")
         }
         choices["calibration"] = calibration_argument(settings.calibration)
         planned = plan_compression(
@@ -146,7 +144,6 @@ def write_compressed(
     dtype: str | None = None,
     base_model: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
-    to: str | None = None,
     force: bool = False,
     workers: int | None = None,
     max_memory: int | None = None,
@@ -174,7 +171,6 @@ def write_compressed(
             dtype=dtype,
             base_model=base_model,
             calibration=calibration,
-            to=to,
         )
         work = (
             (
@@ -187,20 +183,17 @@ def write_compressed(
         pool = stack.enter_context(worker_threads(fitting))
         digest = pool.submit(opened.sha256)
         folder = stack.enter_context(whole_folder(target, force=force))
-        weights = write_weights(folder / layout.weights, opened, layout, pool, 4 * fitting, progress)
+        weights = write_weights(folder / WEIGHTS, opened, layout, pool, 4 * fitting, progress)
         if plan.adapter_sha256 != digest.result():
             raise another_adapter(
                 opened, f"sha256 {plan.adapter_sha256[:12]}… there, {digest.result()[:12]}… here"
             )
-        if layout.settings is None or layout.settings.config is not None:
-            write_config(folder / CONFIG, layout.new_fields)
+        write_config(folder / CONFIG, layout.new_fields)
         carried_files, left_out = carry_files(opened.location, folder)
         base = None if base_model is None else base_folder(base_model)
         architecture = architecture_of(layout.config, opened.location.root, base)
         written = stack.enter_context(open_adapter(folder))
         check_written(written, layout, weights.modules, weights.size)
-        # The runtimes that were run read PEFT's format.
-        runtimes = verdicts(written, architecture) if layout.form is None else ()
         results = _results(opened, plan, layout, weights.modules)
         annotated = annotate(
             folder, compressed_opening(results["modules"], results["measured_error"], plan.strength)
@@ -216,7 +209,6 @@ def write_compressed(
             calibration_sha256=plan.calibration_sha256,
             prediction=plan.prediction,
             prediction_withheld=plan.prediction_withheld,
-            format=PEFT if layout.form is None else layout.form.name,
             encoding=layout.encoded.encoding,
             encoding_reason=f"{layout.encoded.reason}; {rule_of(layout.encoded.encoding).meaning}",
             **results,
@@ -228,9 +220,9 @@ def write_compressed(
             carried_files=tuple(name for name in carried_files if name not in annotated),
             annotated_files=annotated,
             left_out_files=tuple(left_out),
-            config_changes=changed_fields(layout.old_fields, layout.new_fields),
+            config_changes=changed_fields(layout.config.fields, layout.new_fields),
             architecture=architecture,
-            runtimes=runtimes,
+            runtimes=verdicts(written, architecture),
             warnings=tuple(_warnings(opened, plan, layout, results)),
             run=watch.run_info(),
         )

@@ -49,20 +49,18 @@ def _complaints(
     if written.bytes != size:
         yield f"{written.bytes} bytes, not {size}"
     by_name = {pair.module: pair for pair in written.pairs}
-    name_of = {job.pair.module: layout.modules.get(job.pair.module, job.pair.module) for job in layout.jobs}
-    if by_name.keys() != set(name_of.values()):
+    if by_name.keys() != {job.pair.module for job in layout.jobs}:
         yield "the modules are not those of the plan"
     names = {name for name, _ in written.entries()}
     if names != set(layout.names.values()) or written.unaudited:
         yield "the tensors are not those that were to be written"
-    if layout.form is None:
-        misnamed = sorted(name for name in names if not is_applied(name))
-        if misnamed:
-            yield f"PEFT would not find {misnamed[0]}"
-        yield from _config_complaints(written, layout)
+    misnamed = sorted(name for name in names if not is_applied(name))
+    if misnamed:
+        yield f"PEFT would not find {misnamed[0]}"
+    yield from _config_complaints(written, layout)
     checked = 0
     for job in sorted(layout.jobs, key=lambda job: job.pair.params):
-        module, pair = job.pair.module, by_name[name_of[job.pair.module]]
+        module, pair = job.pair.module, by_name[job.pair.module]
         if not pair.rank == job.stored_rank == (pair.declared_rank or pair.rank):
             ranks = f"the rank {pair.rank}, in the config {pair.declared_rank}, not {job.stored_rank}"
             yield f"{pair.module} has {ranks}"

@@ -5,36 +5,25 @@ The refusals here are rules of PEFT and of the format; `plan.blocking` judges on
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradience.adapters.adapter import DORA_REASON, LORA_BIAS_REASON, Adapter, LoraPair, SkippedTensor
 from gradience.adapters.base_weights import BaseWeights, base_folder
-from gradience.adapters.config import PeftConfig
-from gradience.adapters.diffusers import ALPHA_REASON, SEVERAL
+from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, initialization_of
 from gradience.adapters.formats import words_of
 from gradience.adapters.keys import config_name, ends_with, factor_name, parse_key, peft_name
-from gradience.adapters.locate import WEIGHTS, natural_key
+from gradience.adapters.locate import natural_key
 from gradience.adapters.peft import fields_in_peft_order, guessed_orders
 from gradience.adapters.tensors import DTYPES, DType
 from gradience.compress.encodings import (
     EncodedModules,
     Target,
+    encode_modules,
     init_fields,
     merged_fields,
     require_config,
     target_fields,
-)
-from gradience.compress.forms import (
-    Form,
-    FormSettings,
-    encode_for,
-    form_of,
-    no_place,
-    not_held,
-    refuse_meaning,
-    refuse_tied_embedding,
-    refuse_type,
 )
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
@@ -44,6 +33,18 @@ from gradience.reports.base.encodings import Encoding
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan
 from gradience.runtimes import check_model_config
+from gradience.runtimes.architecture import model_config_of
+
+_OF_PEFT = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+)
+"""Fields of PEFT's config with which s·B·A is not the whole update, or belongs to further modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,8 @@ class Layout:
 
     dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   left_out: those of other
     adapters in the file.
-    names: tensor -> the name it is written under, which is PEFT's own, or that of the form.
-    old_fields, new_fields: what the config, or the header of a form, says before and after.
-    form: the format beside PEFT's that is written; settings: what its folder says beside the factors; modules: what
-    its modules are called there.
+    names: tensor -> the name it is written under, which is PEFT's own.
+    config: that of the adapter; new_fields: what the written one says.
     """
 
     config: PeftConfig
@@ -65,16 +64,7 @@ class Layout:
     carried: Sequence[str]
     left_out: Sequence[str]
     names: Mapping[str, str]
-    old_fields: Mapping[str, Any]
     new_fields: Mapping[str, Any]
-    form: Form | None = None
-    settings: FormSettings | None = None
-    modules: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def weights(self) -> str:
-        """Name of the file of weights."""
-        return WEIGHTS if self.form is None else self.form.weights
 
 
 def lay_out(
@@ -85,7 +75,6 @@ def lay_out(
     dtype: str | None = None,
     base_model: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
-    to: str | None = None,
 ) -> Layout:
     """Decide what is written, and under which names; only headers are read. Keywords as of `compress_adapter`.
 
@@ -93,7 +82,6 @@ def lay_out(
     Raises InputError if the adapter cannot be compressed so, UsageError for arguments that make no sense.
     """
     config = require_config(opened)
-    form = form_of(to, opened.format)
     dora = config.use_dora or any(note.reason == DORA_REASON for note in opened.other)
     base = None
     if base_model is not None:
@@ -106,13 +94,13 @@ def lay_out(
             code="dora",
             hint="leave out --strength (Python: strength=); a plain LoRA adapter can have another strength",
         )
-    refuse_adapter(opened, config, form, dora=dora, has_base=base is not None)
+    refuse_adapter(opened, config, dora=dora, has_base=base is not None)
     _refuse_plan(opened, plan, calibration)
     kept = [note for note in opened.other if not opened.is_foreign(note)]
     left_out = sorted(note.tensor for note in opened.other if opened.is_foreign(note))
     carried = sorted({note.tensor for note in kept})
-    encoded = encode_for(form, _targets(opened, plan), encoding)
-    jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration, form)
+    encoded = encode_modules(_targets(opened, plan), encoding)
+    jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration)
     _refuse_jobs(opened, config, jobs, kept)
     parameter = next(
         (pair.module for pair in dropped if is_wrapped(pair.module, config.target_parameters)), None
@@ -125,47 +113,21 @@ def lay_out(
         )
     if base is not None:
         jobs = _with_magnitudes(opened, jobs, base, transposed=config.fan_in_fan_out)
-    modules = {} if form is None else {pair.module: form.module(opened, pair.module) for pair in _pairs(jobs)}
-    names = _names(opened, jobs, carried, form, modules)
+    names = _names(opened, jobs, carried)
     if not (encoding or dtype or dropped or plan.strength != 1):
         _refuse_copy(opened, jobs, names)
-    if form is None:
-        targets = {config_name(job.pair.module) for job in jobs if not job.parameter}
-        changes = {
-            **encoded.fields,
-            **init_fields(config, [job.stored_rank for job in jobs]),
-            **target_fields(config, targets, [pair.module for pair in dropped]),
-            **(fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}),
-        }
-        new = merged_fields(config.fields, changes)
-        return Layout(config, encoded, jobs, dropped, carried, left_out, names, config.fields, new)
-    beside = next((note for note in kept if note.reason != ALPHA_REASON), None)
-    if beside is not None:
-        raise no_place(opened, form.words, beside)
-    for job in jobs:
-        for storage in (job.dtype_A, job.dtype_B):
-            refuse_type(opened, form, job.pair.module, storage)
-    settings = form.settings(
-        opened, [Target(job.pair.module, job.stored_rank, job.written_scale) for job in jobs]
-    )
-    return Layout(
-        config,
-        encoded,
-        jobs,
-        dropped,
-        (),
-        left_out,
-        names,
-        settings.old,
-        settings.new,
-        form,
-        settings,
-        modules,
-    )
-
-
-def _pairs(jobs: Iterable[Job]) -> list[LoraPair]:
-    return [job.pair for job in jobs]
+    changes = {
+        **encoded.fields,
+        **init_fields(config, [job.stored_rank for job in jobs]),
+        **target_fields(
+            config,
+            {config_name(job.pair.module) for job in jobs if not job.parameter},
+            [pair.module for pair in dropped],
+        ),
+        **(fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}),
+    }
+    new = merged_fields(config.fields, changes)
+    return Layout(config, encoded, jobs, dropped, carried, left_out, names, new)
 
 
 def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
@@ -202,7 +164,6 @@ def _jobs(
     encoded: EncodedModules,
     dtype: str | None,
     calibration: Calibration | None,
-    form: Form | None,
 ) -> tuple[list[Job], list[LoraPair]]:
     """The modules that are written, and those that are dropped."""
 
@@ -226,7 +187,6 @@ def _jobs(
                 storage_type(dtype, pair.b.entry.dtype),
                 parameter=ends_with(pair.module, config.target_parameters),
                 basis=None if moments is None else (moments.p, moments.q),
-                form=form,
                 strength=plan.strength,
             )
         )
@@ -252,24 +212,13 @@ def _with_magnitudes(
     return complete
 
 
-def _names(
-    opened: Adapter,
-    jobs: Iterable[Job],
-    carried: Iterable[str],
-    form: Form | None,
-    modules: Mapping[str, str],
-) -> dict[str, str]:
-    """Tensor -> its name in what is written: the one that PEFT looks for, or the form's."""
-    names = {}
-    for pair in _pairs(jobs):
-        for side, factor in pair.factors.items():
-            names[factor.tensor] = (
-                factor_name(factor.tensor, pair.module, pair.kind, side)
-                if form is None
-                else form.factor(modules[pair.module], side)
-            )
-    if form is not None:
-        return names
+def _names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:
+    """Tensor -> the name that PEFT looks for."""
+    names = {
+        factor.tensor: factor_name(factor.tensor, job.pair.module, job.pair.kind, side)
+        for job in jobs
+        for side, factor in job.pair.factors.items()
+    }
     names |= {tensor: peft_name(tensor, opened.adapter_name) for tensor in carried}
     taken: dict[str, str] = {}
     for tensor, name in names.items():
@@ -294,28 +243,25 @@ def another_adapter(opened: Adapter, difference: str) -> UsageError:
     )
 
 
-def refuse_adapter(
-    opened: Adapter, config: PeftConfig, form: Form | None, *, dora: bool, has_base: bool
-) -> None:
+def refuse_adapter(opened: Adapter, config: PeftConfig, *, dora: bool, has_base: bool) -> None:
     """Raise InputError for an adapter that cannot be written smaller, whatever the ranks.
 
     has_base: the weights of the base model are available (DoRA needs them).
     """
     path = opened.location.path
-    unwritable = SEVERAL if opened.format == "diffusers" else opened.unwritable
-    if unwritable is not None and form is None:
+    if opened.unwritable is not None:
         raise InputError(
-            f"{path}: {words_of(opened.format)} cannot be written as PEFT LoRA: {unwritable}",
+            f"{path}: {words_of(opened.format)} cannot be written as PEFT LoRA: {opened.unwritable}",
             code="read-only",
             hint="audit and compare it as it is; a smaller one must be made with its own library, or with PEFT",
         )
-    if form is not None and dora:
-        raise not_held(
-            opened, form.words, "it holds no DoRA adapter whose rank has changed", "PEFT's format holds it"
+    if opened.format == "diffusers":
+        raise InputError(
+            f"{path}: diffusers names modules by their part of the pipeline, PEFT does not",
+            code="read-only",
+            hint=f"gradience convert {path} as_peft, then compress as_peft",
         )
-    if form is not None:
-        refuse_meaning(opened, form.words)
-    elif opened.format == "mlx":
+    if opened.format == "mlx":
         refuse_tied_embedding(opened, "PEFT LoRA")
     if dora and not has_base:
         raise InputError(
@@ -410,3 +356,68 @@ def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str])
         code="nothing-smaller",
         hint="request a smaller rank; to only re-encode or convert the type, add --encoding or --dtype",
     )
+
+
+# ---------------------------------------------------------------- what another format cannot hold
+
+
+def not_held(opened: Adapter, form: str, part: str, hint: str) -> InputError:
+    """Return the error for a part of an adapter that the format `form` cannot hold."""
+    return InputError(
+        f"{opened.location.path}: cannot be written as {form}: {part}", code="not-in-format", hint=hint
+    )
+
+
+def refuse_meaning(opened: Adapter, form: str, *, dora: bool = False) -> None:
+    """Raise InputError (not-in-format) for an update that is not s·B·A of modules on the base as it is.
+
+    Only PEFT's config says how the base is changed, or that a factor belongs to a parameter. dora: DoRA is
+    held.
+    """
+    config = opened.config
+    if config is None:
+        return
+    start = initialization_of(config.init)
+    if start is None or not start.keeps_base:
+        raise not_held(
+            opened,
+            form,
+            f"init_lora_weights is {config.init[:60]!r}: "
+            + ("PEFT changes the base weights, too" if start else "what PEFT does to the base is unknown"),
+            AS_PLAIN_LORA,
+        )
+    held = ("use_dora",) if dora else ()
+    field = next((name for name in _OF_PEFT if config.fields.get(name) and name not in held), None)
+    tied = any(pair.kind == "embedding" or pair.module.endswith("lm_head") for pair in opened.pairs)
+    if tied and config.fields.get("ensure_weight_tying"):
+        field = "ensure_weight_tying"
+    parameter = next(
+        (pair.module for pair in opened.pairs if ends_with(pair.module, config.target_parameters)), None
+    )
+    if field or parameter:
+        part = (
+            f"{field} in its config has no equivalent there"
+            if field
+            else f"{parameter} is a parameter, not a module"
+        )
+        raise not_held(opened, form, part, "only PEFT's format holds it")
+
+
+def refuse_tied_embedding(opened: Adapter, form: str) -> None:
+    """Raise InputError (not-in-format) between PEFT and mlx-lm for an embedding that is the head as well.
+
+    mlx-lm adds the update of the embedding to the head, too (0.32.2, tuner/lora.py, `LoRAEmbedding.as_linear`), PEFT
+    does not. A base whose config.json is not on this disk is not checked.
+    """
+    embedding = next((pair.module for pair in opened.pairs if pair.kind == "embedding"), None)
+    if embedding is None or opened.config is None:
+        return
+    base = model_config_of(opened.config, opened.location.root) or {}
+    if base.get("tie_word_embeddings") is True:
+        raise not_held(
+            opened,
+            form,
+            f"{embedding} is also the head of this base model (tie_word_embeddings): mlx-lm updates both, PEFT only "
+            "the embedding",
+            "train without LoRA on the embedding, or load the adapter with the library that trained it",
+        )

@@ -17,7 +17,6 @@ from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraP
 from gradience.adapters.base_weights import BaseWeights, Rows
 from gradience.adapters.tensors import DType, Words, decode, encode
 from gradience.audit.dominance import ROWS, dora_layer
-from gradience.compress.forms import Form
 from gradience.errors import InputError
 from gradience.spectra import (
     EPS,
@@ -228,7 +227,6 @@ class Job:
     strength: factor for the update, part of the written scale.
     magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
     basis: p and q, (r, k), of a calibration: the leading components are kept. None: those of the SVD.
-    form: the format that is written, if it is not PEFT's.
     """
 
     pair: LoraPair
@@ -243,7 +241,6 @@ class Job:
     base: BaseWeights | None = None
     transposed: bool = False
     basis: tuple[FloatArray, FloatArray] | None = None
-    form: Form | None = None
     strength: float = 1.0
 
     @property
@@ -348,11 +345,6 @@ def write_module(job: Job) -> CompressedModule:
         data_A = np.concatenate([_padded(job, part.words_A).T for part in parts]).reshape(shape_A)
         # B of stacked experts: (m, r, E), the expert last.
         data_B = np.stack([_padded(job, part.words_B) for part in parts], axis=-1).reshape(shape_B)
-    if job.form is not None:
-        data_A, data_B = (
-            job.form.turn(data_A, "A", job.pair),
-            job.form.turn(data_B, "B", job.pair),
-        )
     return CompressedModule(
         data_A.tobytes(),
         data_B.tobytes(),

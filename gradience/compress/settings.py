@@ -29,12 +29,6 @@ def storage_types() -> list[str]:
     return [name for name, dtype in DTYPES.items() if dtype.numpy_name is not None]
 
 
-def _formats() -> tuple[str, ...]:
-    from gradience.compress.forms import WRITABLE
-
-    return WRITABLE
-
-
 def _plan(value: Any) -> Any:
     from gradience.reports.compression import CompressionPlan
 
@@ -90,8 +84,6 @@ class WriteSettings:
     encoding: Annotated[str | None, Flag("HOW", values=lambda: ENCODING_NAMES)] = None
     """How ranks and scales are stored: uniform, patterns, padded or folded (default: uniform if ranks and
     scales agree, else patterns)."""
-    to: Annotated[str | None, Flag("FORMAT", values=_formats)] = None
-    """Format to write: peft, mlx or diffusers (default: the adapter's format if listed here, else peft)."""
     dtype: Annotated[str | None, Flag("TYPE", values=storage_types)] = None
     """Storage type: BF16, F16, F32 … (default: unchanged)."""
     base_model: Annotated[StrPath | None, Flag("NAME")] = None

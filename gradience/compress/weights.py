@@ -40,14 +40,9 @@ def write_weights(
     job_of = {name_of[factor.tensor]: job for job in layout.jobs for factor in (job.pair.a, job.pair.b)}
     files = {name: file for file in opened.files for name in file.entries}
     metadata = dict(opened.files[0].metadata) or {"format": "pt"}
-    if layout.settings is not None:
-        metadata = dict(layout.settings.metadata)
     tensors: dict[str, NewTensor] = {}
     for job in layout.jobs:
         shape_A, shape_B = job.shapes()
-        if layout.form is not None:
-            shape_A = layout.form.shape(shape_A, "A", job.pair)
-            shape_B = layout.form.shape(shape_B, "B", job.pair)
         tensors[name_of[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
         tensors[name_of[job.pair.b.tensor]] = NewTensor(job.dtype_B.name, shape_B)
     for tensor in layout.carried:

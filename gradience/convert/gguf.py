@@ -16,8 +16,8 @@ from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.families import layer_of
 from gradience.adapters.gguf import ARCHITECTURES, heads_of, llama_cpp_name
 from gradience.arguments import is_integer
-from gradience.compress.forms import not_held, refuse_beside, rewriting
-from gradience.convert.written import Written
+from gradience.compress.layout import not_held
+from gradience.convert.forms import Written, refuse_beside, rewriting
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
 from gradience.runtimes.architecture import model_config_of

@@ -18,8 +18,8 @@ from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.peft import fields_in_peft_order
 from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter, pieces
 from gradience.compress.encodings import Target, encode_modules, require_config, write_config
-from gradience.compress.forms import not_held, refuse_tied_embedding
-from gradience.convert.written import Written
+from gradience.compress.layout import not_held, refuse_tied_embedding
+from gradience.convert.forms import Written
 from gradience.errors import InputError
 
 

@@ -11,11 +11,10 @@ from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_b
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
-from gradience.compress.forms import FORMS
+from gradience.convert.forms import FORMS, Written, write_form
 from gradience.convert.gguf import write_gguf
 from gradience.convert.peft import write_peft
 from gradience.convert.settings import ConvertSettings
-from gradience.convert.written import Written, write_form
 from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder

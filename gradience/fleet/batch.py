@@ -244,7 +244,6 @@ def _earlier(row: FleetRow, target: Path, rank: int, options: dict[str, Any]) ->
         report.source_sha256 == row.sha256
         and report.criterion == ToRank(rank).words
         and options.get("encoding") in (None, report.encoding)
-        and options.get("to") in (None, report.format)
         and (dtype is None or {row.dtype for row in report.modules if row.new_rank} <= {dtype.upper()})
     )
     return report if same else None

@@ -219,12 +219,15 @@ def _from_factors(job: Job, pair: MergedPair, written: CompressedModule) -> Iter
     yield MERGED, Kept(size, size)
     for part in pair.parts:
         if part.dora is not None:
-            energy, inner = _dense_inner(part.rows(), new_A, new_B, pair.rows, pair.columns)
+            energy, inner, _ = _dense_inner(part.rows(), new_A, new_B, scale)
         else:
             loaded = part.pair.load()
             old = loaded.words_A(), loaded.words_B()
-            energy, inner = part.scale**2 * _inner(*old, *old), part.scale * _inner(*old, new_A, new_B)
-        yield part.parent, Kept(energy, scale * inner)
+            energy, inner = (
+                part.scale**2 * _inner(*old, *old),
+                part.scale * scale * _inner(*old, new_A, new_B),
+            )
+        yield part.parent, Kept(energy, inner)
 
 
 def _inner(old_A: Words, old_B: Words, new_A: Words, new_B: Words) -> float:
@@ -248,15 +251,17 @@ def _slices(rows: int, columns: int) -> Iterator[slice]:
 
 
 def _dense_inner(
-    update: Callable[[slice], Dense], words_A: Words, words_B: Words, rows: int, columns: int
-) -> tuple[float, float]:
-    """‖ΔW‖² and ⟨ΔW, B′·A′⟩ of a dense update."""
-    a, energy, inner = decode(words_A).T, 0.0, 0.0
-    for part in _slices(rows, columns):
-        dense = update(part).astype(np.float64)
-        energy += float(np.square(dense).sum())
-        inner += float((dense * (decode(words_B[part]) @ a)).sum())
-    return energy, inner
+    update: Callable[[slice], Dense], words_A: Words, words_B: Words, scale: float
+) -> tuple[float, float, float]:
+    """‖ΔW‖², ⟨ΔW, M′⟩ and ‖ΔW − M′‖² of a dense update and M′ = s·B·A, of Aᵀ and B as stored words."""
+    a, energy, inner, lost = scale * decode(words_A).T, 0.0, 0.0, 0.0
+    for rows in _slices(len(words_B), a.shape[1]):
+        dense, merged = update(rows).astype(np.float64), decode(words_B[rows]) @ a
+        energy += float(np.vdot(dense, dense))
+        inner += float(np.vdot(dense, merged))
+        dense -= merged
+        lost += float(np.vdot(dense, dense))
+    return energy, inner, lost
 
 
 # ---------------------------------------------------------------- from dense updates
@@ -266,7 +271,7 @@ def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
     merged = merged_dense(pair)
     b, a = leading(merged, job.new_rank, pair)
     words_A, words_B = _encoded(job, a.T, job.dtype_A), _encoded(job, b / job.written_scale, job.dtype_B)
-    lost, total = _distance(merged, words_A, words_B, job.written_scale)
+    total, _, lost = _dense_inner(merged.__getitem__, words_A, words_B, job.written_scale)
     shape_A, shape_B = job.shapes()
     short = ((0, 0), (0, job.stored_rank - words_A.shape[1]))
     return CompressedModule(
@@ -287,19 +292,9 @@ def written_error(pair: LoraPair, written: LoraPair) -> float | None:
     if not (isinstance(pair, MergedPair) and is_dense(pair)):
         return compared(pair, written)
     loaded = written.load()
-    lost, total = _distance(merged_dense(pair), loaded.words_A(), loaded.words_B(), written.scale or 0.0)
+    merged, words = merged_dense(pair), (loaded.words_A(), loaded.words_B())
+    total, _, lost = _dense_inner(merged.__getitem__, *words, written.scale or 0.0)
     return math.sqrt(lost / total) if total else None
-
-
-def _distance(merged: Dense, words_A: Words, words_B: Words, scale: float) -> tuple[float, float]:
-    """‖M − s·B·A‖² and ‖M‖² of a dense update M and stored words."""
-    a, lost, total = scale * decode(words_A).T, 0.0, 0.0
-    for rows in _slices(*merged.shape):
-        block = merged[rows].astype(np.float64)
-        total += float(np.vdot(block, block))
-        block -= decode(words_B[rows]) @ a
-        lost += float(np.vdot(block, block))
-    return lost, total
 
 
 def _encoded(job: Job, values: FloatArray, dtype: DType) -> Words:

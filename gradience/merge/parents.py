@@ -44,8 +44,7 @@ from gradience.adapters.tensors import (
 from gradience.audit.dominance import DoraUpdate
 from gradience.blas import processors
 from gradience.compress.encodings import Target, encode_modules, merged_fields, require_config
-from gradience.compress.forms import refuse_meaning
-from gradience.compress.layout import Layout, refuse_adapter
+from gradience.compress.layout import Layout, refuse_adapter, refuse_meaning
 from gradience.compress.module import Job
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
@@ -177,7 +176,7 @@ def plan_merge(
         stack=ExitStack(),
     )
     carried = sorted(note.tensor for note in beside.values())
-    return opened, Layout(config, encoded, jobs, (), carried, (), names, first.config.fields, fields)
+    return opened, Layout(config, encoded, jobs, (), carried, (), names, fields)
 
 
 def _common_type(types: Sequence[DType], otherwise: str = "F32") -> DType:
@@ -223,7 +222,7 @@ def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[fl
 def _refuse(parent: Parent, settings: MergeSettings) -> None:
     """Raise InputError for an adapter whose update is not s·B·A (or DoRA's) on the base as it is."""
     opened = parent.opened
-    refuse_adapter(opened, parent.config, None, dora=parent.dora, has_base=settings.base_model is not None)
+    refuse_adapter(opened, parent.config, dora=parent.dora, has_base=settings.base_model is not None)
     refuse_meaning(opened, "a merged adapter", dora=True)
     require_order(opened)
     for pair in opened.pairs:

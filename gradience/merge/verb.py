@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.locate import CONFIG
+from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.memory import compress_bytes, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_adapter
@@ -86,7 +86,7 @@ def write_merge(
     fitting = workers_within(settings.max_memory, sources, work, settings.workers)
     with worker_threads(fitting) as pool, whole_folder(output, force=settings.force) as folder:
         weights = write_weights(
-            folder / layout.weights, opened, layout, pool, 2 * fitting, settings.progress, write_merged
+            folder / WEIGHTS, opened, layout, pool, 2 * fitting, settings.progress, write_merged
         )
         write_config(folder / CONFIG, layout.new_fields)
         with open_adapter(folder) as written:

@@ -175,7 +175,6 @@ def _described(
     return CompressionPlan(
         adapter_path=report.adapter.path,
         adapter_sha256=report.adapter.sha256,
-        format=report.adapter.format,
         criterion=criterion,
         strength=strength,
         modules=tuple(rows),

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal, cast
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.adapters.formats import words_of
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
 from gradience.reports.base.blocks import (
     Block,
@@ -78,8 +77,6 @@ class _Compression(Report):
     row_field: ClassVar[str] = "modules"
 
     schema_: str = Field(alias="schema")
-    format: str = "peft"
-    """Format of the adapter: as read in a plan, as written in a result."""
     criterion: str
     """Description, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
     strength: Float12 = 1.0
@@ -514,8 +511,7 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
             f"B of {plural(folded, 'module')} rescaled because the config cannot express the scale"
         )
     if report.renamed:
-        names = "as PEFT does" if report.format == "peft" else f"as in {words_of(report.format)}"
-        factors.append(f"{plural(report.renamed, 'tensor')} renamed {names}")
+        factors.append(f"{plural(report.renamed, 'tensor')} renamed as PEFT does")
     config: list[str | Span] = []
     for name, change in report.config_changes.items():
         before, _, after = change.partition(" -> ")
@@ -523,7 +519,6 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
     copied = [plural(report.carried_tensors, "other tensor")] if report.carried_tensors else []
     copied += [plural(len(report.carried_files), "file")] if report.carried_files else []
     facts: list[Fact] = [
-        *([] if report.format == "peft" else [("format", words_of(report.format))]),
         ("encoding", f"{report.encoding} ({report.encoding_reason})"),
         ("factors", "; ".join(factors)),
         ("config", tuple(config) or "unchanged"),

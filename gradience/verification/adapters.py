@@ -136,9 +136,8 @@ def _compressed(report: CompressionReport, adapter: Adapter, name: str) -> Facts
     for row in written:
         pair = pairs.get(row.name)
         if pair is None:
-            if report.format == "peft":
-                yield name, f"modules.{row.name}", "recorded", "not in the file"
-            continue  # another format has other names
+            yield name, f"modules.{row.name}", "recorded", "not in the file"
+            continue
         at = f"modules.{row.name}"
         yield name, f"{at}.stored_rank", row.stored_rank, pair.rank
         yield "adapter_config.json", row.name, pair.declared_rank or pair.rank, pair.rank

@@ -280,10 +280,7 @@ def test_rows_in_another_order_are_not_compared_as_they_are(conversions, tmp_pat
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(
-    "verb", [convert_adapter, partial(compress_adapter, rank=2)], ids=["convert", "compress"]
-)
-def test_an_embedding_that_is_the_head_as_well_is_not_one_to_mlx_and_peft(verb, tied, tmp_path):
+def test_an_embedding_that_is_the_head_as_well_is_not_one_to_mlx_and_peft(tied, tmp_path):
     """LoRAEmbedding.as_linear of mlx-lm 0.32.2 adds the update to the head; PEFT's embedding does not."""
     random = np.random.default_rng(0)
     factors = {"A": random.standard_normal((4, 10)), "B": random.standard_normal((8, 4))}
@@ -293,13 +290,17 @@ def test_an_embedding_that_is_the_head_as_well_is_not_one_to_mlx_and_peft(verb, 
     }
     source = peft_adapter(tmp_path / "peft", {Q: 4}, extra)
     convert_adapter(source, tmp_path / "mlx", to="mlx")  # the base is not on this disk: nothing is known
-    for folder, to in ((source, "mlx"), (tmp_path / "mlx", "peft")):
-        shutil.copy(small_llama(tmp_path / f"{to}-base", tie_word_embeddings=tied) / "config.json", folder)
+    for name, folder, verb in (
+        ("to-mlx", source, partial(convert_adapter, to="mlx")),
+        ("to-peft", tmp_path / "mlx", convert_adapter),
+        ("smaller", tmp_path / "mlx", partial(compress_adapter, rank=2)),
+    ):
+        shutil.copy(small_llama(tmp_path / f"{name}-base", tie_word_embeddings=tied) / "config.json", folder)
         if not tied:
-            verb(folder, tmp_path / f"{to}-new", to=to)
+            verb(folder, tmp_path / name)
             continue
         with pytest.raises(GradienceError, match="also the head of this base model") as caught:
-            verb(folder, tmp_path / f"{to}-new", to=to)
+            verb(folder, tmp_path / name)
         assert caught.value.code == "not-in-format"
 
 

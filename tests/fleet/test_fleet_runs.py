@@ -545,7 +545,7 @@ def test_after_a_kill_finished_adapters_are_kept(batched, monkeypatch):
 def test_what_is_asked_for_otherwise_is_made_again(batched):
     compress_fleet("fleet.jsonl", "small", rank=8)
     assert statuses(compress_fleet("fleet.jsonl", "small", rank=8, dtype="f32"))["zoo/a"] == "reused"
-    for options in ({"dtype": "BF16"}, {"encoding": "padded"}, {"to": "mlx"}):
+    for options in ({"dtype": "BF16"}, {"encoding": "padded"}):
         assert statuses(compress_fleet("fleet.jsonl", "small", rank=8, **options))["zoo/a"] == "failed", (
             options
         )

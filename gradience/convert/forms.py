@@ -1,4 +1,4 @@
-"""Formats beside PEFT's in which an adapter is written: names, order of axes, settings."""
+"""Formats beside PEFT's that `gradience convert` writes: names, order of axes, settings; and what is written."""
 
 import json
 import math
@@ -6,43 +6,45 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from gradience.adapters.adapter import BASE_REASON, Adapter, LoraPair, SkippedTensor
-from gradience.adapters.config import AS_PLAIN_LORA, initialization_of
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
-from gradience.adapters.keys import Side, ends_with, is_split_expert
+from gradience.adapters.keys import Side, is_split_expert
+from gradience.adapters.locate import CONFIG
 from gradience.adapters.mlx import FINAL, read_settings
-from gradience.adapters.tensors import DType, Words
-from gradience.compress.encodings import EncodedModules, Target, encode_modules, rule_of
-from gradience.errors import InputError, UsageError, did_you_mean
-from gradience.reports.base.encodings import Encoding
-from gradience.runtimes.architecture import model_config_of
+from gradience.adapters.tensors import DType, NewTensor, WeightsWriter, Words
+from gradience.compress.encodings import Target, encode_modules, write_config
+from gradience.compress.layout import not_held, refuse_meaning, refuse_tied_embedding
 
-_OF_PEFT = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "layer_replication",
-)
-"""Fields of PEFT's config with which s·B·A is not the whole update, or belongs to further modules."""
+
+class Written(NamedTuple):
+    """The weights as written.
+
+    sha256, bytes: of the file of weights.   tensors: in it.   renamed: number of tensors with a new name.
+    left_out: tensors of the source that the target does not hold, with reasons.
+    modules: each module -> its name in the written file, if that differs.
+    """
+
+    sha256: str
+    bytes: int
+    tensors: int
+    renamed: int
+    left_out: tuple[SkippedTensor, ...] = ()
+    modules: Mapping[str, str] = MappingProxyType({})
 
 
 class FormSettings(NamedTuple):
     """Settings of a folder besides its factors.
 
-    config: adapter_config.json, if the format has one.   old: settings of the source, for the report; new: settings
-    that are written.   metadata: metadata in the header of the weights.
+    config: adapter_config.json, if the format has one.   metadata: metadata in the header of the weights.
     """
 
     config: Mapping[str, Any] | None
-    old: Mapping[str, Any]
-    new: Mapping[str, Any]
     metadata: Mapping[str, str]
 
 
@@ -50,14 +52,13 @@ class Form(ABC):
     """Writer of adapters in one format.
 
     name: as in `Adapter.format`.   words: its name in messages.   weights: name of the file.
-    dtypes: storage types that its library reads.   one_rank: True if all modules have one rank and one scale.
+    dtypes: storage types that its library reads.
     """
 
     name: ClassVar[str]
     words: ClassVar[str]
     weights: ClassVar[str]
     dtypes: ClassVar[frozenset[str]]
-    one_rank: ClassVar[bool] = False
 
     @abstractmethod
     def module(self, opened: Adapter, name: str) -> str:
@@ -80,22 +81,6 @@ class Form(ABC):
         return self.turn(np.broadcast_to(np.zeros((), np.uint8), shape), side, pair).shape
 
 
-def encode_for(form: Form | None, targets: Sequence[Target], encoding: Encoding | None) -> EncodedModules:
-    """Write `targets` by the rule `encoding`, or by the one that fits them and the format; form None: PEFT's."""
-    encoded = encode_modules(targets, encoding)
-    if form is None or not form.one_rank or encoding is not None or encoded.encoding != "patterns":
-        return encoded
-    reason = f"{encoded.reason}, and {form.words} has one rank and one scale for all of them"
-    return rule_of("padded").encode(targets, reason)
-
-
-def not_held(opened: Adapter, form: str, part: str, hint: str) -> InputError:
-    """Return the error for a part of an adapter that the format `form` cannot hold."""
-    return InputError(
-        f"{opened.location.path}: cannot be written as {form}: {part}", code="not-in-format", hint=hint
-    )
-
-
 def rewriting(opened: Adapter, options: str) -> str:
     """Return the command that writes an adapter again at its own ranks, with other options of compress."""
     rank = max((pair.rank for pair in opened.pairs), default=1)
@@ -115,74 +100,14 @@ def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
         if note.reason == BASE_REASON or opened.is_foreign(note):
             left_out.append(note)
             continue
-        raise no_place(opened, form, note)
+        raise not_held(
+            opened,
+            form,
+            f"it has no place for {note.tensor[:120]} ({note.reason})",
+            "PEFT's format holds it",
+        )
     refuse_meaning(opened, form)
     return tuple(left_out)
-
-
-def refuse_meaning(opened: Adapter, form: str, *, dora: bool = False) -> None:
-    """Raise InputError (not-in-format) for an update that is not s·B·A of modules on the base as it is.
-
-    Only PEFT's config says how the base is changed, or that a factor belongs to a parameter. dora: DoRA is
-    held.
-    """
-    config = opened.config
-    if config is None:
-        return
-    start = initialization_of(config.init)
-    if start is None or not start.keeps_base:
-        raise not_held(
-            opened,
-            form,
-            f"init_lora_weights is {config.init[:60]!r}: "
-            + ("PEFT changes the base weights, too" if start else "what PEFT does to the base is unknown"),
-            AS_PLAIN_LORA,
-        )
-    held = ("use_dora",) if dora else ()
-    field = next((name for name in _OF_PEFT if config.fields.get(name) and name not in held), None)
-    tied = any(pair.kind == "embedding" or pair.module.endswith("lm_head") for pair in opened.pairs)
-    if tied and config.fields.get("ensure_weight_tying"):
-        field = "ensure_weight_tying"
-    parameter = next(
-        (pair.module for pair in opened.pairs if ends_with(pair.module, config.target_parameters)), None
-    )
-    if field or parameter:
-        part = (
-            f"{field} in its config has no equivalent there"
-            if field
-            else f"{parameter} is a parameter, not a module"
-        )
-        raise not_held(opened, form, part, "only PEFT's format holds it")
-
-
-def refuse_tied_embedding(opened: Adapter, form: str) -> None:
-    """Raise InputError (not-in-format) between PEFT and mlx-lm for an embedding that is the head as well.
-
-    mlx-lm adds the update of the embedding to the head, too (0.32.2, tuner/lora.py, `LoRAEmbedding.as_linear`), PEFT
-    does not. A base whose config.json is not on this disk is not checked.
-    """
-    embedding = next((pair.module for pair in opened.pairs if pair.kind == "embedding"), None)
-    if embedding is None or opened.config is None:
-        return
-    base = model_config_of(opened.config, opened.location.root) or {}
-    if base.get("tie_word_embeddings") is True:
-        raise not_held(
-            opened,
-            form,
-            f"{embedding} is also the head of this base model (tie_word_embeddings): mlx-lm updates both, PEFT only "
-            "the embedding",
-            "train without LoRA on the embedding, or load the adapter with the library that trained it",
-        )
-
-
-def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:
-    """Return the error for a tensor besides the factors, for a format `form` that holds only factors."""
-    return not_held(
-        opened,
-        form,
-        f"it has no place for {note.tensor[:120]} ({note.reason})",
-        "PEFT's format holds it",
-    )
 
 
 def refuse_type(opened: Adapter, form: Form, module: str, dtype: DType) -> None:
@@ -208,7 +133,6 @@ class MlxForm(Form):
     words = "MLX-LM LoRA"
     weights = FINAL
     dtypes = frozenset(("F32", "F16", "BF16"))
-    one_rank = True
     _layer = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.\d+\.(?P<inner>.+)")
     _known = re.compile(r"model\.layers\.\d+\..+|model\.embed_tokens|lm_head")
     """Modules that mlx-lm calls as transformers does."""
@@ -270,7 +194,7 @@ class MlxForm(Form):
         }
         if not old and opened.config and opened.config.base_model is not None:
             config["model"] = opened.config.base_model
-        return FormSettings(config, old, config, {"format": "mlx"})
+        return FormSettings(config, {"format": "mlx"})
 
 
 class DiffusersForm(Form):
@@ -315,11 +239,6 @@ class DiffusersForm(Form):
             part, _, inner = self.module(opened, module.name).partition(".")
             parts[part].append(module._replace(name=inner))
         configs = configs_of(opened.files[0]) if opened.format == "diffusers" else {}
-        old = {
-            f"{part}.{name}": value
-            for part, config in configs.items()
-            for name, value in config.fields.items()
-        }
         header: dict[str, Any] = {}
         for part, inside in sorted(parts.items()):
             fields = {
@@ -329,27 +248,37 @@ class DiffusersForm(Form):
             }
             header |= {f"{part}.{name}": value for name, value in fields.items()}
         text = json.dumps(header, indent=2, sort_keys=True)
-        return FormSettings(None, old, header, {"format": "pt", METADATA: text})
+        return FormSettings(None, {"format": "pt", METADATA: text})
 
 
-PEFT = "peft"
 FORMS: dict[str, Form] = {form.name: form for form in (MlxForm(), DiffusersForm())}
 """Name of a format, as in `Adapter.format` -> its writer."""
-WRITABLE = (PEFT, *FORMS)
-"""Values of `gradience compress --to`."""
 
 
-def form_of(name: str | None, source: str) -> Form | None:
-    """The format to write: that of this name, else that of the adapter if it is one of these; None for PEFT's.
-
-    Raises UsageError (unknown-target).
-    """
-    if name is None:
-        return FORMS.get(source)
-    if name not in WRITABLE:
-        raise UsageError(
-            f"{name!r} is not a format that compress can write",
-            code="unknown-target",
-            hint=did_you_mean(name, WRITABLE, f"one of: {', '.join(WRITABLE)}"),
-        )
-    return FORMS.get(name)
+def write_form(form: Form, opened: Adapter, folder: Path, base: Path | None = None) -> Written:
+    """Write the weights, and the config if the form has one. Raises InputError: not-in-format, no-config."""
+    targets = [Target(pair.module, pair.rank, opened.scale_of(pair)) for pair in opened.pairs]
+    names = {pair.module: form.module(opened, pair.module) for pair in opened.pairs}
+    left_out = refuse_beside(opened, form.words)
+    for pair in opened.pairs:
+        for factor in (pair.a, pair.b):
+            refuse_type(opened, form, pair.module, factor.entry.dtype)
+    settings = form.settings(opened, targets)
+    factors = {
+        form.factor(names[pair.module], side): (pair, side, factor)
+        for pair in opened.pairs
+        for side, factor in pair.factors.items()
+    }
+    headers = {
+        name: NewTensor(factor.entry.dtype.name, form.shape(factor.entry.shape, side, pair))
+        for name, (pair, side, factor) in factors.items()
+    }
+    with WeightsWriter(folder / form.weights, headers, settings.metadata) as writer:
+        for name in writer.names:
+            pair, side, factor = factors[name]
+            writer.put(np.ascontiguousarray(form.turn(factor.read(), side, pair)).tobytes())
+        digest = writer.close()
+    if settings.config is not None:
+        write_config(folder / CONFIG, settings.config)
+    renamed = factors.keys() - {factor.tensor for _, _, factor in factors.values()}
+    return Written(digest, writer.size, len(factors), len(renamed), left_out, names)
