@@ -33,8 +33,6 @@ from gradience.spectra import (
 
 SIGN_ROWS = 64
 """Rows of ΔW at most, evenly spaced, whose signs are compared."""
-LOST_ENERGY = 1e-280
-"""Energies are relative to what both adapters could hold together, where an ordinary one has 1e-20 or more."""
 
 
 class Energies(NamedTuple):
@@ -183,14 +181,6 @@ def _compare_expert(
     if same_words and a.scale == b.scale:
         update_b = update_a  # equal values give equal updates, not ones that agree to rounding
     energy_a, energy_b = (float(np.square(update).sum()) for update in (update_a, update_b))
-    for pair, energy in ((a, energy_a), (b, energy_b)):
-        # Squares that underflow, beside the sizes of the other adapter.
-        if energy < LOST_ENERGY and _size(pair)[0]:
-            raise InputError(
-                f"{pair.a.file.path}: {pair.module}: the numbers of the two adapters are too far apart to compare",
-                code="overflow",
-                hint="multiply its factors and alpha by powers of two so that they come near 1",
-            )
     overlap, kept = _overlap(update_a, update_b) if energy_a and energy_b else ({}, 0.0)
     energies = Energies(
         energy_a,
