@@ -42,7 +42,7 @@ from gradience.bench.verify.verify import checked_run
 from gradience.check.files import MAX_BYTES
 from gradience.code_version import code_version
 from gradience.digests import sha256_file
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine, require_local
 from gradience.evaluate.verb import planned_set
 from gradience.files import strict_yaml
@@ -139,8 +139,11 @@ def run_bench(
 
 def _follows_from_records(folder: Path) -> bool:
     """Return True if the result of a seed that another process ran follows from its records."""
-    with checked_run(folder) as run:
-        return bool(run.seeds) and not run.findings.mismatches
+    try:
+        with checked_run(folder) as run:
+            return bool(run.seeds) and not run.findings.mismatches
+    except InputError:  # nothing is beside it
+        return False
 
 
 def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
