@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from bench_sample import bench, config, ladder, probe_of, three_seeds
+from bench_sample import LARGE, bench, config, ladder, probe_of, three_seeds
 from golden import assert_golden
 
 from gradience.bench.verdict.aggregate import aggregate
@@ -11,7 +11,9 @@ from gradience.bench.verdict.evidence import graded_seed
 from gradience.reports.base.exact import exact_percent
 from gradience.reports.bench import (
     counted_points,
+    p_value,
     points,
+    round_up,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -100,3 +102,29 @@ def test_small_numbers():
 
     assert points(-0.00001) == "0.00"
     assert exact_percent(Fraction(2, 3)) == "66.7 %"
+
+
+def test_small_p_values_are_not_spelled_out():
+    assert [p_value(value) for value in (None, 1e-9, 0.0123)] == ["–", "< 0.001", "0.012"]
+    assert [round_up(number) for number in (7, 99, 101, 1063, 2400)] == [7, 99, 110, 1100, 2400]
+
+
+def test_only_a_run_with_verified_records_and_controls_is_called_certified():
+    changes = {"random_directions": (1400, 10), "uniform_r4": (20, 15)}
+    asked = config(
+        compression={
+            "variants": ["uniform_r4"],
+            "arms": ["truncate"],
+            "controls": ["random_directions", "rewrite_control"],
+        }
+    )
+    runs = [
+        bench(seed, {"uniform_r4.truncate": (20, 15)} | changes, asked=asked, **LARGE)
+        for seed in (42, 123, 456)
+    ]
+    verified, unknown = (aggregate(runs, records_verified=known) for known in (True, False))
+    for report, says in ((verified, True), (unknown, False)):
+        for text in (report.to_text(), report.to_markdown()):
+            assert (": A, certified" in " ".join(text.split())) == says
+    without_controls = aggregate(ladder(*[(5, 5)] * 4), records_verified=True)
+    assert ": B, shown for these runs" in " ".join(without_controls.to_text().split())
