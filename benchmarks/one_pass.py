@@ -144,12 +144,14 @@ def compare(
     if equal:
         smaller = budget_batches(prompts, lengths, tokens // 4, [1] * len(rows))
         for name in names:
-            answered, expected = follow(name, noise, False), generate(name)
+            answered, _, steps = timed(lambda name=name: follow(name, noise, False))
+            expected, _, plain_steps = timed(lambda name=name: generate(name))
             counts = {
                 "candidate": name,
                 "answers": len(rows),
                 "changed": sum(expected[place].text != drafts[place].text for place in drafts),
                 "differ from generation": sum(answered[place][0] != expected[place] for place in drafts),
+                "steps": [plain_steps, steps],
             }
             if "bfloat16" in engine.facts["dtype"]:
                 other = generate(name, smaller)

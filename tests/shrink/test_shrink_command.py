@@ -104,21 +104,6 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("more", "code", "words"),
-    [
-        (["-o", "out", "--ranks", "4,x"], 2, "not a list of ranks"),
-        (["-o", "out", "--ranks", "9"], 2, "no candidate is smaller"),
-        (["-o", "reference"], 2, "the output is the adapter itself"),
-    ],
-)
-def test_a_wrong_command_says_what_to_do(arguments, more, code, words, capsys):
-    assert run([*arguments, *more]) == code
-    printed = capsys.readouterr()
-    assert words in printed.err
-    assert "hint: " in printed.err
-
-
 def test_ranks_are_whole_numbers():
     assert (ranks_of(None), ranks_of("8, 4,1")) == (None, (8, 4, 1))
     for text in ("", "8,", "-1", "0", "1.5", "²", "9" * 7):

@@ -22,6 +22,18 @@ from gradience.training.resume import (
 )
 
 
+class Stop(Exception):
+    """What ends a training in these tests."""
+
+
+def stopped_at(step: int) -> Any:
+    def on_step(done: int, planned: int) -> None:
+        if done == step:
+            raise Stop
+
+    return on_step
+
+
 @pytest.mark.slow
 def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(causal: ModelSettings, tmp_path: Path) -> None:
     program(Path(__file__).with_name("kill_training.py"), causal.name, tmp_path)
@@ -79,34 +91,12 @@ def test_what_libraries_say_of_a_disk_is_told_from_their_other_errors(tmp_path: 
 def test_an_unfinished_training_is_not_continued_with_other_settings(
     causal: ModelSettings, tmp_path: Path
 ) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(done: int, planned: int) -> None:
-        if done == 3:
-            raise Stop
-
     with pytest.raises(Stop):
-        run(causal, tmp_path, recipe=recipe(save_steps=1), on_step=stop)
+        run(causal, tmp_path, recipe=recipe(save_steps=1), on_step=stopped_at(3))
     with pytest.raises(InputError, match="started with different settings") as caught:
         run(causal, tmp_path, recipe=recipe(save_steps=1, lr=1e-3))
     assert caught.value.code == "other-training"
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
-
-
-# ------------------------------------------------------------------ whatever the moment of the kill
-
-
-class Stop(Exception):
-    """What ends a training in these tests."""
-
-
-def stopped_at(step: int) -> Any:
-    def on_step(done: int, planned: int) -> None:
-        if done == step:
-            raise Stop
-
-    return on_step
 
 
 def test_killed_after_its_last_checkpoint_it_takes_no_further_step(
