@@ -399,7 +399,7 @@ def test_outputs_and_scores_are_those_of_two_passes(engine, name, known):
     assert [output for output, _ in followed(engine, name, known=known, stop=stop)] == stopped
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MEMORIES if kind != "no keys and values"])
+@pytest.mark.parametrize("kind", MEMORIES)
 def test_whatever_the_model_remembers_drafts_change_nothing(kind, generated):
     engine = remembering(kind)
     expected = engine.generate(None, PROMPTS, **WRITE)
@@ -412,6 +412,16 @@ def test_whatever_the_model_remembers_drafts_change_nothing(kind, generated):
     (answered,) = engine.follow(None, [drafts], reference=None, near_tie=1e-4, **WRITE)
     assert len(generated) > len(FOLLOWED) / 2
     assert [output for output, _ in answered] == expected
+    ids = torch.tensor([engine.tokenizer(PROMPTS[0])["input_ids"]])
+    written = engine.base.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=engine.tokenizer.eos_token_id,
+        pad_token_id=0,
+    )
+    assert tuple(written[0, ids.shape[1] :].tolist()) == expected[0].ids
     for (_, score), one in zip(answered, scores, strict=True):
         assert score.loglikelihood == pytest.approx(one.loglikelihood, rel=1e-4)
 

@@ -55,7 +55,8 @@ def next_logits(
     ids: (batch, new). mask: (batch, old + new), 0 for padding. choose: as in `logits_at`.
     """
     name = cache_name(model)
-    inputs = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
+    seen = mask if cache is None or attends(model) else mask[:, -ids.shape[1] :]
+    inputs = {"input_ids": ids, "attention_mask": seen, name: cache, "use_cache": True}
     if "position_ids" in _parameters(model):  # a model with ALiBi has none
         inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = logits_at(model, choose, **inputs)
@@ -69,7 +70,18 @@ def cache_name(model: Any) -> str:
 
 def caches(model: Any) -> bool:
     """Return True if the model keeps keys and values, which rows may share; not a state that every token changes."""
-    return cache_name(model) in _parameters(model) and not getattr(inner_of(model), "_is_stateful", False)
+    return cache_name(model) in _parameters(model) and not stateful(inner_of(model))
+
+
+def attends(model: Any) -> bool:
+    """Return False if the model has no attention, as Mamba: its mask is of the new tokens alone."""
+    inner = inner_of(model)
+    return not stateful(inner) or hasattr(inner.config.get_text_config(), "num_attention_heads")
+
+
+def stateful(inner: Any) -> bool:
+    """Return True if every token changes what the model keeps."""
+    return bool(getattr(inner, "_is_stateful", False))
 
 
 def inner_of(model: Any) -> Any:
