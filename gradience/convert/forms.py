@@ -38,14 +38,8 @@ class Written(NamedTuple):
     modules: Mapping[str, str] = MappingProxyType({})
 
 
-class FormSettings(NamedTuple):
-    """Settings of a folder besides its factors.
-
-    config: adapter_config.json, if the format has one.   metadata: metadata in the header of the weights.
-    """
-
-    config: Mapping[str, Any] | None
-    metadata: Mapping[str, str]
+Settings = tuple[Mapping[str, Any] | None, Mapping[str, str]]
+"""adapter_config.json, if the format has one, and the metadata in the header of the weights."""
 
 
 class Form(ABC):
@@ -69,16 +63,12 @@ class Form(ABC):
         """Return the name of a tensor. module: as the format calls it."""
 
     @abstractmethod
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> FormSettings:
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
         """Return the settings to write besides the factors of `modules`. Raises InputError (not-in-format)."""
 
     def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
         """Return a view, in the format's order of axes, of words in PEFT's order."""
         return words
-
-    def shape(self, shape: tuple[int, ...], side: Side, pair: LoraPair) -> tuple[int, ...]:
-        """Return the shape in the format of a factor that has `shape` in PEFT; no element is stored for it."""
-        return self.turn(np.broadcast_to(np.zeros((), np.uint8), shape), side, pair).shape
 
 
 def rewriting(opened: Adapter, options: str) -> str:
@@ -159,7 +149,7 @@ class MlxForm(Form):
             return words.reshape(pair.experts, -1, pair.columns)
         return words.reshape(pair.rows, -1, pair.experts).transpose(2, 0, 1)
 
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> FormSettings:
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
         first = modules[0]
         for module in modules:
             if module.rank != first.rank or not math.isclose(module.scale, first.scale, rel_tol=1e-12):
@@ -194,7 +184,7 @@ class MlxForm(Form):
         }
         if not old and opened.config and opened.config.base_model is not None:
             config["model"] = opened.config.base_model
-        return FormSettings(config, {"format": "mlx"})
+        return config, {"format": "mlx"}
 
 
 class DiffusersForm(Form):
@@ -225,7 +215,7 @@ class DiffusersForm(Form):
     def factor(self, module: str, side: Side) -> str:
         return f"{module}.lora_{side}.weight"
 
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> FormSettings:
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
         foreign = next((pair for pair in opened.pairs if pair.kind not in ("linear", "conv")), None)
         if foreign is not None:
             raise not_held(
@@ -248,7 +238,7 @@ class DiffusersForm(Form):
             }
             header |= {f"{part}.{name}": value for name, value in fields.items()}
         text = json.dumps(header, indent=2, sort_keys=True)
-        return FormSettings(None, {"format": "pt", METADATA: text})
+        return None, {"format": "pt", METADATA: text}
 
 
 FORMS: dict[str, Form] = {form.name: form for form in (MlxForm(), DiffusersForm())}
@@ -263,22 +253,22 @@ def write_form(form: Form, opened: Adapter, folder: Path, base: Path | None = No
     for pair in opened.pairs:
         for factor in (pair.a, pair.b):
             refuse_type(opened, form, pair.module, factor.entry.dtype)
-    settings = form.settings(opened, targets)
+    config, metadata = form.settings(opened, targets)
     factors = {
         form.factor(names[pair.module], side): (pair, side, factor)
         for pair in opened.pairs
         for side, factor in pair.factors.items()
     }
-    headers = {
-        name: NewTensor(factor.entry.dtype.name, form.shape(factor.entry.shape, side, pair))
-        for name, (pair, side, factor) in factors.items()
-    }
-    with WeightsWriter(folder / form.weights, headers, settings.metadata) as writer:
+    headers = {}
+    for name, (pair, side, factor) in factors.items():
+        empty = np.broadcast_to(np.zeros((), np.uint8), factor.entry.shape)  # of which no element is stored
+        headers[name] = NewTensor(factor.entry.dtype.name, form.turn(empty, side, pair).shape)
+    with WeightsWriter(folder / form.weights, headers, metadata) as writer:
         for name in writer.names:
             pair, side, factor = factors[name]
             writer.put(np.ascontiguousarray(form.turn(factor.read(), side, pair)).tobytes())
         digest = writer.close()
-    if settings.config is not None:
-        write_config(folder / CONFIG, settings.config)
+    if config is not None:
+        write_config(folder / CONFIG, config)
     renamed = factors.keys() - {factor.tensor for _, _, factor in factors.values()}
     return Written(digest, writer.size, len(factors), len(renamed), left_out, names)
