@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gradience.reports.bench import Bench, VariantResult
-from gradience.reports.bench_plan import allowed_losses, margin_text
+from gradience.reports.bench_plan import margin_text
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
 from gradience.statistics.paired import FEWEST_GROUPS
-from gradience.words import points
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +41,20 @@ def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator
     for guard, report in guards.items():
         row = report.row(name)
         loss = None if row is None else loss_on(row)
-        if row is None or loss is None:
-            continue
-        allowed = margin_text(report.margin, nll=row.pairs is None)
-        if row.pairs is None and loss > report.margin:
-            yield f"{guard}: {float(loss):.2g} nats per token higher than the probe; allowed: {allowed}"
-        elif row.pairs is not None and loss * row.pairs.n > allowed_losses(row.pairs.n, report.margin):
-            yield f"{guard}: {points(loss).removeprefix('+')} points lower than the probe; allowed: {allowed}"
+        if row is not None and loss is not None and loss > report.margin:
+            nll = row.pairs is None
+            lost, allowed = (margin_text(value, nll=nll) for value in (loss, report.margin))
+            yield f"{guard}: {lost} {'higher' if nll else 'lower'} than the probe; allowed: {allowed}"
 
 
 def guard_evidence(benches: Iterable[Bench], results: Mapping[int, VariantResult]) -> GuardEvidence:
     """Return what the guards show of a candidate. results: its result on each seed."""
     tested: list[tuple[float, str, EvaluatedAdapter]] = []
     for guard, seed, report, row in _rows(benches, results):
-        if row.bounds is not None:
-            groups = len(set(report.groups)) if report.groups is not None else row.n or 0
-            too_few = row.likelihood is not None and groups < FEWEST_GROUPS
-            tested.append((1.0 if too_few else row.bounds.p_value, f"{guard}, seed {seed}", row))
+        groups = len(set(report.groups)) if report.groups is not None else row.n or 0
+        too_few = row.likelihood is not None and groups < FEWEST_GROUPS
+        p_value = 1.0 if row.bounds is None or too_few else row.bounds.p_value
+        tested.append((p_value, f"{guard}, seed {seed}", row))
     if not tested:
         return NO_GUARDS
     p_value, where, row = max(tested, key=lambda each: each[0])
@@ -84,7 +80,9 @@ def _rows(
     """Yield the rows of a candidate: guard, seed, evaluation and row."""
     for bench in benches:
         result = results.get(bench.seed)
-        for guard, report in bench.guards.items() if result is not None else ():
-            row = None if result is None else report.row(result.same_as or result.name)
+        if result is None:
+            continue
+        for guard, report in bench.guards.items():
+            row = report.row(result.same_as or result.name)
             if row is not None:
                 yield guard, bench.seed, report, row
