@@ -121,19 +121,19 @@ class BaseWeights(Closing):
                 stored = [self._named(f"{owner}.{expert}.{name}") for name in names]
                 if all(stored):
                     return [(name, None) for name in stored if name]
-        try:
-            name = self._find(module)
-        except InputError as error:
-            if error.code != "base-mismatch":
-                raise
+        name = self._named(module)
+        if name is None:
+            packed = tuple(f".{module}{mark}{ending}" for ending in _PACKED for mark in "._")
+            if any(f".{stored}".endswith(packed) for stored in self.files):
+                raise self._quantized(f"the weight of {module} is packed")
             # A parameter by its own name; of a tied head, the embeddings.
             parts = module.split(".")
-            ends = [".".join(parts[start:]) for start in range(len(parts))]
-            tied = [name for name in self.files if name.endswith(EMBEDDINGS)] if parts[-1] in HEADS else []
-            match = next((end for end in ends if end in self.files), tied[0] if len(tied) == 1 else None)
-            if match is None:
-                raise
-            name = match
+            ends = (".".join(parts[start:]) for start in range(len(parts)))
+            tied = [stored for stored in self.files if stored.endswith(EMBEDDINGS)]
+            head = tied[0] if parts[-1] in HEADS and len(tied) == 1 else None
+            name = next((end for end in ends if end in self.files), head)
+        if name is None:
+            raise self._mismatch(f"has no weight for the module {module}")
         return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
 
     def _mismatch(self, problem: str) -> InputError:
@@ -169,18 +169,6 @@ class BaseWeights(Closing):
             if len(names) == 1:
                 return names[0]
         return None
-
-    def _find(self, module: str) -> str:
-        """Return the stored name of the module's weight. Raises InputError (base-mismatch, base-quantized) if
-        there is none.
-        """
-        name = self._named(module)
-        if name is not None:
-            return name
-        packed = tuple(f".{module}{mark}{ending}" for ending in _PACKED for mark in "._")
-        if any(f".{name}".endswith(packed) for name in self.files):
-            raise self._quantized(f"the weight of {module} is packed")
-        raise self._mismatch(f"has no weight for the module {module}")
 
 
 @dataclass(frozen=True)

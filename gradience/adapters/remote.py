@@ -58,11 +58,8 @@ MAX_TOKENIZER = 128 * 2**20
 """Bytes of one file of a tokenizer; the largest of common models has 35 MB."""
 
 
-class Fetched(NamedTuple):
-    """An adapter of the hub on this disk."""
-
-    path: Path
-    source: HubCommit
+Fetched = tuple[Path, HubCommit]
+"""An adapter of the hub on this disk, and the commit that it is from."""
 
 
 class _Choice(NamedTuple):
@@ -90,7 +87,7 @@ def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None
             raise not_cached(address)
     choice = _choose(address, list_files(address), weights, adapter)
     root, commit = download(address, [posixpath.join(choice.folder, name) for name in choice.files])
-    return Fetched(root / choice.folder / choice.point, HubCommit(address, commit))
+    return root / choice.folder / choice.point, HubCommit(address, commit)
 
 
 @cache
@@ -140,7 +137,7 @@ def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | 
     for folder, name, point in wanted:
         root = cached(address, posixpath.join(folder, name))
         if root is not None:
-            return Fetched(root / folder / point, HubCommit(address, root.name))
+            return root / folder / point, HubCommit(address, root.name)
     return None
 
 

@@ -161,9 +161,6 @@ def test_a_header_length_that_looks_like_a_pickle_or_gzip_is_just_a_length(lengt
     assert ours(tmp_path / "a.safetensors", content) == theirs(content) == {"a": ("F32", (2, 2), bytes(16))}
 
 
-# ---------------------------------------------------------------- while it is read
-
-
 # ---------------------------------------------------------------- Every code of every storage type has the
 
 

@@ -19,7 +19,6 @@ from gradience.runtimes.verdict import (
     engine,
     gguf_scale,
     slot_bytes,
-    steps_below,
     verdict_of,
     wrong_scale,
 )
@@ -379,8 +378,3 @@ def test_what_was_run_is_the_engine_that_fleet_names():
     assert {(row["max_loras"], row["max_lora_rank"]) for row in SETTINGS} == {
         (loras, rank) for loras in (1, 2, 4) for rank in (8, 16, 32)
     }
-
-
-def test_steps_go_down_from_the_one_that_holds_the_rank():
-    assert steps_below(17) == (16, 8, 1)
-    assert steps_below(8) == (1,)
