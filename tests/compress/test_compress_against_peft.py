@@ -256,7 +256,7 @@ def test_dora_refusals(tmp_path):
     save_file(gptq, other / "model.safetensors")
     assert refused(adapter, out, base_model=other).code == "base-quantized"
     (other / "model.safetensors.index.json").write_text("[]")
-    assert refused(adapter, out, base_model=other).code == "no-base-weights"
+    assert refused(adapter, out, base_model=other).code == "bad-config"
     assert not out.exists()
 
 
