@@ -147,12 +147,24 @@ def test_a_variant_that_forgets_fails_whatever_its_task_says(
                next(variant for variant in together.variants if variant.name == CUT).reasons)  # fmt: skip
 
 
+class KilledInside(Watcher):
+    """Breaks off after the first batch of a stage."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.last = stage
+
+    def step(self, done: int, total: int) -> None:
+        if self.stages[-1:] == [self.last]:
+            raise KeyboardInterrupt
+
+
 def test_a_run_that_was_killed_in_a_guard_resumes_there(
     config_file: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load_config(config_file)
     with pytest.raises(KeyboardInterrupt):
-        run_bench(config, tmp_path, Watcher("guards/same"))
+        run_bench(config, tmp_path, KilledInside("guards/same"))
     before = (tmp_path / "seed_1" / "guards" / "general" / "manifest.json").stat().st_mtime_ns
     run_bench(config, tmp_path, StageProgress())
     assert "evaluating guard same" in capsys.readouterr().err
