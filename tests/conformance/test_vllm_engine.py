@@ -112,7 +112,7 @@ def test_a_larger_adapter_starts_it_anew_and_what_it_refuses_is_said_in_its_word
     with pytest.raises(RefusedByVllm, match="vLLM does not yet support DoRA"):  # which was no guess
         vllm._process.ask("add", number=99, path=str(folders / "dora"))
     assert "dora" not in vllm.adapters
-    with pytest.raises(InputError, match="vLLM holds 129 here") as refusal:
+    with pytest.raises(InputError, match="vLLM has memory for 129") as refusal:
         vllm.generate("first", ["1" * 100], max_new_tokens=100)
     assert refusal.value.code == "engine-context"
     vllm.remove("larger")
