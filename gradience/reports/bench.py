@@ -762,7 +762,7 @@ def _grades(results: Sequence[Result]) -> Iterator[Block]:
             details = [needs] if needs else []
             notes += grade_note(result.name, result.evidence.grade, result.evidence.reason, details)
     if notes:
-        yield Heading("Grades", aside=f"needs: {POWER}")
+        yield Heading("Grades", aside=f"examples and seeds needed are {POWER}")
         yield Notes(notes)
 
 
@@ -775,8 +775,9 @@ def _needed(evidence: VariantEvidence) -> str:
     if needs.grade == "A" and needs.seeds is not None:
         wanted = f"{plural(needs.seeds, 'seed')}, if mean and spread stay as observed"
     elif needs.grade == "A":
-        wanted = "100 seeds are not enough" if pooled.next_training else f"{MIN_SEEDS} seeds or more"
-    return f"Grade {needs.grade} needs: {'; '.join([*needs.obstacles, wanted])}"
+        wanted = f"{'more than 100' if pooled.next_training else f'at least {MIN_SEEDS}'} seeds"
+    also = f"; also in the way: {'; '.join(needs.obstacles)}" if needs.obstacles else ""
+    return f"For grade {needs.grade}: {wanted}{also}"
 
 
 def _differences(results: Sequence[Result]) -> Iterator[Block]:
