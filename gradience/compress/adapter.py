@@ -223,7 +223,7 @@ def write_compressed(
             config_changes=changed_fields(layout.config.fields, layout.new_fields),
             architecture=architecture,
             runtimes=verdicts(written, architecture),
-            warnings=tuple(_warnings(opened, plan, layout, results)),
+            warnings=tuple(_warnings(opened, plan, layout, results, path_text(target))),
             run=watch.run_info(),
         )
         report.save(folder / REPORT)
@@ -303,9 +303,11 @@ def _row(plan: ModulePlan, pair: LoraPair, job: Job | None, module: CompressedMo
 
 
 def _warnings(
-    opened: Adapter, plan: CompressionPlan, layout: Layout, results: Mapping[str, Any]
+    opened: Adapter, plan: CompressionPlan, layout: Layout, results: Mapping[str, Any], output: str
 ) -> Iterator[str]:
-    """Yield what a reader of the report should know."""
+    """Yield what a reader of the report should know. output: the folder, as the report names it."""
+    if opened.format == "mlx":
+        yield f"written as PEFT LoRA; for mlx-lm: gradience convert {output} {output}-mlx --to mlx"
     beside = [
         name for name in layout.carried if "lora_" not in name
     ]  # a lora_bias is scaled with its factors

@@ -148,6 +148,7 @@ def plain_mlx(folder):
 def test_mlx_becomes_a_smaller_adapter_of_peft_and_of_mlx_again(tmp_path, capsys):
     folder, smaller, back = (plain_mlx(tmp_path / "plain"), tmp_path / "smaller", tmp_path / "back")
     assert run(["compress", str(folder), "--rank", "2", "-o", str(smaller)]) == 0
+    assert "for mlx-lm: gradience convert" in " ".join(capsys.readouterr().out.split())
     assert run(["convert", str(smaller), str(back), "--to", "mlx"]) == 0
     capsys.readouterr()
     config = json.loads((smaller / "adapter_config.json").read_text())
