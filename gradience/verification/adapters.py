@@ -89,20 +89,22 @@ def check_evaluated(
 # ---------------------------------------------------------------- adapters that were written
 
 
-def check_compression(folder: Path, findings: Findings, at: str = "") -> CompressionReport | None:
+def check_compression(folder: Path, findings: Findings) -> CompressionReport | None:
     """Compare compression_report.json with the weights beside it; return the report, if there is one.
 
-    at: prefix of the names of its files. If the original is found, the errors are measured again.
+    If the original is found, the errors are measured again.
     """
     if not (folder / REPORT).is_file():
         return None
-    report, name = CompressionReport.read(folder / REPORT), f"{at}{REPORT}"
-    _opened(folder, findings, name, lambda adapter: _compressed(report, adapter, name))
+    report = CompressionReport.read(folder / REPORT)
+    _opened(folder, findings, REPORT, lambda adapter: _compressed(report, adapter))
     source = source_at(folder, report.source_path, report.source_sha256)
     if source is None:
-        findings.gap(f"the errors in {name}: the original is not here (sha256 {report.source_sha256[:12]}…)")
+        findings.gap(
+            f"the errors in {REPORT}: the original is not here (sha256 {report.source_sha256[:12]}…)"
+        )
         return report
-    description = f"{name}: the errors of all modules, measured again"
+    description = f"{REPORT}: the errors of all modules, measured again"
     with (
         findings.check("errors", "L1", description),
         open_adapter(source) as before,
@@ -113,49 +115,49 @@ def check_compression(folder: Path, findings: Findings, at: str = "") -> Compres
             error = compare_modules(pair, now.get(pair.module))[1].relative_difference
             row = rows.get(pair.module)
             if row is None:
-                findings.mismatch(name, f"{pair.module} is missing", "modules")
+                findings.mismatch(REPORT, f"{pair.module} is missing", "modules")
             elif not math.isclose(row.measured_error or 0.0, error or 0.0, rel_tol=1e-6, abs_tol=1e-8):
                 problem = f"{row.measured_error} recorded, {error} measured"
-                findings.mismatch(name, problem, f"modules.{pair.module}.measured_error")
+                findings.mismatch(REPORT, problem, f"modules.{pair.module}.measured_error")
     return report
 
 
-def _compressed(report: CompressionReport, adapter: Adapter, name: str) -> Facts:
+def _compressed(report: CompressionReport, adapter: Adapter) -> Facts:
     rows, pairs = report.modules, {pair.module: pair for pair in adapter.pairs}
     written = [row for row in rows if row.new_rank]
     old, new = sum(row.old_params for row in rows), sum(pair.params for pair in pairs.values())
-    yield name, "output_sha256", report.output_sha256, adapter.sha256()
-    yield name, "old_params", report.old_params, old
-    yield name, "new_params", report.new_params, new
-    yield name, "reduction", report.reduction, 1 - new / old if old else 0.0
-    yield name, "new_bytes", report.new_bytes, adapter.bytes
-    yield name, "dropped", [*report.dropped], [row.name for row in rows if not row.new_rank]
+    yield REPORT, "output_sha256", report.output_sha256, adapter.sha256()
+    yield REPORT, "old_params", report.old_params, old
+    yield REPORT, "new_params", report.new_params, new
+    yield REPORT, "reduction", report.reduction, 1 - new / old if old else 0.0
+    yield REPORT, "new_bytes", report.new_bytes, adapter.bytes
+    yield REPORT, "dropped", [*report.dropped], [row.name for row in rows if not row.new_rank]
     largest = max((pair.rank for pair in pairs.values()), default=0)
-    yield name, "new_max_lora_rank", report.new_max_lora_rank, max_lora_rank_step(largest)
-    yield name, "modules", len(written), len(pairs)
+    yield REPORT, "new_max_lora_rank", report.new_max_lora_rank, max_lora_rank_step(largest)
+    yield REPORT, "modules", len(written), len(pairs)
     for row in written:
         pair = pairs.get(row.name)
         if pair is None:
-            yield name, f"modules.{row.name}", "recorded", "not in the file"
+            yield REPORT, f"modules.{row.name}", "recorded", "not in the file"
             continue
         at = f"modules.{row.name}"
-        yield name, f"{at}.stored_rank", row.stored_rank, pair.rank
+        yield REPORT, f"{at}.stored_rank", row.stored_rank, pair.rank
         yield "adapter_config.json", row.name, pair.declared_rank or pair.rank, pair.rank
-        yield name, f"{at}.new_rank", row.new_rank <= row.stored_rank, True
-        yield name, f"{at}.new_params", row.new_params, pair.params
-        yield name, f"{at}.new_bytes", row.new_bytes, pair.bytes
-        yield name, f"{at}.dtype", row.dtype, type_names(pair.a.entry.dtype, pair.b.entry.dtype)
+        yield REPORT, f"{at}.new_rank", row.new_rank <= row.stored_rank, True
+        yield REPORT, f"{at}.new_params", row.new_params, pair.params
+        yield REPORT, f"{at}.new_bytes", row.new_bytes, pair.bytes
+        yield REPORT, f"{at}.dtype", row.dtype, type_names(pair.a.entry.dtype, pair.b.entry.dtype)
         scale = row.scale * report.strength
-        yield name, f"{at}.scale", scale, float(pair.scale or 0.0) * row.folded
+        yield REPORT, f"{at}.scale", scale, float(pair.scale or 0.0) * row.folded
 
 
-def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
+def check_distillation(folder: Path, findings: Findings) -> None:
     """Compare distill_report.json with the weights beside it, and make its means again from its rows."""
     if not (folder / DISTILL_REPORT).is_file():
         return
-    report, name = DistillReport.read(folder / DISTILL_REPORT), f"{at}{DISTILL_REPORT}"
-    _opened(folder, findings, name, lambda adapter: _distilled(report, adapter, name))
-    with findings.check("held-out rows", "L1", f"{name}: the means follow from the held-out rows"):
+    report = DistillReport.read(folder / DISTILL_REPORT)
+    _opened(folder, findings, DISTILL_REPORT, lambda adapter: _distilled(report, adapter))
+    with findings.check("held-out rows", "L1", f"{DISTILL_REPORT}: the means follow from the held-out rows"):
         tokens = np.array([row.tokens for row in report.by_row], dtype=np.int64)
         before, after = (
             np.array([getattr(row, f"kl_per_example_{key}") for row in report.by_row])
@@ -173,7 +175,7 @@ def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
                 (f"{field}.{key}", getattr(recorded, key), getattr(again, key))
                 for key in ("kl_per_token", "low", "high")
             )
-            findings.compare((name, *value) for value in values)
+            findings.compare((DISTILL_REPORT, *value) for value in values)
         facts: tuple[tuple[str, Any, Any], ...] = (
             ("p_closer", report.p_closer, p_value),
             ("held_out_rows", report.held_out_rows, len(report.by_row)),
@@ -181,14 +183,14 @@ def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
             ("best_step", report.best_step, best.step),
             ("improved", report.improved, best.step > 0),
         )
-        findings.compare((name, *fact) for fact in facts)
+        findings.compare((DISTILL_REPORT, *fact) for fact in facts)
 
 
-def _distilled(report: DistillReport, adapter: Adapter, name: str) -> Facts:
-    yield name, "output_sha256", report.output_sha256, adapter.sha256()
-    yield name, "trained_params", report.trained_params, sum(pair.params for pair in adapter.pairs)
+def _distilled(report: DistillReport, adapter: Adapter) -> Facts:
+    yield DISTILL_REPORT, "output_sha256", report.output_sha256, adapter.sha256()
+    yield DISTILL_REPORT, "trained_params", report.trained_params, sum(pair.params for pair in adapter.pairs)
     if not report.improved:
-        yield name, "adapter_sha256", report.adapter_sha256, report.output_sha256
+        yield DISTILL_REPORT, "adapter_sha256", report.adapter_sha256, report.output_sha256
 
 
 def _opened(folder: Path, findings: Findings, name: str, facts: Callable[[Adapter], Facts]) -> None:

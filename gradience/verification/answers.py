@@ -231,14 +231,15 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
         findings.gap(f"the size of {report.smallest}: its weights are not in {shrink.ADAPTER}/")
         return
     check_evaluated(place, chosen.result, report.reference, shrink.SHRUNK, findings, folder=folder)
-    compression = check_compression(folder, findings, at=f"{shrink.ADAPTER}/")
-    if compression is not None and chosen.kind != DISTILLED.name:
-        facts = (
-            ("source_sha256", compression.source_sha256, report.plan.adapter_sha256),
-            ("old_params", compression.old_params, report.plan.lora_params),
-            ("new_params", compression.new_params, chosen.lora_params),
-        )
-        findings.compare((f"{shrink.ADAPTER}/{REPORT}", *fact) for fact in facts)
+    with findings.inside(f"{shrink.ADAPTER}/"):
+        compression = check_compression(folder, findings)
+        if compression is not None and chosen.kind != DISTILLED.name:
+            facts = (
+                ("source_sha256", compression.source_sha256, report.plan.adapter_sha256),
+                ("old_params", compression.old_params, report.plan.lora_params),
+                ("new_params", compression.new_params, chosen.lora_params),
+            )
+            findings.compare((REPORT, *fact) for fact in facts)
     card = read_card(folder)
     if EVALUATED.encode() in card and report.run.gradience_version == __version__:
         with findings.check("card", "L1", "the model card in adapter/ matches shrink.json, byte for byte"):
