@@ -60,7 +60,7 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import PLANNED, Compares, DataSplit, PlannedSet, Policy, Share
+from gradience.reports.bench_plan import PLANNED, DataSplit, PlannedSet, Policy, Share
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, delta_cell, level_cell
 from gradience.statistics.table import PairedTable
 from gradience.words import counted, noun
@@ -525,7 +525,6 @@ Run = Bench | BenchAggregate
 Result = VariantResult | VariantSummary
 Row = tuple[str, Inline]
 
-UNITS: dict[Compares, str] = {"correct": "Δ", "nll": "ΔNLL", "agreement": "Δ"}
 SMOKE = "smoke run, no evidence"
 ROLES: dict[str, Role] = {
     "PASS": "good",
@@ -668,7 +667,8 @@ def _guard_columns(
     def cell(guard: str) -> Callable[[Any], Inline]:
         return lambda variant: MISSING if (row := row_on(guard, variant)) is None else delta_cell(row)
 
-    return [(Column(f"{guard.name} {UNITS[guard.compares]}", ">"), cell(guard.name)) for guard in guards]
+    heads = [f"{guard.name} {'ΔNLL' if guard.compares == 'nll' else 'Δ'}" for guard in guards]
+    return [(Column(head, ">"), cell(guard.name)) for head, guard in zip(heads, guards, strict=True)]
 
 
 def _guard_legend(guards: Sequence[PlannedSet]) -> list[Row]:
