@@ -426,6 +426,20 @@ def test_whatever_the_model_remembers_drafts_change_nothing(kind, generated):
         assert score.loglikelihood == pytest.approx(one.loglikelihood, rel=1e-4)
 
 
+def test_in_bfloat16_what_is_unfinished_begins_again(generated):
+    """The keys of a pass differ more from those of generation than those of two batch sizes differ."""
+    engine = remembering("absolute positions")
+    engine.base.to(torch.bfloat16)
+    outputs = engine.generate(None, PROMPTS, **WRITE)
+    drafts = [
+        Draft(row.prompt, replace(one, ids=(*one.ids[:5], 7, 9)))
+        for row, one in zip(FOLLOWED, outputs, strict=True)
+    ]
+    engine._written.clear()
+    engine.follow(None, [drafts], reference=None, near_tie=0.0, **WRITE)
+    assert set(generated) == {0}
+
+
 def test_only_what_differs_is_generated(engine, generated, adapter_folders):
     engine.add("again", adapter_folders["rslora"])
     followed(engine, "again")

@@ -286,8 +286,12 @@ class TransformersEngine(Engine):
                     read = read_drafts(few, model, self.encoder)
                 for place, row, one in zip(places, few, read, strict=True):
                     verified(row, one, near_tie, begun[place])
-                    if begun[place].stopped_by is None:
+                    if begun[place].stopped_by is not None:
+                        continue
+                    if self.base.dtype == torch.float32:
                         unfinished[place] = one.begin(len(row.draft.prompt) + len(begun[place].ids) - 1)
+                    else:  # rounding of a pass may exceed that of generation by far: as if it had not been read
+                        begun[place], unfinished[place] = replace(begun[place], ids=[], gaps=[]), None
                 for place, score in zip(places, self._scored(few, read, reference), strict=True):
                     scored[place] = score
                 del read
