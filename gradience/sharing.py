@@ -91,7 +91,7 @@ class PageSettings:
     """Page."""
 
     files: Annotated[Sequence[StrPath], Flag("FILE_OR_DIR")]
-    """audit.json and what other verbs write, run.jsonl, a calibration; or the folder of a run."""
+    """Report of any command, run.jsonl, or calibration; or the folder of a run."""
     _: KW_ONLY
     output: Annotated[StrPath, AfterValidator(_checked), Field(validate_default=True), Flag("FILE", "-o")] = (
         "report.html"

@@ -305,7 +305,7 @@ def bench_table() -> str:
     seeds, allowed = plural(len(result.planned_seeds), "seed"), 100 * float(result.policy.tolerance)
     return "\n".join(
         [
-            f"MiniLM-L6 on film reviews, {tests:,} test examples, {seeds}. The probe (rank {result.probe_rank}) has "
+            f"MiniLM-L6 on movie reviews, {tests:,} test examples, {seeds}. The probe (rank {result.probe_rank}) has "
             f"{mean_percent(result.probe)} correct; a variant may lose {allowed:g} points. **{result.status}**:",
             "",
             "| variant | description | saved | correct | worst Δ, points | seeds passed | |",

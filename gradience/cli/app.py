@@ -71,7 +71,7 @@ Gradience measures how much of its rank a LoRA adapter uses, and tests whether a
   gradience demo
       an audit of the adapter that comes with the package
 
-All verbs: gradience --help. One verb: gradience help VERB. Terms: gradience help glossary."""
+All commands: gradience --help. One command: gradience help COMMAND. Terms: gradience help glossary."""
 
 
 class PipeClosed(Exception):
@@ -190,7 +190,7 @@ def root(
 ) -> None:
     """Measure how much of its rank a LoRA adapter uses, and test whether a smaller one stays within your margin.
 
-    `gradience help VERB` explains a verb, `gradience help glossary` the terms. Results go to stdout, everything else to
+    `gradience help COMMAND` explains a command, `gradience help glossary` the terms. Results go to stdout, everything else to
     stderr.
     """
 

@@ -85,8 +85,8 @@ def _fleet(settings: CompressSettings, fleet: Fleet, out: LayersOutput) -> int:
         raise UsageError(
             "a fleet.jsonl needs --rank and --output",
             code="fleet-options",
-            hint="it also takes --root, --unchanged, --encoding, --to, --dtype, --base-model, --allow-pickle and"
-            " --force, and nothing else",
+            hint="give these, and optionally --root, --unchanged, --encoding, --dtype, --base-model, --allow-pickle or"
+            " --force; other options need a single adapter",
         )
     batch = FleetCompressSettings(**values, **shared(fleet, Fleet), fleet=settings.path)
     report = out.run(compress_fleet, batch, "compressing adapters")

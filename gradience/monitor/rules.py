@@ -226,10 +226,10 @@ def memorization_gap(run: MonitoredRun) -> Observations:
         ratio = math.exp(min(last.loss - last.train_loss, 700.0))
         if ratio >= run.gap_threshold:
             yield Observation(
-                f"loss on {name} is {sig(last.loss)}, in training {sig(last.train_loss)}"
-                f" (ratio of perplexities {sig(ratio)})",
+                f"loss on {name} is {sig(last.loss)}, recent training loss {sig(last.train_loss)}"
+                f" (perplexity ratio {sig(ratio)})",
                 evidence(f"loss on {name}", last.loss, last.step)
-                + evidence("training loss", last.train_loss, last.step)
+                + evidence("recent training loss", last.train_loss, last.step)
                 + evidence("threshold", run.gap_threshold),
                 "high" if split.count > 1 else "medium",
                 "train for fewer epochs, or on more (or more varied) examples",

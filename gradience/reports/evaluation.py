@@ -163,7 +163,7 @@ class EvaluatedAdapter(Part):
     """Holm-adjusted p-value over all evaluated candidates; null for the base, which is not tested."""
     change: OutputChange | None = None
     grade: Grade | None = None
-    """B: shown for these runs. C: inconclusive. D: worse. X: could not be evaluated. A needs several training runs.
+    """B: shown for these adapters. C: inconclusive. D: worse. X: could not be evaluated. A needs several training runs.
     Null for the reference and the base."""
     reason: str = ""
     """Explanation of the grade in one sentence."""

@@ -140,7 +140,7 @@ def region(name: str, content: Mapping[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
         *_counts(rows),
         "",
-        f"| {name} | architecture | adapters | − PEFT, at most | moved, at least |",
+        f"| {name} | architecture | adapters | max deviation from PEFT | min effect of the adapter |",
         "|---|---|---|---:|---:|",
         *_outcomes(served),
         "",

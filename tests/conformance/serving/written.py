@@ -181,7 +181,7 @@ def table(content: Mapping[str, Any]) -> str:
     lines = [
         f"{content['date']}, on a CPU: {versions}.",
         "",
-        "| base | factors | adapters written | loaded, PEFT's answer | − PEFT, at most | moved, at least"
+        "| base | factors | adapters written | loaded, PEFT's answer | max deviation from PEFT | min effect of the adapter"
         " | not in the format |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
