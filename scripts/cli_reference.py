@@ -19,8 +19,8 @@ Results go to stdout, everything else to stderr. Exit codes: [exit_codes.md](exi
 Color is used on a terminal only; `NO_COLOR=1` turns it off, `FORCE_COLOR=1` turns it on.
 `python -m gradience` is the same thing as `gradience`.
 
-`gradience --install-completion` makes Tab complete commands, options, shipped configs, and the values of options that take
-one of a few (`--suggested`, `--encoding`, `--dtype`, `--task`, `--fail-on`). It was installed and tried in bash 5.2,
+`gradience --install-completion` makes Tab complete commands, options, shipped configs, and the values of options that
+take one of a few (`--suggested`, `--encoding`, `--dtype`, `--task`, `--fail-on`). It was installed and tried in bash 5.2,
 zsh 5.9 and fish 4.0, on Linux. In zsh the first Tab of a session only loads it: press Tab again.
 """
 

@@ -190,8 +190,8 @@ def root(
 ) -> None:
     """Measure how much of its rank a LoRA adapter uses, and test whether a smaller one stays within your margin.
 
-    `gradience help COMMAND` explains a command, `gradience help glossary` the terms. Results go to stdout, everything else to
-    stderr.
+    `gradience help COMMAND` explains a command, `gradience help glossary` the terms. Results go to stdout,
+    everything else to stderr.
     """
 
 

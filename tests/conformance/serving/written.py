@@ -181,8 +181,8 @@ def table(content: Mapping[str, Any]) -> str:
     lines = [
         f"{content['date']}, on a CPU: {versions}.",
         "",
-        "| base | factors | adapters written | loaded, PEFT's answer | max deviation from PEFT | min effect of the adapter"
-        " | not in the format |",
+        "| base | factors | adapters written | loaded, PEFT's answer | max deviation from PEFT |"
+        " min effect of the adapter | not in the format |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in content["rows"]:
