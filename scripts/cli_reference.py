@@ -20,7 +20,7 @@ Color is used on a terminal only; `NO_COLOR=1` turns it off, `FORCE_COLOR=1` tur
 `python -m gradience` is the same thing as `gradience`.
 
 `gradience --install-completion` makes Tab complete commands, options, shipped configs, and the values of options that
-take one of a few (`--suggested`, `--encoding`, `--dtype`, `--task`, `--fail-on`). It was installed and tried in bash 5.2,
+take one of a few (`--suggested`, `--encoding`, `--dtype`, `--task`, `--fail-on`). It was tried in bash 5.2,
 zsh 5.9 and fish 4.0, on Linux. In zsh the first Tab of a session only loads it: press Tab again.
 """
 
