@@ -145,14 +145,16 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
             opening = [
                 compressed_opening(compression.modules, compression.measured_error, compression.strength)
             ]
-            digests.append(("original", f"sha256 {compression.source_sha256}"))
+            digests.append(("reference adapter", f"sha256 {compression.source_sha256}"))
         if distillation is not None:
             opening = [distilled_opening(distillation.best_step)]
             before, after = sig(distillation.before.kl_per_token), sig(distillation.after.kl_per_token)
             held_out = f"on {count(distillation.held_out_rows)} held-out rows"
-            rows.append(("distilled", f"KL/token from the original {before} → {after} nats, {held_out}"))
+            rows.append(
+                ("distilled", f"KL/token from the reference adapter {before} → {after} nats, {held_out}")
+            )
             if compression is None:
-                digests.append(("original", f"sha256 {distillation.teacher_sha256}"))
+                digests.append(("reference adapter", f"sha256 {distillation.teacher_sha256}"))
         merge = _of_these_weights(MergeReport, folder / MERGE_REPORT, sha256)
         if merge is not None:
             opening = [markdown.render(card_blocks(merge))]
@@ -300,16 +302,18 @@ def _compressed(report: CompressionReport) -> Rows:
         number_range(getattr(row, name) for row in report.modules) for name in ("old_rank", "new_rank")
     )
     rows: Rows = [
-        ("LoRA rank", f"{now} ({before} in the original)"),
-        ("LoRA parameters", f"{count(report.new_params)} ({count(report.old_params)} in the original)"),
-        ("weights file", f"{size(report.new_bytes)} ({size(report.old_bytes)} in the original)"),
+        ("LoRA rank", f"{now} (reference adapter: {before})"),
+        ("LoRA parameters", f"{count(report.new_params)} (reference adapter: {count(report.old_params)})"),
+        ("weights file", f"{size(report.new_bytes)} (reference adapter: {size(report.old_bytes)})"),
         ("relative error", f"{percent(report.measured_error)} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖)"),
         ("chosen by", report.criterion),
     ]
     if report.strength != 1:
-        rows.append(("strength", f"{report.strength:g}: the original's update is multiplied by it"))
+        rows.append(("strength", f"{report.strength:g}: the reference adapter's update is multiplied by it"))
     if report.prediction is not None:
-        rows.append(("predicted KL/token", f"{sig(report.prediction.kl_per_token)} nats, from the original"))
+        rows.append(
+            ("predicted KL/token", f"{sig(report.prediction.kl_per_token)} nats, from the reference adapter")
+        )
     return rows
 
 
@@ -320,13 +324,13 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
         rows.append(("correct", f"{count(row.correct)} / {count(row.n)} ({100 * row.correct / row.n:.1f} %)"))
     if row.pairs is not None:
         interval = f"95 % interval {interval_cell(row)}"
-        rows.append(("Δ from the original", f"{points(row.pairs.delta)} points ({interval})"))
+        rows.append(("Δ from the reference adapter", f"{points(row.pairs.delta)} points ({interval})"))
     if row.likelihood is not None and row.likelihood.delta is not None:
         evidence = row.likelihood
         delta = f"{signed(evidence.delta)} nats per token"
         if row.interval is not None:
             delta += f" (95 % interval {signed(row.interval[0])} … {signed(row.interval[1])})"
-        rows.append(("ΔNLL from the original", delta))
+        rows.append(("ΔNLL from the reference adapter", delta))
     if row.grade is not None:  # each grade of an evaluation has its reason
         rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade][1]}"))
         guards = report.guards if isinstance(report, ShrinkReport) else ()

@@ -22,15 +22,15 @@ class RowSettings:
     prompts: Annotated[StrPath, Flag("FILE")]
     """Rows with `prompt` (and optionally `completion`), `messages`, or `text` for a classifier (JSONL, CSV, TSV)."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Read at most the first N rows."""
+    """Read at most the first N examples."""
     completion_tokens: Annotated[Positive, Flag("N")] = 64
-    """Length of the completions that are sampled for rows without one."""
+    """Length of the completions that are sampled for examples without one."""
     seed: Annotated[Seed, Flag("N")] = 42
-    """Seed of completions, directions, the split and the order of the rows."""
+    """Seed of completions, directions, the split and the order of the examples."""
     batch_size: Annotated[Positive, Flag("N")] = 8
-    """Rows per batch."""
+    """Examples per batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None
-    """Maximum tokens of a row (default: the limit of the base; 512 for a text to classify)."""
+    """Maximum tokens of an example (default: the limit of the base; 512 for a text to classify)."""
     left_out: Annotated[frozenset[str], PythonOnly] = frozenset()
     """Digests of prompts that are not read, since they are tested: the `prompt_ids` of a calibration."""
     progress: Annotated[Progress | None, PythonOnly] = None

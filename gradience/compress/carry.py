@@ -14,6 +14,7 @@ from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.errors import InputError, UsageError
 from gradience.files.card import CARD, Card, read_card, without_block, write_card
 from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks
+from gradience.reports.base.numbers import percent
 from gradience.reports.compression import CompressionReport, ModuleResult
 from gradience.words import counted, listed
 
@@ -25,7 +26,7 @@ PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", 
 DISTILL_REPORT = "distill_report.json"
 REPORTS = ("compression_report.json", "compression_report.md", DISTILL_REPORT)
 OPENING = "> **A smaller approximation of another adapter.**"
-AROUND = "The text and figures outside this block describe the original."
+AROUND = "The text outside this block describes the reference adapter."
 
 
 def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
@@ -151,16 +152,16 @@ def compressed_opening(rows: Sequence[ModuleResult], error: float, strength: flo
         return str(low) if low == high else f"{low} to {high}"
 
     before, now = span([row.old_rank for row in rows]), span([row.new_rank for row in rows])
-    scale = "the same scale" if strength == 1 else f"strength {strength:g} (the update is multiplied by it)"
+    scale = "same scale" if strength == 1 else f"strength {strength:g} (the update is multiplied by it)"
     return (
-        f"{OPENING} `gradience compress` wrote it without training: LoRA rank {before} → {now}, {scale}, "
-        f"relative error of the update {error:.2g}. {AROUND}"
+        f"{OPENING} `gradience compress` made it without training: LoRA rank {before} → {now}, {scale}, "
+        f"relative error of the update {percent(error)}. {AROUND}"
     )
 
 
 def distilled_opening(steps: int) -> str:
     """Return the opening text for the card of an adapter that was distilled for `steps` steps."""
     return (
-        f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} without labels, to match the original's"
-        f" outputs. {AROUND}"
+        f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} without labels, to match the"
+        f" reference adapter's outputs. {AROUND}"
     )

@@ -400,7 +400,7 @@ def refuse_meaning(opened: Adapter, form: str, *, dora: bool = False) -> None:
             if field
             else f"{parameter} is a parameter, not a module"
         )
-        raise not_held(opened, form, part, "only PEFT's format holds it")
+        raise not_held(opened, form, part, "only the PEFT format can store it")
 
 
 def refuse_tied_embedding(opened: Adapter, form: str) -> None:

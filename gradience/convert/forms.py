@@ -93,8 +93,8 @@ def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
         raise not_held(
             opened,
             form,
-            f"it has no place for {note.tensor[:120]} ({note.reason})",
-            "PEFT's format holds it",
+            f"it cannot store {note.tensor[:120]} ({note.reason})",
+            "the PEFT format can store it",
         )
     refuse_meaning(opened, form)
     return tuple(left_out)
@@ -158,12 +158,14 @@ class MlxForm(Form):
                     self.words,
                     f"it has one rank and one scale, but {first.name} has rank {first.rank} and scale {first.scale:g}, "
                     f"and {module.name} has rank {module.rank} and scale {module.scale:g}",
-                    f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; PEFT's format holds "
-                    "several: --to peft",
+                    f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; the PEFT format "
+                    "can store several: --to peft",
                 )
         convolution = next((pair.module for pair in opened.pairs if pair.kind == "conv"), None)
         if convolution is not None:
-            raise not_held(opened, self.words, f"{convolution} is a convolution", "PEFT's format holds it")
+            raise not_held(
+                opened, self.words, f"{convolution} is a convolution", "the PEFT format can store it"
+            )
         if opened.format != "mlx":
             refuse_tied_embedding(opened, self.words)
         old = read_settings(opened.location) if opened.format == "mlx" else {}
@@ -222,7 +224,7 @@ class DiffusersForm(Form):
                 opened,
                 self.words,
                 f"{foreign.module} is of the kind {foreign.kind}",
-                "PEFT's format holds it",
+                "the PEFT format can store it",
             )
         parts: dict[str, list[Target]] = defaultdict(list)
         for module in modules:

@@ -84,9 +84,7 @@ def write_gguf(opened: Adapter, folder: Path, base: Path | None) -> Written:
 
 def _alpha(opened: Adapter) -> float:
     """s·r, which must be the same for all. Raises InputError (not-in-format)."""
-    hint = (
-        f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; PEFT's format holds several"
-    )
+    hint = f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; the PEFT format can store several"
     alphas = {pair.module: opened.scale_of(pair) * pair.rank for pair in opened.pairs}
     first, alpha = next(iter(alphas.items()))
     for module, other in alphas.items():

@@ -289,8 +289,10 @@ class Answering:
             stages = self._rows + (self.inputs.measures_divergence and self._likelihoods)
         else:
             stages = self._rows if once else 2 * self._rows - (not self._likelihoods)
-        name = f"{row.file_name}/{stage}"
-        self.watcher.stage(name, self._stages.setdefault(name, len(self._stages) + 1), stages)
+        number = self._stages.setdefault(f"{row.file_name}/{stage}", len(self._stages) + 1)
+        looks = len(self.evaluator.looks)
+        look = f", look {row.look} of {looks}" if looks > 1 else ""
+        self.watcher.stage(f"{row.file_name}{look}/{stage}", number, stages)
 
     @property
     def fingerprint(self) -> str:

@@ -19,7 +19,7 @@ from gradience.models.locate import locate, require_weights
 from gradience.models.rendering import encode_pair, token_counts
 from gradience.models.tokenizers import check_vocabulary, tokenizer_notes
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
-from gradience.words import counted
+from gradience.words import noun
 
 if TYPE_CHECKING:
     from gradience.evaluate.inputs import EvaluateInputs
@@ -150,8 +150,8 @@ def is_short(text: str, tokens: int) -> bool:
     return len(text) + SPECIAL <= tokens and text.isascii()
 
 
-def _of(number: int, examples: Sequence[Any], noun: str) -> str:
-    return f"{number:,} of {counted(len(examples), noun)} {'has' if number == 1 else 'have'}"
+def _of(number: int, examples: Sequence[Any], what: str) -> str:
+    return f"{number:,} of {len(examples):,} {noun(len(examples), what)} {'has' if number == 1 else 'have'}"
 
 
 # ---------------------------------------------------------------- memory

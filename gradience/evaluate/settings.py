@@ -329,7 +329,7 @@ class AnswerSettings:
     )
     """Engine that generates answers: transformers, or vllm in a separate process (--engine-python)."""
     no_ledger: bool = False
-    """Do not count this test in `.gradience/ledger.json`, which warns of repeated tests on the same rows."""
+    """Do not count this test in `.gradience/ledger.json`, which warns of repeated tests on the same examples."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and batch."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None
@@ -346,7 +346,7 @@ class ExampleSettings(AnswerSettings):
         StrPath | Mapping[str, Any] | Rows | None, BeforeValidator(data_of), Flag("[NAME=]FILE")
     ] = None
     """Your examples: JSONL, JSON, CSV, TSV, Parquet or text, a folder saved by datasets, or hf://org/name[:split]; in
-    Python also a list of dicts, a DataFrame or a Dataset. All rows are evaluated. With several named
+    Python also a list of dicts, a DataFrame or a Dataset. All examples are evaluated. With several named
     data sets, a candidate must pass on each."""
     guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
         field(default_factory=dict)

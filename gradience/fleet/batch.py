@@ -201,7 +201,7 @@ def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict
     try:
         if stamp_of(stamped_files(source)) != row.stamp:
             raise InputError(
-                f"{source}: missing, or changed since it was measured",
+                f"{source}: {'changed since it was measured' if source.exists() else 'not found; add --root DIR'}",
                 code="row-outdated",
                 hint="run gradience fleet again, or give --root, the folder that the paths are relative to",
             )

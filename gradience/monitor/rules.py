@@ -161,8 +161,8 @@ def loss_explosion(run: MonitoredRun) -> Observations:
         f"the loss reached {sig(top.high)}, {sig(top.high / first)} times the first logged loss",
         evidence("largest loss", top.high, top.high_step) + evidence("first loss", first),
         "high",
-        f"check the rows used shortly before step {top.high_step}, and the learning rate there",
-        "one row with a wrong label or an extreme value can do this, and so can a step that is too large",
+        f"check the examples used shortly before step {top.high_step}, and the learning rate there",
+        "one example with a wrong label or an extreme value can cause this; so can too large a step",
     )
 
 
@@ -207,7 +207,7 @@ def no_evaluation(run: MonitoredRun) -> Observations:
         "nothing was evaluated during training",
         evidence("logged losses", facts.loss.count, facts.last_step),
         "medium",
-        'hold out some rows: eval_dataset=…, eval_strategy="steps"; if you evaluate afterwards, say so:'
+        'hold out some examples: eval_dataset=…, eval_strategy="steps"; if you evaluate after training, say so:'
         ' GradienceCallback(evaluated_by="…")',
         "without an evaluation, learning and memorization look the same",
     )
@@ -226,14 +226,14 @@ def memorization_gap(run: MonitoredRun) -> Observations:
         ratio = math.exp(min(last.loss - last.train_loss, 700.0))
         if ratio >= run.gap_threshold:
             yield Observation(
-                f"loss on {name} is {sig(last.loss)}, recent training loss {sig(last.train_loss)}"
+                f"{name} loss {sig(last.loss)}, recent training loss {sig(last.train_loss)}"
                 f" (perplexity ratio {sig(ratio)})",
                 evidence(f"loss on {name}", last.loss, last.step)
                 + evidence("recent training loss", last.train_loss, last.step)
                 + evidence("threshold", run.gap_threshold),
                 "high" if split.count > 1 else "medium",
                 "train for fewer epochs, or on more (or more varied) examples",
-                "the model fits its training rows much better than held-out ones",
+                "the model fits its training examples much better than held-out ones",
             )
             return
 
@@ -255,7 +255,7 @@ def overfitting(run: MonitoredRun) -> Observations:
         if best.train_loss is None or last.train_loss is None or last.train_loss >= best.train_loss:
             continue
         yield Observation(
-            f"loss on {name} was best at step {best.step} ({sig(best.loss)}) and has risen to {sig(last.loss)}",
+            f"{name} loss was lowest at step {best.step} ({sig(best.loss)}) and has risen to {sig(last.loss)}",
             evidence("best", best.loss, best.step) + evidence("last", last.loss, last.step),
             "high" if last.loss > (1 + 2 * RISEN) * best.loss else "medium",
             f"use the checkpoint of step {best.step}; set load_best_model_at_end and early stopping",
@@ -301,7 +301,7 @@ def rank_too_small(run: MonitoredRun) -> Observations:
     count, alpha = len(point.saturated()), run.setup.alpha
     doubled = f"{2 * alpha:g} (same α/r)" if alpha else "twice the old one"
     yield Observation(
-        f"{count} of {counted(len(point.measured), 'module')} at nearly full rank ({max(point.ranks)})",
+        f"{count} of {counted(len(point.measured), 'module')} use nearly their full rank of {max(point.ranks)}",
         evidence(f"modules whose k@90 reaches {SATURATED_AT:.0%} of their rank", count, point.step)
         + evidence("median k@90", point.needed_percentile(50), point.step),
         "medium",
@@ -356,16 +356,16 @@ def learning_rate(run: MonitoredRun) -> Observations:
     ratio = peak / reference
     if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         return
-    side = "higher" if ratio > 1 else "lower"
-    by = ratio if ratio > 1 else 1 / ratio
+    high, by = ratio > 1, max(ratio, 1 / ratio)
     yield Observation(
-        f"the learning rate {rate(peak)} is {float(f'{by:.2g}'):,.0f} times {side} than α = {setup.alpha:g} suggests",
+        f"the learning rate {rate(peak)} is far {'above' if high else 'below'} the reference for α = {setup.alpha:g}"
+        f" (factor {float(f'{by:.2g}'):,.0f})",
         evidence("peak learning rate", peak)
         + evidence("reference", reference)
         + evidence("α/r", alpha / setup.r),
         "medium" if setup.hidden_size else "low",
-        f"try {rate(reference, 1)}",
-        "typically, the best learning rate of LoRA is about ten times that of full fine-tuning and hardly depends on"
+        f"{'lower' if high else 'raise'} the learning rate to about {rate(reference, 1)}",
+        "the best learning rate of LoRA is typically about ten times that of full fine-tuning and hardly depends on"
         " the rank if α stays the same",
     )
 
@@ -381,7 +381,7 @@ def run_error(run: MonitoredRun) -> Observations:
         f"the run ended with an error: {reason}",
         evidence("last step", facts.last_step),
         "high",
-        "see the training's own output for the traceback",
+        "see the training's log for the traceback",
         "run.jsonl records the type of an exception, never its text",
     )
 

@@ -191,7 +191,7 @@ class CalibrationForecast(PromptForecast):
         return [
             Heading("Dry run: no model was loaded", level=1),
             Facts(facts),
-            Paragraph("Memory does not include the base's activations and their gradients."),
+            Paragraph("Memory excludes the base's activations and their gradients."),
         ]
 
 
@@ -358,10 +358,10 @@ def calibration_blocks(report: CalibrationReport, view: View) -> Document:
     predicting = report.rows - report.selection_rows
     facts: list[tuple[str, Inline]] = [
         ("base", Span(report.base, "name")),
-        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
-        ("rows", f"{count(report.selection_rows)} to select components, {count(predicting)} to predict"),
+        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'example')}")),
+        ("examples", f"{count(report.selection_rows)} to select components, {count(predicting)} to predict"),
         *report.completions(),
-        ("scored", f"{plural(report.scored_tokens, 'token')} of the prediction rows"),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the prediction examples"),
         ("modules", f"{count(len(report.modules))} calibrated, {count(len(report.excluded))} excluded"),
     ]
     ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
@@ -390,7 +390,7 @@ def calibration_blocks(report: CalibrationReport, view: View) -> Document:
 
 SIZES = (
     "Each size has as many parameters as that uniform rank, allocated by effect (--max-params)."
-    " SVD: plain --rank K."
+    " SVD: plain --rank K. Intervals: gradience compress --calibration."
 )
 
 
@@ -399,7 +399,7 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
     tokens = report.tokens_per_answer
     table = table_of(
         report.sizes,
-        (Column("size of rank", ">"), lambda point: str(point.rank)),
+        (Column("same size as rank", ">"), lambda point: str(point.rank)),
         (Column("parameters", ">", drop=2), lambda point: count(point.params)),
         (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
         (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
@@ -411,7 +411,7 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
     labeled, unlabeled = (Span(f"{shrink} --{flag} rows.jsonl", "dim") for flag in ("data", "prompts"))
     return [
         *blocks,
-        Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts alone)")),
+        Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts only)")),
     ]
 
 

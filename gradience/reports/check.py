@@ -108,7 +108,7 @@ class CheckReport(Report):
 def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     """Return files, settings, findings and their number. verbose: also sources and rules without findings."""
     files: list[tuple[str, Inline]] = [
-        (f"read as {file.dialect}", Span(file.path, "name")) for file in report.files
+        (f"{file.dialect} settings", Span(file.path, "name")) for file in report.files
     ]
     name = report.files[0].path if report.files else report.settings.base_model
     title = ("Check of ", Span(name, "name"), " before training") if name else "Check before training"
@@ -117,7 +117,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     blocks.append(dim(settings_sentence(report)))
     notes = []
     for finding in report.findings:
-        where = f", {finding.where}" if finding.where else ""
+        where = "" if finding.where in (None, "as given") else f", {finding.where}"
         details = [f"now: {finding.seen}", f"advised: {finding.advised}", finding.reason]
         details += [f"source: {finding.source}"] if verbose else []
         notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
@@ -126,7 +126,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     nouns = {"error": "error", "warning": "warning", "info": "note"}
     counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
     applied = len({*report.passed, *(finding.code for finding in report.findings)})
-    verdict = f"{', '.join(counts) or 'nothing to report'}; {plural(applied, 'rule')} applied"
+    verdict = f"{', '.join(counts) or 'No problems found'} ({plural(applied, 'rule')})"
     blocks.append(Paragraph(Span(verdict, "strong")))
     if verbose:
         without: list[tuple[str, Inline]] = [
@@ -148,7 +148,7 @@ def settings_sentence(report: CheckReport) -> str:
         f"scale {sig(s.scale)}" if s.scale is not None else "",
         "rsLoRA" if s.use_rslora else "",
         "DoRA" if s.use_dora else "",
-        f"on {targets}" if targets else "",
+        f"targets: {targets}" if targets else "",
         f"lr {sig(s.learning_rate, 2)}" if s.learning_rate is not None else "",
         f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
         f"{trimmed(s.epochs)} epoch{'' if s.epochs == 1 else 's'}" if s.epochs is not None else "",

@@ -221,11 +221,11 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
     ]
     if any(module.left_overlap is not None for module in report.modules):
-        overlap = "mean squared cosine between the k leading directions on that side; k: the smaller k@90"
+        overlap = "overlap of the k leading directions (mean squared cosine); k: the smaller k@90"
         legend: list[tuple[str, Inline]] = [
             ("outside", "error ‖ΔW_A − ΔW_A′‖ / ‖ΔW_A‖ if A is limited to the directions of B"),
             ("output, input", overlap),
-            ("angle", "the largest principal angle between them"),
+            ("angle", "largest principal angle between these directions"),
         ]
         blocks.append(Facts(legend))
     apart = [row for row in report.modules if row.presence != "both"]

@@ -360,10 +360,10 @@ def prediction_blocks(compression: Compression, view: View) -> list[Block]:
 # ---------------------------------------------------------------- runtime support
 
 LOADING: dict[Verdict, tuple[Mark, str, str]] = {
-    "loads": ("good", "loads the adapter", "load the adapter"),
+    "loads": ("good", "loads such adapters", "load such adapters"),
     "wrong scale": ("error", "silently applies a wrong scale", "silently apply a wrong scale"),
     "wrong meaning": ("error", "silently computes wrong results", "silently compute wrong results"),
-    "refuses": ("error", "refuses the adapter", "refuse the adapter"),
+    "refuses": ("error", "refuses such adapters", "refuse such adapters"),
     "not run": ("unknown", "", ""),
 }
 """A mark and the words for one and for several runtimes. Success first, then silent failures."""

@@ -54,9 +54,11 @@ class ConversionReport(Report):
     def blocks(self) -> Document:
         """Return source and result, and the renamed and omitted tensors."""
         digests = f"sha256 {self.output_sha256[:12]} from {self.source_sha256[:12]}"
+        renamed = f"; {count(self.renamed)} renamed" if self.renamed else ""
         facts: list[tuple[str, Inline]] = [
+            ("format", f"{self.source_format} → {self.to}"),
             ("modules", f"{count(self.modules)}, {count(self.lora_params)} LoRA parameters"),
-            ("tensors", f"{count(self.tensors)}, {size(self.bytes)}; renamed: {count(self.renamed)}"),
+            ("tensors", f"{count(self.tensors)}, {size(self.bytes)}{renamed}"),
         ]
         if self.carried_files:
             facts.append(("copied unchanged", Span(listed(self.carried_files, 8), "name")))
@@ -70,7 +72,7 @@ class ConversionReport(Report):
             notes.append(Note("info", "read from a pickle in a sandboxed process"))
         return [
             Heading(("Converted to ", Span(self.output_path, "name")), level=1),
-            Paragraph(("from ", Span(self.source_path, "name"), f" ({self.source_format}) to {self.to}")),
+            Paragraph(("from ", Span(self.source_path, "name"))),
             Paragraph(Span(" · ".join([digests, *commit_of(self.source)]), "dim")),
             Facts(facts),
             *([Notes(notes)] if notes else []),

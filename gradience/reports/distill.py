@@ -118,7 +118,8 @@ class DistillReport(PromptReport):
             Heading("Distance from the reference"),
             Paragraph(_answer(self)),
             Table(
-                [Column("held-out rows"), Column("KL/token", ">"), Column("95 % interval", ">")], distances
+                [Column("held-out examples"), Column("KL/token", ">"), Column("95 % interval", ">")],
+                distances,
             ),
             *_notes(self),
             Paragraph(
@@ -175,11 +176,10 @@ class DistillForecast(PromptForecast):
         ]
         if self.sampled_completions:
             facts.insert(4, ("completions", f"{count(self.sampled_completions)} sampled from the reference"))
-        missing = "the base's activations, their gradients, and the logits of a batch, twice"
         return [
             Heading("Dry run: no model was loaded", level=1),
             Facts(facts),
-            Paragraph(f"Memory does not include {missing}."),
+            Paragraph("Memory excludes activations, gradients and two copies of a batch's logits."),
         ]
 
 
@@ -211,15 +211,17 @@ def _answer(report: DistillReport) -> str:
 
 def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
     reference = f"the reference has {count(report.teacher_params)}"
-    steps = f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} rows each"
+    steps = (
+        f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} examples each"
+    )
     facts: list[tuple[str, Inline]] = [
         ("reference", Span(report.teacher_path, "name")),
         ("base", Span(report.base, "name")),
-        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
-        ("rows", _split(report)),
+        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'example')}")),
+        ("examples", _split(report)),
         *report.completions(" from the reference"),
-        ("scored", f"{plural(report.scored_tokens, 'token')} of the held-out rows"),
-        ("trained", f"{plural(report.trained_params, 'parameter')} of LoRA factors only; {reference}"),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the held-out examples"),
+        ("trained", f"{plural(report.trained_params, 'parameter')} (LoRA factors only); {reference}"),
         ("steps", steps),
     ]
     return facts
@@ -235,7 +237,7 @@ def _split(report: DistillReport | DistillForecast) -> str:
 def _notes(report: DistillReport) -> list[Block]:
     notes = [Note("info", note) for note in report.notes]
     if report.held_out_rows < FEW:
-        few = f"only {plural(report.held_out_rows, 'row')} held out: use a few hundred"
+        few = f"only {plural(report.held_out_rows, 'held-out example')}: use a few hundred"
         notes.append(Note("warning", few))
     notes += report.row_notes()
     return [Notes(notes)] if notes else []

@@ -135,8 +135,7 @@ class EvidenceReport(Report):
 
     def summary(self) -> list[Note]:
         """Return the verdict and the grade."""
-        mark, words = GRADES[self.grade]
-        return [Note(mark, self.verdict, [f"grade {self.grade}: {words}"])]
+        return [Note(GRADES[self.grade][0], self.verdict, [f"grade {self.grade}"])]
 
     def without_texts(self) -> Self:
         """Return the flips without prompts and answers."""
@@ -157,7 +156,7 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
         model: tuple[Span, ...] = (Span("  "), Span(log.model, "name")) if log.model is not None else ()
         origin = Span(f"  {log.format} · sha256 {log.sha256[:12]}", "dim")
         facts.append((side, (Span(log.path, "name"), *model, origin)))
-    facts.append(("score", (*scored[1:], f" · {plural(report.n, 'example')}")))
+    facts.append(("metric", (*scored[1:], f" · {plural(report.n, 'example')}")))
     title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
     blocks: list[Block] = [Heading(title, level=1), Facts(facts)]
     return [*blocks, *warned(report.notes)]

@@ -226,18 +226,15 @@ def fleet_blocks(report: FleetReport, view: View) -> Document:
         Heading("Limits"),
         Paragraph(
             "Weight error is a crude guide to accuracy. Error: ‖ΔW − ΔW′‖ / ‖ΔW‖."
-            f" Slot sizes follow the allocation of {report.engine}, measured earlier, for the modules that the adapters"
-            " have. Without lora_target_modules vLLM also allocates the other modules."
+            f" Slot sizes are computed from {report.engine}'s allocation for the modules that the adapters have."
+            " Without lora_target_modules, vLLM also allocates the other modules."
         ),
     ]
 
 
 def _title(report: FleetReport) -> list[Block]:
-    of_measured = (
-        f" in {plural(report.adapters - report.failed, 'measured adapter')}" if report.failed else ""
-    )
     parts = [
-        f"{size(report.bytes)}, {count(report.params)} LoRA parameters{of_measured}",
+        f"{size(report.bytes)}, {count(report.params)} LoRA parameters",
         f"{count(report.measured)} measured now, {count(report.reused)} unchanged since an earlier run",
     ]
     if report.elsewhere:
@@ -250,7 +247,10 @@ def _title(report: FleetReport) -> list[Block]:
         notes.append(Note("warning", incomplete))
     if report.untrained:
         notes.append(Note("warning", f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)"))
-    heading = Heading(f"Fleet of {plural(report.adapters, 'adapter')}", level=1)
+    fleet = f"Fleet of {plural(report.adapters, 'adapter')}"
+    if report.failed:
+        fleet = f"Fleet: {count(report.adapters - report.failed)} of {plural(report.adapters, 'adapter')} measured"
+    heading = Heading(fleet, level=1)
     return [heading, Paragraph(" · ".join(parts)), *([Notes(notes)] if notes else [])]
 
 

@@ -91,11 +91,11 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
     small = [adapter for adapter in report.adapters if adapter.status in UNCHANGED]
     how = UNCHANGED[small[0].status] if small else "not copied"
     failed = [adapter for adapter in report.adapters if adapter.status == "failed"]
+    failed.sort(key=lambda adapter: adapter.error != "row-outdated")
+    of_all = f"{count(len(written))} of {plural(len(report.adapters), 'adapter')}"
     saved = f"{size(report.old_bytes)} to {size(report.new_bytes)}" if written else "nothing written"
     blocks: list[Block] = [
-        Heading(
-            f"{plural(len(report.adapters), 'adapter')}, truncated to rank {count(report.rank)}", level=1
-        ),
+        Heading(f"{of_all} truncated to rank {count(report.rank)}", level=1),
         Paragraph(
             f"{count(report.written)} written, {count(report.reused)} from an earlier run,"
             f" {count(report.small_enough)} {how}, {count(report.failed)} failed · {saved}"

@@ -148,7 +148,7 @@ class BenchForecast(Readable):
         if self.smoke:
             blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
         checks: list[tuple[str, Inline]] = [
-            (check.what, (Span(check.name, "name"), f": {check.state}: {check.note}"))
+            (check.what, (Span(check.name, "name"), f": {check.state} ({check.note})"))
             for check in self.checks
         ]
         blocks += [Heading("Plan"), Facts(_plan(self)), Heading("Inputs"), Facts(checks)]
@@ -203,7 +203,7 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
 
 def _chances(forecast: BenchForecast) -> list[Block]:
     """Return the smallest margin for several plausible variants, and the chance that an equal variant passes."""
-    titles = ("discordance", "spread", "margin, these runs", "mean over trainings", "PASS if equal")
+    titles = ("discordance", "spread", "margin, these runs", "mean over trainings", "chance of PASS")
     rows: list[tuple[Inline, ...]] = [
         (
             Span(row.name, "name"),
@@ -216,9 +216,9 @@ def _chances(forecast: BenchForecast) -> list[Block]:
         for row in forecast.scenarios
     ]
     legend = (
-        "Margin: smallest margin in points that can be shown with 80 % power if the variant is exactly as good as the"
-        " probe. Discordances and spreads are plausible values, not measured: a truncation changes 3 to 8 % of the"
-        " answers and a retraining 12 to 20 %."
+        "Margin: smallest margin in points that can be shown with 80 % power. It and the chance of PASS assume a"
+        " variant exactly as good as the probe. Discordances and spreads are plausible values, not measured: a"
+        " truncation changes 3 to 8 % of the answers and a retraining 12 to 20 %."
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]
     return [Heading("Smallest margin"), Table(columns, rows), Paragraph(legend)]

@@ -179,10 +179,7 @@ def card_blocks(report: MergeReport) -> list[Block]:
         ("base model", Span(report.base or MISSING, "name")),
         ("LoRA rank", f"{ranks} in {plural(len(report.modules), 'module')}"),
         ("weights", f"{size(report.bytes)}, {report.dtype}, sha256 {report.output_sha256[:12]}"),
-        (
-            "relative error",
-            f"{percent(report.error)} of the merge before truncation and rounding (‖M − M′‖ / ‖M‖)",
-        ),
+        ("relative error", f"{percent(report.error)} from truncation and rounding (‖M − M′‖ / ‖M‖)"),
     ]
     facts += [
         ("predicted KL/token", f"{sig(row.kl_per_token)} nats (at most {sig(row.high)}) from the exact sum")
@@ -196,17 +193,17 @@ def card_blocks(report: MergeReport) -> list[Block]:
         Heading("Parents"),
         _parents(report),
         Paragraph(
-            "Cosine and projection compare each parent's update with the merged one (projection 1: all of it is left"
-            " along its own direction). They are facts about weights and predict no accuracy."
+            "Cosine and projection compare the merged update with each parent's. Projection 1: the merge contains the"
+            " parent's update at full strength. Neither predicts accuracy."
         ),
     ]
     if report.certificate is not None:
         blocks += [Heading("Test on each parent's examples"), _evidence(report.certificate)]
     if report.search:
-        blocks += [Heading("Search on dev rows"), _grid(report)]
+        blocks += [Heading("Search on dev examples"), _grid(report)]
     tested = [row for row in report.runtimes if row.run]
     if tested:
-        blocks += [Heading("Runtimes"), Notes(runtime_notes(tested))]
+        blocks += [Heading("Runtimes", aside="tested with other adapters"), Notes(runtime_notes(tested))]
     return blocks
 
 

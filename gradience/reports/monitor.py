@@ -27,7 +27,17 @@ from gradience.reports.base.blocks import (
     table_of,
 )
 from gradience.reports.base.finding import Severity
-from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
+from gradience.reports.base.numbers import (
+    MISSING,
+    count,
+    percent,
+    plain,
+    plural,
+    rough_duration,
+    sig,
+    signed,
+    trimmed,
+)
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.view import View
 from gradience.words import noun
@@ -262,7 +272,7 @@ RANK_SERIES = {
     "k@90, median module": ("energy_rank_90_p50", trimmed),
     "k@90, p90 of modules": ("energy_rank_90_p90", trimmed),
     "stable rank, median": ("stable_rank_median", sig),
-    "utilization, median": ("utilization_median", sig),
+    "utilization, median": ("utilization_median", percent),
     "‖ΔW‖, all modules": ("fro_norm", sig),
 }
 
@@ -471,7 +481,7 @@ def _evaluation(name: str, split: SplitReport, gap_threshold: float | None, *, v
     best, last = split.best, split.last
     points, note = {"best": best, "last": last}, ""
     if best is not None and last is not None and best.step == last.step:
-        points, note = {"last": last}, "; the last is the best" if split.count > 1 else ""
+        points, note = {"last": last}, "; the last one is the best" if split.count > 1 else ""
     words = (plural(split.count, "evaluation"), " on ", Span(name, "name"), note)
     blocks: list[Block] = [Heading("Evaluation", aside=words)]
     shown = {label: point for label, point in points.items() if point is not None}
@@ -519,11 +529,11 @@ def _rank_use(use: RankUse) -> list[Block]:
     if use.points:
         steps = [point.step for point in use.points]
         when = f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
-        state = "k@90 not settled"
+        state = "k@90 not stable yet"
         if use.untrained == use.modules:
             state = "every ΔW is zero"
         elif use.settled_since is not None:
-            state = f"k@90 settled since step {use.settled_since}"
+            state = f"k@90 stable from step {use.settled_since}"
         measured = f"measured {plural(len(steps), 'time')}, {when}; {state}"
         blocks.append(dim(measured))
     return blocks

@@ -59,7 +59,7 @@ from gradience.verification.adapters import Facts, check_compression, check_eval
 
 NOT_IN_RECORDS = ("schema", "run", "tests")
 """Fields that are taken as recorded."""
-RECORDS_AGREE = "records: identities, adapters and settings agree, and the answers were scored again"
+RECORDS_AGREE = "identities, adapters and settings agree; the answers were scored again"
 
 
 def check_evaluation(place: Path, findings: Findings) -> None:

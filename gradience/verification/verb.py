@@ -93,14 +93,14 @@ CHECKS: Mapping[str, Callable[[Path, Findings], object]] = {
     DISTILL_REPORT: check_distillation,
 }
 """File of a result -> its check."""
-UNCOUNTED = "earlier tests on these rows: the ledger that counts them is not part of the folder"
+UNCOUNTED = "earlier tests on these examples: the ledger that counts them is not in the folder"
 MADE_UP = (
-    "invented answers: wholly invented records could also pass these checks. A root published in advance dates the"
-    " result; only running the command again tests the answers"
+    "fabricated records would also pass. A root published in advance dates the result; only running the command again"
+    " tests the answers"
 )
 MADE_UP_RUN = (
-    "a fabricated run cannot be ruled out: a root or signature from another source shows that this is the published"
-    " folder, and running its config again shows that its adapters give these answers"
+    "fabricated records would also pass. A root or signature from another source shows that this is the published"
+    " folder; only running its config again tests the answers"
 )
 
 
@@ -194,7 +194,7 @@ def _report(
 ) -> Verification:
     """Return the report of what was found. made_up: what no check can rule out. of_run: the fields about Bench."""
     if settings.root is None:
-        findings.gap("that this is the published folder: give its --root")
+        findings.gap("the origin of the folder: give the published root with --root")
     findings.gap(made_up)
     return Verification(
         folder=path_text(settings.folder),

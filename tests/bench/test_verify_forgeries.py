@@ -401,4 +401,4 @@ def test_what_is_not_known_of_a_size_is_said(run: Path) -> None:
     forge(run)
     report = verify(run)
     assert report.verdict == "consistent"
-    assert any("neither weights nor headers" in gap for gap in report.not_verified)
+    assert any("weights and headers are missing" in gap for gap in report.not_verified)

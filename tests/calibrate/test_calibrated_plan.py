@@ -279,8 +279,8 @@ def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibrati
     shown = " ".join(facts.to_text(view=View(paths=("a", "c"))).split())
     assert shown.endswith(
         "Next: gradience shrink a --calibration c --data rows.jsonl (examples with answers) or gradience shrink a"
-        " --calibration c --prompts rows.jsonl (prompts alone)"
+        " --calibration c --prompts rows.jsonl (prompts only)"
     )
     assert all(f" {size.params:,} " in shown for size in sizes)
-    assert "size of rank parameters KL/answer KL/answer, SVD" in shown
+    assert "same size as rank parameters KL/answer KL/answer, SVD" in shown
     assert "SVD: plain --rank K" in shown

@@ -371,7 +371,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     assert "Distance from the reference</h2>" in page.read_text(encoding="utf-8")
     assert "Closer to the reference: distillation recovered" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
-    assert b"- **distilled**: KL/token from the original" in card
+    assert b"- **distilled**: KL/token from the reference adapter" in card
     assert run(["card", str(output)]) == 0
     assert (output / "README.md").read_bytes() == card
     assert run(words) == 2

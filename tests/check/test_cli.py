@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 def test_the_screen(capsys):
     assert run(["check", str(CONFIGS / "trl.yaml")]) == 0
     out = capsys.readouterr().out
-    assert "read as trl" in out
+    assert "trl settings" in out
     assert "only attention is adapted" in out
     assert "advised: all-linear" in out
     assert max(map(len, out.splitlines())) <= 100

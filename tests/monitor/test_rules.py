@@ -136,7 +136,7 @@ def test_the_learning_rate_is_judged_by_the_peak_that_was_set_and_not_by_the_one
         run.start({"lora": {"r": 8, "alpha": 16}, "optimizer": {"lr": 5e-5}, "base": {"hidden_size": 2000}})
         run.train_step(10, loss=1.0, lr=4.2e-5)
     (alert,) = monitor_runs([path]).runs[0].alerts
-    assert alert.message == "the learning rate 5e-5 is 20 times lower than α = 16 suggests"
+    assert alert.message == "the learning rate 5e-5 is far below the reference for α = 16 (factor 20)"
 
 
 def test_each_action_has_a_reason():

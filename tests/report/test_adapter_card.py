@@ -72,8 +72,8 @@ def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, cap
     before = (smaller / CARD).read_bytes()
     said = facts(before.decode())
     report = CompressionReport.read(smaller / "compression_report.json")
-    assert said["LoRA rank"] == "4 (8 in the original)"
-    assert said["LoRA parameters"] == f"{report.new_params:,} ({report.old_params:,} in the original)"
+    assert said["LoRA rank"] == "4 (reference adapter: 8)"
+    assert said["LoRA parameters"] == f"{report.new_params:,} (reference adapter: {report.old_params:,})"
     assert said["weights"].endswith(report.output_sha256)
     assert f"{100 * report.measured_error:.1f} %" in said["relative error"]
     assert text_of(before) == text_of((example_adapter() / CARD).read_bytes())
@@ -110,7 +110,7 @@ def test_the_evaluation_above_the_folder_is_shown_with_interval_and_grade(smalle
     assert row.pairs.low < 0 < row.pairs.high
     assert (
         f"(95 % interval −{-100 * row.pairs.low:.2f} … +{100 * row.pairs.high:.2f})"
-        in said["Δ from the original"]
+        in said["Δ from the reference adapter"]
     )
     assert said["correct"].startswith(f"{row.correct:,} / {row.n:,} ")
 

@@ -117,7 +117,7 @@ def _model(settings: ModelSettings, preview: LocalInputs) -> Any:
                 code="unknown-model",
                 hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
             )
-        preview.check("model", name, "found", "from the package index, pinned")
+        preview.check("model", name, "found", "a pinned package")
     elif settings.path.is_dir():
         require_weights(settings.path)
         source = settings.path

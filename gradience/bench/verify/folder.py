@@ -200,8 +200,7 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings) -> Non
             with findings.inside(f"{name}/"):
                 gone += _check_stage(stage, name, plan_digest, findings)
     if gone:
-        weights = f"the weights of {counted(gone, 'adapter')} that were not kept"
-        findings.gap(f"{weights} (their digests are recorded)")
+        findings.gap(f"weights of {counted(gone, 'adapter')}: not kept (only their digests are recorded)")
 
 
 def _check_stage(stage: Path, name: str, plan_digest: str | None, findings: Findings) -> int:

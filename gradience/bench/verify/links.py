@@ -223,13 +223,13 @@ def check_sizes(facts: SeedFacts, findings: Findings) -> None:
             unknown += header is None
     if recorded:
         findings.gap(
-            f"sizes of {counted(recorded, 'adapter')}: by recorded headers, since the weights were not kept; nothing"
-            " shows that a header belongs to the digest"
+            f"sizes of {counted(recorded, 'adapter')}: compared only with recorded headers, because the weights were"
+            " not kept; nothing shows that a header belongs to the digest"
         )
     if unknown:
         findings.gap(
-            f"sizes of {counted(unknown, 'adapter')}: by configs and recorded counts only, since there are neither"
-            " weights nor headers"
+            f"sizes of {counted(unknown, 'adapter')}: compared only with configs and recorded counts, because weights"
+            " and headers are missing"
         )
 
 

@@ -296,7 +296,7 @@ def check_page(result: Report, run: RunInfo, path: Path, findings: Findings) -> 
     if not path.is_file():
         return
     if version != __version__:
-        findings.not_done("pages", "L1", f"{name}: not compared: written by another version ({version})")
+        findings.not_done("pages", "L1", f"{name}: written by another version ({version}), not compared")
         return
     with findings.check("pages", "L1", f"{name} matches its JSON, byte for byte"):
         try:

@@ -57,8 +57,8 @@ class PromptReport(Report):
         """Return the numbers of rows that were cut or left out."""
         lost = "the beginning of the prompt" if self.kind == "causal_lm" else "the end of the text"
         texts = {
-            f"{plural(self.truncated, 'row')} too long: {lost} was cut": self.truncated,
-            f"{plural(self.duplicates, 'duplicate row')} skipped": self.duplicates,
+            f"{plural(self.truncated, 'example')} too long: {lost} was cut": self.truncated,
+            f"{plural(self.duplicates, 'duplicate example')} skipped": self.duplicates,
         }
         return [Note("info", text) for text, number in texts.items() if number]
 

@@ -78,7 +78,7 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
         Axis("direction", form="count"),
         Axis("σ over the largest σ", scale="log"),
         lines,
-        f"Singular values of {plural(len(layers), 'module')}, relative to the largest of the module; the median stable"
+        f"Singular values of {plural(len(layers), 'module')}, relative to each module's largest; the median stable"
         f" rank is {trimmed(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}."
         f"{_shades_said(lines)}",
     )
