@@ -63,7 +63,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     over: Annotated[Literal["rank", "strength"], Flag("WHAT")] = "rank"
     """Search over rank, or over strength: scale the update down to keep the task and forget less. Needs --guard."""
     strengths: Annotated[Sequence[float] | None, BeforeValidator(strengths_of), Flag("X,…", read=str)] = None
-    """With --over strength: factors to scale the update by, tried on the dev examples (default: 0.9,0.8,0.7,0.6,0.5)."""
+    """With --over strength: scale factors of the update, tried on the dev examples (default: 0.9,0.8,0.7,0.6,0.5)."""
     calibration: CalibrationFile = None
     """File of gradience calibrate: candidates keep the components with the largest effect on the output."""
     card: Annotated[CardOf | None, PythonOnly] = None
