@@ -43,6 +43,7 @@ from gradience.reports.base.graded import (
     NextStep,
     Noise,
     PooledEvidence,
+    Step,
     StepStatus,
     VariantEvidence,
     grade_note,
@@ -520,8 +521,9 @@ class BenchAggregate(Judged[VariantSummary]):
 
 
 MIN_SEEDS = MIN_RUNS
-POWER = "for 80 % power, if the true Δ and noise equal the observed ones"
+POWER = "80 % power and the observed Δ and noise"
 Run = Bench | BenchAggregate
+Outcome = StepStatus | Literal["worse"]
 Result = VariantResult | VariantSummary
 Row = tuple[str, Inline]
 
@@ -538,9 +540,10 @@ ROLES: dict[str, Role] = {
     "not as expected": "bad",
 }
 GRADE_ROLES: dict[Grade, Role] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
-STEP_ROLES: dict[StepStatus, Role] = {
+STEP_ROLES: dict[Outcome, Role] = {
     "shown": "good",
     "inconclusive": "warn",
+    "worse": "bad",
     "not tested": "dim",
     "not smaller": "dim",
 }
@@ -555,11 +558,12 @@ def points(delta: float | None) -> str:
 
 
 def counted_points(delta: float | None, exact: str | None) -> str:
-    """Return `−2.50 (−5/200)`: the counts show differences that rounded points hide."""
+    """Return `−2.50 (−62/2,186)`: the counts show differences that rounded points hide."""
     if delta is None or exact is None:
         return MISSING
     sign = "−" if exact.startswith("-") else "+" if delta else ""
-    return f"{points(delta)} ({sign}{exact.removeprefix('-')})"
+    lost, n = exact.removeprefix("-").split("/")
+    return f"{points(delta)} ({sign}{int(lost):,}/{int(n):,})"
 
 
 def mean_percent(spread: Spread | None) -> str:
@@ -635,7 +639,7 @@ def _title(run: Run, task: str, seeds: str) -> Iterator[Block]:
     best = _best_of(run)
     if best is not None and not is_smoke:
         facts = f", with {percent(saving(best))} fewer LoRA parameters."
-        yield Paragraph(("Smallest variant that passes: ", Span(best.name, "name"), facts))
+        yield Paragraph(("Smallest suggested variant that passes: ", Span(best.name, "name"), facts))
 
 
 def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:
@@ -714,10 +718,15 @@ def _reasons(results: Iterable[Result]) -> Iterator[Block]:
 def _policy(rule: Policy, notes: Iterable[str], *, guarded: bool) -> Iterator[Block]:
     """Yield the safety policy, its meaning for this run, and limits of the verdicts."""
     yield Heading("Policy", folded=True)
+    needed = "every planned seed passes"
+    if rule.floor > rule.tolerance:
+        needed = (
+            f"at least {exact_percent(rule.pass_rate)} of the planned seeds pass and on no seed the drop is larger than"
+            f" {exact_text(100 * rule.floor)} points"
+        )
     yield Paragraph(
-        f"A seed passes if Δ is at least {signed_points(-rule.tolerance)} points. A variant passes if at least"
-        f" {exact_percent(rule.pass_rate)} of the planned seeds pass and no seed has a Δ below"
-        f" {signed_points(-rule.floor)} points. A seed without a result counts as failed."
+        f"A seed passes if accuracy drops by at most {exact_text(100 * rule.tolerance)} points. A variant passes if"
+        f" {needed}. A seed without a result counts as failed."
         + (" On every seed, a variant must also hold on each guard." if guarded else "")
     )
     marked = []
@@ -762,7 +771,7 @@ def _grades(results: Sequence[Result]) -> Iterator[Block]:
             details = [needs] if needs else []
             notes += grade_note(result.name, result.evidence.grade, result.evidence.reason, details)
     if notes:
-        yield Heading("Grades", aside=f"examples and seeds needed are {POWER}")
+        yield Heading("Grades", aside=f"sample sizes assume {POWER}")
         yield Notes(notes)
 
 
@@ -776,7 +785,7 @@ def _needed(evidence: VariantEvidence) -> str:
         wanted = f"{plural(needs.seeds, 'seed')}, if mean and spread stay as observed"
     elif needs.grade == "A":
         wanted = f"{'more than 100' if pooled.next_training else f'at least {MIN_SEEDS}'} seeds"
-    also = f"; also in the way: {'; '.join(needs.obstacles)}" if needs.obstacles else ""
+    also = f". Other obstacles: {'; '.join(needs.obstacles)}" if needs.obstacles else ""
     return f"For grade {needs.grade}: {wanted}{also}"
 
 
@@ -803,12 +812,15 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
             lambda row: _interval(row[2].over_trainings),
         ),
         (Column("next training", ">", drop=8, shown=several), lambda row: _interval(row[2].next_training)),
+        (
+            Column("adjusted p, next training", ">", drop=2, shown=several),
+            lambda row: p_value(row[1].adjusted_p),
+        ),
         (Column("discordant", ">", drop=4), lambda row: percent(row[2].discordance)),
         (
-            Column("SD between runs", ">", drop=1, shown=several),
+            Column("SD of Δ", ">", drop=1, shown=several),
             lambda row: MISSING if row[2].run_spread is None else f"{100 * row[2].run_spread:.2f}",
         ),
-        (Column("adjusted p", ">", drop=2, shown=several), lambda row: p_value(row[1].adjusted_p)),
     )
     seeds = max(pooled.runs for _, _, pooled in known)
     bad = f"{100 * (1 - 0.05 ** (1 / seeds)):.0f} %"
@@ -822,18 +834,24 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
             ("mean over trainings", "the same for the mean over all trainings of this recipe"),
             (
                 "next training",
-                "the same for one more training, if trainings vary normally; without that, "
-                f"{seeds} of {seeds} good trainings only rule out a failure rate above {bad}",
+                "the same for one more training, if Δ is normally distributed across trainings. Without that"
+                f" assumption, {seeds} of {seeds} good trainings only rule out a failure rate above {bad}",
             ),
-            ("SD between runs", "standard deviation of the true Δ between runs, in points"),
             (
                 "adjusted p",
-                "against a drop of the margin or more in the next training, if trainings vary normally;"
+                "against a drop of the margin or more in the next training, under the same assumption;"
                 " adjusted for all claims",
+            ),
+            (
+                "SD of Δ",
+                "estimated SD of Δ between runs beyond sampling noise, in points (0: none detected)",
             ),
         ]
     yield Facts(legend)
-    yield dim(f"A lower end above {lost} rules out a drop of the margin.")
+    yield dim(
+        f"A lower end above {lost} rules out a drop of the margin, before adjustment for several claims. Grades use"
+        " the adjusted tests."
+    )
 
 
 def amount(needs: NextGrade | NextStep, pooled: PooledEvidence) -> str:
@@ -841,7 +859,7 @@ def amount(needs: NextGrade | NextStep, pooled: PooledEvidence) -> str:
     examples, seeds = needs.examples, needs.seeds
     now, runs = f"{pooled.examples:,}", plural(pooled.runs, "seed")
     if pooled.delta <= -pooled.margin:
-        return "not possible, because the observed drop is not below the margin"
+        return "no sample size is enough, because the observed drop is not smaller than the margin"
     if examples is not None and examples <= pooled.examples:
         return f"{now} examples and {runs} are enough"
     ends = sorted(
@@ -851,6 +869,19 @@ def amount(needs: NextGrade | NextStep, pooled: PooledEvidence) -> str:
     ways = [f"about {span} examples ({now} now) with {runs}"] if examples else []
     ways += [f"{plural(seeds, 'seed')} with these examples"] if seeds else []
     return ", or ".join(ways) or "neither more examples nor 100 seeds are enough"
+
+
+def step_outcome(step: Step, result: Result | None, ladder: Ladder) -> Outcome:
+    """Return the status of a step, or `worse` if a drop of the margin is shown by the ladder's bound."""
+    pooled = result.evidence.pooled if result is not None and result.evidence is not None else None
+    bounds = pooled.bounds(ladder.bound) if pooled is not None else None
+    worse = step.status == "inconclusive" and bounds is not None and bounds.high < -ladder.margin
+    return "worse" if worse else step.status
+
+
+def _step_result(step: Step, result: Result | None, ladder: Ladder) -> Span:
+    outcome = step_outcome(step, result, ladder)
+    return Span(outcome if outcome == "worse" else step.words, STEP_ROLES[outcome])
 
 
 def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]:
@@ -863,12 +894,15 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
     yield table_of(
         [(step, of_name.get(step.name)) for step in ladder.steps],
         (Column(), lambda row: Span(row[0].name, "name")),
-        (Column("result"), lambda row: Span(row[0].words, STEP_ROLES[row[0].status])),
+        (Column("result"), lambda row: _step_result(row[0], row[1], ladder)),
         (Column("policy", drop=2), lambda row: status(row[1].status) if row[1] else MISSING),
         *((examples,) if at_looks else ()),
         (Column("Δ, points", ">"), lambda row: points(row[0].delta)),
         (Column("lower bound", ">"), lambda row: points(row[0].low)),
-        (Column("p", ">", drop=1), lambda row: p_value(row[0].p_value)),
+        (
+            Column(f"p, {BOUNDS[ladder.bound].removeprefix('the ')}", ">", drop=1),
+            lambda row: p_value(row[0].p_value),
+        ),
         (Column("saved", ">", drop=3), lambda row: percent(saving(row[1]))),
     )
     yield dim(
@@ -885,7 +919,7 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
     result = of_name.get(needs.name) if needs else None
     if needs is not None and result is not None and result.evidence is not None and result.evidence.pooled:
         wanted = amount(needs, result.evidence.pooled)
-        yield Paragraph((Span(needs.name, "name"), f" needs, {POWER}: {wanted}."))
+        yield Paragraph(("To show ", Span(needs.name, "name"), f": {wanted}. Sample sizes assume {POWER}."))
 
 
 # ---------------------------------------------------------------- one seed
@@ -1047,7 +1081,10 @@ def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
         ("max rank", "largest rank of a module (range over seeds)"),
         ("worst Δ", "variant − probe accuracy, in points, on the worst seed"),
         ("saved", "share of the LoRA parameters saved, without classifier heads"),
-        ("accuracy", "mean over the seeds with a result"),
+        (
+            "accuracy",
+            "mean over the seeds with a result; a variant that can no longer pass is not trained on further seeds",
+        ),
     )
     yield Facts([*_ways(candidates), *legend, *_guard_legend(report.guards)])
     yield from _grades(candidates)
@@ -1078,13 +1115,15 @@ def _noise(noise: Noise | None) -> list[Row]:
     """Return the differences between adapters of equal size."""
     floors = [] if noise is None else [
         ("noise between seeds", noise.probes, "two probes of different seeds"),
-        ("noise of rounding", noise.rewrite_control, "the probe and its rewrite control"),
+        ("rounding noise", noise.rewrite_control, "the probe and its rewrite control"),
     ]  # fmt: skip
     return [
         (
             label,
             f"{who} disagree on {percent(floor.discordance)} of the examples; their accuracies differ by up to"
-            f" {points(floor.largest_delta).removeprefix('+')} points",
+            f" {points(floor.largest_delta).removeprefix('+')} points"
+            if floor.discordance
+            else f"none: {who} agree on every example",
         )
         for label, floor, who in floors
         if floor is not None
@@ -1096,7 +1135,7 @@ def _summaries(variants: Sequence[VariantSummary], guards: Sequence[GuardColumn]
         mean = variant.accuracy
         if mean is None:
             return MISSING
-        some = f" ({plural(mean.seeds, 'seed')})" if mean.seeds < variant.planned else ""
+        some = f" ({mean.seeds} of {variant.planned} seeds)" if mean.seeds < variant.planned else ""
         return f"{100 * mean.mean:.1f} %{some}"
 
     def ranks(variant: VariantSummary) -> str:

@@ -116,7 +116,7 @@ class EvidenceReport(Report):
     """Paired counts for 0/1 scores; A is the reference."""
     planning: Planning
     grade: Grade
-    """B: shown for these runs. C: inconclusive. D: worse. A needs several training runs."""
+    """B: shown for these adapters. C: inconclusive. D: worse. A needs several training runs."""
     verdict: str
     """The grade explained in one sentence."""
     n_lost: int

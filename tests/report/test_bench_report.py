@@ -87,7 +87,7 @@ def test_head_parameters_stand_apart():
     ("delta", "exact", "shown"),
     [
         (-0.025, "-5/200", "−2.50 (−5/200)"),
-        (-33 / 1319, "-33/1319", "−2.50 (−33/1319)"),
+        (-33 / 1319, "-33/1319", "−2.50 (−33/1,319)"),
         (0.0, "0/200", "0.00 (0/200)"),
         (0.035, "7/200", "+3.50 (+7/200)"),
         (None, None, "–"),
@@ -109,7 +109,7 @@ def test_small_p_values_are_not_spelled_out():
     assert [round_up(number) for number in (7, 99, 101, 1063, 2400)] == [7, 99, 110, 1100, 2400]
 
 
-def test_only_a_run_with_verified_records_and_controls_is_called_certified():
+def test_only_a_run_with_verified_records_and_controls_has_an_a():
     changes = {"random_directions": (1400, 10), "uniform_r4": (20, 15)}
     asked = config(
         compression={
@@ -125,6 +125,6 @@ def test_only_a_run_with_verified_records_and_controls_is_called_certified():
     verified, unknown = (aggregate(runs, records_verified=known) for known in (True, False))
     for report, says in ((verified, True), (unknown, False)):
         for text in (report.to_text(), report.to_markdown()):
-            assert (": A, certified" in " ".join(text.split())) == says
+            assert (": A, shown for the next training" in " ".join(text.split())) == says
     without_controls = aggregate(ladder(*[(5, 5)] * 4), records_verified=True)
-    assert ": B, shown for these runs" in " ".join(without_controls.to_text().split())
+    assert ": B, shown for these adapters" in " ".join(without_controls.to_text().split())

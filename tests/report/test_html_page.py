@@ -82,7 +82,7 @@ FIRST = {
         [
             "Rank ladder: rank 4 is the smallest shown to be safe",
             "It has 87.5 % fewer LoRA parameters.",
-            "not A: accuracy of the next training, if trainings vary normally, may be",
+            "not A: accuracy of the next training, if Δ is normally distributed across trainings, may be",
         ],
     ),
 }
@@ -108,7 +108,7 @@ def test_a_smoke_run_has_no_verdict_to_put_first():
     assert smoke.smoke
     page = to_page([PageSource("a", smoke)])
     assert in_the_box(page) is None
-    assert "Smallest variant that passes" not in page
+    assert "Smallest suggested variant that passes" not in page
 
 
 def test_an_audit_answers_in_the_order_of_its_questions():

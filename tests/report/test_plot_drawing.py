@@ -272,8 +272,8 @@ TABLES = {
                 x=Axis("difference", "points"), y=KINDS),
         [
             ["module type", "difference (points)", "from", "to"],
-            ["q_proj", "-0.500", "–", "–"],
-            ["v_proj", "0.250", "-0.500", "1"],
+            ["q_proj", "−0.50", "–", "–"],
+            ["v_proj", "+0.25", "−0.50", "+1.00"],
         ],
     ),
     "a heat map with each cell": (
@@ -281,10 +281,10 @@ TABLES = {
         [["module type", "0", "1"], ["q_proj", "1.50", "–"], ["v_proj", "2.50", "3.50"]],
     ),
     "points with names": (
-        plot_of(Points("supported", [0.5], [-0.3], ["wide"]), Points("bad", [0.1], [-4.0], ["small"]), x=SHARE),
+        plot_of(Points("shown", [0.5], [-0.3], ["wide"]), Points("bad", [0.1], [-4.0], ["small"]), x=SHARE),
         [
             ["name", "series", "energy kept", "y"],
-            ["wide", "supported", "50.0 %", "-0.300"],
+            ["wide", "shown", "50.0 %", "-0.300"],
             ["small", "bad", "10.0 %", "-4"],
         ],
     ),

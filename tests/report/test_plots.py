@@ -16,13 +16,13 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import MissingExtra, UsageError
 from gradience.monitor import monitor_runs
-from gradience.reports.base.numbers import signed
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.plots.kinds import plot_of, plots_of
 from gradience.reports.plots.table import table_of
 from gradience.reports.registry import reports
 from gradience.reports.shrink import ShrinkReport
+from gradience.words import points
 
 KINDS = {name: report.plots for name, report in reports().items() if report.plots}
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "arithmetic.jsonl"
@@ -138,7 +138,7 @@ def test_the_forest_has_the_counts_and_intervals_of_an_evaluation():
         table = adapter.pairs
         if adapter.role == "base":  # it would press the others together
             assert label not in rows
-            assert f"Off scale: base model ({signed(100 * table.delta)})." in forest.sentence
+            assert f"Off scale: base model ({points(table.delta)})." in forest.sentence
             continue
         drawn = rows[label]
         assert drawn.value == pytest.approx(100 * (table.n01 - table.n10) / report.examples)
@@ -183,18 +183,28 @@ def test_of_two_logs_the_bounds_that_decide_are_drawn():
     (row,) = plot_of(report, "forest").series[0].rows
     assert (row.low, row.high) == pytest.approx((100 * report.bounds.low, 100 * report.bounds.high))
     safe = report.bounds.low > -report.margin
-    assert plot_of(report, "forest").sentence.startswith(f"{int(safe)} of 1 adapter is within the margin")
+    assert plot_of(report, "forest").sentence.startswith(
+        f"{int(safe)} of 1 adapter is shown to stay within the margin"
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "path", "start"),
     [
-        (Bench, "smollm2_gsm8k_smoke/bench.json", "No candidate is supported. The smallest, "),
-        (Bench, "smollm2_arithmetic/seed_42/bench.json", "The smallest candidate that passes, ladder.r4, "),
+        (
+            Bench,
+            "smollm2_gsm8k_smoke/bench.json",
+            "No adapter is shown to stay within the margin. The ",
+        ),
+        (
+            Bench,
+            "smollm2_arithmetic/seed_42/bench.json",
+            "The smallest suggested variant that passes, per_layer.truncate, ",
+        ),
         (
             ShrinkReport,
             "minilm_shrink_calibrated/shrink.json",
-            "The smallest candidate that is supported, calibrated1, ",
+            "The smallest adapter that is shown to stay within the margin, calibrated1, ",
         ),
     ],
     ids=["a smoke run", "one seed", "two of one size"],
@@ -214,7 +224,7 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(capsys):
     assert "needs 2 directions in the median module" in shown.out
     assert shown.out in PAGE.read_text(encoding="utf-8")
     nodes = ElementTree.parse("energy.svg").iter("{http://www.w3.org/2000/svg}text")
-    assert {"Cumulative energy", "energy kept", "k@90"} <= {
+    assert {"Cumulative energy", "energy kept", "90 %"} <= {
         "".join(node.itertext()).strip() for node in nodes
     }
     assert run(command) == 2

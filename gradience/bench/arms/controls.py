@@ -73,7 +73,7 @@ def shuffled_ranks(probe: AuditedProbe) -> Choice:
 
 PER_LAYER_SHUFFLED = Control(
     name="per_layer_shuffled",
-    words="the ranks of per_layer, shuffled among modules; if it is as good, the choice of modules does not matter",
+    words="the ranks of per_layer, shuffled among modules; if it is as good, the choice of modules may not matter",
     ranks=shuffled_ranks,
     needs_variant="per_layer",
 )

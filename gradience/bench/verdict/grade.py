@@ -1,4 +1,4 @@
-"""The grade: how sure a verdict is, from A (certified) to X (invalid), and what a better one would need. Pure.
+"""The grade: how sure a verdict is, from A (best) to X (invalid), and what a better one would need. Pure.
 
 The policy's verdict and the grade are two axes: a variant may pass and not be shown to be as good (C), or fail and be
 shown to be (still C: the policy decides what may be claimed).
@@ -23,6 +23,8 @@ from gradience.statistics.power import (
     seeds_needed,
 )
 from gradience.words import counted, points
+
+NORMAL = "Δ is normally distributed across trainings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +78,9 @@ class Graded(NamedTuple):
 def grade(facts: GradeFacts) -> Graded:
     """Return the grade of one variant and why; the first that matches.
 
-    X: invalid. D: worse, the one-sided 95 % upper bound for these runs is below −margin. A: certified, it passes,
-    the bound for the next training is above −margin after adjustment, and `short_of_a` finds nothing. B: supported
-    for these runs, it passes and their bound is above −margin after adjustment. C: inconclusive, whatever the policy
-    says.
+    X: invalid. D: worse, the one-sided 95 % upper bound for these runs is below −margin. A: it passes,
+    the bound for the next training is above −margin after adjustment, and `short_of_a` finds nothing. B: it passes,
+    and the lower bound for these runs is above −margin after adjustment. C: inconclusive, whatever the policy says.
     """
     if facts.faults:
         return Graded("X", f"invalid: {'; '.join(facts.faults)}")
@@ -94,11 +95,11 @@ def grade(facts: GradeFacts) -> Graded:
         worst = at_worst(facts.next_training.low)
         return Graded(
             "A",
-            f"certified: accuracy of the next training is {worst}, if trainings vary normally {sure}",
+            f"shown for the next training: accuracy is {worst}, if {NORMAL} {sure}",
         )
     if facts.passes and bounds is not None and facts.supported:
         worst = at_worst(bounds.low)
-        return Graded("B", f"shown for these runs: accuracy is {worst} {sure}; not A: {missing[0]}")
+        return Graded("B", f"shown for these adapters: accuracy is {worst} {sure}; not A: {missing[0]}")
     policy = f"{'passes' if facts.passes else 'fails'} the policy"
     if bounds is None:
         return Graded("C", f"inconclusive: {policy}, but per-example answers are missing")
@@ -127,12 +128,10 @@ def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
         missing.append("the spread between training runs is unknown")
     elif exactly(following.low) <= -facts.margin:
         may = at_worst(following.low, bound="up to ")
-        missing.append(f"accuracy of the next training, if trainings vary normally, may be {may}")
+        missing.append(f"accuracy of the next training, if {NORMAL}, may be {may}")
     elif facts.adjusted_p is None or exactly(facts.adjusted_p) > ALPHA:
         claims = counted(facts.family, "claim")
-        missing.append(
-            f"the next training, if trainings vary normally, is inconclusive after adjustment for {claims}"
-        )
+        missing.append(f"the next training, if {NORMAL}, is inconclusive after adjustment for {claims}")
     return (*missing, *facts.besides)
 
 

@@ -210,13 +210,16 @@ def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str,
         notes.append(
             f"{_share(policy.tolerance, n)} examples: at most {allowed:,} fewer correct than the probe"
         )
-    needed = math.ceil(policy.pass_rate * seeds)
-    below = Fraction(needed - 1, seeds)
-    why = f" ({needed - 1} of {seeds} is {exact_percent(below)})" if needed > 0 else ""
-    planned = counted(seeds, "seed")
-    notes.append(f"at least {exact_percent(policy.pass_rate)} of {planned} means {needed} of {seeds}{why}")
     if policy.floor <= policy.tolerance:
         notes.append(
-            "the pass rate has no effect: the floor is within the tolerance, so every seed must pass"
+            "every seed must pass: the floor is within the tolerance, so the pass rate has no effect"
+        )
+    else:
+        needed = math.ceil(policy.pass_rate * seeds)
+        below = Fraction(needed - 1, seeds)
+        why = f" ({needed - 1} of {seeds} is {exact_percent(below)})" if needed > 0 else ""
+        planned = counted(seeds, "seed")
+        notes.append(
+            f"at least {exact_percent(policy.pass_rate)} of {planned} means {needed} of {seeds}{why}"
         )
     return tuple(notes)

@@ -34,10 +34,9 @@ BOUNDS: dict[LadderBound, str] = {
     "mean-over-trainings": "the mean over trainings",
 }
 """Description of each bound."""
-"""A: certified. B: shown for these runs. C: inconclusive. D: worse. X: invalid."""
 GRADES: dict[Grade, tuple[Mark, str]] = {
-    "A": ("good", "certified"),
-    "B": ("good", "shown for these runs"),
+    "A": ("good", "shown for the next training"),
+    "B": ("good", "shown for these adapters"),
     "C": ("unknown", "inconclusive"),
     "D": ("error", "worse"),
     "X": ("error", "invalid"),

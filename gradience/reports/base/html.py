@@ -23,7 +23,7 @@ MARK_WORDS: dict[Mark, str] = {
     "info": "",
     "warning": "<strong>warning:</strong> ",
     "error": "<strong>error:</strong> ",
-    "unknown": "unknown: ",
+    "unknown": "",
     "item": "",
 }
 SENTENCES = (Column(), Column(wrap=True))

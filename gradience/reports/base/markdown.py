@@ -11,7 +11,7 @@ MARK_WORDS: dict[Mark, str] = {
     "info": "note: ",
     "warning": "**warning**: ",
     "error": "**error**: ",
-    "unknown": "unknown: ",
+    "unknown": "",
     "item": "",
 }
 

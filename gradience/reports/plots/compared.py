@@ -2,11 +2,11 @@
 of strengths and ranks."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.numbers import plural, signed
-from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate, Outcome, saving, step_outcome
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evidence import EvidenceReport
@@ -14,6 +14,7 @@ from gradience.reports.plots.plot import Axis, ForestInterval, Intervals, Lines,
 from gradience.reports.shrink import ShrinkReport
 from gradience.reports.strength import StrengthReport, value_of
 from gradience.statistics.table import PairedTable
+from gradience.words import points
 
 Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
 GRADES: dict[Grade | None, Tone] = {
@@ -25,8 +26,9 @@ GRADES: dict[Grade | None, Tone] = {
     None: "dim",
 }
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
-WORDS: dict[Tone, str] = {"good": "supported", "warn": "inconclusive", "bad": "worse or failed"}
-BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "inconclusive", "bad": "fails"}
+STEPS: dict[Outcome, Tone] = {"shown": "good", "worse": "bad"}
+WORDS: dict[Tone, str] = {"good": "shown", "warn": "inconclusive", "bad": "worse", "dim": "not graded"}
+BY_STATUS: dict[Tone, str] = WORDS | {"good": "passes", "bad": "fails"}
 """Legend if nothing is graded: the policy's result for one seed."""
 ONE_SIDED = "one-sided 95 % bounds"
 TANGO, STUDENT = "Tango's 95 % interval", "Student's 95 % interval"
@@ -67,24 +69,22 @@ class Compared:
     """Quantity on the axis of Δ."""
     unit: str = "points"
     lower_is_better: bool = False
+    words: dict[Tone, str] = field(default_factory=lambda: WORDS)
 
     @property
     def judged(self) -> Sequence[ForestRow]:
         """Return the candidates, or all rows if there are none."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
-    def holds(self, row: ForestRow) -> bool:
-        """Return True if the interval excludes the margin on the safe side."""
-        low, high = row.ends
-        if self.lower_is_better:
-            return high is not None and high < self.margin
-        return low is not None and low > self.margin
+    def figure(self, value: float | None) -> str:
+        """Return a value on the scale of Δ: points have two decimals, as in tables."""
+        return signed(value) if value is None or self.unit != "points" else points(value / 100)
 
     def hover(self, row: ForestRow) -> str:
         """Return the hover text of a row."""
         low, high = row.ends
-        interval = "" if low is None else f" ({signed(low)} … {signed(high)})"
-        figures = f"{self.measure} {signed(row.delta)} {self.unit}{interval}"
+        interval = "" if low is None else f" ({self.figure(low)} … {self.figure(high)})"
+        figures = f"{self.measure} {self.figure(row.delta)} {self.unit}{interval}"
         return "\n".join(filter(None, (row.name, figures, row.reason)))
 
 
@@ -99,7 +99,8 @@ def compared(report: Comparing) -> Compared:
         case EvidenceReport():
             return _logs(report)
         case Bench():
-            return _one_seed(report)
+            graded = any(variant.evidence for variant in report.variants)
+            return _seeds(report) if graded else _one_seed(report)
         case BenchAggregate():
             return _seeds(report)
 
@@ -164,10 +165,11 @@ def _one_seed(report: Bench) -> Compared:
         reasons = "; ".join(variant.reasons)
         ends = _points(variant.pairs)
         rows.append(ForestRow(variant.name, 100 * variant.delta, ends, tone, variant.reduction, reasons))
-    return Compared(rows, -100 * float(report.policy.tolerance), TANGO)
+    words = WORDS if report.smoke else BY_STATUS
+    return Compared(rows, -100 * float(report.policy.tolerance), TANGO, words=words)
 
 
-def _seeds(report: BenchAggregate) -> Compared:
+def _seeds(report: Bench | BenchAggregate) -> Compared:
     """Return one-sided 95 % bounds of the mean over trainings if there are enough seeds, otherwise of these runs."""
     rows: list[ForestRow] = []
     known = [
@@ -176,15 +178,18 @@ def _seeds(report: BenchAggregate) -> Compared:
         if row.evidence and row.evidence.pooled
     ]
     several = any(pooled.over_trainings is not None for _, _, pooled in known)
+    steps = {step.name: step for step in report.ladder.steps} if report.ladder else {}
     for variant, evidence, pooled in known:
         tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
+        if report.ladder and variant.name in steps:
+            tone = STEPS.get(step_outcome(steps[variant.name], variant, report.ladder), "warn")
         rows.append(
             ForestRow(
                 variant.name,
                 100 * pooled.delta,
                 _points(pooled.over_trainings or pooled.these_runs),
                 "dim" if variant.is_control else tone,
-                variant.mean_reduction,
+                saving(variant),
                 evidence.reason,
                 " (these runs)" if several and pooled.over_trainings is None else "",
             )
@@ -207,14 +212,22 @@ def forest_plot(report: Comparing) -> Plot | None:
         return None
     left, right = _room([0.0, outcome.margin, *_drawn(judged)], FAR)
     near = [row for row in outcome.rows if row in judged or left <= row.delta <= right]
-    far = ", ".join(f"{row.name} ({signed(row.delta)})" for row in outcome.rows if row not in near)
-    safe = sum(outcome.holds(row) for row in judged)
-    result = (
-        f"{safe} of {plural(len(judged), 'adapter')} {'is' if len(judged) == 1 else 'are'} within the margin"
-        f" ({outcome.interval})."
-        if any(row.tone != "dim" for row in outcome.rows)
-        else "No candidates."
+    far = ", ".join(f"{row.name} ({outcome.figure(row.delta)})" for row in outcome.rows if row not in near)
+    far = f"Off scale: {far}." if far else ""
+    of_tone = {tone: [row.name for row in judged if row.tone == tone] for tone in outcome.words}
+    several = len(judged) > 1
+    shown = (
+        f"{'pass' if several else 'passes'} on this seed"
+        if outcome.words is BY_STATUS
+        else f"{'are' if several else 'is'} shown to stay within the margin ({outcome.interval})"
     )
+    result = [f"{len(of_tone['good'])} of {plural(len(judged), 'adapter')} {shown}."]
+    for tone in ("warn", "bad"):
+        if of_tone[tone]:
+            word = outcome.words[tone]
+            result.append(f"{word[0].upper()}{word[1:]}: {', '.join(of_tone[tone])}.")
+    if all(row.tone == "dim" for row in outcome.rows):
+        result = ["No candidates."]
     low, high = _room([0.0, outcome.margin, *_drawn(near)], 0.08)
     intervals = [ForestInterval(row.delta, *row.ends, row.tone, outcome.hover(row)) for row in near]
     return Plot(
@@ -222,17 +235,18 @@ def forest_plot(report: Comparing) -> Plot | None:
         f"{outcome.measure}, with {outcome.interval}",
         Axis(outcome.measure, outcome.unit, low=low, high=high),
         Axis("", categories=[f"{row.name}{row.aside}" for row in near]),
-        [Intervals(outcome.interval, intervals)],
-        f"{result}{f' Off scale: {far}.' if far else ''}",
+        [Intervals(outcome.interval, intervals, outcome.words)],
+        " ".join(filter(None, [*result, far])),
         [Reference(0.0, "", on="x"), Reference(outcome.margin, "margin", on="x", tone="bad")],
+        note=far,
     )
 
 
 def pareto_plot(report: Comparing) -> Plot | None:
     """Return Δ of each candidate by LoRA parameters kept; None if no size is known."""
     outcome = compared(report)
-    chosen = report.smallest if isinstance(report, ShrinkReport) else None
-    by_status = isinstance(report, Bench) and not report.smoke  # nothing is graded
+    by_status = outcome.words is BY_STATUS  # nothing is graded
+    chosen = report.smallest if isinstance(report, ShrinkReport) else getattr(report, "best", None)
     # The smallest candidate is labeled first, so its label survives crowding.
     rows = sorted(
         (row for row in outcome.rows if row.saved is not None and row.tone != "dim"),
@@ -242,7 +256,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
         return None
     kept = {row.name: 1 - (row.saved or 0.0) for row in rows}
     series: list[Points] = []
-    for tone, words in (BY_STATUS if by_status else WORDS).items():
+    for tone, words in outcome.words.items():
         of_tone = [row for row in rows if row.tone == tone]
         if of_tone:
             series.append(
@@ -257,10 +271,12 @@ def pareto_plot(report: Comparing) -> Plot | None:
             )
     left, right = _room(list(kept.values()), 0.12)
     low, high = _room([0.0, outcome.margin, *(row.delta for row in rows)], 0.06)
-    supported = [row for row in rows if row.tone == "good"]
-    smallest = (supported or rows)[0]
-    verb = "passes" if by_status else "is supported"
-    which = f"The smallest candidate that {verb}" if supported else f"No candidate {verb}. The smallest"
+    safe = [row for row in rows if (row.name == chosen if by_status else row.tone == "good")]
+    smallest = (safe or rows)[0]
+    who, verb = "adapter", "is shown to stay within the margin"
+    if by_status:
+        who, verb = "suggested variant", "passes"
+    which = f"The smallest {who} that {verb}" if safe else f"No {who} {verb}. The smallest adapter"
     return Plot(
         "pareto",
         f"{outcome.measure} by size",
@@ -273,7 +289,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
         Axis(outcome.measure, outcome.unit, low=low, high=high),
         series,
         f"{which}, {smallest.name}, keeps {100 * kept[smallest.name]:.1f} % of the LoRA parameters, with"
-        f" {outcome.measure} {signed(smallest.delta)} {outcome.unit}.",
+        f" {outcome.measure} {outcome.figure(smallest.delta)} {outcome.unit}.",
         [Reference(0.0, "reference"), Reference(outcome.margin, "margin", tone="bad")],
     )
 

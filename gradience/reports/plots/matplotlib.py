@@ -152,7 +152,9 @@ def _draw(plot: Plot, axes: Axes) -> None:
     for reference in plot.references:
         _draw_reference(axes, reference)
     _draw_legend(axes, plot)
-    axes.set_title(fill(_text(plot.title, 120), TITLE))
+    if plot.note:
+        axes.set_xlabel(f"{axes.get_xlabel()}\n{fill(_text(plot.note, 200), TITLE)}")
+    axes.set_title(fill(_text(plot.title, 120), TITLE), pad=12 if axes.yaxis_inverted() else None)
 
 
 def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
@@ -175,7 +177,7 @@ def _draw_points(axes: Axes, series: Points, place: int) -> None:
         color=series_color(series.tone, place),
         linestyle="",
         label=_text(series.name),
-        marker=MARKS[place % len(MARKS)],
+        marker=MARK_OF_TONE.get(series.tone, MARKS[place % len(MARKS)]),
         markeredgecolor="white",
         markeredgewidth=0.5,
     )
@@ -212,12 +214,20 @@ def _draw_labels(axes: Axes, points: Sequence[Points]) -> None:
 
 def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
     """Draw a mark with a line for each row."""
+    named = dict(series.legend)
     for at, row in enumerate(series.rows):
         color = series_color(row.tone, place)
         if row.low is not None and row.high is not None:
             axes.plot((row.low, row.high), (at, at), color=color, linewidth=1.6, marker="|", markersize=6)
         mark = MARK_OF_TONE.get(row.tone, MARKS[place % len(MARKS)])
-        axes.plot(row.value, at, marker=mark, color=color, linestyle="")
+        edge: dict[str, Any] = {
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.5,
+            "markersize": 7,
+            "linestyle": "",
+        }
+        name = named.pop(row.tone, "")
+        axes.plot(row.value, at, marker=mark, color=color, label=name, **edge)
     axes.set_ylim(-0.7, len(series.rows) - 0.3)
 
 
@@ -235,7 +245,7 @@ def _draw_image(axes: Axes, image: Image) -> None:
     figure = axes.get_figure()
     assert figure is not None
     bar = figure.colorbar(shown, ax=axes, label=_text(image.color.label), pad=0.02)
-    bar.ax.yaxis.set_major_formatter(_formatter(image.color))
+    bar.ax.yaxis.set_major_formatter(_formatter(image.color, bar.ax.yaxis))
 
 
 def _draw_reference(axes: Axes, reference: Reference) -> None:
@@ -248,7 +258,9 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
     if reference.on == "x":
         axes.axvline(reference.at, **line)
         across = axes.get_xaxis_transform()
-        axes.text(reference.at, 1.0, label, transform=across, rotation=90, va="top", **text)
+        rows = axes.yaxis_inverted()  # an upright label would cover the first row
+        place = {"ha": "center", "va": "bottom"} if rows else {"rotation": 90, "va": "top"}
+        axes.text(reference.at, 1.0, label, transform=across, **{**text, **place})
     else:
         axes.axhline(reference.at, **line)
         axes.text(1.0, reference.at, label, transform=axes.get_yaxis_transform(), va="bottom", **text)
@@ -257,10 +269,17 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
 def _draw_legend(axes: Axes, plot: Plot) -> None:
     handles, labels = axes.get_legend_handles_labels()
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
-    if len(named) > LEGEND and plot.crowded:
+    shortened = len(named) > LEGEND and plot.crowded
+    if shortened:
         named = [named[0], named[-1]]
-    if len(named) >= (1 if isinstance(plot.series[0], Points) else 2):  # their color is a verdict
-        axes.legend([handle for handle, _ in named], [label for _, label in named])
+    handles, labels = [handle for handle, _ in named], [label for _, label in named]
+    if len(named) >= plot.least_named and isinstance(plot.series[0], Intervals):  # its rows leave no room
+        of_label = dict(zip(labels, handles, strict=True))
+        ordered = [label for label in plot.series[0].legend.values() if label in of_label]
+        handles = [of_label[label] for label in ordered]
+        axes.figure.legend(handles, ordered, loc="outside lower center", ncols=len(named))
+    elif len(named) >= plot.least_named:
+        axes.legend(handles, labels, title="first and last module" if shortened else None)
 
 
 # ---------------------------------------------------------------- axes
@@ -289,12 +308,19 @@ def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
         shown.set_minor_formatter(ticker.NullFormatter())
     elif axis.form == "count":
         shown.set_major_locator(ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    shown.set_major_formatter(_formatter(axis))
+    shown.set_major_formatter(_formatter(axis, shown))
 
 
-def _formatter(axis: Axis) -> Any:
+def _formatter(axis: Axis, shown: Any) -> Any:
     def text(value: float, _: int) -> str:
-        return f"{100 * value:.4g} %" if axis.form == "share" else _number(float(value))
+        if axis.form == "share":
+            return f"{100 * value:.4g} %"
+        tick = _number(float(value))
+        ticks = [] if axis.scale == "log" else map(_number, map(float, shown.get_majorticklocs()))
+        places = max((len(other.partition(".")[2]) for other in ticks if "e" not in other), default=0)
+        whole, _dot, rest = tick.partition(".")
+        padded = "e" not in tick and value != 0 and places
+        return f"{whole}.{rest.ljust(places, '0')}" if padded else tick
 
     return _part("ticker").FuncFormatter(text)
 

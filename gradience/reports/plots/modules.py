@@ -44,7 +44,7 @@ def heatmap_plot(report: AuditReport) -> Plot | None:
     title = f"{label}, as a share of the rank"
     rest = f"; {plural(elsewhere, 'module')} outside this stack left out" if elsewhere else ""
     more = f"; {plural(stack.hidden, 'kind')} left out" if stack.hidden else ""
-    color = Axis(f"{label} of r", low=0.0, high=1.0, form="share")
+    color = Axis(f"{label} / r", low=0.0, high=1.0, form="share")
     return Plot(
         "heatmap",
         title,
@@ -99,7 +99,7 @@ def energy_plot(report: AuditReport) -> Plot | None:
         lines,
         f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} directions in the median"
         f" module and {max(ranks)} at most, of r = {number_range(layer.r for layer in layers)}.{_shades_said(lines)}",
-        [Reference(report.tau, k_label(report.tau))],
+        [Reference(report.tau, f"{100 * report.tau:.6g} %")],
     )
 
 

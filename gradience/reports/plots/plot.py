@@ -5,8 +5,8 @@ it. Text may contain untrusted names: each renderer escapes all text in one plac
 gap.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 Form = Literal["number", "count", "share"]
@@ -84,6 +84,8 @@ class Intervals:
 
     name: str
     rows: Sequence[ForestInterval]
+    legend: Mapping[Tone, str] = field(default_factory=dict)
+    """Meaning of each tone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,13 @@ class Plot:
     sentence: str
     """Text alternative of the plot: a full sentence with figures, for readers who cannot see it."""
     references: Sequence[Reference] = ()
+    note: str = ""
+    """Sentence below the plot on paper, such as the rows that are not drawn; a page has it in `sentence`."""
+
+    @property
+    def least_named(self) -> int:
+        """Smallest number of named series that need a legend: one if its color is a verdict."""
+        return 1 if any(isinstance(series, Points | Intervals) for series in self.series) else 2
 
     @property
     def crowded(self) -> bool:

@@ -38,7 +38,7 @@ LEGEND, SHADED = 20, 10
 """Maximum number of series in a legend, and of series colored by shade."""
 GAPS = 64
 """Maximum number of heat map columns that are separated by a gap."""
-SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
+SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "square"}
 """Symbols of marks with a tone, so that tones do not differ only in color."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "triangle-up", "diamond")
@@ -67,13 +67,16 @@ def to_plotly(plot: Plot) -> Json:
         x["dtick"] = 1  # no ticks between whole numbers
     if plot.y.categories:
         y["autorange"] = "reversed"
+    labeled = bool(plot.y.categories) and any(reference.on == "x" for reference in plot.references)
     layout: Json = {
         "xaxis": x,
         "yaxis": y,
-        "showlegend": 1 < named <= (SHADED if plot.crowded else LEGEND),
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
+        "showlegend": plot.least_named <= named <= (SHADED if plot.crowded else LEGEND),
+        "legend": {"orientation": "h", "x": 0, "y": 1, "traceorder": "normal"}
+        # labels of upright lines stand between the legend and the rows
+        | ({"yref": "container", "yanchor": "top"} if labeled else {"yanchor": "bottom"}),
         "hovermode": "closest",
-        "margin": {"l": 60, "r": 20, "t": 28, "b": 52},
+        "margin": {"l": 60, "r": 20, "t": 48 if labeled else 28, "b": 52},
         "shapes": [_line(reference) for reference in plot.references],
         "annotations": [_label(reference, plot) for reference in plot.references if reference.label],
     }
@@ -183,34 +186,37 @@ def _points(series: Points, place: int) -> Json:
     marker = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
     values: Json = {"x": _numbers(series.x), "y": _numbers(series.y)}
     hover = series.hover or series.labels
-    return _named(series.name, hover, type="scatter", mode="markers", marker=marker, **values)
+    labels = [_text(label, LABEL) for label in series.labels]
+    if 0 < len(labels) <= LEGEND:
+        sides = ("top right", "bottom right")
+        values |= {"text": labels, "textposition": [sides[place % 2] for place in range(len(labels))]}
+    mode = "markers+text" if "text" in values else "markers"
+    return _named(series.name, hover, type="scatter", mode=mode, marker=marker, **values)
 
 
 def _intervals(series: Intervals) -> list[Json]:
-    """Return the intervals as one line with gaps in each tone, then the values on them."""
+    """Return for each tone the intervals as one line with gaps, and the values on them."""
     traces: list[Json] = []
-    for tone in sorted({row.tone for row in series.rows}):
+    tones = {row.tone for row in series.rows}
+    for tone in sorted(tones, key=list(series.legend or tones).index):
+        rows = [(place, row) for place, row in enumerate(series.rows) if row.tone == tone]
         x: list[float | None] = []
         y: list[float | None] = []
-        for place, row in enumerate(series.rows):
-            if row.tone == tone:
-                x += [row.low, row.high, None]
-                y += [place, place, None]
+        for place, row in rows:
+            x += [row.low, row.high, None]
+            y += [place, place, None]
         line = {"color": series_color(tone), "width": 3}
         traces.append({**QUIET, "x": _numbers(x), "y": y, "line": line})
-    marker = {
-        "color": [series_color(row.tone) for row in series.rows],
-        "symbol": [SYMBOLS.get(row.tone, "circle") for row in series.rows],
-        "size": 10,
-    }
-    values: Json = {"x": _numbers(row.value for row in series.rows), "y": list(range(len(series.rows)))}
-    hover = [row.hover for row in series.rows]
-    marks = _named(series.name, hover, type="scatter", mode="markers", marker=marker, **values)
-    return [*traces, marks | {"showlegend": False}]
+        marker = {"color": series_color(tone), "symbol": SYMBOLS.get(tone, "circle"), "size": 10}
+        values: Json = {"x": _numbers(row.value for _, row in rows), "y": [place for place, _ in rows]}
+        hover = [row.hover for _, row in rows]
+        name = series.legend.get(tone, "")
+        traces.append(_named(name, hover, type="scatter", mode="markers", marker=marker, **values))
+    return traces
 
 
 def _image(plot: Plot, series: Image) -> Json:
-    bar: Json = {"title": {"text": _text(series.color.label), "side": "top"}, "thickness": 12}
+    bar: Json = {"title": {"text": _text(series.color.label), "side": "right"}, "thickness": 12}
     if series.color.form == "share":
         bar["tickformat"] = ".0%"
     trace: Json = {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from gradience.reports.base.blocks import Column, Inline, Span, Table
 from gradience.reports.base.numbers import MISSING, percent, plain
 from gradience.reports.plots.plot import Axis, Image, Intervals, Lines, Plot, Points
+from gradience.words import points
 
 Row = tuple[Inline, ...]
 
@@ -13,6 +14,8 @@ def shown(value: float | None, axis: Axis) -> str:
     """Return a value as figures, in the form of its axis."""
     if value is None:
         return MISSING
+    if axis.unit == "points":
+        return points(value / 100)
     return percent(value) if axis.form == "share" else plain(value)
 
 
@@ -31,8 +34,8 @@ def table_of(plot: Plot) -> Table:
         )
     if isinstance(first, Intervals):
         return _forest(plot, first)
-    points = [series for series in plot.series if isinstance(series, Points) and series.labels]
-    return _named_points(plot, points) if len(points) == len(plot.series) else _curves(plot)
+    named = [series for series in plot.series if isinstance(series, Points) and series.labels]
+    return _named_points(plot, named) if len(named) == len(plot.series) else _curves(plot)
 
 
 def _forest(plot: Plot, forest: Intervals) -> Table:
@@ -46,9 +49,9 @@ def _forest(plot: Plot, forest: Intervals) -> Table:
 def _named_points(plot: Plot, series: Sequence[Points]) -> Table:
     """Return a row for each point with its name."""
     rows: list[Row] = [
-        (Span(label, "name"), points.name, shown(x, plot.x), shown(y, plot.y))
-        for points in series
-        for x, y, label in zip(points.x, points.y, points.labels, strict=True)
+        (Span(label, "name"), named.name, shown(x, plot.x), shown(y, plot.y))
+        for named in series
+        for x, y, label in zip(named.x, named.y, named.labels, strict=True)
     ]
     columns = [Column("name"), Column("series"), Column(plot.x.label, ">"), _figures(plot.y.label)]
     return Table(columns, rows)
