@@ -768,8 +768,8 @@ def _grades(results: Sequence[Result]) -> Iterator[Block]:
     for result in results:
         if result.evidence is not None:
             needs = _needed(result.evidence)
-            details = [needs] if needs else []
-            notes += grade_note(result.name, result.evidence.grade, result.evidence.reason, details)
+            details = [f"{needs}."] if needs else []
+            notes += grade_note(result.name, result.evidence.grade, f"{result.evidence.reason}.", details)
     if notes:
         yield Heading("Grades", aside=f"sample sizes assume {POWER}")
         yield Notes(notes)

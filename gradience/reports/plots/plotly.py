@@ -216,7 +216,7 @@ def _intervals(series: Intervals) -> list[Json]:
 
 
 def _image(plot: Plot, series: Image) -> Json:
-    bar: Json = {"title": {"text": _text(series.color.label), "side": "right"}, "thickness": 12}
+    bar: Json = {"thickness": 12}  # the plot's title names the quantity
     if series.color.form == "share":
         bar["tickformat"] = ".0%"
     trace: Json = {

@@ -51,6 +51,8 @@
       margin = Object.assign({}, margin, { l: 44, r: 16 });
       y.title = Object.assign({}, y.title, y.ticktext ? { text: "" } : {});
       x.nticks = 5;
+      // no room for the names of points
+      traces = traces.map((trace) => (trace.mode === "markers+text" ? Object.assign({}, trace, { mode: "markers" }) : trace));
       if (map) {
         const bar = { orientation: "h", y: 1.02, yanchor: "bottom", thickness: 8 };
         traces = traces.map((trace) => Object.assign({}, trace, { colorbar: Object.assign({}, trace.colorbar, bar) }));
