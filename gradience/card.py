@@ -96,7 +96,7 @@ class UpdatedCard(NamedTuple):
 
 @public(CardSettings)
 def update_card(settings: CardSettings) -> UpdatedCard:
-    """Write what is known of the adapter in the folder `adapter` into its README.md, and return the block.
+    """Write the facts about the adapter in the folder `adapter` into its README.md, and return the written block.
 
     >>> update_card("smaller").changed
     True
@@ -104,7 +104,7 @@ def update_card(settings: CardSettings) -> UpdatedCard:
     An earlier block is replaced; the text around it does not change. The keywords are the flags of `gradience card`:
 
     Raises InputError (`no-folder`, `other-adapter`, `bad-front-matter`, and what `audit_adapter` raises), MissingExtra
-    without huggingface_hub, OutputError when the disk refuses.
+    without huggingface_hub, OutputError if the file cannot be written.
     """
     adapter = Path(settings.adapter)
     if not adapter.is_dir():

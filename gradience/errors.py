@@ -57,7 +57,7 @@ class VerificationError(GradienceError):
 
 
 class UsageError(GradienceError):
-    """The command or its arguments make no sense together.
+    """The command or its arguments are wrong, or contradict each other.
 
     >>> try:
     ...     compress_adapter("my_adapter", rank=4, energy=0.9, output="small")
@@ -94,7 +94,7 @@ class InputError(GradienceError):
 
 
 class ReadError(InputError):
-    """The input is there, and the disk or the permissions do not allow it to be read.
+    """The input exists, but the disk or the permissions do not allow it to be read.
 
     >>> ReadError("adapter_config.json: cannot be opened: Permission denied", code="unreadable").exit_code
     5
@@ -149,7 +149,7 @@ class NetworkError(GradienceError):
 class EngineError(GradienceError):
     """The engine's process ended, or has too little memory.
 
-    >>> EngineError("the process of vLLM was ended by signal 9", code="engine-died").exit_code
+    >>> EngineError("the vLLM process was ended by signal 9", code="engine-died").exit_code
     5
     """
 

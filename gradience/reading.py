@@ -43,7 +43,7 @@ def open_regular(path: Path, *, root: Path | None = None, limit: int | None = No
     if limit is not None and facts.st_size > limit:
         os.close(handle)
         raise InputError(
-            f"{path}: {facts.st_size:,} bytes, and such a file has at most {limit:,}",
+            f"{path}: {facts.st_size:,} bytes (limit: {limit:,})",
             code="too-large",
             hint="check the path; if it is right, download or save this file again",
         )

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from gradience.arguments import wrong_type
-from gradience.config_errors import KEYS, refused
+from gradience.config_errors import KEYS, UNKNOWN, nearest, refused
 from gradience.errors import GradienceError, InputError, UsageError, WrongType
 
 P = ParamSpec("P")
@@ -57,6 +57,10 @@ class Flag:
 
 class PythonOnly:
     """Marks a keyword of the public function that is neither a flag nor a key, such as a callback."""
+
+
+class Internal:
+    """Marks a keyword that only Gradience passes: no flag, no key, and not in the signature of the public function."""
 
 
 def _path(value: Any) -> Path:
@@ -117,7 +121,10 @@ def fields_of(settings: Any) -> dict[str, FieldInfo]:
         settings.__pydantic_fields__, key=lambda name: settings.__mro__.index(owner_of(settings, name))
     )
     fields = {name: owner_of(settings, name).__pydantic_fields__[name] for name in names}
-    return {name: field for name, field in fields.items() if PythonOnly not in field.metadata}
+    hidden = (PythonOnly, Internal)
+    return {
+        name: field for name, field in fields.items() if not any(mark in hidden for mark in field.metadata)
+    }
 
 
 def look_of(field: FieldInfo) -> Flag:
@@ -276,6 +283,7 @@ def parameters_of(kind: Any) -> Mapping[str, Parameter]:
             annotation=hints[field.name],
         )
         for field in fields(kind)
+        if Internal not in kind.__pydantic_fields__[field.name].metadata
     ]
     return {
         parameter.name: parameter for parameter in sorted(parameters, key=lambda parameter: parameter.kind)
@@ -289,6 +297,11 @@ def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
     name = list(parameters_of(kind))[place] if isinstance(place, int) else place
     if "missing" in detail["type"]:
         return WrongType(f"{name} is missing", code="wrong-type")
+    if detail["type"] in UNKNOWN:
+        guess = nearest(str(name), list(parameters_of(kind)))
+        return WrongType(
+            f"unknown keyword: {name}", code="wrong-type", hint=f"did you mean `{guess}`?" if guess else ""
+        )
     message, value = detail["msg"].removeprefix("Value error, "), detail["input"]
     if message.startswith("must be "):
         return wrong_type(str(name), value, message.removeprefix("must be "))

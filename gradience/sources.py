@@ -99,9 +99,9 @@ def _all_in(path: Path) -> list[tuple[Path, str]]:
     number = len(files) + len(adapters)
     if number > MOST_FILES:
         raise InputError(
-            f"{path}: {number} reports, and a page takes at most {MOST_FILES} of a folder",
+            f"{path}: {number} reports (at most {MOST_FILES} of a folder fit on a page)",
             code="many-reports",
-            hint="name the files that you want",
+            hint="name the files to include",
         )
     return [
         (entry, path_text(entry) if entry == path else str(entry.relative_to(path)))

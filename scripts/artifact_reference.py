@@ -76,8 +76,8 @@ def artifact_reference() -> str:
 def _section(name: str) -> str:
     schema = json.loads(schema_text(name))
     return (
-        f"### {name}\n\n{_cell(schema['description'])} {WRITTEN_BY[name]}."
-        f" Every key: [{name}.schema.json](../schemas/{name}.schema.json).\n\n{key_table(schema)}"
+        f"### {name}\n\n{_cell(schema['description'])} {WRITTEN_BY[name].removesuffix('.')}."
+        f" All keys: [{name}.schema.json](../schemas/{name}.schema.json).\n\n{key_table(schema)}"
     )
 
 
@@ -91,7 +91,7 @@ def key_table(model: dict[str, Any]) -> str:
     ]
     plain = ", ".join(f"`{key}`" for key, field in keys.items() if not field.get("description"))
     table = "\n".join(["| key | type | meaning |", "|---|---|---|", *rows]) if rows else ""
-    return "\n\n".join(part for part in (table, plain and f"And {plain}.") if part)
+    return "\n\n".join(part for part in (table, plain and f"Further keys: {plain}.") if part)
 
 
 def _cell(text: str) -> str:

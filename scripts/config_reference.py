@@ -1,8 +1,9 @@
 """docs/reference/configs.md: every key of a Bench config, and every other name that is understood."""
 
 import inspect
+import os
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -29,11 +30,11 @@ def evaluation_keys() -> str:
         (name, _default(field), _kind(field.annotation), help_of(EvaluateSettings, name))
         for name, field in keys_of(EvaluateSettings).items()
     ]
-    return _table(("key", "by default", "takes", "meaning"), rows)
+    return _table(("key", "default", "type", "meaning"), rows)
 
 
 def config_dialects() -> str:
-    """The table of names that are answered with ours."""
+    """The table of names that are refused with ours named."""
     return _table(("key", "our name"), [(key, f"`{name}`") for key, name in INSTEAD.items()])
 
 
@@ -54,7 +55,7 @@ def _tables(model: type[BaseModel], name: str) -> Iterator[str]:
         yield f"### {name}"
         yield " ".join((inspect.getdoc(model) or "").split())
     if rows:
-        yield _table(("key", "by default", "takes", "meaning"), rows)
+        yield _table(("key", "default", "type", "meaning"), rows)
     for key, section in sections.items():
         named = ".NAME" if get_origin(model.model_fields[key].annotation) is dict else ""
         if section is not None:
@@ -80,7 +81,7 @@ def _default(field: Any) -> str:
     if field.default_factory is not None:
         return f"`{_shown(field.default_factory())}`"
     if field.default is PydanticUndefined:
-        return "**needed**"
+        return "**required**"
     return "" if field.default is None else f"`{_shown(field.default)}`"
 
 
@@ -105,11 +106,17 @@ def _kind(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(_kind(item) for item in arguments if item is not type(None))
-    if origin in (tuple, list):
-        return f"list of {_kind(arguments[0])}"
-    if origin is dict:
+        kinds = dict.fromkeys(_kind(item) for item in arguments if item is not type(None))
+        covered = {"path": "text", "number": "exact number"}
+        hidden = {"", *(less for more, less in covered.items() if more in kinds)}
+        return " or ".join(kind for kind in kinds if kind not in hidden)
+    if origin in (tuple, list, Sequence):
+        kind = _kind(arguments[0])
+        return f"list of {kind}s" if kind.isalpha() else f"list of {kind}"
+    if origin in (dict, Mapping):
         return "map"
+    if origin is os.PathLike:
+        return "path"
     names = {
         int: "integer",
         float: "number",
@@ -118,4 +125,4 @@ def _kind(annotation: Any) -> str:
         Path: "path",
         bool: "true or false",
     }
-    return names.get(annotation, "value")
+    return names.get(annotation, "")

@@ -12,7 +12,7 @@ from gradience.reports.base.schemas import DescribedFields
 def record_reference() -> str:
     """One Markdown table for the header and one for each kind of record."""
     tables = [("The first line", ExamplesRun)]
-    tables += [(f"A line of the kind `{kind}`", model) for kind, model in RECORD_TYPES.items()]
+    tables += [(f"Lines of kind `{kind}`", model) for kind, model in RECORD_TYPES.items()]
     return "\n\n".join(_section(title, model) for title, model in tables)
 
 

@@ -51,7 +51,7 @@ def test_an_audit_is_written_appended_to_a_run_and_compared_with_a_base(folder):
     assert '"lora_audit"' in (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     with pytest.raises(UsageError, match="already exists"):
         audit_adapter("my_adapter", output="audit.json")
-    compared = audit_adapter("my_adapter", base=minilm(), base_name="embedded:minilm")
+    compared = audit_adapter("my_adapter", base_model=minilm(), base_name="embedded:minilm")
     assert compared.base.base == "embedded:minilm"
 
 

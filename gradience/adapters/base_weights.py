@@ -60,7 +60,7 @@ class BaseWeights(Closing):
             raise InputError(
                 f"{folder}: no base weights (model.safetensors, or shards with an index)",
                 code="no-base-weights",
-                hint="give --base-model the folder of the base model that the adapter was trained on",
+                hint="pass the folder of the base model that the adapter was trained on as --base-model",
             )
         with ExitStack() as stack:
             opened = [stack.enter_context(TensorFile.open(folder / name, root=folder)) for name in names]
@@ -140,14 +140,14 @@ class BaseWeights(Closing):
         return InputError(
             f"{self.folder}: {problem}",
             code="base-mismatch",
-            hint="give the base model that the adapter was trained on",
+            hint="pass the base model that the adapter was trained on as --base-model",
         )
 
     def _quantized(self, problem: str) -> InputError:
         return InputError(
             f"{self.folder}: {problem}: a quantized base",
             code="base-quantized",
-            hint="give --base-model the folder of the unquantized model",
+            hint="pass the folder of the unquantized model as --base-model",
         )
 
     def _named(self, module: str) -> str | None:

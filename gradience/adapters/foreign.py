@@ -163,7 +163,7 @@ def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
         return InputError(
             f"{path}: the file contains no tensors",
             code="empty-adapter",
-            hint="saved under DeepSpeed ZeRO-3 or FSDP without gathering the weights? gather them and save again",
+            hint="if it was saved under DeepSpeed ZeRO-3 or FSDP, gather the weights and save it again",
         )
     scalars = sum(entry.params <= 1 for entry in entries.values())
     numbers = f", {scalars} of them scalars" if scalars else ""

@@ -164,7 +164,7 @@ def no_such_adapter(path: Path, wanted: str, names: Sequence[str]) -> InputError
     return InputError(
         f"{path}: contains no adapter called {wanted!r}, {held}",
         code="no-such-adapter",
-        hint=f"--adapter {names[0]}" if names else "leave --adapter out",
+        hint=f"use --adapter {names[0]}" if names else "leave --adapter out",
     )
 
 

@@ -68,7 +68,7 @@ def workers_within(
             f"{path}: this would take about {(kept + most) / MB:,.0f} MB of memory, {needs} most of it; "
             f"the limit is {limit / MB:,.0f} MB",
             code="memory-limit",
-            hint=f"if you trust the file: --max-memory {-(-(kept + most) // MB)}MB",
+            hint=f"if you trust the file, raise the limit: --max-memory {-(-(kept + most) // MB)}MB",
         )
     return max(1, min(workers or processors(), (limit - kept) // max(1, most)))
 

@@ -107,7 +107,7 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
             f"{source.address}: the hub cache does not show whether it has its own tokenizer, and offline mode "
             "is on",
             code="hub-offline",
-            hint="use the base's: --tokenizer base; or unset HF_HUB_OFFLINE",
+            hint="use the base's tokenizer (--tokenizer base), or unset HF_HUB_OFFLINE",
         )
     sizes = list_files(address)
     if last not in sizes:
@@ -120,7 +120,7 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
         raise InputError(
             f"{source.address}: its tokenizer file {large} has {sizes[large]:,} bytes (limit: {MAX_TOKENIZER:,})",
             code="tokenizer-too-large",
-            hint="use the base's: --tokenizer base",
+            hint="use the base's tokenizer: --tokenizer base",
         )
     download(address, names, limit=MAX_TOKENIZER)
 

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.errors import UsageError
 from gradience.progress import Progress
-from gradience.settings import SETTINGS, Flag, Integer, PythonOnly
+from gradience.settings import SETTINGS, Flag, Integer, Internal, PythonOnly
 
 
 def bytes_of(text: str) -> int:
@@ -15,7 +15,11 @@ def bytes_of(text: str) -> int:
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
     size = match and int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
     if not size:
-        raise UsageError(f"{text!r} is not a size", code="bad-size", hint="such as --max-memory 2GB")
+        raise UsageError(
+            f"{text!r} is not a size",
+            code="bad-size",
+            hint="give a number with a unit, such as --max-memory 2GB",
+        )
     return size
 
 
@@ -25,7 +29,7 @@ class ReadSettings:
 
     allow_pickle: bool = False
     """Read pickles (.bin, .pt) too, in a sandboxed process (needs PyTorch 2.10)."""
-    command: Annotated[str, PythonOnly] = ""
+    command: Annotated[str, Internal] = ""
     """The command line that the report names."""
 
 
@@ -38,7 +42,7 @@ class WorkSettings(ReadSettings):
     workers: Annotated[Integer | None, PythonOnly] = None
     """Modules at a time; the processor count by default. The result does not depend on it."""
     progress: Annotated[Progress | None, PythonOnly] = None
-    """A callback after each module."""
+    """A callback after each module: progress(done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -190,7 +190,7 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
 
     The keywords are the flags of `gradience audit`:
 
-    Raises InputError when there is nothing to audit, UsageError for a tau or ranks that make no sense, WrongType (a
+    Raises InputError when there is nothing to audit, UsageError for an invalid tau or rank, WrongType (a
     TypeError too) for an argument of another type.
     Modules that cannot be measured do not raise: they are rows with a status, findings, and coverage.
     """
@@ -214,11 +214,13 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
             progress=settings.progress,
             command=settings.command,
         )
-        if settings.base is not None:
+        if settings.base_model is not None:
             from gradience.audit.dominance import with_base
 
-            name = settings.base_name or str(settings.base)
-            report = with_base(report, Path(settings.base), opened, name=name, progress=settings.progress)
+            name = settings.base_name or str(settings.base_model)
+            report = with_base(
+                report, Path(settings.base_model), opened, name=name, progress=settings.progress
+            )
     if output is not None:
         report.save(output)
     if settings.append is not None:

@@ -34,7 +34,7 @@ AllowedRanks = Annotated[RankList | None, Flag("R,R...", read=str)]
 class BaseOfAudit:
     """Base model."""
 
-    base: Annotated[StrPath | None, PythonOnly] = None
+    base_model: Annotated[StrPath | None, PythonOnly] = None
     """Folder of the base model: reports each update's size relative to its base weight."""
     base_name: Annotated[str | None, PythonOnly] = None
     """Name of the base in the report (default: its folder)."""

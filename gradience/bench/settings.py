@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from gradience.errors import InputError
 from gradience.models.settings import DryRun
 from gradience.progress import Watcher
-from gradience.settings import SETTINGS, Flag, Integer, Positive, PythonOnly, StrPath, several
+from gradience.settings import SETTINGS, Flag, Integer, Internal, Positive, StrPath, several
 
 
 def _configs() -> list[tuple[str, str]]:
@@ -37,7 +37,7 @@ Folders = Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag(
 class CommandSettings:
     """Run."""
 
-    command: Annotated[str, PythonOnly] = ""
+    command: Annotated[str, Internal] = ""
     """The command line that the report names."""
 
 
@@ -55,7 +55,7 @@ class BenchSettings(CommandSettings, DryRun):
     """Run only seed N of the planned seeds."""
     smoke: bool = False
     """Shorten the run to check that everything works. Its results are not evidence."""
-    watcher: Annotated[Watcher | None, PythonOnly] = None
+    watcher: Annotated[Watcher | None, Internal] = None
     """A callback for each stage and step."""
 
 

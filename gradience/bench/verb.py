@@ -24,16 +24,16 @@ from gradience.settings import paths_of, public, required_output
 
 @public(BenchSettings)
 def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast:
-    """Train, audit, make smaller adapters, evaluate them and decide, as a config says; resume what is in `output`.
+    """Train and audit adapters, make smaller ones, evaluate them and decide. An interrupted run resumes in `output`.
 
     >>> run_bench(config="minilm_reviews_demo", output="runs/demo").status  # doctest: +SKIP
     'PASS'
 
-    Returns the aggregate if several seeds are planned, else the result of the one that was run; a dry run returns what
-    the run needs. The keywords are the flags of `gradience bench run`:
+    Returns the aggregate if several seeds are planned, else the result of the one that was run; a dry run returns the
+    cost estimate. The keywords are the flags of `gradience bench run`:
 
-    Raises UsageError for a wrong setting, no output (`no-output`) and a folder of another run, InputError for what
-    cannot be read, MissingExtra, LockedError while another run writes there, OutputError when disk or memory refuse.
+    Raises UsageError for a wrong setting, no output (`no-output`) and a folder of another run, InputError for
+    unreadable inputs, MissingExtra, LockedError while another run writes there, OutputError for disk and memory errors.
     """
     given = [*settings.overrides, *(["run_type=smoke"] if settings.smoke else [])]
     given += [] if settings.only_seed is None else [f"only_seed={settings.only_seed}"]

@@ -339,7 +339,7 @@ def measured(inputs: CalibrateInputs, watch: Stopwatch, progress: Progress | Non
             raise InputError(
                 f"{request.adapter}: no module can be calibrated: {excluded[0].name}: {excluded[0].reason}",
                 code="nothing-calibrated",
-                hint="`gradience compress` without --calibration needs no base model",
+                hint="compress it without a calibration, such as with --rank 4",
             )
         place = {row: number for number, row in enumerate(ids)}
         order = [place[row.id] for row in rows]

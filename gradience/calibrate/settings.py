@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from gradience.files.card import CardOf
 from gradience.models.settings import BaseSettings
 from gradience.progress import Progress
-from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, shared
+from gradience.settings import SETTINGS, Flag, Internal, Positive, PythonOnly, StrPath, shared
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -31,13 +31,13 @@ class RowSettings:
     """Examples per batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of an example (default: the limit of the base; 512 for a text to classify)."""
-    left_out: Annotated[frozenset[str], PythonOnly] = frozenset()
+    left_out: Annotated[frozenset[str], Internal] = frozenset()
     """Digests of prompts that are not read, since they are tested: the `prompt_ids` of a calibration."""
     progress: Annotated[Progress | None, PythonOnly] = None
-    """A callback after each batch or step."""
-    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    """A callback after each batch or step: progress(done, total)."""
+    note: Annotated[Callable[[str], None] | None, Internal] = None
     """A callback for each remark about the inputs, before anything is run."""
-    command: Annotated[str, PythonOnly] = ""
+    command: Annotated[str, Internal] = ""
     """The command line that the report names."""
 
 
@@ -75,7 +75,7 @@ class DistillSettings(BaseSettings, RowSettings):
     """Replace an existing adapter folder."""
     dry_run: bool = False
     """Check the inputs and show the plan, without loading a model."""
-    card: Annotated[CardOf | None, PythonOnly] = None
+    card: Annotated[CardOf | None, Internal] = None
     """Makes the model card from the folder that was written."""
 
     @property

@@ -16,20 +16,20 @@ from gradience.settings import public, required_output
 
 @public(CalibrateSettings)
 def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationForecast:
-    """Measure on prompts what each component of an adapter does to the model's output, and write it to `output`.
+    """Measure on prompts how each component of an adapter changes the model's output, and write it to `output`.
 
     >>> calibration = calibrate_adapter(
     ...     "my_adapter", "measured.safetensors", prompts="rows.jsonl", base_model="embedded:minilm"
     ... )
-    >>> len(calibration.modules), calibration.report.selection_rows  # better with some hundred rows
+    >>> len(calibration.modules), calibration.report.selection_rows  # a few hundred rows are better
     (16, 4)
     >>> compress_adapter("my_adapter", calibration=calibration, reduction=0.5, dry_run=True).prediction.rows
     4
 
-    A dry run returns what the calibration needs. The keywords are the flags of `gradience calibrate`:
+    A dry run returns the cost estimate. The keywords are the flags of `gradience calibrate`:
 
-    Raises InputError if adapter, rows or base cannot be used, UsageError for what makes no sense together,
-    MissingExtra, OutputError when disk or memory refuse.
+    Raises InputError if adapter, rows or base cannot be used, UsageError for contradictory options,
+    MissingExtra, OutputError for disk and memory errors.
     """
     output = None if settings.dry_run else required_output(settings.output)
     if output is not None and output.exists() and not settings.force:

@@ -20,7 +20,7 @@ __all__ = ["check_config"]
 
 @public(CheckSettings)
 def check_config(settings: CheckSettings) -> CheckReport:
-    """Read the files and return what is wrong in them. At least one file or folder is needed, or a setting.
+    """Check training configurations, and return the findings. Give at least one file, folder or setting.
 
     >>> check_config(r=16, alpha=16, lr=2e-4).settings.scale
     1.0

@@ -118,11 +118,11 @@ def _base(name: str) -> dict[str, Any]:
     from gradience.models.settings import ModelSettings
 
     folder = locate(ModelSettings(name=name), ("*.safetensors", "*.json")).folder
-    return {"base": folder, "base_name": name}
+    return {"base_model": folder, "base_name": name}
 
 
 def _check_usage(paths: Sequence[str], given: Mapping[str, Any], out: AuditOutput) -> None:
-    """Refuse what makes no sense together, before any work is done. Raises UsageError."""
+    """Refuse contradictory options before any work is done. Raises UsageError."""
     if not paths:
         raise UsageError(
             "no adapter given", code="no-adapter", hint="give its folder: gradience audit ./my_adapter"
@@ -139,7 +139,7 @@ def _check_usage(paths: Sequence[str], given: Mapping[str, Any], out: AuditOutpu
             raise UsageError(
                 f"{option} takes one adapter, but {len(paths)} are given",
                 code="one-adapter",
-                hint="give one of them; --json prints one line per adapter",
+                hint="name one adapter; --json prints one line for each of several",
             )
     if out.suggest_per_layer and not out.json and (out.layers or out.top_wasteful is not None):
         raise UsageError(

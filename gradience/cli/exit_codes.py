@@ -1,4 +1,4 @@
-"""Exit codes of every verb. docs/reference/exit_codes.md is generated from this table."""
+"""Exit codes of every command. docs/reference/exit_codes.md is generated from this table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class ExitCode(IntEnum):
     INCOMPLETE = 4, "There is a result, but parts of it could not be made."
     OUTPUT = 5, "The disk, the permissions or the memory do not allow the result to be read, made or written."
     LOCKED = 6, "Another run is writing to the same output."
-    NETWORK = 7, "The network or the authorization failed, or the hub does not have it."
+    NETWORK = (
+        7,
+        "The network or the login failed, or the repository, revision or file was not found on the hub.",
+    )
     INCONCLUSIVE = 8, "The evidence is not enough to decide (INCONCLUSIVE, UNDERTRAINED)."
     INTERRUPTED = 130, "Stopped by Ctrl-C (128 + SIGINT)."
     PIPE_CLOSED = 141, "The reader of the output stopped reading (128 + SIGPIPE); nothing is printed."

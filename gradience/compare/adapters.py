@@ -24,7 +24,7 @@ from gradience.words import counted
 
 @public(CompareSettings)
 def compare_adapters(settings: CompareSettings) -> ComparisonReport:
-    """Compare the adapters at `a` and `b`, and return how far apart they are, module by module and overall.
+    """Compare the adapters at `a` and `b`, and return their differences, module by module and overall.
 
     >>> report = compare_adapters("my_adapter", "smaller")
     >>> f"{report.relative_difference:.1%}", report.n_both
@@ -32,7 +32,7 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
 
     The keywords are the flags of `gradience compare`:
 
-    Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
+    Raises InputError if one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
     for a value that is not a path.
     """
     allow_pickle = settings.allow_pickle

@@ -149,7 +149,7 @@ def _finite(pair: LoraPair) -> Iterator[None]:
         raise InputError(
             f"{pair.a.file.path}: {pair.module} contains NaN or infinity, here or in the other adapter",
             code="non-finite",
-            hint="use an earlier checkpoint of the broken one; `gradience audit` says which it is, and where",
+            hint="find the broken adapter with `gradience audit`, and use an earlier checkpoint of it",
         ) from None
 
 

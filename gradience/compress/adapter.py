@@ -70,7 +70,7 @@ ROUNDING_SHOWS = 0.01
 
 @public(CompressSettings)
 def compress_adapter(settings: CompressSettings) -> CompressionReport | CompressionPlan:
-    """Write a smaller approximation of the adapter at `path` to the folder `output`, and return what was lost.
+    """Write a smaller approximation of the adapter at `path` to the folder `output`, and return a report of its errors.
 
     >>> report = compress_adapter("my_adapter", rank=4, output="small")
     >>> report.old_params, report.new_params, f"{report.measured_error:.1%}"
@@ -78,12 +78,12 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     >>> compress_adapter("my_adapter", reduction=0.75, dry_run=True).new_params
     33792
 
-    Every module gets the best approximation of its new rank, at the scale that it had or at `strength` times it;
-    nothing is trained, no base model is read. A dry run returns the plan. Exactly one of the keywords from `rank` to
-    `plan` says how small, or `strength` only; all are the flags of `gradience compress`:
+    Every module gets the best approximation of its new rank, at its old scale or at `strength` times that scale.
+    Nothing is trained. A base model is read only for DoRA. A dry run returns the plan. Give exactly one of the keywords
+    from `rank` to `plan`, or only `strength`. The keywords are the flags of `gradience compress`:
 
-    Raises InputError if the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
-    TypeError too, for those of a wrong type), OutputError when the disk refuses. Nothing is left half-written.
+    Raises InputError if the adapter cannot be compressed, UsageError for invalid arguments (WrongType, a TypeError
+    too, for a wrong type), OutputError if the folder cannot be written. No partial output is left behind.
     """
     source, grid = Path(settings.path), settings.allowed_ranks
     criterion = criterion_of({name: getattr(settings, name) for name in SIZES}, settings.strength)

@@ -74,7 +74,7 @@ def refuse_foreign_files(old: Path, kept: Iterable[str]) -> None:
     foreign = sorted(entry.name for entry in old.iterdir() if entry.name not in ours)
     if foreign:
         raise UsageError(
-            f"{old}: holds {listed(foreign)}, which --force would delete",
+            f"{old}: contains {listed(foreign)}, which --force would delete",
             code="not-ours",
             hint="move these files elsewhere, or choose another --output",
         )

@@ -142,7 +142,7 @@ def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
                 f"{opened.location.path}: {target.name} and the modules in it have one rank and one scale in PEFT, "
                 f"and {pair.module} would get a different one",
                 code="shared-rank",
-                hint="give them the same with --rank or --energy (Python: rank=, energy=)",
+                hint="use --rank or --energy, which give them the same rank (Python: rank=, energy=)",
             )
     kept = [target for target in targets.values() if target.rank]
     return sorted(kept, key=lambda target: (natural_key(target.name), target.name))
@@ -253,21 +253,21 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, dora: bool, has_base:
         raise InputError(
             f"{path}: {words_of(opened.format)} cannot be written as PEFT LoRA: {opened.unwritable}",
             code="read-only",
-            hint="audit and compare it as it is; a smaller one must be made with its own library, or with PEFT",
+            hint="audit and compare it as it is; to compress it, save it as PEFT LoRA with its own library",
         )
     if opened.format == "diffusers":
         raise InputError(
-            f"{path}: diffusers names modules by their part of the pipeline, PEFT does not",
+            f"{path}: diffusers names modules after their part of the pipeline, PEFT does not",
             code="read-only",
-            hint=f"gradience convert {path} as_peft, then compress as_peft",
+            hint=f"convert it first, then compress as_peft: gradience convert {path} as_peft",
         )
     if opened.format == "mlx":
         refuse_tied_embedding(opened, "PEFT LoRA")
     if dora and not has_base:
         raise InputError(
-            f"{path}: a DoRA adapter: what a smaller B·A does depends on the base weights W: m·(W + s·B·A)/‖W + s·B·A‖",
+            f"{path}: a DoRA adapter: a smaller B·A depends on the base weights W: m·(W + s·B·A)/‖W + s·B·A‖",
             code="dora",
-            hint="give the folder of the base weights: --base-model DIR (Python: base_model=)",
+            hint="pass the folder of the base model as --base-model (Python: base_model=)",
         )
     if dora and config.fields.get("layer_replication"):
         raise InputError(

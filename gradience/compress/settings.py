@@ -13,7 +13,7 @@ from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.audit.options import AllowedRanks, CalibrationFile
 from gradience.ranks import Suggested
 from gradience.reports.base.encodings import ENCODING_NAMES
-from gradience.settings import SETTINGS, AboveZero, Flag, Number, Part, Positive, PythonOnly, Share, StrPath
+from gradience.settings import SETTINGS, AboveZero, Flag, Internal, Number, Part, Positive, Share, StrPath
 
 if TYPE_CHECKING:
     from gradience.compress.adapter import Documents
@@ -104,5 +104,5 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     _: KW_ONLY
     dry_run: bool = False
     """Show the plan and write nothing."""
-    documents: Annotated[Documents | None, PythonOnly] = None
+    documents: Annotated[Documents | None, Internal] = None
     """Makes further files of the folder from it and the report: its Markdown, the block of its card."""

@@ -37,19 +37,18 @@ TARGETS: dict[str, Write] = {
 
 @public(ConvertSettings)
 def convert_adapter(settings: ConvertSettings) -> ConversionReport:
-    """Write the adapter at `path` in another format to the folder `output`, and return what became of it.
+    """Write the adapter at `path` in another format to the folder `output`, and return a report.
 
     >>> report = convert_adapter("my_adapter", "as_peft")
     >>> report.to, report.modules, report.renamed
     ('peft', 16, 0)
 
-    Values and scales stay what they are: nothing is truncated, rounded or trained. The keywords are the flags of
+    Weights and scales do not change. The keywords are the flags of
     `gradience convert`:
 
     Raises InputError for an adapter that cannot be read or that the format cannot hold; UsageError (`unknown-target`,
-    and for an existing output); VerificationError if the written file reads back differently; OutputError if the disk
-    refuses.
-    Nothing is left half-written.
+    and for an existing output); VerificationError if the written file reads back differently; OutputError if the
+    folder cannot be written. No partial output is left behind.
     """
     source, target = Path(settings.path), Path(settings.output)
     if settings.to not in TARGETS:

@@ -80,7 +80,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
             raise UsageError(
                 f"{student_path} and {teacher_path} hold the same weights",
                 code="same-adapter",
-                hint="give the smaller adapter first, and the reference as --teacher",
+                hint="give the smaller adapter first, and the reference adapter as --teacher",
             )
         _refuse_unlike(student, teacher, student_path, teacher_path)
         params = [sum(pair.params for pair in adapter.pairs) for adapter in (student, teacher)]
@@ -89,7 +89,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
         raise UsageError(
             f"{student_path} has {params[0]:,} LoRA parameters, but its teacher has {params[1]:,}",
             code="not-smaller",
-            hint="give the smaller adapter first, and the reference as --teacher",
+            hint="give the smaller adapter first, and the reference adapter as --teacher",
         )
     inputs = read_inputs(request.student, folder)
     rows = len(inputs.rows.all)
@@ -127,12 +127,12 @@ def _refuse_unlike(student: Adapter, teacher: Adapter, student_path: Path, teach
         raise UsageError(
             f"{student_path} was trained on {names[0]}, {teacher_path} on {names[1]}",
             code="other-base",
-            hint="distill an adapter with the one that it was made from",
+            hint="use the adapter that the smaller one was made from as --teacher",
         )
     foreign = sorted({pair.module for pair in student.pairs} - {pair.module for pair in teacher.pairs})
     if foreign:
         raise UsageError(
             f"{student_path} changes {foreign[0]}, which {teacher_path} does not",
             code="other-modules",
-            hint="distill an adapter with the one that it was made from",
+            hint="use the adapter that the smaller one was made from as --teacher",
         )

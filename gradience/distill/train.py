@@ -201,9 +201,9 @@ def write_distilled(
     named = {name for name in stored if any(part in FACTORS for part in name.split("."))}
     if unlike := sorted(named ^ set(factors)):
         raise InputError(
-            f"{source}: PEFT loads it, but under other names than the file: {unlike[0]}",
+            f"{source}: PEFT loads it, but under different tensor names: {unlike[0]}",
             code="other-names",
-            hint="load it with PEFT, save it with save_pretrained(), and distill what that writes",
+            hint="load it with PEFT, save it with save_pretrained(), and distill the saved adapter",
         )
     with engine.using(TEACHER) as model:
         sizes = student.to_sample, *[len(split(student.rows.all, settings.seed).held_out)] * 2

@@ -25,13 +25,13 @@ def distill_adapter(settings: DistillSettings) -> DistillReport | DistillForecas
     ...     base_model="embedded:minilm",
     ...     steps=2,
     ... )
-    >>> report.training_rows, report.held_out_rows  # better with some hundred rows
+    >>> report.training_rows, report.held_out_rows  # a few hundred rows are better
     (10, 4)
 
-    A dry run returns what the training needs. The keywords are the flags of `gradience distill`:
+    A dry run returns the cost estimate. The keywords are the flags of `gradience distill`:
 
-    Raises InputError if adapters, rows or base cannot be used, UsageError for what makes no sense together,
-    MissingExtra, OutputError when disk or memory refuse.
+    Raises InputError if adapters, rows or base cannot be used, UsageError for contradictory options,
+    MissingExtra, OutputError for disk and memory errors.
     """
     if settings.dry_run:
         return forecast_distill(read_distill_inputs(settings))

@@ -172,7 +172,7 @@ def model_of(settings: BaseSettings, adapter: AdapterInput, kind: ModelType) -> 
         raise UsageError(
             f"{adapter.given}: {nothing} model",
             code="no-base",
-            hint="give --base-model: a folder, or a name on the hub or on the server",
+            hint="name it with --base-model: a folder, or a name on the hub or on the server",
         )
     return ModelSettings(
         name=name,

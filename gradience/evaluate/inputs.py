@@ -127,7 +127,7 @@ class EvaluateInputs:
             raise UsageError(
                 f"invalid margin: {float(margin):g} nats per token",
                 code="bad-margin",
-                hint="between 0 and 1: 0.025 is a perplexity that is 2.5 % higher, as is 2.5%",
+                hint="give a number between 0 and 1, or the rise in perplexity: 0.025 and 2.5% mean 2.5 % higher",
             )
         return margin
 
@@ -195,7 +195,9 @@ def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = F
     examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
     if not examples:
         raise UsageError(
-            f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
+            f"{task.name} has no {role} examples",
+            code="no-examples",
+            hint="choose a --role that has examples",
         )
     inputs = EvaluateInputs(
         request, adapters, model, task, examples, role, (), tokenizer, name=name, is_guard=is_guard
@@ -235,7 +237,7 @@ def groups_of(task: Task, examples: Sequence[Any], column: str | None = None) ->
     known = task.examples.groups
     if column is not None and not known:
         raise UsageError(
-            f"group {column}: only rows of your own file have a column of groups",
+            f"--group {column}: only data files of your own can have a group column",
             code="no-group",
             hint="give a file with prompts, choices, messages, or the columns `text` and `label`",
         )

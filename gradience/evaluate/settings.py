@@ -23,7 +23,7 @@ from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written
-from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of, several
+from gradience.settings import SETTINGS, Flag, Internal, Positive, StrPath, settings_of, several
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
@@ -268,7 +268,7 @@ def options_of(given: Any) -> Any:
             raise UsageError(
                 f"--option {text}: not KEY=VALUE",
                 code="bad-option",
-                hint="such as --option scorer=contains",
+                hint="write KEY=VALUE, such as --option scorer=contains",
             )
         options[key] = loads(value.encode(), f"--option {key}")
     return options
@@ -281,7 +281,9 @@ def columns_of(given: Any) -> Any:
     pairs = [text.partition("=") for text in given.split(",")]
     if not all(ours and theirs for ours, _, theirs in pairs):
         raise UsageError(
-            f"--columns {given}: not NAME=COLUMN,…", code="bad-columns", hint="such as prompt=Q,answer=A"
+            f"--columns {given}: not NAME=COLUMN,…",
+            code="bad-columns",
+            hint="write FIELD=COLUMN pairs, such as --columns prompt=Q,answer=A",
         )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
@@ -330,11 +332,11 @@ class AnswerSettings:
     """Engine that generates answers: transformers, or vllm in a separate process (--engine-python)."""
     no_ledger: bool = False
     """Do not count this test in `.gradience/ledger.json`, which warns of repeated tests on the same examples."""
-    watcher: Annotated[Watcher | None, PythonOnly] = None
+    watcher: Annotated[Watcher | None, Internal] = None
     """A callback for each stage and batch."""
-    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    note: Annotated[Callable[[str], None] | None, Internal] = None
     """A callback for each remark about the inputs, before anything is run."""
-    command: Annotated[str, PythonOnly] = ""
+    command: Annotated[str, Internal] = ""
     """The command line that the report names."""
 
 
@@ -354,8 +356,8 @@ class ExampleSettings(AnswerSettings):
     """Another data set, to detect forgetting: a file, a task such as text or lm_eval:arc_easy, or text:FILE for the
     likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. If there is no --data or --task, the test is on the share of changed answers. Otherwise
-    shrink calibrates and distills on these prompts."""
+    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink uses
+    these prompts only to calibrate and distill."""
     task: Annotated[str | None, Flag("NAME")] = None
     """Name of a task, such as reviews, gsm8k or lm_eval:arc_easy, or a Python file of your own (`path/to/file.py`, with
     --allow-code)."""

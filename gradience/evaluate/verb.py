@@ -71,8 +71,8 @@ def evaluate_adapters(
     >>> [(row.name, row.n, row.grade) for row in report.adapters]  # 64 examples are too few to decide
     [('my_adapter', 64, None), ('smaller', 64, 'C')]
 
-    The base is loaded once, and every adapter answers the same batches. A dry run returns what the evaluation needs, a
-    preview its first examples. With several data sets, such as `guards={"general": "general.jsonl"}`, the report is an
+    The base is loaded once, and every adapter answers the same batches. A dry run returns the cost estimate, a preview
+    the first examples. With several data sets, such as `guards={"general": "general.jsonl"}`, the report is an
     `EvaluationSetsReport`. The keywords are the flags of `gradience evaluate`:
 
     Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options,

@@ -110,7 +110,7 @@ def _check_directory(path: Path, file: BufferedReader, size: int) -> None:
         length = max(length % 0xFFFFFFFF, struct.unpack_from("<Q", end, at_64 + 40)[0])
     if length > MAX_DIRECTORY:
         raise InputError(
-            f"{path}: its list of members has {length:,} bytes, and at most {MAX_DIRECTORY:,} are read",
+            f"{path}: its list of members has {length:,} bytes (limit: {MAX_DIRECTORY:,})",
             code="too-large",
             hint="split the log by task",
         )

@@ -100,7 +100,7 @@ def _samples_of(path: Path) -> Path:
         and checksum != (actual := sha256_file(samples))
     ):
         raise InputError(
-            f"{path}: it names samples with the sha256 {str(checksum)[:64]}, but those beside it have {actual}",
+            f"{path}: it names samples with the sha256 {str(checksum)[:64]}, but the file beside it has {actual}",
             code="log-samples",
             hint="copy both files again, from the same place",
         )

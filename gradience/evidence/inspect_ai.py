@@ -39,13 +39,13 @@ def read(path: Path, wanted: Wanted) -> Log:
             raise InputError(
                 f"{path}: it has no header.json, so the run has not ended",
                 code="log-unfinished",
-                hint="let it end (`inspect eval-retry`), or evaluate again",
+                hint="finish it with `inspect eval-retry`, or evaluate again",
             )
         header = json_object(archive.read("header.json"), f"{path}: header.json")
         version = header.get("version")
         if not isinstance(version, int) or version > VERSION:
             raise InputError(
-                f"{path}: a log of version {str(version)[:40]}, and {VERSION} is the newest that is read",
+                f"{path}: log version {str(version)[:40]} is not supported (newest supported: {VERSION})",
                 code="log-format",
                 hint="write the scores into a CSV with id and score",
             )

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.settings import SETTINGS, Flag, Integer, Number, PythonOnly, StrPath
+from gradience.settings import SETTINGS, Flag, Integer, Internal, Number, StrPath
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -30,5 +30,5 @@ class EvidenceSettings:
     """Lower scores are better, as for losses; needs --margin (default: as the logs say, else higher is better)."""
     flips: Annotated[Integer, Field(ge=0), Flag("N")] = 5
     """Number of changed examples to show, of each kind: those that B lost, and those that B gained."""
-    command: Annotated[str, PythonOnly] = ""
+    command: Annotated[str, Internal] = ""
     """The command line that the report names."""

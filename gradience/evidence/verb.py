@@ -31,14 +31,14 @@ from gradience.words import counted, listed, printable
 
 @public(EvidenceSettings)
 def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
-    """Compare two logs of the same examples, and return the difference of their scores with its grade.
+    """Compare two logs of the same examples, and return the difference in scores and its grade.
 
     >>> report = compare_logs("probe.csv", "truncated.csv", margin=1)
     >>> report.grade, report.n, round(report.low, 4), round(report.high, 4)
     ('B', 2186, -0.0029, 0.004)
 
-    A log is of lm-eval, Inspect or Every Eval Ever, or a table (CSV, JSON lines) with `id` and `score`. The keywords
-    are the flags of `gradience evidence`:
+    A log comes from lm-eval, Inspect or Every Eval Ever, or is a table (CSV, JSON lines) with `id` and `score`. The
+    keywords are the flags of `gradience evidence`:
 
     Raises InputError if a log cannot be read or the two logs differ in examples or settings; UsageError if a choice is
     missing; MissingExtra without scipy.
@@ -166,7 +166,7 @@ def groups_of(pairs: Sequence[ExamplePair], log: Log, column: str | None) -> tup
         return None
     if len(set(groups)) < 2:
         raise UsageError(
-            f"{log.path}: all examples belong to one group, so there is nothing to compare it with",
+            f"{log.path}: all examples belong to one group",
             code="log-no-groups",
             hint="choose a column with more values",
         )
@@ -260,7 +260,7 @@ def paired(a: Log, b: Log) -> tuple[ExamplePair, ...]:
     pairs = tuple(ExamplePair(item, b.items[key]) for key, item in a.items.items())
     if len(pairs) < 2:
         raise InputError(
-            f"{a.path} and {b.path}: {len(pairs)} example in them: an interval needs two or more",
+            f"{a.path} and {b.path}: only {counted(len(pairs), 'paired example')}; an interval needs at least 2",
             code="log-no-pairs",
             hint="evaluate more examples; `gradience evidence` says how many a claim needs",
         )
@@ -277,7 +277,7 @@ def direction_of(a: Log, b: Log, chosen: bool | None) -> bool:
         if chosen is not None and chosen != log.lower_is_better:
             better = "lower" if log.lower_is_better else "higher"
             raise UsageError(
-                f"{log.path}: {better} is better, says the log of its {log.metric}",
+                f"{log.path}: according to the log, {better} {log.metric} is better",
                 code="log-direction",
                 hint="leave --lower-is-better out" if not log.lower_is_better else "add --lower-is-better",
             )
@@ -321,7 +321,7 @@ def _check_ids(a: Log, b: Log) -> None:
             f"{counted(len(only_a), 'example')} only in {a.path}{_first(only_a)}, {len(only_b)} only in"
             f" {b.path}{_first(only_b)}; {len(a.items) - len(only_a)} in both",
             code="logs-missing",
-            hint="evaluate both on the same examples, to the end: those that are missing may be the hard ones",
+            hint="evaluate both on all examples: the missing ones may be the hard ones",
         )
 
 
@@ -336,9 +336,9 @@ def _check_texts(a: Log, b: Log, kind: str, rows: Iterable[tuple[str, str | None
     differ = [key for key, same in known if not same]
     if differ:
         raise InputError(
-            f"{a.path} and {b.path}: {len(differ)} of {len(known)} examples have another {kind} in B{_first(differ)}",
+            f"{a.path} and {b.path}: {kind} differs in {len(differ)} of {len(known)} examples{_first(differ)}",
             code="logs-differ",
             hint="compare logs of one version of the task, with the same template, few-shot examples and seed"
             if kind == "prompt"
-            else "compare logs of one version of the task: the same ids stand for other examples here",
+            else "compare logs of one version of the task: here the same ids name different examples",
         )

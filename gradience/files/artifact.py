@@ -111,7 +111,7 @@ class Artifact(Part):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the artifact to `path`: temporary file, fsync, rename.
 
-        Raises OutputError when the disk or the permissions refuse.
+        Raises OutputError if the file cannot be written.
         """
         return write_whole(Path(path), [self.to_json().encode() + b"\n"])
 
@@ -172,7 +172,7 @@ def _parsed(path: Path, artifact: type[Artifact], text: bytes) -> Any:
     except OverflowError:
         problem = "an integer of 2^63 or more"
     except (ValueError, RecursionError) as error:
-        problem = f"the file: Invalid JSON: {error}"
+        problem = f"Invalid JSON: {error}"
     raise InputError(
         f"{path}: not a valid {artifact.schema_id} file: {problem}",
         code="artifact-invalid",

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from gradience.errors import InputError
 from gradience.files.whole import write_whole
 from gradience.reading import MAX_DATA_BYTES, read_file
-from gradience.settings import SETTINGS, Flag, PythonOnly, StrPath
+from gradience.settings import SETTINGS, Flag, Internal, StrPath
 
 CARD = "README.md"
 BEGIN, END = b"<!-- gradience:card -->\n", b"<!-- /gradience:card -->\n"
@@ -36,7 +36,7 @@ class CardSettings:
     """An evaluation.json or shrink.json (default: this adapter's, in its folder or above)."""
     dry_run: bool = False
     """Print the block; write nothing."""
-    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    note: Annotated[Callable[[str], None] | None, Internal] = None
     """A callback for a remark about what an earlier block said."""
 
 
@@ -118,7 +118,7 @@ def with_front_matter(card: bytes, front: FrontMatter, name: str) -> bytes:
         return str(parsed).encode()
     except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{CARD}: the YAML at its top cannot be read: {str(error).splitlines()[0][:200]}",
+            f"{CARD}: its front matter is not valid YAML: {str(error).splitlines()[0][:200]}",
             code="bad-front-matter",
             hint="correct the lines between the two `---`",
         ) from error

@@ -79,7 +79,7 @@ def address_of(name: str | os.PathLike[str]) -> Address | None:
     revision, inside = (match[2] and unquote(match[2]), unquote(match[3] or "")) if match else (None, "")
     if match is None or _NAME.fullmatch(match[1]) is None or match[1].startswith(OTHERS) or _escapes(inside):
         raise UsageError(
-            f"{text}: not a model address on the hub", code="bad-address", hint=f"such as {EXAMPLES}"
+            f"{text}: not a model address on the hub", code="bad-address", hint=f"write it as {EXAMPLES}"
         )
     return Address(match[1], revision, inside)
 
@@ -129,21 +129,16 @@ def explained(address: Address) -> Iterator[None]:
     try:
         yield
     except raised as error:
-        explanation = _explanation(address, error)
-        if explanation is None:
+        refusal = _refusal(address, error)
+        if refusal is None:
             raise
-        code, problem, hint = explanation
-        raise NetworkError(f"{address}: {problem}", code=code, hint=hint) from error
+        raise refusal from error
     except unlike_a_hub as error:
         raise no_hub(address) from error
 
 
-Explanation = tuple[str, str, str]
-"""A code, what is wrong, and what to do next."""
-
-
-def _explanation(address: Address, error: BaseException) -> Explanation | None:
-    """Explain a naming, permission or network error; None for a disk error."""
+def _refusal(address: Address, error: BaseException) -> NetworkError | None:
+    """Return the error that explains a naming, permission or network error; None for a disk error."""
     from huggingface_hub import errors
 
     page = f"{_endpoint()}/{address.repo}"
@@ -151,58 +146,80 @@ def _explanation(address: Address, error: BaseException) -> Explanation | None:
         case errors.LocalEntryNotFoundError():  # whatever kept it from asking the hub
             cause = error.__cause__
             if cause is None:
-                return _offline()
-            return _explanation(address, cause) or _unreachable(cause)
+                return not_cached(address)
+            return _refusal(address, cause) or _unreachable(address, cause)
         case errors.GatedRepoError():
-            hint = f"ask for access at {page}, then log in: {LOGIN}"
-            return "hub-gated", "the repository is gated, and you have no access to it", hint
+            return NetworkError(
+                f"{address}: the repository is gated, and you have no access to it",
+                code="hub-gated",
+                hint=f"ask for access at {page}, then log in: {LOGIN}",
+            )
         case errors.RepositoryNotFoundError():
-            problem = "no such file or folder here, and no such repository on the hub, or it is private"
-            return "hub-not-found", problem, f"check the name; for a private repository log in: {LOGIN}"
+            return NetworkError(
+                f"{address}: no such file or folder here, and no such repository on the hub, or it is private",
+                code="hub-not-found",
+                hint=f"check the name; for a private repository log in: {LOGIN}",
+            )
         case errors.HFValidationError() | errors.DisabledRepoError():
-            return "hub-not-found", f"not a repository that can be read: {first_line(error)}", f"see {page}"
+            return NetworkError(
+                f"{address}: not a repository that can be read: {first_line(error)}",
+                code="hub-not-found",
+                hint=f"see {page}",
+            )
         case errors.RevisionNotFoundError():
-            problem = f"the repository has no revision {address.revision!r}"
-            return "hub-revision", problem, f"{page}/tree/main lists its branches and tags"
+            return NetworkError(
+                f"{address}: the repository has no revision {address.revision!r}",
+                code="hub-revision",
+                hint=f"{page}/tree/main lists its branches and tags",
+            )
         case errors.EntryNotFoundError():
-            return "hub-file", "a file that the hub lists is missing", f"try again, or look at {page}"
+            return NetworkError(
+                f"{address}: a file that the hub lists is missing",
+                code="hub-file",
+                hint=f"try again, or look at {page}",
+            )
         case errors.OfflineModeIsEnabled():
-            return _offline()
+            return not_cached(address)
         case errors.FileMetadataError():
-            refusal = no_hub(address)
-            return refusal.code, str(refusal).removeprefix(f"{address}: "), refusal.hint
+            return no_hub(address)
         case errors.HfHubHTTPError() if (status := error.response.status_code) in (401, 403):
-            return "hub-token", f"the hub rejected the token (HTTP {status})", f"log in again: {LOGIN}"
+            return NetworkError(
+                f"{address}: the hub rejected the token (HTTP {status})",
+                code="hub-token",
+                hint=f"log in again: {LOGIN}",
+            )
         case errors.HfHubHTTPError():
-            problem = f"the hub returned an error (HTTP {error.response.status_code})"
-            return "hub-server", problem, "try again later, or check HF_ENDPOINT if it is set"
+            return NetworkError(
+                f"{address}: the hub returned an error (HTTP {error.response.status_code})",
+                code="hub-server",
+                hint="try again later, or check HF_ENDPOINT if it is set",
+            )
         case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx
-            return _unreachable(error)
+            return _unreachable(address, error)
         case OSError(errno=None):
-            problem = f"the download is incomplete: {first_line(error)}"
-            return "hub-incomplete", problem, "run it again: downloaded files are kept"
+            return NetworkError(
+                f"{address}: the download is incomplete: {first_line(error)}",
+                code="hub-incomplete",
+                hint="run it again: downloaded files are kept",
+            )
     return None
 
 
-def _offline() -> Explanation:
-    problem = "no such file or folder here, not in the hub cache, and offline mode is on"
-    return (
-        "hub-offline",
-        problem,
-        "unset HF_HUB_OFFLINE, or download it on a machine with network access: `hf download`",
+def _unreachable(address: Address, error: BaseException) -> NetworkError:
+    return NetworkError(
+        f"{address}: no such file or folder here, and the hub could not be reached: {first_line(error)}",
+        code="hub-connection",
+        hint="check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads only the cache",
     )
-
-
-def _unreachable(error: BaseException) -> Explanation:
-    problem = f"no such file or folder here, and the hub could not be reached: {first_line(error)}"
-    hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache"
-    return "hub-connection", problem, hint
 
 
 def not_cached(address: Address) -> NetworkError:
     """Return the error for a file that is not cached while offline mode is on."""
-    code, problem, hint = _offline()
-    return NetworkError(f"{address}: {problem}", code=code, hint=hint)
+    return NetworkError(
+        f"{address}: no such file or folder here, not in the hub cache, and offline mode is on",
+        code="hub-offline",
+        hint="unset HF_HUB_OFFLINE, or download it on a machine with network access: `hf download`",
+    )
 
 
 def no_hub(address: Address, problem: str = "") -> NetworkError:

@@ -29,28 +29,28 @@ StopReason = Literal["eos", "stop_string", "length"]
 
 
 class ExamplesRun(Part):
-    """The first line: what answered, and everything that can move an answer."""
+    """The first line: run settings that can affect answers."""
 
     schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
     """Name and version of the format."""
     kind: RecordKind
     """Kind of the records that follow."""
     adapter: str | None
-    """Name the adapter was evaluated under; null for the base model."""
+    """Name of the adapter in the evaluation; null for the base model."""
     adapter_sha256: str | None
     """Digest of its weights file."""
     adapter_config_sha256: str | None
-    """Digest of its configuration, which holds the scale."""
+    """Digest of its config file, which determines the scale."""
     lora: bool = True
     """False: only the adapter's head, on the base model's features (ΔW = 0)."""
     reference: str | None = None
-    """Scores: the adapter that KL and flips are measured against."""
+    """Kind `scores`: the adapter that KL and flips are measured against."""
     reference_sha256: str | None = None
     """Digest of the reference's weights file."""
     engine: str = "transformers"
-    """Engine that ran the model; missing in files of earlier versions."""
+    """Engine that ran the model; absent in files of earlier versions."""
     base: str
-    """The base model's name or folder, as it was loaded. What follows is null if the engine does not know it."""
+    """Name or folder of the base model, as it was loaded. Keys below are null if the engine does not report them."""
     base_sha256: str | None
     """Digest of the name, shape, dtype and 16 values of each parameter of the base, without its head."""
     tokenizer_sha256: str | None
@@ -58,20 +58,20 @@ class ExamplesRun(Part):
     quantization: str | None = None
     """Quantization of the base weights, such as `bitsandbytes nf4`."""
     dtype: str | None
-    """The base's dtype, as torch names it; of a packed base that of its embeddings, norms and head. LoRA factors are
-    computed in float32 unless the base is float64; by vLLM in the base's dtype."""
+    """Torch dtype of the base; for a quantized base, of its embeddings, norms and head. LoRA factors are computed in
+    float32 unless the base is float64; in vLLM, in the base's dtype."""
     attention: str | None
-    """The implementation of attention, as transformers names it."""
+    """Attention implementation, as transformers names it."""
     device: str | None
-    """The graphics card, or the instructions of the processor."""
+    """GPU model, or instruction set of the CPU."""
     threads: int | None
-    """Threads of the processor that are computed with."""
+    """CPU threads."""
     versions: dict[str, str]
-    """gradience and what the engine computes with: torch, transformers, peft, tokenizers, vllm."""
+    """Versions of gradience and of the engine's libraries: torch, transformers, peft, tokenizers, vllm."""
     batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
     """vLLM only: answers do not depend on the other requests in the batch. Absent for other engines."""
     batch_size: int
-    """Examples that are answered together at most; of multiple choice, responses."""
+    """Maximum examples per batch; for multiple choice, maximum responses."""
     batch_tokens: int | None = None
     """Largest number of tokens in a batch, including padding and generated tokens, unless a single example
     exceeds it; null if a number of examples was given.
@@ -79,21 +79,21 @@ class ExamplesRun(Part):
     looks: tuple[int, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Numbers of examples at several looks; examples of different looks share no batch. Absent for a single look."""
     max_length: int | None
-    """Tokens that an example may have, its answer included; what is longer is
-    cut. Null: no limit is known."""
+    """Maximum tokens of an example, including its answer; longer ones are truncated. Null: no known limit."""
     max_new_tokens: int | None = None
-    """Generation: tokens of an output at most."""
+    """Kind `generation`: maximum tokens of an output."""
     stop: tuple[str, ...] = ()
-    """Generation: an output ends before the first of these."""
+    """Kind `generation`: stop strings; an output ends before the first one."""
     filters: tuple[str, ...] = ()
-    """Generation: names of the ways of finding the answer. The first decides."""
+    """Kind `generation`: names of the filters that extract the answer. The first decides."""
     scoring: str | None = None
     """Version of the scoring rule: a task's scoring version, or the digest of a user's own code."""
     near_tie: Float12 | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Answers read in one pass behind the reference's: an output is generated from the first position whose two largest
-    logits are at most this far apart, or at which another token is the most likely. Absent if all are generated."""
+    """Tolerance for reusing the reference's output: one forward pass checks it, and generation starts at the first
+    position where the two largest logits differ by at most this, or the top token differs. Absent if every output was
+    generated in full."""
     examples_sha256: str
-    """Digest of the examples, in their order."""
+    """Digest of the examples, in order."""
     n: int
     """Number of examples that follow."""
 
@@ -105,30 +105,30 @@ class ExamplesRun(Part):
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class ClassificationRecord:
-    """One text and the label it was given."""
+    """A text and its predicted label."""
 
     id: str
-    """The example's."""
+    """Example id."""
     text_sha256: str
     """Digest of the text exactly as it was given to the tokenizer; a pair is joined by U+0000."""
     label: int
-    """The correct one."""
+    """Correct label."""
     predicted: int
     """Label with the largest logit; the first one in a tie."""
     correct: bool
     """True if the predicted label is the gold label."""
     logits: tuple[Float12, ...]
-    """One for each label."""
+    """Logit of each label."""
     truncated: bool
     """True if the text was longer than `max_length` tokens."""
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class GenerationRecord:
-    """One prompt and what was written behind it."""
+    """A prompt and its output."""
 
     id: str
-    """The example's."""
+    """Example id."""
     prompt_sha256: str
     """Digest of the prompt exactly as it was given to the tokenizer."""
     answer: str
@@ -136,11 +136,11 @@ class GenerationRecord:
     output: str
     """Generated text, without the end token and up to the first stop string."""
     n_tokens: int
-    """Tokens that were generated, the end token or those of the stop string included."""
+    """Generated tokens, including the end token or the stop string."""
     stopped_by: StopReason
     """`length`: cut off at `max_new_tokens`."""
     answers: dict[str, str | None]
-    """Name of a filter -> the answer it finds in the output; null when it finds none."""
+    """Answer that each filter extracts from the output; null if it finds none."""
     extracted: str | None
     """Answer found by the first filter."""
     correct: bool
@@ -153,50 +153,48 @@ class GenerationRecord:
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class ChoiceRecord:
-    """One prompt, and how likely each of the responses is that it may have."""
+    """A prompt, and the log-likelihood of each choice."""
 
     id: str
-    """The example's."""
+    """Example id."""
     prompt_sha256: str
     """Digest of the prompt."""
     choices_sha256: str
-    """Digest of the responses, their leading blanks included."""
+    """Digest of the choices, including leading spaces."""
     label: int
-    """The place of the correct one."""
+    """Index of the correct choice."""
     loglikelihoods: tuple[Float12, ...]
-    """Log-likelihood of each response after the prompt, summed over its tokens, in nats; without an end
-    token.
-    """
+    """Log-likelihood of each choice after the prompt, summed over its tokens without an end token, in nats."""
     characters: tuple[int, ...]
-    """Characters in each choice, without a leading blank."""
+    """Characters in each choice, without a leading space."""
     predictions: dict[str, int]
-    """Selection rule -> chosen index: `sum` takes the largest log-likelihood, `per_character` the largest per
+    """Chosen index by selection rule: `sum` takes the largest log-likelihood, `per_character` the largest per
     character of the choice; the first one in a tie.
     """
     predicted: int
     """Index chosen by the rule that `scoring` names."""
     correct: bool
-    """True if that is the correct choice."""
+    """True if the predicted choice is the correct one."""
     truncated: bool
     """True if the prompt was too long for one of the choices and was truncated."""
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class ScoreRecord:
-    """One prompt with its response: how likely the model finds it, token by token, with the gold tokens before."""
+    """A prompt with its gold response, and the log-likelihood of the response (teacher forcing)."""
 
     id: str
-    """The example's."""
+    """Example id."""
     prompt_sha256: str
     """Digest of the prompt."""
     response_sha256: str
-    """Digest of the response, its leading space included."""
+    """Digest of the response, including a leading space."""
     loglikelihood: Float12
-    """Sum over the tokens of the response and, if it counts, the end token, in nats."""
+    """Log-likelihood of the response, summed over its tokens and, if it counts, the end token, in nats."""
     n_tokens: int
     """Number of tokens in that sum."""
     exact: bool
-    """True if each of these tokens is the most likely one."""
+    """True if every token is the most likely one."""
     kl: Float12 | None = None
     """KL(reference ‖ adapter) summed over the same positions, in nats; null without a reference."""
     flips: int | None = None
@@ -261,7 +259,7 @@ class Counts:
     failed_extractions: int
     """Outputs in which the first filter found no answer."""
     truncated: int
-    """Examples that were too long and were cut."""
+    """Examples that were too long and were truncated."""
 
     @property
     def accuracy(self) -> float:

@@ -38,18 +38,17 @@ BATCH_REPORT = "fleet_compression.json"
 
 @public(FleetCompressSettings)
 def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
-    """Bring every adapter of a `fleet.jsonl` whose rank is larger to `rank`, and return what became of each.
+    """Truncate every adapter of a `fleet.jsonl` with a larger rank to `rank`, and return a report.
 
     >>> batch = compress_fleet("fleet.jsonl", "batch", rank=4)
     >>> batch.written, batch.small_enough, batch.failed
     (2, 1, 0)
 
-    Each adapter is there whole or not at all. What an earlier run of the same batch has written is kept: a run that was
-    killed is continued by the same call. The keywords are the flags of `gradience compress fleet.jsonl`:
+    Each adapter is written completely or not at all. Adapters that an earlier run of the same batch has written are
+    kept, so the same call resumes an interrupted run. The keywords are the flags of `gradience compress fleet.jsonl`:
 
-    Raises InputError for a broken fleet.jsonl, LockedError while another batch writes to
-    `output`, OutputError when the disk refuses. An adapter that cannot be compressed does not raise: its entry has the
-    error's code.
+    Raises InputError for a broken fleet.jsonl, LockedError while another batch writes to `output`, OutputError if the
+    folder cannot be written. An adapter that cannot be compressed does not raise: its entry has the error's code.
     """
     watch, wanted = Stopwatch(settings.command), settings.rank
     folder, home = Path(settings.output), Path(settings.root)
@@ -124,7 +123,7 @@ def placed(source: Path, target: Path, how: Literal["leave", "link", "copy"]) ->
     """Link or copy an unchanged adapter, a folder or a file, to its place in the batch; return its status.
 
     Of a folder its files are copied, not what is in folders below it. Raises UsageError (output-exists) if another
-    adapter is there, InputError (symlink-outside) if a file of it is elsewhere, OutputError if the disk refuses.
+    adapter is there, InputError (symlink-outside) if a file of it is elsewhere, OutputError if it cannot be written.
     """
     if how == "leave":
         return "small enough"
@@ -168,7 +167,7 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
         raise InputError(
             f"the row of {row.path!r} has a path outside its root",
             code="bad-row-path",
-            hint="measure again with --root DIR, a folder above the adapters",
+            hint="run gradience fleet again with --root, a folder that contains all adapters",
         )
     inside = path.with_suffix("") if path.suffix.lower() in (*WEIGHT_SUFFIXES, *SUFFIXES) else path
     target = output / inside

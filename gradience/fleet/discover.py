@@ -134,8 +134,8 @@ def _name(path: Path, home: Path, root: Path) -> str:
     place = _place(path)
     if not place.is_relative_to(home):
         raise UsageError(
-            f"{path}: not below {root}, which the names of the adapters are relative to",
+            f"{path}: not inside the root {root}, which the names of the adapters are relative to",
             code="outside-root",
-            hint="give --root DIR, a folder that holds all of them (Python: root=)",
+            hint="give --root a folder that contains all adapters (Python: root=)",
         )
     return given_text(place.relative_to(home).as_posix())

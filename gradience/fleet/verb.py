@@ -21,18 +21,18 @@ from gradience.settings import paths_of, public
 
 @public(FleetSettings)
 def audit_fleet(settings: FleetSettings) -> FleetReport:
-    """Measure every adapter of the sources, write a row for each, and return what holds over all of them.
+    """Measure every adapter of the sources, write a row for each, and return a summary.
 
     >>> report = audit_fleet("adapters", "adapters.jsonl")
     >>> report.adapters, report.failed, report.not_served[0].adapters  # BERT, which vLLM refuses
     (3, 0, 3)
 
-    A fleet.jsonl that is there is resumed: rows whose files have not changed are taken over. The keywords are the flags
+    An existing fleet.jsonl is updated: rows of unchanged adapters are reused. The keywords are the flags
     of `gradience fleet`:
 
     Raises InputError if there are no adapters, UsageError (outside-root), LockedError while another run writes the same
-    file, OutputError when the disk refuses. An adapter that cannot be measured does not raise: its row has the error's
-    code.
+    file, OutputError if it cannot be written. An adapter that cannot be measured does not raise: its row has the
+    error's code.
     """
     watch, home = Stopwatch(settings.command), root_of(settings)
     limit = None if settings.host is None else limit_of(settings.host)

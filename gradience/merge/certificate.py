@@ -88,7 +88,7 @@ def _tests_of(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, E
     for named in sets_of(EvaluateSettings(**shared(settings, EvaluateSettings) | {"adapters": ()})):
         if named.name not in names:
             raise UsageError(
-                f"--data {named.name}=…: no adapter is called {named.name}",
+                f"--data {named.name}=…: no adapter is named {named.name}",
                 code="no-such-parent",
                 hint=did_you_mean(named.name, tuple(names), f"the names are {', '.join(names)}"),
             )

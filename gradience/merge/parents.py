@@ -189,14 +189,17 @@ def _common_type(types: Sequence[DType], otherwise: str = "F32") -> DType:
 def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[float]) -> None:
     calibrated, method = settings.max_kl_per_token is not None, settings.method
     if not 2 <= parents <= len(ascii_uppercase):
+        first = next(iter(paths_of(settings.adapters)), "./my_adapter")
         raise UsageError(
-            "a merge takes 2 to 26 adapters", code="one-parent", hint="gradience merge A B -o DIR"
+            "a merge takes 2 to 26 adapters",
+            code="one-parent",
+            hint=f"for example: gradience merge {first} ./other_adapter -o merged",
         )
     if len(weights) != parents or not all(math.isfinite(weight) and weight for weight in weights):
         raise UsageError(
-            f"--weights: not one number other than 0 for each of {parents} adapters",
+            f"--weights: {parents} adapters need one nonzero number each",
             code="bad-weights",
-            hint="such as --weights 1,0.5",
+            hint="give one number per adapter, such as --weights 1,0.5",
         )
     if settings.rank is not None and method == "linear":
         raise UsageError(
@@ -215,7 +218,7 @@ def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[fl
         raise UsageError(
             "--search needs the examples of each parent",
             code="no-data",
-            hint="such as --data A=rows_a.jsonl --data B=rows_b.jsonl",
+            hint="name a file for each parent: --data A=rows_a.jsonl --data B=rows_b.jsonl",
         )
 
 
@@ -359,7 +362,7 @@ def _beside(
             raise InputError(
                 f"{name.removeprefix(PREFIX)} {there} {names}: full weights do not add up",
                 code="saved-differ",
-                hint="--saved average averages by weight what all adapters have",
+                hint="use --saved average to average them, weighted by --weights",
             )
         streams = [pieces(file, note.tensor) for _, note, file in group]
         averages = _averages(name, [parent.weight for parent, _, _ in group], streams, entries[0].dtype)
@@ -384,9 +387,9 @@ def _averages(
     total = math.fsum(weights)
     if not total or dtype.numpy is None:
         raise UsageError(
-            f"{name}: no average of {dtype.name} with weights that add up to {total:g}",
+            f"{name}: {dtype.name} tensors cannot be averaged with weights that add up to {total:g}",
             code="bad-weights",
-            hint="give other --weights",
+            hint="give --weights with a nonzero sum",
         )
     for parts in zip(*streams, strict=True):
         values = [decode(np.frombuffer(part, dtype.numpy)) for part in parts]

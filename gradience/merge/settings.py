@@ -24,7 +24,9 @@ def numbers_of(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--weights {text}: not a list of numbers", code="bad-weights", hint="such as --weights 1,0.5"
+            f"--weights {text}: not a list of numbers",
+            code="bad-weights",
+            hint="give one number per adapter, such as --weights 1,0.5",
         ) from None
 
 

@@ -50,14 +50,14 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     >>> report.method, report.largest_rank, report.error
     ('linear', 16, 0.0)
 
-    The merge is exact up to the truncation that is asked for, and its error is stated. With `data`, the merged adapter
+    The merge is exact except for the requested truncation, whose error is reported. With `data`, the merged adapter
     is compared with each parent on that parent's examples.
 
     The keywords are the flags of `gradience merge`:
 
     Raises InputError if an adapter cannot be read or the adapters do not belong together, UsageError for contradictory
-    options, OutputError when the disk refuses, and with `data` what `evaluate_adapters` raises. Nothing is left
-    half-written.
+    options, OutputError if the folder cannot be written, and with `data` what `evaluate_adapters` raises. No partial
+    output is left behind.
     """
     watch = Stopwatch(settings.command)
     output = required_output(settings.output, "DIR", dry_run=False)

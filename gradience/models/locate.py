@@ -60,7 +60,7 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Base
     address = hub_address(settings)
     if address is None:
         raise InputError(
-            f"{path}: there is no such folder",
+            f"{path}: no such folder",
             code="model-not-found",
             hint="name the folder of a base model (in a config a relative path starts at the config's folder), a hub"
             " name, or embedded:minilm",
@@ -82,7 +82,7 @@ def hub_address(settings: ModelSettings) -> Address | None:
         raise UsageError(
             f"{name}: a different revision is also given: {settings.revision}",
             code="two-revisions",
-            hint="give the revision once",
+            hint="give only one revision",
         )
     return replace(address, revision=settings.revision)
 

@@ -62,23 +62,26 @@ class ModelSettings(ConfigSection):
     name: str
     """A hub name, a folder, or `embedded:minilm` or `embedded:smollm2` (from the package index)."""
     type: ModelType = "seqcls"
+    """`seqcls`: sequence classifier. `causal_lm`: causal language model."""
     folder: str | None = Field(default=None, exclude=True)
     """Base folder of a relative path in `name`, as for `task.folder`."""
     tokenizer: str | None = Field(default=None, exclude=True)
-    """Folder of the adapter whose tokenizer is used; None: the base's. No config of Bench has it."""
+    """Folder of the adapter whose tokenizer is used (default: the base's). Set by `gradience evaluate` only."""
     server: str | None = Field(default=None, exclude=True)
-    """Address of the server that holds the base (engine openai). No config of Bench has it."""
+    """Address of the server with the base (engine openai). Set by `gradience evaluate` only."""
     from_adapter: bool = Field(default=False, exclude=True)
-    """An adapter's config chose `name`, not the user: the base is read only from safetensors."""
+    """True if an adapter's config chose `name`: the base is then read only from safetensors. Set by Gradience only."""
     revision: str | None = None
-    """A commit of the hub's repository."""
+    """Branch, tag or commit of the hub repository."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen weights. LoRA factors are trained in float32. `auto` uses the checkpoint's precision, or
     float32 on a CPU that is slow at it (bfloat16 without native instructions, float16)."""
     quantization: Literal["nf4"] | None = None
-    """`nf4`: the base in 4 bits through bitsandbytes (QLoRA)."""
+    """`nf4`: load the base in 4 bits with bitsandbytes (QLoRA)."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass, to save memory."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """Attention implementation of transformers. Default: its own choice."""
 
     @property
     def path(self) -> Path:

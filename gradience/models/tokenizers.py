@@ -32,7 +32,7 @@ def with_tokenizer(model: ModelSettings, of: TokenizerOf | None, folders: Sequen
         raise UsageError(
             f"{folders[0]}: contains no {CONFIG}, so it has no tokenizer",
             code="no-tokenizer",
-            hint="use the base's: --tokenizer base; or save it there with tokenizer.save_pretrained()",
+            hint="use the base's tokenizer (--tokenizer base), or save one there with tokenizer.save_pretrained()",
         )
     return model if folder is None or of == "base" else model.model_copy(update={"tokenizer": str(folder)})
 
@@ -115,5 +115,5 @@ def check_vocabulary(
         raise InputError(
             f"{model.tokenizer}: its tokenizer has {tokens:,} tokens, but {model.name} has {known:,}",
             code="vocabulary",
-            hint="use the base's: --tokenizer base; or give the base that was resized for the training as --base-model",
+            hint="use --tokenizer base, or pass the base that was resized for training as --base-model",
         )

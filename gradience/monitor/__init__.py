@@ -19,7 +19,7 @@ __all__ = ["monitor_runs"]
 
 @public(MonitorSettings)
 def monitor_runs(settings: MonitorSettings) -> MonitorReport:
-    """Read the runs at `paths` and report what happened in each of them.
+    """Read the training logs at `paths`, and return a report on each run.
 
     >>> from gradience import monitor_runs
     >>> monitor_runs("run.jsonl").runs[0].outcome
@@ -27,7 +27,7 @@ def monitor_runs(settings: MonitorSettings) -> MonitorReport:
 
     The keywords are the flags of `gradience monitor`:
 
-    Raises InputError when a file is missing or holds no record (`run-not-found`, `run-not-a-file`, `run-empty`).
+    Raises InputError if a file is missing or contains no records (`run-not-found`, `run-not-a-file`, `run-empty`).
     """
     from gradience import __version__
 

@@ -51,7 +51,7 @@ def refuse_uncompressible(report: AuditReport, *, path: str | os.PathLike[str] |
         raise InputError(
             f"{path}: untrained: B·A = 0 in every module, so there is no update to compress",
             code="untrained",
-            hint="were the trained weights saved?",
+            hint="check that the trained weights were saved",
         )
     trained = (row for row in report.layers if row.status == "ok" and row.scale)  # None: there is no config
     for row in trained:

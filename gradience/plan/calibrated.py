@@ -154,9 +154,9 @@ def calibrated(criterion: Criterion) -> Criterion:
     energy = isinstance(criterion, ToBudget) and criterion.max_error is not None
     if energy or isinstance(criterion, ToEnergy | ToSuggestion):
         raise UsageError(
-            f"a calibration says nothing about the weights' energy ({criterion.words})",
+            f"--calibration cannot be combined with a criterion on the weights' energy ({criterion.words})",
             code="calibrated-size",
-            hint="give --max-kl-per-token, --reduction, --max-params or --rank; or no --calibration",
+            hint="use --max-kl-per-token, --reduction, --max-params or --rank, or leave --calibration out",
         )
     return replace(criterion, by="effect") if isinstance(criterion, ToBudget) else criterion
 

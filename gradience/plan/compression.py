@@ -146,7 +146,7 @@ def _strength(given: float | None, criterion: Criterion, calibration: Calibratio
         raise UsageError(
             f"strength is {strength:g}, but must be above 0 and at most {MAX_STRENGTH:g}",
             code="bad-strength",
-            hint="0.8 multiplies the update by 0.8",
+            hint="give a factor such as 0.8, which multiplies the update by 0.8",
         )
     if strength != 1 and calibration is not None:
         raise UsageError(

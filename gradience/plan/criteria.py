@@ -38,7 +38,7 @@ class Criterion(Protocol):
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         """A rank for every one of `modules`, which are those of `report`.
 
-        Raises UsageError for a criterion that makes no sense, or one that cannot be met.
+        Raises UsageError for a criterion that is invalid or cannot be met.
         """
 
 
@@ -103,7 +103,7 @@ class ToOwnRanks:
 
 @checked
 class ToEnergy:
-    """Every module to the smallest rank that holds this share of its energy.
+    """Truncate every module to the smallest rank that keeps this share of its energy.
 
     >>> plan = plan_compression(audit_adapter("my_adapter"), ToEnergy(0.9))
     >>> min(module.kept_energy for module in plan.modules) >= 0.9
@@ -145,14 +145,14 @@ class ToSuggestion:
 
 @checked
 class ToBudget:
-    """The best allocation under one limit over all modules. Exactly one of the fields is set.
+    """Allocate ranks over all modules under one limit. Give exactly one of the three limits.
 
     >>> plan_compression(audit_adapter("my_adapter"), ToBudget(max_params=50_000)).new_params <= 50_000
     True
 
     reduction: share of the LoRA parameters to save.   max_params: of the LoRA factors.
     max_error: √(Σ‖ΔW − ΔW′‖²/Σ‖ΔW‖²) over the whole adapter.
-    by: description of a component's worth: its energy, or its effect on the output with a calibration.
+    by: measure that ranks components: energy or, with a calibration, effect on the output.
     """
 
     reduction: Part | None = None
@@ -165,7 +165,7 @@ class ToBudget:
             raise UsageError(
                 f"a budget needs exactly one of {', '.join(_LIMITS)}",
                 code="several-criteria",
-                hint="give one criterion",
+                hint="leave the others out",
             )
 
     @property
@@ -227,7 +227,7 @@ class ToRanks:
             raise UsageError(
                 "the plan gives every rank, so --allowed-ranks has nothing to round",
                 code="two-grids",
-                hint="leave it out (Python: allowed_ranks=)",
+                hint="leave --allowed-ranks out (Python: allowed_ranks=)",
             )
         names = {module.name for module in modules}
         odd = sorted(names ^ self.ranks.keys())
@@ -269,7 +269,9 @@ class ToPlan:
             raise UsageError(
                 f"{self.source}: was made {basis}",
                 code="plan-mismatch",
-                hint="leave --calibration out" if wanted is None else "give the same --calibration FILE",
+                hint="leave --calibration out"
+                if wanted is None
+                else "use the --calibration file that the plan was made with",
             )
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:

@@ -65,7 +65,7 @@ def limit_of(target: str) -> HostLimit:
     if not rows:
         known = ", ".join(sorted({row.host for row in host_limits()}))
         raise UsageError(
-            f"{target}: no documented limits", code="unknown-host", hint=f"hosts: {known}; or --rank K"
+            f"{target}: no documented limits", code="unknown-host", hint=f"use one of {known}, or --rank K"
         )
     general = next(row for row in rows if row.model is None)
     return next(

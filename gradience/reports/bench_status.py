@@ -58,10 +58,11 @@ class BenchStatus(Readable):
 
     schema_: Literal["gradience.bench_status/2"] = Field(default="gradience.bench_status/2", alias="schema")
     run: str
-    """The last part of the folder's path."""
+    """Name of the run's folder."""
     looked: datetime
+    """Time at which the status was read."""
     state: RunState
-    """`stopped`: begun, not finished, and no process holds the lock of the folder."""
+    """`stopped`: started but not finished, and no process holds the lock of the folder."""
     seeds: tuple[SeedStatus, ...]
 
     @property

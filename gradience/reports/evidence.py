@@ -103,7 +103,7 @@ class EvidenceReport(Report):
     grouped_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Column that names the groups; absent without `--group`."""
     delta: Float12
-    """B − A, in the score's own units: −0.025 of 0/1 scores is 2.5 points."""
+    """B − A, in the score's own units: for 0/1 scores, −0.025 means −2.5 points."""
     low: Float12
     """Lower end of the 95 % interval of Δ: Tango's for 0/1 scores, Student's for others."""
     high: Float12

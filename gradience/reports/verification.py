@@ -72,7 +72,7 @@ class RegeneratedAnswers(Part):
 
 
 class Verification(Report):
-    """`gradience verify --json`.
+    """Result of a verification.
 
     >>> verification.verdict, verification.level
     ('consistent', 'L2')

@@ -17,7 +17,7 @@ from gradience.files.card import Card
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.plan.compression import MAX_STRENGTH
-from gradience.settings import SETTINGS, Flag, PythonOnly, RankList, StrPath, shared
+from gradience.settings import SETTINGS, Flag, Internal, RankList, StrPath, shared
 
 if TYPE_CHECKING:
     from gradience.reports.shrink import ShrinkReport
@@ -41,7 +41,7 @@ def strengths_of(given: Any) -> tuple[float, ...] | None:
         raise UsageError(
             f"--strengths {given}: not a list of strengths",
             code="bad-strength",
-            hint=f"numbers above 0, at most {MAX_STRENGTH:g}, such as 0.9,0.8,0.7",
+            hint=f"give numbers above 0 and up to {MAX_STRENGTH:g}, such as --strengths 0.9,0.8,0.7",
         )
     return strengths
 
@@ -66,7 +66,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """With --over strength: scale factors of the update, tried on the dev examples (default: 0.9,0.8,0.7,0.6,0.5)."""
     calibration: CalibrationFile = None
     """File of gradience calibrate: candidates keep the components with the largest effect on the output."""
-    card: Annotated[CardOf | None, PythonOnly] = None
+    card: Annotated[CardOf | None, Internal] = None
     """Makes the model card from an adapter's folder and the evidence about it, or None."""
 
     @property

@@ -100,7 +100,7 @@ def refuse(settings: ShrinkSettings) -> None:
     """Raise UsageError for settings that do not go with a search over strengths."""
     if not has_several(settings) or not settings.guards:
         raise UsageError(
-            "--over strength needs a guard: without one there is nothing to improve",
+            "--over strength needs a guard, to measure what the adapter forgets",
             code="strength-needs-guard",
             hint="add --guard general=rows.jsonl, or for a language model --guard text",
         )
@@ -108,7 +108,7 @@ def refuse(settings: ShrinkSettings) -> None:
         raise UsageError(
             "--over strength cannot be combined with --calibration or --prompts",
             code="strength-alone",
-            hint="search the strength of the adapter that `gradience shrink` writes with them",
+            hint="run `gradience shrink` with them first, then search the strength of the adapter it writes",
         )
 
 

@@ -64,10 +64,10 @@ def shrink_adapter(
     >>> report.smallest, [candidate.status for candidate in report.candidates]
     ('rank4', ['shown'])
 
-    Candidates are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
-    hold ends the search. With guards, a candidate must hold on every one of them as well. A dry run returns the plan
-    and what it needs. With `over="strength"` and guards, the update is scaled instead, and the report is a
-    `StrengthReport`.
+    Candidates are smaller copies, tested on the same examples from the largest down. The search ends at the first that
+    is not shown to stay within the margin. With guards, a candidate must hold on every one of them as well. A dry run
+    returns the plan and the cost estimate. With `over="strength"` and guards, the update is scaled instead, and the
+    report is a `StrengthReport`.
 
     The keywords are the flags of `gradience shrink`:
 

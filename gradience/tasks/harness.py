@@ -120,7 +120,7 @@ def _installed(profile: str, name: str) -> Path:
         raise InputError(
             f"{profile}: a group of tasks, whose scores are not comparable",
             code="task-group",
-            hint="name one task of it; `lm-eval ls tasks` lists them",
+            hint="name one task of the group; `lm-eval ls tasks` lists them",
         )
     return path
 

@@ -392,7 +392,7 @@ def gather(
         examples = with_dev(examples, dev)
     elif dev is not None:
         raise UsageError(
-            "`dev` holds examples out of `train_file`, but the roles are already given",
+            "`dev` takes examples from `train_file`, but the file already assigns roles",
             code="task-files",
             hint="leave `dev` out",
         )

@@ -149,9 +149,9 @@ class TrainingJournal:
         self.started = self._read()
         if self.started and self.started.call != self.call:
             raise InputError(
-                f"{path.parent}: contains another training, started with different settings or data",
+                f"{path.parent}: contains a training run with different settings or data",
                 code="other-training",
-                hint="give an empty folder, or delete this one",
+                hint="choose an empty folder, or delete this one",
             )
 
     def begin(self, first_batch: str) -> None:
@@ -245,16 +245,16 @@ def finished(output: Path, request: Mapping[str, Any]) -> TrainingReport:
     if done != request:
         differs = ", ".join(key for key, value in request.items() if done[key] != value)
         raise InputError(
-            f"{output}: contains another training, with a different {differs}",
+            f"{output}: contains a training run with a different {differs}",
             code="other-training",
-            hint="give an empty folder, or delete this one",
+            hint="choose an empty folder, or delete this one",
         )
     weights = output / ADAPTER / "adapter_model.safetensors"
     if weights.is_file() and sha256_file(weights) != report.adapter_sha256:
         raise InputError(
             f"{weights}: does not match {REPORT} beside it",
             code="other-training",
-            hint="give an empty folder, or delete this one",
+            hint="choose an empty folder, or delete this one",
         )
     clear(output)  # a process killed right after the report was written had not come to this
     return report

@@ -30,12 +30,19 @@ class LoraSettings(ConfigSection):
     """The probe's adapter."""
 
     probe_r: Positive
+    """Rank of the probe."""
     alpha: Annotated[float, Field(ge=MIN_ALPHA, le=MAX_ALPHA)]
+    """`lora_alpha` of the probe. Smaller adapters keep its α/r."""
     dropout: Share = 0.0
+    """`lora_dropout`."""
     target_modules: list[str] | str = "all-linear"
+    """As in PEFT: module names, a regular expression, or `all-linear`."""
     use_rslora: bool = False
+    """Scale the update by α/√r instead of α/r."""
     use_dora: bool = False
+    """Train with DoRA."""
     modules_to_save: list[str] | None = None
+    """Modules trained in full, as in PEFT."""
 
     def peft_arguments(self) -> dict[str, Any]:
         """Return the probe's arguments of PEFT's LoraConfig."""
@@ -52,23 +59,36 @@ class TrainSettings(ConfigSection):
     """The recipe. Either `max_steps` or `epochs`."""
 
     max_steps: Positive | None = None
+    """Optimizer steps."""
     epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training examples."""
     lr: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
     lr_scheduler_type: str = "linear"
+    """Scheduler, by the name that transformers uses."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Warm-up in steps. Default: none."""
     warmup_ratio: Share | None = None
+    """Warm-up as a share of the steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of the optimizer."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are clipped to this norm; 0: no clipping."""
     optim: str = "adamw_torch"
+    """Optimizer, by the name that transformers uses."""
     per_device_train_batch_size: Positive = 16
+    """Training examples per batch."""
     gradient_accumulation_steps: Positive = 1
+    """Batches per optimizer step."""
     per_device_eval_batch_size: Positive = 64
+    """Examples per batch of an evaluation."""
     max_length: Positive = 512
-    """Tokens of an example. A longer text to label is cut; a longer question with its answer is left out of
-    training, since half an answer teaches nothing. Both are counted."""
+    """Maximum tokens of an example. For classification, longer texts are truncated; otherwise longer examples are
+    left out of training. Both are counted."""
     bf16: bool = False
     """Mixed precision: autocast to bfloat16."""
     logging_steps: Positive = 10
+    """Steps between two lines of the training log."""
     save_steps: Positive | None = None
     """Steps between checkpoints to resume from; they are removed when training is done. Default: no checkpoints."""
     train_samples: Positive | None = None

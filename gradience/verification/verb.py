@@ -145,7 +145,7 @@ def verify(settings: VerifySettings) -> Verification:
         raise UsageError(
             f"--regenerate: only the answers of a Bench run are regenerated, and {folder} holds {names[0]}",
             code="not-of-bench",
-            hint="leave it out; the command in the result makes the answers again",
+            hint="leave it out; to regenerate the answers, run the command that the result contains",
         )
     with unpacked(folder) as place:
         findings = Findings(lambda text: as_published(text, place, folder))

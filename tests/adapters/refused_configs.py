@@ -77,7 +77,7 @@ case(
 case(
     "config_of_17_megabytes",
     lambda: json.dumps(config()).encode() + b" " * 17 * 2**20,
-    "such a file has at most 16,777,216",
+    "(limit: 16,777,216)",
     hint="download or save this file again",
 )
 # ---------------------------------------------------------------- r and alpha

@@ -362,7 +362,7 @@ def test_more_than_the_limit_is_refused_with_what_would_be_needed(name, tmp_path
         error = capsys.readouterr().err
         assert f"{name}: this would take about " in error
         assert "the limit is 500 MB" in error
-        assert "hint: if you trust the file: --max-memory " in error
+        assert "hint: if you trust the file, raise the limit: --max-memory " in error
         assert not Path(f"{folder}-1").exists()
 
 

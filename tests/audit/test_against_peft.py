@@ -263,7 +263,7 @@ def test_every_weight_of_a_saved_base_is_found(name, tmp_path):
     torch.manual_seed(0)
     base = make()
     adapted(base, tmp_path, **options)
-    report = audit_adapter(tmp_path / "adapter", base=tmp_path / "base")
+    report = audit_adapter(tmp_path / "adapter", base_model=tmp_path / "base")
     block = report.base
     assert block.not_compared == ()
     assert len(block.modules) == len(report.layers) > 0
@@ -290,7 +290,7 @@ def test_the_update_of_dora_is_what_the_merge_of_peft_adds(make, options, tmp_pa
     torch.manual_seed(0)
     base = make()
     model = adapted(base, tmp_path, use_dora=True, **options)
-    block = audit_adapter(tmp_path / "adapter", base=tmp_path / "base").base
+    block = audit_adapter(tmp_path / "adapter", base_model=tmp_path / "base").base
     assert block.not_compared == ()
     merged = copy.deepcopy(model).merge_and_unload()
     for module in block.modules:

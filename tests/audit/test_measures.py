@@ -171,7 +171,7 @@ def base(folder, tensors):
 def compared(folder, tensors, pairs=None, **settings):
     """The block of an adapter beside a base of these tensors; also its audit."""
     at = adapter(folder / "adapter", pairs or factors(Q) | factors(V), config(**settings))
-    report = audit_adapter(at, base=base(folder / "base", tensors))
+    report = audit_adapter(at, base_model=base(folder / "base", tensors))
     return report.base, report
 
 
@@ -195,7 +195,7 @@ def test_names_and_orientations_map(tmp_path, name, turn):
 def test_a_folder_without_weights_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no base weights"):
-        audit_adapter(adapter(tmp_path / "adapter"), base=tmp_path / "empty")
+        audit_adapter(adapter(tmp_path / "adapter"), base_model=tmp_path / "empty")
 
 
 def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, capsys):

@@ -62,7 +62,7 @@ def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, 
     file = tmp_path / "bench.yaml"
     assert run(["init", "-o", str(file)]) == 0
     assert run(["bench", "run", "-c", str(file), "--dry-run"]) == 3
-    assert "path/to/base: there is no such folder" in capsys.readouterr().err
+    assert "path/to/base: no such folder" in capsys.readouterr().err
     text = file.read_text(encoding="utf-8").replace("path/to/base", str(here / "llama"))
     text = text.replace("rows.jsonl", str(here / "rows" / "prompts.jsonl"))
     file.write_text(text, encoding="utf-8")

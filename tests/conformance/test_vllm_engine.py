@@ -461,7 +461,7 @@ def test_it_is_killed_in_the_middle_of_an_evaluation(place, tmp_path, capsys, mo
         patch.setattr(VllmProcess, "ask", killing)
         assert evaluate(place, tmp_path / "killed", "first", "second") == code
     said = capsys.readouterr()
-    assert "the process of vLLM was ended by signal 9, asked to generate" in said.err + said.out
+    assert "the vLLM process was ended by signal 9 during 'generate'" in said.err + said.out
     assert "Traceback" not in said.err + said.out
     left = records(tmp_path / "killed")
     assert evaluate(place, tmp_path / "killed", "first", "second") == evaluate(

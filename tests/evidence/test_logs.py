@@ -115,8 +115,8 @@ def other_task(header):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_prompt, "1 of 8 examples have another prompt in B"),
-        (other_target, "1 of 8 examples have another document in B"),
+        (other_prompt, "prompt differs in 1 of 8 examples"),
+        (other_target, "document differs in 1 of 8 examples"),
         (warmer, "different generation settings"),
         (other_solver, "different solvers"),
         (other_task, "different task: larger and smaller"),
@@ -379,9 +379,9 @@ def lower(content):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"row_change": other_answer}, "24 of 24 examples have another document in B"),
-        ({"row_change": other_template}, "24 of 24 examples have another prompt in B"),
-        ({"record_change": lower}, "lower is better, says the log of its acc"),
+        ({"row_change": other_answer}, "document differs in 24 of 24 examples"),
+        ({"row_change": other_template}, "prompt differs in 24 of 24 examples"),
+        ({"record_change": lower}, "according to the log, lower acc is better"),
         ({"row_change": lambda row: row | {"evaluation": {"score": None}}}, "no per-example scores"),
         ({"row_change": lambda row: row | {"sample_id": 3}}, "no sample_id"),
     ],
@@ -465,8 +465,8 @@ def at_another_temperature(row):
 @pytest.mark.parametrize(
     ("change", "name", "words"),
     [
-        (another_answer, None, ["2 of 24 examples have another document in B (3, 5)"]),
-        (another_template, None, ["24 of 24 examples have another prompt in B (0, 1, 2 and 21 more)"]),
+        (another_answer, None, ["document differs in 2 of 24 examples (3, 5)"]),
+        (another_template, None, ["prompt differs in 24 of 24 examples (0, 1, 2 and 21 more)"]),
         (
             at_another_temperature,
             None,
@@ -514,7 +514,7 @@ def test_examples_that_are_in_one_log_alone(tmp_path):
 def test_prompts_of_a_table_are_compared(tmp_path):
     a = table(tmp_path / "a.csv", [1, 0], prompt=["one", "two"])
     b = table(tmp_path / "b.csv", [1, 0], prompt=["one", "2"])
-    assert "1 of 2 examples have another prompt in B (q1)" in str(refused(a, b))
+    assert "prompt differs in 1 of 2 examples (q1)" in str(refused(a, b))
 
 
 # ---------------------------------------------------------------- choices
@@ -539,7 +539,7 @@ def test_several_metrics_are_listed_and_those_without_a_number_named(tmp_path):
 
 def test_the_direction_of_the_log_wins_over_a_slip(tmp_path):
     error = refused(samples("orders", "a"), samples("orders", "b"), lower_is_better=True, margin=0.1)
-    assert "higher is better, says the log of its acc" in str(error)
+    assert "according to the log, higher acc is better" in str(error)
 
 
 # ---------------------------------------------------------------- logs that cannot be read
@@ -557,7 +557,7 @@ def test_the_direction_of_the_log_wins_over_a_slip(tmp_path):
         ("id,score\na,1\nb,good\n", "line 3: no number under 'score'"),
         ("id,score\na,1\nb,nan\n", "nan, which is no score"),
         ("id,score\na,good\nb,bad\n", "it has no per-example scores; score: no number"),
-        ("id,score\na,1\n", "1 example in them"),
+        ("id,score\na,1\n", "only 1 paired example"),
         ('id,score\n"a,1\n', "line 2"),
     ],
 )

@@ -179,7 +179,7 @@ def test_nothing_was_trained():
     with pytest.raises(InputError) as untrained:
         plan_compression(audited, ToRank(2))
     assert untrained.value.code == "untrained"
-    assert "were the trained weights saved?" in untrained.value.hint
+    assert "check that the trained weights were saved" in untrained.value.hint
 
 
 @pytest.mark.parametrize(

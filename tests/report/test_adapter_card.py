@@ -211,7 +211,7 @@ def test_yaml_that_cannot_be_read_is_an_error_of_card_and_stays_in_a_compression
     code = run(["card", str(folder)])
     if code:
         assert code == 3
-        assert "the YAML at its top cannot be read" in capsys.readouterr().err
+        assert "its front matter is not valid YAML" in capsys.readouterr().err
         assert (folder / CARD).read_text() == text
     assert run(["compress", str(folder), "--rank", "4", "-o", str(tmp_path / "smaller"), "-q"]) == 0
     card = (tmp_path / "smaller" / CARD).read_text()

@@ -73,16 +73,16 @@ class BenchConfig(ConfigSection):
     compression: CompressionSettings = CompressionSettings()
     policy: Policy = Policy()
     guards: dict[str, GuardSettings] = Field(default_factory=dict, exclude_if=lambda guards: not guards)
-    """Name -> a data set on which every variant must hold, too."""
+    """Further data sets by name, on which every variant must pass as well."""
     runtime: RuntimeSettings = RuntimeSettings()
     seeds: Seeds = (42,)
-    """A run for each."""
+    """One run per seed."""
     only_seed: int | None = Field(default=None, exclude=True)
-    """The one of `seeds` that is run now; the others count as missing until they are run. Part of no digest."""
+    """Run only this one of `seeds`; the others count as missing until they are run. Not part of any digest."""
     run_type: str | None = None
-    """`smoke` shortens the run and marks all its results; any other text is a label."""
+    """`smoke` shortens the run and marks all its results; any other text is only a label."""
     bench_version: str | None = None
-    """A label that nothing reads. Part of the digest of every config so far."""
+    """A label without effect. Part of the config's digest."""
 
     @field_validator("only_seed")
     @classmethod

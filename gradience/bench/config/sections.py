@@ -88,14 +88,14 @@ class ProbeGate(ConfigSection):
 
 
 class GenerationSettings(ConfigSection):
-    """GenerationSettings of answers. Decoding is always greedy."""
+    """Generation of answers. Decoding is always greedy."""
 
     max_new_tokens: Positive | None = None
-    """Default: the task's own limit."""
+    """Maximum tokens of an answer. Default: the task's own limit."""
 
 
 class TaskSettings(ConfigSection):
-    """The task, and which of its examples decide."""
+    """The task and the examples to evaluate."""
 
     profile: str
     """Name of the task; `lm_eval:NAME` for lm-evaluation-harness. A task of your own, `path/to/file.py` or
@@ -105,7 +105,7 @@ class TaskSettings(ConfigSection):
     folder: str | None = Field(default=None, exclude=True)
     """Base folder of relative paths in `profile` and in `options`, including those set with KEY=VALUE.
     Default: the config's own folder, or the working directory for a shipped config. A relative value
-    starts at the config's folder. Part of no digest.
+    starts at the config's folder. Not part of any digest.
     """
     eval_role: Literal["confirm", "dev"] = "confirm"
     """Claims rest on `confirm`, which is evaluated once; `dev` is for experiments."""
@@ -144,8 +144,8 @@ class TaskSettings(ConfigSection):
 
 
 class GuardSettings(ConfigSection):
-    """A data set, under a name of its own, that shows what else a smaller adapter changes: a variant must hold on it,
-    too, on every seed. For language models. A text alone is its `source`."""
+    """A further named data set, for language models: a variant must pass on it as well, on every seed. A plain string
+    is its `source`."""
 
     source: str
     """A file, a task such as `text` or `lm_eval:arc_easy`, or `text:FILE` for the likelihood of a text. Relative paths
@@ -165,7 +165,7 @@ class GuardSettings(ConfigSection):
 
 
 class LadderSettings(ConfigSection):
-    """Truncations of the probe, from the largest down: the smallest rank that is shown to be safe."""
+    """Truncations of the probe, tested from the largest down to find the smallest rank that is shown to be safe."""
 
     steps: Annotated[tuple[Positive, ...], Field(min_length=1)]
     """Ranks from the largest down, such as `[16, 8, 4]`, each for every module. Tested in this order, each at the full
@@ -214,15 +214,15 @@ class CompressionSettings(ConfigSection):
         "uniform_p90",
         "per_layer",
     )
-    """Ranks: the audit's median, its 90th percentile, one for each module, or a stated one (`uniform_r16`). By a
-    calibration of the probe, what matters most to its output: `calibrated` in as many parameters as `uniform_median`
-    has, `calibrated_r4` in those of rank 4."""
+    """`uniform_median`, `uniform_p90`: the audit's median or 90th percentile for all modules. `per_layer`: a rank per
+    module. `uniform_r16`: a given rank. `calibrated`: the components with the largest effect in a calibration of the
+    probe, in as many parameters as `uniform_median`; `calibrated_r4`: as many as rank 4."""
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1, description=ARM.in_words())] = (
         "retrain",
         "truncate",
     )
     retrain: tuple[Variant, ...] | None = None
-    """Variants that are retrained; retraining dominates the cost of a run. Default: all."""
+    """Variants to retrain. Default: all. Retraining dominates the cost of a run."""
     controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("rewrite_control",)
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
@@ -290,16 +290,19 @@ class SmokeSettings(ConfigSection):
     """Limits of a shortened run (`run_type: smoke`)."""
 
     max_steps: Positive = 50
+    """Optimizer steps."""
     train_samples: Positive = 200
+    """Training examples."""
     eval_samples: Positive = 200
+    """Evaluated examples."""
 
 
 class RuntimeSettings(ConfigSection):
-    """The machine: nothing here belongs to the protocol. The executor is not part of any result or digest either: a run
-    may continue on another machine."""
+    """Settings of the machine, which are not part of the protocol. The executor is not part of any result or digest
+    either, so a run may continue on another machine."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first."""
+    """Device of the process. `cuda:1` is the second GPU; `cuda` and `auto` take the first."""
     threads: Positive | None = None
     """CPU threads used by torch. Default: torch's own choice."""
     engine: Annotated[str, AfterValidator(ENGINE)] = Field(
@@ -309,8 +312,8 @@ class RuntimeSettings(ConfigSection):
     by `--engine-python`. Part of the key of every evaluation; probe and variants use the same engine.
     """
     executor: Literal["local", "ray"] = Field(default="local", exclude=True)
-    """`local` makes one stage after the other in the process of the run. `ray` makes as many at a time as the GPUs or
-    processors of a Ray cluster, or of this machine, allow."""
+    """`local`: one stage after another in one process. `ray`: as many stages at a time as the GPUs or CPUs of a Ray
+    cluster, or of this machine, allow."""
     keep_adapters: Literal["all", "probe", "none"] = "all"
     """Adapters kept on disk after the run."""
     smoke: SmokeSettings = SmokeSettings()

@@ -48,7 +48,9 @@ def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
     examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
     if not examples:
         raise UsageError(
-            f"guards.{guard.name}: {task.name} has no examples", code="no-examples", hint="give others"
+            f"guards.{guard.name}: {task.name} has no examples",
+            code="no-examples",
+            hint=f"give a source with examples, such as guards.{guard.name}.source=rows.jsonl",
         )
     inputs = EvaluateInputs(
         request,

@@ -215,7 +215,7 @@ def _differs(name: str) -> InputError:
 
 def _mixed(error: MadeElsewhere) -> InputError:
     return InputError(
-        f"answers of one seed are compared, and earlier ones were made on a different machine: {error}",
+        f"earlier answers of this seed, which are compared with these, come from a different machine: {error}",
         code="machines-differ",
         hint="run on machines of one kind, or delete the earlier evaluations to repeat them",
     )

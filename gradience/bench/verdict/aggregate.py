@@ -55,7 +55,9 @@ def aggregate(
     Raises InputError if they may not be counted together (`check_together`).
     """
     if not benches:
-        raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
+        raise UsageError(
+            "nothing to aggregate", code="bench-not-found", hint="name the output folders of the runs"
+        )
     sources = sources or [f"seed {bench.seed}" for bench in benches]
     check_together(benches, sources)
     ordered = sorted(zip(benches, sources, strict=True), key=lambda pair: pair[0].seed)
@@ -131,13 +133,13 @@ def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
             raise InputError(
                 f"{there}: seed {b.seed} is in {here} already: one run would be counted twice",
                 code="bench-repeated",
-                hint="give every seed once",
+                hint="name the folder of each seed only once",
             )
         if difference := _difference(a, b):
             raise InputError(
                 f"{there}: not the same protocol as {here}: {difference}",
                 code="bench-mismatch",
-                hint="seeds are counted together only if nothing else differs",
+                hint="aggregate only runs that differ in nothing but their seeds",
             )
         if same := _same_start(a, b):
             raise InputError(

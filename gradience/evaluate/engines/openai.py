@@ -371,6 +371,8 @@ def key() -> str:
     given = os.environ.get(KEY, "").strip()
     if not given.isascii() or not given.isprintable():
         raise UsageError(
-            f"{KEY} has characters that no header can hold", code="bad-server-key", hint="set it again"
+            f"{KEY} contains characters that are not allowed in an HTTP header",
+            code="bad-server-key",
+            hint=f"set {KEY} to the key only, in ASCII and without line breaks",
         )
     return given

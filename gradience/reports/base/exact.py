@@ -55,15 +55,15 @@ def share_of_points(points: Fraction) -> Fraction:
     if SMALLEST_POINTS <= 100 * points < SMALLEST_POINTS * 100:
         meant = exact_text(100 * points)
         raise UsageError(
-            f"{exact_text(points)} is read as points; for {meant} points write {meant}",
+            f"a margin of {exact_text(points)} points is too small: the smallest is {exact_text(SMALLEST_POINTS)}",
             code="bad-margin",
-            hint="margins and drops are in points: 2.5 is 2.5 % of the examples",
+            hint=f"margins are in points; if you meant {meant} % of the examples, write {meant}",
         )
     if not SMALLEST_POINTS <= points < 100:
         raise UsageError(
             f"a margin of {float(points):g} points: it must be at least 0.5 and below 100",
             code="bad-margin",
-            hint="2.5 points are a drop from 80 % to 77.5 %",
+            hint="for example, 2.5 points are a drop from 80 % to 77.5 %",
         )
     return points / 100
 

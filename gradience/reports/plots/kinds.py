@@ -29,7 +29,10 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
 
     Raises UsageError (`no-plot`) if the report does not have this plot.
     """
-    name, kinds = type(report).__name__, report.plots
+    name, kinds = (
+        report.schema_id.partition("/")[0].removeprefix("gradience.").replace("_", " "),
+        report.plots,
+    )
     if kind is None:
         plot = next(iter(plots_of(report).values()), None)
     else:
@@ -38,7 +41,7 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
         hint = "" if kind is None or kind in kinds else did_you_mean(kind, kinds)
         there = f"available: {', '.join(plots_of(report)) or 'none'}"
         raise UsageError(
-            f"no plot of the kind {kind!r} of this {name}" if kind else f"no plot of this {name}",
+            f"this {name} has no plot {kind!r}" if kind else f"this {name} has no plot",
             code="no-plot",
             hint=hint or (there if kinds else "this report has only text: print(report)"),
         )

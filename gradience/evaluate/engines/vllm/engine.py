@@ -299,9 +299,9 @@ class VllmEngine(Engine):
         if started["device"] != self._device.type:
             self._stop()
             raise UsageError(
-                f"vLLM computes on {started['device']} there, and the device is {self._device.type}",
+                f"this vLLM runs on {started['device']}, but the device is {self._device.type}",
                 code="engine-device",
-                hint="give --device, or the Python of a vLLM for this device",
+                hint=f"use --device {started['device']}, or --engine-python with a vLLM for {self._device.type}",
             )
         self._longest = started["max_model_len"]
         for served in self._served.values():
@@ -336,8 +336,8 @@ class VllmEngine(Engine):
             raise EngineError(
                 f"vLLM has too little memory to load the base: {error}",
                 code="engine-memory",
-                hint=f"on a processor {CACHE} says how many GiB it takes for keys and values ({CACHE_GIB} if nobody"
-                " says so); or use the engine transformers",
+                hint=f"on a CPU, {CACHE} sets the size of the KV cache in GiB (default: {CACHE_GIB}); or use the engine"
+                " transformers",
             ) from None
         except InputError:
             self._stop()
@@ -410,8 +410,8 @@ def refuse_disagreement(
         who = str(peft.facts["base"]) if name is None else str(peft.adapters[name].folder)
         if name is not None and ours == here[0] and theirs != there[0]:
             raise InputError(
-                f"{who}: vLLM ignores this adapter: the log-probabilities of {read} are those of the base, and with"
-                " PEFT they are not",
+                f"{who}: vLLM ignores this adapter: its log-probabilities of {read} equal those of the base, PEFT's do"
+                " not",
                 code="engine-ignores-adapter",
                 hint="evaluate with the engine transformers",
             )
@@ -425,7 +425,7 @@ def refuse_disagreement(
         if not apart <= TOLERANCE[dtype]:  # nor NaN
             raise InputError(
                 f"{who}: vLLM and PEFT disagree: log-probabilities of {read} differ by up to {apart:.2g}"
-                f" nats per token, and {TOLERANCE[dtype]:g} are allowed in {dtype}",
+                f" nats per token (limit for {dtype}: {TOLERANCE[dtype]:g})",
                 code="engine-disagrees",
                 hint="evaluate with the engine transformers",
             )

@@ -145,7 +145,7 @@ class VllmProcess:
             f"Its last {counted(len(last), 'line')}: {' / '.join(last)}" if last else "It printed nothing"
         )
         raise EngineError(
-            f"the process of vLLM {how}, asked to {method}. {printed}", code="engine-died", hint=hint
+            f"the vLLM process {how} during {method!r}. {printed}", code="engine-died", hint=hint
         )
 
     def close(self) -> None:
