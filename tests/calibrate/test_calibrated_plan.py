@@ -221,7 +221,7 @@ def test_the_calibration_of_another_adapter_or_scale_is_refused(report, calibrat
 
 @pytest.mark.parametrize("criterion", [ToEnergy(0.9), ToBudget(max_error=0.1)])
 def test_a_size_of_weight_energy_is_refused_with_a_calibration(report, calibration, criterion):
-    with pytest.raises(UsageError, match="says nothing about the weights' energy"):
+    with pytest.raises(UsageError, match="a criterion on the weights' energy"):
         plan_compression(report, criterion, calibration=calibration)
 
 
