@@ -101,7 +101,8 @@ def update_card(settings: CardSettings) -> UpdatedCard:
     >>> update_card("smaller").changed
     True
 
-    An earlier block is replaced; the text around it does not change. The keywords are the flags of `gradience card`:
+    An earlier block is replaced; the text around it does not change.
+    Keywords, named like the flags of `gradience card`:
 
     Raises InputError (`no-folder`, `other-adapter`, `bad-front-matter`, and what `audit_adapter` raises), MissingExtra
     without huggingface_hub, OutputError if the file cannot be written.

@@ -50,7 +50,7 @@ class PlotSettings:
 def plot_report(settings: PlotSettings) -> Plot:
     """Write a plot of an adapter, a run or a report, and return it.
 
-    The keywords are the flags of `gradience plot`:
+    Keywords, named like the flags of `gradience plot`:
 
     Raises UsageError (`plot-file`, `output-exists`, `no-plot`), what `report_at` raises, MissingExtra.
     """
@@ -112,7 +112,7 @@ class WrittenPage(NamedTuple):
 def report_page(settings: PageSettings) -> WrittenPage:
     """Write reports as one HTML file, and return it.
 
-    The keywords are the flags of `gradience report`:
+    Keywords, named like the flags of `gradience report`:
 
     Raises what `read_sources` raises, UsageError (`not-ours`), OutputError (`write-failed`), MissingExtra.
     """

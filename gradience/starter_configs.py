@@ -77,7 +77,7 @@ class StarterSettings:
 def write_bench_config(settings: StarterSettings) -> Path:
     """Write a config of Bench, and return its path. A run refuses the placeholders for what is missing by name.
 
-    The keywords are the flags of `gradience init`:
+    Keywords, named like the flags of `gradience init`:
 
     Raises UsageError (`output-exists`), and InputError for data that cannot be read.
     """

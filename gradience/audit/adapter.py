@@ -188,7 +188,7 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
     >>> report.n_layers, report.energy_rank_90_p90, report.suggested_r_global_90
     (16, 5.0, 8)
 
-    The keywords are the flags of `gradience audit`:
+    Keywords, named like the flags of `gradience audit`:
 
     Raises InputError when there is nothing to audit, UsageError for an invalid tau or rank, WrongType (a
     TypeError too) for an argument of another type.

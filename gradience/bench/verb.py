@@ -30,7 +30,7 @@ def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast
     'PASS'
 
     Returns the aggregate if several seeds are planned, else the result of the one that was run; a dry run returns the
-    cost estimate. The keywords are the flags of `gradience bench run`:
+    cost estimate. Keywords, named like the flags of `gradience bench run`:
 
     Raises UsageError for a wrong setting, no output (`no-output`) and a folder of another run, InputError for
     unreadable inputs, MissingExtra, LockedError while another run writes there, OutputError for disk and memory errors.
@@ -64,7 +64,7 @@ class Aggregated(NamedTuple):
 def aggregate(settings: AggregateSettings) -> Aggregated:
     """Combine the seeds of one protocol and apply the safety policy.
 
-    The keywords are the flags of `gradience bench aggregate`:
+    Keywords, named like the flags of `gradience bench aggregate`:
 
     Raises InputError (`bench-altered`, and for runs that do not belong together), UsageError (`output-exists`).
     """
@@ -91,7 +91,7 @@ def aggregate(settings: AggregateSettings) -> Aggregated:
 def status(settings: StatusSettings) -> BenchStatus:
     """Read how far a run is: finished, running and failed stages. Changes nothing.
 
-    The keywords are the flags of `gradience bench status`:
+    Keywords, named like the flags of `gradience bench status`:
 
     Raises InputError (`not-a-run`, `run-not-found`, and what `status.look` raises).
     """
@@ -105,7 +105,7 @@ def status(settings: StatusSettings) -> BenchStatus:
 def export(settings: ExportSettings) -> list[Path]:
     """Export results to Every Eval Ever or the Hugging Face hub, and return the files that were written.
 
-    The keywords are the flags of `gradience bench export`:
+    Keywords, named like the flags of `gradience bench export`:
 
     Raises InputError (`not-a-run`, and for what cannot be exported), MissingExtra.
     """

@@ -26,7 +26,7 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
     >>> compress_adapter("my_adapter", calibration=calibration, reduction=0.5, dry_run=True).prediction.rows
     4
 
-    A dry run returns the cost estimate. The keywords are the flags of `gradience calibrate`:
+    A dry run returns the cost estimate. Keywords, named like the flags of `gradience calibrate`:
 
     Raises InputError if adapter, rows or base cannot be used, UsageError for contradictory options,
     MissingExtra, OutputError for disk and memory errors.

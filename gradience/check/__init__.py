@@ -25,7 +25,7 @@ def check_config(settings: CheckSettings) -> CheckReport:
     >>> check_config(r=16, alpha=16, lr=2e-4).settings.scale
     1.0
 
-    The keywords are the flags of `gradience check`:
+    Keywords, named like the flags of `gradience check`:
 
     Raises UsageError (nothing-to-check, unknown-task) and InputError (see `gradience.check.files`).
     """

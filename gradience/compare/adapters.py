@@ -30,7 +30,7 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
     >>> f"{report.relative_difference:.1%}", report.n_both
     ('12.6%', 16)
 
-    The keywords are the flags of `gradience compare`:
+    Keywords, named like the flags of `gradience compare`:
 
     Raises InputError if one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
     for a value that is not a path.

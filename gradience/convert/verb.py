@@ -43,7 +43,7 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     >>> report.to, report.modules, report.renamed
     ('peft', 16, 0)
 
-    Weights and scales do not change. The keywords are the flags of
+    Weights and scales do not change. Keywords, named like the flags of
     `gradience convert`:
 
     Raises InputError for an adapter that cannot be read or that the format cannot hold; UsageError (`unknown-target`,

@@ -28,7 +28,7 @@ def distill_adapter(settings: DistillSettings) -> DistillReport | DistillForecas
     >>> report.training_rows, report.held_out_rows  # a few hundred rows are better
     (10, 4)
 
-    A dry run returns the cost estimate. The keywords are the flags of `gradience distill`:
+    A dry run returns the cost estimate. Keywords, named like the flags of `gradience distill`:
 
     Raises InputError if adapters, rows or base cannot be used, UsageError for contradictory options,
     MissingExtra, OutputError for disk and memory errors.

@@ -73,7 +73,7 @@ def evaluate_adapters(
 
     The base is loaded once, and every adapter answers the same batches. A dry run returns the cost estimate, a preview
     the first examples. With several data sets, such as `guards={"general": "general.jsonl"}`, the report is an
-    `EvaluationSetsReport`. The keywords are the flags of `gradience evaluate`:
+    `EvaluationSetsReport`. Keywords, named like the flags of `gradience evaluate`:
 
     Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options,
     MissingExtra, LockedError if another evaluation is writing to `output`, OutputError for disk and memory

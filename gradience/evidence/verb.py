@@ -37,8 +37,8 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     >>> report.grade, report.n, round(report.low, 4), round(report.high, 4)
     ('B', 2186, -0.0029, 0.004)
 
-    A log comes from lm-eval, Inspect or Every Eval Ever, or is a table (CSV, JSON lines) with `id` and `score`. The
-    keywords are the flags of `gradience evidence`:
+    A log comes from lm-eval, Inspect or Every Eval Ever, or is a table (CSV, JSON lines) with `id` and `score`.
+    Keywords, named like the flags of `gradience evidence`:
 
     Raises InputError if a log cannot be read or the two logs differ in examples or settings; UsageError if a choice is
     missing; MissingExtra without scipy.

@@ -45,7 +45,8 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     (2, 1, 0)
 
     Each adapter is written completely or not at all. Adapters that an earlier run of the same batch has written are
-    kept, so the same call resumes an interrupted run. The keywords are the flags of `gradience compress fleet.jsonl`:
+    kept, so the same call resumes an interrupted run. Keywords, named like the flags of
+    `gradience compress fleet.jsonl`:
 
     Raises InputError for a broken fleet.jsonl, LockedError while another batch writes to `output`, OutputError if the
     folder cannot be written. An adapter that cannot be compressed does not raise: its entry has the error's code.

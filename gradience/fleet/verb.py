@@ -27,7 +27,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     >>> report.adapters, report.failed, report.not_served[0].adapters  # BERT, which vLLM refuses
     (3, 0, 3)
 
-    An existing fleet.jsonl is updated: rows of unchanged adapters are reused. The keywords are the flags
+    An existing fleet.jsonl is updated: rows of unchanged adapters are reused. Keywords, named like the flags
     of `gradience fleet`:
 
     Raises InputError if there are no adapters, UsageError (outside-root), LockedError while another run writes the same

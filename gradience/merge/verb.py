@@ -53,7 +53,7 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     The merge is exact except for the requested truncation, whose error is reported. With `data`, the merged adapter
     is compared with each parent on that parent's examples.
 
-    The keywords are the flags of `gradience merge`:
+    Keywords, named like the flags of `gradience merge`:
 
     Raises InputError if an adapter cannot be read or the adapters do not belong together, UsageError for contradictory
     options, OutputError if the folder cannot be written, and with `data` what `evaluate_adapters` raises. No partial

@@ -25,7 +25,7 @@ def monitor_runs(settings: MonitorSettings) -> MonitorReport:
     >>> monitor_runs("run.jsonl").runs[0].outcome
     'ok'
 
-    The keywords are the flags of `gradience monitor`:
+    Keywords, named like the flags of `gradience monitor`:
 
     Raises InputError if a file is missing or contains no records (`run-not-found`, `run-not-a-file`, `run-empty`).
     """

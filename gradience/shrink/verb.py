@@ -69,7 +69,7 @@ def shrink_adapter(
     returns the plan and the cost estimate. With `over="strength"` and guards, the update is scaled instead, and the
     report is a `StrengthReport`.
 
-    The keywords are the flags of `gradience shrink`:
+    Keywords, named like the flags of `gradience shrink`:
 
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError if no candidate is smaller.
     """

@@ -112,7 +112,7 @@ def verify(settings: VerifySettings) -> Verification:
     'L2'
 
     Digests, scores of the stored answers, counts, grades, sentences and pages are recomputed, and sizes are read from
-    the weights. Needs no model unless answers are regenerated. The keywords are the flags of `gradience verify`:
+    the weights. Needs no model unless answers are regenerated. Keywords, named like the flags of `gradience verify`:
 
     Raises InputError (`not-a-run`, `nothing-to-verify`) if there is nothing to verify, UsageError
     (`not-of-bench`) for a setting that applies only to Bench.
