@@ -827,7 +827,6 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
     interval = "90 % confidence interval; each end is a one-sided 95 % bound"
     legend: list[Row] = [
         ("these runs", f"{interval}, for the adapters of these runs"),
-        ("discordant", "share of the examples on which exactly one of the two adapters is correct"),
     ]
     if several:
         legend += [
@@ -842,11 +841,11 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
                 "against a drop of the margin or more in the next training, under the same assumption;"
                 " adjusted for all claims",
             ),
-            (
-                "SD of Δ",
-                "estimated SD of Δ between runs beyond sampling noise, in points (0: none detected)",
-            ),
         ]
+    legend.append(("discordant", "share of the examples on which exactly one of the two adapters is correct"))
+    if several:
+        words = "estimated SD of Δ between runs beyond sampling noise, in points (0: none detected)"
+        legend.append(("SD of Δ", words))
     yield Facts(legend)
     yield dim(
         f"A lower end above {lost} rules out a drop of the margin, before adjustment for several claims. Grades use"

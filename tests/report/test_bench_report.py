@@ -15,6 +15,7 @@ from gradience.reports.bench import (
     points,
     round_up,
 )
+from gradience.reports.plots.kinds import plots_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"]}
@@ -128,3 +129,17 @@ def test_only_a_run_with_verified_records_and_controls_has_an_a():
             assert (": A, shown for the next training" in " ".join(text.split())) == says
     without_controls = aggregate(ladder(*[(5, 5)] * 4), records_verified=True)
     assert ": B, shown for these adapters" in " ".join(without_controls.to_text().split())
+
+
+def test_a_step_has_one_outcome_in_the_table_and_in_both_plots():
+    report = aggregate(ladder((20, 15), (40, 30), (300, 20), (5, 5)), records_verified=True)
+    rows = [line.split(" | ") for line in report.to_markdown().splitlines() if line.startswith("| `ladder.")]
+    results = {row[0].strip("| `"): row[1] for row in rows if len(row) == 7 and row[2] in ("PASS", "FAIL")}
+    assert list(results.values()) == ["shown", "shown", "worse", "not tested"]
+    forest, pareto = plots_of(report).values()
+    named = {series.name: series.labels for series in pareto.series}
+    assert "ladder.r8" in named["worse"]
+    assert {"ladder.r32", "ladder.r16"} <= set(named["shown"])
+    tones = dict(zip(forest.y.categories, (row.tone for row in forest.series[0].rows), strict=True))
+    assert [tones[name] for name in results] == ["good", "good", "bad", "dim"]
+    assert "Worse: ladder.r8." in forest.sentence

@@ -26,7 +26,7 @@ GRADES: dict[Grade | None, Tone] = {
     None: "dim",
 }
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
-STEPS: dict[Outcome, Tone] = {"shown": "good", "worse": "bad"}
+STEPS: dict[Outcome, Tone] = {"shown": "good", "inconclusive": "warn", "worse": "bad"}
 WORDS: dict[Tone, str] = {"good": "shown", "warn": "inconclusive", "bad": "worse", "dim": "not graded"}
 BY_STATUS: dict[Tone, str] = WORDS | {"good": "passes", "bad": "fails"}
 """Legend if nothing is graded: the policy's result for one seed."""
@@ -182,7 +182,7 @@ def _seeds(report: Bench | BenchAggregate) -> Compared:
     for variant, evidence, pooled in known:
         tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
         if report.ladder and variant.name in steps:
-            tone = STEPS.get(step_outcome(steps[variant.name], variant, report.ladder), "warn")
+            tone = STEPS.get(step_outcome(steps[variant.name], variant, report.ladder), "dim")
         rows.append(
             ForestRow(
                 variant.name,
