@@ -367,7 +367,9 @@ def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block
     if was_run:
         return [
             *blocks,
-            Paragraph("Tested on adapters with the same kinds of tensors:"),
+            Paragraph(
+                "Tested with similar adapters (same architecture, same kinds of tensors), not with this one:"
+            ),
             Notes(runtime_notes(was_run)),
         ]
     return [*blocks, Paragraph("No runtime was tested on this architecture with these kinds of tensors.")]

@@ -37,7 +37,7 @@ RUN = "benchmarks/results/minilm_reviews_demo"
 AUDIT = "audit ./adapter"
 PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
-PICTURE_SECTIONS = ("Use of rank", "Suggested ranks", "Map of modules")
+PICTURE_SECTIONS = ("Use of rank", "Suggested ranks", "Modules by layer")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
 BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to its own rank",

@@ -429,7 +429,7 @@ saturated = ModuleRule(
     "warning",
     _uses_all,
     "{uses} nearly all of {its} rank (k@90 near r)",
-    "the rank may be too small here; try a larger one",
+    "truncating loses most here; if you train again, try a larger rank here (rank_pattern)",
 )
 
 shape_ceiling = ModuleRule(

@@ -402,16 +402,14 @@ class AuditReport(Report):
         return audit_blocks(self)
 
     def summary(self) -> list[Note]:
-        """Return completeness, directions needed, and what the suggestions were worth."""
-        notes = [_coverage_note(self)]
+        """Return completeness, errors, warnings, and the directions that the median module needs."""
+        notes = [_coverage_note(self), *_finding_notes(self, "error", "warning")]
         if self.energy_rank_90_p50 is not None:
             ranks = number_range(layer.r for layer in self.layers)
             k = trimmed(self.energy_rank_90_p50)
             notes.append(
                 Note("info", f"The median module has 90 % of its energy in {k} of r = {ranks} directions.")
             )
-        if self.suggestions is not None:
-            notes.append(Note("info", HYPOTHESIS))
         return notes
 
     def screen(self, view: View) -> Document:
@@ -438,9 +436,9 @@ LISTED = 5
 BESIDE_MAP, WIDEST_MAP = 46, 128
 """Columns of a terminal that are not available for the cells of a map, and of the map in a document."""
 HYPOTHESIS = (
-    "In our tests (8 adapters, two tasks), the median rank and per_layer kept accuracy within 2.5 points, but were 4"
-    " and 6 times larger than needed. p90 saved nothing in 5 of 5 cases. To find a size on your examples, use"
-    " gradience shrink."
+    "In our tests (8 adapters, two tasks), uniform_median and per_layer kept accuracy within 2.5 points, but were 4 and"
+    " 6 times larger than needed, respectively. uniform_p90 was tested on 5 of the adapters and saved nothing. To find"
+    " a size on your examples, use gradience shrink."
 )
 """Measured value of the suggestions: `python benchmarks/predicted_drop.py fit` prints it."""
 NO_QUALITY = "An audit measures weights. It does not show accuracy."
@@ -610,10 +608,10 @@ def trust_notes(report: AuditReport) -> list[Note]:
 def _coverage_note(report: AuditReport) -> Note:
     missing = incompleteness(report)
     if missing:
-        return Note("error", f"incomplete: {missing}")
+        return Note("error", f"Incomplete: {missing}")
     measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the only module"
     tensors = f"all {count(report.coverage.tensors)} tensors accounted for"
-    return Note("good", f"complete: {measured} measured, {tensors}")
+    return Note("good", f"Complete: {measured} measured, {tensors}")
 
 
 def _other_notes(report: AuditReport) -> list[Note]:
@@ -634,11 +632,11 @@ def _precision_notes(report: AuditReport) -> list[Note]:
     trained = trained_layers(report)
     exact = [error for layer in trained if (error := layer.error_bound or 0.0) <= COARSE_BOUND]
     coarse = len(trained) - len(exact)
-    parts = [f"numerical error ≤ {bound(max(exact, default=COARSE_BOUND))}"] if exact else []
+    parts = [f"Numerical error ≤ {bound(max(exact, default=COARSE_BOUND))}"] if exact else []
     if coarse:
         worst = max(layer.error_bound or 0.0 for layer in trained)
         others = plural(coarse, "other module") if exact else plural(coarse, "module")
-        parts.append(f"numerical error up to {bound(worst)} in {others}")
+        parts.append(f"{'numerical' if exact else 'Numerical'} error up to {bound(worst)} in {others}")
     storage = max(layer.storage_error or 0.0 for layer in trained)
     if storage:
         parts.append(f"{_number_types(report)} storage changes the stable rank by up to {bound(storage)}")
@@ -715,10 +713,11 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
         facts.append(("null position", f"{position} (median; 0: one direction, 1: random factors)"))
     scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
     tau, error = k_label(report.tau), percent(math.sqrt(1 - report.tau))
-    titles = [Column(Span(f"{sign} {name}", role), ">") for name, sign, role in BAR_PARTS]
+    titles = [Column(name, ">") for name, _, _ in BAR_PARTS]
+    bar = (*(Span(f"{sign} {name} ", role) for name, sign, role in BAR_PARTS), Span(f"░ {scale}", "dim"))
     return [
         Heading("Use of rank", aside=f"{tau}: directions with {tau[2:]} % of the energy (error {error})"),
-        Table([Column(), *titles, Column(f"░ {scale}", drop=1, drawing=True)], rows),
+        Table([Column(), *titles, Column(bar, drop=1, drawing=True)], rows),
         Facts(facts),
     ]
 
@@ -797,7 +796,7 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
     for name, evidence, rank, suggestion in (
         ("uniform_median", trimmed(plan.median.unrounded), str(plan.median.rank), plan.median),
         ("uniform_p90", trimmed(plan.p90.unrounded), str(plan.p90.rank), plan.p90),
-        ("per_layer", "each", number_range(plan.per_layer.rank_pattern.values()), plan.per_layer),
+        ("per_layer", "per module", number_range(plan.per_layer.rank_pattern.values()), plan.per_layer),
     ):
         saved = Span(percent(suggestion.reduction), "good" if suggestion.reduction else "")
         sizes = (count(suggestion.params), size(suggestion.bytes))
@@ -807,21 +806,20 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
     return [
         Heading("Suggested ranks", aside="from weight energy, a crude guide to quality"),
         Table(columns, rows),
-        dim(_decision_sentence(plan)),
+        *([dim(sentence)] if (sentence := _decision_sentence(plan)) else []),
     ]
 
 
 def _decision_sentence(plan: Suggestions) -> str:
-    """Derivation of each uniform rank: as measured, rounded up, or limited."""
+    """Return which uniform rank is rounded up or limited; empty if both are as measured."""
     ranks = list(map(str, plan.allowed_ranks))
     grid = ", ".join(ranks) if len(ranks) <= 5 else f"{', '.join(ranks[:3])} … {ranks[-1]}"
-    words = {
-        "evidence": "as measured",
-        "grid": f"rounded up (allowed: {grid})",
-        "cap": "limited by the current rank",
-    }
-    median, p90 = words[plan.median.decided_by], words[plan.p90.decided_by]
-    return f"median and p90 {median}" if median == p90 else f"median {median}, p90 {p90}"
+    words = {"grid": f"rounded up to an allowed rank ({grid})", "cap": "limited by the current rank"}
+    changed: dict[str, list[str]] = {}
+    for name, suggestion in (("uniform_median", plan.median), ("uniform_p90", plan.p90)):
+        if suggestion.decided_by in words:
+            changed.setdefault(words[suggestion.decided_by], []).append(name)
+    return "; ".join(f"{' and '.join(names)}: {how}" for how, names in changed.items())
 
 
 def caveat_blocks(report: AuditReport, view: View) -> list[Block]:
@@ -888,9 +886,11 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
         "  ○ untrained" if "untrained" in statuses else "",
         "  ✗ not measured" if statuses - {"ok", "untrained"} else "",
     )
-    blocks: list[Block] = [Heading("Map of modules", aside=legend if stack.rows else "")]
+    blocks: list[Block] = [Heading("Modules by layer", aside=legend if stack.rows else "")]
     total = sum(map(_energy, report.layers))
-    blocks += map_blocks(stack, total, min(WIDE_MAP, columns), view.rest) if stack.rows else []
+    blocks += (
+        map_blocks(stack, k_label(report.tau), total, min(WIDE_MAP, columns), view.rest) if stack.rows else []
+    )
     if stack.outside:
         names = first_names([layer.label for layer in stack.outside], SHOWN)
         blocks.append(Paragraph((f"{plural(len(stack.outside), 'module')} outside the map: ", *names)))
@@ -902,12 +902,12 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
     ends = [*(("most", layer) for layer in spare), *(("least", layer) for layer in full)]
     table = table_of(
         ends,
-        (Column("spare"), lambda end: Span(end[0], "dim")),
+        (Column("unused"), lambda end: Span(end[0], "dim")),
         (Column("module"), lambda end: Span(end[1].label, "name")),
         (Column("r", ">"), lambda end: str(end[1].r)),
         (Column(k_label(report.tau), ">"), lambda end: str(end[1].energy_rank_tau)),
         (Column("stable", ">"), lambda end: sig(end[1].stable_rank, layer_digits(end[1]))),
-        (Column("spare params", ">"), lambda end: count(_spare_params(end[1]))),
+        (Column("unused params", ">"), lambda end: count(_spare_params(end[1]))),
     )
     return [*blocks, table] if ends else blocks
 
@@ -952,13 +952,15 @@ def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
     return ranked[:number] if report.suggestions is not None else []
 
 
-def map_blocks(stack: LayerMap[LayerAudit], total: float, columns: int, rest: str) -> list[Block]:
+def map_blocks(
+    stack: LayerMap[LayerAudit], measure: str, total: float, columns: int, rest: str
+) -> list[Block]:
     """Return the map of one layer stack such as `model.layers`: a row per kind of module, a column per layer.
 
     Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited for every
     architecture and naming: a stack that is wider than the screen has several layers per column, and a cell of several
-    modules (experts, merged columns) shows their median. total: energy of the whole adapter. columns: least width of
-    the map. rest: pointer to the kinds that are left out.
+    modules (experts, merged columns) shows their median. measure: name of the energy rank. total: energy of the whole
+    adapter. columns: least width of the map. rest: pointer to the kinds that are left out.
     """
     number = len(stack.columns)
     wide = max(1, min(MAX_CELL, columns // number))
@@ -982,12 +984,12 @@ def map_blocks(stack: LayerMap[LayerAudit], total: float, columns: int, rest: st
     if top:
         energy = [Span(block(value / top).text, "dim") if value else ABSENT for value in sums]
         shares = [percent(share / total) for share in (median(sums), top)]
-        rows.append([Span("energy ‖ΔW‖²", "dim"), _drawn(energy, wide), *shares])
+        rows.append([Span("share of energy", "dim"), _drawn(energy, wide), *shares])
     head = Column(ruler(stack.layers, wide), drawing=True)
     merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
     several = f"{merged}each cell: median of up to {most_modules} modules"
     return [
-        Table([Column("layer"), head, Column("median", ">"), Column("max", ">")], rows),
+        Table([Column(measure), head, Column("median", ">"), Column("max", ">")], rows),
         *more(stack.hidden, "more kind of modules", rest, "more kinds of modules"),
         *([dim(several)] if most_modules > 1 else []),
     ]

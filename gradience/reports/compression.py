@@ -359,14 +359,14 @@ def prediction_blocks(compression: Compression, view: View) -> list[Block]:
 
 # ---------------------------------------------------------------- runtime support
 
-LOADING: dict[Verdict, tuple[Mark, str, str]] = {
-    "loads": ("good", "loads such adapters", "load such adapters"),
-    "wrong scale": ("error", "silently applies a wrong scale", "silently apply a wrong scale"),
-    "wrong meaning": ("error", "silently computes wrong results", "silently compute wrong results"),
-    "refuses": ("error", "refuses such adapters", "refuse such adapters"),
-    "not run": ("unknown", "", ""),
+LOADING: dict[Verdict, tuple[Mark, str]] = {
+    "loads": ("good", "loaded similar adapters"),
+    "wrong scale": ("error", "silently applied a wrong scale to similar adapters"),
+    "wrong meaning": ("error", "silently computed wrong results with similar adapters"),
+    "refuses": ("error", "refused similar adapters"),
+    "not run": ("unknown", ""),
 }
-"""A mark and the words for one and for several runtimes. Success first, then silent failures."""
+"""A mark and the words for a runtime. Success first, then silent failures."""
 
 
 def runtime_blocks(compression: Compression, view: View) -> list[Block]:
@@ -378,7 +378,7 @@ def runtime_blocks(compression: Compression, view: View) -> list[Block]:
     blocks: list[Block] = [Heading("Runtime support")]
     for title, rows in (
         (
-            f"Tested with other adapters of {compression.architecture} with the same kinds of tensors ({pages}):",
+            f"Tested with similar adapters: {compression.architecture}, same kinds of tensors ({pages}):",
             run,
         ),
         ("Not tested:", [row for row in compression.runtimes if not row.run]),
@@ -398,8 +398,8 @@ def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
         alike, key=lambda key: order.index(key[0])
     ):  # stable sort: otherwise in recorded order
         names = alike[verdict, why]
-        mark, *words = LOADING[verdict]
-        text = " ".join(filter(None, (", ".join(names), words[len(names) > 1])))
+        mark, words = LOADING[verdict]
+        text = f"{', '.join(names)} {words}".strip()
         if why:
             text += f", {why}" if verdict == "loads" else f": {why}"
         notes.append(Note(mark, text))

@@ -576,16 +576,16 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     table = table_of(
         report.adapters,
         (Column(), name_cell),
+        (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
         (Column("rank", ">", drop=3), ranks_cell),
         (Column("saved", ">", drop=4), saved_cell),
         *outcome_fields(report.compares, reference.n, looks=bool(report.looks)),
         (Column("KL/example", ">", drop=2, shown=kl), lambda row: change_cell(row, "kl_per_example")),
         (Column("KL/token", ">", drop=2 if by_likelihood else 5, shown=tokens), kl_per_token),
         (Column("flips", ">", drop=1, shown=kl), flips_cell),
-        (Column("grade", ">"), lambda row: row.grade or ""),
     )
     legend = outcome_legend(report.compares, looks=bool(report.looks), groups=report.groups is not None)
-    legend += change_legend(tokens=tokens) if kl else []
+    legend += change_legend(report.compares, tokens=tokens) if kl else []
     grades = [Notes(grade_notes(report))] if report.candidates else []
     return [heading, table, *grades, *([Facts(legend)] if len(report.adapters) > 1 else [])]
 
@@ -640,10 +640,10 @@ def ranks_cell(row: EvaluatedAdapter) -> str:
 
 
 def correct_cell(row: EvaluatedAdapter | None, whole: int | None = None) -> str:
-    """Return `1,793  82.0 %`, without the share if `whole` examples are counted and the row has fewer."""
+    """Return `1,793 (82.0 %)`, without the share if `whole` examples are counted and the row has fewer."""
     if row is None or row.n is None or row.correct is None:
         return MISSING
-    share = f"  {100 * row.correct / row.n:.1f} %"
+    share = f" ({100 * row.correct / row.n:.1f} %)"
     return count(row.correct) + (share if whole in (None, row.n) else " " * len(share))
 
 
@@ -683,6 +683,13 @@ def interval_cell(row: EvaluatedAdapter | None) -> str:
     return f"{low} … {high}"
 
 
+def bound_cell(row: EvaluatedAdapter | None) -> str:
+    """Return the one-sided bound that is compared with the margin: `−2.34` points, or `+0.0120` of ΔNLL."""
+    if row is None or row.bounds is None:
+        return ""
+    return points(row.bounds.low) if row.likelihood is None else _nats(-row.bounds.low)
+
+
 def examples_cell(row: EvaluatedAdapter | None) -> str:
     """Return `560 (look 2)`."""
     if row is None or row.n is None:
@@ -707,15 +714,15 @@ def flips_cell(row: EvaluatedAdapter) -> str:
 
 
 def examples_of(examples: int, task: str, role: str | None) -> Inline:
-    """Return `2,186 of reviews (test)`, or `1,000 rows (task jsonl)` for all rows of a file."""
+    """Return `2,186 (reviews, test split)`, or `1,000 rows (task jsonl)` for all rows of a file."""
     if role is None:
         return (f"{count(examples)} rows (task ", Span(task, "name"), ")")
-    return (f"{count(examples)} of ", Span(task, "name"), f" ({'test' if role == 'confirm' else role})")
+    return (f"{count(examples)} (", Span(task, "name"), f", {'test' if role == 'confirm' else role} split)")
 
 
 def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
     """Return the planned looks as a fact; none if all examples are answered at once."""
-    return [("looks", f"{len(looks)}, at {count(looks[0])} to {count(looks[-1])} examples")] if looks else []
+    return [("looks", f"{len(looks)} (at {count(looks[0])} to {count(looks[-1])} examples)")] if looks else []
 
 
 def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tuple[str, Inline]]:
@@ -740,11 +747,12 @@ def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tup
     return [*legends[compares], *(stopped if looks else [])]
 
 
-def change_legend(*, tokens: bool) -> list[tuple[str, Inline]]:
+def change_legend(compares: Compares, *, tokens: bool) -> list[tuple[str, Inline]]:
     """Return the legend of the columns about outputs. tokens: KL per token is shown, too."""
+    changed = "in which any top-1 token changes" if compares == "nll" else "whose output changes"
     legend: list[tuple[str, Inline]] = [
         ("KL/example", "KL divergence from the reference outputs, in nats per example"),
-        ("flips", "examples whose output changes; for likelihoods, any most likely token"),
+        ("flips", f"examples {changed}"),
     ]
     return [*legend, ("KL/token", "KL per scored token")] if tokens else legend
 
@@ -769,7 +777,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
             details.append(f"{probability(row.adjusted_p)} ({null})")
         if row.next_grade is not None:
             needs = examples_needed(row, report.compares)
-            details.append(f"Grade B: {needs}")
+            details.append(f"For grade B: {needs}")
         notes += grade_note(row.name, row.grade, row.reason, details)
     return notes
 
@@ -813,11 +821,12 @@ def gain_over_base(report: EvaluationReport) -> Note | None:
     low, high = sorted(-end for end in base.interval)
     show, measure, unit = (_nats, "NLL", "nats per token") if nll else (points, "accuracy", "points")
     gain = f"{measure} {show(-delta)} {unit} (95 % interval {show(low)} … {show(high)})"
+    name = Span(report.adapters[0].name, "name")
     if (high < 0) if nll else (low > 0):
-        return Note("good", f"better than the base model: {gain}")
+        return Note("good", (name, f" is better than the base model: {gain}"))
     if (low > 0) if nll else (high < 0):
-        return Note("error", f"worse than the base model: {gain}")
-    return Note("unknown", f"not shown to beat the base model: {gain}")
+        return Note("error", (name, f" is worse than the base model: {gain}"))
+    return Note("unknown", (name, f" is not shown to be better than the base model: {gain}"))
 
 
 def answer_blocks(report: EvaluationReport) -> list[Block]:

@@ -220,8 +220,7 @@ def fleet_blocks(report: FleetReport, view: View) -> Document:
         *_serving(report),
         *_not_served(report),
         *_lower_ranks(report, brief=view.brief),
-        *_flags(report.bases[: SHOWN_BASES if view.brief else LISTED], report.slots),
-        *_next(report, view.path(0, report.root)),
+        *_commands(report, report.bases[: SHOWN_BASES if view.brief else LISTED], view.path(0, report.root)),
         *_failures(report),
         Heading("Limits"),
         Paragraph(
@@ -293,17 +292,6 @@ def _not_served(report: FleetReport) -> list[Block]:
     ]
 
 
-def _flags(bases: Sequence[BaseGroup], slots: int) -> list[Block]:
-    """Return the command of a server for each base, at the recommended step or the one that it needs now."""
-    lines = [
-        f"vllm serve {shlex.quote(base.base_model or 'BASE_MODEL')} --enable-lora --max-loras {slots}"
-        f" --max-lora-rank {rank}"
-        for base in bases
-        if (rank := max_lora_rank_step(base.target or 0) if base.recommended else base.max_lora_rank)
-    ]
-    return [Heading("Server flags"), Code(lines, "bash")] if lines else []
-
-
 def weight_error(lost_energy: float | None) -> float | None:
     """Return the error ‖ΔW − ΔW′‖/‖ΔW‖ for a share of energy lost."""
     return None if lost_energy is None else math.sqrt(lost_energy)
@@ -366,20 +354,27 @@ def _advice(report: FleetReport, base: BaseGroup) -> str:
     return f"No lower max_lora_rank stays within {limit}"
 
 
-def _next(report: FleetReport, root: str) -> list[Block]:
-    """Return the command that brings all bases to the highest of the ranks recommended for them, if any is lower."""
+def _commands(report: FleetReport, shown: Sequence[BaseGroup], root: str) -> list[Block]:
+    """Return the command that truncates all bases to the highest of the ranks recommended for them, if any is larger,
+    and the command of a server for each base afterwards."""
     ranks = [base.target if base.recommended and base.target else base.largest_rank for base in report.bases]
     rank = max(ranks, default=0)
-    if not any(base.largest_rank > rank for base in report.bases):
-        return []
-    rest = f"--rank {rank} --unchanged link -o smaller"
-    advice = f"add -o fleet.jsonl, then gradience compress fleet.jsonl {rest}"
-    if report.rows_file is not None:
-        place = "" if root == "." else f" --root {root}"
-        rows = shlex.quote(report.rows_file)
-        advice = f"gradience compress {rows}{place} {rest}"
-        advice += "  (for all bases)" if len(report.bases) > 1 else ""
-    return [dim(f"Next: {advice}")]
+    blocks, title = list[Block](), "Server flags"
+    if any(base.largest_rank > rank for base in report.bases):
+        rest = f"--rank {rank} --unchanged link -o smaller"
+        advice = f"add -o fleet.jsonl, then gradience compress fleet.jsonl {rest}"
+        if report.rows_file is not None:
+            place = "" if root == "." else f" --root {root}"
+            advice = f"gradience compress {shlex.quote(report.rows_file)}{place} {rest}"
+            advice += "  (for all bases)" if len(report.bases) > 1 else ""
+        blocks, title = [dim(f"Next: {advice}")], f"Server flags after truncation to rank {rank}"
+    lines = [
+        f"vllm serve {shlex.quote(base.base_model or 'BASE_MODEL')} --enable-lora --max-loras {report.slots}"
+        f" --max-lora-rank {step}"
+        for base in shown
+        if (step := max_lora_rank_step(min(rank, base.largest_rank)))
+    ]
+    return [*blocks, Heading(title), Code(lines, "bash")] if lines else blocks
 
 
 def _failures(report: FleetReport) -> list[Block]:

@@ -39,6 +39,7 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationConditions,
     EvaluationReport,
+    bound_cell,
     change_cell,
     change_legend,
     device_of,
@@ -314,7 +315,7 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
         source = (
             "the audit's p90 suggestion" if plan.calibration_sha256 is None else "the largest smaller size"
         )
-        why = f"halvings of {plan.suggested_rank}, {source}"
+        why = f"halvings of {source}, {plan.suggested_rank}"
     largest = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
     facts: list[tuple[str, Inline]] = [
         ("adapter", (Span(plan.adapter, "name"), largest)),
@@ -326,8 +327,9 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     groups = []  # in test order; each kind is named once, before its ranks
     for _, candidates in groupby(plan.candidates, lambda candidate: candidate.kind):
         first, *others = candidates
-        groups.append(", ".join([first.words, *(str(candidate.rank) for candidate in others)]))
-    facts.append(("candidates", (", ".join(groups), Span(f"  {why}", "dim"))))
+        words = first.words.replace("rank", "ranks") if others else first.words
+        groups.append(", ".join([words, *(str(candidate.rank) for candidate in others)]))
+    facts.append(("candidates", (", ".join(groups), Span(f" ({why})", "dim"))))
     if plan.calibration_sha256 is not None:
         facts.append(("calibration", f"sha256 {plan.calibration_sha256[:12]}…"))
     if plan.distillation is not None:
@@ -381,8 +383,11 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
             for column, cell in outcome_fields(plan.compares, report.reference.n, looks=bool(looks))
         ),
         *((column, guarded(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
-        (Column(), status),
+        (Column("95 % bound", ">", shown=plan.compares != "agreement"), result(bound_cell)),
+        (Column("outcome"), status),
     )
+    if plan.compares != "agreement":
+        legend.append(("95 % bound", "one-sided bound on the change, compared with the margin"))
     legend += [(planned.name, f"guard: {unit_words(planned)}") for planned in plan.guards]
     notes = [_answer(report)]
     last = _last_tested(report)
@@ -466,7 +471,7 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         ),
         (Column("flips", ">", drop=3), flips_cell),
     )
-    legend = change_legend(tokens=tokens or is_predicted)
+    legend = change_legend(report.plan.compares, tokens=tokens or is_predicted)
     if is_predicted:
         legend.append(("predicted KL/token", "KL per scored token, predicted by the calibration"))
     legend.append(("rewrite control", "the same update in other factors: the noise floor"))

@@ -82,11 +82,11 @@ def _guard_outcome(plan: ShrinkPlan, guard: GuardWalk) -> GuardOutcome:
 def deciding(
     plan: ShrinkPlan, outcome: TestedCandidate, guards: Sequence[GuardWalk]
 ) -> tuple[EvaluatedAdapter | None, ShrinkPlan, str]:
-    """Return the row that decides about a candidate, the plan of its data set, and its name in a sentence.
+    """Return the row that decides about a candidate, the plan of its data set, and its name to begin a sentence.
 
     The first row that is not shown decides. It is None if a larger candidate has failed on a data set before.
     """
-    words = outcome.candidate.words
+    words = outcome.candidate.words.capitalize()
     if STATUSES[outcome.row.grade] == "shown":
         for number, planned in enumerate(plan.guards):
             tested = guards[number].tested if number < len(guards) else ()
@@ -143,16 +143,17 @@ def sentence_of(
             row = guard.row(last.name)
             claim += "" if row is None else f"; {guard.name}: {row.reason.partition(': ')[2]}"
         saved = f"{100 * last.params_saved:.1f} % fewer LoRA parameters"
-        sentence = f"{last.words} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
+        name = last.words.capitalize()
+        sentence = f"{name} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
         return f"{sentence}; {EXPLORATORY}" if plan.changes else sentence
     first = next(candidate for candidate in candidates if candidate.result is not None)
     assert first.result is not None
     reason = refusal_of(guards, first)
     if first.status == "worse":
-        return f"no candidate is within the margin; {first.words}, the first tested, is {reason}"
+        return f"No candidate is within the margin. {first.words.capitalize()}, the first tested, is {reason}"
     if first.status == "not evaluated":
-        return f"no result: {first.words} {reason}"
-    return f"no candidate is shown to stay within the margin; {first.needs}"
+        return f"No result: {first.words} {reason}"
+    return f"No candidate is shown to stay within the margin. {first.needs}"
 
 
 def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:

@@ -46,7 +46,7 @@ SATURATED = Finding(
     module="model.layers.31.mlp.down_proj",
     message="2 of 224 modules use nearly all of their rank (k@90 near r): model.layers.31.mlp.down_proj, "
     "model.layers.30.mlp.down_proj",
-    hint="the rank may be too small here; try a larger one",
+    hint="truncating loses most here; if you train again, try a larger rank here (rank_pattern)",
 )
 
 
@@ -239,11 +239,11 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     imprecise = [finding for finding in findings if finding.code == "imprecise"]
     text = report([good, coarse], findings=imprecise).to_text()
     assert "1 of 2 modules is accurate only to about 7.2 %" in " ".join(text.split())
-    assert "! numerical error ≤ 4e-13; numerical error up to 0.08 in 1 other module" in text
-    assert "✓ numerical" not in text
+    assert "! Numerical error ≤ 4e-13; numerical error up to 0.08 in 1 other module" in text
+    assert "✓ Numerical" not in text
     digits = [row[5] for row in modules(report([good, coarse]))]
     assert [len(number) for number in digits] == [4, 1]  # 1.53 and 2
-    assert "✓ numerical error ≤ 4e-13" in report([good]).to_text()
+    assert "✓ Numerical error ≤ 4e-13" in report([good]).to_text()
 
 
 # ---------------------------------------------------------------- Markdown and HTML say what the screen says
@@ -328,7 +328,7 @@ def test_absurd_layer_numbers_and_many_kinds_do_not_make_it_large():
     rows += [one(f"model.layers.0.kind{i}", 1) for i in range(500)]
     rows += [one(f"stack{i}.0.q", 1, layer=f"stack{i}") for i in range(300)]
     table, words = drawn(rows, 38)
-    kinds = [row for row in table.rows if not row[0].text.startswith("energy")]
+    kinds = [row for row in table.rows if not row[0].text.startswith("share")]
     assert len(kinds) == MAX_KINDS
     assert f"{501 - MAX_KINDS} more kinds of modules" in words
 

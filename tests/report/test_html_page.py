@@ -38,7 +38,7 @@ def test_a_page_has_every_plot_and_runs_only_our_scripts(name):
     anchors = re.findall(r'<figure id="plot-([^"]+)"', page)
     anchors = [anchor.removeprefix("1-") for anchor in anchors]  # all runs together
     assert anchors == [plot.name for plot in plots.values()]
-    assert page.count("Figures of this plot") >= len(plots)
+    assert page.count("Data table") >= len(plots)
     assert (asset(BUNDLE) in page) == bool(plots)
     assert page.encode().startswith(MARK)
     outside = page.partition("<script")[0]
@@ -75,7 +75,7 @@ FIRST = {
     "several seeds": (SAMPLES["BenchAggregate"], ["passes", "Grade "]),
     "a reference that does harm": (
         kept(EvaluationReport, "smollm2_lm_eval/read.json"),
-        ["error: worse than the base model: NLL"],
+        ["is worse than the base model: NLL"],
     ),
     "a ladder": (
         kept(BenchAggregate, "smollm2_arithmetic/bench_aggregate.json"),

@@ -90,7 +90,7 @@ def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(fold
     )  # fmt: skip
     assert [candidate.status for candidate in report.candidates] == ["shown"] * 3
     assert report.smallest == "calibrated1"
-    assert report.sentence.startswith("calibrated rank 1 is the smallest candidate shown to stay")
+    assert report.sentence.startswith("Calibrated rank 1 is the smallest candidate shown to stay")
     assert report.notes == (data.LABELS,)  # both were made on the same prompts, none of which is tested
 
 

@@ -37,7 +37,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can rule out a drop of about ")
     for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
         assert words in printed.err
-    assert "rank 1 is the smallest candidate shown to stay within the margin: 75.0 %" in " ".join(
+    assert "Rank 1 is the smallest candidate shown to stay within the margin: 75.0 %" in " ".join(
         printed.out.split()
     )
     assert report.sentence in (out / "shrink.md").read_text(encoding="utf-8")

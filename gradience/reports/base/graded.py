@@ -39,7 +39,7 @@ GRADES: dict[Grade, tuple[Mark, str]] = {
     "B": ("good", "shown for these adapters"),
     "C": ("unknown", "inconclusive"),
     "D": ("error", "worse"),
-    "X": ("error", "invalid"),
+    "X": ("error", "could not be evaluated"),
 }
 
 Probability = Float12

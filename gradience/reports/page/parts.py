@@ -80,6 +80,7 @@ def _parts_of(source: PageSource, *, texts: bool) -> list[PagePart]:
         first.opening = [block for block in first.opening if block not in first.answer]
         for section in first.sections:  # the box is not repeated
             section.blocks = list(_without(section.blocks, short))
+        first.sections = [section for section in first.sections if section.blocks or section.plots]
     return [first, *others]
 
 

@@ -182,10 +182,9 @@ def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
 
 
 def _aside(section: Section) -> Any:
-    """Return the text beside a heading; none for a map of signs, whose legend it is: the page shows its plot."""
-    tables = [block for block in section.blocks if isinstance(block, Table)]
-    mapped = any(column.drawing and column.title for table in tables for column in table.columns)
-    return _inline("" if mapped else section.heading.aside)
+    """Return the text beside a heading; none if it is the legend of a map, which the page shows as a plot."""
+    aside = section.heading.aside
+    return _inline("" if any(span.role.startswith("heat") for span in spans(aside)) else aside)
 
 
 def _inline(text: Inline) -> Any:
@@ -231,7 +230,7 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
                 "height": max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows) if rows else HEIGHT,
                 "width": CELL_WIDTH * columns if mapped else 0,
                 "scrolls": mapped or rows > SCROLLED,  # reached by keyboard
-                "table": _safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
+                "table": _safe(_scrolled(table_of(plot), f"Data: {plot.title}")),
             }
         )
         figures.append(to_plotly(plot))
