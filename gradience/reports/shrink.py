@@ -373,6 +373,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     table = table_of(
         rows,
         (Column(), lambda row: Span(row.name, "name")),
+        (Column("outcome"), status),
         (Column("rank", ">", drop=3), lambda row: str(row.rank)),
         (
             Column("saved", ">"),
@@ -382,9 +383,8 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
             (column, result(cell))
             for column, cell in outcome_fields(plan.compares, report.reference.n, looks=bool(looks))
         ),
-        *((column, guarded(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
         (Column("95 % bound", ">", shown=plan.compares != "agreement"), result(bound_cell)),
-        (Column("outcome"), status),
+        *((column, guarded(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
     )
     if plan.compares != "agreement":
         legend.append(("95 % bound", "one-sided bound on the change, compared with the margin"))
@@ -396,7 +396,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         needs = (
             last.needs
             if last.status == "inconclusive"
-            else f"{last.words}: {refusal_of(report.guards, last)}"
+            else f"{last.words.capitalize()}: {refusal_of(report.guards, last)}"
         )
         notes.append(Note(LOOKS[last.status][0], needs))
     return [

@@ -89,7 +89,7 @@ def test_a_bad_one_among_several_does_not_hide_the_others(run_folder, adapter, t
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (untrain, f"Incomplete: all {MODULES} modules are untrained"),
+        (untrain, f"incomplete: all {MODULES} modules are untrained"),
         (poison, f"NaN or infinity in 1 of {MODULES} modules"),
     ],
     ids=["untrained", "NaN"],

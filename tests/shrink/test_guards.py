@@ -61,7 +61,7 @@ def test_a_guard_that_shows_nothing_stops_every_candidate(prepared, tmp_path):
     assert [row.grade for row in report.guards[0].results] == ["C"]
     assert [row.status for row in report.candidates] == ["inconclusive", "not tested", "not tested"]
     assert (report.smallest, code_of(report)) == (None, ExitCode.INCONCLUSIVE)
-    assert "rank 3 on general is inconclusive" in report.sentence
+    assert "Rank 3 on general is inconclusive" in report.sentence
     assert not (tmp_path / "out" / "adapter").exists()
     assert verify(tmp_path / "out").verdict == "consistent"
 
