@@ -126,7 +126,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     nouns = {"error": "error", "warning": "warning", "info": "note"}
     counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
     applied = len({*report.passed, *(finding.code for finding in report.findings)})
-    verdict = f"{', '.join(counts) or 'No problems found'} ({plural(applied, 'rule')})"
+    verdict = f"{', '.join(counts) or 'No problems found'} ({plural(applied, 'rule')} checked)"
     blocks.append(Paragraph(Span(verdict, "strong")))
     if verbose:
         without: list[tuple[str, Inline]] = [

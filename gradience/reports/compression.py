@@ -335,7 +335,7 @@ def lost_blocks(compression: Compression, view: View) -> list[Block]:
         title = "Error"
         rows = [
             ("error", percent(compression.measured_error), "‖ΔW − ΔW′‖ / ‖ΔW‖ as stored"),
-            ("before storage", foreseen, "the same before storage rounding"),
+            ("before rounding", foreseen, "before the factors were rounded for storage"),
         ]
         layers = [error for module in compression.modules if (error := module.output_error) is not None]
         if layers:
@@ -529,7 +529,7 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
         *_listed("left out", "module at rank 0", "modules at rank 0", report.dropped, most),
         *_listed("left out", "tensor", "tensors", report.left_out_tensors, most),
         *[
-            (name, "noted that its text describes the original adapter")
+            (name, "note added: its text describes the reference adapter")
             for name in report.annotated_files[:most]
         ],
         *_listed("not copied", "file", "files", report.left_out_files, most),

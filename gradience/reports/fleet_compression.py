@@ -94,12 +94,16 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
     failed.sort(key=lambda adapter: adapter.error != "row-outdated")
     of_all = f"{count(len(written))} of {plural(len(report.adapters), 'adapter')}"
     saved = f"{size(report.old_bytes)} to {size(report.new_bytes)}" if written else "nothing written"
+    counts = {
+        "written": report.written,
+        "from an earlier run": report.reused,
+        how: report.small_enough,
+        "failed": report.failed,
+    }
+    totals = ", ".join(f"{count(number)} {word}" for word, number in counts.items() if number)
     blocks: list[Block] = [
         Heading(f"{of_all} truncated to rank {count(report.rank)}", level=1),
-        Paragraph(
-            f"{count(report.written)} written, {count(report.reused)} from an earlier run,"
-            f" {count(report.small_enough)} {how}, {count(report.failed)} failed · {saved}"
-        ),
+        Paragraph(f"{totals} · {saved}"),
     ]
     for title, adapters in (
         ("Truncated adapters, largest error first", written),

@@ -11,7 +11,7 @@ from gradience.reports.base.blocks import (
     figures,
     warned,
 )
-from gradience.reports.base.numbers import count, percent, plural, sig
+from gradience.reports.base.numbers import count, plural, sig
 
 RATIOS = {
     "MiniLM-L6, reviews": (0.75, 2.76),
@@ -82,19 +82,20 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
     uncertainty = prediction.uncertainty
     scored = plural(prediction.scored_tokens, "scored token")
     if uncertainty is not None and uncertainty > WIDE:
+        times = sig((prediction.high or 0.0) / prediction.kl_per_token, 2)
         # Half of the prompts predict, and the interval shrinks with the square root of their number.
         needed = math.ceil(2 * prediction.rows * min(4, uncertainty / WIDE) ** 2 / 10) * 10
         notes.append(
-            f"the interval is ± {percent(uncertainty)} of the prediction: {scored} are too few. Calibrate on about"
+            f"{scored} are too few: the upper bound is {times} times the prediction. Calibrate on about"
             f" {count(needed)} prompts for ± 50 %"
         )
     left_out = ""
     if prediction.excluded_modules:
         left_out = f" It excludes {plural(prediction.excluded_modules, 'module')}, which keep their rank."
     basis = (
-        f"Second-order estimate from {plural(prediction.rows, 'row')} ({scored}) that were not used to choose the"
-        " components. The interval is over rows and random directions. Measured / predicted in earlier runs:"
-        f" {ratios_text(prediction.ratios)}.{left_out} Evaluate the result."
+        f"Second-order estimate from {plural(prediction.rows, 'example')} ({scored}) that were not used to choose the"
+        " components. The interval covers the choice of examples and random directions. Measured / predicted in"
+        f" earlier runs: {ratios_text(prediction.ratios)}.{left_out} Evaluate the result."
     )
     return [heading, figures(rows), *warned(notes), Paragraph(basis)]
 
