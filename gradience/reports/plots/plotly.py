@@ -191,6 +191,7 @@ def _points(series: Points, place: int) -> Json:
         sides = ("top right", "bottom right")
         values |= {"text": labels, "textposition": [sides[place % 2] for place in range(len(labels))]}
     mode = "markers+text" if "text" in values else "markers"
+    values["cliponaxis"] = False  # a name may reach over the edge
     return _named(series.name, hover, type="scatter", mode=mode, marker=marker, **values)
 
 
