@@ -150,7 +150,7 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         if distillation is not None:
             opening = [distilled_opening(distillation.best_step)]
             before, after = sig(distillation.before.kl_per_token), sig(distillation.after.kl_per_token)
-            held_out = f"on {count(distillation.held_out_rows)} held-out rows"
+            held_out = f"on {count(distillation.held_out_rows)} held-out examples"
             rows.append(
                 ("distilled", f"KL/token from the reference adapter {before} → {after} nats, {held_out}")
             )

@@ -196,7 +196,7 @@ class CompressionReport(_Compression):
     source_path: str
     source_sha256: str
     source: HubSource | None = None
-    """Hub repository and revision of the original; null for an adapter on disk."""
+    """Hub repository and revision of the reference adapter; null for an adapter on disk."""
     output_path: str
     output_sha256: str
     encoding: Encoding
@@ -216,7 +216,7 @@ class CompressionReport(_Compression):
     carried_files: tuple[str, ...]
     """Files copied byte for byte."""
     annotated_files: tuple[str, ...] = ()
-    """Copied files that describe the original; a block at the top now says so."""
+    """Copied files that describe the reference adapter; a block at the top now says so."""
     left_out_files: tuple[str, ...]
     """Files of the source that were not copied because they describe the old weights or are pickles."""
     config_changes: dict[str, str]

@@ -37,7 +37,7 @@ class DistillCheck:
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class HeldOutRow:
-    """One held-out row: KL(teacher ‖ adapter) over all its scored tokens, in nats."""
+    """One held-out example: KL(teacher ‖ adapter) over all its scored tokens, in nats."""
 
     id: str
     """Digest of the row's content."""
@@ -98,7 +98,7 @@ class DistillReport(PromptReport):
     nothing improved."""
     checks: tuple[DistillCheck, ...]
     by_row: tuple[HeldOutRow, ...]
-    """KL of each held-out row, from which before, after and change are computed."""
+    """KL of each held-out example, from which before, after and change are computed."""
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
 
@@ -146,7 +146,7 @@ class DistillForecast(PromptForecast):
     held_out_rows: int
     steps: int
     forward_examples: int
-    """Forward passes of single examples, if all steps are taken; passes of the original and of the smaller
+    """Forward passes of single examples, if all steps are taken; passes of the reference and of the smaller
     adapter count separately."""
     backward_examples: int
     teacher_params: int
@@ -186,7 +186,7 @@ class DistillForecast(PromptForecast):
 LEVEL = 0.025
 """One-sided level at which an adapter is reported as closer, or farther away."""
 FEW = 30
-"""Number of held-out rows below which they are reported as few."""
+"""Number of held-out examples below which they are reported as few."""
 
 
 def _answer(report: DistillReport) -> str:

@@ -76,16 +76,16 @@ class MergeParent(Part):
     cosine: Float12 | None
     """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) over all modules."""
     projection: Float12 | None
-    """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules: 1 if all of the update is left along its own direction."""
+    """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules: 1 if the merge contains the update at full strength."""
 
 
 class PredictedKl(Part):
-    """Predicted KL per token of the truncated sum from the exact one, on the rows of one calibration."""
+    """Predicted KL per token of the truncated sum from the exact one, on the examples of one calibration."""
 
     calibration_sha256: str
     kl_per_token: Float12
     high: Float12
-    """Upper end of its 95 % interval, which is held below the limit."""
+    """Upper end of its 95 % interval, which must not exceed the limit."""
 
 
 class ParentEvidence(Part):
@@ -106,13 +106,13 @@ class Certificate(Part):
 
 
 class SearchedMerge(Part):
-    """One entry of the search grid, on the dev rows."""
+    """One entry of the search grid, on the dev examples."""
 
     method: str
     weights: tuple[float, ...]
     density: float | None
     deltas: tuple[Float12, ...]
-    """Difference from each parent on its dev rows: accuracy as a share; for likelihoods, nats per token gained."""
+    """Difference from each parent on its dev examples: accuracy as a share; for likelihoods, nats per token gained."""
     chosen: bool
 
 
@@ -156,7 +156,7 @@ class MergeReport(Report):
     certificate: Certificate | None = None
     """Null without examples of the parents."""
     search: tuple[SearchedMerge, ...] = ()
-    """Results of the search grid on dev rows; empty without a search."""
+    """Results of the search grid on dev examples; empty without a search."""
     modules: tuple[MergedModule, ...]
     notes: tuple[str, ...]
     run: RunInfo

@@ -157,7 +157,7 @@ def check_distillation(folder: Path, findings: Findings) -> None:
         return
     report = DistillReport.read(folder / DISTILL_REPORT)
     _opened(folder, findings, DISTILL_REPORT, lambda adapter: _distilled(report, adapter))
-    with findings.check("held-out rows", "L1", f"{DISTILL_REPORT}: the means follow from the held-out rows"):
+    with findings.check("held-out rows", "L1", f"{DISTILL_REPORT}: the means follow from these examples"):
         tokens = np.array([row.tokens for row in report.by_row], dtype=np.int64)
         before, after = (
             np.array([getattr(row, f"kl_per_example_{key}") for row in report.by_row])
