@@ -194,19 +194,17 @@ def _answer(report: DistillReport) -> str:
         return "No step improved the adapter: it was written unchanged."
     p = report.p_closer
     if p > 1 - LEVEL:
-        return (
-            "Farther from the reference on the held-out examples: keep the adapter from before distillation."
-        )
+        return "Farther from the reference on the held-out examples: keep the adapter that you had before distillation."
     recovered = (
         1 - report.after.kl_per_token / report.before.kl_per_token if report.before.kl_per_token else 0.0
     )
     counted = sum(row.kl_per_example_after < row.kl_per_example_before for row in report.by_row)
     how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
-    how += f", {probability(p)} if distillation changed nothing"
+    how += f"; {probability(p)}, null hypothesis: no change"
     if p < LEVEL:
         return f"Closer to the reference: distillation recovered {percent(recovered)} of the KL per token ({how})."
     change = f"{'fell' if recovered >= 0 else 'rose'} by {percent(abs(recovered))}"
-    return f"Inconclusive: KL per token {change} ({how}). With more prompts a change of this size could be shown."
+    return f"Inconclusive: KL per token {change} ({how}). More prompts might show a change of this size."
 
 
 def _facts(report: DistillReport) -> list[tuple[str, Inline]]:

@@ -442,7 +442,9 @@ def _answer(report: ShrinkReport) -> Note:
     if shown.result is not None and shown.result.adjusted_p is not None:
         others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
         p = probability(max(shown.result.adjusted_p, *(value for value in others if value is not None), 0.0))
-        details.append(f"Grade {shown.result.grade} ({p}, the largest p-value down to this candidate)")
+        details.append(
+            f"Grade {shown.result.grade} ({p}: the largest p-value of this and the larger candidates)"
+        )
         details.append(f"Written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
     return Note("unknown" if report.plan.changes else "good", report.sentence, details)
 
@@ -474,7 +476,7 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
     legend = change_legend(report.plan.compares, tokens=tokens or is_predicted)
     if is_predicted:
         legend.append(("predicted KL/token", "KL per scored token, predicted by the calibration"))
-    legend.append(("rewrite control", "the same update in other factors: the noise floor"))
+    legend.append(("rewrite control", "the same update in other factors (noise floor)"))
     return [*blocks, table, Facts(legend)]
 
 
