@@ -57,8 +57,12 @@ def refused(
 def _what(key: str, detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"`{key}` is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"`{key}`: {message}" if key else message
+    return f"`{key}`: {words_of(detail)}" if key else words_of(detail)
+
+
+def words_of(detail: ErrorDetails) -> str:
+    """Return pydantic's message: `must be greater than 0`."""
+    return detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
 
 
 def _meant(keys: Sequence[str], known: Sequence[str], instead: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from gradience.arguments import wrong_type
-from gradience.config_errors import KEYS, UNKNOWN, nearest, refused
+from gradience.config_errors import KEYS, UNKNOWN, nearest, refused, words_of
 from gradience.errors import GradienceError, InputError, UsageError, WrongType
 
 P = ParamSpec("P")
@@ -217,10 +217,9 @@ def _refused(
     for detail in error.errors(include_url=False, include_context=False):
         name = str(detail["loc"][0])
         if name in given and name in fields:
-            message = detail["msg"].removeprefix("Value error, ")
             typed = given[name] if isinstance(given[name], list) else [given[name]]
             return UsageError(
-                f"{flag_of(name, fields[name])} {' '.join(map(str, typed))}: {message}",
+                f"{flag_of(name, fields[name])} {' '.join(map(str, typed))}: {words_of(detail)}",
                 code="config-value",
                 hint=f"--help describes {flag_of(name, fields[name])}",
             )
@@ -291,7 +290,7 @@ def parameters_of(kind: Any) -> Mapping[str, Parameter]:
 
 
 def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
-    """Return what is wrong with the first argument that is: `limit: Input should be a valid integer (got str 'x')`."""
+    """Return what is wrong with the first argument that is: `limit must be a valid integer, not str ('x')`."""
     detail = error.errors(include_url=False, include_context=False)[0]
     place = detail["loc"][0]
     name = list(parameters_of(kind))[place] if isinstance(place, int) else place
@@ -302,7 +301,7 @@ def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
         return WrongType(
             f"unknown keyword: {name}", code="wrong-type", hint=f"did you mean `{guess}`?" if guess else ""
         )
-    message, value = detail["msg"].removeprefix("Value error, "), detail["input"]
+    message, value = words_of(detail), detail["input"]
     if message.startswith("must be "):
         return wrong_type(str(name), value, message.removeprefix("must be "))
     shown = f" {value!r:.40}" if isinstance(value, str | bytes | int | float) else ""

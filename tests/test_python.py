@@ -110,15 +110,15 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
         (lambda: audit_adapter(b"my_adapter"), "path must be a path, not bytes (b'my_adapter')"),
         (lambda: audit_adapter("my_adapter", tau="0.9"), "tau must be a number, not str ('0.9')"),
         (
-            lambda: audit_adapter("my_adapter", allowed_ranks="4,8"),
-            "allowed_ranks must be a list of integers, such as [4, 8, 16], not str ('4,8')",
+            lambda: audit_adapter("my_adapter", allowed_ranks="4,x"),
+            "allowed_ranks must be ranks of at least 1, such as 4,8,16, not str ('4,x')",
         ),
         (lambda: compare_adapters("my_adapter", 3), "b must be a path, not int (3)"),
         (lambda: compress_adapter("my_adapter", "out", rank="4"), "rank must be an integer, not str ('4')"),
         (lambda: compress_adapter("my_adapter", "out", rank=True), "rank must be an integer, not bool (True)"),
         (
             lambda: compress_adapter("my_adapter", "out", suggested=8),
-            "suggested must be a name, such as 'uniform_median', not int (8)",
+            "suggested must be 'uniform_median', 'uniform_p90' or 'per_layer', not int (8)",
         ),
         (lambda: ToRank("4"), "rank must be an integer, not str ('4')"),
         (lambda: ToEnergy(None), "tau must be a number, not NoneType"),

@@ -277,9 +277,10 @@ def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "gradience"
     instead = instead_of(context.info_name if context else None, getattr(error, "option_name", None))
-    show_error(
-        error.format_message().replace(": Value error, ", ": ").rstrip("."), instead or f"see {path} --help"
+    problem = (
+        error.format_message().replace(": Value error, ", ": ").replace(": Input should be", ": must be")
     )
+    show_error(problem.rstrip("."), instead or f"see {path} --help")
     _note_conflict()
     return ExitCode.USAGE
 

@@ -72,8 +72,8 @@ def test_a_name_from_elsewhere_is_answered_with_ours(write, key):
         ("trian.lr=1", "unknown key `trian`", "did you mean `train`?"),
         ("task.probe_gate.minimum_value=.5", "unknown key", "did you mean `task.probe_gate.min_value`?"),
         ("zzz=1", "unknown key `zzz`", "docs/reference/configs.md lists all keys"),
-        ("train.lr=-1", "`train.lr`: Input should be greater than 0", ""),
-        ("train.lr=fast", "`train.lr`: Input should be a valid number", ""),
+        ("train.lr=-1", "`train.lr`: must be greater than 0", ""),
+        ("train.lr=fast", "`train.lr`: must be a valid number", ""),
         ("train.epochs=2", None, ""),  # takes the place of max_steps
         ("compression.variants=[uniform_best]", "is not a variant", ""),
         ("compression.variants=[uniform_r0]", "is not a variant", ""),

@@ -228,7 +228,7 @@ def test_a_size_of_weight_energy_is_refused_with_a_calibration(report, calibrati
 
 @pytest.mark.parametrize("limit", [0, -1.0, float("inf"), float("nan")])
 def test_a_limit_is_a_positive_number_and_needs_a_calibration(report, calibration, limit):
-    with pytest.raises(UsageError, match="max_kl_per_token: Input should be"):
+    with pytest.raises(UsageError, match="max_kl_per_token must be"):
         plan_compression(report, ToKl(limit), calibration=calibration)
     with pytest.raises(UsageError, match="predicting a KL divergence needs a calibration"):
         plan_compression(report, ToKl(0.1))

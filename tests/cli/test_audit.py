@@ -118,7 +118,7 @@ def test_a_refused_initialization_has_no_config_and_says_so(adapter):
         ([], "no adapter"),
         (["A", "--tau", "1.5"], "tau"),
         (["A", "--tau", "x"], "--tau"),
-        (["A", "--allowed-ranks", "4,x"], "allowed ranks"),
+        (["A", "--allowed-ranks", "4,x"], "--allowed-ranks"),
         (["A", "--top-wasteful", "-1"], "--top-wasteful"),
         (["A", "--layers", "--suggest-per-layer"], "--suggest-per-layer"),
         (["A", "A", "--output", "x.json"], "--output"),

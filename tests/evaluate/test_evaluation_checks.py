@@ -312,7 +312,7 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, m
             {},
             {"role": "train"},
             2,
-            "--role train: Input should be 'confirm' or 'dev'",
+            "--role train: must be 'confirm' or 'dev'",
             "--help describes --role",
         ),
     ],
