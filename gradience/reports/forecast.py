@@ -187,11 +187,10 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
     if cost is None:
         return facts
     training = cost.trained_bytes + cost.activation_bytes
-    parts = (
-        f"{size(cost.weights_bytes)} base, {size(training)} training ({size(cost.activation_bytes)} of it activations),"
-        f" or {size(cost.evaluation_bytes)} evaluation"
-    )
-    parts += f"; {size(cost.process_bytes)} Python and libraries" if cost.process_bytes else ""
+    parts = f"{size(cost.weights_bytes)} base, "
+    parts += f"{size(cost.process_bytes)} Python and libraries, " if cost.process_bytes else ""
+    parts += f"{size(training)} training (activations: {size(cost.activation_bytes)})"
+    parts += f" or {size(cost.evaluation_bytes)} evaluation"
     return [
         *facts,
         ("base", f"{count(cost.base_params)} parameters"),
@@ -216,9 +215,10 @@ def _chances(forecast: BenchForecast) -> list[Block]:
         for row in forecast.scenarios
     ]
     legend = (
-        "Margin: smallest margin in points that can be shown with 80 % power. It and the chance of PASS assume a"
-        " variant exactly as good as the probe. Discordances and spreads are plausible values, not measured: a"
-        " truncation changes 3 to 8 % of the answers and a retraining 12 to 20 %."
+        "Margin: smallest margin that can be shown with 80 % power. Spread: standard deviation of a variant's true Δ"
+        " over trainings. Both are in points. Margins and the chance of PASS assume a variant exactly as good as the"
+        " probe. Discordances and spreads are assumed, not measured: a truncation changes 3 to 8 % of the answers and a"
+        " retraining 12 to 20 %."
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]
     return [Heading("Smallest margin"), Table(columns, rows), Paragraph(legend)]

@@ -85,7 +85,7 @@ class PredictedKl(Part):
     calibration_sha256: str
     kl_per_token: Float12
     high: Float12
-    """Upper end of its 95 % interval, which must not exceed the limit."""
+    """Upper end of its 95 % interval, which must be below the limit."""
 
 
 class ParentEvidence(Part):
