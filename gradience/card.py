@@ -307,7 +307,7 @@ def _compressed(report: CompressionReport) -> Rows:
         ("LoRA parameters", f"{count(report.new_params)} (reference adapter: {count(report.old_params)})"),
         ("weights file", f"{size(report.new_bytes)} (reference adapter: {size(report.old_bytes)})"),
         ("relative error", f"{percent(report.measured_error)} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖)"),
-        ("chosen by", report.criterion),
+        ("criterion", report.criterion),
     ]
     if report.strength != 1:
         rows.append(("strength", f"{report.strength:g}: the reference adapter's update is multiplied by it"))

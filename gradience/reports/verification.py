@@ -153,11 +153,7 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
     seeds = ", ".join(map(str, report.seeds)) or "none"
     of_bench = report.status is not None or report.seeds
     facts: list[tuple[str, Inline]] = [
-        *(
-            [("status in the folder", report.status or MISSING), ("recomputed seeds", seeds)]
-            if of_bench
-            else []
-        ),
+        *([("recorded status", report.status or MISSING), ("recomputed seeds", seeds)] if of_bench else []),
         ("root", _digest(report.root, report.root_expected, "digests.json")),
         ("plan", _digest(report.plan, report.plan_expected, "plan.json")),
     ]

@@ -206,7 +206,7 @@ def distillation_of(
     if not rows.left_out:
         return distillation, ()
     return distillation, (
-        f"{rows.left_out:,} of the {rows.left_out + len(rows.all):,} prompts are test rows, and are left out",
+        f"{rows.left_out:,} of the {rows.left_out + len(rows.all):,} prompts are test examples and are left out",
     )
 
 
@@ -216,13 +216,12 @@ def notes_on_calibration(calibration: Calibration | None, tested: frozenset[str]
         return ()
     known = calibration.report.prompt_ids
     if not known:
-        return ("this calibration does not list its prompts: make sure that none of them is a test row",)
+        return ("this calibration does not list its prompts: make sure that none of them is a test example",)
     both = sum(prompt in tested for prompt in known)
     if not both:
         return ()
     return (
-        f"{both:,} of the {len(known):,} calibration prompts are also test rows: the result of all candidates may be"
-        " too good",
+        f"{both:,} of the {len(known):,} calibration prompts are also test examples: all results may be too good",
     )
 
 
@@ -279,7 +278,9 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     if bool(earlier.looks) != bool(now.looks):
         changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")
     elif earlier.examples_sha256 != now.examples_sha256:
-        changes.append(f"the number of test rows changed ({earlier.examples:,} before, {now.examples:,} now)")
+        changes.append(
+            f"the number of test examples changed ({earlier.examples:,} before, {now.examples:,} now)"
+        )
     guards = [
         [(each.name, each.examples_sha256, each.margin) for each in plan.guards] for plan in (earlier, now)
     ]

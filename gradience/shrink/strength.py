@@ -159,7 +159,7 @@ def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
         examples = tuple(row for row, is_dev in zip(examples, first, strict=True) if not is_dev)
     if not dev or not examples:
         raise UsageError(
-            f"{inputs.task.name}: {len(inputs.examples)} examples are too few for dev rows and test rows",
+            f"{inputs.task.name}: {len(inputs.examples)} examples are too few for a dev half and a test half",
             code="too-few-rows",
             hint="give a few hundred examples",
         )

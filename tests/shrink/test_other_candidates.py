@@ -150,7 +150,7 @@ def test_prompts_that_are_tested_are_left_out_of_calibration_and_distillation(fo
     )
     report = shrink(folder, tmp_path / "out", prompts=mixed)
     assert [each.kind for each in report.plan.candidates] == ["calibrated", "distilled", "calibrated"]
-    assert report.notes == (data.LABELS, "3 of the 23 prompts are test rows, and are left out")
+    assert report.notes == (data.LABELS, "3 of the 23 prompts are test examples and are left out")
     for inputs in read:
         assert len(inputs.rows.all) == 20
         assert not tested & {row.text for row in inputs.rows.all}
@@ -172,14 +172,14 @@ def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, 
     prepared = shrink(folder, tmp_path / "out", calibration=before)
     assert prepared.inputs.notes == (
         data.LABELS,
-        "this calibration does not list its prompts: make sure that none of them is a test row",
+        "this calibration does not list its prompts: make sure that none of them is a test example",
     )
     calibrate(folder, "rows.csv", "tested.safetensors")
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "tested.safetensors")
     tested, rows = prepared.plan.examples, len(Calibration.read(folder / "tested.safetensors").tokens)
     labels, note = prepared.inputs.notes
     assert labels == data.LABELS
-    assert note.startswith(f"{tested} of the {rows} calibration prompts are also test rows")
+    assert note.startswith(f"{tested} of the {rows} calibration prompts are also test examples")
 
 
 @pytest.mark.parametrize(
