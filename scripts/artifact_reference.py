@@ -1,6 +1,6 @@
 """The tables of docs/reference/files.md: what each artifact is, who writes it, and its first keys.
 
-What the keys below these are, their types and what is required is in the schema, which each section links to.
+Nested keys, their types and required keys are in the schema that each section links to.
 """
 
 import json
@@ -14,13 +14,13 @@ WRITTEN_BY = {
     "compression": "`gradience compress` writes it beside the smaller adapter."
     " [How to read it](../compress.md#report)",
     "compression_plan": "`gradience compress --dry-run --json` prints it, `--plan` reads it."
-    " [What may be edited](../compress.md#editing-a-plan)",
+    " [Editing a plan](../compress.md#editing-a-plan)",
     "calibration": "`gradience calibrate` writes it into the metadata of its file, `--json` prints it."
-    " [What it says](../calibrate.md)",
+    " [How to read it](../calibrate.md)",
     "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [Cost](../calibrate.md#cost-and-limits)",
-    "distill": "`gradience distill` writes it beside the distilled adapter. [What it says](../distill.md)",
+    "distill": "`gradience distill` writes it beside the distilled adapter. [How to read it](../distill.md)",
     "distill_forecast": "`gradience distill --dry-run --json` prints it. [Cost](../distill.md#cost-and-limits)",
-    "conversion": "`gradience convert --json` prints it. [What it says](../convert.md)",
+    "conversion": "`gradience convert --json` prints it. [How to read it](../convert.md)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "merge": "`gradience merge` writes it beside the merged adapter."
     " [How to read it](../merge.md#what-the-report-says)",
@@ -32,38 +32,38 @@ WRITTEN_BY = {
     "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",
     "evaluation_preview": "`gradience evaluate --preview --json` prints it.",
     "evaluation_forecast": "`gradience evaluate --dry-run --json` prints it."
-    " [What it says](../evaluate.md#before-the-run)",
+    " [How to read it](../evaluate.md#before-the-run)",
     "evaluation_sets": "`gradience evaluate` writes it for several data sets."
     " [How to read it](../evaluate.md#several-data-sets)",
     "evaluation_plan": "`gradience evaluate` writes it as plan.json before several data sets are evaluated."
-    " [What it fixes](../evaluate.md#several-data-sets)",
+    " [What a plan fixes](../evaluate.md#several-data-sets)",
     "evaluation_sets_forecast": "`gradience evaluate --dry-run --json` prints it for several data sets.",
     "evaluation_sets_preview": "`gradience evaluate --preview --json` prints it for several data sets.",
     "shrink": "`gradience shrink` writes it. [How to read it](../shrink.md)",
     "strength": "`gradience shrink --over strength` writes it."
     " [How to read it](../shrink.md#strength-instead-of-rank)",
     "shrink_plan": "`gradience shrink` writes it as plan.json before anything is evaluated."
-    " [What it fixes](../shrink.md#the-plan)",
+    " [What a plan fixes](../shrink.md#the-plan)",
     "shrink_forecast": "`gradience shrink --dry-run --json` prints it."
-    " [What it says](../shrink.md#your-examples)",
-    "kept_records": "`gradience evaluate` and `gradience shrink` keep it beside its records."
-    " [What is used again](../evaluate.md#files)",
-    "ledger": "`gradience evaluate` and `gradience shrink` keep it in `.gradience/` beside their output folders."
-    " [What it counts](../evaluate.md#repeated-tests)",
+    " [How to read it](../shrink.md#your-examples)",
+    "kept_records": "`gradience evaluate` and `gradience shrink` write it beside the records."
+    " [Reused records](../evaluate.md#files)",
+    "ledger": "`gradience evaluate` and `gradience shrink` write it to `.gradience/` beside their output folders."
+    " [Repeated tests](../evaluate.md#repeated-tests)",
     "monitor": "`gradience monitor --json` prints it. [How to read it](../train_and_monitor.md)",
     "check": "`gradience check --json` prints it. [The rules](check_rules.md)",
     "bench": "`gradience bench run` writes one for each seed. [The protocol](../bench.md)",
     "bench_aggregate": "`gradience bench run` with several seeds and `gradience bench aggregate` write it."
     " [The protocol](../bench.md)",
     "bench_plan": "`gradience bench run` writes it before anything is trained. [The protocol](../bench.md)",
-    "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#dry-run)",
+    "bench_forecast": "`gradience bench run --dry-run --json` prints it. [How to read it](../bench.md#dry-run)",
     "bench_status": "`gradience bench status --json` prints it. [How to read it](../scale.md#how-stages-run)",
     "digests": "`gradience bench run`, `gradience bench aggregate` and `gradience evaluate` write it last."
     " [How to verify](../verify.md)",
     "verification": "`gradience verify --json` prints it. [How to verify](../verify.md)",
-    "training": "Bench writes it beside each adapter that it trains. [What a training promises](training.md)",
-    "stage": "It is the last file of each finished stage of Bench."
-    " [What is made again](../bench.md#resuming)",
+    "training": "Bench writes it beside each adapter that it trains. [Guarantees of a training run](training.md)",
+    "stage": "Bench writes it last in each finished stage."
+    " [Resuming](../bench.md#resuming)",
 }
 """Name of the artifact -> who writes it, and where it is explained."""
 
