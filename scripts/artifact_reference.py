@@ -62,8 +62,7 @@ WRITTEN_BY = {
     " [How to verify](../verify.md)",
     "verification": "`gradience verify --json` prints it. [How to verify](../verify.md)",
     "training": "Bench writes it beside each adapter that it trains. [Guarantees of a training run](training.md)",
-    "stage": "Bench writes it last in each finished stage."
-    " [Resuming](../bench.md#resuming)",
+    "stage": "Bench writes it last in each finished stage. [Resuming](../bench.md#resuming)",
 }
 """Name of the artifact -> who writes it, and where it is explained."""
 
