@@ -22,7 +22,7 @@ GRADES: dict[Grade | None, Tone] = {
     "B": "good",
     "C": "warn",
     "D": "bad",
-    "X": "bad",
+    "X": "dim",
     None: "dim",
 }
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
@@ -227,7 +227,7 @@ def forest_plot(report: Comparing) -> Plot | None:
             word = outcome.words[tone]
             result.append(f"{word[0].upper()}{word[1:]}: {', '.join(of_tone[tone])}.")
     if all(row.tone == "dim" for row in outcome.rows):
-        result = ["No candidates."]
+        result = ["Nothing is graded."]
     low, high = _room([0.0, outcome.margin, *_drawn(near)], 0.08)
     intervals = [ForestInterval(row.delta, *row.ends, row.tone, outcome.hover(row)) for row in near]
     return Plot(
