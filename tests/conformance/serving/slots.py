@@ -140,7 +140,7 @@ def table(content: Mapping[str, Any]) -> str:
     lines = [
         f"vLLM {content['vllm']} on a CPU, {content['base']} in bfloat16, {content['date']}; MB of all slots together:",
         "",
-        "| adapters on | lora_target_modules | max_loras | max_lora_rank | `fleet` says | linear layers"
+        "| adapters on | lora_target_modules | max_loras | max_lora_rank | predicted | linear layers"
         " | embedding and head |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
