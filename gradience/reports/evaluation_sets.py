@@ -157,6 +157,7 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
     one = report.rows_on(report.plan.sets[0].name)
     columns: list[tuple[Column, Callable[[JointAdapter], Inline]]] = [
         (Column(), name_cell),
+        (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
         (Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),
         (Column("saved", ">", drop=3), lambda row: saved_cell(one[row.name])),
     ]
@@ -165,13 +166,12 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
             (Column(planned.name, ">"), cell(planned.name, _set_cell)),
             (Column("95 % interval", ">", drop=4 + place), cell(planned.name, interval_cell)),
         ]
-    columns.append((Column("grade", ">"), lambda row: row.grade or ""))
     heading = Heading(
         ("Candidates, compared with ", Span(first.name, "name")) if report.candidates else "Results"
     )
     notes = joint_notes(report)
     legend: list[tuple[str, Inline]] = [(planned.name, unit_words(planned)) for planned in report.plan.sets]
-    legend.append(("grade", "B only if the candidate is shown on every data set"))
+    legend += [("grade", "B only if the candidate is shown on every data set")] if notes else []
     return [heading, table_of(report.adapters, *columns), *([Notes(notes)] if notes else []), Facts(legend)]
 
 
