@@ -46,7 +46,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
         "other: B, shown",
     ):
         assert words in printed.out
-    assert f"{report.adapters[0].correct}  " in (out / "evaluation.md").read_text(encoding="utf-8")
+    assert f"{report.adapters[0].correct} (" in (out / "evaluation.md").read_text(encoding="utf-8")
     assert run([*arguments, "-o", str(out), "--margin", "0.5", "--json", "--quiet"]) in (1, 8)
     again = EvaluationReport.model_validate(json.loads(capsys.readouterr().out))
     assert again.candidates[0].pairs == report.candidates[0].pairs

@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_read_is_a_row():
     ("arguments", "code", "error"),
     [
         (["zoo/notes"], 3, "no adapters found"),
-        (["zoo", "--root", "zoo/notes"], 2, "not below zoo/notes"),
+        (["zoo", "--root", "zoo/notes"], 2, "not inside the root zoo/notes"),
     ],
 )
 def test_what_is_refused(here, capsys, arguments, code, error):
