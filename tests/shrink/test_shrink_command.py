@@ -18,7 +18,7 @@ from gradience.reports.plots.kinds import plot_of
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 from gradience.reports.strength import StrengthReport, value_of
 from gradience.shrink.plan import MISSING
-from gradience.shrink.settings import ShrinkSettings, ranks_of
+from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.strength import choose, split
 
 
@@ -102,13 +102,6 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     ):
         assert words in printed
     assert not (tmp_path / "out").exists()
-
-
-def test_ranks_are_whole_numbers():
-    assert (ranks_of(None), ranks_of("8, 4,1")) == (None, (8, 4, 1))
-    for text in ("", "8,", "-1", "0", "1.5", "²", "9" * 7):
-        with pytest.raises(UsageError):
-            ranks_of(text)
 
 
 # ---------------------------------------------------------------- `shrink --over strength`: the grid, the
