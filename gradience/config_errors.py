@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gradience.errors import GradienceError, InputError, UsageError
+from gradience.words import plainly
 
 MOST = 10
 """Unknown keys that are named; the rest is counted."""
@@ -57,12 +58,7 @@ def refused(
 def _what(key: str, detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"`{key}` is missing"
-    return f"`{key}`: {words_of(detail)}" if key else words_of(detail)
-
-
-def words_of(detail: ErrorDetails) -> str:
-    """Return pydantic's message: `must be greater than 0`."""
-    return detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return f"`{key}`: {plainly(detail['msg'])}" if key else plainly(detail["msg"])
 
 
 def _meant(keys: Sequence[str], known: Sequence[str], instead: Mapping[str, str]) -> str:
@@ -111,7 +107,11 @@ def nearest(key: str, known: Sequence[str]) -> str | None:
     here = {
         last: other for other in known for before, _, last in [other.rpartition(".")] if before == section
     }
-    holding = [other for last, other in here.items() if len(name) > 3 and name in last]
+    holding = [
+        other
+        for last, other in here.items()
+        if len(name) > 3 and (name in last or (len(last) > 1 and name.startswith(last)))
+    ]
     same = [everywhere[name]] if name in everywhere else []
     return next(iter((*same, *_like(name, here), *holding, *_like(name, everywhere))), None)
 

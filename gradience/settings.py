@@ -21,8 +21,9 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from gradience.arguments import wrong_type
-from gradience.config_errors import KEYS, UNKNOWN, nearest, refused, words_of
+from gradience.config_errors import KEYS, UNKNOWN, nearest, refused
 from gradience.errors import GradienceError, InputError, UsageError, WrongType
+from gradience.words import plainly
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -217,11 +218,17 @@ def _refused(
     for detail in error.errors(include_url=False, include_context=False):
         name = str(detail["loc"][0])
         if name in given and name in fields:
+            message, flag = plainly(detail["msg"]), flag_of(name, fields[name])
             typed = given[name] if isinstance(given[name], list) else [given[name]]
+            percentage = (
+                message == "must be at most 1" and isinstance(typed[0], float) and 2 <= typed[0] <= 100
+            )
             return UsageError(
-                f"{flag_of(name, fields[name])} {' '.join(map(str, typed))}: {words_of(detail)}",
+                f"{flag} {' '.join(map(str, typed))}: {message}",
                 code="config-value",
-                hint=f"--help describes {flag_of(name, fields[name])}",
+                hint=f"give a fraction: {flag} {typed[0] / 100:g}"
+                if percentage
+                else f"--help describes {flag}",
             )
     return refused(error, tuple(fields), str(path or ""), {})
 
@@ -301,7 +308,7 @@ def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
         return WrongType(
             f"unknown keyword: {name}", code="wrong-type", hint=f"did you mean `{guess}`?" if guess else ""
         )
-    message, value = words_of(detail), detail["input"]
+    message, value = plainly(detail["msg"]), detail["input"]
     if message.startswith("must be "):
         return wrong_type(str(name), value, message.removeprefix("must be "))
     shown = f" {value!r:.40}" if isinstance(value, str | bytes | int | float) else ""

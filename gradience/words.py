@@ -76,3 +76,13 @@ def _visible(character: str) -> str:
 def visible(text: str) -> str:
     """Text with `printable` lines; tabs and line ends are kept."""
     return re.sub(r"[^\n\t]+", lambda match: printable(match[0]), text)
+
+
+def plainly(message: str) -> str:
+    """Return a message of pydantic in fewer words.
+
+    >>> plainly("Input should be greater than or equal to 1")
+    'must be at least 1'
+    """
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    return message.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")

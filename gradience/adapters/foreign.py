@@ -12,8 +12,8 @@ from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
 METHOD_HINT = (
-    "only LoRA adapters are audited. PEFT 0.21 turns LoHa and LoKr into LoRA of a rank of your choice, a LyCORIS file "
-    "once its own library has loaded it: peft.save_as_lora(FOLDER, model, rank), then audit FOLDER"
+    "only LoRA adapters are audited. Convert LoHa or LoKr with peft.save_as_lora(FOLDER, model, rank), then audit that"
+    " folder; load LyCORIS files with the lycoris library first"
 )
 MLX_HINT = "rename the weights to adapters.safetensors, as mlx-lm names them, and keep adapter_config.json beside them"
 RENAME_HINT = (
@@ -36,7 +36,7 @@ TENSORS: Mapping[str, str] = {
 def refuse_method(path: Path, peft_type: str) -> InputError:
     """The error for an adapter of another method than LoRA."""
     return InputError(
-        f"{path}: the PEFT method {peft_type[:40]!r}, not LoRA", code="other-method", hint=METHOD_HINT
+        f"{path}: uses the PEFT method {peft_type[:40]!r}, not LoRA", code="other-method", hint=METHOD_HINT
     )
 
 

@@ -191,7 +191,9 @@ class TensorFile(Closing):
                 raise InputError(
                     f"{path}: not a safetensors file, or a broken one{header if length <= size else ''}",
                     code="header-too-large",
-                    hint="download or save the adapter again",
+                    hint=_AGAIN
+                    if path.suffix == ".safetensors"
+                    else "give an adapter folder or a .safetensors file",
                 )
             if head[8:9] != b"{" or length == 0:
                 raise _bad_header(

@@ -20,7 +20,7 @@ from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import instead_of
 from gradience.errors import GradienceError
-from gradience.words import printable
+from gradience.words import plainly, printable
 
 VERBS: Mapping[str, Mapping[str, str]] = {
     "Inspect": {
@@ -277,10 +277,10 @@ def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "gradience"
     instead = instead_of(context.info_name if context else None, getattr(error, "option_name", None))
-    problem = (
-        error.format_message().replace(": Value error, ", ": ").replace(": Input should be", ": must be")
-    )
-    show_error(problem.rstrip("."), instead or f"see {path} --help")
+    message = plainly(error.format_message().replace(": Value error, ", ": ").rstrip("."))
+    if context and message.startswith("Missing argument"):
+        instead = instead or " ".join(context.get_usage().removeprefix("Usage: ").split())
+    show_error(message, instead or f"see {path} --help")
     _note_conflict()
     return ExitCode.USAGE
 

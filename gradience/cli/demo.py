@@ -33,12 +33,13 @@ def demo(settings: DemoSettings) -> int:
     from gradience.cli.output import command_line, print_screen
     from gradience.reports.base import terminal
     from gradience.reports.base.blocks import Facts, Heading
+    from gradience.reports.base.view import View
 
     path = shown_path(example_adapter())
     typed = shlex.quote(str(path))
     print(f"$ gradience audit {typed}\n")
     report = audit_adapter(str(path), command=command_line())
-    print_screen(type(report).to_text, report)
+    print_screen(type(report).to_text, report, view=View(brief=True, paths=(str(path),)))
     print()
     steps = Facts(
         [

@@ -47,6 +47,7 @@ from gradience.plan.compression import SIZES, criterion_of, plan_compression
 from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.encodings import Encoding
+from gradience.reports.base.numbers import percent
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.calibration import Calibration, calibration_argument
@@ -329,8 +330,9 @@ def _warnings(
     rounding = math.sqrt(max(0.0, results["measured_error"] ** 2 - results["predicted_error"] ** 2))
     if rounding > max(results["predicted_error"], ROUNDING_SHOWS):
         yield (
-            f"rounding to the storage type costs more ({rounding:.2g}) than the smaller rank does: "
-            "use a wider --dtype"
+            f"rounding to the storage type adds an error of {percent(rounding)}, "
+            + ("and no module was truncated" if not results["predicted_error"] else "more than truncation")
+            + ": use a wider --dtype"
         )
     base = layout.config.base_model
     if base is not None and path_text(base) != base:

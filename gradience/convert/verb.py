@@ -47,8 +47,8 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     `gradience convert`:
 
     Raises InputError for an adapter that cannot be read or that the format cannot hold; UsageError (`unknown-target`,
-    and for an existing output); VerificationError if the written file reads back differently; OutputError if the
-    folder cannot be written. No partial output is left behind.
+    `output-name`, and for an existing output); VerificationError if the written file reads back differently;
+    OutputError if the folder cannot be written. No partial output is left behind.
     """
     source, target = Path(settings.path), Path(settings.output)
     if settings.to not in TARGETS:
@@ -62,6 +62,12 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
             f"--base-model has no effect with --to {settings.to}",
             code="base-not-used",
             hint="leave --base-model out (Python: base_model=)",
+        )
+    if target.suffix == f".{GGUF}" and settings.to != GGUF:
+        raise UsageError(
+            f"{target} looks like a GGUF file, but the format to write is {settings.to}",
+            code="output-name",
+            hint="add --to gguf; the output is a folder with the file in it",
         )
     base = None if settings.base_model is None else base_folder(settings.base_model)
     watch = Stopwatch(settings.command)

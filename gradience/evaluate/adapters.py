@@ -52,6 +52,8 @@ class AdapterInput:
     """Its whole config."""
     modules: Mapping[str, int] = field(default_factory=dict)
     """Rank of each module."""
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Rows and columns of each module's update."""
     tokens: int | None = None
     """Rows of a token embedding or head that it stores whole; None if it stores none."""
     labels: frozenset[int] = frozenset()
@@ -149,6 +151,7 @@ def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterI
             base_model=config.base_model,
             fields=config.fields,
             modules=modules,
+            sizes={pair.module: (pair.rows, pair.columns) for pair in adapter.pairs},
             tokens=stored_tokens(shapes),
             labels=frozenset(
                 shape[0]

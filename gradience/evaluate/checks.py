@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from gradience.errors import InputError, OutputError, UsageError, require
 from gradience.evaluate.engines.base import repeated
 from gradience.evaluate.rows import texts_of
+from gradience.files.shared_names import path_text
 from gradience.models.devices import choose_device
-from gradience.models.load import context_of, dtype_of, from_folder, stored_dtype
+from gradience.models.load import context_of, dtype_of, from_folder, skeleton, stored_dtype
 from gradience.models.locate import locate, require_weights
 from gradience.models.rendering import encode_pair, token_counts
 from gradience.models.tokenizers import check_vocabulary, tokenizer_notes
@@ -22,6 +23,7 @@ from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask,
 from gradience.words import noun
 
 if TYPE_CHECKING:
+    from gradience.evaluate.adapters import AdapterInput
     from gradience.evaluate.inputs import EvaluateInputs
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -46,6 +48,8 @@ def base_notes(inputs: EvaluateInputs) -> Iterator[str]:
         require_weights(source.folder, pickles=not model.from_adapter)
     shape = from_folder(AutoConfig, model.name, source.folder)
     check_vocabulary(model, inputs.tokenizer, shape, {adapter.given: adapter.tokens for adapter in adapters})
+    labels = len(inputs.task.label_names) if isinstance(inputs.task, ClassificationTask) else None
+    check_modules(model.name, shape, labels, adapters)
     yield from tokenizer_notes(
         model, inputs.tokenizer, {adapter.name: adapter.folder for adapter in adapters}
     )
@@ -71,6 +75,37 @@ def base_notes(inputs: EvaluateInputs) -> Iterator[str]:
         weights = int(PACKED_SHARE * size * 2 / itemsize)
     if weights:  # else they are not here yet
         yield from memory(weights + inputs.adapter_bytes, weights, *memory_of(device))
+
+
+def check_modules(base: str, shape: Any, labels: int | None, adapters: Sequence[AdapterInput]) -> None:
+    """Compare the modules of adapters with those of the base, counted from its config on the meta device.
+
+    Names are compared by their last part, as prefixes differ between versions of transformers, which also fuse experts.
+    Vocabularies may be resized. Raises InputError (`adapter-misfit`) for an adapter of another architecture or size.
+    """
+    factory: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+    network = skeleton(factory, shape, labels=labels)
+    modules = dict(network.named_modules())
+    known = {name.rpartition(".")[2] for name in modules}
+    resized = (network.get_input_embeddings(), network.get_output_embeddings())
+    for adapter in adapters:
+        names = [name for name in adapter.sizes if "experts" not in name]
+        found = {name.rpartition(".")[2] for name in names}
+        why = "" if not names or found & known else f"it has no modules named {', '.join(sorted(found)[:4])}"
+        for name in names:
+            weight = getattr(modules.get(name), "weight", None)
+            if modules.get(name) in resized or not isinstance(weight, torch.Tensor) or weight.ndim != 2:
+                continue
+            here, there = tuple(weight.shape), adapter.sizes[name]
+            if not why and sorted(here) != sorted(there):
+                why = f"{name} is {here[0]:,} x {here[1]:,} there, and {there[0]:,} x {there[1]:,} in the adapter"
+        if why:
+            raise InputError(
+                f"{adapter.given} does not fit {path_text(base)}: {why}",
+                code="adapter-misfit",
+                hint="use the base that it was trained on"
+                + (f": {path_text(adapter.base_model)}" if adapter.base_model else ""),
+            )
 
 
 def lengths(

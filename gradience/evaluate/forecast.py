@@ -19,8 +19,8 @@ from gradience.reports.forecast import ScoredExample
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.tasks.rows import first_rows
 
-DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
-"""From a truncation that hardly differs to a retrained adapter of another answer in five."""
+DISCORDANCES = (0.0, 0.01, 0.03, 0.05, 0.1, 0.2)
+"""From equal answers to a retrained adapter that differs on one example in five."""
 CHANCE = 0.8
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
 """Adapter config fields that determine the amount of computation."""

@@ -437,7 +437,9 @@ def _kind(
             raise UsageError(
                 f"{adapter.given}: its task_type is {kind}, and {task.name if task else 'a prompt'} needs {fitting}",
                 code="wrong-model",
-                hint="choose a task of the adapter's kind",
+                hint="choose a task of the adapter's kind"
+                if request.prompts is None
+                else "--prompts needs a causal language model: give a classifier --data with labels",
             )
         if not isinstance(task, ClassificationTask):
             continue

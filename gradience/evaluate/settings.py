@@ -308,7 +308,7 @@ class AnswerSettings:
         Margin | Mapping[str, Margin] | None, BeforeValidator(margins_of), Flag("[NAME=]MARGIN")
     ] = None
     """Largest acceptable drop in accuracy, in points (default: 2.5). For likelihoods: nats per token (default: 0.025),
-    or the increase in perplexity, such as 2%. For a data set named general: general=1."""
+    or the increase in perplexity, such as 2%. For one of several data sets: NAME=1."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Split of a task; confirm is the test set."""
     group: Annotated[str | None, Flag("COLUMN")] = None
@@ -356,8 +356,7 @@ class ExampleSettings(AnswerSettings):
     """Another data set, to detect forgetting: a file, a task such as text or lm_eval:arc_easy, or text:FILE for the
     likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink uses
-    these prompts only to calibrate and distill."""
+    """Prompts without answers: the share of changed answers is tested."""
     task: Annotated[str | None, Flag("NAME")] = None
     """Name of a task, such as reviews, gsm8k or lm_eval:arc_easy, or a Python file of your own (`path/to/file.py`, with
     --allow-code)."""

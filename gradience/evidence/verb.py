@@ -98,11 +98,13 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         limit = f"at most {amount(bounds[0])} worse" if bounds[0] < 0 else "not worse"
         verdict = (
             f"B is within the margin of A ({allowed}): on similar examples B is {limit}"
-            f" (95 % confidence, {n:,} examples){ahead}."
+            f" (one-sided 95 % bound, {n:,} examples){ahead}."
         )
     elif grade == "D":
         by = amount(bounds[1])
-        verdict = f"B is worse than A by at least {by} (95 % confidence), more than the margin of {allowed}."
+        verdict = (
+            f"B is worse than A by at least {by} (one-sided 95 % bound), more than the margin of {allowed}."
+        )
     elif few:
         verdict = f"Inconclusive: {too_few_groups(tested.groups)}."
     else:

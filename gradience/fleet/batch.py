@@ -48,8 +48,9 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     kept, so the same call resumes an interrupted run. Keywords, named like the flags of
     `gradience compress fleet.jsonl`:
 
-    Raises InputError for a broken fleet.jsonl, LockedError while another batch writes to `output`, OutputError if the
-    folder cannot be written. An adapter that cannot be compressed does not raise: its entry has the error's code.
+    Raises InputError for a broken fleet.jsonl, or if none of its adapters is below `root` (`not-found`), LockedError
+    while another batch writes to `output`, OutputError if the folder cannot be written. An adapter that cannot be
+    compressed does not raise: its entry has the error's code.
     """
     watch, wanted = Stopwatch(settings.command), settings.rank
     folder, home = Path(settings.output), Path(settings.root)
@@ -60,6 +61,14 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
         "max_memory": settings.max_memory,
     }
     rows = {row.path: row for row in read_rows(Path(settings.fleet))}
+    if rows and all(".." not in name and not os.path.lexists(home / name) for name in rows):
+        above = (*Path(settings.fleet).resolve().parents, *Path.cwd().parents)
+        root = next((place for place in above for name in rows if os.path.lexists(place / name)), None)
+        raise InputError(
+            f"{settings.fleet}: none of its adapters is below {home.resolve()}",
+            code="not-found",
+            hint=f"add --root {'DIR, the folder above ' + next(iter(rows)) if root is None else root}",
+        )
     results: dict[str, Truncated] = {}
     requests: list[Request] = []
     with write_errors(folder):

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from string import ascii_uppercase
 from tempfile import TemporaryDirectory
@@ -90,8 +91,8 @@ class Parent(NamedTuple):
 def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     """Open the adapters, and return them if they can be merged.
 
-    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl, no-data);
-    InputError if an adapter cannot be read or is not a plain LoRA or DoRA, or two do not belong to one
+    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl, no-data,
+    same-adapter); InputError if an adapter cannot be read or is not a plain LoRA or DoRA, or two do not belong to one
     base (other-base, other-config, shapes-differ).
     """
     paths = paths_of(settings.adapters)
@@ -108,6 +109,13 @@ def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     parents = [Parent(*row) for row in rows]
     for parent in parents:
         _refuse(parent, settings)
+    for first, other in combinations(parents, 2):
+        if first.sha256 == other.sha256:
+            raise UsageError(
+                f"{first.path} and {other.path} hold the same weights",
+                code="same-adapter",
+                hint="give different adapters",
+            )
     for other in parents[1:]:
         _refuse_together(parents[0], other)
     shapes: dict[str, tuple[Parent, str]] = {}

@@ -40,7 +40,7 @@ def with_calibration(
     facts = calibration.report
     here, there = report.adapter.sha256, facts.adapter_sha256
     if here != there:
-        raise _other(calibration, f"sha256 {there[:12]} there, {here[:12]} for {report.adapter.path}")
+        raise _other(calibration, f"made for sha256 {there[:12]}; {report.adapter.path} has {here[:12]}")
     scales = {row.name: row.scale for row in facts.modules}
     for module in modules:
         scale = scales.get(module.name)

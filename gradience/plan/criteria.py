@@ -278,7 +278,7 @@ class ToPlan:
         here, there = report.adapter.sha256[:12], self.plan.adapter_sha256[:12]
         if self.plan.adapter_sha256 != report.adapter.sha256:
             raise UsageError(
-                f"{self.source}: is for another adapter (sha256 {there} there, {here} for {report.adapter.path})",
+                f"{self.source}: is for another adapter (made for sha256 {there}; {report.adapter.path} has {here})",
                 code="plan-mismatch",
                 hint="make a plan for this adapter: --dry-run --json (Python: dry_run=True)",
             )

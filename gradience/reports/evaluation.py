@@ -47,7 +47,7 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Compares, Role, Share, margin_text
-from gradience.reports.forecast import ScoredExample, scored_facts
+from gradience.reports.forecast import ScoredExample, scored_facts, typical_discordances
 from gradience.statistics.table import PairedTable
 from gradience.words import points
 
@@ -873,13 +873,12 @@ def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Bloc
         (Column("smallest margin, points", ">"), lambda row: in_points(row.margin)),
         (
             Column(f"margin of {in_points(float(margin))} points"),
-            lambda row: "enough examples" if row.margin <= float(margin) else "too few examples",
+            lambda row: "80 % power" if row.margin <= float(margin) else "below 80 % power",
         ),
     )
     legend = (
-        "Discordance: share of the examples on which exactly one adapter is correct, often 1 to 5 % for a truncation"
-        " with a small error and 10 to 20 % for a retrained adapter. Smallest margin: the smallest"
-        " that can be shown with an 80 % chance if both adapters are equally good."
+        f"Discordance: share of the examples on which exactly one adapter is correct; {typical_discordances()}"
+        " Smallest margin: the smallest that can be shown with 80 % power if both adapters are equally good."
     )
     return [Heading("Smallest margin"), table, Paragraph(legend)]
 

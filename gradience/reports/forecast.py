@@ -24,6 +24,9 @@ from gradience.reports.base.numbers import chance, count, in_points, percent, si
 from gradience.reports.base.report import Readable
 from gradience.reports.bench_plan import Policy
 
+TYPICAL_DISCORDANCES = {"truncated": (0.005, 0.05), "retrained": (0.05, 0.15)}
+"""Range of the discordances in the kept runs of docs/results/bench.md, without the smallest ranks."""
+
 
 class Check(Part):
     """Check of one input of the run."""
@@ -217,11 +220,19 @@ def _chances(forecast: BenchForecast) -> list[Block]:
     legend = (
         "Margin: smallest margin that can be shown with 80 % power. Spread: standard deviation of a variant's true Δ"
         " over trainings. Both are in points. Margins and the chance of PASS assume a variant exactly as good as the"
-        " probe. Discordances and spreads are assumed, not measured: a truncation changes 3 to 8 % of the answers and a"
-        " retraining 12 to 20 %."
+        f" probe. Discordances and spreads are assumed, not measured. Discordance:"
+        f" {typical_discordances()}"
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]
     return [Heading("Smallest margin"), Table(columns, rows), Paragraph(legend)]
+
+
+def typical_discordances() -> str:
+    """Return `TYPICAL_DISCORDANCES` in words."""
+    truncated, retrained = (
+        f"{100 * low:g} to {100 * high:g} %" for low, high in TYPICAL_DISCORDANCES.values()
+    )
+    return f"mostly {truncated} for truncated adapters and {retrained} for retrained ones in our runs."
 
 
 def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tuple[str, Inline]]:

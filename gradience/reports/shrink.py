@@ -483,7 +483,12 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
 def caveat_blocks(report: ShrinkReport) -> list[Block]:
     """Return the limits of the result."""
     fixed = (
-        "Candidates, examples and margin were fixed in plan.json before the evaluation"
+        "Candidates, examples and margin were fixed in plan.json before this run"
+        + (
+            f"; earlier tests on these examples: {report.tests - 1}"
+            if report.tests and report.tests > 1
+            else ""
+        )
         if not report.plan.changes
         else "The plan was changed after the first answers, so the 5 % error rate is not guaranteed"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.outcome import EXPLORATORY, conditions_of, exploratory, row_of, source_of
+from gradience.evaluate.outcome import conditions_of, exploratory, row_of, source_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter, examples_needed
@@ -143,9 +143,12 @@ def sentence_of(
             row = guard.row(last.name)
             claim += "" if row is None else f"; {guard.name}: {row.reason.partition(': ')[2]}"
         saved = f"{100 * last.params_saved:.1f} % fewer LoRA parameters"
-        name = last.words.capitalize()
-        sentence = f"{name} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
-        return f"{sentence}; {EXPLORATORY}" if plan.changes else sentence
+        if plan.changes:
+            return (
+                f"Exploratory: {last.words} would be the smallest candidate within the margin, but the plan was"
+                f" changed after the first answers: {saved}, {claim}"
+            )
+        return f"{last.words.capitalize()} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
     first = next(candidate for candidate in candidates if candidate.result is not None)
     assert first.result is not None
     reason = refusal_of(guards, first)

@@ -66,6 +66,9 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """With --over strength: scale factors of the update, tried on the dev examples (default: 0.9,0.8,0.7,0.6,0.5)."""
     calibration: CalibrationFile = None
     """File of gradience calibrate: candidates keep the components with the largest effect on the output."""
+    prompts: Annotated[StrPath | None, Flag("FILE")] = None
+    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, these
+    prompts only serve to calibrate and distill."""
     card: Annotated[CardOf | None, Internal] = None
     """Makes the model card from an adapter's folder and the evidence about it, or None."""
 

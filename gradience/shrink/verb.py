@@ -192,6 +192,8 @@ def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) ->
     source = output / CANDIDATES / name
     if target.exists() and all(_same(source / file, target / file) for file in (WEIGHTS, CONFIG)):
         return
+    if target.exists():
+        note(f"{target} was replaced: it holds {name} now")
     with whole_folder(target, force=True) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
 

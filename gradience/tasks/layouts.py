@@ -111,7 +111,7 @@ def _named(columns: Mapping[str, str]) -> Layout:
                 code="task-columns",
                 hint=did_you_mean(ours, COLUMNS, f"write FIELD=COLUMN; the fields are {', '.join(COLUMNS)}"),
             )
-    return lambda row: {ours: row.value(theirs) for ours, theirs in columns.items()}
+    return lambda row: {ours: row.value(theirs, chosen=True) for ours, theirs in columns.items()}
 
 
 def columns_hint(row: Row, *, labels: bool = False) -> str:

@@ -18,16 +18,18 @@ class Row:
     """`reviews.csv: line 12`, for errors."""
     values: Mapping[str, object]
 
-    def value(self, column: str) -> object:
-        """Return the value of `column`. Raises InputError (`task-column`)."""
+    def value(self, column: str, *, chosen: bool = False) -> object:
+        """Return the value of `column`. Raises InputError (`task-column`).
+
+        chosen: the user named the column.
+        """
         if column not in self.values:
+            names = f"the columns are {', '.join(f'`{name}`' for name in self.values)}"
             raise InputError(
                 f"{self.place}: no column `{column}`",
                 code="task-column",
                 hint=did_you_mean(
-                    column,
-                    self.values,
-                    f"the columns are {', '.join(f'`{name}`' for name in self.values)}: rename one to `{column}`",
+                    column, self.values, names if chosen else f"{names}: rename one to `{column}`"
                 ),
             )
         return self.values[column]

@@ -337,7 +337,7 @@ def torchtune_file(folder):
     )
 
 
-@refused(str(WEIGHTS), "the PEFT method 'ADALORA', not LoRA", hint="only LoRA adapters")
+@refused(str(WEIGHTS), "uses the PEFT method 'ADALORA', not LoRA", hint="only LoRA adapters")
 def adalora_tensors_under_a_lora_config(folder):
     name = f"{factory.PREFIX}{MODULE}"
     tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})

@@ -69,6 +69,7 @@ def test_a_name_from_elsewhere_is_answered_with_ours(write, key):
         ("train.learnig_rate=1", "unknown key `train.learnig_rate`", "did you mean `train.lr`?"),
         ("train.batch_size=8", "unknown key", "did you mean `train.per_device_train_batch_size`?"),
         ("model.bf16=true", "unknown key `model.bf16`", "did you mean `train.bf16`?"),
+        ("train.lrate=1", "unknown key `train.lrate`", "did you mean `train.lr`?"),
         ("trian.lr=1", "unknown key `trian`", "did you mean `train`?"),
         ("task.probe_gate.minimum_value=.5", "unknown key", "did you mean `task.probe_gate.min_value`?"),
         ("zzz=1", "unknown key `zzz`", "docs/reference/configs.md lists all keys"),

@@ -116,6 +116,12 @@ def test_what_cannot_be_converted(change, options, code, adapter: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_is_not_named_like_a_gguf_file_by_mistake(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(GradienceError, match="looks like a GGUF file") as caught:
+        convert_adapter(adapter, tmp_path / "adapter.gguf")
+    assert caught.value.code == "output-name"
+
+
 def test_an_output_is_replaced_with_force_alone(adapter: Path, tmp_path: Path, capsys) -> None:
     words = ["convert", str(adapter), str(tmp_path / "out")]
     assert run([*words, "--to", "peft"]) == 0

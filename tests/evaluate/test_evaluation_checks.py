@@ -123,6 +123,22 @@ def test_what_cannot_be_run_is_refused(inputs, rows, given, code, words):
     assert error.value.code == code
 
 
+def test_an_adapter_of_another_architecture_or_size_is_refused(inputs, prepared, tmp_path):
+    data.tiny_bench.llama(tmp_path / "wide", hidden_size=64)
+    for rows, base, says in (
+        (
+            labeled("a", "b"),
+            prepared / "llama",
+            "labels does not fit llama: it has no modules named query, value",
+        ),
+        (prompts("a"), tmp_path / "wide", "q_proj is 64 x 64 there, and 32 x 32 in the adapter"),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            inputs(rows, base_model=str(base))
+        assert error.value.code == "adapter-misfit"
+        assert error.value.hint.startswith("use the base that it was trained on: ")
+
+
 def test_a_folder_without_weights_is_no_base(inputs, prepared, tmp_path):
     shutil.copytree(prepared / "bert", tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(GradienceError, match="empty: contains no weights"):

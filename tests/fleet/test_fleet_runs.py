@@ -556,6 +556,14 @@ def test_an_adapter_that_changed_since_is_not_compressed(batched):
     assert (row.status, row.error) == ("failed", "row-outdated")
 
 
+def test_adapters_elsewhere_are_refused_with_the_root_to_type(batched, monkeypatch):
+    monkeypatch.chdir(batched / "zoo")
+    with pytest.raises(InputError, match="none of its adapters is below") as caught:
+        compress_fleet("../fleet.jsonl", "small", rank=8)
+    assert (caught.value.code, caught.value.hint) == ("not-found", f"add --root {batched.resolve()}")
+    assert not Path("small").exists()
+
+
 @pytest.mark.parametrize("path", ["../zoo/a", "/etc", ".", "a/../../b"])
 def test_a_row_cannot_lead_out_of_the_output(batched, path):
     row = json.loads(Path("fleet.jsonl").read_text().splitlines()[0])
@@ -610,7 +618,7 @@ def test_an_adapter_inside_another_is_listed(batched):
         (["fleet.jsonl", "--rank", "8"], "needs --rank and --output"),
         (["fleet.jsonl", "--rank", "8", "-o", "out", "--energy", "0.9"], "needs --rank and --output"),
         (["--rank", "8", "-o", "out"], "Missing argument"),
-        (["fleet.jsonl", "--rank", "0", "-o", "out"], "greater than or equal to 1"),
+        (["fleet.jsonl", "--rank", "0", "-o", "out"], "at least 1"),
     ],
 )
 def test_usage(batched, capsys, arguments, error):

@@ -219,6 +219,10 @@ def infinity(a, b):
     again(b, {**OTHERS, "layers.1.q": np.full((6, 4), np.inf)})
 
 
+def same_weights(a, b):
+    again(b, UPDATES)
+
+
 def changed_base(a, b):
     edit(b, init_lora_weights="pissa")
 
@@ -242,6 +246,7 @@ BROKEN = [
     (other_shapes, "shapes-differ", 3, "layers.0.q is 6 x 4 (linear) in"),
     (not_a_number, "non-finite", 3, "B/adapter_model.safetensors: layers.1.q contains NaN or infinity"),
     (infinity, "non-finite", 3, "B/adapter_model.safetensors: layers.1.q contains NaN or infinity"),
+    (same_weights, "same-adapter", 2, "hold the same weights"),
     (changed_base, "not-in-format", 3, "init_lora_weights is 'pissa'"),
     (invocation_tokens, "not-in-format", 3, "alora_invocation_tokens in its config"),
     (no_config, "no-config", 3, "no adapter_config.json beside the weights"),

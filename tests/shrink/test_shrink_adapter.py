@@ -29,7 +29,6 @@ from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import plan as planning
 from gradience.shrink import walk
 from gradience.shrink.candidates import KINDS, TRUNCATED, TruncatedKind
-from gradience.shrink.outcome import EXPLORATORY
 from gradience.statistics.paired import mean_difference
 from gradience.statistics.pooled import pool
 from gradience.statistics.table import PairedTable
@@ -229,8 +228,8 @@ def test_a_plan_other_than_that_of_the_answers_caps_the_grade(
         report = shrink(prepared, output, margin=margin)
         assert report.plan.changes == (change,)
         assert (report.smallest, report.candidates[-1].result.grade) == ("rank1", "C")
-        assert EXPLORATORY in report.sentence
-        assert EXPLORATORY in report.candidates[-1].result.reason
+        assert report.sentence.startswith("Exploratory: ")
+        assert report.candidates[-1].result.reason.startswith("exploratory, because ")
         assert verify(output).verdict == "consistent"
 
 

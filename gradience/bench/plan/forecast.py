@@ -38,7 +38,13 @@ from gradience.models.locate import EMBEDDED, hub_address
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.numbers import size
 from gradience.reports.bench_plan import allowed_losses
-from gradience.reports.forecast import BenchForecast, CostEstimate, Requirement, Scenario
+from gradience.reports.forecast import (
+    TYPICAL_DISCORDANCES,
+    BenchForecast,
+    CostEstimate,
+    Requirement,
+    Scenario,
+)
 from gradience.statistics.power import pass_probability, smallest_margin
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.words import counted
@@ -85,8 +91,6 @@ def forecast(config: BenchConfig) -> BenchForecast:
     )
 
 
-DISCORDANCES = {"truncated": (0.03, 0.08), "retrained": (0.12, 0.20)}
-"""Range of the discordances of variants in small and in published runs."""
 SPREADS = (0.0, 0.01)
 
 
@@ -94,7 +98,7 @@ def _scenarios(config: BenchConfig, wanted: Sequence[PlannedVariant], examples: 
     """Yield what the budget can show of a few variants, of the arms of `config`, that span most others."""
     policy, seeds = config.policy, len(config.seeds)
     arms = {"retrained" if variant.is_trained else "truncated" for variant in wanted if not variant.control}
-    for name, shares in DISCORDANCES.items():
+    for name, shares in TYPICAL_DISCORDANCES.items():
         for discordance, spread in product(shares if name in arms else (), SPREADS):
             margin = partial(
                 smallest_margin, examples, discordance, seeds=seeds, spread=spread, level=float(ALPHA)
