@@ -91,7 +91,11 @@ def check_modules(base: str, shape: Any, labels: int | None, adapters: Sequence[
     for adapter in adapters:
         names = [name for name in adapter.sizes if "experts" not in name]
         endings = {name.rpartition(".")[2] for name in names}
-        why = "" if not names or endings & known else f"it has no modules named {', '.join(sorted(endings)[:4])}"
+        why = (
+            ""
+            if not names or endings & known
+            else f"it has no modules named {', '.join(sorted(endings)[:4])}"
+        )
         for name in names:
             weight = getattr(modules.get(name), "weight", None)
             if modules.get(name) in resized or not isinstance(weight, torch.Tensor) or weight.ndim != 2:
