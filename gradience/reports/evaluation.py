@@ -742,7 +742,7 @@ def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tup
         ],
     }
     stopped: list[tuple[str, Inline]] = [
-        ("examples", "answered by both adapters when the test stopped; intervals hold at every look")
+        ("examples", "evaluated when the test stopped; intervals hold at every look")
     ]
     return [*legends[compares], *(stopped if looks else [])]
 
