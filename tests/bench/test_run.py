@@ -562,7 +562,7 @@ def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_pa
     write_jsonl(path.parent / "data" / "rows.jsonl", ROWS["jsonl"])
     monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1")
     assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
-    assert "tasks/mine.py: found: the run executes it (allowed)" in " ".join(capsys.readouterr().out.split())
+    assert "tasks/mine.py: found (the run executes it (allowed)" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(InputError, match=r"tasks/nobody\.py: cannot read this task: no such file"):
         load_config(path, ["task.profile=tasks/nobody.py"]).task.load()
     loaded = load_config(path)

@@ -81,7 +81,7 @@ def test_every_error_ends_with_its_own_documented_code(cls):
         (["--loud"], "No such option: --loud", "see gradience --help"),
         (["env", "--jsn"], "No such option: --jsn", "see gradience env --help"),
         (["audti"], "No such command 'audti'", "see gradience --help"),
-        (["schema"], "Missing argument", "see gradience schema --help"),
+        (["schema"], "Missing argument", "gradience schema [OPTIONS] ARTIFACT"),
         (["schema", "nonsense"], "nonsense", "see gradience schema --help"),
     ],
     ids=["option", "option-of-a-verb", "verb", "missing-argument", "bad-value"],
