@@ -506,7 +506,11 @@ def test_the_gate_compares_log_probabilities_and_sees_what_is_left_out(tmp_path)
     ask(engine_with(zero), engine_with(zero))  # what changes nothing in PEFT may change nothing
     for under_test, code, words in (
         (engine_with(zero), "engine-ignores-adapter", "vLLM ignores this adapter"),
-        (engine_with(other), "engine-disagrees", "differ by up to .* nats per token .limit for float32: 0.001"),
+        (
+            engine_with(other),
+            "engine-disagrees",
+            "differ by up to .* nats per token .limit for float32: 0.001",
+        ),
         (engine_with(adapter, seed=3), "engine-disagrees", "vLLM and PEFT disagree"),
     ):
         with pytest.raises(InputError, match=words) as refusal:
