@@ -2,11 +2,13 @@
 
 python benchmarks/against_checkout.py ../gradience-before [--runs 9]
 
-A bundled adapter of 16 modules, where starting decides, and a 7B-shaped one, where the numbers do.
+A bundled adapter of 16 modules, where starting decides, twenty copies of it, its evaluation on 300 sentences, and a
+7B-shaped adapter, where the numbers decide.
 """
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +34,19 @@ def main() -> None:
         small = str(HERE / "gradience" / "examples" / "minilm-reviews-r8")
         large = str(write_adapter(Path(scratch) / "adapter", module_shapes(MISTRAL_7B, 32), 64))
         output = ["--output", str(Path(scratch) / "smaller"), "--force"]
+        fleet = Path(scratch) / "fleet"
+        for number in range(20):
+            shutil.copytree(small, fleet / f"adapter{number}")
+        examples = [
+            "--base-model",
+            "embedded:minilm",
+            "--task",
+            "reviews",
+            "--limit",
+            "300",
+            "--all-rows",
+            "--no-ledger",
+        ]
         print(f"{machine()}\n\n| command | cpu s there | cpu s here | ratio |\n|---|---|---|---|")
         for words in (
             ["--help"],
@@ -39,6 +54,8 @@ def main() -> None:
             ["audit", small, "--json"],
             ["audit", small, "--layers"],
             ["compress", small, "--rank", "4", *output],
+            ["fleet", str(fleet), "--workers", "1", "--json"],
+            ["evaluate", small, str(Path(scratch) / "smaller"), *examples],
             ["audit", large, "--json"],
             ["compress", large, "--rank", "16", *output],
         ):

@@ -26,7 +26,7 @@ COMMANDS = [
 def test_links_of_llms_txt_lead_somewhere():
     """That the file is current is checked with the other generated documents (`make lint`)."""
     text = llms_text.llms_text()
-    assert text.startswith("# Gradience\n\n> Gradience shrinks ")
+    assert text.startswith("# Gradience\n\n> Gradience tests smaller ranks of your LoRA adapter")
     targets = re.findall(r"^- \[[^]]+\]\(([^)]+)\)", text, flags=re.MULTILINE)
     assert len(targets) > 40
     assert [target for target in targets if not (ROOT / target).exists()] == []

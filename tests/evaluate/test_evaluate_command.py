@@ -184,6 +184,7 @@ def test_two_sets_share_one_base_and_each_is_an_ordinary_evaluation(causal, text
 
 
 def test_the_examples_of_a_built_in_guard_are_those_of_its_task(causal, texts, tmp_path):
+    pytest.importorskip("reasoning_gym", reason="needs the extra `demo`")
     evaluate(causal, texts, tmp_path / "out", guards={"sums": "arithmetic"}, limit=6)
     verified = verify(tmp_path / "out", data=True)
     assert (verified.verdict, verified.mismatches) == ("consistent", ())
