@@ -2,8 +2,8 @@
 
 python benchmarks/against_checkout.py ../gradience-before [--runs 9]
 
-A bundled adapter of 16 modules, where starting decides, twenty copies of it, its evaluation on 300 sentences, and a
-7B-shaped adapter, where the numbers decide.
+A bundled adapter of 16 modules, where starting decides, twenty copies of it, and a 7B-shaped
+adapter, where the numbers do.
 """
 
 import argparse
@@ -37,16 +37,6 @@ def main() -> None:
         fleet = Path(scratch) / "fleet"
         for number in range(20):
             shutil.copytree(small, fleet / f"adapter{number}")
-        examples = [
-            "--base-model",
-            "embedded:minilm",
-            "--task",
-            "reviews",
-            "--limit",
-            "300",
-            "--all-rows",
-            "--no-ledger",
-        ]
         print(f"{machine()}\n\n| command | cpu s there | cpu s here | ratio |\n|---|---|---|---|")
         for words in (
             ["--help"],
@@ -55,7 +45,6 @@ def main() -> None:
             ["audit", small, "--layers"],
             ["compress", small, "--rank", "4", *output],
             ["fleet", str(fleet), "--workers", "1", "--json"],
-            ["evaluate", small, str(Path(scratch) / "smaller"), *examples],
             ["audit", large, "--json"],
             ["compress", large, "--rank", "16", *output],
         ):
