@@ -158,7 +158,7 @@ def several_adapters(path: Path, kind: str, names: Sequence[str], first: int = 0
 
 
 def no_such_adapter(path: Path, wanted: str, names: Sequence[str]) -> InputError:
-    """Return the error for an --adapter that is none of `names`; without names the one adapter has none."""
+    """Return the error for an --adapter that is not in `names`. names: empty if the only adapter is unnamed."""
     shown = listed([name[:80] for name in names], LISTED)
     held = f"only {shown}" if names else "only one without a name"
     return InputError(

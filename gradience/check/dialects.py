@@ -1,4 +1,4 @@
-"""What the configuration files of each tool say, in one vocabulary: its keys, their values, and what is left unsaid.
+"""Translate the configuration files of each tool into one vocabulary: keys, values and defaults.
 
 Key names were read in peft 0.21.2, transformers 5.24, trl 1.16.
 """
@@ -150,7 +150,7 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
 
 
 class Said(NamedTuple):
-    """Something that a file says (None: it does not), and the key that says so (None: a default)."""
+    """A value (None: not in the file), and its key (None: a default)."""
 
     value: Any = None
     key: str | None = None
@@ -158,12 +158,12 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One tool."""
+    """A tool that writes configuration files."""
 
     name: str
     is_written_in: Callable[[Values], bool]
     keys: Mapping[str, str]
-    """Its key -> our setting."""
+    """Key in its files -> our setting."""
     lora: Callable[[Values], Said] = lambda values: Said()
     """True if LoRA is trained."""
     switch: str = "peft_type: LORA"

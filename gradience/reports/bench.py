@@ -230,7 +230,7 @@ class OfAnArm(Part):
     arm: str
     """`retrain`, `truncate`, `ladder` (a step of it, truncated), or `control`."""
     description: str = ""
-    """How it is made and, for a control, what it is for, in words."""
+    """Description of the variant; for a control, also its purpose."""
     expected: Literal["PASS", "FAIL"] | None = None
     """Status that a control must have; null if none is expected."""
     made_by: str

@@ -208,7 +208,7 @@ class RunReport(Part):
     seconds: Float12 | None
     """Duration from a monotonic clock."""
     samples_per_second: Float12 | None
-    """Of the whole training, evaluations included, as the Trainer counts them; null before its end."""
+    """Mean of the whole training, evaluations included, as the Trainer reports it; null before the training ends."""
     setup: Setup
     loss: Curve
     grad_norm: Curve

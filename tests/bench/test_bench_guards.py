@@ -88,7 +88,7 @@ def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loss(seed: Path, name: str) -> float:
-    """What a variant loses on the texts, in nats per token, from the records alone."""
+    """Return the NLL increase of a variant on the texts, in nats per token, from the records only."""
     folder = seed / "guards" / "general" / "records"
     before, after = (read_records(folder / f"{row}.jsonl").records for row in ("probe", name))
     tokens = sum(row.n_tokens for row in before)

@@ -76,7 +76,7 @@ class Input:
     names: Sequence[str] = ()
     """A message holds one of them; by default one of the files or their folders."""
     always: bool = False
-    """Whether it is run in every share."""
+    """True if every share of the suite runs it."""
 
 
 @dataclass(frozen=True, slots=True)

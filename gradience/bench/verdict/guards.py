@@ -1,4 +1,4 @@
-"""What the guards say of a variant: does it hold on each of them, and is that shown? Pure.
+"""Results of a variant on the guards: whether it holds on each, and whether that is shown. Pure.
 
 A variant holds on a guard if it loses at most the margin there, on each planned seed. It is shown on all data sets if
 each shows it, so the p-value of all is the largest of theirs (docs/decisions/032-data-sets.md).

@@ -87,7 +87,7 @@ class LayerMap(Generic[M]):
 def layer_map(
     modules: Iterable[M], weight: Callable[[M], int], kinds: int, columns: int | None = None
 ) -> LayerMap[M]:
-    """Return the map of the stack with the most modules, with at most so many of its heaviest kinds.
+    """Return the map of the largest stack of layers, limited to the kinds of modules with the most energy.
 
     columns: maximum number; if there are more layers, neighbors share a column. None: a column for each layer.
     """

@@ -20,12 +20,12 @@ FINDS = {
     "prompts in JSONL": "prompts_jsonl",
     "messages in JSONL": "messages_jsonl",
 }
-"""Kind of file -> the folder of what its readers once failed on. The suite takes all of it, and for these kinds
+"""Kind of file -> folder of inputs on which its readers once failed. The suite takes all of it, and for these kinds
 all that can be in the place of a file."""
 
 
 def finds(name: str) -> Iterator[Fault]:
-    """What the readers of a kind once failed on."""
+    """Inputs on which a reader of this kind once failed."""
     for path in sorted((CORPUS / FINDS[name]).iterdir()) if name in FINDS else ():
         content = path.read_bytes()
         yield Fault(f"find {path.name}", ANY, lambda _, content=content: content)

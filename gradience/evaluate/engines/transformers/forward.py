@@ -74,7 +74,7 @@ def caches(model: Any) -> bool:
 
 
 def attends(model: Any) -> bool:
-    """Return False if the model has no attention, as Mamba: its mask is of the new tokens alone."""
+    """Return False for a model without attention, such as Mamba: its mask covers only the new tokens."""
     inner = inner_of(model)
     return not stateful(inner) or hasattr(inner.config.get_text_config(), "num_attention_heads")
 

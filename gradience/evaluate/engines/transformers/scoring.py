@@ -27,11 +27,11 @@ from gradience.evaluate.engines.transformers.forward import (
 from gradience.models.rendering import begin_token, encode_pair, encode_prompt, end_token
 
 CHUNK = 2**21
-"""Logits that are held in float32 at a time: few enough for the cache of a processor."""
+"""Logits held in float32 at a time: few enough for a CPU's cache."""
 
 
 def few_rows(logits: Tensor) -> Iterator[slice]:
-    """Yield rows of logits (rows, vocabulary), as many as are computed at a time."""
+    """Yield blocks of logits (rows, vocabulary) that are small enough to compute at once."""
     rows = max(1, CHUNK // logits.shape[1])
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
@@ -131,7 +131,7 @@ class ResponseBatch:
 def scores_of(
     pairs: Sequence[EncodedPair], adapter_logits: Tensor, reference_logits: Tensor | None
 ) -> list[Score]:
-    """Return sums over the tokens of each pair, from the logits of all responses, one behind the other."""
+    """Return sums over the tokens of each pair. The logits of all responses are concatenated."""
     sizes = [len(pair.response) for pair in pairs]
     targets = torch.tensor([token for pair in pairs for token in pair.response], device=adapter_logits.device)
     measured = measure(adapter_logits, targets, reference_logits)
@@ -202,7 +202,7 @@ def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | 
 
 
 def alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many of the first tokens are the same.
+    """Return the length of the common prefix.
 
     >>> alike([5, 6, 7], [5, 6, 8, 9])
     2
@@ -212,7 +212,7 @@ def alike(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class SharedLogits(NamedTuple):
-    """What `shared_logits` has read."""
+    """Result of `shared_logits`."""
 
     logits: Tensor
     """(response tokens of all pairs, vocabulary), in the order of the pairs."""
@@ -223,7 +223,7 @@ class SharedLogits(NamedTuple):
 def shared_logits(
     model: Any, trunks: Sequence[EncodedPair], pairs: Sequence[EncodedPair], fill: int, device: torch.device
 ) -> SharedLogits | None:
-    """Return logits of pairs of which those with one prompt read once what they have in common.
+    """Return the logits of pairs; pairs with one prompt read their common tokens once.
 
     trunks: each prompt with a response, perhaps an empty one, that is read with it; other responses to this prompt
     branch off behind the last token that they share with it. For multiple choice a prompt is most of the work, and for
@@ -282,7 +282,7 @@ def shared_logits(
 
 
 def keys_and_values(cache: Any) -> list[tuple[Tensor, Tensor]] | None:
-    """Return those of every layer; None if a layer keeps something else."""
+    """Return the keys and values of every layer; None if a layer keeps something else."""
     known = (DynamicLayer, DynamicSlidingWindowLayer)
     if not all(type(layer) in known and layer.is_initialized for layer in cache.layers):
         return None
@@ -328,12 +328,12 @@ class FollowedRow:
 
     @property
     def length(self) -> int:
-        """Tokens that are read one behind the other."""
+        """Token ids, in reading order."""
         return len(self.draft.prompt) + len(self.draft.response)
 
     @property
     def tokens(self) -> int:
-        """Positions that logits are made for at most."""
+        """Maximum number of positions with logits."""
         given = [] if self.response is None else self.response.response
         return len(self.draft.response) + (0 if given == self.draft.response else len(given))
 
@@ -359,7 +359,7 @@ def followed_row(
 
 
 def passes(rows: Sequence[FollowedRow], vocabulary: int, device: torch.device) -> Iterator[list[int]]:
-    """Yield places of rows that are read together: the longest first, rows of about one length beside each other."""
+    """Yield the indices of rows that are read together, longest first, so that rows of a batch have similar lengths."""
     most = LOGITS.get(device.type, MORE_LOGITS) // vocabulary
     few, logits, tokens = list[int](), 0, 0
     for place in sorted(range(len(rows)), key=lambda place: -rows[place].length):
@@ -374,10 +374,10 @@ def passes(rows: Sequence[FollowedRow], vocabulary: int, device: torch.device) -
 
 @dataclass(frozen=True, slots=True)
 class ReadDraft:
-    """What an adapter makes of a row."""
+    """Output of an adapter for one row, read in one pass."""
 
     best: list[int]
-    """Its most likely token at each place of the draft."""
+    """Most likely token at each position of the draft."""
     gaps: list[float]
     response: Tensor | None
     """Logits (tokens of the response, vocabulary)."""
