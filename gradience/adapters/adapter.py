@@ -297,7 +297,7 @@ class Adapter(Closing):
 
 
 def of_one_file(form: str, path: Path, file: TensorFile) -> Adapter:
-    """An adapter of one file and without a config, in which no tensor is sorted yet."""
+    """Return an adapter with one file and no config. Its tensors are not sorted yet."""
     return Adapter(form, Location(path, file.path.parent, (file.path,), None), None, [file], None)
 
 
@@ -305,7 +305,7 @@ def of_one_file(form: str, path: Path, file: TensorFile) -> Adapter:
 
 SEVERAL = "several tensors claim to be the same factor"
 Tensors = Mapping[str, Factor]
-"""Name -> the tensor, as the file holds it."""
+"""Name -> stored tensor."""
 
 
 def tensors_of(files: Iterable[TensorFile]) -> Tensors:
@@ -378,7 +378,7 @@ class Place(NamedTuple):
 
 
 def places_in(file: TensorFile, factor: re.Pattern[str], side_A: str) -> dict[str, Place]:
-    """The places of the factors in a file. factor: with the groups `module` and `side`, which is `side_A` for A."""
+    """Return the places of LoRA factors in a file. factor: pattern with groups `module` and `side` (`side_A` for A)."""
     return {
         name: Place(match["module"], "A" if match["side"] == side_A else "B")
         for name in file.entries

@@ -190,11 +190,11 @@ class _Part:
 
     @property
     def width(self) -> int:
-        """Bytes of a row."""
+        """Bytes per row."""
         return self.shape[1] * self.entry.dtype.bits // 8
 
     def words(self, rows: slice) -> Words:
-        """Return some rows as stored words."""
+        """Return rows as stored words."""
         start, stop, _ = rows.indices(self.shape[0])
         offset = self.entry.start + ((self.expert or 0) * self.shape[0] + start) * self.width
         data = pread(self.file.handle, (stop - start) * self.width, offset, self.file.path)

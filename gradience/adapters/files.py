@@ -57,7 +57,8 @@ def kept_open(path: Path, root: Path | None) -> Iterator[int]:
 def read_object(path: Path, *, root: Path | None = None, limit: int = MAX_SETTINGS_BYTES) -> dict[str, Any]:
     """Return the JSON object in a file.
 
-    Raises InputError: bad-config if it is no object, what `read_file`, `refuse_disguise` and `strict_json` raise.
+    Raises InputError: bad-config if the JSON is not an object, and what `read_file`, `refuse_disguise` and
+    `strict_json` raise.
     """
     text = read_file(path, limit, root=root)
     refuse_disguise(path, text[:1024])

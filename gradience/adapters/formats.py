@@ -25,13 +25,12 @@ from gradience.files.hub import address_of
 
 
 class AdapterFormat(NamedTuple):
-    """One format of adapters.
+    """An adapter format.
 
-    recognizes: whether a file or folder is of this format, from a look at its names.
-    open: (path, name of one of several adapters, what closes its files) -> the open adapter.
-    words: each `Adapter.format` that `open` gives -> what reports call such an adapter.
-    weights: the names of its weights: choices of files, of which a repository on the hub is asked for one; the first of
-        a choice is fetched last.
+    recognizes: True for a file or folder of this format, judged by file names only.
+    open: (path, name of the adapter if there are several, stack that closes its files) -> the open adapter.
+    words: `Adapter.format` set by `open` -> name of the format in reports.
+    weights: alternative sets of weight files. One set is downloaded from the hub; its first file comes last.
     """
 
     recognizes: Callable[[Path], bool]
@@ -46,7 +45,7 @@ FORMATS: dict[str, AdapterFormat] = {
     "diffusers": AdapterFormat(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}, ((NAME,),)),
     "kohya": AdapterFormat(is_kohya, open_kohya, {"kohya": "kohya LoRA"}),
     "peft": AdapterFormat(
-        lambda path: True,  # last: it also says what else a path holds
+        lambda path: True,  # last: its error describes any other path
         open_peft,
         {"peft": "PEFT LoRA", "safetensors": "LoRA from a single safetensors file"},
         ((WEIGHTS,), (INDEX, "adapter_model-*.safetensors")),
@@ -94,7 +93,8 @@ def open_adapter(
 
 
 def _format_of(path: Path) -> tuple[AdapterFormat, Path]:
-    """The format of the adapter at `path`, and the file if it is the only one of a folder without a known name."""
+    """Return the adapter's format and path: the weights file, if a folder has only one and its name is not a known
+    one."""
     name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognizes(path))
     if name == "peft" and os.path.isdir(path):
         names = listing(path)
@@ -105,13 +105,13 @@ def _format_of(path: Path) -> tuple[AdapterFormat, Path]:
 
 
 def known_names() -> frozenset[str]:
-    """Names of files by which a folder is known to hold an adapter, of any format."""
+    """File names that mark a folder as an adapter, in any format."""
     names = {name for form in FORMATS.values() for choice in form.weights for name in choice}
     return frozenset((CONFIG, *PICKLES, *(name for name in names if "*" not in name)))
 
 
 def require_peft(opened: Adapter) -> None:
-    """Raise InputError (not-peft-format) for an adapter that PEFT does not load into a model as it is."""
+    """Raise InputError (not-peft-format) for an adapter that PEFT cannot load without conversion."""
     require_order(opened)
     grouped = opened.packed("grouped_by_expert")
     if grouped:

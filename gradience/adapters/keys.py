@@ -148,7 +148,7 @@ def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str |
 
 
 def several_adapters(path: Path, kind: str, names: Sequence[str], first: int = 0) -> InputError:
-    """Return the error for several adapters and no --adapter. first: position of the one that the hint names."""
+    """Return the error for several adapters without --adapter. first: position of the adapter named in the hint."""
     shown = listed([name[:80] for name in names], LISTED)
     return InputError(
         f"{path}: contains {len(names)} {kind}: {shown}",

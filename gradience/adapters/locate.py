@@ -150,7 +150,7 @@ def _something_else(folder: Path) -> InputError:
 
 
 def no_weights(place: Path | Address, names: Sequence[str]) -> InputError:
-    """The refusal of a folder, here or on the hub, in which no file of these names holds an adapter's weights."""
+    """Return the error for a folder, local or on the hub, without a weights file of these names."""
     for pickle in PICKLES:
         if pickle in names:
             return pickle_error(place, pickle)
@@ -172,7 +172,7 @@ def no_weights(place: Path | Address, names: Sequence[str]) -> InputError:
 
 
 def pickle_error(place: Path | Address, name: str) -> InputError:
-    """The refusal of a pickle, a file called `name`."""
+    """Return the error for a pickle file called `name`."""
     return InputError(
         f"{place}: {name} is a pickle file (torch.save)", code="pickle", hint=pickle_hint(str(place))
     )

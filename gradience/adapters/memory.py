@@ -107,7 +107,7 @@ def compress_bytes(pair: LoraPair, new_rank: int, stored_bytes: int, *, dora: bo
 
 
 def joined_bytes(pair: LoraPair, rank: int) -> int:
-    """Return the bytes of the arithmetic on the factors of a pair, joined with others to `rank` columns."""
+    """Return the bytes needed to process a pair whose factors are joined with others to `rank` columns."""
     sides = (pair.rows, pair.columns)
     height = max(8 * rank, block_height(rank))
     blocks = max(FLOAT * rank * min(side, height) for side in sides)

@@ -3,10 +3,11 @@
 PEFT's rule (0.21, utils/other.py, `get_pattern_key`): the entries are tried in order, the first key with
 `re.match(rf"(.*\\.)?({key})$", module)` wins; without a hit the module's own name is looked up literally.
 The keys are regular expressions from an untrusted file: `(a+)+` can keep `re` busy for years, and compiling
-`(?:a{1000}){1000}` takes `regex` seconds. Keys as Gradience writes them are looked up as text; other names cannot
-run long, and are matched by `re`. The rest is matched by the `regex` package; all of it within one `Budget`.
-What is beyond it, what `re` refuses, or the two read differently, is not evaluated: then the value is unknown, never
-guessed.
+`(?:a{1000}){1000}` takes `regex` seconds. Keys written by Gradience are looked up as text. Other plain names are
+matched by `re`, which is fast for them. All other keys are matched by the `regex` package. One `Budget` covers all of
+them.
+A key is not evaluated if it exceeds the budget, if `re` rejects it, or if the two packages read it differently. Its
+value is then unknown, never guessed.
 """
 
 import json
@@ -30,19 +31,19 @@ MAX_NAME_LENGTH = 2048
 MAX_REPEATS = 1000
 """Product of the numbers in braces: `regex` writes repeats out when it compiles."""
 MAX_EXPRESSIONS = 200
-"""Most keys of an adapter that may be expressions; published configs had a handful."""
+"""Maximum expressions per adapter; published configs had a handful."""
 BUDGET_SECONDS = 1.0
 """Processor time for all expressions of an adapter: to compile them, and to match all modules. Ordinary ones need
 microseconds each."""
 NAME_SECONDS = 2e-7
-"""Processor time of one comparison with a key that is a name, measured."""
+"""Measured processor time of comparing a module with a key that is a plain name."""
 MAX_STEPS = 5_000_000
-"""Comparisons with modules_to_save in all look-ups together: 3 s."""
+"""Maximum comparisons with modules_to_save over all look-ups: 3 s."""
 
 _NAME = r"\^?(?:[A-Za-z0-9_\-/: .]|\\[^A-Za-z0-9])+\$?"
-"""A key that is a name: name characters, dots (each any character) and escaped punctuation, maybe anchored."""
+"""A plain name: name characters, dots (which match any character) and escaped punctuation, optionally anchored."""
 _EXACT = r"\^((?:[A-Za-z0-9_\-/: ]|\\[^A-Za-z0-9])+)\$?"
-"""A name that matches nothing but itself, as `anchored_key` makes it."""
+"""A key that matches only one module, as written by `anchored_key`."""
 
 _DIFFERS = r"\[:|\\N|(?:^|[^\\])(?:\\\\)*\{(?!\d+\}|\d*,\d*\})"
 """Syntax that `regex` reads differently from `re`: `[:alpha:]`, named characters, fuzzy matching
@@ -96,7 +97,7 @@ class SavedNames:
 
 
 class Budget:
-    """Limits for the patterns of one adapter: number of expressions, and the time of all keys that are compiled."""
+    """Limits for the patterns of one adapter: number of expressions, and processor time of all compiled keys."""
 
     def __init__(self) -> None:
         self.seconds = BUDGET_SECONDS
@@ -150,7 +151,7 @@ class PatternTable:
         """
         if not self._entries:
             return Found(None)
-        # `$` allows a line break at the end.
+        # `$` also matches before a trailing line break.
         hits = {self._exact.get(text) for text in (name, name.removesuffix("\n"))}
         best = min((index for index in hits if index is not None), default=None)
         for index in self._others:
@@ -308,10 +309,10 @@ def try_expressions(
 
 
 def is_name(key: str) -> bool:
-    """Return True if a key is a name, which no module's name keeps busy for long."""
+    """Return True if a key is a plain name, which is fast to match against any module."""
     return len(key) <= MAX_NAME_LENGTH and re.fullmatch(_NAME, key, re.ASCII) is not None
 
 
 def anchored_key(name: str) -> str:
-    """The key that applies to exactly the module `name` under PEFT's rule."""
+    """Return the key that matches only the module `name` under PEFT's rule."""
     return "^" + re.escape(name)

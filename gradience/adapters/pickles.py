@@ -54,7 +54,7 @@ def pickle_at(path: Path) -> Path | None:
 
 @contextmanager
 def twin_of(pickle: Path) -> Iterator[Path]:
-    """The same weights as safetensors, in a temporary folder with the config beside them: its path, while this lasts.
+    """Yield the path of a temporary safetensors copy, with the config beside it.
 
     Raises MissingExtra without torch, or with one before 2.10; InputError: pickle-refused, and what opening a file and
     `refuse_placeholder` raise.

@@ -59,7 +59,7 @@ MAX_TOKENIZER = 128 * 2**20
 
 
 Fetched = tuple[Path, HubCommit]
-"""An adapter of the hub on this disk, and the commit that it is from."""
+"""Local path of a downloaded adapter, and its commit."""
 
 
 class _Choice(NamedTuple):

@@ -104,7 +104,7 @@ def type_names(*dtypes: DType) -> str:
 
 
 def decode(words: Words, dtype: DTypeLike = np.float64) -> FloatArray:
-    """Stored words, of any shape, as float64: exact. dtype: float32 is exact for words of at most 32 bits."""
+    """Return stored words of any shape as exact float64. dtype: float32 is exact for words of up to 32 bits."""
     if words.dtype.itemsize == 1:  # looked up in 0.4 of the time that the conversion takes
         return _all_values(words.dtype).astype(dtype)[words.view(np.uint8)]
     with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN, and no reason to warn on stderr

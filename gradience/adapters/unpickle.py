@@ -30,7 +30,7 @@ DAMAGED = (LookupError, AttributeError, TypeError, ValueError, AssertionError)
 
 
 class RefusedPickle(Exception):
-    """The file was refused, with this sentence."""
+    """The file was refused; the message says why."""
 
 
 def limit(memory: int, seconds: int, size: int) -> None:
@@ -45,10 +45,8 @@ def limit(memory: int, seconds: int, size: int) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Look at the sizes in an archive of torch.save, before anything of it is read. Raises RefusedPickle."""
-    if not zipfile.is_zipfile(
-        path
-    ):  # before PyTorch 1.6: pickles one after the other, which the limits bound
+    """Check the sizes in an archive of torch.save before reading it. Raises RefusedPickle."""
+    if not zipfile.is_zipfile(path):  # before PyTorch 1.6: concatenated pickles, bounded by the limits
         return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()

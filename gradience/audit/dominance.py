@@ -1,6 +1,6 @@
 """Size of each update relative to the weight it is added to. The base's shards are read one weight at a time.
 
-‖W‖₂ comes from Lanczos, with enough steps for a tolerance: W is only multiplied with.
+‖W‖₂ is computed within a tolerance by Lanczos iteration, which only multiplies by W.
 """
 
 import math
@@ -91,7 +91,7 @@ class Norms(NamedTuple):
 def norms_of(blocks: Blocks) -> Norms:
     """Return ‖W‖_F, and ‖W‖₂ within TOLERANCE.
 
-    blocks: makes the rows of W in blocks, (k, n), from the start.
+    blocks: iterates over the rows of W in blocks, (k, n).
     """
     total, size, columns = 0.0, 0, 0
     kept: list[FloatArray] | None = []

@@ -56,13 +56,13 @@ VERBS = (
     {"has": "has", "is_": "is", "was": "was", "uses": "uses", "its": "its"},
     {"has": "have", "is_": "are", "was": "were", "uses": "use", "its": "their"},
 )
-"""Verbs and pronouns for one module, and for several."""
+"""Verbs and pronouns: singular, plural."""
 
 
 def many(
     code: str, severity: Severity, names: Sequence[str], message: str, hint: str, total: int | None = None
 ) -> Iterator[Finding]:
-    """One finding for all modules in `names`, if there are any."""
+    """Yield one finding for all modules in `names`, if there are any."""
     if names:
         head = (
             counted(len(names), "module") if total is None else f"{len(names)} of {counted(total, 'module')}"

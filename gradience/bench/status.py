@@ -35,7 +35,7 @@ def look(folder: Path) -> BenchStatus:
         )
     with unpacked(folder) as place:
         is_own = place == folder and (folder / CONFIG).is_file()
-        # of a published run, config.yaml may have other keys than the results that were made again since
+        # a published run may have regenerated results, with keys that its config.yaml lacks
         published = RunFolder(place, folder)
         config = load_config(folder / CONFIG) if is_own else published.config(published.plan())
         is_running = is_held(place)

@@ -1,8 +1,8 @@
-"""The arms, ways of making an adapter that is compared with the probe: retrained, truncated, truncated and distilled.
+"""Arms: ways to make the adapter that is compared with the probe (retrain, truncate, truncate and distill).
 
-Candidates are every variant's ranks in every arm of the config. A truncation keeps the leading directions of each
-module, the best approximation of its update at that rank (Eckart–Young). If a calibration chooses, it keeps those that
-matter most to the output.
+The candidates are all combinations of a variant (its ranks) and an arm of the config. A truncation keeps the leading
+directions of each module, the best approximation of its update at that rank (Eckart–Young). With a calibration, it
+keeps the directions with the largest effect on the output.
 """
 
 from collections.abc import Callable
@@ -79,4 +79,4 @@ DISTILL = Arm(
 )
 
 ARMS: dict[str, Arm] = {arm.name: arm for arm in (RETRAIN, TRUNCATE, DISTILL)}
-"""All arms by the names that a config gives them."""
+"""Name in the config -> arm."""

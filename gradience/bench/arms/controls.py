@@ -194,7 +194,7 @@ CONTROLS: dict[str, Control] = {
     control.name: control
     for control in (PER_LAYER_SHUFFLED, RANDOM_DIRECTIONS, HEAD_ONLY, REWRITE_CONTROL, PROBE_DISTILLED)
 }
-"""All controls by the names that a config gives them."""
+"""Name in the config -> control."""
 
 
 def control_of(result: str) -> Control | None:

@@ -77,7 +77,7 @@ class AuditedProbe:
         return criterion.choose(self._report, self.modules)
 
     def of_size(self, rank: int) -> Choice:
-        """Return the ranks by output effect, with the parameters of a rank, and their predicted cost.
+        """Allocate the parameters of uniform rank `rank` by output effect; return the ranks and their predicted cost.
 
         Raises NotMade if no component remains.
         """
@@ -135,7 +135,7 @@ def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
 
 
 def step_name(rank: int) -> str:
-    """Return the name of the result of a ladder's step.
+    """Return the result name of a ladder step.
 
     >>> step_name(8), step_rank("ladder.r8")
     ('ladder.r8', 8)
@@ -144,7 +144,7 @@ def step_name(rank: int) -> str:
 
 
 def step_rank(name: str) -> int:
-    """Return the rank of a ladder's step, from the name of its result."""
+    """Return the rank of a ladder step from its result name."""
     return int(name.removeprefix("ladder.r"))
 
 

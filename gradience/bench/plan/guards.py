@@ -1,4 +1,4 @@
-"""Guards of a run: data sets that show what else changed, read as `gradience evaluate --guard` reads them."""
+"""Guards of a run: data sets that reveal side effects, read like those of `gradience evaluate --guard`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -65,5 +65,5 @@ def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
         name=guard.name,
         is_guard=True,
     )
-    _ = inputs.margin  # refuses a bad one before anything is trained
+    _ = inputs.margin  # raises for a bad margin before anything is trained
     return inputs

@@ -98,17 +98,17 @@ def _ladder(config: BenchConfig, looks: tuple[int, ...]) -> PlannedLadder | None
 
 
 def bound_of(seeds: int) -> LadderBound:
-    """Return the bound that a ladder tests: fewer than three seeds say nothing of other trainings."""
+    """Return the bound tested by the ladder. Fewer than three seeds cannot support claims about other trainings."""
     return "mean-over-trainings" if seeds >= MIN_RUNS else "these-runs"
 
 
 def looks_of(plan: BenchPlan) -> tuple[int, ...]:
-    """Return the planned looks of the ladder; none without one, and if it answers all examples at once."""
+    """Return the planned looks of the ladder: empty without a ladder, or if each step evaluates all examples."""
     return () if plan.ladder is None else plan.ladder.looks
 
 
 def promised(plan: BenchPlan) -> dict[str, Any]:
-    """Return what a resumed run must promise as before.
+    """Return the fields that must not change when a run resumes.
 
     Not the config's own digest, which holds labels as well, nor the version of Gradience. Not the code of a user's
     own task either: what it changes in the data shows in the splits, what it changes in the scoring has the

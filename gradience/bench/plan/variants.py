@@ -38,7 +38,7 @@ class PlannedVariant:
     control: Control | None = None
     """None: a candidate, or a step."""
     step: int | None = None
-    """Step of the ladder: its rank."""
+    """Rank of the ladder step."""
     ranks: Ranks = field(default_factory=dict)
     """Module path in the base model -> rank; 0 if its LoRA is removed."""
     alphas: dict[str, int | float] = field(default_factory=dict)

@@ -138,11 +138,11 @@ def run_bench(
 
 
 def _follows_from_records(folder: Path) -> bool:
-    """Return True if the result of a seed that another process ran follows from its records."""
+    """Return True if a seed's result, written by another process, matches its records."""
     try:
         with checked_run(folder) as run:
             return bool(run.seeds) and not run.findings.mismatches
-    except InputError:  # nothing is beside it
+    except InputError:  # no records
         return False
 
 

@@ -150,7 +150,8 @@ class DueStages(Stages):
 
 
 class StageEnded(BaseException):
-    """The ordered stage is finished, or has failed: the walk ends, whatever it would do about an error."""
+    """Raised when the requested stage has finished or failed. Not an Exception, so that error handling does not catch
+    it."""
 
     def __init__(self, failure: StageFailure | None) -> None:
         super().__init__()
@@ -159,12 +160,12 @@ class StageEnded(BaseException):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneStage(Stages):
-    """Makes the stage of an order, and no other."""
+    """Runs only the requested stage."""
 
     order: StageOrder
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
-        """Return the folder of a finished stage. Raises NotDone, and StageEnded after the ordered stage."""
+        """Return the folder of a finished stage. Raises NotDone, and StageEnded after the requested stage."""
         folder, key = self.folder / name, stage_key(name, depends)
         is_ordered = name == self.order.stage
         if not is_ordered and self.is_done(name, folder, key):
@@ -187,7 +188,7 @@ class OneStage(Stages):
 
 
 def make_stage(order: StageOrder, folder: Path) -> StageFailure | None:
-    """Make the stage of an order in the folder of its seed, which holds the inputs. Returns its failure, or None."""
+    """Run the requested stage in its seed's folder, which holds the inputs. Return the failure, or None."""
     try:
         config = BenchConfig.model_validate(order.config)
         task = rendered(config.task.load(), config.model)
@@ -436,7 +437,8 @@ def packed(folder: Path) -> tuple[Files, Files]:
 
 
 def _needed(order: StageOrder) -> Iterator[str]:
-    """Inputs that are read for a stage: those of the probe, and of the same variant; for a guard all of them."""
+    """Yield the inputs that a stage reads: those of the probe, the base and the same variant; for a guard, all
+    inputs."""
     variant = order.stage.rpartition("/")[0]
     for stage in order.inputs:
         if variant == GUARDS or stage.rpartition("/")[0] in ("", PROBE, "base", variant):
@@ -444,7 +446,7 @@ def _needed(order: StageOrder) -> Iterator[str]:
 
 
 def _names(folder: Path) -> tuple[list[str], list[str]]:
-    """Files of a finished stage: those that are not weights, the manifest last, and the weights that are there."""
+    """Return the files of a finished stage: other files with the manifest last, and the weights that were kept."""
     there = [name for name in StageManifest.read(folder / MANIFEST).files if (folder / name).is_file()]
     weights = [name for name in there if name.endswith(WEIGHTS)]
     return [*(name for name in there if name not in weights), MANIFEST], weights

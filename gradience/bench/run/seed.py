@@ -105,7 +105,7 @@ def logged(path: Path) -> Iterator[None]:
 
 
 class _InsideStage(Watcher):
-    """Reports only steps and remarks: what an evaluation calls its stages is one stage here."""
+    """Passes on only steps and remarks: all stages of an evaluation are one stage here."""
 
     def __init__(self, whole: Watcher) -> None:
         self.whole = whole
@@ -146,15 +146,16 @@ class SeedRun:
         uses_looks: bool = False,
         guards: Sequence[EvaluateInputs] = (),
     ) -> None:
-        """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows.
+        """folder: gets one folder per stage. plan: digest of the run's plan.
 
-        guards: as `read_guards` gives them.
-        lost: variants that can no longer pass, and why; those that are trained are not made. stages: who makes them.
-        uses_looks: steps of a ladder with looks are evaluated by `reach`, and not before.
+        guards: from `read_guards`.
+        lost: variants that can no longer pass, and why; they are not trained.
+        stages: class that runs the stages.
+        uses_looks: evaluate ladder steps only in `reach`, if the ladder has looks.
         """
         self.lost, self.guards = lost, guards
         self.reached: dict[str, int] | None = {} if uses_looks else None
-        """Step of the ladder -> look up to which it is evaluated; None: all of them are, on all examples."""
+        """Ladder step -> last look evaluated. None: all steps are evaluated on all examples."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Watcher()
         self.stages = stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
@@ -466,7 +467,7 @@ class SeedRun:
     # ------------------------------------------------------------ the guards
 
     def _guard(self, inputs: EvaluateInputs, facts: SeedFacts) -> None:
-        """Evaluate probe, candidates and base on a guard, in one stage; an error is a fact about all candidates."""
+        """Evaluate probe, candidates and base on a guard, in one stage. An error applies to all candidates."""
         candidates = [
             outcome for outcome in facts.outcomes if outcome.planned.is_candidate and outcome.answers
         ]
