@@ -33,7 +33,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         small = str(HERE / "gradience" / "examples" / "minilm-reviews-r8")
         large = str(write_adapter(Path(scratch) / "adapter", module_shapes(MISTRAL_7B, 32), 64))
-        output = ["--output", str(Path(scratch) / "smaller"), "--force"]
         fleet = Path(scratch) / "fleet"
         for number in range(20):
             shutil.copytree(small, fleet / f"adapter{number}")
@@ -43,18 +42,21 @@ def main() -> None:
             ["audit", small],
             ["audit", small, "--json"],
             ["audit", small, "--layers"],
-            ["compress", small, "--rank", "4", *output],
+            ["compress", small, "--rank", "4"],
             ["fleet", str(fleet), "--workers", "1", "--json"],
             ["audit", large, "--json"],
-            ["compress", large, "--rank", "16", *output],
+            ["compress", large, "--rank", "16"],
         ):
-            both = {
-                root: ["env", f"PYTHONPATH={root}", sys.executable, "-P", "-m", "gradience", *words]
-                for root in (str(other), str(HERE))
-            }
+            both = {}
+            for name, root in (("there", other), ("here", HERE)):
+                command = ["env", f"PYTHONPATH={root}", sys.executable, "-P", "-m", "gradience", *words]
+                if words[0] == "compress":  # into a new folder: not every version replaces what it wrote
+                    fresh = ["sh", "-c", 'rm -rf "$0" && exec "$@" --output "$0"', f"{scratch}/{name}"]
+                    command = [*fresh, *command]
+                both[name] = command
             there, here = compare(both, options.runs).values()
             size = " (7B shapes)" if large in words else ""
-            shown = " ".join(word for word in words if not word.startswith(("/", "--force", "--output")))
+            shown = " ".join(word for word in words if not word.startswith("/"))
             print(
                 f"| `gradience {shown}`{size} | {there.cpu:.3f} | {here.cpu:.3f} | {here.cpu / there.cpu:.2f} |"
             )
