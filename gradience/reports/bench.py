@@ -639,7 +639,7 @@ def _title(run: Run, task: str, seeds: str) -> Iterator[Block]:
     best = _best_of(run)
     if best is not None and not is_smoke:
         facts = f", with {percent(saving(best))} fewer LoRA parameters."
-        yield Paragraph(("Smallest suggested variant that passes: ", Span(best.name, "name"), facts))
+        yield Paragraph(("Smallest variant that passes: ", Span(best.name, "name"), facts))
 
 
 def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:

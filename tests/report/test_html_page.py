@@ -108,7 +108,7 @@ def test_a_smoke_run_has_no_verdict_to_put_first():
     assert smoke.smoke
     page = to_page([PageSource("a", smoke)])
     assert in_the_box(page) is None
-    assert "Smallest suggested variant that passes" not in page
+    assert "Smallest variant that passes" not in page
 
 
 def test_an_audit_answers_in_the_order_of_its_questions():

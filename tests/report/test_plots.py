@@ -199,7 +199,7 @@ def test_of_two_logs_the_bounds_that_decide_are_drawn():
         (
             Bench,
             "smollm2_arithmetic/seed_42/bench.json",
-            "The smallest suggested variant that passes, per_layer.truncate, ",
+            "The smallest variant that passes, per_layer.truncate, ",
         ),
         (
             ShrinkReport,

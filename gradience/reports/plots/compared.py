@@ -275,7 +275,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
     smallest = (safe or rows)[0]
     who, verb = "adapter", "is shown to stay within the margin"
     if by_status:
-        who, verb = "suggested variant", "passes"
+        who, verb = "variant", "passes"
     which = f"The smallest {who} that {verb}" if safe else f"No {who} {verb}. The smallest adapter"
     return Plot(
         "pareto",
