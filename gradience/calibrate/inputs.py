@@ -178,7 +178,7 @@ class CalibrationRows:
 
 
 def id_of_prompt(row: CalibrationRow, kind: Kind) -> str:
-    """Return the id of a row's prompt; of a pair of texts to label both are asked for."""
+    """Return the id of a row's prompt. For classifiers, it covers both texts of a pair."""
     return prompt_id(row.text, row.more if kind == "sequence_classification" else None)
 
 
@@ -208,11 +208,11 @@ def read_rows(
     limit: int | None = None,
     left_out: Collection[str] = (),
 ) -> CalibrationRows:
-    """Read the first `limit` rows of `file`, each once. tokenizer: writes conversations as prompts.
+    """Read the first `limit` rows of `file`, without duplicates. tokenizer: renders conversations as prompts.
 
-    left_out: ids of prompts whose rows are left out.
+    left_out: ids of prompts to skip.
 
-    Raises InputError (`calibration-rows`, `task-…` as the rows of tasks do), UsageError (`too-few-rows`).
+    Raises InputError (`calibration-rows`, or `task-…` as for rows of tasks), UsageError (`too-few-rows`).
     """
     rows: dict[str, CalibrationRow] = {}
     count = 0

@@ -20,7 +20,7 @@ __all__ = ["check_config"]
 
 @public(CheckSettings)
 def check_config(settings: CheckSettings) -> CheckReport:
-    """Check training configurations, and return the findings. Give at least one file, folder or setting.
+    """Check training configurations, and return the findings. Needs at least one file, folder or setting.
 
     >>> check_config(r=16, alpha=16, lr=2e-4).settings.scale
     1.0

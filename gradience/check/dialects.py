@@ -143,14 +143,14 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     )
     for name in names.split()
 }
-"""Setting -> reader of its values."""
+"""Setting -> parser of its values."""
 
 
 # ---------------------------------------------------------------- tools
 
 
 class Said(NamedTuple):
-    """A value (None: not in the file), and its key (None: a default)."""
+    """A value (None: not in the file) and its key (None: the value is a default)."""
 
     value: Any = None
     key: str | None = None
@@ -163,7 +163,7 @@ class Dialect:
     name: str
     is_written_in: Callable[[Values], bool]
     keys: Mapping[str, str]
-    """Key in its files -> our setting."""
+    """Key in the tool's files -> our setting."""
     lora: Callable[[Values], Said] = lambda values: Said()
     """True if LoRA is trained."""
     switch: str = "peft_type: LORA"
@@ -175,7 +175,7 @@ class Dialect:
 
 
 def same(settings: str) -> dict[str, str]:
-    """Return keys that are called as our settings are."""
+    """Return a mapping for keys with the same names as our settings."""
     return {name: name for name in settings.split()}
 
 
@@ -247,11 +247,11 @@ AIM_KEYS: Mapping[str, tuple[str, ...]] = {
     ),
     "sft": ("completion_only_loss", "assistant_only_loss", "dataset_text_field", "packing_strategy"),
 }
-"""Objective -> keys that only its trainers have, the telling ones first: files of TRL do not name the trainer."""
+"""Objective -> keys that only its TRL trainers have, most specific first. TRL's files do not name the trainer."""
 
 
 def _is_trl(values: Values) -> bool:
-    """Return True if some key exists only in TRL, or this is the shortest file of its guide."""
+    """Return True if a key exists only in TRL, or if the file has the minimal keys of TRL's guide."""
     telling = (*LORA_KEYS, *(key for keys in AIM_KEYS.values() for key in keys))
     if any(key in telling for key in values):
         return True
@@ -265,7 +265,7 @@ def _trl_lora(values: Values) -> Said:
 
 
 def _trl_aim(values: Values) -> Said:
-    """Return the objective. A key may be null: a dump of the arguments has every key of its trainer."""
+    """Return the training objective. Null keys count too, since dumped arguments contain every key of their trainer."""
     said = ((aim, key) for aim, keys in AIM_KEYS.items() for key in keys if key in values)
     return Said(*next(said, ()))
 
@@ -280,11 +280,11 @@ TRL = Dialect(
     _trl_aim,
 )
 DIALECTS = (PEFT, TRL, TRAINER)
-"""In the order of asking: the first that recognizes a file has written it."""
+"""Search order: the first dialect that recognizes a file is used."""
 
 
 def dialects_of(values: Values, path: Path) -> tuple[Dialect, ...]:
-    """Return which tool's settings these are: PEFT's and the Trainer's may be in one file.
+    """Return the tools whose settings these are: one file may contain both PEFT's and the Trainer's.
 
     Raises InputError (config-unknown).
     """

@@ -15,7 +15,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 TRAINING_NAMES = ("training_args.json", "training_args.yaml", "training_args.yml")
 """File names of the arguments of a Trainer, in search order."""
 ANYBODYS_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
-"""Names of a training configuration that another program may also have written beside an adapter."""
+"""Names of training configurations that are also used by other programs."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Settings of a check: flags and keywords of Python under the same names; and the kinds of tasks."""
+"""Settings of a check (flags and Python keywords of the same names), and task names."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ OTHER_NAMES = {
     "reasoning": ("gsm8k", "math", "svamp"),
     "rl": ("reinforcement_learning", "grpo", "rloo", "ppo"),
 }  # fmt: skip
-"""Task -> names that mean it, with underscores and in small letters; `task_of` takes every other spelling."""
+"""Task -> synonyms, in lower case with underscores; `task_of` normalizes other spellings."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -122,7 +122,7 @@ def best_of(variants: Sequence[VariantResult]) -> str | None:
 
 
 def _held(result: VariantResult, facts: SeedFacts) -> VariantResult:
-    """Return a candidate's result with what the guards say: it passes only if it holds on each of them."""
+    """Return a candidate's result, updated for the guards: it passes only if it holds on every guard."""
     if not result.is_candidate or result.measures is None or result.status not in ("PASS", "FAIL"):
         return result
     name = result.same_as or result.name

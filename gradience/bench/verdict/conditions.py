@@ -1,4 +1,4 @@
-"""Obstacles to a claim, independent of the verdict: plan, examples, controls, the ceiling of the probe. Pure."""
+"""Reasons why a run cannot support a claim, whatever the verdict: plan, examples, controls, probe at ceiling. Pure."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction

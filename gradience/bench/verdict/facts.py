@@ -136,9 +136,9 @@ class SeedFacts:
     """The error that stopped it."""
     outcomes: list[Outcome] = field(default_factory=list)
     guards: dict[str, EvaluationReport] = field(default_factory=dict)
-    """Guard -> the evaluation of probe, candidates and base."""
+    """Guard -> evaluation of probe, candidates and base."""
     unguarded: dict[str, str] = field(default_factory=dict)
-    """Guard -> the error that stopped its evaluation."""
+    """Guard -> error that stopped its evaluation."""
     error: str = ""
     """The error that stopped the probe or its audit."""
 

@@ -30,7 +30,7 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for folder in folders:
         here = folder if folder.is_file() else folder / BENCH
-        # A pattern for the name too: without one, a link that leads nowhere would count as a seed without a result.
+        # `glob` checks that a literal last part exists, so a broken link would count as a seed without a result.
         inside = sorted(path for path in folder.glob("seed_*/*") if path.name == BENCH)
         results = [here] if here.is_file() else inside
         if not results:
@@ -44,7 +44,7 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
 
 
 def benches_of(folder: Path, seeds: Sequence[int]) -> list[Bench]:
-    """Return the results of those of the planned seeds that have one in the folder of their run."""
+    """Return the results of the planned seeds that have one in the run's folder."""
     paths = [folder / f"seed_{seed}" / BENCH for seed in seeds]
     return [Bench.read(path) for path in paths if path.is_file()]
 
@@ -56,5 +56,5 @@ def aggregate_run(benches: Sequence[Bench], run: RunInfo, *, records_verified: b
 
 
 def source_of(path: Path) -> str:
-    """Return the name of a result in an aggregate: it includes the folder, which distinguishes it."""
+    """Return the name of a result in an aggregate. It includes the folder, since all files have the same name."""
     return f"{path_text(path.parent)}/{path.name}" if path.is_absolute() else given_text(path)

@@ -1,7 +1,7 @@
-"""The grade: how sure a verdict is, from A (best) to X (invalid), and what a better one would need. Pure.
+"""Grades: strength of the evidence, from A (best) to X (invalid), and what a better grade would need. Pure.
 
-The policy's verdict and the grade are two axes: a variant may pass and not be shown to be as good (C), or fail and be
-shown to be (still C: the policy decides what may be claimed).
+Verdict and grade are independent. A variant may pass the policy while its test is inconclusive (C). A variant that
+fails the policy is also graded C, even if its drop is shown to be below the margin.
 """
 
 import math
@@ -76,11 +76,13 @@ class Graded(NamedTuple):
 
 
 def grade(facts: GradeFacts) -> Graded:
-    """Return the grade of one variant and why; the first that matches.
+    """Return the grade of one variant and its reason. The first match decides.
 
-    X: invalid. D: worse, the one-sided 95 % upper bound for these runs is below −margin. A: it passes,
-    the bound for the next training is above −margin after adjustment, and `short_of_a` finds nothing. B: it passes,
-    and the lower bound for these runs is above −margin after adjustment. C: inconclusive, whatever the policy says.
+    X: invalid.
+    D: worse: the one-sided 95 % upper bound for these runs is below −margin.
+    A: it passes, the bound for the next training is above −margin after adjustment, and `short_of_a` finds nothing.
+    B: it passes, and the lower bound for these runs is above −margin after adjustment.
+    C: inconclusive, whatever the policy says.
     """
     if facts.faults:
         return Graded("X", f"invalid: {'; '.join(facts.faults)}")

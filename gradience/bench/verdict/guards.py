@@ -1,7 +1,7 @@
-"""Results of a variant on the guards: whether it holds on each, and whether that is shown. Pure.
+"""Evidence of a variant on the guards: which guards it holds on, and whether that is shown. Pure.
 
-A variant holds on a guard if it loses at most the margin there, on each planned seed. It is shown on all data sets if
-each shows it, so the p-value of all is the largest of theirs (docs/decisions/032-data-sets.md).
+A variant holds on a guard if it loses at most the margin there, on each planned seed. A claim about all guards needs
+every guard's test, so the joint p-value is the largest one (docs/decisions/032-data-sets.md).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,21 +16,22 @@ from gradience.statistics.paired import FEWEST_GROUPS
 
 @dataclass(frozen=True, slots=True)
 class GuardEvidence:
-    """The guards of one variant over its seeds."""
+    """Evidence of one variant over all guards and seeds."""
 
     p_value: float = 0.0
-    """Largest p-value against a loss of a guard's margin; 0 without guards, 1 if one cannot be tested."""
+    """Largest p-value of the guards' non-inferiority tests; 0 without guards, 1 if a guard cannot be tested."""
     worse: str = ""
-    """Guard on which the variant is shown to be worse, and why; empty if there is none."""
+    """Guard on which the variant is shown to be worse, and the reason; empty if there is none."""
     unshown: str = ""
-    """Guard with the largest p-value, and why it shows nothing; empty if it shows that the variant holds."""
+    """Guard with the largest p-value, and the reason why it is inconclusive; empty if its drop is shown to be
+    acceptable."""
 
 
 NO_GUARDS = GuardEvidence()
 
 
 def loss_on(row: EvaluatedAdapter) -> Fraction | None:
-    """Return the loss against the probe: a share of the examples, or nats per token; None if it is unknown."""
+    """Return the drop from the probe: a share of the examples, or nats per token; None if unknown."""
     if row.likelihood is not None and row.likelihood.delta is not None:
         return Fraction(repr(row.likelihood.delta))
     return None if row.pairs is None else Fraction(row.pairs.n10 - row.pairs.n01, row.pairs.n)
@@ -48,7 +49,7 @@ def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator
 
 
 def guard_evidence(benches: Iterable[Bench], results: Mapping[int, VariantResult]) -> GuardEvidence:
-    """Return what the guards show of a candidate. results: its result on each seed."""
+    """Return a candidate's evidence on the guards. results: seed -> the candidate's result."""
     tested: list[tuple[float, str, EvaluatedAdapter]] = []
     for guard, seed, report, row in _rows(benches, results):
         groups = len(set(report.groups)) if report.groups is not None else row.n or 0
@@ -65,7 +66,7 @@ def guard_evidence(benches: Iterable[Bench], results: Mapping[int, VariantResult
 def worst_on_guards(
     benches: Iterable[Bench], results: Mapping[int, VariantResult]
 ) -> dict[str, EvaluatedAdapter]:
-    """Return for each guard the row of the seed on which a candidate loses most."""
+    """Return, for each guard, the candidate's row on the seed with the largest drop."""
     worst: dict[str, tuple[Fraction, EvaluatedAdapter]] = {}
     for guard, _, _, row in _rows(benches, results):
         loss = loss_on(row)
@@ -77,7 +78,7 @@ def worst_on_guards(
 def _rows(
     benches: Iterable[Bench], results: Mapping[int, VariantResult]
 ) -> Iterator[tuple[str, int, EvaluationReport, EvaluatedAdapter]]:
-    """Yield the rows of a candidate: guard, seed, evaluation and row."""
+    """Yield a candidate's rows: (guard, seed, evaluation, row)."""
     for bench in benches:
         result = results.get(bench.seed)
         if result is None:

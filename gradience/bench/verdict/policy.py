@@ -39,7 +39,7 @@ class SeedOutcome:
     """Examples that only the probe has correct."""
     only_variant: int = 0
     guard: str = ""
-    """Why it does not hold on a guard; empty if it holds on all."""
+    """Reason why the variant fails a guard; empty if it holds on all guards."""
     why: str = ""
     stopped_early: bool = False
     """Not run, since the variant could no longer pass."""
@@ -190,10 +190,7 @@ def _cannot_become(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
 
 
 def overall(statuses: Iterable[Status]) -> Status:
-    """Return one status for a run from those of its candidates: does a smaller adapter pass?
-
-    An ERROR is shown whatever else was found. Otherwise one PASS is enough.
-    """
+    """Return the status of a run from those of its candidates. Any ERROR makes it ERROR. Otherwise one PASS is enough."""
     present = set(statuses)
     order: tuple[Status, ...] = ("ERROR", "PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED")
     return next((status for status in order if status in present), "SKIPPED")

@@ -34,7 +34,7 @@ def task_of(config: BenchConfig) -> Task:
 
 
 def check_data(run: RunFolder) -> None:
-    """Compare the examples of the plan, and of all records of the verified seeds, with those of the task."""
+    """Compare the examples of the plan and of the verified seeds' records with those of the task."""
     findings = run.findings
     try:
         plan = run.plan()

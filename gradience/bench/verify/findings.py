@@ -27,7 +27,7 @@ class Findings:
 
     @contextmanager
     def inside(self, folder: str) -> Iterator[None]:
-        """Name files and checks as those of `folder` in the run (such as `seed_1/`) while this lasts."""
+        """Prefix the names of files and checks with `folder` (such as `seed_1/`) within the block."""
         before, self._inside = self._inside, f"{self._inside}{folder}"
         try:
             yield
@@ -35,7 +35,7 @@ class Findings:
             self._inside = before
 
     def mismatch(self, file: str, problem: str, field: str = "") -> None:
-        """Name something that does not agree."""
+        """Record a mismatch."""
         mismatch = VerificationMismatch(
             file=self.named_in_run(file), field=field, what=shortened(self.named(problem), MAX_BYTES)
         )
@@ -43,27 +43,27 @@ class Findings:
             self.mismatches.append(mismatch)
 
     def named_in_run(self, file: str) -> str:
-        """Return the name of a file in the run, seen from its folder."""
+        """Return the path of a file relative to the run's folder."""
         return f"{self._inside}{file}"
 
     def compare(self, links: Iterable[Link]) -> None:
-        """Name each value that is not what another file says."""
+        """Record each value that differs from another file."""
         for file, field, actual, expected in links:
             if not (is_equal(actual, expected) if isinstance(actual, float) else actual == expected):
                 self.differ(file, field, actual, expected)
 
     def differ(self, file: str, field: str, recorded: Any, expected: Any) -> None:
-        """Name a value that is not the expected one."""
+        """Record a value that differs from the expected one."""
         self.mismatch(file, f"{recorded}; must be {expected}", field)
 
     def gap(self, problem: str) -> None:
-        """Say what was not verified; each thing once."""
+        """Record what was not verified, without duplicates."""
         problem = self._said(self.named(problem))
         if problem not in self.gaps:
             self.gaps.append(problem)
 
     def not_done(self, name: str, level: CheckLevel, why: str) -> None:
-        """Say that a check was not made."""
+        """Record that a check was not made."""
         what = self._said(self.named(why))
         self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=what))
 

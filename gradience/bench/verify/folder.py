@@ -1,4 +1,4 @@
-"""The folder of a run that is verified: its plan, its config, and its files against their digests."""
+"""The run under verification: its plan, its config, and its files against their digests."""
 
 import lzma
 import shutil
@@ -79,12 +79,12 @@ class RunFolder:
     folder: Path
     """Folder of the run, with plan.json; temporary if the run is packed."""
     published: Path
-    """Folder in which the run was published: relative paths of its config start there."""
+    """Folder in which the run was published. Relative paths of its config start there."""
     only: str = ""
     """The seed's folder inside it, if only that seed is verified."""
     findings: Findings = field(default_factory=Findings)
     places: list[str] = field(default_factory=lambda: [""])
-    """Folders of the verified seeds inside it; one seed has that of the run, which has no name."""
+    """Folders of the verified seeds inside the run's folder; empty name: the folder itself is a seed."""
     status: Status | None = None
     """The verdict recorded in the folder."""
     code: str | None = None
@@ -103,7 +103,7 @@ class RunFolder:
     def plan(self) -> BenchPlan:
         """Return the plan in the folder.
 
-        Raises InputError (also `artifact-invalid` if it names no examples), and the errors of `BenchPlan.read`.
+        Raises InputError (`artifact-invalid` if the plan names no examples), and what `BenchPlan.read` raises.
         """
         plan = BenchPlan.read(self.folder / PLAN)
         missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
@@ -116,9 +116,9 @@ class RunFolder:
         return plan
 
     def config(self, plan: BenchPlan, result: Bench | None = None) -> BenchConfig:
-        """Return the config with the plan's protocol digest, relative paths seen from the published folder.
+        """Return the config with the plan's protocol digest; its relative paths start at the published folder.
 
-        result: a seed, whose own settings are preferred: seeds may have run on different machines.
+        result: seed whose settings are preferred, since seeds may have run on different machines.
         Raises InputError (`other-config`) if there is none.
         """
         fitting = [one for one in self._configs() if one.protocol_digest() == plan.protocol_digest]
@@ -134,7 +134,7 @@ class RunFolder:
         return next(of_result, fitting[0]).seen_from(self.published)
 
     def _configs(self) -> Iterator[BenchConfig]:
-        """Yield the configs that can be read: that of config.yaml, which has full paths, and those of results."""
+        """Yield the readable configs: config.yaml, which has full paths, then those in the results."""
         with suppress(InputError, ValidationError):
             text = read_file(self.folder / CONFIG, MAX_SETTINGS_BYTES)
             yield BenchConfig.model_validate(strict_yaml.loads(text, self.folder / CONFIG))
@@ -190,7 +190,7 @@ def stages_of(seed: Path) -> list[Path]:
 
 
 def check_stages(seed: Path, plan_digest: str | None, findings: Findings) -> None:
-    """Compare every file of every stage with its manifest. plan_digest: of the plan that they must have followed."""
+    """Compare every file of every stage with its manifest. plan_digest: digest that the manifests must name."""
     stages, gone = stages_of(seed), 0
     if not stages:
         return
@@ -204,7 +204,7 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings) -> Non
 
 
 def _check_stage(stage: Path, name: str, plan_digest: str | None, findings: Findings) -> int:
-    """Compare the files of one stage; return how many files of weights are missing."""
+    """Compare the files of one stage; return the number of missing weights files."""
     try:
         manifest = StageManifest.read(stage / MANIFEST)
     except InputError as error:

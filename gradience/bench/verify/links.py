@@ -43,9 +43,9 @@ from gradience.words import counted
 
 
 def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, version: int | None) -> None:
-    """Compare what the files of a seed say of each other.
+    """Check that the files of a seed are consistent with each other.
 
-    version: of the task's scoring here; None if its rules are unknown.
+    version: installed version of the task's scoring; None if its rules are unknown.
     """
     with findings.check(
         "links", "L1", "trainings, adapters, audit and answers are consistent with each other and the seed"
@@ -196,9 +196,9 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
 
 
 def check_sizes(facts: SeedFacts, findings: Findings) -> None:
-    """Compare the size that is published for each adapter with its config and with the header of its weights.
+    """Compare the published size of each adapter with its config and with the header of its weights.
 
-    Of weights that were not kept, the header recorded when they were written is read.
+    If the weights were not kept, use the header that was recorded when they were written.
     """
     if facts.probe is None or facts.audit is None:
         return

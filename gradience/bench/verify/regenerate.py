@@ -60,9 +60,9 @@ OF_THE_RUN = {
 
 
 def regenerated(run: RunFolder, *, least: int, seed: int) -> tuple[RegeneratedAnswers, ...]:
-    """Let every adapter whose weights are there answer at least `least` examples again, and compare.
+    """Regenerate at least `least` answers of every adapter whose weights were kept, and compare.
 
-    seed: of the sample. Failures to regenerate are recorded in the findings.
+    seed: seed of the sample. Failures are recorded in the findings.
     """
     try:
         plan = run.plan()

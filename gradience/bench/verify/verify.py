@@ -59,9 +59,9 @@ UNVERIFIABLE = ("not-a-run", "nothing-to-verify")
 
 @contextmanager
 def checked_run(folder: Path, root: str | None = None) -> Iterator[RunFolder]:
-    """Yield the run in `folder`, or the single seed in it, packed or not, with what its files and records contradict.
+    """Yield the run or single seed in `folder`, packed or not, with the mismatches of its files and records.
 
-    root: sha256 that its digests.json must have.
+    root: expected sha256 of its digests.json.
     Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) if there is nothing to verify.
     """
     whole, only, above = folder, "", folder.absolute().parent
@@ -161,7 +161,7 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
 
 
 def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) -> None:
-    """Make the result of a seed again from its config and its records, and compare it."""
+    """Recompute a seed's result from its config and records, and compare."""
     findings, config = run.findings, run.config(plan, recorded)
     marking = marking_of(config.task, plan, recorded)
 
@@ -291,7 +291,8 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
 
 
 def check_page(result: Report, run: RunInfo, path: Path, findings: Findings) -> None:
-    """Compare the page beside a result, if there is one, with what its JSON gives. run: that wrote it."""
+    """Compare the page beside a result, if there is one, with the page made from its JSON. run: the run that wrote
+    it."""
     version, name = run.gradience_version, path.name
     if not path.is_file():
         return
@@ -326,10 +327,10 @@ def compare_json(path: Path, again: Report, findings: Findings, ignored: Collect
 
 
 def aggregate_checked(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
-    """Read and aggregate the runs in `folders`, each compared with its own records first.
+    """Read and aggregate the runs in `folders`, after checking each against its own records.
 
-    What its own records and digests contradict is refused; a result that has none beside it is taken unchanged, and
-    a note says so.
+    A result that contradicts its records or digests is refused. A result without records is used unchecked, with a
+    note.
     Raises InputError (`bench-altered`), and what `find_benches`, `Bench.read` and `aggregate` raise.
     """
     watch, paths = Stopwatch(command), find_benches(folders)
