@@ -96,7 +96,7 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
 
 
 def _print_screen(reports: Sequence[tuple[str, AuditReport]], out: AuditOutput, *, table: bool) -> None:
-    """Print the audit of one adapter or its LoraConfig, or a table of several, which their paths tell apart."""
+    """Print the audit of one adapter or its LoraConfig, or a table of several with one path per row."""
     from gradience.files.shared_names import given_text
     from gradience.reports.audit import audits_blocks
     from gradience.reports.base import terminal

@@ -69,7 +69,7 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
             config=CONFIG, output=output, overrides=overrides, watcher=watcher, command=command_line()
         )
     assert isinstance(result, Bench)  # of one seed
-    print(str(result).replace("to_markdown()", "bench.md"))  # the same text, in the file that was written
+    print(str(result).replace("to_markdown()", "bench.md"))  # Markdown was written to this file
     show_written(f"{output / 'bench.json'}, bench.md")
     return code_of(result.status)
 

@@ -74,7 +74,7 @@ class PageOutput(JsonOutput):
     def show(self, report: Readable, *, folder: Path | None = None, paths: Sequence[str] = ()) -> None:
         """Write the requested page, and print.
 
-        folder: folder of the records that the artifact names. paths: as typed, for the next command.
+        folder: folder of the artifact's records. paths: paths as typed, for the next command.
         """
         if self.html is not None:
             self.save_page(report, folder=folder)  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None
 
 
 def print_text(text: str) -> None:
-    """Print on stdout; a sign that its encoding cannot hold is a question mark."""
+    """Print on stdout. Characters outside its encoding become question marks."""
     encoding = _encoding()
     beneath(sys.stdout).write(text.encode(encoding, "replace").decode(encoding))
 

@@ -306,7 +306,7 @@ def _row(plan: ModulePlan, pair: LoraPair, job: Job | None, module: CompressedMo
 def _warnings(
     opened: Adapter, plan: CompressionPlan, layout: Layout, results: Mapping[str, Any], output: str
 ) -> Iterator[str]:
-    """Yield what a reader of the report should know. output: the folder, as the report names it."""
+    """Yield the report's warnings. output: the folder as named in the report."""
     if opened.format == "mlx":
         yield f"written as PEFT LoRA; for mlx-lm: gradience convert {output} {output}-mlx --to mlx"
     beside = [

@@ -51,10 +51,12 @@ _OF_PEFT = (
 class Layout:
     """Tensors and config of a smaller adapter.
 
-    dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   left_out: those of other
-    adapters in the file.
-    names: tensor -> the name it is written under, which is PEFT's own.
-    config: that of the adapter; new_fields: what the written one says.
+    dropped: modules at rank 0.
+    carried: other tensors, copied byte for byte.
+    left_out: tensors of other adapters in the file.
+    names: tensor -> PEFT's name, under which it is written.
+    config: config of the reference adapter.
+    new_fields: config of the written adapter.
     """
 
     config: PeftConfig
@@ -213,7 +215,7 @@ def _with_magnitudes(
 
 
 def _names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:
-    """Tensor -> the name that PEFT looks for."""
+    """Return tensor -> name that PEFT loads it under."""
     names = {
         factor.tensor: factor_name(factor.tensor, job.pair.module, job.pair.kind, side)
         for job in jobs
@@ -358,7 +360,7 @@ def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str])
     )
 
 
-# ---------------------------------------------------------------- what another format cannot hold
+# ---------------------------------------------------------------- refusals of other formats
 
 
 def not_held(opened: Adapter, form: str, part: str, hint: str) -> InputError:

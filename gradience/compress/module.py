@@ -101,9 +101,9 @@ def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
 
 
 def _truncation_from_grams(gram_A: Core, gram_B: Core, rank: int, most: float) -> Truncation | None:
-    """With AAᵀ = LLᵀ and Lᵀ(BᵀB)L = WΛWᵀ: σ² = Λ, A′ = σ^½WᵀL⁻¹·A, B′ = B·LWσ^{−½}.
+    """Truncate with Gram matrices: AAᵀ = LLᵀ and Lᵀ(BᵀB)L = WΛWᵀ give σ² = Λ, A′ = σ^½WᵀL⁻¹·A, B′ = B·LWσ^{−½}.
 
-    None if rounding might show. most: largest condition number of A.
+    Return None if the rounding error may be too large. most: largest condition number of A.
     """
     # A factor with more columns than rows has a singular Gram matrix, which rounding can hide from Cholesky.
     if gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows):
@@ -210,10 +210,10 @@ CANCELED = 1e3
 """‖A‖·‖B‖/‖B·A‖ from which Gram products are no longer good for a norm: their rounding grows with its square."""
 
 LARGE = 2**18
-"""Parameters from which a module is worth float32."""
+"""Minimum parameters of a module for which float32 saves time."""
 SINGLE_CONDITION, SINGLE_CANCELED, SINGLE_ERROR, SINGLE_EXPONENT = 1e3, 32.0, 0.1, 40
-"""float32 is good for a condition of A, and ‖A‖·‖B‖/‖B·A‖, up to these; for a larger relative error than this; and for
-entries of up to 2^40."""
+"""Limits of float32: largest condition number of A, largest ‖A‖·‖B‖/‖B·A‖, smallest relative error, and largest binary
+exponent of the entries."""
 WorkingType = type[np.float32] | type[np.float64]
 
 
@@ -444,7 +444,7 @@ def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
 
 
 class _Side(NamedTuple):
-    """A new factor X′ = Y + E, (rows, k), with Y = X·map and the rounding error E; and its products."""
+    """A new factor X′ = Y + E, (rows, k), and its products. Y = X·map is exact; E is the rounding error."""
 
     words: Words
     map: FloatArray
@@ -483,10 +483,11 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
 
 
 def _in_float32(job: Job, words_A: Words, words_B: Words) -> Truncation | None:
-    """The truncation by Gram matrices of float32 blocks; None where their rounding could be seen.
+    """Truncate with Gram matrices of float32 blocks. Return None if their rounding error could affect the report.
 
-    They are wrong by 1e-6 of themselves at most, because blocks are added in float64, and words of 16 bits are exact.
-    The directions depend on that in second order only, but not what is cut off. See docs/decisions/004-gram-or-qr.md.
+    Their relative error is at most 1e-6, because blocks are added in float64 and 16-bit words are exact in float32.
+    The directions depend on this error only in second order, but the cut-off energy in first order. See
+    docs/decisions/004-gram-or-qr.md.
     """
     types = job.pair.a.entry.dtype, job.pair.b.entry.dtype, job.dtype_A, job.dtype_B
     if job.basis is not None or job.pair.params < LARGE or any(dtype.bits > 16 for dtype in types):
@@ -510,7 +511,7 @@ def _in_float64(job: Job, blocks_A: Blocks, blocks_B: Blocks) -> Truncation:
 
 
 def _side(job: Job, blocks: Blocks, gram: FloatArray, mapping: FloatArray, dtype: DType) -> _Side:
-    """Return the new factor and its products, computed in the type of the blocks. gram: XᵀX."""
+    """Return the new factor and its products, computed in the dtype of the blocks. gram: XᵀX."""
     words, cross, rounding = [], np.zeros(mapping.shape), np.zeros((mapping.shape[1],) * 2)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks():
@@ -528,10 +529,11 @@ def _side(job: Job, blocks: Blocks, gram: FloatArray, mapping: FloatArray, dtype
 
 
 def _distance(job: Job, gram_A: FloatArray, gram_B: FloatArray, a: _Side, b: _Side) -> float:
-    """‖s·B·A − s′·B′·A′‖_F = ‖T − s′·R‖_F, with T = s·B·A − s′·Y_B·Y_A cut off, and R = B′·A′ − Y_B·Y_A by rounding.
+    """Return ‖s·B·A − s′·B′·A′‖_F = ‖T − s′·R‖_F, with T = s·B·A − s′·Y_B·Y_A (truncation) and R = B′·A′ − Y_B·Y_A
+    (rounding).
 
-    Each product of two updates is the sum of the entries of two small matrices, multiplied.
-    Good down to a relative error of about 1e-7, if the terms cancel; NaN or infinite near the ends of float64.
+    Each inner product of two updates is the sum over an elementwise product of two small matrices.
+    Accurate down to a relative error of about 1e-7 if the terms cancel; NaN or infinite near the limits of float64.
     """
     s, t = job.written_scale, job.scale
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):

@@ -1,4 +1,4 @@
-"""Formats beside PEFT's that `gradience convert` writes: names, order of axes, settings; and what is written."""
+"""Formats other than PEFT's that `gradience convert` writes: tensor names, axis order, settings and writer."""
 
 import json
 import math
@@ -45,8 +45,8 @@ Settings = tuple[Mapping[str, Any] | None, Mapping[str, str]]
 class Form(ABC):
     """Writer of adapters in one format.
 
-    name: as in `Adapter.format`.   words: its name in messages.   weights: name of the file.
-    dtypes: storage types that its library reads.
+    name: as in `Adapter.format`.   words: name in messages.   weights: name of the weights file.
+    dtypes: storage types that the format's library reads.
     """
 
     name: ClassVar[str]
@@ -263,7 +263,7 @@ def write_form(form: Form, opened: Adapter, folder: Path, base: Path | None = No
     }
     headers = {}
     for name, (pair, side, factor) in factors.items():
-        empty = np.broadcast_to(np.zeros((), np.uint8), factor.entry.shape)  # of which no element is stored
+        empty = np.broadcast_to(np.zeros((), np.uint8), factor.entry.shape)  # a shape without storage
         headers[name] = NewTensor(factor.entry.dtype.name, form.turn(empty, side, pair).shape)
     with WeightsWriter(folder / form.weights, headers, metadata) as writer:
         for name in writer.names:

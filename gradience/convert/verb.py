@@ -26,7 +26,7 @@ from gradience.settings import public
 
 GGUF = "gguf"
 Write = Callable[[Adapter, Path, Path | None], Written]
-"""(open adapter, new folder, folder of the base model) -> what was written. Raises InputError for what has no place."""
+"""(open adapter, new folder, base model's folder) -> what was written. Raises InputError for unsupported parts."""
 TARGETS: dict[str, Write] = {
     "peft": write_peft,
     "mlx": partial(write_form, FORMS["mlx"]),

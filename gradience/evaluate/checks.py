@@ -78,9 +78,9 @@ def base_notes(inputs: EvaluateInputs) -> Iterator[str]:
 
 
 def check_modules(base: str, shape: Any, labels: int | None, adapters: Sequence[AdapterInput]) -> None:
-    """Compare the modules of adapters with those of the base, counted from its config on the meta device.
+    """Compare the modules of adapters with those of the base, which is built from its config on the meta device.
 
-    Names are compared by their last part, as prefixes differ between versions of transformers, which also fuse experts.
+    Only the last part of a name is compared: prefixes differ between versions of transformers, which also fuse experts.
     Vocabularies may be resized. Raises InputError (`adapter-misfit`) for an adapter of another architecture or size.
     """
     factory: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification

@@ -20,7 +20,7 @@ from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask,
 from gradience.tasks.rows import first_rows
 
 DISCORDANCES = (0.0, 0.01, 0.03, 0.05, 0.1, 0.2)
-"""From equal answers to a retrained adapter that differs on one example in five."""
+"""Assumed discordances: from equal answers to a retrained adapter that differs on one example in five."""
 CHANCE = 0.8
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
 """Adapter config fields that determine the amount of computation."""
@@ -74,13 +74,13 @@ def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
 
 
 def _unknown(why: str) -> dict[str, Any]:
-    """Return the memory's fields of a forecast, if it is not known."""
+    """Return a forecast's memory fields for unknown memory."""
     sizes = dict.fromkeys(("weights_bytes", "batch_bytes", "process_bytes"))
     return {**sizes, "assumptions": (f"No memory estimate: {why}",), "notes": ()}
 
 
 def _memory(inputs: EvaluateInputs) -> dict[str, Any]:
-    """Return the memory's fields of a forecast."""
+    """Return a forecast's memory fields."""
     from transformers import AutoConfig
 
     from gradience.evaluate.checks import memory, memory_of

@@ -143,9 +143,9 @@ class EvaluateInputs:
 
 
 def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = False) -> EvaluateInputs:
-    """Read and check adapters, examples and what of the base is small; no model is loaded.
+    """Read and check adapters, examples, and the base's small files. No model is loaded.
 
-    name: of the data set, if there are several. is_guard: it shows what else changed.
+    name: name of the data set, if there are several. is_guard: True for a guard.
 
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
     `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.

@@ -211,12 +211,12 @@ EDITED = "plan.json is not the plan that the records name"
 
 
 def planned_set(inputs: EvaluateInputs) -> PlannedSet:
-    """Return a data set as a plan names it."""
+    """Return a data set as described in a plan."""
     return PlannedSet(name=inputs.name, guard=inputs.is_guard, **planned_fields(inputs))
 
 
 def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
-    """Return what a plan says of the examples of a data set, whatever its name."""
+    """Return the fields of a plan that describe a data set's examples, without its name."""
     return {
         "task": inputs.task.name,
         "role": inputs.role,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 NAMES = ("name", "seed", "role")
 """Fields that identify the entries of a list."""
 CLOSE = 1e-9
-"""Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
+"""Relative and absolute tolerance: sums of the same numbers in different order may differ in their last bits."""
 
 
 class Difference(NamedTuple):
@@ -19,12 +19,12 @@ class Difference(NamedTuple):
 
 
 def differences(a: Any, b: Any, *, ignored: Collection[str] = (), at: str = "") -> Iterator[Difference]:
-    """Yield the fields in which two values differ. Floats are equal to 1e-9; null equals a missing key.
+    """Yield the fields in which two values differ. Floats are compared to 1e-9; null equals a missing key.
 
     >>> [*differences({"train": {"lr": 1e-4}, "seeds": [1]}, {"train": {"lr": 2e-4}, "seeds": [1]})]
     [Difference(field='train.lr', a=0.0001, b=0.0002)]
 
-    ignored: full names of fields that are not compared, with all that is in them.
+    ignored: full names of fields that are not compared, nor their subfields.
     """
     if at in ignored:
         return
@@ -48,13 +48,13 @@ def _is_table(entries: list[Any]) -> bool:
 
 
 def _by_name(rows: list[Any]) -> dict[str, Any]:
-    """Return the rows of a table by what identifies each, else by its place."""
+    """Return a table's rows by identifying field, or else by position."""
     key = next((name for name in NAMES if all(name in row for row in rows)), None)
     return {str(place if key is None else row[key]): row for place, row in enumerate(rows)}
 
 
 def is_equal(a: Any, b: Any) -> bool:
-    """Return True if two values are equal: floats to 1e-9, and null to a missing key or an empty value."""
+    """Return True if two values are equal. Floats are compared to 1e-9; null equals a missing key or an empty value."""
     if a is None or b is None:
         return _is_nothing(a) and _is_nothing(b)
     if isinstance(a, bool) or isinstance(b, bool):

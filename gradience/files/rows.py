@@ -41,7 +41,7 @@ PlacedRow = tuple[str, dict[str, Any]]
 
 
 def rows_of(path: Path) -> Iterator[PlacedRow]:
-    """The rows of a file, each with its place for errors (`reviews.csv: line 12`).
+    """Yield the rows of a file, each with its location for errors (`reviews.csv: line 12`).
 
     Raises InputError (`task-file`, `task-row`, and what `open_stream` raises), MissingExtra for Parquet.
     """

@@ -130,10 +130,11 @@ def is_link(path: Path, source: Path) -> bool:
 
 
 def placed(source: Path, target: Path, how: Literal["leave", "link", "copy"]) -> TruncationStatus:
-    """Link or copy an unchanged adapter, a folder or a file, to its place in the batch; return its status.
+    """Link or copy an unchanged adapter (folder or file) into the batch; return its status.
 
-    Of a folder its files are copied, not what is in folders below it. Raises UsageError (output-exists) if another
-    adapter is there, InputError (symlink-outside) if a file of it is elsewhere, OutputError if it cannot be written.
+    Only files directly in the folder are copied.
+    Raises UsageError (output-exists) if another adapter is there, InputError (symlink-outside) for a link out of the
+    folder, OutputError if it cannot be written.
     """
     if how == "leave":
         return "small enough"
@@ -232,7 +233,7 @@ def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict
 
 
 def failed(row: FleetRow, error: GradienceError) -> Truncated:
-    """Return the message about an adapter that was not written."""
+    """Return the entry of an adapter that could not be written."""
     return Truncated(
         path=row.path,
         status="failed",

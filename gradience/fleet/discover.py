@@ -17,7 +17,7 @@ MARKS = known_names()
 
 
 class Fleet(NamedTuple):
-    """Adapters by name, relative to the root, in order, and the number of folders that hold none."""
+    """Adapters by name (relative to the root, in order), and the number of folders without an adapter."""
 
     paths: Mapping[str, Path]
     elsewhere: int

@@ -133,7 +133,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
 
 
 def _spectra(pair: LoraPair) -> Iterator[tuple[Spectrum | None, float | None]]:
-    """The spectrum of each expert, None if it cannot be measured, and the scale."""
+    """Yield (spectrum, scale) of each expert; None for a spectrum that cannot be measured."""
     loaded = pair.load()
     for expert in range(pair.experts):
         try:
@@ -153,7 +153,7 @@ def _use_of_rank(spectra: Sequence[FloatArray]) -> dict[str, float]:
 
 
 def _norms(spectra: Sequence[FloatArray]) -> dict[str, Any]:
-    """The fields that rest on singular values with the scale; none if float64 does not hold them."""
+    """Return the fields computed from scaled singular values; empty if they overflow or are all 0."""
     peak = max(float(values[0]) for values in spectra)
     if not 0 < peak < math.inf:
         return {}

@@ -67,12 +67,12 @@ if __name__ == "__main__":
 
 
 WORTH_A_PROCESS = 16
-"""Adapters below which another process would not earn its start."""
+"""Minimum adapters per process, so that its start pays off."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 Reply = tuple[Request, bytes | str]
-"""A request and its reply; a text says that the process ended while it worked on this."""
+"""A request and its reply. A string is the reason why the process ended during the request."""
 
 
 def processes_for(number: int, workers: int | None) -> int:

@@ -125,8 +125,8 @@ def is_language_model(model: nn.Module) -> bool:
 
 
 def class_names(args: TrainingArguments) -> list[str]:
-    """Return the names of the arguments' class and of those it extends: each of TRL's trainers has its own.
+    """Return the names of the arguments' class and its base classes.
 
-    No hook is given its Trainer.
+    Callbacks do not receive their Trainer, but each of TRL's trainers has its own arguments class.
     """
     return [kind.__name__ for kind in type(args).__mro__ if issubclass(kind, TrainingArguments)]

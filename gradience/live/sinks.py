@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CHARTS = ("energy_rank_90_p50", "energy_rank_90_p90", "stable_rank_median", "utilization_median", "fro_norm")
-"""Numbers of a measurement that are worth a chart, over all modules."""
+"""Summary fields of a measurement that are charted."""
 
 
 class Sink(NamedTuple):
@@ -21,11 +21,11 @@ class Sink(NamedTuple):
     send: Callable[[Mapping[str, float], int], None]
     """Record finite numbers at a training step."""
     close: Callable[[], None] = lambda: None
-    """Release what this sink opened itself: most have nothing of their own, since the run is the Trainer's."""
+    """Close what this sink opened. Most sinks use the Trainer's run and open nothing."""
 
 
 def chart_values(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of the summary of a measurement that are worth a chart, by their tags."""
+    """Return tag -> value for the charted fields of a measurement's summary."""
     return {
         f"gradience/{key}": float(summary[key])
         for key in CHARTS

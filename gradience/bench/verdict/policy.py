@@ -190,7 +190,7 @@ def _cannot_become(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
 
 
 def overall(statuses: Iterable[Status]) -> Status:
-    """Return the status of a run from those of its candidates. Any ERROR makes it ERROR. Otherwise one PASS is enough."""
+    """Return the status of a run from those of its candidates. Any ERROR decides; otherwise one PASS is enough."""
     present = set(statuses)
     order: tuple[Status, ...] = ("ERROR", "PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED")
     return next((status for status in order if status in present), "SKIPPED")

@@ -176,7 +176,7 @@ class TransformersEngine(Engine):
         return not self.base.can_generate()
 
     def add(self, name: str, folder: Path | str) -> None:
-        """Load the PEFT adapter in `folder` beside those already there.
+        """Load the PEFT adapter in `folder` beside those already loaded.
 
         Raises UsageError (`adapter-name`: the name is taken) and InputError: `not-found`, `other-method`
         (not LoRA), `adapter-changes-base` (it would change the base of the other adapters), `no-head` (it
@@ -290,7 +290,7 @@ class TransformersEngine(Engine):
                         continue
                     if self.base.dtype == torch.float32:
                         unfinished[place] = one.begin(len(row.draft.prompt) + len(begun[place].ids) - 1)
-                    else:  # rounding of a pass may exceed that of generation by far: as if it had not been read
+                    else:  # a pass may round far more than generation: start over
                         begun[place], unfinished[place] = replace(begun[place], ids=[], gaps=[]), None
                 for place, score in zip(places, self._scored(few, read, reference), strict=True):
                     scored[place] = score
@@ -305,7 +305,7 @@ class TransformersEngine(Engine):
     def _scored(
         self, rows: Sequence[FollowedRow], read: Sequence[ReadDraft], reference: str | None
     ) -> Sequence[Score | None]:
-        """Return the score of the response of each row."""
+        """Return the score of each row's response."""
         if read[0].response is None:
             return [None] * len(rows)
         of_reference: Sequence[torch.Tensor | None] = [None] * len(rows)

@@ -74,18 +74,18 @@ def caches(model: Any) -> bool:
 
 
 def attends(model: Any) -> bool:
-    """Return False for a model without attention, such as Mamba: its mask covers only the new tokens."""
+    """Return False for a model without attention, such as Mamba, whose mask covers only the new tokens."""
     inner = inner_of(model)
     return not stateful(inner) or hasattr(inner.config.get_text_config(), "num_attention_heads")
 
 
 def stateful(inner: Any) -> bool:
-    """Return True if every token changes what the model keeps."""
+    """Return True if the model has a recurrent state, which every token changes."""
     return bool(getattr(inner, "_is_stateful", False))
 
 
 def inner_of(model: Any) -> Any:
-    """The model of transformers below that of PEFT."""
+    """Return the transformers model inside a PEFT model."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -123,8 +123,8 @@ def generate_batch(
     """Return the outputs of one batch. Finished rows stay in it until all rows have finished.
 
     So the batch composition depends only on the prompts, not on the lengths of other outputs, which differ
-    between adapters. begun: unfinished rows to go on with, one for each prompt; cache: keys and values of all of their
-    tokens but the last, padded on the left.
+    between adapters. begun: unfinished rows to continue, one for each prompt. cache: keys and values of all their
+    tokens except the last, padded on the left.
     """
     encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
     rows = begun or [
@@ -150,8 +150,11 @@ def generate_batch(
 
 
 def continuing(model: Any, mask: Tensor, cache: Any = None) -> Callable[[Tensor], Tensor]:
-    """Return a function from ids (rows, new), at first prompts of this mask, then one token a row, to logits
-    (rows, vocabulary) behind. cache: of what the mask has before the first ids."""
+    """Return a function from ids (rows, new) to next-token logits (rows, vocabulary).
+
+    The first call takes the prompts of this mask, later calls one token per row. cache: keys and values of the mask's
+    tokens before the first ids.
+    """
 
     def advance(ids: Tensor) -> Tensor:
         nonlocal cache, mask
@@ -163,7 +166,7 @@ def continuing(model: Any, mask: Tensor, cache: Any = None) -> Callable[[Tensor]
 
 
 def gaps_between(two: Tensor) -> Tensor:
-    """Return the differences of the two largest logits of each row: (rows, 2) -> (rows,)."""
+    """Return the gap between the two largest logits of each row: (rows, 2) -> (rows,)."""
     return two[:, 0].float() - two[:, 1].float()
 
 

@@ -223,16 +223,17 @@ class SharedLogits(NamedTuple):
 def shared_logits(
     model: Any, trunks: Sequence[EncodedPair], pairs: Sequence[EncodedPair], fill: int, device: torch.device
 ) -> SharedLogits | None:
-    """Return the logits of pairs; pairs with one prompt read their common tokens once.
+    """Return the logits of pairs. Pairs with the same prompt read their common tokens once.
 
-    trunks: each prompt with a response, perhaps an empty one, that is read with it; other responses to this prompt
-    branch off behind the last token that they share with it. For multiple choice a prompt is most of the work, and for
-    single-token choices all of it: they need no second pass. None if the model keeps more than keys and values.
+    trunks: each prompt with one response, which may be empty. Other responses to the prompt branch off after the last
+    token that they share with this response. In multiple choice, prompts are most of the work; single-token choices
+    need no second pass.
+    Returns None if the model caches more than keys and values.
     """
     if not caches(model):
         return None
     place_of = {tuple(trunk.prompt): place for place, trunk in enumerate(trunks)}
-    behind = [trunk.response[:-1] for trunk in trunks]  # the last token predicts nothing that is asked for
+    behind = [trunk.response[:-1] for trunk in trunks]  # the last token's prediction is not needed
     ids, mask = padded(
         [trunk.prompt + more for trunk, more in zip(trunks, behind, strict=True)],
         fill=fill,
@@ -309,18 +310,18 @@ def cache_of(rows: Sequence[list[tuple[Tensor, Tensor]]]) -> DynamicCache:
 
 
 READ = {"cpu": 640}
-"""Tokens of a pass at most, unless a single row has more: 400 to 800 take the least time per token (decision 30)."""
+"""Maximum tokens per pass, unless a single row has more. 400 to 800 are fastest per token (decision 30)."""
 LOGITS = {"cpu": 2**26}
-"""Logits of a pass at most, unless a single row has more: 256 MiB in float32."""
+"""Maximum logits per pass, unless a single row has more: 256 MiB in float32."""
 MORE_LOGITS = 2**28
-"""Logits of a pass on other devices."""
+"""Maximum logits per pass on other devices."""
 STATES = 2**31
-"""Bytes of the reference's states that are kept; those of further rows are computed for each adapter."""
+"""Maximum bytes of cached reference states; beyond it, they are recomputed for each adapter."""
 
 
 @dataclass(frozen=True, slots=True)
 class FollowedRow:
-    """A draft behind its prompt, as ids, and the response that is scored in the same pass."""
+    """A prompt with its draft, as ids, and the response that is scored in the same pass."""
 
     draft: EncodedPair
     response: EncodedPair | None
@@ -328,7 +329,7 @@ class FollowedRow:
 
     @property
     def length(self) -> int:
-        """Token ids, in reading order."""
+        """Number of tokens of prompt and draft."""
         return len(self.draft.prompt) + len(self.draft.response)
 
     @property
@@ -359,7 +360,7 @@ def followed_row(
 
 
 def passes(rows: Sequence[FollowedRow], vocabulary: int, device: torch.device) -> Iterator[list[int]]:
-    """Yield the indices of rows that are read together, longest first, so that rows of a batch have similar lengths."""
+    """Yield the indices of rows for each pass, longest first, so that rows of a pass have similar lengths."""
     most = LOGITS.get(device.type, MORE_LOGITS) // vocabulary
     few, logits, tokens = list[int](), 0, 0
     for place in sorted(range(len(rows)), key=lambda place: -rows[place].length):
@@ -392,10 +393,10 @@ class ReadDraft:
 
 
 def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list[ReadDraft]:
-    """Read prompt and draft of each row, and of a response what differs from the draft.
+    """Read each row's prompt and draft, and the part of the response that differs from the draft.
 
-    Layers with windows count the gap between the shared tokens and what branches off. So if all of it does not fit into
-    the window, prompt, draft and response are read once each, as by models that keep more than keys and values.
+    Sliding-window layers would count the gap between the shared tokens and a branch. So if a row does not fit into the
+    window, draft and response are read separately, as for models that cache more than keys and values.
     """
     pairs: dict[tuple[tuple[int, ...], tuple[int, ...]], EncodedPair] = {}
 
@@ -453,12 +454,12 @@ def verified(row: FollowedRow, read: ReadDraft, near_tie: float, begun: Generate
 
 @dataclass(slots=True)
 class KeptStates:
-    """The reference's last hidden states on the responses, read once for all adapters."""
+    """The reference's last hidden states on the responses, computed once for all adapters."""
 
     of: dict[Any, Tensor] = field(default_factory=dict)
     bytes: int = 0
     head_is_last: bool = False
-    """True if the model returns what its head gives, neither capped nor scaled, as was seen once."""
+    """True if the model returns its head's output, neither capped nor scaled. Checked once."""
 
     def logits(
         self,
@@ -467,7 +468,7 @@ class KeptStates:
         using: Callable[[], AbstractContextManager[Any]],
         device: torch.device,
     ) -> Sequence[Tensor]:
-        """Return the reference's logits (tokens, vocabulary) of each response. using: switches to the reference."""
+        """Return the reference's logits (tokens, vocabulary) of each response. using: activates the reference."""
         missing = [row for row in rows if row.texts not in self.of]
         new: Mapping[Any, Tensor] = {}
         with using() as model:
