@@ -147,7 +147,7 @@ class NetworkError(GradienceError):
 
 
 class EngineError(GradienceError):
-    """The engine's process ended, or has too little memory.
+    """The engine's process ended or ran out of memory.
 
     >>> EngineError("the vLLM process was ended by signal 9", code="engine-died").exit_code
     5

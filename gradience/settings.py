@@ -61,7 +61,8 @@ class PythonOnly:
 
 
 class Internal:
-    """Marks a keyword that only Gradience passes: no flag, no key, and not in the signature of the public function."""
+    """Marks a keyword that only Gradience passes. It is not a flag, a config key or a parameter of the public
+    function."""
 
 
 def _path(value: Any) -> Path:
@@ -111,9 +112,9 @@ Number = Annotated[float, BeforeValidator(_number)]
 AboveZero = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[Number, Field(gt=0, le=1)]
 Part = Annotated[Number, Field(ge=0, lt=1)]
-"""A share that leaves something, such as a reduction or an error."""
+"""Share below 1, such as a reduction or an error."""
 RankList = Annotated[Sequence[int], BeforeValidator(_ranks)]
-"""Ranks, or a text such as `8,4,2`. What is stored is a tuple."""
+"""Ranks, or a string such as `8,4,2`. Stored as a tuple."""
 
 
 def fields_of(settings: Any) -> dict[str, FieldInfo]:
@@ -297,7 +298,7 @@ def parameters_of(kind: Any) -> Mapping[str, Parameter]:
 
 
 def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
-    """Return what is wrong with the first argument that is: `limit must be a valid integer, not str ('x')`."""
+    """Return the error for the first invalid argument: `limit must be a valid integer, not str ('x')`."""
     detail = error.errors(include_url=False, include_context=False)[0]
     place = detail["loc"][0]
     name = list(parameters_of(kind))[place] if isinstance(place, int) else place

@@ -114,7 +114,7 @@ def report_page(settings: PageSettings) -> WrittenPage:
 
     Keywords, named like the flags of `gradience report`:
 
-    Raises what `read_sources` raises, UsageError (`not-ours`), OutputError (`write-failed`), MissingExtra.
+    Raises what `read_sources` raises, UsageError (`not-ours`), OutputError (`write-failed`), and MissingExtra.
     """
     from gradience.reports.page.render import write_page
     from gradience.sources import read_sources

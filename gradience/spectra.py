@@ -170,7 +170,7 @@ def _upper(block: FloatArray) -> FloatArray:
 
 
 def _accumulate(blocks: Iterable[FloatArray]) -> tuple[FloatArray, int]:
-    """Products of float32 blocks are added in float64."""
+    """Sum the Gram matrices of the blocks, in float64 even for float32 blocks."""
     total: FloatArray | None = None
     rows = 0
     for block in blocks:
@@ -223,7 +223,7 @@ def spectrum_from_grams(gram_A: Core, gram_B: Core) -> Spectrum | None:
 
 
 def spectrum_of_energies(energies: FloatArray, gram_A: Core, gram_B: Core) -> Spectrum | None:
-    """The spectrum from the eigenvalues of Lᵀ(BᵀB)L, ascending; None if the largest is 0."""
+    """Return the spectrum from the eigenvalues of Lᵀ(BᵀB)L, ascending; None if the largest is 0."""
     count = min(gram_A.matrix.shape[0], gram_A.rows, gram_B.rows)
     energies = energies[::-1][:count].clip(min=0.0)
     top = float(energies[0])

@@ -79,7 +79,7 @@ def visible(text: str) -> str:
 
 
 def plainly(message: str) -> str:
-    """Return a message of pydantic in fewer words.
+    """Return a shorter version of a pydantic message.
 
     >>> plainly("Input should be greater than or equal to 1")
     'must be at least 1'

@@ -40,7 +40,7 @@ GRID: tuple[tuple[Method, float, float], ...] = (
     ("dare", 0.7, 0.5),
     *(("knots", 1.0, density) for density in (0.5, 1.0)),
 )
-"""Candidates of a search, fixed in advance: method, weight of every parent, density. The first of equal ones wins."""
+"""Search grid, fixed in advance: (method, weight of every parent, density). In a tie, the first candidate wins."""
 
 
 def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeReport:

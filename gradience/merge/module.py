@@ -44,7 +44,8 @@ class Kept(NamedTuple):
 
 
 def left_of(parent: int, pairs: Sequence["MergedPair"]) -> tuple[float | None, float | None]:
-    """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) and ⟨ΔW_i, M′⟩/‖ΔW_i‖² of one parent over all modules; None if a norm is 0."""
+    """Return cosine ⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) and projection ⟨ΔW_i, M′⟩/‖ΔW_i‖² of a parent over all modules; None if a
+    norm is 0."""
     rows = [pair.kept[parent] for pair in pairs if parent in pair.kept]
     energy, inner = math.fsum(row.energy for row in rows), math.fsum(row.inner for row in rows)
     # An energy that cancels may be rounded to less than 0.
@@ -173,7 +174,7 @@ def write_merged(job: Job) -> CompressedModule:
     assert isinstance(pair, MergedPair)
     try:
         written = _from_dense(job, pair) if is_dense(pair) else write_module(job)
-        # The products of a sum are those of its parents' own factors.
+        # The Gram matrices of a sum contain those of its parents' factors.
         summed = pair.recipe.method in ("linear", "svd") and written.products
         left = _from_products(job, pair, *written.products) if summed else _from_factors(job, pair, written)
         pair.kept.update(left)
@@ -253,7 +254,7 @@ def _slices(rows: int, columns: int) -> Iterator[slice]:
 def _dense_inner(
     update: Callable[[slice], Dense], words_A: Words, words_B: Words, scale: float
 ) -> tuple[float, float, float]:
-    """‖ΔW‖², ⟨ΔW, M′⟩ and ‖ΔW − M′‖² of a dense update and M′ = s·B·A, of Aᵀ and B as stored words."""
+    """Return ‖ΔW‖², ⟨ΔW, M′⟩ and ‖ΔW − M′‖² of a dense update and M′ = s·B·A, with Aᵀ and B as stored words."""
     a, energy, inner, lost = scale * decode(words_A).T, 0.0, 0.0, 0.0
     for rows in _slices(len(words_B), a.shape[1]):
         dense, merged = update(rows).astype(np.float64), decode(words_B[rows]) @ a

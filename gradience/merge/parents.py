@@ -1,6 +1,6 @@
-"""The adapters that are merged: opened, refused unless their updates add up on one base, and laid out as one adapter.
+"""The adapters to merge: open them, refuse those whose updates cannot be added on one base, and lay out the result.
 
-Only headers are read, but for tensors beside the factors.
+Only headers are read, except for tensors that are not factors.
 """
 
 import math
@@ -82,7 +82,7 @@ class Parent(NamedTuple):
         return self.config.use_dora or bool(self.opened.magnitudes())
 
     def beside(self) -> Iterator[tuple[SkippedTensor, TensorFile]]:
-        """Yield its tensors that are not factors or magnitudes, each with its file."""
+        """Yield the adapter's tensors that are not factors or magnitudes, each with its file."""
         for note in self.opened.other:
             if note.reason != DORA_REASON and not self.opened.is_foreign(note):
                 yield note, next(file for file in self.opened.files if note.tensor in file.entries)
@@ -191,7 +191,7 @@ def _common_type(types: Sequence[DType], otherwise: str = "F32") -> DType:
     return types[0] if len(set(types)) == 1 else DTYPES[otherwise]
 
 
-# ---------------------------------------------------------------- refused
+# ---------------------------------------------------------------- refusals
 
 
 def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[float]) -> None:
@@ -250,7 +250,7 @@ def _refuse(parent: Parent, settings: MergeSettings) -> None:
 def _refuse_together(first: Parent, other: Parent) -> None:
     """Raise InputError (other-base, other-config) for different bases, task types or trained tokens.
 
-    Bases with different names are one if both are folders with the same files.
+    Bases with different names count as equal if both are folders with the same files.
     """
     configs = first.config, other.config
     names = [config.base_model for config in configs]
@@ -282,7 +282,7 @@ def _refuse_together(first: Parent, other: Parent) -> None:
 
 
 def _base_digests(name: str) -> dict[str, str] | None:
-    """Return the digest of each weights file of a base model; None for one that is no folder."""
+    """Return the digest of each weights file of a base model; None if `name` is not a folder."""
     folder = Path(name)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else None
     return None if files is None else {path.name: sha256_file(path) for path in files}
@@ -329,7 +329,8 @@ def _base_of(parents: Sequence[Parent], settings: MergeSettings, stack: ExitStac
 
 
 def _merged_pair(parts: Sequence[Part], settings: MergeSettings, scale: float | None) -> MergedPair:
-    """Return the pair of one module. scale: of all parts, so that no number changes; None if they differ."""
+    """Return the pair of one module. scale: common scale of all parts, whose values then stay exact; None if scales
+    differ."""
     first, rank = parts[0].pair, sum(part.pair.rank for part in parts)
     types = [factor.entry.dtype for part in parts for factor in part.pair.factors.values()]
     dtype = DTYPES["F64"] if scale is None else _common_type(types, "F64")
@@ -348,7 +349,7 @@ def _merged_pair(parts: Sequence[Part], settings: MergeSettings, scale: float | 
 def _beside(
     parents: Sequence[Parent], settings: MergeSettings, jobs: Sequence[Job], stack: ExitStack
 ) -> tuple[dict[str, SkippedTensor], list[TensorFile]]:
-    """Return the tensors beside the factors by the names that are written, and a file of those that are computed."""
+    """Return written name -> tensor for tensors that are not factors, and the files with computed tensors."""
     holders: dict[str, list[tuple[Parent, SkippedTensor, TensorFile]]] = {}
     for parent in parents:
         for note, file in parent.beside():

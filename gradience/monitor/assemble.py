@@ -125,7 +125,7 @@ def _curve(series: Series) -> Curve:
 
 
 def _evaluation(evaluation: EvaluationPoint | None, setup: Setup) -> EvaluationPoint | None:
-    """Return what means something: a perplexity if the loss is a cross-entropy, a gap if losses compare."""
+    """Return the evaluation without meaningless fields: perplexity and gap depend on the trainer's loss."""
     if evaluation is None or setup.method == "supervised":
         return evaluation
     hidden = ("perplexity", "train_loss", "gap") if setup.method == "reinforcement" else ("perplexity",)

@@ -17,10 +17,10 @@ from gradience.telemetry.trainers import REWARDS, method_of
 
 MAX_POINTS = 256
 MAX_AUDITS = 50
-"""Appended audits that are kept; the rest is counted."""
+"""Maximum appended audits that are kept; further ones are only counted."""
 MAX_SPLITS = 16
 SHOWN = ("loss", "ppl", "perplexity", "train_loss", "gap")
-"""Metrics of an evaluation that are fields of their own."""
+"""Metrics of an evaluation that have their own fields."""
 
 
 @dataclass(frozen=True, slots=True)

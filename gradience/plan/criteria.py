@@ -36,7 +36,7 @@ class Criterion(Protocol):
         """Return the description of the criterion in a plan."""
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        """A rank for every one of `modules`, which are those of `report`.
+        """Return a rank for each of `modules`, the modules of `report`.
 
         Raises UsageError for a criterion that is invalid or cannot be met.
         """
@@ -150,7 +150,7 @@ class ToBudget:
     >>> plan_compression(audit_adapter("my_adapter"), ToBudget(max_params=50_000)).new_params <= 50_000
     True
 
-    reduction: share of the LoRA parameters to save.   max_params: of the LoRA factors.
+    reduction: share of the LoRA parameters to save.   max_params: maximum LoRA parameters.
     max_error: √(Σ‖ΔW − ΔW′‖²/Σ‖ΔW‖²) over the whole adapter.
     by: measure that ranks components: energy or, with a calibration, effect on the output.
     """
@@ -170,7 +170,7 @@ class ToBudget:
 
     @property
     def _limit(self) -> tuple[str, Any]:
-        """The name and the value of the limit that is set."""
+        """Name and value of the limit that is set."""
         return next((name, value) for name in _LIMITS if (value := getattr(self, name)) is not None)
 
     @property

@@ -18,7 +18,7 @@ from gradience.spectra import FloatArray, energy_rank, lost_energy
 
 @checked
 class Grid:
-    """Ranks that are allowed besides a module's own; None for every rank.
+    """Allowed ranks, in addition to a module's own; None: every rank.
 
     >>> Grid((4, 16)).up(5, rank=64), Grid().up(5, rank=64)
     (16, 5)

@@ -1,6 +1,6 @@
 """Reports, one file each: the versioned model, the screen and document, the plots, and the title of the page.
 
-registry.py   all reports and other artifacts by the name of their schema, one line each
+registry.py   reports and other artifacts by schema name, one line each
 base/         common parts: the base class, blocks and their renderers, fields of several models
 plots/        plots as pure data, and their renderers
 page/         reports with their plots as one HTML file
@@ -17,9 +17,9 @@ document:
             names = table_of(self.scenarios, (Column("variant"), lambda row: Span(row.name, "name")))
             return [Heading("Power", level=1), names]
 
-`print`, a terminal, Markdown, a notebook and a page all come from these blocks. A report whose screen is
-shorter has a `screen` too, which takes the `View`: its amount of detail. A plot is a line in `plots`: a function
-of `plots/`, and the beginning of the title of its section.
+`print`, a terminal, Markdown, a notebook and a page all come from these blocks. A report with a shorter screen also has
+a method `screen`, which takes the `View` (amount of detail). Each line in `plots` is a plot: a function in `plots/`,
+and the start of its section's title.
 
 Blocks contain text, never markup: an untrusted name is `Span(name, "name")`, sentences that contain names are plain
 strings, and each renderer escapes all text once. A kind of block is one dataclass in `base/blocks.py` and one `case` in

@@ -402,7 +402,7 @@ class AuditReport(Report):
         return audit_blocks(self)
 
     def summary(self) -> list[Note]:
-        """Return completeness, errors, warnings, and the directions that the median module needs."""
+        """Return coverage, errors, warnings, and the number of directions that the median module needs."""
         notes = [_coverage_note(self), *_finding_notes(self, "error", "warning")]
         if self.energy_rank_90_p50 is not None:
             ranks = number_range(layer.r for layer in self.layers)
@@ -432,15 +432,15 @@ def compress_command(report: AuditReport, path: str, options: str) -> str | None
 SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
 """Modules with the most and the least spare rank that the screen lists."""
 LISTED = 5
-"""The same at either end in a document."""
+"""Modules with the most and the least spare rank that a document lists."""
 BESIDE_MAP, WIDEST_MAP = 46, 128
-"""Columns of a terminal that are not available for the cells of a map, and of the map in a document."""
+"""Terminal columns beside the cells of a map, and maximum columns of a map in a document."""
 HYPOTHESIS = (
     "In our tests (8 adapters, two tasks), uniform_median and per_layer kept accuracy within 2.5 points, but were 4 and"
     " 6 times larger than needed, respectively. uniform_p90 was tested on 5 of the adapters and saved nothing. To find"
     " a size on your examples, use gradience shrink."
 )
-"""Measured value of the suggestions: `python benchmarks/predicted_drop.py fit` prints it."""
+"""Measured reliability of the suggestions, from `python benchmarks/predicted_drop.py fit`."""
 NO_QUALITY = "An audit measures weights. It does not show accuracy."
 COARSE_BOUND = 1e-3
 """error_bound above which the printed digits are no longer reliable, so that a warning is due."""
@@ -548,7 +548,7 @@ def incompleteness(report: AuditReport) -> str | None:
 
 
 def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
-    """Return the most frequent reasons, each with its number of tensors if there are several."""
+    """Return the most frequent reasons, with tensor counts if there are several."""
     reasons = Counter(note.reason for note in notes)
     ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{reason} ({count(number)})" if ranked[1:] else reason for reason, number in ranked[:most]]
@@ -811,7 +811,7 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
 
 
 def _decision_sentence(plan: Suggestions) -> str:
-    """Return which uniform rank is rounded up or limited; empty if both are as measured."""
+    """Return a sentence about uniform ranks that were rounded up or limited; empty if both are as measured."""
     ranks = list(map(str, plan.allowed_ranks))
     grid = ", ".join(ranks) if len(ranks) <= 5 else f"{', '.join(ranks[:3])} … {ranks[-1]}"
     words = {"grid": f"rounded up to an allowed rank ({grid})", "cap": "limited by the current rank"}
@@ -957,10 +957,10 @@ def map_blocks(
 ) -> list[Block]:
     """Return the map of one layer stack such as `model.layers`: a row per kind of module, a column per layer.
 
-    Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited for every
-    architecture and naming: a stack that is wider than the screen has several layers per column, and a cell of several
-    modules (experts, merged columns) shows their median. measure: name of the energy rank. total: energy of the whole
-    adapter. columns: least width of the map. rest: pointer to the kinds that are left out.
+    Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited: a stack wider
+    than the screen has several layers per column, and a cell of several modules (experts, merged columns) shows their
+    median. measure: name of the energy rank. total: energy of the whole adapter. columns: least width of the map. rest:
+    pointer to the kinds that are left out.
     """
     number = len(stack.columns)
     wide = max(1, min(MAX_CELL, columns // number))

@@ -375,7 +375,7 @@ class Bench(Judged[VariantResult]):
 
     @property
     def planned_guards(self) -> tuple[PlannedSet, ...]:
-        """The guards as the plan names them."""
+        """Guards as described in the plan."""
         return tuple(
             PlannedSet(name=name, guard=True, **{field: getattr(report, field) for field in PLANNED})
             for name, report in self.guards.items()
@@ -666,7 +666,7 @@ GuardColumn = tuple[Column, Callable[[Any], Inline]]
 def _guard_columns(
     guards: Sequence[PlannedSet], row_on: Callable[[str, Any], EvaluatedAdapter | None]
 ) -> list[GuardColumn]:
-    """Return a column for each guard. row_on: (guard, variant) -> its row on the guard."""
+    """Return a column for each guard. row_on: (guard, variant) -> the variant's row on the guard."""
 
     def cell(guard: str) -> Callable[[Any], Inline]:
         return lambda variant: MISSING if (row := row_on(guard, variant)) is None else delta_cell(row)
@@ -676,7 +676,7 @@ def _guard_columns(
 
 
 def _guard_legend(guards: Sequence[PlannedSet]) -> list[Row]:
-    """Return what each guard is."""
+    """Return a description of each guard."""
     return [
         (
             guard.name,
@@ -1023,7 +1023,7 @@ def _correct(result: VariantResult) -> str:
 
 
 def _levels(bench: Bench) -> Iterator[Block]:
-    """Yield what the probe itself gained and forgot, compared with the base; nothing without guards."""
+    """Yield the probe's gains and losses on the guards, compared with the base; nothing without guards."""
     if bench.guards:
         yield Heading("Guards", aside="what the probe itself gained or forgot")
         yield table_of(

@@ -149,7 +149,7 @@ class CalibrationReport(PromptReport):
         return calibration_blocks(self, DOCUMENT)
 
     def screen(self, view: View) -> Document:
-        """Return the first modules, the sizes, and the next command."""
+        """Return the most important modules, the sizes, and the next command."""
         return calibration_blocks(self, view)
 
 
@@ -395,7 +395,8 @@ SIZES = (
 
 
 def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
-    """Return the predicted KL of each size, for both ways to spend its parameters; on a screen the next command."""
+    """Return the predicted KL of each size for both allocations of its parameters; on a screen also the next
+    command."""
     tokens = report.tokens_per_answer
     table = table_of(
         report.sizes,

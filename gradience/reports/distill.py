@@ -186,7 +186,7 @@ class DistillForecast(PromptForecast):
 LEVEL = 0.025
 """One-sided level at which an adapter is reported as closer, or farther away."""
 FEW = 30
-"""Number of held-out examples below which they are reported as few."""
+"""Below this number of held-out examples, a warning is shown."""
 
 
 def _answer(report: DistillReport) -> str:

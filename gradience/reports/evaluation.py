@@ -295,7 +295,7 @@ class EvaluationReport(Report):
 
     @property
     def compares(self) -> Compares:
-        """Quantity that is compared with the reference's."""
+        """Quantity compared with the reference."""
         if self.adapters[0].likelihood is not None:
             return "nll"
         return "agreement" if self.by_agreement else "correct"

@@ -355,8 +355,8 @@ def _advice(report: FleetReport, base: BaseGroup) -> str:
 
 
 def _commands(report: FleetReport, shown: Sequence[BaseGroup], root: str) -> list[Block]:
-    """Return the command that truncates all bases to the highest of the ranks recommended for them, if any is larger,
-    and the command of a server for each base afterwards."""
+    """Return the command that truncates larger adapters to the highest recommended rank of any base, and each base's
+    server command afterwards."""
     ranks = [base.target if base.recommended and base.target else base.largest_rank for base in report.bases]
     rank = max(ranks, default=0)
     blocks, title = list[Block](), "Server flags"

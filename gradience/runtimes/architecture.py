@@ -50,9 +50,9 @@ def architecture_of(
 def model_config_of(
     config: PeftConfig, folder: Path, base_model: str | os.PathLike[str] | None = None
 ) -> Mapping[str, Any] | None:
-    """Return config.json of the model under an adapter, of the same places and in the same order; None without one."""
+    """Return the base model's config.json, from the same locations in the same order; None without one."""
     for path in _config_files(config, folder, base_model):
-        with suppress(InputError):  # none of these was named, so an unreadable one is ignored
+        with suppress(InputError):  # guessed paths: an unreadable file is ignored
             if os.path.isfile(path) and _declared_class(fields := read_object(path, limit=MAX_CONFIG_BYTES)):
                 return fields
     return None
@@ -105,7 +105,7 @@ def _cached(name: str) -> Iterator[Path]:
 
 
 def _declared_class(fields: Mapping[str, Any]) -> str | None:
-    """The first of `architectures`."""
+    """Return the first of `architectures`."""
     names = fields.get("architectures")
     return _class_name(names[0]) if isinstance(names, list) and names else None
 

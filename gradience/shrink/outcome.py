@@ -82,9 +82,9 @@ def _guard_outcome(plan: ShrinkPlan, guard: GuardWalk) -> GuardOutcome:
 def deciding(
     plan: ShrinkPlan, outcome: TestedCandidate, guards: Sequence[GuardWalk]
 ) -> tuple[EvaluatedAdapter | None, ShrinkPlan, str]:
-    """Return the row that decides about a candidate, the plan of its data set, and its name to begin a sentence.
+    """Return a candidate's deciding row, the plan of that data set, and a name to begin a sentence.
 
-    The first row that is not shown decides. It is None if a larger candidate has failed on a data set before.
+    The first row that is not shown decides. It is None if a larger candidate failed on an earlier data set.
     """
     words = outcome.candidate.words.capitalize()
     if STATUSES[outcome.row.grade] == "shown":

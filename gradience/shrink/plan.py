@@ -188,8 +188,10 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
 def distillation_of(
     settings: EvaluateSettings, prompts: Path, tested: frozenset[str]
 ) -> tuple[DistillSettings, tuple[str, ...]]:
-    """Return how the smallest candidate is distilled (with the defaults of `gradience distill`), and a note on prompts
-    that are tested: neither the calibration nor the distillation reads them.
+    """Return settings to distill the smallest candidate (defaults of `gradience distill`), and a note on excluded
+    prompts.
+
+    Prompts that are also test examples are used neither to calibrate nor to distill.
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
@@ -211,7 +213,7 @@ def distillation_of(
 
 
 def notes_on_calibration(calibration: Calibration | None, tested: frozenset[str]) -> tuple[str, ...]:
-    """Return a note on prompts of a given calibration that are tested as well."""
+    """Return a note on prompts of a given calibration that are also test examples."""
     if calibration is None:
         return ()
     known = calibration.report.prompt_ids

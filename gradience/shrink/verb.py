@@ -1,13 +1,13 @@
-"""`shrink_adapter`: what `gradience shrink` does, as one function: audit, plan, make, evaluate, write.
+"""`shrink_adapter`, the function behind `gradience shrink`: audit, plan, make, evaluate, write.
 
-DIR/plan.json       what is decided before anything is evaluated
-DIR/calibration.safetensors   the calibration on the prompts, if it was made here
-DIR/candidates/NAME/     each candidate that was made, with the report of its compression; and the rewrite control
-DIR/records/        the answers on the test rows
-DIR/guards/NAME/    the answers on a guard
-DIR/adapter/        the smallest candidate shown; the card in it names the evidence
-DIR/shrink.json     the evidence
-DIR/digests.json    all of these but the candidates, each with its sha256
+DIR/plan.json       plan, written before anything is evaluated
+DIR/calibration.safetensors   calibration on the prompts, if it was made here
+DIR/candidates/NAME/     each candidate with its compression report; and the rewrite control
+DIR/records/        answers on the test examples
+DIR/guards/NAME/    answers on a guard
+DIR/adapter/        smallest candidate shown to stay within the margin; its card names the evidence
+DIR/shrink.json     evidence
+DIR/digests.json    sha256 of all these files except the candidates
 """
 
 import shutil

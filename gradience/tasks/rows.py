@@ -42,7 +42,7 @@ Tables = Mapping[Role | None, RowTable]
 
 
 def local(path: Path, columns: Mapping[str, str] | None = None) -> RowTable:
-    """The rows of a file, of a folder that `datasets` saved, or of `hf://org/name[:split]`, on demand.
+    """Return the rows of a file, of a folder saved by `datasets`, or of `hf://org/name[:split]`, read on demand.
 
     columns: see `laid_out`.
     Raises InputError (`task-file`; while reading also `task-row`), and as `hub` does.

@@ -1,4 +1,4 @@
-"""Training method of a trainer, by the names of classes. Pure, no heavy imports.
+"""Training method of a trainer, from class names. Pure, no heavy imports.
 
 The callback uses it before it reports exp(loss) as a perplexity, and monitor before it judges a loss: in
 reinforcement learning the loss does not measure progress.
@@ -24,11 +24,11 @@ REWARDS = frozenset({"reward", "objective/scores", "kl", "objective/kl"})
 
 
 def method_of(classes: Iterable[str], *, rewarded: bool = False) -> Method:
-    """The method of a trainer, by the names of classes of its own or of its arguments, else by what it logs.
+    """Return a trainer's method from the class names of the trainer or its arguments, or else from its logs.
 
-    classes: nearest first, e.g. ("MyConfig", "GRPOConfig"); rewarded: one of REWARDS was logged.
-    A class that says nothing (`Trainer`, one of your own) and logs a reward or a KL is reinforcement learning;
-    without them its loss is taken for the loss of supervised training.
+    classes: nearest first, e.g. ("MyConfig", "GRPOConfig"). rewarded: one of REWARDS was logged.
+    An unknown class (`Trainer`, a custom class) that logs a reward or a KL is reinforcement learning.
+    Without them, it is supervised.
 
         method_of(["GRPOTrainer"])         # "reinforcement"
         method_of(["Trainer"], rewarded=True)  # "reinforcement"

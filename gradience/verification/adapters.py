@@ -92,7 +92,7 @@ def check_evaluated(
 def check_compression(folder: Path, findings: Findings) -> CompressionReport | None:
     """Compare compression_report.json with the weights beside it; return the report, if there is one.
 
-    If the original is found, the errors are measured again.
+    If the reference adapter is found, the errors are measured again.
     """
     if not (folder / REPORT).is_file():
         return None

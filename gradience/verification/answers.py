@@ -77,7 +77,7 @@ def check_evaluation(place: Path, findings: Findings) -> None:
 
 
 def check_answers(place: Path, findings: Findings) -> None:
-    """Compare evaluation.json and its page with what the records beside it give."""
+    """Compare evaluation.json and its page with those recomputed from the records beside it."""
     report = EvaluationReport.read(place / evaluation.EVALUATION)
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
     check_page(report, report.run, place / evaluation.DOCUMENT, findings)

@@ -164,7 +164,7 @@ def verify(settings: VerifySettings) -> Verification:
 def _make_again(
     check: Callable[[Path, Findings], object], folder: Path, name: str, findings: Findings
 ) -> None:
-    """Make the result `name` in a folder again, and compare it."""
+    """Recompute the result `name` in a folder, and compare."""
     try:
         check(folder, findings)
     except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
@@ -192,7 +192,7 @@ def _report(
     plan: str | None,
     of_run: dict[str, Any],
 ) -> Verification:
-    """Return the report of what was found. made_up: what no check can rule out. of_run: the fields about Bench."""
+    """Return the report. made_up: fabrications that no check can rule out. of_run: fields about Bench."""
     if settings.root is None:
         findings.gap("the origin of the folder: give the published root with --root")
     findings.gap(made_up)

@@ -21,8 +21,8 @@ RATIOS = {
     "MiniLM-L6, sources of texts": (0.89, 2.35),
     "SmolLM2-135M, comparing sums": (2.66, 4.04),
 }
-"""Measured KL / predicted KL, without random directions and without KL below three times the noise of bfloat16: three
-seeds each, of the sums one. Sources: docs/results/calibration.md and docs/results/predicted_drop.md."""
+"""Range of measured KL / predicted KL over three seeds (one for sums), excluding random directions and KL below three
+times the bfloat16 noise. Sources: docs/results/calibration.md and docs/results/predicted_drop.md."""
 ROUTED = "the base routes each token to {}, and a prediction assumes that no token changes its experts"
 
 
@@ -61,7 +61,7 @@ WIDE = 0.5
 def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Block]:
     """Return the predicted divergence, and the accuracy of earlier predictions.
 
-    withheld: reason why there is a calibration and no prediction.
+    withheld: reason why a calibration gives no prediction.
     """
     heading = Heading("Predicted change of the output")
     if prediction is None:

@@ -79,7 +79,7 @@ class Report(Readable):
         return markdown.render(self.blocks())
 
     def plot(self, kind: str | None = None) -> Figure:
-        """Return a plot of the report as matplotlib's figure.
+        """Return a plot of the report as a matplotlib figure.
 
         >>> report.plot("energy").savefig("energy.pdf")  # doctest: +SKIP
 

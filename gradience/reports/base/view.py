@@ -15,9 +15,9 @@ class View:
     brief: bool = False
     """Short lists, with the number of entries left out."""
     full: bool = False
-    """Every module; of a run or a configuration, also evidence and sources."""
+    """Every module; for a run or a configuration, evidence and sources."""
     most: int | None = None
-    """Modules with the most spare rank that an audit lists."""
+    """Maximum modules with spare rank that an audit lists."""
     paths: tuple[str, ...] = ()
     """Paths as typed, for the next command."""
     width: int | None = None

@@ -77,7 +77,7 @@ class Compared:
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
     def figure(self, value: float | None) -> str:
-        """Return a value on the scale of Δ: points have two decimals, as in tables."""
+        """Return a formatted Δ; points have two decimals, as in tables."""
         return signed(value) if value is None or self.unit != "points" else points(value / 100)
 
     def hover(self, row: ForestRow) -> str:
@@ -245,7 +245,7 @@ def forest_plot(report: Comparing) -> Plot | None:
 def pareto_plot(report: Comparing) -> Plot | None:
     """Return Δ of each candidate by LoRA parameters kept; None if no size is known."""
     outcome = compared(report)
-    by_status = outcome.words is BY_STATUS  # nothing is graded
+    by_status = outcome.words is BY_STATUS  # no grades
     chosen = report.smallest if isinstance(report, ShrinkReport) else getattr(report, "best", None)
     # The smallest candidate is labeled first, so its label survives crowding.
     rows = sorted(

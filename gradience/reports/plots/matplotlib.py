@@ -66,9 +66,9 @@ ABSENT = "#f2f2f2"
 TITLE, NAME, LABEL = 48, 60, 28
 """Characters per line of a title, of a name in a plot, and of a label beside a point."""
 BESIDE = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
-"""Steps to the right of a point and up, in the order in which its label is tried there."""
+"""Label offsets from a point (right, up), in the order in which they are tried."""
 SIZE = (5.2, 3.6)
-"""Width and least height of a plot, in inches."""
+"""Width and minimum height of a plot, in inches."""
 ROW = 0.28
 """Height of one row of a forest plot or a heat map, in inches."""
 
@@ -80,7 +80,7 @@ def figure_of(plot: Plot) -> Figure:
         figure: Figure = _part("figure").Figure(figsize=(SIZE[0], height), layout="constrained")
         axes = figure.subplots()
         _draw(plot, axes)
-        figure.draw_without_rendering()  # the layout is final, and labels find their places in it
+        figure.draw_without_rendering()  # labels are placed in the final layout
         _draw_labels(axes, [series for series in plot.series if isinstance(series, Points)])
     return figure
 
@@ -184,7 +184,7 @@ def _draw_points(axes: Axes, series: Points, place: int) -> None:
 
 
 def _draw_labels(axes: Axes, points: Sequence[Points]) -> None:
-    """Write its name beside each point, if there is room inside the plot, and off other names and marks."""
+    """Label each point if there is room inside the plot without overlapping other labels and markers."""
     named = [point for series in points for point in zip(series.x, series.y, series.labels, strict=False)]
     if not named:
         return
@@ -273,7 +273,7 @@ def _draw_legend(axes: Axes, plot: Plot) -> None:
     if shortened:
         named = [named[0], named[-1]]
     handles, labels = [handle for handle, _ in named], [label for _, label in named]
-    if len(named) >= plot.least_named and isinstance(plot.series[0], Intervals):  # its rows leave no room
+    if len(named) >= plot.least_named and isinstance(plot.series[0], Intervals):  # the rows fill the axes
         of_label = dict(zip(labels, handles, strict=True))
         ordered = [label for label in plot.series[0].legend.values() if label in of_label]
         handles = [of_label[label] for label in ordered]

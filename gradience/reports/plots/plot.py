@@ -61,7 +61,7 @@ class Points:
     x: Sequence[float]
     y: Sequence[float]
     labels: Sequence[str] = ()
-    """Name of each point: beside it on paper, if there is room; empty for none."""
+    """Labels of the points, shown in a file if there is room; empty: no label."""
     tone: Tone = ""
     hover: Sequence[str] = ()
 
@@ -132,7 +132,7 @@ class Plot:
 
     @property
     def least_named(self) -> int:
-        """Smallest number of named series that need a legend: one if its color is a verdict."""
+        """Smallest number of named series that need a legend: one if colors are verdicts."""
         return 1 if any(isinstance(series, Points | Intervals) for series in self.series) else 2
 
     @property

@@ -73,7 +73,7 @@ def to_plotly(plot: Plot) -> Json:
         "yaxis": y,
         "showlegend": plot.least_named <= named <= (SHADED if plot.crowded else LEGEND),
         "legend": {"orientation": "h", "x": 0, "y": 1, "traceorder": "normal"}
-        # labels of upright lines stand between the legend and the rows
+        # leave room for labels of vertical lines below the legend
         | ({"yref": "container", "yanchor": "top"} if labeled else {"yanchor": "bottom"}),
         "hovermode": "closest",
         "margin": {"l": 60, "r": 20, "t": 48 if labeled else 28, "b": 52},
@@ -191,12 +191,12 @@ def _points(series: Points, place: int) -> Json:
         sides = ("top right", "bottom right")
         values |= {"text": labels, "textposition": [sides[place % 2] for place in range(len(labels))]}
     mode = "markers+text" if "text" in values else "markers"
-    values["cliponaxis"] = False  # a name may reach over the edge
+    values["cliponaxis"] = False  # labels may extend past the axes
     return _named(series.name, hover, type="scatter", mode=mode, marker=marker, **values)
 
 
 def _intervals(series: Intervals) -> list[Json]:
-    """Return for each tone the intervals as one line with gaps, and the values on them."""
+    """Return two traces per tone: its intervals as one line with gaps, and its values as markers."""
     traces: list[Json] = []
     tones = {row.tone for row in series.rows}
     for tone in sorted(tones, key=list(series.legend or tones).index):
@@ -217,7 +217,7 @@ def _intervals(series: Intervals) -> list[Json]:
 
 
 def _image(plot: Plot, series: Image) -> Json:
-    bar: Json = {"thickness": 12}  # the plot's title names the quantity
+    bar: Json = {"thickness": 12}  # no title: the plot's title names the quantity
     if series.color.form == "share":
         bar["tickformat"] = ".0%"
     trace: Json = {
