@@ -134,7 +134,7 @@ def pread(handle: int, size: int, offset: int, path: Path) -> bytes:
 
     Raises InputError (truncated), ReadError (unreadable).
     """
-    parts: list[bytes] = []  # one, unless the system reads less than it was asked for
+    parts: list[bytes] = []  # one, unless a read returns fewer bytes than requested
     done = 0
     while done < size:
         try:

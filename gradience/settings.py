@@ -105,7 +105,7 @@ def paths_of(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
 
 
 StrPath = Annotated[str | os.PathLike[str], BeforeValidator(_path)]
-"""A path as it is given. What is stored is a `Path`."""
+"""A path. Stored as a `Path`."""
 Integer = Annotated[int, BeforeValidator(_integer)]
 Positive = Annotated[Integer, Field(ge=1, lt=2**31)]
 Number = Annotated[float, BeforeValidator(_number)]

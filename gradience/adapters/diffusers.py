@@ -53,7 +53,7 @@ def open_kohya(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     weights = single(path, adapter, lambda name: True, "files")
     file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
     opened = of_one_file("kohya", path, file)
-    opened.unwritable = "dots of its modules' names are underscores, so no adapter of PEFT can name them"
+    opened.unwritable = "its module names have underscores in place of dots, so PEFT cannot match them"
     places = places_in(file, _KOHYA_FACTOR, "down")
     alphas = _alphas(file, {place.module for place in places.values()})
     tucker = {name.removesuffix(".lora_mid.weight") for name in file.entries if "lora_mid" in name}

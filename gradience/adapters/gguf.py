@@ -153,7 +153,7 @@ def open_gguf(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
         return "whole weights of a norm" if norm else None
 
     opened = of_one_file("gguf", path, file)
-    opened.unwritable = "its modules have llama.cpp's names, which no model of PEFT has"
+    opened.unwritable = "its modules have llama.cpp's names, which PEFT cannot match"
     sort_tensors(opened, places, make, known)
     rank = max((pair.rank for pair in opened.pairs), default=None)
     opened.config = PeftConfig(weights, {}, r=rank, lora_alpha=float(alpha) or rank)

@@ -92,10 +92,10 @@ def open_mlx(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
         return DORA_REASON if last == "m" and module in modules else None
 
     sort_tensors(opened, places, make, known)
-    # What the same factors in PEFT's names would not say.
+    # Properties that PEFT's names cannot express.
     stacked = next((pair.module for pair in opened.pairs if pair.kind == "expert"), None)
     if stacked is not None:
-        only = "which PEFT reads only by the names of the base's parameters"
+        only = "which PEFT loads only with the base's parameter names"
         opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
     elif opened.other:
         opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"

@@ -189,11 +189,11 @@ _GHOSTS: tuple[Ghost, ...] = ("", "modules_to_save", "original_module")
 
 
 def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -> None:
-    """Every tensor into pairs, other or unaudited: coverage adds up to the file."""
+    """Sort every tensor into pairs, other or unaudited, so that coverage adds up to the whole file."""
     slots: dict[Slot, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, key in keys.items():
         if ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in tensors:
-            # Beside what it trained, PEFT also saves an embedding or a head as it is in the live model.
+            # In addition to the trained copy, PEFT saves the live model's embedding or head.
             adapter.ghosts.append(name)
             adapter.other += notes_of([name], GHOST_REASON, tensors)
         elif key.adapter is not None and key.adapter != adapter.adapter_name:

@@ -152,8 +152,8 @@ def _batch(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
 
 # ---------------------------------------------------------------- random numbers and completions
 #
-# Random numbers belong to a row, not to its place. Completions are drawn from the model as it is, for prompts without
-# one: no temperature, no cut.
+# Random numbers depend on the row, not on its position. Missing completions are sampled from the full distribution:
+# temperature 1, no top-k or top-p.
 
 
 _STREAMS = {"signs": 0, "completion": 1}

@@ -235,7 +235,7 @@ def no_evaluation(context: Context) -> Problems:
         yield Problem(
             "evaluation",
             s.evaluation or "not set (default: no)",
-            "eval_strategy: steps, on data that are held out",
+            "eval_strategy: steps, on held-out data",
             "no evaluation during training",
             "without held-out data, learning and memorization look the same",
         )

@@ -371,7 +371,7 @@ def not_held(opened: Adapter, form: str, part: str, hint: str) -> InputError:
 
 
 def refuse_meaning(opened: Adapter, form: str, *, dora: bool = False) -> None:
-    """Raise InputError (not-in-format) for an update that is not s·B·A of modules on the base as it is.
+    """Raise InputError (not-in-format) for an update that is not s·B·A of modules on the unchanged base.
 
     Only PEFT's config says how the base is changed, or that a factor belongs to a parameter. dora: DoRA is
     held.

@@ -83,10 +83,10 @@ class Truncation:
 
 
 def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
-    """Best rank-`rank` approximation of B·A in the Frobenius and the spectral norm (Eckart & Young 1936).
+    """Return the best rank-`rank` approximation of B·A in the Frobenius and the spectral norm (Eckart & Young 1936).
 
-    Where B·A has a lower rank than asked for, the surplus rows and columns of the maps are 0. Where a factor is 0
-    (nothing was trained), the leading components are kept as they are, so that training can go on.
+    If B·A has a lower rank than requested, the surplus rows and columns of the maps are 0. If a factor is 0
+    (untrained), the leading components are kept unchanged, so that training can continue.
     Raises NonFiniteFactor.
     """
     gram_A, gram_B = gram(blocks_A), gram(blocks_B)

@@ -127,9 +127,9 @@ def _memory(inputs: EvaluateInputs) -> dict[str, Any]:
 
 
 def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
-    """Return rows of a batch, tokens of a padded prompt or text, and tokens that are generated.
+    """Return (rows per batch, tokens of a padded prompt or text, generated tokens).
 
-    Rows: as many as were asked for, or of the mean length as the first budget holds.
+    Rows per batch: the requested number, or rows of mean length that fit into the first budget.
     """
     from gradience.evaluate.memory import longest_of, sorted_longest
     from gradience.models.rendering import token_counts

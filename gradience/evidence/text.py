@@ -51,7 +51,7 @@ def within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def text_or_none(value: object) -> str | None:
-    """A text as it is; None for anything else."""
+    """Return a string unchanged; None for anything else."""
     return value if isinstance(value, str) else None
 
 

@@ -54,7 +54,7 @@ class FrontMatter(NamedTuple):
 
 
 class Card(NamedTuple):
-    """The parts of a card that Gradience writes. front: None leaves the YAML as it is."""
+    """The parts of a card that Gradience writes. front: None keeps the YAML."""
 
     block: str
     front: FrontMatter | None = None
@@ -137,7 +137,7 @@ def read_card(folder: Path) -> bytes:
 def write_card(folder: Path, card: Card, *, strict: bool = False) -> bool:
     """Put `card` into README.md in `folder`, creating it if necessary. Return True if the file changed.
 
-    strict: raise InputError (bad-front-matter) for YAML that cannot be read, instead of leaving it as it is. Raises
+    strict: raise InputError (bad-front-matter) for YAML that cannot be read, instead of keeping it. Raises
     InputError as `read_file` does, OutputError if the file cannot be written.
     """
     before = read_card(folder)

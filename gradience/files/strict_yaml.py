@@ -117,7 +117,7 @@ _Loader.yaml_constructors = {
     _TAG + "bool": _Loader.construct_yaml_bool,
     _TAG + "int": _Loader.construct_yaml_int,
     _TAG + "float": _Loader.construct_yaml_float,
-    _TAG + "timestamp": _Loader.construct_yaml_str,  # a date is read as it is written, and so is `=`
+    _TAG + "timestamp": _Loader.construct_yaml_str,  # dates and `=` stay text
     _TAG + "value": _Loader.construct_yaml_str,
     _TAG + "str": _Loader.construct_yaml_str,
     _TAG + "seq": _Loader.construct_yaml_seq,

@@ -1,6 +1,6 @@
-"""`compress_fleet`: what `gradience compress fleet.jsonl` does, as one function.
+"""`compress_fleet`, the function behind `gradience compress fleet.jsonl`.
 
-Each adapter is left as it is, taken over from an earlier run, or written smaller; whole or not at all.
+Each adapter is left unchanged, reused from an earlier run, or truncated. It is written completely or not at all.
 """
 
 import os

@@ -134,7 +134,7 @@ def _name(path: Path, home: Path, root: Path) -> str:
     place = _place(path)
     if not place.is_relative_to(home):
         raise UsageError(
-            f"{path}: not inside the root {root}, which the names of the adapters are relative to",
+            f"{path}: not inside the root {root}, to which adapter names are relative",
             code="outside-root",
             hint="give --root a folder that contains all adapters (Python: root=)",
         )

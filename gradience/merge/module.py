@@ -37,7 +37,7 @@ MERGED = -1
 
 
 class Kept(NamedTuple):
-    """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of one parent, for the merged update M′ as it is stored."""
+    """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of one parent, for the stored merged update M′."""
 
     energy: float
     inner: float
@@ -286,7 +286,7 @@ def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
 
 
 def written_error(pair: LoraPair, written: LoraPair) -> float | None:
-    """Return the relative error of a merged module as it is read back, against its parents merged again.
+    """Return the relative error of a merged module, read back, against its parents merged again.
 
     None if the merge is 0.
     """

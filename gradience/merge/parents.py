@@ -211,7 +211,7 @@ def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[fl
         )
     if settings.rank is not None and method == "linear":
         raise UsageError(
-            "--method linear is the exact sum, which no --rank truncates",
+            "--method linear is the exact sum and takes no --rank",
             code="linear-rank",
             hint=f"truncate it: --method svd --rank {settings.rank}",
         )
@@ -231,7 +231,7 @@ def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[fl
 
 
 def _refuse(parent: Parent, settings: MergeSettings) -> None:
-    """Raise InputError for an adapter whose update is not s·B·A (or DoRA's) on the base as it is."""
+    """Raise InputError for an adapter whose update is not s·B·A (or DoRA's) on the unchanged base."""
     opened = parent.opened
     refuse_adapter(opened, parent.config, dora=parent.dora, has_base=settings.base_model is not None)
     refuse_meaning(opened, "a merged adapter", dora=True)

@@ -88,7 +88,7 @@ def hub_address(settings: ModelSettings) -> Address | None:
 
 
 def plain_name(name: str) -> str:
-    """Return the repository of an address on the hub, as configs name it; any other name as it is."""
+    """Return the repository of an address on the hub, as named in configs; any other name unchanged."""
     address = address_of(name)
     return name if address is None else address.repo
 

@@ -150,7 +150,7 @@ def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[RankStep], 
 
 
 def calibrated(criterion: Criterion) -> Criterion:
-    """The criterion as it is used with a calibration. Raises UsageError for one of weight energies."""
+    """Return the criterion to use with a calibration. Raises UsageError for one based on weight energies."""
     energy = isinstance(criterion, ToBudget) and criterion.max_error is not None
     if energy or isinstance(criterion, ToEnergy | ToSuggestion):
         raise UsageError(

@@ -151,7 +151,7 @@ def _source(
 
 
 def _from(folder: Path | None, value: Any) -> Any:
-    """A path as it is seen from `folder`; other values as they are."""
+    """Return a path relative to `folder` as a full path; other values unchanged."""
     if folder is None or not isinstance(value, Path) or is_on_hub(value):
         return value
     return folder / value

@@ -172,7 +172,7 @@ _ASCII = {place: " " for place in range(128) if not chr(place).isalnum()}
 def content_id(text: str, *, exact: bool = False) -> str:
     """Return the identity of a text: the first 16 hexadecimal digits of the sha256 of its canonical form.
 
-    exact: hash the text as it is. Needed if signs matter, as in `3 - 4` and `3 + 4`.
+    exact: hash the text without normalization. Needed if signs matter, as in `3 - 4` and `3 + 4`.
     """
     return sha256_text(text if exact else canonical(text))[:16]
 
@@ -201,7 +201,7 @@ def prepare(examples: Iterable[Example]) -> Examples[Example]:
         counts["rows"] += 1
         occurrences[example.id] += 1
         first = kept.setdefault(example.id, example)
-        # Another split may contradict it: the official test stays as it is.
+        # Another split may contradict it: the official test set does not change.
         if first.role == example.role and first.answer != example.answer:
             conflicting.add(example.id)
     counts["conflicts"] = sum(occurrences[key] for key in conflicting)

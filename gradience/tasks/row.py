@@ -35,7 +35,7 @@ class Row:
         return self.values[column]
 
     def text(self, column: str) -> str:
-        """The text in `column`, as it is. Raises InputError (`task-column`, `task-text`)."""
+        """Return the text in `column`, unchanged. Raises InputError (`task-column`, `task-text`)."""
         text = self.value(column)
         if not isinstance(text, str):
             raise self.wrong(column, f"contains {json.dumps(text, default=str)[:40]}, which is not text")
@@ -44,7 +44,8 @@ class Row:
         return text
 
     def answer(self, column: str = "answer") -> str:
-        """The text in `column`, as it is; a number is written out. Raises InputError (`task-column`, `task-text`)."""
+        """Return the text in `column`, unchanged; numbers become text. Raises InputError (`task-column`,
+        `task-text`)."""
         value = self.value(column)
         return (
             str(value)
@@ -86,7 +87,7 @@ class Row:
         return bool(value.strip()) if isinstance(value, str) else value is not None
 
     def wrong(self, column: str, problem: str) -> InputError:
-        """Return the error (`task-text`) for a row that cannot be used as it is. what: the problem with the column."""
+        """Return the error (`task-text`) for an unusable row. what: the problem with the column."""
         return InputError(
             f"{self.place}: column `{column}` {problem}",
             code="task-text",

@@ -72,7 +72,7 @@ class TelemetryReader:
         self.issue_counts: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record of the file as it is now, the unfinished last line included if it reads."""
+        """Yield every record of the current file, including an unfinished last line if it parses."""
         self.issues, self.issue_counts = [], Counter()
         with self._open() as file:
             for number, line in enumerate(_lines(file), 1):

@@ -66,7 +66,7 @@ def check_evidence(place: Path, findings: Findings) -> None:
                 flips=most,
             )
         except InputError as error:
-            findings.mismatch(EVIDENCE, f"cannot be made again: {error}")
+            findings.mismatch(EVIDENCE, f"cannot be recomputed: {error}")
             return
         compare_json(place / EVIDENCE, again, findings, NOT_IN_LOGS)
 
@@ -169,7 +169,7 @@ def _make_again(
         check(folder, findings)
     except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
         # files of unknown origin may be inconsistent, and then nothing can be computed from them
-        findings.mismatch(name, f"cannot be made again: {type(error).__name__}: {error}")
+        findings.mismatch(name, f"cannot be recomputed: {type(error).__name__}: {error}")
 
 
 def _plan_digest(folder: Path, expected: str | None, findings: Findings) -> str | None:

@@ -23,10 +23,10 @@ QUARTER = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """An adapter that measures the measurement: nothing is claimed of it, but something may be expected."""
+    """An adapter that tests the measurement itself. No claim is made about it."""
 
     name: str
-    """In `compression.controls`, and in the results."""
+    """Name in `compression.controls` and in the results."""
     words: str
     """Description and purpose, beside its row in a report and in the config reference."""
     ranks: Callable[[AuditedProbe], Choice]
@@ -34,13 +34,13 @@ class Control:
     arm: Arm | None = None
     """Arm that makes it; None: every arm in which the variant `needs_variant` is made."""
     needs_variant: str = ""
-    """The variant without which it means nothing."""
+    """Variant that the control is compared with; the control requires it."""
     needs_arm: str = ""
-    """The arm without which it means nothing."""
+    """Arm that the control requires."""
     needs_head: bool = False
     """The model must have a head, as with `model.type: seqcls`."""
     expected: Literal["PASS", "FAIL"] | None = None
-    """The status that it must have, for the test to have been able to see a difference; None: it may have any."""
+    """Expected status. Any other shows that the test cannot detect a difference. None: no expectation."""
     otherwise: str = "the task does not distinguish good adapters from bad ones"
     """Meaning of the opposite outcome."""
 

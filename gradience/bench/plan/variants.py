@@ -161,7 +161,7 @@ def plan_variants(
 
 
 def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
-    """Return all that is going to be compared, as far as it is known before the audit: names, not ranks."""
+    """Return the variants to compare, as known before the audit: names without ranks."""
     candidates = [
         PlannedVariant(arm.result_name(variant), arm)
         for variant in compression.variants

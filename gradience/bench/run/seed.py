@@ -454,7 +454,7 @@ class SeedRun:
         *,
         inert: bool,
     ) -> None:
-        """Write the records of `adapter`. inert: it may leave the base as it is."""
+        """Write the records of `adapter`. inert: True allows an adapter that does not change the base."""
         name, file, how = adapter.name, folder / ANSWERS, dict[str, Any](allow_inert=inert, look=look)
         self.evaluator.answers(name, adapter.folder, file, lora=adapter.lora, **how)
         if reference is None:

@@ -23,7 +23,7 @@ def folder_of_seed(run: Path, seeds: Sequence[int], seed: int) -> Path:
 
 
 def find_benches(folders: Sequence[Path]) -> list[Path]:
-    """Return `DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
+    """Return `DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; files are returned unchanged.
 
     Raises InputError (`bench-not-found`) for a folder without a result, since its seeds would be left out.
     """

@@ -50,12 +50,12 @@ class GradeFacts:
     """For a step of a ladder: the earlier step at which the sequence stopped."""
     seeds: int
     obstacles: tuple[str, ...] = ()
-    """Obstacles to a certificate that neither seeds nor examples remove."""
+    """Reasons against a claim that more seeds or examples would not remove."""
     guards: GuardEvidence = NO_GUARDS
 
     @property
     def supported(self) -> bool:
-        """True if a loss of the margin is ruled out for these runs, whatever the policy says."""
+        """True if a drop of the margin is ruled out for these runs, whatever the policy says."""
         bounds, adjusted = self.these_runs, self.adjusted_p_these_runs
         if bounds is None or self.untested or exactly(bounds.low) <= -self.margin:
             return False
@@ -63,7 +63,7 @@ class GradeFacts:
 
     @property
     def besides(self) -> tuple[str, ...]:
-        """Obstacles to a certificate beside seeds and examples, in words."""
+        """Reasons against a claim, other than too few seeds or examples."""
         stopped = (f"not tested: the sequence stopped at {self.untested}",) if self.untested else ()
         return (*stopped, *self.obstacles)
 

@@ -96,7 +96,7 @@ class RunFolder:
     bases: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """Name and digests of base and tokenizer -> the first file of records that has them."""
     unique: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    """(kind, digest) of what only one seed may have -> folder of that seed, and the first file that has it."""
+    """(kind, digest) that must differ between seeds -> (folder of the seed, first file that has it)."""
     gold: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """The examples and gold answers of a seed -> the first file that has them."""
 

@@ -80,7 +80,7 @@ def marking_of(task: TaskSettings, plan: BenchPlan, recorded: Bench) -> Marking:
 
 
 class Rescored(NamedTuple):
-    """An evaluation as it is scored now."""
+    """An evaluation rescored with the current rules."""
 
     evaluation: Evaluation[Any]
     changed: tuple[str, ...]

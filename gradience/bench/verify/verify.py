@@ -133,7 +133,7 @@ def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
             config, plan.task, plan.splits, plan.task_code, plan.calibration, rows, plan.guards
         )
         if [*config.guards] != [guard.name for guard in plan.guards]:
-            run.findings.mismatch(PLAN, "other guards than in the config", "guards")
+            run.findings.mismatch(PLAN, "guards differ from the config", "guards")
         for field, recorded, expected in differences(promised(plan), promised(again)):
             run.findings.differ(PLAN, field, recorded, expected)
 
@@ -172,7 +172,7 @@ def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) 
         again = rescored(evaluation, marking.rules)
         if again.changed:
             some = ", ".join(again.changed[:3])
-            problem = f"{len(again.changed):,} answers are scored otherwise than the task scores them: {some}"
+            problem = f"{len(again.changed):,} recorded scores differ from the task's scoring: {some}"
             findings.mismatch(f"{folder.parent.name}/eval/{ANSWERS}", problem)
         return again.evaluation
 
@@ -228,7 +228,7 @@ def _check_gold(run: RunFolder, facts: SeedFacts) -> None:
         findings.mismatch(file, f"different examples or gold answers from {next(iter(run.gold.values()))}")
     run.gold.setdefault(key, findings.named_in_run(file))
     if facts.base is not None and tuple(gold_of(row) for row in facts.base.records) != examples:
-        findings.mismatch(f"base/eval/{ANSWERS}", f"other examples or gold answers than {file}")
+        findings.mismatch(f"base/eval/{ANSWERS}", f"examples or gold answers differ from {file}")
 
 
 def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
@@ -250,7 +250,7 @@ def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
             base = (header.base, header.base_sha256, header.tokenizer_sha256)
             if run.bases and base not in run.bases:
                 first = next(iter(run.bases.values()))
-                findings.mismatch(file, f"another base or tokenizer than {first}", "base")
+                findings.mismatch(file, f"base or tokenizer differs from {first}", "base")
             run.bases.setdefault(base, findings.named_in_run(file))
             values = [number for row in evaluation.records for number in numbers_of(row)]
             if values:

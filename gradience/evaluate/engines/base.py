@@ -216,7 +216,7 @@ class Engine:
 
     @property
     def max_length(self) -> int | None:
-        """Tokens that the base can tell apart; None if that is not known."""
+        """Maximum context length of the base in tokens; None if unknown."""
         return None
 
     @property

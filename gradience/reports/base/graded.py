@@ -194,7 +194,7 @@ class NextGrade(Part):
     """B: seeds needed with the current number of examples, for the same chance. A: seeds needed if mean and
     spread over seeds stay as observed. Null if 100 are not enough, and if the spread is unknown."""
     obstacles: tuple[str, ...] = ()
-    """Obstacles that neither more seeds nor more examples remove, in words."""
+    """Reasons that more seeds or examples would not remove."""
 
     @property
     def examples_words(self) -> str:
