@@ -133,11 +133,11 @@ FOREIGN = {
     *("conversion", "IPython", "llama_cpp", "mergekit", "pydantic_core", "tokenizers", "vllm"),
     "zipfile_zstd",
 }
-"""Libraries of other environments, and those that a dependency brings."""
+"""Libraries of other environments, and indirect dependencies."""
 
 
 def test_imports_of_benchmarks_scripts_and_notebooks_lead_somewhere():
-    """Nothing else notices a name that has moved, before somebody runs the program."""
+    """No other test notices a moved name in these programs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     groups = [*PROJECT["optional-dependencies"].values(), *project["dependency-groups"].values()]
     texts = [text for group in groups for text in group if isinstance(text, str)]
@@ -163,10 +163,10 @@ def test_imports_of_benchmarks_scripts_and_notebooks_lead_somewhere():
 
 
 def programs() -> Iterator[tuple[Path, str]]:
-    """Programs that the suite does not run, and the code of the notebooks."""
+    """Yield (path, source) of programs that the suite does not run, and of the notebooks."""
     for folder in ("benchmarks", "scripts", "examples", "tests/conformance"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path.name != "original_launcher.py":  # it starts the public predecessor
+            if path.name != "original_launcher.py":  # it runs the public predecessor
                 yield path, path.read_text(encoding="utf-8")
     for path in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -174,7 +174,7 @@ def programs() -> Iterator[tuple[Path, str]]:
 
 
 def imports_of(node: ast.AST) -> list[tuple[str, list[str]]]:
-    """Each module that is imported, with the names that are taken from it."""
+    """Return each imported module with the names imported from it."""
     if isinstance(node, ast.Import):
         return [(alias.name, []) for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.module:

@@ -510,7 +510,7 @@ def test_peft_applies_the_patterns_to_exactly_these_modules(case, meta, tmp_path
 
 
 def test_what_peft_saves_as_plain_lora_has_the_spectra_of_what_its_merge_adds(tmp_path):
-    """The hint for PiSSA: the adapter as it was before training turns the trained one into plain LoRA."""
+    """The hint for PiSSA: PEFT converts the trained adapter into plain LoRA with the initial one."""
     torch.manual_seed(0)
     base = llama()
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights="pissa")

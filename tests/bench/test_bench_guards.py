@@ -1,4 +1,4 @@
-"""Guards in the config of Bench: other data sets on which every variant must hold on every seed."""
+"""Guards in a Bench config: further data sets on which every variant must hold on every seed."""
 
 import json
 import shutil
@@ -88,7 +88,7 @@ def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loss(seed: Path, name: str) -> float:
-    """Return the NLL increase of a variant on the texts, in nats per token, from the records only."""
+    """Return a variant's NLL increase on the texts, in nats per token, computed from the records."""
     folder = seed / "guards" / "general" / "records"
     before, after = (read_records(folder / f"{row}.jsonl").records for row in ("probe", name))
     tokens = sum(row.n_tokens for row in before)
@@ -148,7 +148,7 @@ def test_a_variant_that_forgets_fails_whatever_its_task_says(
 
 
 class KilledInside(Watcher):
-    """Breaks off after the first batch of a stage."""
+    """Raises after the first batch of a stage."""
 
     def __init__(self, stage: str) -> None:
         super().__init__()

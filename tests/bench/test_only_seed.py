@@ -75,7 +75,7 @@ def test_a_seed_of_another_process_is_counted_again_before_anything_is_certified
     assert BenchAggregate.read(tmp_path / "bench_aggregate.json").records_verified is False
     (tmp_path / "digests.json").unlink()
     for stage in filter(Path.is_dir, path.parent.iterdir()):
-        shutil.rmtree(stage)  # the result stays, with nothing beside it
+        shutil.rmtree(stage)  # keep only the result
     assert bench(tmp_path, "--only-seed", "123")[0] in (0, 1, 8)
     assert BenchAggregate.read(tmp_path / "bench_aggregate.json").records_verified is False
 

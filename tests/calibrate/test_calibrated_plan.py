@@ -114,7 +114,7 @@ def sizes(report, calibration):
 
 
 def test_a_size_is_a_budget_that_modules_share(report, calibration, sizes):
-    """--rank gives each of them that rank, and has another prediction."""
+    """--rank gives every module that rank, with a different prediction."""
     plan = plan_compression(report, ToRank(2), calibration=calibration)
     row = next(point for point in sizes if point.rank == 2)
     assert plan.prediction.kl_per_token > 1.5 * row.calibrated_kl_per_token

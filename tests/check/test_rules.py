@@ -138,7 +138,7 @@ SPEAKS = {
     "attention-only": {"lora_target_modules": None},
     "no-evaluation": {"eval_strategy": None},
 }
-"""Rule -> what to write over the sound file so that the rule speaks; None takes a key away."""
+"""Rule -> changes to the sound file that trigger it; None removes a key."""
 SFT_ADVICE = {"learning-rate", "attention-only", "large-batch"}
 
 

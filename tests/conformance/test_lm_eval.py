@@ -155,7 +155,7 @@ def theirs(
 
 
 def ours(tasks: Path, name: str, base: str, adapter: Path, out: Path, **options):
-    with allowing(True):  # a definition of lm-eval is code
+    with allowing(True):  # an lm-eval definition can run code
         evaluate_adapters(
             [adapter],
             base_model=base,

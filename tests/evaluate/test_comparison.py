@@ -205,7 +205,7 @@ def test_records_of_several_adapters_take_little_memory(tmp_path, kind):
     }
     rows = [replace(make[kind](place), prompt_sha256=digests[place]) for place in range(count)]
     files = [write_records(tmp_path / name, run(kind, n=count, adapter=name), rows) for name in "ab"]
-    answers = [read_records(files[0])]  # Python's table of shared texts has grown before it is counted
+    answers = [read_records(files[0])]  # Python's table of interned strings grows before the measurement
     tracemalloc.start()
     answers += [read_records(path) for path in files]
     kept, peak = tracemalloc.get_traced_memory()

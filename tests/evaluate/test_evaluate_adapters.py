@@ -334,7 +334,7 @@ def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp
         given = {"base_model": str(tmp_path / "base"), "data": tmp_path / f"{name}.jsonl"}
         adapters = [causal / "reference", causal / "other"]
         report = evaluate_adapters(adapters, **given, device="cpu", max_new_tokens=3)
-        assert (report.task, report.examples) == (task, 8)  # of a conversation its last turn alone
+        assert (report.task, report.examples) == (task, 8)  # only the last turn of a conversation
         assert report.candidates[0].grade in ("B", "C", "D")
         assert report.candidates[0].change.kl_per_example > 0
         assert (report.adapters[0].cut_off is None) == (name == "choices")

@@ -345,7 +345,7 @@ def test_killed_and_run_again_every_set_ends_with_the_same_bytes(prepared, tmp_p
     for path in [*whole]:
         if path.suffix == ".json" and (
             "evaluation" in path.stem or path.name == DIGESTS
-        ):  # they tell the time
+        ):  # they contain times
             del whole[path], killed[path]
     assert whole == killed
     joint = [

@@ -183,7 +183,7 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bad"
 
 @pytest.fixture
 def preview(prepared, tmp_path):
-    """The command that previews these lines."""
+    """Return a function that writes lines to a file and returns the command that previews it."""
 
     def of(lines):
         (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")

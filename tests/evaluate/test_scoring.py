@@ -427,7 +427,7 @@ def test_whatever_the_model_remembers_drafts_change_nothing(kind, generated):
 
 
 def test_in_bfloat16_what_is_unfinished_begins_again(generated):
-    """The keys of a pass differ more from those of generation than those of two batch sizes differ."""
+    """Keys of a single pass differ from those of generation by more than those of two batch sizes."""
     engine = remembering("absolute positions")
     engine.base.to(torch.bfloat16)
     outputs = engine.generate(None, PROMPTS, **WRITE)
@@ -522,12 +522,12 @@ def test_special_tokens_before_the_prompt_none_behind_it_one_end(options, before
 @pytest.mark.parametrize(
     ("options", "prompt", "response", "before", "after"),
     [
-        ({"closes": True}, "a</s>", "", ["a", "</s>"], ["</s>"]),  # the prompt spells an end token out
+        ({"closes": True}, "a</s>", "", ["a", "</s>"], ["</s>"]),  # the prompt contains the end token as text
         ({}, "a</s>", "", ["a", "</s>"], ["</s>"]),
         ({"bos": True}, "", "a", ["<s>"], ["a", "</s>"]),
         ({}, "", "", [], ["</s>"]),
         ({"merges": [(" ", "4"), (" 4", "2")]}, "7=", " 42", ["7", "="], [" 42", "</s>"]),
-        # where prompt and response melt, the response stands alone
+        # if tokens span prompt and response, the response is encoded separately
         ({"merges": [("=", "4")], "bos": True}, "7=", "42", ["<s>", "7", "="], ["4", "2", "</s>"]),
     ],
 )

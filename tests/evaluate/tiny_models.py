@@ -158,7 +158,7 @@ def varied_end(model, prompts: list[str], new: int) -> str:
 
 
 def memories():
-    """Models that remember in different ways what they have read."""
+    """Return the class and config of tiny models with different kinds of cache or state."""
     import transformers as t
 
     size = {"vocab_size": 46, "hidden_size": 32, "num_hidden_layers": 2}
@@ -180,7 +180,7 @@ MEMORIES = ["absolute positions", "alibi", "windows", "wide windows", "no keys a
 
 
 def remembering(kind):
-    """An engine of such a model."""
+    """Return an engine for one of these models."""
     set_seed(0)
     model_type, config = memories()[kind]
     config.initializer_range = 0.5

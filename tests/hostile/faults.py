@@ -1,6 +1,6 @@
-"""The one list of faults: what can be wrong with a file, and which exit codes fit.
+"""The list of file faults, with the exit codes that fit each.
 
-A fault changes the bytes of a good file, or puts something else in its place. Which faults a file can have depends on
+A fault changes the bytes of a good file, or replaces the file. Which faults a file can have depends on
 its syntax; faults of the fields of a JSON object, and of the headers of weights, are made for each field. Mutants are
 drawn for each kind of file.
 """
@@ -334,7 +334,7 @@ PIECES = (
 
 
 def mutants(name: str) -> Iterator[Fault]:
-    """Files in which one to four places were exchanged at random, the same ones each time."""
+    """Yield files with one to four random, reproducible mutations."""
     for number in range(MUTANTS):
         yield Fault(f"mutant {number}", ANY, partial(mutant, seed=f"{name}/{number}"))
 

@@ -16,7 +16,7 @@ FIGURES = "GRADIENCE_FIGURES"
 
 
 def answer_of(module: str, *options: object) -> Any:
-    """Return what `python -m hostile.<module>` prints; it must end well."""
+    """Return the JSON printed by `python -m hostile.<module>`, which must exit with 0."""
     path = os.pathsep.join([*(str(TESTS / folder) for folder in FOLDERS), str(TESTS.parent), *sys.path])
     done = subprocess.run(
         [sys.executable, "-m", f"hostile.{module}", *map(str, options)],

@@ -72,7 +72,7 @@ class Input:
     memory: int = MEMORY
     """Bytes beyond what the process had before."""
     limit: str = ""
-    """Words of docs/reliability.md: why it may take more than SECONDS or MEMORY."""
+    """Quote from docs/reliability.md that allows more than SECONDS or MEMORY."""
     names: Sequence[str] = ()
     """A message holds one of them; by default one of the files or their folders."""
     always: bool = False

@@ -1,4 +1,4 @@
-"""Names x every report x every face: nothing steers, nothing is markup, nothing is lost (R16).
+"""Hostile names x every report x every output format: no control characters, no markup, no lost text (R16).
 
 In each sample every text that may be any text is replaced at once. `tests/report/test_names.py` has the names.
 """

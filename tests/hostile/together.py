@@ -1,8 +1,8 @@
-"""Processes that write the same: eight at the same moment, or a second one while the first is stopped.
+"""Concurrent writers of the same output: eight at once, or a second one while the first is stopped.
 
 python -m hostile.together ROOT [--rounds N] [--stops N] [--writers NAME …]
 
-One wins or all are done, and nothing is mixed, lost or half-written. Prints one JSON object: codes, problems, seconds.
+One wins or all succeed, and no output is mixed, lost or incomplete. Prints one JSON object: codes, problems, seconds.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def at_once(work: Work) -> list[Ending]:
 
 
 def stopped_at(work: Work, moment: int) -> list[Ending]:
-    """Do `work`, stopped at `moment`; do it again, to its end; continue the first."""
+    """Stop `work` at `moment`, run a second process to its end, then continue the first."""
 
     def stop(number: int) -> None:
         if number == moment:
@@ -89,11 +89,11 @@ def problems(writer: Writer, endings: list[Ending], folder: Path, whole: Path) -
 
 
 def attempts(writer: Writer, now: Path, rounds: int, stops: int) -> Iterator[int]:
-    """Moments to stop at, spread over the whole; or 0 for each round."""
+    """Yield the moments at which to stop, spread over the whole run; or 0 for each round."""
     if stops:
         count = moments_of(lambda: writer.work(now), MOMENTS)
         yield from range(1 + count // (2 * stops), count + 1, max(1, count // stops))
-    else:  # a run of bench takes as long as the others together
+    else:  # a Bench run takes as long as all other writers together
         yield from [0] * (1 if writer.name == "bench run" else rounds)
 
 

@@ -377,7 +377,7 @@ ATTACKS = {
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Answers, Path]]:
-    """Every attack on an adapter and on a base."""
+    """Yield the hub, the answers to every attack on an adapter and on a base, and the home folder."""
     home = tmp_path_factory.mktemp("attacked") / "above" / "home"
     home.mkdir(parents=True)
     with serving() as hub:

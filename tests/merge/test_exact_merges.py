@@ -79,7 +79,7 @@ def test_what_is_left_of_each_parent(tmp_path):
 
 @pytest.mark.parametrize(("rank", "single"), [(6, True), (20, True), (44, False), (47, False)])
 def test_float32_shows_in_no_digit_of_the_report(rank, single, tmp_path, monkeypatch):
-    """Large modules of 16 bits are truncated in float32, unless so little is cut off that its rounding would show."""
+    """Large 16-bit modules are truncated in float32, unless the error is so small that rounding would affect it."""
     folders = [
         write(tmp_path / name, random_factors(seed, (24, 900, 700), decay=0.9), dtype="BF16", lora_alpha=30)
         for seed, name in enumerate("AB")

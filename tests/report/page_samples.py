@@ -27,7 +27,7 @@ PREDICTION = Prediction(
 
 
 def calibrated_plan() -> CompressionPlan:
-    """A plan with its predicted KL."""
+    """Return a plan with its predicted KL."""
     return plan([planned(*one) for one in mistral_modules()], prediction=PREDICTION)
 
 

@@ -71,7 +71,7 @@ def plot_of(*series, x=X, y=Y, references=()):
 
 
 def texts_of(plot):
-    """The texts of the SVG, which holds the plot's sentence, no script, and is the same each time."""
+    """Return the SVG's texts; check that it contains the plot's sentence and no script, and is reproducible."""
     image = image_of(plot, "svg")
     root = ElementTree.fromstring(image)
     assert not list(root.iter("{http://www.w3.org/2000/svg}script"))

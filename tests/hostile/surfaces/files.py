@@ -20,12 +20,12 @@ FINDS = {
     "prompts in JSONL": "prompts_jsonl",
     "messages in JSONL": "messages_jsonl",
 }
-"""Kind of file -> folder of inputs on which its readers once failed. The suite takes all of it, and for these kinds
-all that can be in the place of a file."""
+"""Kind of file -> folder of inputs on which its readers once failed. The suite runs all of them, and every replacement
+of a file of these kinds."""
 
 
 def finds(name: str) -> Iterator[Fault]:
-    """Inputs on which a reader of this kind once failed."""
+    """Yield inputs on which a reader of this kind once failed."""
     for path in sorted((CORPUS / FINDS[name]).iterdir()) if name in FINDS else ():
         content = path.read_bytes()
         yield Fault(f"find {path.name}", ANY, lambda _, content=content: content)
@@ -37,7 +37,7 @@ def codes_of(kind: Kind, fault: Fault) -> set[int]:
     if kind.syntax in ("yaml", "rows") and fault.name.startswith(("cut", "without")):
         may_be_good = True  # half of such a text is such a text
     if fault.name == "missing" and kind.target.endswith(("adapter_config.json", ".index.json")):
-        may_be_good = True  # the weights are audited alone, and so is one shard
+        may_be_good = True  # the weights are audited without a config, as is a single shard
     if kind.target.endswith("/bench.json") and fault.name == "link to nothing":
         may_be_good = True  # as a file that is missing: a seed without a result, and the others have theirs
     return set(fault.codes) | (set(kind.codes) if may_be_good else set())
