@@ -174,7 +174,7 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
 def _front_matter(
     adapter: Adapter, evaluated: tuple[Evaluation, EvaluatedAdapter] | None, *, derived: bool
 ) -> FrontMatter:
-    """Return what the hub reads. derived: the rest of the card describes another adapter."""
+    """Return the metadata for the hub. derived: the rest of the card describes another adapter."""
     config = adapter.config
     base = config.base_model if config else None
     task = TASKS.get(config.task_type or "", "other") if config else "other"
@@ -191,7 +191,7 @@ def _front_matter(
 def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[dict[str, Any]]:
     """Yield the accuracy, and the difference from the reference with its interval, as keywords of EvalResult."""
     role = tested_by(report).role
-    if tested_by(report).compares == "agreement":  # without answers there is no accuracy
+    if tested_by(report).compares == "agreement":  # no answers, no accuracy
         return
     about: dict[str, Any] = {
         "task_type": task,

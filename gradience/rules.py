@@ -1,4 +1,4 @@
-"""A rule: what it looks for, how grave that is, and where it comes from. check and monitor are made of rules."""
+"""A rule: its check, severity and source. `check` and `monitor` consist of rules."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class NotApplicable(Exception):
-    """The subject lacks what the rule needs, or is nothing that the rule knows."""
+    """The rule does not apply: the subject lacks its inputs, or is of an unknown kind."""
 
 
 @dataclass(frozen=True, slots=True)

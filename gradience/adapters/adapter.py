@@ -232,7 +232,7 @@ class Adapter(Closing):
     source: HubCommit | None = None
     """Hub repository and commit it was read from."""
     pickle: Path | None = None
-    """The pickle that holds the weights; what is open then are the same tensors as safetensors."""
+    """Pickle file with the weights, if there is one. The open files are its safetensors copy."""
 
     def close(self) -> None:
         """Close the files."""

@@ -21,7 +21,7 @@ from gradience.ranks import scale_of
 class Initialization(NamedTuple):
     """One value of `init_lora_weights`.
 
-    zero: B·A = 0 before the first step.   keeps_base: the base's weights stay what they were.
+    zero: B·A = 0 before the first step.   keeps_base: the base's weights do not change.
     """
 
     zero: bool
@@ -56,7 +56,7 @@ AS_PLAIN_LORA = (
 
 
 def initialization_of(value: object) -> Initialization | None:
-    """Return what the `init_lora_weights` of a config does; None for one that PEFT does not know."""
+    """Return the effect of a config's `init_lora_weights`; None for a value that PEFT does not know."""
     name = str(value).lower()
     return INITIALIZATIONS.get("pissa" if name.startswith("pissa_niter_") else name)
 

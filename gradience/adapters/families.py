@@ -69,7 +69,7 @@ def layer_of(name: str) -> tuple[str, int] | tuple[None, None]:
 
 
 def family_of(name: str) -> str:
-    """Return what the module is called in every layer: its path behind the layer, with expert numbers taken out."""
+    """Return the module's name within its layer, without expert numbers."""
     layer, _ = layer_of(name)
     rest = name[len(layer) + 1 :] if layer else name
     return ".".join("*" if part.isdigit() else part for part in rest.split("."))

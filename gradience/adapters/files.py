@@ -34,7 +34,7 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release what is open."""
+        """Close the open files."""
 
     def __enter__(self) -> Self:
         return self

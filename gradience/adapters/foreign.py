@@ -108,7 +108,7 @@ FOLDERS = (
 def refuse_foreign(
     path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str], *, has_config: bool
 ) -> None:
-    """Raise InputError when no tensor is a PEFT LoRA factor, naming what the file holds instead.
+    """Raise InputError if no tensor is a PEFT LoRA factor; the message names the file's actual content.
 
     Codes: other-method, not-peft-tensors, megatron-adapter, torchtune-adapter, full-model, no-lora-tensors,
     empty-adapter.

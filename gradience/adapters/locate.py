@@ -79,7 +79,7 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
     return Location(path, path.parent, (path,), _config_in(path.parent))
 
 
-# Names are looked for with lexists: a dangling link is there, and then is reported as one.
+# Names are checked with lexists, so that a dangling link is reported as such.
 
 
 def _config_in(folder: Path) -> Path | None:
@@ -137,7 +137,7 @@ def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
 
 
 def _something_else(folder: Path) -> InputError:
-    """The refusal of a folder without adapter weights, named for what the folder holds instead."""
+    """Return the error for a folder without adapter weights, which names the folder's actual content."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:

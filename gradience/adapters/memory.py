@@ -74,7 +74,7 @@ def workers_within(
 
 
 def report_bytes(pair: LoraPair) -> int:
-    """Return what a report keeps of the module: a row for each expert, with its singular values."""
+    """Return the bytes that a report keeps of the module: a row per expert, with its singular values."""
     return pair.experts * (ROW + SIGMA * min(pair.rank, pair.rows, pair.columns))
 
 

@@ -106,7 +106,7 @@ class Budget:
     @contextmanager
     def spending(self) -> Iterator[None]:
         """Take the time of the block from the budget."""
-        started = time.process_time()  # what `regex` counts as well
+        started = time.process_time()  # the clock of `regex`'s timeouts
         try:
             yield
         finally:

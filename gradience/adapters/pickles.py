@@ -41,9 +41,7 @@ _HINT = (
 
 
 def pickle_at(path: Path) -> Path | None:
-    """Return the pickle that holds the adapter at `path`; None if there is none, or safetensors are beside
-    it.
-    """
+    """Return the pickle file of the adapter at `path`; None without one, or if the folder has safetensors."""
     if path.suffix.lower() in SUFFIXES:
         return path
     safe = (WEIGHTS, INDEX, "pytorch_lora_weights.safetensors")

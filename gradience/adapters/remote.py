@@ -126,7 +126,7 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
 
 
 def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:
-    """Return what the cache holds of it, whole: the file that is fetched last is there."""
+    """Return the cached adapter if it is complete, which the file that is fetched last shows."""
     folders = [*([posixpath.join(address.inside, adapter)] if adapter else []), address.inside]
     wanted = [(folder, choice[0], "") for folder in folders for choice in weights]
     if adapter:

@@ -76,7 +76,7 @@ def read(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def reason(error: Exception) -> str:
-    """The one part of PyTorch's long messages that says what it met."""
+    """Return the part of PyTorch's long message that names the problem."""
     if isinstance(error, DAMAGED):
         return f"damaged: {type(error).__name__}: {error}"[:200]
     match = re.search(r"GLOBAL ([\w.]{1,200})|Unsupported (?:operand|class|type)[^\n]{0,120}", str(error))
@@ -86,7 +86,7 @@ def reason(error: Exception) -> str:
 
 
 def checked(loaded: Any, size: int) -> Mapping[str, torch.Tensor]:
-    """Return a dict of plain tensors, none larger than what is stored of it. Raises RefusedPickle."""
+    """Return a dict of plain tensors, none larger than its stored data. Raises RefusedPickle."""
     if not isinstance(loaded, dict) or not loaded:
         raise RefusedPickle(f"contains {type(loaded).__name__} instead of named tensors")
     total = 0

@@ -35,9 +35,9 @@ Blocks = Callable[[], Iterable[FloatArray]]
 
 
 TOLERANCE = 0.01
-"""Relative: σ₁ is at most this much above what is returned."""
+"""Relative tolerance: σ₁ is at most this much above the returned value."""
 FAILURE = 1e-6
-"""Probability, over the random start, that it is further above. What is returned is never above σ₁ but for rounding."""
+"""Probability, over the random start, that σ₁ exceeds it. The returned value is never above σ₁, except by rounding."""
 SEED = 20261126
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run -> how far it is. Read-only: the run may go on, or be over, and notices nothing."""
+"""The folder of a run -> its progress. Read-only, so it is safe while the run continues."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -146,7 +146,7 @@ class CalibrationRow:
     """One row. text: the prompt, or what is to be labeled.   more: the completion, or the second text; None: none."""
 
     id: str
-    """Digest of what the row says: it decides the row's half and the directions that are drawn for it."""
+    """Digest of the row's content. It determines the row's half and its random directions."""
     text: str
     more: str | None
 

@@ -66,7 +66,7 @@ class Reach(NamedTuple):
 
 
 def reach(model: Any) -> Reach:
-    """The layers of the active adapter of a `PeftModel` that apply B·A to what they are given, and the others."""
+    """Return the active adapter's layers in a `PeftModel` that apply B·A to their input, and the others."""
     from peft.tuners.lora import LoraLayer
 
     key = model.active_adapter
@@ -455,7 +455,8 @@ def _components(pair: LoraPair, moments: Moments) -> _Measured:
 
 
 def _ordered(module: _Measured, effects: Sequence[FloatArray], selects: NDArray[np.bool_]) -> ModuleMoments:
-    """One module with its components by falling mean square of what they do to the rows that select."""
+    """Return a module with its components in decreasing order of their mean squared effect on the selection
+    examples."""
     scores = np.square(effects[0][selects]).mean(axis=0)
     order = np.argsort(-scores, kind="stable")
     best = module.weighted.ordered(order)

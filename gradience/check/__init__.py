@@ -1,4 +1,4 @@
-"""Configuration files -> CheckReport: what is wrong, unusual or refused, before anything is trained."""
+"""Configuration files -> CheckReport: errors, unusual and unsupported settings, before training."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -165,7 +165,7 @@ def _print_config(report: AuditReport, path: str) -> None:
 
 
 def _incomplete(report: AuditReport, path: str, *, layers: bool = False) -> IncompleteError | None:
-    """Return what the exit code 4 is for, or None."""
+    """Return the reason for exit code 4, or None."""
     from gradience.files.shared_names import given_text
     from gradience.reports.audit import incompleteness
 

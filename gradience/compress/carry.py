@@ -60,7 +60,8 @@ def names_beside(source: Path) -> list[str]:
 def refuse_foreign_files(old: Path, kept: Iterable[str]) -> None:
     """Raise UsageError (not-ours) if the folder `old` holds a file that would be deleted with it and is not ours.
 
-    kept: names that the new folder has. Ours are the adapter's files and what an earlier compression put beside them.
+    kept: names that the new folder has. Gradience's own are the adapter's files and the additions of an earlier
+    compression.
     """
     if not old.is_dir():
         return
@@ -145,7 +146,7 @@ def annotate(folder: Path, opening: str) -> tuple[str, ...]:
 
 
 def compressed_opening(rows: Sequence[ModuleResult], error: float, strength: float) -> str:
-    """Return what the card of an adapter compressed to `rows`, with this relative error, must say first."""
+    """Return the card's first block for an adapter compressed to `rows` with this relative error."""
 
     def span(ranks: Sequence[int]) -> str:
         low, high = min(ranks), max(ranks)

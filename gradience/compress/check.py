@@ -77,7 +77,7 @@ def _complaints(
 
 
 def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
-    """The config names what the file holds, and nothing that was left out of it."""
+    """Yield complaints if the modules of config and file differ."""
     config = written.config
     if config is None:
         yield "no adapter_config.json"

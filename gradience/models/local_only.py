@@ -1,4 +1,4 @@
-"""A look at what a run would read, without fetching any of it."""
+"""Checks which inputs of a run are available locally, without downloading."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

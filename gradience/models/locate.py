@@ -20,7 +20,7 @@ adapters.
 """
 
 BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
-"""Files beside the weights that decide what a base does: its config and its tokenizer."""
+"""Files beside the weights that affect a base's outputs: config and tokenizer."""
 EVERYTHING = (*BESIDE, "*.safetensors")
 """Files downloaded from the hub: neither code nor pickles."""
 OTHER_COPIES = ("*/*.safetensors", "consolidated*")

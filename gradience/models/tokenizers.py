@@ -14,7 +14,7 @@ TokenizerOf = Literal["base", "adapter"]
 CONFIG = "tokenizer_config.json"
 """A folder with it has a tokenizer: without it the special tokens are not known."""
 NAMES = ("tokenizer", "chat_template", "special_tokens", "added_tokens", "vocab", "merges", "spiece")
-"""Beginnings of the names of files that decide what a tokenizer does."""
+"""Name prefixes of files that affect a tokenizer."""
 EMBEDDINGS = frozenset(
     {"embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared"}
 )

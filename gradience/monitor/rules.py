@@ -37,7 +37,7 @@ MIN_LOGS = 8
 
 
 class MonitoredRun(NamedTuple):
-    """One run: what its records say, how it was configured, and what the user set."""
+    """One run: its records, its configuration, and the user's settings."""
 
     facts: RunFacts
     setup: Setup

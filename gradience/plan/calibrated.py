@@ -162,7 +162,7 @@ def calibrated(criterion: Criterion) -> Criterion:
 
 
 def predicted(modules: Sequence[Module], ranks: Ranks, facts: CalibrationReport) -> Prediction:
-    """Return what the modules are predicted to cost at these ranks. facts: of their calibration."""
+    """Return the predicted cost of these ranks. facts: facts of the calibration."""
     effects = [module.effects for module in modules if module.effects is not None]
     rows, tokens = effects[0].predicting.shape[0], effects[0].tokens
     kl, low, high, error = interval(left_out(modules, ranks), tokens)

@@ -203,7 +203,7 @@ _LIMITS = {
     "max_params": "at most {:,} parameters",
     "max_error": "error at most {:.6g} %",
 }
-"""Field of a budget -> what a plan says of it."""
+"""Field of a budget -> its description in a plan."""
 
 
 @dataclass(frozen=True, slots=True)

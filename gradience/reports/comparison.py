@@ -238,7 +238,7 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
 
 
 def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return what is known about two updates before a merge, and that it predicts nothing; empty for a smaller copy."""
+    """Return facts about two updates before a merge, which predict nothing; empty for a smaller copy."""
     both = [module for module in report.modules if module.norm_a and module.norm_b]
     if not both:
         return []

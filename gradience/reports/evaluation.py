@@ -783,7 +783,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
 
 
 def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
-    """Return the examples that a B needs, and what is assumed about the candidate."""
+    """Return the examples needed for grade B, and the assumption about the candidate."""
     loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
     if row.pairs is not None:
         loses = row.pairs.delta < 0
@@ -809,7 +809,7 @@ def base_blocks(report: EvaluationReport) -> list[Block]:
 
 
 def gain_over_base(report: EvaluationReport) -> Note | None:
-    """Return what the reference gained over the base model, or lost; None if the base was not evaluated."""
+    """Return the reference's gain or loss over the base model; None if the base was not evaluated."""
     base = next((row for row in report.adapters if row.role == BASE), None)
     if base is None or report.by_agreement or base.interval is None:
         return None

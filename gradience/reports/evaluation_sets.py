@@ -205,7 +205,7 @@ def joint_notes(report: EvaluationSetsReport) -> list[Note]:
 
 
 def base_blocks(report: EvaluationSetsReport) -> list[Block]:
-    """Return what the reference gained and forgot, compared with the base model."""
+    """Return the reference's gains and losses, compared with the base model."""
     notes = []
     for name, evaluation in report.evaluations.items():
         gain = gain_over_base(evaluation)

@@ -341,7 +341,7 @@ def _lower_steps(report: FleetReport, base: BaseGroup, *, brief: bool) -> list[B
 
 
 def _advice(report: FleetReport, base: BaseGroup) -> str:
-    """Return what is recommended for a base, and why."""
+    """Return the recommendation for a base, with its reason."""
     if report.limit is not None:
         above = f"{count(base.above)} of {plural(base.adapters, 'adapter')} above the host's maximum rank"
         many = report.limit_adapters is not None and base.adapters > report.limit_adapters

@@ -167,7 +167,7 @@ class MergeReport(Report):
         return [title, *card_blocks(self)[1:]]
 
     def summary(self) -> list[Note] | None:
-        """Return the verdict of the certificate; without one, what the merge is and that it was not tested."""
+        """Return the certificate's verdict; without one, a note that the merge was not tested."""
         return [_verdict(self)]
 
 

@@ -29,7 +29,7 @@ NEUTRAL = frozenset((
     # Read only if another setting requires it.
     "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
 ))  # fmt: skip
-"""Settings that change nothing about what a runtime has to apply."""
+"""Settings that do not affect a runtime."""
 SPOKEN = frozenset(("bias", "init_lora_weights", "modules_to_save"))
 """Settings whose value matters; of the others it matters that they are used."""
 FACTORS: Mapping[str, str] = {

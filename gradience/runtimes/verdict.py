@@ -83,7 +83,7 @@ def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
 
 
 class Runtime(NamedTuple):
-    """One runtime. The runs hold `scale` to what the runtime computed; `needs` is what the run needed, in words."""
+    """A runtime. `scale` was checked against the runtime's output; `needs` lists its requirements, in words."""
 
     scale: Scale
     needs: Callable[[LoadedAdapter], str] = lambda adapter: ""

@@ -75,7 +75,7 @@ def shrink_adapter(
     """
     require_local(settings.engine)
     if has_several(settings):
-        sets_of(settings.evaluation)  # refuses what is wrong before libraries are imported
+        sets_of(settings.evaluation)  # raises for invalid settings before libraries are imported
     require_libraries(settings.engine)
     if settings.over == "strength":
         from gradience.shrink.strength import search_strength
@@ -125,7 +125,7 @@ def refuse_output(adapter: Path, output: Path) -> None:
 
 
 def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
-    """Search the smallest candidate that holds; what is finished in the folder is used again."""
+    """Search for the smallest candidate shown to stay within the margin. Finished work in the folder is reused."""
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))

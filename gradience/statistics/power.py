@@ -53,7 +53,7 @@ def power(
     if claim == "these-runs":  # half a lost example: the exact chance has steps
         error = -scipy.special.ndtri(level) * math.sqrt(at_margin) + effect / pairs / 2
         return float(scipy.special.ndtr((delta + margin - error) / math.sqrt(sampling)))
-    # What the examples explain of the runs' spread.
+    # Part of the runs' spread that the examples explain.
     of_one_run = (discordance - delta**2) * (1 - correlation) / n
     estimated = np.maximum(0.0, (spread**2 + of_one_run) * _spreads(seeds) - of_one_run) / seeds
     doubt = at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1)  # 0 at a margin of 1

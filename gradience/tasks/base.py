@@ -36,7 +36,7 @@ class Decide(Protocol):
         """The ways of finding an answer in an output."""
 
     def __call__(self, example_id: str, responses: Sequence[Any]) -> Decision:
-        """Say what is correct of an output, or of (log-likelihood, is it the likeliest token by token) per choice."""
+        """Score an output, or the (log-likelihood, True if greedy) pair of each choice."""
 
 
 ChooseBy = Literal["sum", "per_character"]
@@ -45,7 +45,7 @@ ChooseBy = Literal["sum", "per_character"]
 @dataclass(frozen=True, kw_only=True)
 class _Versioned:
     scoring_version: int = 1
-    """Raised when the same outputs come to count otherwise: finished evaluations are then made again."""
+    """Increased if the same outputs are scored differently: finished evaluations are then repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)

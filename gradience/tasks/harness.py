@@ -326,7 +326,7 @@ class Making:
         rule = HarnessRule(
             self.harness, self.profile, self.metric, self.filters, {**self.train, **self.confirm}
         )
-        # A function of the task may not bear what no model has written.
+        # The task's function may fail on an unusual output.
         if respond is not None and self.confirm and self._config("process_results") is None:
             key, requests = next(iter(self.confirm.items()))
             try:

@@ -26,7 +26,7 @@ from gradience.words import first_line
 
 @dataclass(frozen=True, slots=True)
 class RowTable:
-    """The rows of one file or split, and what is known of them."""
+    """The rows of one file or split, with their metadata."""
 
     read: Callable[[], Iterator[Row]]
     """Begins to read the rows."""

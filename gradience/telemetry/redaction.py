@@ -19,7 +19,7 @@ DATA_FIELDS = frozenset(
         "sample", "samples", "system_prompt", "text", "texts",
     }
 )  # fmt: skip
-"""Fields that hold what a model was shown or said."""
+"""Fields with a model's inputs or outputs."""
 
 KEY_FIELDS = re.compile(r"key(s|_?id)?$", re.IGNORECASE)
 """Fields that may hold a key, such as `wandb_key`, or a name, such as `sort_key`: what looks like noise is a key."""

@@ -74,7 +74,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def remove_incomplete(folder: Path) -> None:
-    """Delete what a killed process left half-written, lest the Trainer writes into it."""
+    """Delete incomplete files of a killed process, so that the Trainer does not write into them."""
     for path in set(folder.glob("checkpoint-*")) - set(complete_checkpoints(folder)):
         shutil.rmtree(path)
 
@@ -256,5 +256,5 @@ def finished(output: Path, request: Mapping[str, Any]) -> TrainingReport:
             code="other-training",
             hint="choose an empty folder, or delete this one",
         )
-    clear(output)  # a process killed right after the report was written had not come to this
+    clear(output)  # not reached if the process was killed right after it wrote the report
     return report

@@ -107,7 +107,7 @@ def trainer_arguments(
         "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "bf16": recipe.bf16,
         "logging_steps": recipe.logging_steps,
-        "logging_nan_inf_filter": False,  # a loss that is no number must be seen
+        "logging_nan_inf_filter": False,  # NaN losses must be visible
         "save_strategy": "steps" if recipe.save_steps else "no",
         "save_steps": recipe.save_steps or 500,
         "seed": stream(seed, "training"),
@@ -253,7 +253,7 @@ def train(
         tokens=encoded.tokens,
     )
     decides = request | {"base": base.fingerprint, "data": data.sha256}
-    # What may change the last bits of a training, and is no reason to throw it away.
+    # Settings that may change a training's last bits, but do not invalidate it.
     numerics = {"threads": torch.get_num_threads(), "versions": versions()}
     numerics["device"] = device_name(base.model.device)
     journal = TrainingJournal(output / JOURNAL, decides, weights.sha256, numerics)

@@ -152,7 +152,7 @@ def _compressed(report: CompressionReport, adapter: Adapter) -> Facts:
 
 
 def check_distillation(folder: Path, findings: Findings) -> None:
-    """Compare distill_report.json with the weights beside it, and make its means again from its rows."""
+    """Compare distill_report.json with the weights beside it, and recompute its means from its rows."""
     if not (folder / DISTILL_REPORT).is_file():
         return
     report = DistillReport.read(folder / DISTILL_REPORT)

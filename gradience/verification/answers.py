@@ -63,7 +63,7 @@ RECORDS_AGREE = "identities, adapters and settings agree; the answers were score
 
 
 def check_evaluation(place: Path, findings: Findings) -> None:
-    """Compare evaluation.json with what the records beside it give."""
+    """Compare evaluation.json with the result recomputed from the records beside it."""
     report = EvaluationReport.read(place / evaluation.EVALUATION)
     for row in report.adapters:
         check_evaluated(place, row, report.adapters[0], evaluation.EVALUATION, findings)
@@ -116,7 +116,7 @@ def _sets_facts(
 
 
 def _kept(place: Path) -> KeptRecords:
-    """Return what the manifest of the records says; nothing, if there is none."""
+    """Return the content of the records' manifest; empty without one."""
     manifest = place / RECORDS / MANIFEST
     return KeptRecords.read(manifest) if manifest.is_file() else KeptRecords(files={})
 
@@ -130,7 +130,7 @@ def _margin_facts(place: Path, report: EvaluationReport) -> Facts:
 
 
 def evaluation_again(place: Path, report: EvaluationReport, findings: Findings) -> EvaluationReport:
-    """Return the evaluation that the records give. findings: what of them does not agree with `report`."""
+    """Return the evaluation recomputed from the records. findings: gets the mismatches with `report`."""
     recorded = _Recorded(place, report, report.adapters, report.examples, findings)
     with findings.check("records", "L2", RECORDS_AGREE):
         rows = recorded.run()
@@ -153,7 +153,7 @@ def check_shrink(place: Path, findings: Findings) -> None:
 
 
 def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: Findings) -> ShrinkReport:
-    """Return the shrink that plan and records give. findings: what of them does not agree with `report`."""
+    """Return the shrink report recomputed from plan and records. findings: gets the mismatches with `report`."""
     recorded = _Recorded(place, report, _rows_of(report), plan.examples, findings)
     with findings.check("records", "L2", RECORDS_AGREE):
         reference = recorded.reference()

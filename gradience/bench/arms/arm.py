@@ -26,7 +26,7 @@ class ArmSource(NamedTuple):
     audit: AuditReport
     seed: int
     calibration: Calibration | None = None
-    """By which its components are chosen; None: by their singular values."""
+    """Calibration that ranks the components; None: rank by singular value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Arm:
     distills: bool = False
     """Distill the adapter derived from the probe: train it for a few steps to match the probe's outputs."""
     needs_control: str = ""
-    """The control without which it is not reported."""
+    """Control that must be evaluated for the arm to be reported."""
 
     @property
     def is_trained(self) -> bool:

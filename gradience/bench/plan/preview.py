@@ -196,7 +196,7 @@ def _guards(config: BenchConfig, preview: LocalInputs) -> None:
 
 
 def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tuple[Lengths, list[str]]:
-    """Tokens of the examples, and what is to be said of those that are too long."""
+    """Return the tokens of the examples, and notes on examples that are too long."""
     limit = config.train.max_length
     trained = task.examples.of("train", config.train.train_samples)
     encoded = encode(tokenizer, task, trained, limit)

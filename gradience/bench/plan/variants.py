@@ -64,7 +64,7 @@ class PlannedVariant:
 
     @property
     def arm(self) -> str:
-        """`control`, `ladder`, or the arm of a candidate: what the results call it."""
+        """Name in the results: `control`, `ladder`, or the arm of a candidate."""
         if self.control:
             return "control"
         return self.making.name if self.step is None else LADDER
@@ -209,7 +209,7 @@ def _with_ranks(variant: PlannedVariant, probe: AuditedProbe, lost: Mapping[str,
 
 
 def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[PlannedVariant, ...]:
-    """The same list; what comes to the same as the probe (whose ranks are `full`) or as an earlier one is marked."""
+    """Return the list with variants marked that equal the probe (whose ranks are `full`) or an earlier variant."""
     first: dict[tuple[Any, ...], str] = {}
     marked = []
     for variant in variants:

@@ -90,7 +90,7 @@ def run_bench(
         config, task.name, splits, task.code, calibration, rows, tuple(map(planned_set, guards))
     )
     planned = planned.model_copy(update={"code": code_version()})
-    # what is refused so far leaves no folder behind
+    # errors so far leave no folder behind
     with only_one(output), threads(runtime.threads):
         plan = _plan_on_disk(config, planned, output, watcher)
         watcher.planned(f"plan: {sha256_file(output / PLAN)} (sha256 of {output / PLAN})")

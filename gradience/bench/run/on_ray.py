@@ -62,13 +62,13 @@ logger = logging.getLogger("gradience.bench")
 RETRIES = 5
 """Times that Ray starts a task again whose worker or node was lost."""
 LOOK = 2.0
-"""Seconds between two looks at the head of the cluster."""
+"""Seconds between two polls of the cluster's head."""
 PATIENCE = 20.0
-"""Seconds of its silence after which it is lost. After 60 Ray would end this process, without a word of ours."""
+"""Seconds without a reply until the head counts as lost. After 60, Ray would kill this process without our message."""
 PIECE = 64 * 2**20
-"""Bytes of a file in one Ray object: this process holds no second copy of an adapter."""
+"""Bytes of a file per Ray object, so that this process holds no second copy of an adapter."""
 CARRIED = (ALLOW, PYTHON, BATCH_INVARIANT)
-"""Variables that decide what a stage makes, or whether it can: each task has those of this process."""
+"""Environment variables that affect a stage; each task gets those of this process."""
 
 Files = list[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
 """Pieces of files of a stage's folder, in order: name inside the folder, bytes."""
@@ -110,7 +110,7 @@ class StageFailure:
 
     @classmethod
     def of(cls, error: Exception) -> StageFailure:
-        """Return what is kept of an error that is being handled."""
+        """Return a picklable form of the error that is being handled."""
         known = error if isinstance(error, GradienceError) else None
         return cls(
             kind=type(error).__name__,

@@ -171,7 +171,7 @@ def distill_variant(
     assert arm.make is not None
     before = target.with_name(BEFORE)
     arm.make(source, ranks, before)
-    # as `read_distill_inputs` reads them, but for its refusal of what is no smaller than its teacher
+    # like `read_distill_inputs`, except that the student may be as large as the teacher
     inputs = distillation.prompts.inputs(before, before.parent, source.seed)
     if len(inputs.rows.all) < FEWEST:
         raise UsageError(

@@ -250,7 +250,7 @@ class SeedRun:
         """Train, evaluate and audit the probe; fill in the facts as far as it gets."""
         outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
         report = self._train(outcome, RETRAIN, self.config.lora.peft_arguments())
-        if not report.diverged:  # what has diverged answers nothing
+        if not report.diverged:  # a diverged adapter is not evaluated
             self._evaluate(outcome, None)
         facts.probe, answers = outcome, outcome.answers
         if answers is not None and reaches_gate(self.config, answers):

@@ -35,9 +35,9 @@ VERSION = 1
 LAST_LINES = 20
 """Lines of a traceback that are kept."""
 Make = Callable[[Path], None]
-"""Fills the folder it is given; called again with what is there after a kill."""
+"""Fills the given folder. After a kill, it is called again with the partial folder."""
 Watch = Callable[[str], Callable[[], int | None]]
-"""Begins to watch the memory of the stage of this name; what it gives reads the peak since then, in bytes."""
+"""Starts measuring the memory of the named stage; returns a function that reads the peak since then, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Stages:
 
 def write_failure(folder: Path, lines: Sequence[str]) -> None:
     """Write the last lines of the traceback of a failed stage to its folder, for `gradience bench status`."""
-    with suppress(OutputError):  # what the disk refuses here, the run itself will meet
+    with suppress(OutputError):  # the run itself will report a disk error
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / FAILED, ["\n".join(lines[-LAST_LINES:]).encode()])
 
@@ -170,7 +170,7 @@ def files_of(folder: Path) -> dict[str, StageFile]:
 
 
 def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
-    """Return the files that are not what the manifest says. Weights may be gone (`runtime.keep_adapters`)."""
+    """Return the files that differ from the manifest. Weights may be missing (`runtime.keep_adapters`)."""
     return [
         name
         for name, file in manifest.files.items()
@@ -189,7 +189,7 @@ def _is_unchanged(path: Path, file: StageFile) -> bool:
 
 
 def _begin(folder: Path, key: str, *, resumable: bool) -> None:
-    """Make the folder ready: what an interrupted run with the same key had written stays."""
+    """Prepare the folder. Files that an interrupted run with the same key has written are kept."""
     begun = folder / BEGUN
     unfinished = begun.is_file() and not (folder / MANIFEST).exists()
     if resumable and unfinished and read_file(begun, MAX_SETTINGS_BYTES) == key.encode():

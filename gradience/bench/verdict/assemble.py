@@ -337,7 +337,7 @@ def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
 
 
 def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
-    """Compute what the field reports beside the count: GLUE's metric, or the other ways of finding an answer."""
+    """Compute the metrics reported beside the count: GLUE's metric, or the other filters."""
     if isinstance(rules, LabelScoring):
         rows = [row for row in records if isinstance(row, ClassificationRecord)]
         if rules.metric == "accuracy":

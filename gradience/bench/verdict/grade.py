@@ -122,7 +122,7 @@ def grade(facts: GradeFacts) -> Graded:
 
 
 def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
-    """Return what a certificate lacks, apart from the policy's verdict; empty if it lacks nothing."""
+    """Return what is missing for grade A, apart from the policy's verdict; empty if nothing is."""
     missing, following = [], facts.next_training
     if facts.seeds < MIN_SEEDS:
         missing.append(f"{counted(facts.seeds, 'seed')} ({MIN_SEEDS} or more needed)")

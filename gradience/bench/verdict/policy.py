@@ -200,7 +200,7 @@ def overall(statuses: Iterable[Status]) -> Status:
 
 
 def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str, ...]:
-    """Say what the thresholds mean in counts, and which of them decides nothing."""
+    """Return notes: the thresholds as counts, and thresholds without effect."""
     notes = []
     if n is not None:
         allowed = allowed_losses(n, policy.tolerance)

@@ -15,7 +15,7 @@ MAX_BYTES = 400
 
 
 class Findings:
-    """Checks, mismatches and gaps. Later checks go on after a mismatch: all that is wrong is named."""
+    """Checks, mismatches and gaps. Checks continue after a mismatch, so that all mismatches are found."""
 
     def __init__(self, named: Callable[[str], str] = str) -> None:
         """named: how the reader knows the files in a text, which may lie in a temporary folder."""

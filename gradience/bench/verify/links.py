@@ -249,7 +249,7 @@ def _of_config(probe: StoredAdapter | None, adapter: StoredAdapter, ranks: Ranks
         return
     config = read_config(path)
     for module, rank in ranks.items():
-        if rank:  # of a module at rank 0 there is nothing
+        if rank:  # a module at rank 0 is not written
             yield file, f"rank of {module}", config.rank_of(config_name(module)), rank
     if probe is not None and (probe.folder / path.name).is_file():
         for module, before, after in changed_scales(read_config(probe.folder / path.name), config, ranks):

@@ -122,7 +122,7 @@ def repeated(records: Iterable[Record]) -> list[str]:
 
 
 def gold_of(row: Record) -> tuple[str, str, str]:
-    """Return what a record says of the example itself: identity, digest of the text, and the gold answer."""
+    """Return a record's fields about the example: identity, digest of the text, and the gold answer."""
     if isinstance(row, ClassificationRecord):
         return row.id, row.text_sha256, str(row.label)
     if isinstance(row, ChoiceRecord):
@@ -154,7 +154,7 @@ class SeedFolder:
     config: BenchConfig
     seed: int
     recorded: Bench
-    """For what a folder does not hold: the message of an error."""
+    """Recorded result, for values that are not in the folder, such as error messages."""
     mark: Mark
     lost: Mapping[str, str] = field(default_factory=dict)
     """Variants that earlier seeds had decided, and why."""
@@ -162,7 +162,7 @@ class SeedFolder:
     """Adapters whose error is one that this folder cannot show."""
 
     def facts(self) -> SeedFacts:
-        """Return what the stages left. Raises InputError for files that are not what they should be."""
+        """Return the outputs of the stages. Raises InputError for invalid files."""
         facts = SeedFacts(self.config, self.seed)
         missing = self._probe(facts)
         if not missing and facts.gate_passed:
