@@ -3,7 +3,7 @@
 python benchmarks/fleet.py --small 10000 --large 1000
 
 Every adapter is distinct (bf16, r = 8, α = 16; made-up factors of a falling spectrum), 16 modules or 48, in 1 MB or
-3 MB, and was just written, so that it lies in the page cache. Whole processes, table and copies included; user + system
+3 MB, and was just written, so that it lies in the page cache. Whole processes, table included; user + system
 time of the process tree, so that a loaded machine changes little. The floor reads the files and takes a float64 QR of
 each factor and the SVD of their product, in this process, which has started already.
 """
