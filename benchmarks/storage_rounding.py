@@ -4,7 +4,7 @@ Factors in float64, with spectra as trained adapters have them, are rounded to e
 of entries: scaled so that the largest is 1 ("scaled"), and as training leaves them ("as trained": A as PEFT initializes
 it, B around 1e-3), where fp8 and fp16 run out of small numbers. The bundled adapter is rounded as well.
 
-Run: python benchmarks/storage_rounding.py     (10 seconds on one core; the table is on docs/results/storage_rounding.md)
+Run: python benchmarks/storage_rounding.py  (10 seconds on one core; the table is on docs/results/storage_rounding.md)
 """
 
 import math
