@@ -316,7 +316,7 @@ def tensors_of(files: Iterable[TensorFile]) -> Tensors:
 def factors_of(
     names_A: Sequence[str], names_B: Sequence[str], tensors: Tensors
 ) -> tuple[Factor, Factor] | str:
-    """The two factors that tensors of these names are, or why no product can be made of them, whatever the format."""
+    """Return the two factors with these tensor names, or the reason why they cannot be multiplied in any format."""
     if len(names_A) > 1 or len(names_B) > 1:
         return SEVERAL
     if not names_A or not names_B:

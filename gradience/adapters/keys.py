@@ -1,9 +1,9 @@
-"""Tensor names of a PEFT adapter -> what each tensor is, and the one name under which PEFT saves it and finds it again.
+"""Tensor names of a PEFT adapter -> role of each tensor, and the name under which PEFT saves and loads it.
 
 The same factor appears as `base_model.model.<module>.lora_A.weight` (saved), `<module>.lora_A.<adapter>.weight`
 (dumped from a live model), and with the wrappers of torch.compile, FSDP, DDP or checkpointing in its path.
-`PeftModel.from_pretrained` looks tensors up by their exact name and skips what it does not find, so that an adapter
-under other names does nothing, in silence.
+`PeftModel.from_pretrained` looks tensors up by exact name and skips missing ones, so that an adapter with different
+names silently has no effect.
 Source: PEFT 0.21, tuners/tuners_utils.py, `_remap_adapter_state_dict_for_load`; utils/save_and_load.py.
 """
 
@@ -54,7 +54,7 @@ class Key(NamedTuple):
 
 @lru_cache(maxsize=4096)  # every step from the pairs to the findings looks at the same names
 def parse_key(name: str) -> Key:
-    """Return what the tensor called `name` is. Never fails: what is not understood has the role `other`."""
+    """Return the role of the tensor `name`. Never fails: unknown names have the role `other`."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     while parts[:1] == ["module"]:
         parts = parts[1:]

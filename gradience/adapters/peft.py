@@ -123,9 +123,9 @@ def layout_of(config: PeftConfig, parameter: str) -> str | None:
 
 
 def fields_in_peft_order(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the config must say of an adapter whose stacked lora_B are written in PEFT's order.
+    """Return the config fields of an adapter whose stacked lora_B are written in PEFT's order.
 
-    The marker stays, with PEFT's order: Unsloth takes an adapter of its own without one for the other order.
+    The layout marker is kept and set to PEFT's order: without it, Unsloth assumes its own order.
     """
     new: dict[str, Any] = {}
     if LAYOUT_FIELD in fields:

@@ -19,9 +19,9 @@ from gradience.spectra import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One row as token ids; of a classifier the prompt is the whole text, and its label is what is scored.
+    """One row as token ids. For a classifier, the prompt is the whole text, and its label is scored.
 
-    scored: how many labels are drawn for it.
+    scored: number of labels drawn for the row.
     """
 
     id: str

@@ -1,10 +1,10 @@
-"""Inputs -> a calibration: the base is loaded, both passes are run, and each module's components get their order.
+"""Inputs -> a calibration: load the base, run both passes, and rank each module's components.
 
 The passes gather moments of h and t, then the effect of each component on each row.
-h = A·x is what a LoRA module sees on the way forward, t = Bᵀ·g on the way back: the gradient at the output of A, since
-h goes nowhere but into B. Nothing of it is kept: a consumer is called with both as soon as t is there.
-A pass is a forward, and a backward from a random direction of the logits at every scored token: summed over the tokens
-of a row, never averaged. Rows do not see each other, so that what arrives for a row is its own gradient.
+h = A·x is computed in the forward pass, and t = Bᵀ·g in the backward pass. t is the gradient at the output of A, since
+only B reads h. Neither is stored: a consumer gets both as soon as t is known. A pass is a forward, and a backward from
+a random direction of the logits at every scored token: summed over the tokens of a row, never averaged. Rows do not
+affect each other, so each row gets its own gradient.
 """
 
 import re
@@ -35,7 +35,7 @@ from gradience.components import RIDGE, Components, components, lost_energies, r
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.scoring import few_rows
+from gradience.evaluate.engines.transformers.scoring import logit_blocks
 from gradience.files.shared_names import path_text
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
@@ -269,7 +269,7 @@ def direction(logits: Tensor, drawn: Tensor) -> Tensor:
     and the few that are not would decide everything. A few rows at a time, for the memory.
     """
     gradient = torch.empty_like(logits)
-    for few in few_rows(logits):
+    for few in logit_blocks(logits):
         p = logits[few].float().softmax(dim=-1)
         mixed = p.sqrt() * drawn[few].to(p.device)
         gradient[few] = (mixed - p * mixed.sum(dim=-1, keepdim=True)).to(gradient.dtype)

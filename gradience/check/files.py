@@ -14,7 +14,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 
 TRAINING_NAMES = ("training_args.json", "training_args.yaml", "training_args.yml")
 """File names of the arguments of a Trainer, in search order."""
-ANYBODYS_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
+SHARED_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
 """Names of training configurations that are also used by other programs."""
 
 
@@ -66,7 +66,7 @@ def adapter_config_in(folder: Path) -> Path:
 
 def training_config_in(folder: Path) -> Path:
     """Return the path of a training folder's configuration. Raises InputError (config-not-found, config-pickle)."""
-    for name in (*TRAINING_NAMES, *ANYBODYS_NAMES):
+    for name in (*TRAINING_NAMES, *SHARED_NAMES):
         if (folder / name).is_file():
             return folder / name
     if (folder / "training_args.bin").is_file():
@@ -74,7 +74,7 @@ def training_config_in(folder: Path) -> Path:
     raise InputError(
         f"{folder}: no training configuration in it",
         code="config-not-found",
-        hint=f"give the file itself; looked for {', '.join((*TRAINING_NAMES, *ANYBODYS_NAMES))}",
+        hint=f"give the file itself; looked for {', '.join((*TRAINING_NAMES, *SHARED_NAMES))}",
     )
 
 

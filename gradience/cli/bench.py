@@ -84,7 +84,7 @@ def code_of(status: Status) -> ExitCode:
 def ended(result: Bench | BenchAggregate, required: str | None) -> ExitCode:
     """Return the exit code of a result, and say on stderr if a required grade is missed.
 
-    What the policy does not pass keeps its own code. Nothing that passed without a grade is a grade: 8.
+    A result that does not pass the policy keeps its own code. A pass without a grade misses any required grade: 8.
     """
     code = code_of(result.status)
     if required is None or code is not ExitCode.DONE:

@@ -33,7 +33,7 @@ from gradience.distill.divergence import mean_kl, p_closer
 from gradience.distill.inputs import DistillInputs, Parts, split
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.scoring import few_rows, measure
+from gradience.evaluate.engines.transformers.scoring import logit_blocks, measure
 from gradience.files.card import CardOf, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder
@@ -148,7 +148,7 @@ def _step(
 def residual(logits: Tensor, teacher: Tensor) -> Tensor:
     """Gradient of Σ KL(teacher ‖ student) with respect to the student's logits (labels, classes)."""
     gradient = torch.empty_like(logits)
-    for few in few_rows(logits):
+    for few in logit_blocks(logits):
         difference = logits[few].float().softmax(dim=-1) - teacher[few].float().softmax(dim=-1)
         gradient[few] = difference.to(gradient.dtype)
     return gradient

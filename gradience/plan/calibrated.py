@@ -1,8 +1,8 @@
-"""Modules whose components are worth what a calibration says, and predictions from it. Pure.
+"""Modules with component values from a calibration, and predictions from it. Pure.
 
 To second order, KL(reference ‖ smaller) of a row is half the expected square of the change of its logits along a random
 direction whose covariance is the softmax's Fisher information: ½·E(Σ over all that is left out of ⟨J, p·qᵀ⟩)².
-Components that choose come from one half of the rows, and what is predicted for them from the other.
+One half of the rows selects components, the other half predicts their cost.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Examples from files and from the hub: rows, each with the place that an error names, and the kinds that they are of.
+"""Examples from files and from the hub: rows with their locations for errors, and their kinds.
 
 Two prompts that differ in case, accents, punctuation or spacing always get the same role, so that none is trained on
 and evaluated with; but only equal prompts are the same example: `3 - 4` is not `3 + 4`.
@@ -253,8 +253,8 @@ KINDS: Mapping[Kind, Fields] = {
     "texts": Fields(("text",), options={"scorer": "nll"}),
     "asked": Fields((), ("prompt", "messages")),
 }
-"""The kinds, the one that says most first: a row of choices has a prompt and an answer as well. `asked` has no answer,
-or one that is not read."""
+"""Kinds of rows, most specific first: a row of choices also has a prompt and an answer. `asked` has no answer, or one
+that is not read."""
 
 
 def kind_of(row: Row) -> Kind | None:

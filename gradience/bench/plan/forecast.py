@@ -50,7 +50,7 @@ from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.words import counted
 
 EXAMPLES: Mapping[str, int] = {"gsm8k": 1_319, "reviews": 2_186}
-"""Examples that decide (role confirm), of tasks whose data do not change; GLUE's stand with its subsets."""
+"""Test examples (role confirm) of tasks with fixed data; GLUE's are listed with its subsets."""
 NEW_TOKENS = 256
 """Default limit of generated tokens, if neither the config nor the task sets one."""
 CHECKPOINT_BYTES, CHECKPOINTS = 12, 3
@@ -95,7 +95,7 @@ SPREADS = (0.0, 0.01)
 
 
 def _scenarios(config: BenchConfig, wanted: Sequence[PlannedVariant], examples: int) -> Iterator[Scenario]:
-    """Yield what the budget can show of a few variants, of the arms of `config`, that span most others."""
+    """Yield typical variants of the config's arms, with the margins that the budget can show for them."""
     policy, seeds = config.policy, len(config.seeds)
     arms = {"retrained" if variant.is_trained else "truncated" for variant in wanted if not variant.control}
     for name, shares in TYPICAL_DISCORDANCES.items():
@@ -123,7 +123,8 @@ def _scenarios(config: BenchConfig, wanted: Sequence[PlannedVariant], examples: 
 
 
 def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: int) -> Iterator[Requirement]:
-    """Yield what the run needs beside its data. adapters: made by one seed, none larger than the probe's."""
+    """Yield the run's requirements other than data. adapters: number of adapters per seed, none larger than the
+    probe."""
     recipe, name = config.train, config.model.name
     address = None if name in EMBEDDED else hub_address(config.model)
     if address is not None:

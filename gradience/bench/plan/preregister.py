@@ -110,13 +110,12 @@ def looks_of(plan: BenchPlan) -> tuple[int, ...]:
 def promised(plan: BenchPlan) -> dict[str, Any]:
     """Return the fields that must not change when a run resumes.
 
-    Not the config's own digest, which holds labels as well, nor the version of Gradience. Not the code of a user's
-    own task either: what it changes in the data shows in the splits, what it changes in the scoring has the
-    evaluations made again.
+    They exclude the config's digest, which covers labels too, and the version of Gradience. They also exclude the code
+    of a user's own task: changes of its data show in the splits, and changes of its scoring repeat the evaluations.
     """
     return plan.model_dump(mode="json", exclude={"code", "config_digest", "task_code"})
 
 
 def plan_digest(plan: BenchPlan) -> str:
-    """Return the sha256 of all of it that is not null, which later artifacts carry."""
+    """Return the sha256 of the plan's non-null fields, which later artifacts contain."""
     return sha256_json(plan.model_dump(mode="json", exclude_none=True))

@@ -1,8 +1,7 @@
-"""The audit of a probe, and its calibration -> the smaller adapters that are compared with it. Pure.
+"""Audit and calibration of a probe -> the smaller adapters compared with it. Pure.
 
-Every module gets an explicit rank, and the α that leaves its scale what the probe's was: rank and scale are never
-changed together. Variants that come to the same thing are run once, and one that changes nothing is not run at all;
-both stay in the list, which says so.
+Every module gets an explicit rank, and the α that keeps the probe's scale, so rank and scale never change together.
+Equal variants are run once, and a variant equal to the probe is not run. Both stay in the list, marked as such.
 """
 
 from collections.abc import Mapping, Sequence
@@ -129,8 +128,8 @@ def plan_variants(
 ) -> tuple[PlannedVariant, ...]:
     """Return everything that the config asks for, in its order, the controls last.
 
-    lost: variants that can no longer pass, and why; those of them that are trained are not made.
-    uncalibrated: why there is no calibration of the probe; the variants that need one have no ranks then.
+    lost: variants that can no longer pass, and why; they are not trained.
+    uncalibrated: reason for a missing calibration; variants that need one then have no ranks.
     Raises UsageError (plan-mismatch) for an audit with another energy threshold than the config's.
     """
     compression = config.compression
@@ -229,7 +228,7 @@ def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[Planned
 def stage_names(variants: Sequence[PlannedVariant], config: BenchConfig) -> tuple[str, ...]:
     """Return the stages of a seed in the order in which one process makes them.
 
-    What is cut from the probe comes while its base is loaded, then what is distilled, then what is trained.
+    Truncations of the probe come first, while its base is loaded, then distilled variants, then trained ones.
     """
     distilled = [variant.name for variant in variants if variant.is_distilled]
     trained = [variant.name for variant in variants if variant.is_trained]

@@ -1,8 +1,8 @@
 """Stages: a folder each, complete when its manifest is there, identified by a key of its dependencies.
 
-A stage may be killed at any moment. What it had written stays, so that a training resumes from its checkpoint
-and an evaluation from its last block; only when the key has changed does a stage begin with an empty folder.
-A finished stage is compared with its manifest when it is used: what was exchanged or edited is made again.
+A stage may be killed at any moment. Its files are kept, so that a training resumes from its checkpoint and an
+evaluation from its last block. A stage starts with an empty folder only if its key has changed. A finished stage is
+compared with its manifest when it is used, and repeated if a file has changed.
 """
 
 import json
@@ -80,7 +80,7 @@ class Stages:
     ) -> Path:
         """Return the folder of the stage `name`, made from `depends` by `make` unless it is there, unchanged.
 
-        resumable: whether `make` resumes from what is there after a kill; else it begins with an empty folder.
+        resumable: `make` can resume from partial output after a kill; otherwise it starts with an empty folder.
         earlier: keys of the stage up to earlier looks, which `make` continues.
         """
         folder, key, before = self.folder / name, stage_key(name, depends), 0.0

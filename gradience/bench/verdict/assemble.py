@@ -67,7 +67,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
     config = facts.config
     training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
     probe = _probe(facts, rules)
-    variants = tuple(_held(result, facts) for result in _variants(facts, rules, probe, training))
+    variants = tuple(_with_guards(result, facts) for result in _variants(facts, rules, probe, training))
     status, reasons = status_of(variants)
     audit = facts.audit
     bench = Bench(
@@ -121,7 +121,7 @@ def best_of(variants: Sequence[VariantResult]) -> str | None:
 # ---------------------------------------------------------------- variants
 
 
-def _held(result: VariantResult, facts: SeedFacts) -> VariantResult:
+def _with_guards(result: VariantResult, facts: SeedFacts) -> VariantResult:
     """Return a candidate's result, updated for the guards: it passes only if it holds on every guard."""
     if not result.is_candidate or result.measures is None or result.status not in ("PASS", "FAIL"):
         return result
@@ -216,8 +216,8 @@ def measured(
 ) -> VariantResult:
     """Return the result of a variant that was made and evaluated.
 
-    An adapter with another number of parameters than was planned is an ERROR: the predecessor's per_layer was never
-    what it said, and nobody counted.
+    A parameter count that differs from the plan is an ERROR: the predecessor's per_layer never had the ranks that it
+    reported.
     """
     verdict = verdict_of_seed(pairs.n, pairs.n10, pairs.n01, policy)
     status, reasons = verdict.status, verdict.reasons

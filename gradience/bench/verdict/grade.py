@@ -160,9 +160,9 @@ def in_points(share: Fraction) -> str:
 
 
 def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -> NextGrade | None:
-    """Return what the grade above needs; None above A, and if something is invalid or inferior.
+    """Return the requirements of the next better grade; None except for B and C.
 
-    A is adjusted for the other claims: it gets the share of the level that the least sure of them gets.
+    Grade A is adjusted for the other claims: it gets the same share of the level as the weakest claim.
     """
     if letter not in ("B", "C") or pooled is None:
         return None

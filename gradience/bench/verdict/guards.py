@@ -1,6 +1,6 @@
 """Evidence of a variant on the guards: which guards it holds on, and whether that is shown. Pure.
 
-A variant holds on a guard if it loses at most the margin there, on each planned seed. A claim about all guards needs
+A variant holds on a guard if its drop there is at most the margin, on each planned seed. A claim about all guards needs
 every guard's test, so the joint p-value is the largest one (docs/decisions/032-data-sets.md).
 """
 
@@ -30,7 +30,7 @@ class GuardEvidence:
 NO_GUARDS = GuardEvidence()
 
 
-def loss_on(row: EvaluatedAdapter) -> Fraction | None:
+def drop_of(row: EvaluatedAdapter) -> Fraction | None:
     """Return the drop from the probe: a share of the examples, or nats per token; None if unknown."""
     if row.likelihood is not None and row.likelihood.delta is not None:
         return Fraction(repr(row.likelihood.delta))
@@ -38,14 +38,14 @@ def loss_on(row: EvaluatedAdapter) -> Fraction | None:
 
 
 def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator[str]:
-    """Yield a sentence for each guard on which the variant `name` loses more than the margin."""
+    """Yield a sentence for each guard on which the drop of the variant `name` exceeds the margin."""
     for guard, report in guards.items():
         row = report.row(name)
-        loss = None if row is None else loss_on(row)
-        if row is not None and loss is not None and loss > report.margin:
+        drop = None if row is None else drop_of(row)
+        if row is not None and drop is not None and drop > report.margin:
             nll = row.pairs is None
-            lost, allowed = (margin_text(value, nll=nll) for value in (loss, report.margin))
-            yield f"{guard}: {lost} {'higher' if nll else 'lower'} than the probe; allowed: {allowed}"
+            dropped, allowed = (margin_text(value, nll=nll) for value in (drop, report.margin))
+            yield f"{guard}: {dropped} {'higher' if nll else 'lower'} than the probe; allowed: {allowed}"
 
 
 def guard_evidence(benches: Iterable[Bench], results: Mapping[int, VariantResult]) -> GuardEvidence:
@@ -69,9 +69,9 @@ def worst_on_guards(
     """Return, for each guard, the candidate's row on the seed with the largest drop."""
     worst: dict[str, tuple[Fraction, EvaluatedAdapter]] = {}
     for guard, _, _, row in _rows(benches, results):
-        loss = loss_on(row)
-        if loss is not None and (guard not in worst or loss > worst[guard][0]):
-            worst[guard] = loss, row
+        drop = drop_of(row)
+        if drop is not None and (guard not in worst or drop > worst[guard][0]):
+            worst[guard] = drop, row
     return {guard: row for guard, (_, row) in worst.items()}
 
 

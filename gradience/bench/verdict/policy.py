@@ -1,9 +1,9 @@
 """The safety policy: counts of examples -> a verdict and its reasons. Exact: integers and fractions only.
 
-Of n examples some only the probe has correct, and some only the variant: the difference is what the variant loses, net.
+Net loss: the number of examples that only the probe has correct, minus those that only the variant has correct.
 A seed passes when it loses at most ⌊tolerance · n⌋. A variant passes when enough of the planned seeds pass and no
-seed is below the floor. What did not yield a number is never dropped: a seed that is missing or ended in an
-error is a failed seed; a seed whose probe did not train is no evidence, so that nothing can be concluded.
+seed is below the floor. No seed is dropped. A missing seed or one with an error counts as failed. A seed whose probe
+did not train makes the result inconclusive.
 """
 
 import math

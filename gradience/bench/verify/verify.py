@@ -1,8 +1,7 @@
-"""The folder of a run -> what in it agrees with what, and what does not.
+"""The folder of a run -> checks, mismatches and gaps.
 
-Everything that can be computed again is: digests, how answers are scored, counts, verdicts, the aggregate, the pages.
-What is left is said: that the answers are those of the adapters, and that the folder is the one that was published
-(`root`).
+Everything that can be recomputed is: digests, scores, counts, verdicts, the aggregate, and the pages.
+The gaps name the rest: that the adapters gave these answers, and that the folder is the published one (`root`).
 """
 
 from collections.abc import Collection, Iterator, Sequence

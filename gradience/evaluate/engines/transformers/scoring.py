@@ -30,7 +30,7 @@ CHUNK = 2**21
 """Logits held in float32 at a time: few enough for a CPU's cache."""
 
 
-def few_rows(logits: Tensor) -> Iterator[slice]:
+def logit_blocks(logits: Tensor) -> Iterator[slice]:
     """Yield blocks of logits (rows, vocabulary) that are small enough to compute at once."""
     rows = max(1, CHUNK // logits.shape[1])
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
@@ -187,7 +187,7 @@ def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | 
     Logits are (tokens, vocabulary), in any dtype; a few rows at a time are made float32.
     """
     parts: list[list[Tensor]] = []
-    for few in few_rows(adapter_logits):
+    for few in logit_blocks(adapter_logits):
         logs, best = adapter_logits[few].float().log_softmax(dim=-1), adapter_logits[few].argmax(dim=-1)
         parts.append([logs.gather(1, targets[few, None])[:, 0], best == targets[few]])
         if reference_logits is not None:
@@ -201,10 +201,10 @@ def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | 
     return Terms(likelihood.double(), hits, divergence[0].double(), divergence[1])
 
 
-def alike(one: Sequence[int], other: Sequence[int]) -> int:
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """Return the length of the common prefix.
 
-    >>> alike([5, 6, 7], [5, 6, 8, 9])
+    >>> common_length([5, 6, 7], [5, 6, 8, 9])
     2
     """
     pairs = enumerate(zip(one, other, strict=False))
@@ -248,7 +248,7 @@ def shared_logits(
     masks, order, read = list[Tensor](), list[int](), starts[-1]
     for pair in pairs:
         place, given = place_of[tuple(pair.prompt)], pair.response[:-1]
-        shared = alike(given, behind[place])
+        shared = common_length(given, behind[place])
         order += range(starts[place], starts[place] + min(shared + 1, len(pair.response)))
         if rest := given[shared:]:
             branches.append((place, rest))
