@@ -16,8 +16,6 @@ import numpy as np
 from scipy.stats import spearmanr
 
 Row = dict[str, Any]
-EIGHTH = 4
-"""Budget of an eighth of the parameters, of probes of rank 32."""
 SVD, CALIBRATED, DISTILLED = "svd_uniform", "calibrated", "calibrated_distill"
 REWRITE, LIMITED = "rewrite", "under_limit"
 NAMES = {

@@ -86,7 +86,7 @@ def check_modules(base: str, shape: Any, labels: int | None, adapters: Sequence[
     factory: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
     network = skeleton(factory, shape, labels=labels)
     modules = dict(network.named_modules())
-    known = {name.rpartition(".")[2] for name in modules}
+    known = {name.rpartition(".")[2] for name, _ in (*modules.items(), *network.named_parameters())}
     resized = (network.get_input_embeddings(), network.get_output_embeddings())
     for adapter in adapters:
         names = [name for name in adapter.sizes if "experts" not in name]

@@ -139,6 +139,12 @@ def test_an_adapter_of_another_architecture_or_size_is_refused(inputs, prepared,
         assert error.value.hint.startswith("use the base that it was trained on: ")
 
 
+def test_an_adapter_of_parameters_alone_fits_its_base(inputs, prepared, tmp_path):
+    lora = {"target_modules": [], "target_parameters": ["q_proj.weight"], "lora_dropout": 0.0}
+    data.adapter(tmp_path / "adapter", prepared / "llama", 1, task="CAUSAL_LM", **lora)
+    assert inputs(prompts("a", "is"), adapters=[tmp_path / "adapter"]).adapters[0].sizes
+
+
 def test_a_folder_without_weights_is_no_base(inputs, prepared, tmp_path):
     shutil.copytree(prepared / "bert", tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(GradienceError, match="empty: contains no weights"):
