@@ -80,7 +80,7 @@ def adapter(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path) -> None:
     with pytest.raises(InputError) as caught:
         audit_adapter(adapter)
     assert caught.value.code == "pickle"

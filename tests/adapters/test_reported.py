@@ -633,7 +633,7 @@ def test_an_expression_that_would_run_for_years_is_given_up(key):
         assert all(item.certain for item in rows)
 
 
-def test_no_more_expressions_than_an_adapter_may_have(monkeypatch):
+def test_no_more_expressions_than_an_adapter_may_have():
     table = PatternTable({f"(?:{index})": 4 for index in range(20_000)})
     assert not table.lookup("q").certain
     assert len(table.skipped) == 1

@@ -12,7 +12,7 @@ import yaml
 from bench_process import timeless
 from data_files import write_jsonl
 from spread_here import Here, runner_over
-from tiny_bench import Watcher, llama
+from tiny_bench import Watcher, counted_loads, llama
 
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
@@ -22,7 +22,6 @@ from gradience.bench.verdict.grade import GradeFacts, grade
 from gradience.bench.verdict.guards import GuardEvidence
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.cli.progress import StageProgress
-from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import read_records
 from gradience.reports.base.graded import Bounds
 from gradience.reports.bench import Bench, BenchAggregate
@@ -76,12 +75,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole")
-    loads: list[int] = []
-    load = TransformersEngine.load
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
-        )
+    with counted_loads() as loads:
         run_bench(load_config(config_file), output, Watcher())
     assert len(loads) == len(SEEDS)
     return output

@@ -156,7 +156,7 @@ def test_a_run_that_stops_in_the_ladder_resumes_at_its_look(
     assert ours["ladder"] == theirs["ladder"]
 
 
-def test_all_rows_answers_everything_at_once(config_file: Path, whole: Path, tmp_path: Path) -> None:
+def test_all_rows_answers_everything_at_once(config_file: Path, tmp_path: Path) -> None:
     overrides = ["compression.ladder.all_rows=true", "seeds=[1]", "compression.ladder.steps=[4,2,1]"]
     (bench,), _ = run_bench(load_config(config_file, overrides), tmp_path, Watcher())
     plan = BenchPlan.read(tmp_path / "plan.json")

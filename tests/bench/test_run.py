@@ -16,7 +16,7 @@ from bench_sample import LARGE, SEEDS, bench, ladder, three_seeds
 from bench_sample import config as sample_config
 from data_files import write_jsonl
 from safetensors.torch import load_file
-from tiny_bench import Watcher, bert, gsm8k_values, llama, sentences, sums, tokenizer
+from tiny_bench import Watcher, bert, counted_loads, gsm8k_values, llama, sentences, sums, tokenizer
 
 from gradience.bench.arms import arm as arms
 from gradience.bench.config.load import BenchConfig, load_config
@@ -29,7 +29,7 @@ from gradience.bench.verdict.facts import ANSWERS, SeedFacts
 from gradience.cli.app import run
 from gradience.cli.bench import ended
 from gradience.errors import InputError, NetworkError, UsageError
-from gradience.evaluate.engines.transformers import TransformersEngine, engine
+from gradience.evaluate.engines.transformers import engine
 from gradience.files.records import read_records
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
@@ -93,12 +93,7 @@ def classified(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 @pytest.fixture(scope="module")
 def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, int]:
     folder = tmp_path_factory.mktemp("answered")
-    loads: list[int] = []
-    load = TransformersEngine.load
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
-        )
+    with counted_loads() as loads:
         facts = SeedRun(with_base(ANSWER, causal), sums(), 42, folder).run()
     return folder, bench_of(facts, sums()), len(loads)
 

@@ -1,8 +1,11 @@
 """A base folder with real, tiny, random models and a word-level tokenizer, and tasks that they can learn."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -13,6 +16,7 @@ from transformers import (
     set_seed,
 )
 
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.tasks.examples import Examples, LabeledExample, PromptExample, content_id, prepare
@@ -29,6 +33,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]"
     )
+
+
+@contextmanager
+def counted_loads() -> Iterator[list[int]]:
+    """A list that gets an entry whenever a base is loaded."""
+    loads: list[int] = []
+    load = TransformersEngine.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
+        )
+        yield loads
 
 
 def bert(folder: Path) -> Path:

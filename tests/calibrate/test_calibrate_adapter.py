@@ -79,7 +79,7 @@ def test_progress_counts_every_batch_the_sampled_ones_too(writer, tmp_path):
     assert seen == [(done, total) for done in range(1, total + 1)]
 
 
-def test_moments_and_components_come_from_the_rows_that_select_alone(classifier, tmp_path):
+def test_moments_and_components_come_from_the_rows_that_select_alone(classifier):
     """Other rows in the half that predicts change neither moments nor components, nor their order."""
     first = Calibration.read(classifier.calibration)
     assert first.selection.tolist() == [True, False] * 30

@@ -171,7 +171,7 @@ def test_interrupted_by_the_keyboard(case, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_input_changed_since_it_was_planned(case, tmp_path):
+def test_the_input_changed_since_it_was_planned(tmp_path):
     folder = write(tmp_path / "in", random_factors(0, (6, 20, 30)))
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     from gradience.errors import UsageError

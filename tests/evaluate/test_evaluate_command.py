@@ -158,11 +158,7 @@ def evaluate(causal, texts, output, **more):
 @pytest.fixture(scope="module")
 def finished(causal, texts, tmp_path_factory):
     output = tmp_path_factory.mktemp("sets") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        loads, load = [], TransformersEngine.load
-        patch.setattr(
-            TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
-        )
+    with data.tiny_bench.counted_loads() as loads:
         report = evaluate(causal, texts, output)
     return output, report, loads
 

@@ -202,7 +202,7 @@ def test_a_server_that_dies_leaves_an_evaluation_that_resumes(server, folders, t
     assert not any(KEY.encode() in content for content in written)
 
 
-def test_a_candidate_that_the_server_lacks_is_not_evaluated(server, folders, tmp_path):
+def test_a_candidate_that_the_server_lacks_is_not_evaluated(server, folders):
     report = evaluated(server, folders, adapters=("first", "third"), limit=4)
     assert [row.grade for row in report.adapters] == [None, "X"]
     assert "the server has no model called third" in report.adapters[1].reason

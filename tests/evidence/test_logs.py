@@ -171,7 +171,7 @@ def test_a_member_that_unpacks_to_more_than_a_log_can_hold(tmp_path, monkeypatch
     assert refused(A, bomb).code == "too-large"
 
 
-def test_all_members_together_are_bounded(tmp_path, monkeypatch):
+def test_all_members_together_are_bounded(monkeypatch):
     monkeypatch.setattr(archive, "FREE", 50_000)
     monkeypatch.setattr(archive, "RATIO", 0)
     assert refused(A, B).code == "too-large"
@@ -520,7 +520,7 @@ def test_prompts_of_a_table_are_compared(tmp_path):
 # ---------------------------------------------------------------- choices
 
 
-def test_several_filters_are_listed(tmp_path):
+def test_several_filters_are_listed():
     error = refused(samples("sums", "a"), samples("sums", "b"))
     assert isinstance(error, UsageError)
     assert "several filters in it: strict-match, flexible-extract" in str(error)
@@ -537,7 +537,7 @@ def test_several_metrics_are_listed_and_those_without_a_number_named(tmp_path):
     assert "it has acc; brier_score: no number for each example" in str(error)
 
 
-def test_the_direction_of_the_log_wins_over_a_slip(tmp_path):
+def test_the_direction_of_the_log_wins_over_a_slip():
     error = refused(samples("orders", "a"), samples("orders", "b"), lower_is_better=True, margin=0.1)
     assert "according to the log, higher acc is better" in str(error)
 

@@ -31,7 +31,7 @@ def test_json_is_the_artifact(capsys):
     ("file", "fail_on", "code"),
     [(GOOD, "error", 0), (GOOD, "warning", 0), (NAN, "error", 1), (NAN, "warning", 1), (NAN, None, 0)],
 )
-def test_fail_on(file, fail_on, code, capsys):
+def test_fail_on(file, fail_on, code):
     assert run(["monitor", file, *(["--fail-on", fail_on] if fail_on else [])]) == code
 
 
@@ -40,7 +40,7 @@ def test_fail_on(file, fail_on, code, capsys):
     [([], 2), (["nowhere.jsonl"], 3), ([GOOD, "--gap-threshold", "0.5"], 2)],
     ids=["nothing", "missing", "threshold"],
 )
-def test_exit_codes_of_what_cannot_be_done(arguments, code, capsys):
+def test_exit_codes_of_what_cannot_be_done(arguments, code):
     assert run(["monitor", *arguments]) == code
 
 

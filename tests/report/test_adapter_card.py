@@ -125,7 +125,7 @@ def test_an_evaluation_of_another_adapter_is_refused_or_left_out(smaller, tmp_pa
     assert caught.value.code == "other-adapter"
 
 
-def test_no_name_of_a_stranger_ends_the_block(tmp_path, capsys):
+def test_no_name_of_a_stranger_ends_the_block(tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(example_adapter(), folder)
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -161,7 +161,7 @@ def test_an_evaluation_that_the_card_loses_is_said(tmp_path, capsys):
     assert "the card has an evaluation" not in capsys.readouterr().err
 
 
-def test_the_yaml_is_what_the_hub_reads_and_everything_else_in_it_stays(tmp_path, capsys):
+def test_the_yaml_is_what_the_hub_reads_and_everything_else_in_it_stays(tmp_path):
     folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
     about = {"task_type": "x", "dataset_type": "d", "dataset_name": "d", "metric_type": "f1"}
     mine = {"license": "apache-2.0", "license_name": "mine", "tags": ["a", "lora"], "language": ["de"]}

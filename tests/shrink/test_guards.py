@@ -2,10 +2,11 @@
 
 import json
 
+from tiny_bench import counted_loads
+
 from gradience import shrink_adapter, verify
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.shrink import code_of
-from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import read_records
 from gradience.reports.shrink import ShrinkPlan
 
@@ -31,14 +32,9 @@ def shrink(folder, output, **options):
     return shrink_adapter(folder / "reference", output, **{**settings, **options})
 
 
-def test_every_set_is_answered_on_one_base_and_the_records_say_what_the_table_says(
-    prepared, tmp_path, monkeypatch
-):
-    loads, load = [], TransformersEngine.load
-    monkeypatch.setattr(
-        TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
-    )
-    report = shrink(prepared, tmp_path / "out")
+def test_every_set_is_answered_on_one_base_and_the_records_say_what_the_table_says(prepared, tmp_path):
+    with counted_loads() as loads:
+        report = shrink(prepared, tmp_path / "out")
     assert len(loads) == 1
     assert (report.smallest, [row.name for row in report.guards[0].results]) == (
         "rank1",

@@ -75,7 +75,7 @@ def test_calibrated_candidates_have_the_size_of_a_rank_and_the_prediction_of_the
     ]
 
 
-def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(folder, finished):
+def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(finished):
     report, output = finished
     distilled, cut = report.plan.candidates[1:]
     assert (distilled.kind, distilled.rank, distilled.lora_params) == ("distilled", cut.rank, cut.lora_params)

@@ -22,7 +22,6 @@ from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
     Evaluation,
-    ExamplesRun,
     GenerationRecord,
     Record,
     ScoreRecord,
@@ -89,12 +88,12 @@ class Rescored(NamedTuple):
 
 def rescored(evaluation: Evaluation[Any], rules: Scoring) -> Rescored:
     """Score every answer again, as an evaluation would."""
-    rows = tuple(_again(row, evaluation.run, rules) for row in evaluation.records)
+    rows = tuple(_again(row, rules) for row in evaluation.records)
     changed = tuple(row.id for row, before in zip(rows, evaluation.records, strict=True) if row is not before)
     return Rescored(Evaluation(evaluation.run, rows), changed)
 
 
-def _again(row: Record, run: ExamplesRun, rules: Scoring) -> Record:
+def _again(row: Record, rules: Scoring) -> Record:
     fields: dict[str, Any] = {}
     if isinstance(row, ClassificationRecord) and isinstance(rules, LabelScoring) and row.logits:
         predicted = max(range(len(row.logits)), key=lambda place: row.logits[place])  # the first of equals
