@@ -252,6 +252,9 @@ def public(kind: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]
     def decorate(run: Callable[[S], R]) -> Callable[P, R]:
         @wraps(run)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in parameters_of(kind):
+                    raise _unknown_keyword(name, kind)
             try:
                 settings = kind(*args, **kwargs)
             except ValidationError as error:
@@ -297,6 +300,13 @@ def parameters_of(kind: Any) -> Mapping[str, Parameter]:
     }
 
 
+def _unknown_keyword(name: str, kind: Any) -> WrongType:
+    guess = nearest(name, list(parameters_of(kind)))
+    return WrongType(
+        f"unknown keyword: {name}", code="wrong-type", hint=f"did you mean `{guess}`?" if guess else ""
+    )
+
+
 def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
     """Return the error for the first invalid argument: `limit must be a valid integer, not str ('x')`."""
     detail = error.errors(include_url=False, include_context=False)[0]
@@ -305,10 +315,7 @@ def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
     if "missing" in detail["type"]:
         return WrongType(f"{name} is missing", code="wrong-type")
     if detail["type"] in UNKNOWN:
-        guess = nearest(str(name), list(parameters_of(kind)))
-        return WrongType(
-            f"unknown keyword: {name}", code="wrong-type", hint=f"did you mean `{guess}`?" if guess else ""
-        )
+        return _unknown_keyword(str(name), kind)
     message, value = plainly(detail["msg"]), detail["input"]
     if message.startswith("must be "):
         return wrong_type(str(name), value, message.removeprefix("must be "))

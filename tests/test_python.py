@@ -24,7 +24,9 @@ from gradience import (
     audit_adapter,
     compare_adapters,
     compress_adapter,
+    evaluate_adapters,
     plan_compression,
+    shrink_adapter,
 )
 from gradience.cli.demo import example_adapter
 from gradience.models.embedded import minilm
@@ -131,6 +133,14 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
             lambda: compress_adapter("my_adapter", "out", plan={"a": 4}),
             "plan must be a CompressionPlan, or the path of one, not dict",
         ),
+        (
+            lambda: shrink_adapter("my_adapter", ranks=[0]),
+            "ranks must be ranks of at least 1, such as 4,8,16, not list",
+        ),
+        (lambda: evaluate_adapters("a", margin="x"), "margin: 'x' is not a number such as 0.5 or 2/3 (got str 'x')"),
+        (lambda: audit_adapter("my_adapter", rank=4), "unknown keyword: rank"),
+        (lambda: audit_adapter("my_adapter", command="mine"), "unknown keyword: command"),
+        (lambda: compress_adapter("my_adapter", "out", rank=4, documents=print), "unknown keyword: documents"),
     ],
 )  # fmt: skip
 def test_a_wrong_type_gets_a_sentence(call, sentence, folder):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from gradience.settings import SETTINGS, Flag, StrPath
+from gradience.settings import SETTINGS, Flag, StrPath, call
 
 EXAMPLE = "minilm-reviews-r8"
 CONFIG = "minilm_reviews_demo"
@@ -30,6 +30,7 @@ def demo(settings: DemoSettings) -> int:
     if settings.train is not None:
         return train_and_decide(Path(settings.train))
     from gradience.audit.adapter import audit_adapter
+    from gradience.audit.options import AuditSettings
     from gradience.cli.output import command_line, print_screen
     from gradience.reports.base import terminal
     from gradience.reports.base.blocks import Facts, Heading
@@ -38,7 +39,7 @@ def demo(settings: DemoSettings) -> int:
     path = shown_path(example_adapter())
     typed = shlex.quote(str(path))
     print(f"$ gradience audit {typed}\n")
-    report = audit_adapter(str(path), command=command_line())
+    report = call(audit_adapter, AuditSettings(path, command=command_line()))
     print_screen(type(report).to_text, report, view=View(brief=True, paths=(str(path),)))
     print()
     steps = Facts(
@@ -57,17 +58,15 @@ def demo(settings: DemoSettings) -> int:
 
 def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     """Run Bench on the demo's config in `output`, print the first lines of its result, and return the exit code."""
+    from gradience.bench.settings import BenchSettings
     from gradience.bench.verb import run_bench
     from gradience.cli.bench import code_of
     from gradience.cli.console import show_written
-    from gradience.cli.output import command_line
-    from gradience.cli.progress import StageProgress
+    from gradience.cli.output import ReportOutput
     from gradience.reports.bench import Bench
 
-    with StageProgress() as watcher:
-        result = run_bench(
-            config=CONFIG, output=output, overrides=overrides, watcher=watcher, command=command_line()
-        )
+    settings = BenchSettings(config=CONFIG, output=output, overrides=overrides)
+    result = ReportOutput().watch(run_bench, settings)
     assert isinstance(result, Bench)  # of one seed
     print(str(result).replace("to_markdown()", "bench.md"))  # Markdown was written to this file
     show_written(f"{output / 'bench.json'}, bench.md")

@@ -30,10 +30,12 @@ from gradience.evaluate.engines import openai
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
 from gradience.evaluate.engines.vllm.process import PYTHON, RefusedByVllm, VllmProcess
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import read_records
 from gradience.models.embedded import smollm2
 from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
+from gradience.settings import call
 
 pytestmark = WITH_VLLM
 ADAPTERS = {
@@ -299,10 +301,11 @@ def test_answers_are_those_of_transformers_and_a_killed_server_leaves_what_resum
 
     def served(out, data="prompts", **more):
         given = {**common, "max_new_tokens": 12 if data == "prompts" else None, **more}
-        return evaluate_adapters(
+        settings = EvaluateSettings(
             [*RANKS], base_model="smollm2", data=folder / f"{data}.jsonl", output=tmp_path / out,
             engine="openai", server=f"http://127.0.0.1:{port}/v1", **given,
         )  # fmt: skip
+        return call(evaluate_adapters, settings)
 
     def here(out, data="prompts"):
         return evaluate_adapters(

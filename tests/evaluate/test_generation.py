@@ -24,9 +24,11 @@ from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers import engine as engine_module
 from gradience.evaluate.engines.transformers.engine import memory
 from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import count, read_records
 from gradience.models.devices import lacks_memory
 from gradience.models.rendering import encode_prompt
+from gradience.settings import call
 
 PROMPTS = [example.prompt for example in sums(25)]
 NEW = 12
@@ -300,7 +302,9 @@ class Device:
 
 def evaluate(folder, *names, **options):
     settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "max_length": 8}
-    return evaluate_adapters([folder / name for name in names], **{**settings, **options})
+    return call(
+        evaluate_adapters, EvaluateSettings([folder / name for name in names], **{**settings, **options})
+    )
 
 
 def headers(out):

@@ -17,6 +17,8 @@ from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.reports.shrink import ShrinkPlan
+from gradience.settings import call
+from gradience.shrink.settings import ShrinkSettings
 from gradience.statistics import sequential
 from gradience.statistics.pooled import pool
 from gradience.statistics.sequential import Look
@@ -54,9 +56,8 @@ class Count(Watcher):
 
 def shrink(folder, output, **options):
     settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "batch_size": 7}
-    return shrink_adapter(
-        folder / "reference", output, **{**settings, "margin": "20", "ranks": [2, 1], **options}
-    )
+    settings |= {"margin": "20", "ranks": [2, 1], **options}
+    return call(shrink_adapter, ShrinkSettings(folder / "reference", output, **settings))
 
 
 def records(output):
