@@ -71,6 +71,17 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
+def _output(value: Any) -> Path:
+    path = _path(value)
+    if path.suffix.lower() in (".html", ".htm"):
+        raise UsageError(
+            f"{path}: the output would not be an HTML page",
+            code="output-name",
+            hint=f"for the page, type --html {path}",
+        )
+    return path
+
+
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError("must be an integer")
@@ -106,6 +117,8 @@ def paths_of(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
 
 StrPath = Annotated[str | os.PathLike[str], BeforeValidator(_path)]
 """A path. Stored as a `Path`."""
+OutputPath = Annotated[str | os.PathLike[str], BeforeValidator(_output)]
+"""A path to write to, other than an HTML page. Stored as a `Path`. Raises UsageError (`output-name`)."""
 Integer = Annotated[int, BeforeValidator(_integer)]
 Positive = Annotated[Integer, Field(ge=1, lt=2**31)]
 Number = Annotated[float, BeforeValidator(_number)]

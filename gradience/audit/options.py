@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
-from gradience.settings import SETTINGS, Flag, PythonOnly, RankList, Share, StrPath
+from gradience.settings import SETTINGS, Flag, OutputPath, PythonOnly, RankList, Share, StrPath
 
 if TYPE_CHECKING:
     from gradience.reports.calibration import Calibration
@@ -44,7 +44,7 @@ class BaseOfAudit:
 class AuditFiles:
     """Output."""
 
-    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("FILE", "-o")] = None
     """Write audit.json to FILE."""
     append: Annotated[StrPath | None, Flag("RUN")] = None
     """Append a summary to RUN, the run.jsonl of the adapter's training."""

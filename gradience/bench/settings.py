@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from gradience.errors import InputError
 from gradience.models.settings import DryRun
 from gradience.progress import Watcher
-from gradience.settings import SETTINGS, Flag, Integer, Internal, Positive, StrPath, several
+from gradience.settings import SETTINGS, Flag, Integer, Internal, OutputPath, Positive, StrPath, several
 
 
 def _configs() -> list[tuple[str, str]]:
@@ -47,7 +47,7 @@ class BenchSettings(CommandSettings, DryRun):
 
     config: ConfigName
     """A YAML file, or a name that gradience bench configs lists."""
-    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the run; with the same folder an interrupted run resumes."""
     overrides: Overrides = ()
     """Settings that replace those of the config."""
@@ -87,7 +87,7 @@ class AggregateSettings(CommandSettings):
 
     folders: Folders
     """Folders of finished runs: with a bench.json, or with seed_N/bench.json."""
-    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Write bench_aggregate.json and bench_aggregate.md to DIR."""
     _: KW_ONLY
     force: bool = False

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from gradience.files.card import CardOf
 from gradience.models.settings import BaseSettings
 from gradience.progress import Progress
-from gradience.settings import SETTINGS, Flag, Internal, Positive, PythonOnly, StrPath, shared
+from gradience.settings import SETTINGS, Flag, Internal, OutputPath, Positive, PythonOnly, StrPath, shared
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -47,7 +47,7 @@ class CalibrateSettings(BaseSettings, RowSettings):
 
     adapter: Annotated[StrPath, Flag("ADAPTER")]
     """Folder of a LoRA adapter of a causal language model or of a sequence classifier."""
-    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("FILE", "-o")] = None
     """The calibration to write, a .safetensors file."""
     _: KW_ONLY
     force: bool = False
@@ -62,7 +62,7 @@ class DistillSettings(BaseSettings, RowSettings):
 
     adapter: Annotated[StrPath, Flag("SMALL")]
     """Folder of the smaller LoRA adapter, such as `gradience compress` writes."""
-    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the distilled adapter."""
     _: KW_ONLY
     teacher: Annotated[StrPath, Flag("REFERENCE")]

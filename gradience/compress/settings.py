@@ -13,7 +13,18 @@ from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.audit.options import AllowedRanks, CalibrationFile
 from gradience.ranks import Suggested
 from gradience.reports.base.encodings import ENCODING_NAMES
-from gradience.settings import SETTINGS, AboveZero, Flag, Internal, Number, Part, Positive, Share, StrPath
+from gradience.settings import (
+    SETTINGS,
+    AboveZero,
+    Flag,
+    Internal,
+    Number,
+    OutputPath,
+    Part,
+    Positive,
+    Share,
+    StrPath,
+)
 
 if TYPE_CHECKING:
     from gradience.compress.adapter import Documents
@@ -99,7 +110,7 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     path: Annotated[StrPath, Flag("ADAPTER")]
     """Adapter folder, a .safetensors file in one, or org/name on the hub. On the command line also a fleet.jsonl
     from gradience fleet: its adapters are truncated to --rank."""
-    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the smaller adapter."""
     _: KW_ONLY
     dry_run: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, ReadSettings
-from gradience.settings import SETTINGS, Flag, StrPath
+from gradience.settings import SETTINGS, Flag, OutputPath, StrPath
 
 
 def _targets() -> list[str]:
@@ -21,7 +21,7 @@ class ConvertSettings(ReadSettings, NameSettings):
 
     path: Annotated[StrPath, Flag("ADAPTER")]
     """Adapter in any supported format, or org/name on the hub."""
-    output: Annotated[StrPath, Flag("DIR", positional=True)]
+    output: Annotated[OutputPath, Flag("DIR", positional=True)]
     """Folder of the converted adapter."""
     _: KW_ONLY
     to: Annotated[str, Flag("FORMAT", values=_targets)] = "peft"

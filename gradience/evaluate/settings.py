@@ -23,7 +23,7 @@ from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written
-from gradience.settings import SETTINGS, Flag, Internal, Positive, StrPath, settings_of, several
+from gradience.settings import SETTINGS, Flag, Internal, OutputPath, Positive, StrPath, settings_of, several
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
@@ -382,7 +382,7 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     adapters: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("ADAPTER…")] = ()
     """Folders of LoRA adapters, or names on the --server; the first is the reference."""
     _: KW_ONLY
-    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the result. With the same folder an interrupted evaluation resumes."""
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
         "transformers"

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import WorkSettings
 from gradience.compress.settings import WriteSettings
-from gradience.settings import SETTINGS, Flag, Number, Positive, StrPath, several
+from gradience.settings import SETTINGS, Flag, Number, OutputPath, Positive, StrPath, several
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -18,7 +18,7 @@ class FleetSettings(WorkSettings):
 
     sources: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("SOURCE")]
     """Folder of adapters, or adapter; one or several."""
-    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("FILE", "-o")] = None
     """fleet.jsonl, one row per adapter."""
     _: KW_ONLY
     recursive: bool = False
@@ -42,7 +42,7 @@ class FleetCompressSettings(WriteSettings, WorkSettings):
 
     fleet: Annotated[StrPath, Flag("FILE")]
     """The fleet.jsonl whose adapters are compressed, as gradience fleet wrote it."""
-    output: Annotated[StrPath, Flag("DIR", "-o")]
+    output: Annotated[OutputPath, Flag("DIR", "-o")]
     """Folder of the batch, with each smaller adapter under the path of its row."""
     _: KW_ONLY
     rank: Annotated[Positive, Flag("K")]

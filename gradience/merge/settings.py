@@ -11,7 +11,7 @@ from gradience.adapters.settings import WorkSettings
 from gradience.errors import UsageError
 from gradience.evaluate.settings import AnswerSettings, guards_of
 from gradience.models.settings import BaseSettings
-from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, StrPath, several
+from gradience.settings import SETTINGS, Flag, Integer, Number, OutputPath, Positive, StrPath, several
 
 Method = Literal["linear", "svd", "ties", "dare", "knots"]
 SPARSE = ("ties", "dare", "knots")
@@ -58,7 +58,7 @@ class MergeSettings(MethodSettings, BaseSettings, AnswerSettings, WorkSettings):
 
     adapters: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("ADAPTER…")]
     """Folders of two or more LoRA adapters that share a base model."""
-    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the merged adapter. With the same folder and settings an interrupted test resumes."""
     _: KW_ONLY
     data: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("NAME=FILE")] = field(

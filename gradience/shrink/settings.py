@@ -17,7 +17,7 @@ from gradience.files.card import Card
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.plan.compression import MAX_STRENGTH
-from gradience.settings import SETTINGS, Flag, Internal, RankList, StrPath, shared
+from gradience.settings import SETTINGS, Flag, Internal, OutputPath, RankList, StrPath, shared
 
 if TYPE_CHECKING:
     from gradience.reports.shrink import ShrinkReport
@@ -52,7 +52,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
 
     adapter: Annotated[StrPath, Flag("ADAPTER")]
     """Folder of a LoRA adapter."""
-    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the smaller adapter and its evidence (default: ./NAME-shrunk).
 
     With the same folder an interrupted search resumes."""

@@ -103,6 +103,10 @@ def test_a_published_run_is_verified(capsys):
         (["compare", ADAPTER, "nope"], 3, "nope: no such file"),
         (["verify", "nope"], 3, "nope"),
         (["bench", "export", "nope", "--to", "csv", "-o", "out"], 2, "--to csv"),
+        (["audit", ADAPTER, "-o", "x.html"], 2, "hint: for the page, type --html x.html"),
+        (["fleet", ADAPTER, "-o", "x.HTM"], 2, "x.HTM: the output would not be an HTML page"),
+        (["convert", ADAPTER, "x.html"], 2, "--html x.html"),
+        (["bench", "run", "-c", "minilm_reviews_demo", "-o", "x.html"], 2, "--html x.html"),
     ],
     ids=lambda value: " ".join(value).replace(ADAPTER, "A") if isinstance(value, list) else "",
 )
