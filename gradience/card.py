@@ -1,4 +1,4 @@
-"""An adapter's model card: ranks, error, evaluation, digests, loading code, and the hub's YAML.
+"""An adapter's model card: how it was made, its evaluation, loading code, and the hub's YAML.
 
 All of it is read from the adapter's folder and from reports whose digests name its weights.
 """
@@ -32,7 +32,7 @@ from gradience.reports.audit import AuditReport
 from gradience.reports.base import markdown
 from gradience.reports.base.blocks import Block, Code, Facts, Heading, Inline, Notes, Paragraph, Span
 from gradience.reports.base.graded import GRADES
-from gradience.reports.base.numbers import count, number_range, percent, sig, signed, size, trimmed
+from gradience.reports.base.numbers import count, number_range, sig, signed, size, trimmed
 from gradience.reports.compression import CompressionReport, RuntimeVerdict, runtime_notes
 from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, interval_cell
@@ -139,14 +139,17 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         distillation = _of_these_weights(DistillReport, folder / DISTILL_REPORT, sha256)
         if distillation is not None and not distillation.improved:
             distillation = None
+        merge = _of_these_weights(MergeReport, folder / MERGE_REPORT, sha256)
         opening: list[str] = []
-        rows = _measured(audit_adapter(folder)) if compression is None else _compressed(compression)
-        digests: Rows = [("weights", f"sha256 {sha256}")]
+        rows: Rows = []
+        source = None
         if compression is not None:
             opening = [
                 compressed_opening(compression.modules, compression.measured_error, compression.strength)
             ]
-            digests.append(("reference adapter", f"sha256 {compression.source_sha256}"))
+            old, new = compression.old_params, compression.new_params
+            rows.append(("LoRA parameters", f"{count(new)} (reference adapter: {count(old)})"))
+            source = compression.source_sha256
         if distillation is not None:
             opening = [distilled_opening(distillation.best_step)]
             before, after = sig(distillation.before.kl_per_token), sig(distillation.after.kl_per_token)
@@ -154,19 +157,17 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
             rows.append(
                 ("distilled", f"KL/token from the reference adapter {before} → {after} nats, {held_out}")
             )
-            if compression is None:
-                digests.append(("reference adapter", f"sha256 {distillation.teacher_sha256}"))
-        merge = _of_these_weights(MergeReport, folder / MERGE_REPORT, sha256)
+            source = source or distillation.teacher_sha256
         if merge is not None:
-            opening = [markdown.render(card_blocks(merge))]
+            opening = [markdown.render(card_blocks(merge)).rstrip()]
+        if not opening:
+            rows = _measured(audit_adapter(folder))
+        rows += [("reference adapter", f"sha256 {source}")] if source else []
         evaluated = _evaluated(folder, sha256, evaluation)
         rows += [] if evaluated is None else _evaluation(*evaluated)
         runtimes = compression.runtimes if compression else _verdicts(adapter, folder)
-        blocks = [
-            Heading("Ranks and evaluation" if evaluated else "Ranks"),
-            Facts([*rows, *digests]),
-            *_loading(adapter, runtimes),
-        ]
+        facts = [Heading("Evaluation" if evaluated else "Size"), Facts(rows)] if rows else []
+        blocks: list[Block] = [*facts, *_loading(adapter, runtimes)]
         front = _front_matter(adapter, evaluated, derived=bool(opening))
     return Card("\n\n".join([*opening, markdown.render(blocks)]), front)
 
@@ -289,32 +290,8 @@ def _measured(audit: AuditReport) -> Rows:
         ("LoRA parameters", f"{count(audit.total_lora_params)}, {size(size_now)}"),
     ]
     if audit.energy_rank_90_p50 is not None:
-        energy = (
-            f"directions with 90 % of the update's energy: {trimmed(audit.energy_rank_90_p50)} in the median module,"
-            f" {trimmed(audit.energy_rank_90_p90)} at the 90th percentile; median stable rank"
-            f" {sig(audit.stable_rank_median)}"
-        )
+        energy = f"90 % of the update's energy is in {trimmed(audit.energy_rank_90_p50)} directions (median module)"
         rows.append(("energy", energy))
-    return rows
-
-
-def _compressed(report: CompressionReport) -> Rows:
-    before, now = (
-        number_range(getattr(row, name) for row in report.modules) for name in ("old_rank", "new_rank")
-    )
-    rows: Rows = [
-        ("LoRA rank", f"{now} (reference adapter: {before})"),
-        ("LoRA parameters", f"{count(report.new_params)} (reference adapter: {count(report.old_params)})"),
-        ("weights file", f"{size(report.new_bytes)} (reference adapter: {size(report.old_bytes)})"),
-        ("relative error", f"{percent(report.measured_error)} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖)"),
-        ("criterion", report.criterion),
-    ]
-    if report.strength != 1:
-        rows.append(("strength", f"{report.strength:g}: the reference adapter's update is multiplied by it"))
-    if report.prediction is not None:
-        rows.append(
-            ("predicted KL/token", f"{sig(report.prediction.kl_per_token)} nats, from the reference adapter")
-        )
     return rows
 
 
@@ -342,7 +319,7 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
 
 
 def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block]:
-    """Return how to load it with its library, with vLLM if such a PEFT file was run, and each runtime's verdict."""
+    """Return how to load it with its library, with vLLM if such a file was run, and the runtimes that failed."""
     config = adapter.config
     task, named = (config.task_type, config.base_model) if config else (None, None)
     base = named if named and _PLAIN.fullmatch(named) else "BASE_MODEL"
@@ -363,13 +340,5 @@ def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block
     if task == "CAUSAL_LM" and step is not None and vllm == "loads":
         serve = f"vllm serve {base} --enable-lora --max-lora-rank {step} \\"
         blocks.append(Code([serve, "  --lora-modules my_adapter=path/to/this/folder"], "bash"))
-    was_run = [row for row in runtimes if row.run]
-    if was_run:
-        return [
-            *blocks,
-            Paragraph(
-                "Tested with similar adapters (same architecture, same kinds of tensors), not with this one:"
-            ),
-            Notes(runtime_notes(was_run)),
-        ]
-    return [*blocks, Paragraph("No runtime was tested on this architecture with these kinds of tensors.")]
+    failed = [row for row in runtimes if row.run and row.verdict != "loads"]
+    return [*blocks, Notes(runtime_notes(failed))] if failed else blocks

@@ -161,7 +161,7 @@ SMALLER = "compress my_adapter --rank 4 --output smaller"
 WIDE = "compress my_adapter --rank 8 --dtype F32 --output wide"
 SPACE = ("Disk space",)
 PAGES = (
-    Shown("docs/quickstart.md", "compress", SMALLER, ("Size", "Error")),
+    Shown("docs/quickstart.md", "compress", SMALLER, ("Size",)),
     Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
     Shown("docs/formats.md", "formats", "audit tests/adapters/foreign/mlx", ("Completeness",), scratch=False),
     Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
@@ -187,7 +187,7 @@ PAGES = (
         QUESTIONS,
         "eight-bits",
         "compress my_adapter --rank 8 --dtype F8_E4M3 --output eight",
-        ("Size", "Error"),
+        ("Size",),
     ),
     Shown(QUESTIONS, "large", "audit wide", SPACE, before=(WIDE,)),
     Shown(

@@ -23,8 +23,6 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     dim,
-    figures,
-    warned,
 )
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
@@ -36,12 +34,11 @@ from gradience.reports.base.numbers import (
     plural,
     size,
 )
-from gradience.reports.base.prediction import Prediction
-from gradience.reports.base.prediction import prediction_blocks as predicted_blocks
+from gradience.reports.base.prediction import Prediction, prediction_blocks
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import DOCUMENT, View, more, next_steps
+from gradience.reports.base.view import DOCUMENT, View, first_names, more, next_steps
 from gradience.spectra import GRAM_TOLERANCE
 
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
@@ -109,8 +106,8 @@ class _Compression(Report):
         return compression_blocks(cast("Compression", self))
 
     def summary(self) -> list[Note]:
-        """Return size, error, and what needs attention."""
-        return _summary(cast("Compression", self))
+        """Return no more than the document's opening."""
+        return []
 
 
 class CompressionPlan(_Compression):
@@ -229,8 +226,8 @@ class CompressionReport(_Compression):
 
     def screen(self, view: View) -> Document:
         """Return the brief document and the next steps."""
-        adapters = view.path(0, self.source_path), view.path(1, self.output_path)
-        return _screen(self, view, f"gradience compare {' '.join(adapters)}", "compression_report.md")
+        adapters = f"{view.path(0, self.source_path)} {view.path(1, self.output_path)}"
+        return _screen(self, view, f"gradience evaluate {adapters} --data rows.jsonl -o evaluated")
 
 
 Compression = CompressionPlan | CompressionReport
@@ -242,10 +239,7 @@ LISTED_MODULES = 1000
 """Maximum rows of the last table of a document; the JSON has all modules."""
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
-QUALITY = (
-    "A small weight error does not prove equal accuracy, and it does not show which modules matter. "
-    "Evaluate both adapters on the task (gradience evaluate)."
-)
+QUALITY = "A small error does not prove equal accuracy: evaluate both adapters on the task."
 
 
 def _screen(compression: Compression, view: View, *steps: str) -> Document:
@@ -255,56 +249,60 @@ def _screen(compression: Compression, view: View, *steps: str) -> Document:
 
 def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Document:
     """Return the sections in reading order."""
-    return [block for section in SECTIONS for block in section(compression, view)]
-
-
-def _summary(compression: Compression) -> list[Note]:
     written = compression if isinstance(compression, CompressionReport) else None
-    error = f"Predicted error: {percent(compression.predicted_error)}"
-    error = error if written is None else f"Error: {percent(written.measured_error)}"
-    parameters = saved(compression.old_params, compression.new_params)
-    result = f"LoRA parameters: {parameters}. {error}. A small error does not prove equal accuracy."
-    notes = [Note("info", result)]
-    if written is not None:
-        silent = [row for row in written.runtimes if row.verdict.startswith("wrong")]
-        notes += [*runtime_notes(silent), *(Note("warning", warning) for warning in written.warnings)]
-    return notes
+    return [
+        *title_blocks(compression),
+        *saved_blocks(compression),
+        *prediction_blocks(compression.prediction, compression.prediction_withheld),
+        *where_blocks(compression, view),
+        *(runtime_blocks(written) if written else []),
+        *(encoding_blocks(written, SHOWN_NAMES if view.brief else LISTED_NAMES) if written else []),
+        *layer_blocks(compression, view),
+    ]
 
 
-def title_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the adapter, the criterion and the digests."""
+def title_blocks(compression: Compression) -> list[Block]:
+    """Return the result in a sentence, the reference adapter, and what needs attention."""
+    asked = compression.criterion
+    asked += "" if compression.strength == 1 else f", strength {compression.strength:g}"
     if isinstance(compression, CompressionPlan):
         return [
-            Heading(("Plan for ", Span(compression.adapter_path, "name")), level=1),
-            Paragraph(f"{asked(compression)}. Dry run: nothing was written."),
+            Heading(("Plan for ", Span(compression.adapter_path, "name")), level=1, aside=asked),
+            Paragraph(_result(compression, f"Predicted error: {predicted(compression.predicted_error)}")),
+            dim("Dry run: nothing was written."),
         ]
-    digests = f"sha256 {compression.output_sha256[:12]} from {compression.source_sha256[:12]}"
-    blocks: list[Block] = [
-        Heading(("Compressed to ", Span(compression.output_path, "name")), level=1),
-        Paragraph(("from ", Span(compression.source_path, "name"), f" · {asked(compression)}")),
+    error = f"Error: {percent(compression.measured_error)}"
+    source = ("Reference adapter: ", Span(compression.source_path, "name"))
+    silent = [row for row in compression.runtimes if row.verdict in SILENT]
+    notes = [*runtime_notes(silent), *(Note("warning", warning) for warning in compression.warnings)]
+    return [
+        Heading(("Compressed to ", Span(compression.output_path, "name")), level=1, aside=asked),
+        Paragraph(f"{_result(compression, error)} {QUALITY}"),
+        Paragraph((*source, *(f", {commit}" for commit in commit_of(compression.source)))),
+        *([Notes(notes)] if notes else []),
     ]
-    blocks.append(Paragraph(Span(" · ".join([digests, *commit_of(compression.source)]), "dim")))
-    return blocks
 
 
-def asked(compression: Compression) -> str:
-    """Return the criterion, and the strength if it changes."""
-    strength = compression.strength
-    return compression.criterion + ("" if strength == 1 else f", strength {strength:g}")
+def _result(compression: Compression, error: str) -> str:
+    """Return the ranks, the saving and the error; of DoRA also the largest error of a whole layer."""
+    modules: Sequence[Module] = compression.modules
+    truncated = [module for module in modules if module.new_rank < module.old_rank]
+    before, after = (
+        number_range(getattr(module, field) for module in truncated) for field in ("old_rank", "new_rank")
+    )
+    ranks = f"Rank {before} → {after}" if truncated else "No module is truncated"
+    layers = [figure for module in modules if (figure := OUTPUT_ERROR(module)) is not None]
+    whole = f" Largest error of a whole DoRA layer: {percent(max(layers))}." if layers else ""
+    parameters = saved(compression.old_params, compression.new_params)
+    return f"{ranks}. LoRA parameters: {parameters}. {error} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖).{whole}"
 
 
-def saved_blocks(compression: Compression, view: View) -> list[Block]:
+def saved_blocks(compression: Compression) -> list[Block]:
     """Return parameters, bytes and vLLM's max_lora_rank, before and after."""
-    is_plan = isinstance(compression, CompressionPlan)
     rows: list[list[Inline]] = []
     for label, shown, old, new in (
         ("LoRA parameters", count, compression.old_params, compression.new_params),
-        (
-            "LoRA factors" if is_plan else "weights on disk",
-            size,
-            compression.old_bytes,
-            compression.new_bytes,
-        ),
+        ("weights", size, compression.old_bytes, compression.new_bytes),
     ):
         saving = Span(saved(old, new), "good" if new < old else "dim")
         rows.append([label, shown(old), Span(shown(new), "strong"), saving])
@@ -325,36 +323,11 @@ def saved(before: int, after: int) -> str:
     return f"{percent(share)} saved" if share > 0 else f"{percent(-share)} more"
 
 
-def lost_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the errors, for DoRA also the errors of whole layers."""
-    foreseen = predicted(compression.predicted_error)
-    if isinstance(compression, CompressionPlan):
-        title = "Predicted error"
-        rows = [("predicted error", foreseen, "‖ΔW − ΔW′‖ / ‖ΔW‖ before storage rounding")]
-    else:
-        title = "Error"
-        rows = [
-            ("error", percent(compression.measured_error), "‖ΔW − ΔW′‖ / ‖ΔW‖ as stored"),
-            ("before rounding", foreseen, "before the factors were rounded for storage"),
-        ]
-        layers = [error for module in compression.modules if (error := module.output_error) is not None]
-        if layers:
-            rows.append(("DoRA layers", percent(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of any layer"))
-    untouched = not any(module.new_rank < module.old_rank for module in compression.modules)
-    sentence = [Paragraph("No module is truncated.")] if untouched else []
-    return [Heading(title), figures(rows), *sentence]
-
-
 def predicted(error: float | None) -> str:
     """Return a predicted error, or `under …` if it is below the resolution."""
     if error is not None and 0 < error < CERTAIN_ERROR:
         return f"under {percent(CERTAIN_ERROR)}"
     return percent(error)
-
-
-def prediction_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the predicted KL from a calibration, and the accuracy of earlier predictions."""
-    return predicted_blocks(compression.prediction, compression.prediction_withheld)
 
 
 # ---------------------------------------------------------------- runtime support
@@ -364,27 +337,18 @@ LOADING: dict[Verdict, tuple[Mark, str]] = {
     "wrong scale": ("error", "silently applied a wrong scale to similar adapters"),
     "wrong meaning": ("error", "silently computed wrong results with similar adapters"),
     "refuses": ("error", "refused similar adapters"),
-    "not run": ("unknown", ""),
+    "not run": ("unknown", "not tested"),
 }
 """A mark and the words for a runtime. Success first, then silent failures."""
+SILENT: tuple[Verdict, ...] = ("wrong scale", "wrong meaning")
 
 
-def runtime_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the verdict of each runtime; empty for a plan, or a format that the runtimes do not read."""
-    if isinstance(compression, CompressionPlan) or not compression.runtimes:
-        return []
-    run = [row for row in compression.runtimes if row.run]
-    pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in run))
-    blocks: list[Block] = [Heading("Runtime support")]
-    for title, rows in (
-        (
-            f"Tested with similar adapters: {compression.architecture}, same kinds of tensors ({pages}):",
-            run,
-        ),
-        ("Not tested:", [row for row in compression.runtimes if not row.run]),
-    ):
-        blocks += [dim(title), Notes(runtime_notes(rows))] if rows else []
-    return blocks
+def runtime_blocks(report: CompressionReport) -> list[Block]:
+    """Return the verdict of each runtime but the silent failures, which follow the title."""
+    rows = [row for row in report.runtimes if row.verdict not in SILENT]
+    pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in rows if row.run))
+    aside = f"with {report.architecture} and the same kinds of tensors ({pages})" if pages else ""
+    return [Heading("Runtime support", aside=aside), Notes(runtime_notes(rows))] if rows else []
 
 
 def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
@@ -394,12 +358,10 @@ def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
         alike.setdefault((row.verdict, row.why), []).append(f"{row.runtime} {row.version}")
     order = list(LOADING)
     notes = []
-    for verdict, why in sorted(
-        alike, key=lambda key: order.index(key[0])
-    ):  # stable sort: otherwise in recorded order
-        names = alike[verdict, why]
+    # a stable sort: otherwise in recorded order
+    for verdict, why in sorted(alike, key=lambda key: order.index(key[0])):
         mark, words = LOADING[verdict]
-        text = f"{', '.join(names)} {words}".strip()
+        text = f"{', '.join(alike[verdict, why])} {words}"
         if why:
             text += f", {why}" if verdict == "loads" else f": {why}"
         notes.append(Note(mark, text))
@@ -409,16 +371,11 @@ def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
 # ---------------------------------------------------------------- modules
 
 
-def _change(field: str, show: Callable[[list[int]], str]) -> Callable[[Sequence[Module]], str]:
-    """`64 → 16`, or one number if both are equal."""
-
-    def cell(modules: Sequence[Module]) -> str:
-        before, after = (
-            show([getattr(module, f"{when}_{field}") for module in modules]) for when in ("old", "new")
-        )
-        return before if before == after else f"{before} → {after}"
-
-    return cell
+def _change(modules: Sequence[Module]) -> str:
+    """`64 → 16`, or one rank if both are equal."""
+    before = number_range(module.old_rank for module in modules)
+    after = number_range(module.new_rank for module in modules)
+    return before if before == after else f"{before} → {after}"
 
 
 def _written(field: str) -> Callable[[Module], float | None]:
@@ -426,41 +383,46 @@ def _written(field: str) -> Callable[[Module], float | None]:
     return lambda module: getattr(module, field) if isinstance(module, ModuleResult) else None
 
 
+OUTPUT_ERROR = _written("output_error")
+
+
+def _planned_error(module: Module) -> float | None:
+    return module.predicted_error if isinstance(module, ModulePlan) else None
+
+
 def _stored_rank(module: Module) -> int:
     return module.stored_rank if isinstance(module, ModuleResult) else module.new_rank
 
 
-RANK: Measure[Module] = Measure(Column("rank", ">"), _change("rank", number_range))
-ON_DISK: Measure[Module] = Measure(
-    Column("on disk", ">", drop=4),
-    lambda modules: number_range(map(_stored_rank, modules)),
-    lambda modules: any(_stored_rank(module) != module.new_rank for module in modules),
-)
-PREDICTED: Measure[Module] = measure(
-    "predicted", lambda module: module.predicted_error, predicted, max, drop=3
-)
-ERROR: Measure[Module] = measure("error", _written("measured_error"), percent, max)
-LAYER_ERROR: Measure[Module] = measure("DoRA layer", _written("output_error"), percent, max)
-PARAMETERS: Measure[Module] = Measure(
-    Column("parameters", ">", drop=2), _change("params", lambda numbers: count(sum(numbers)))
-)
-BYTES: Measure[Module] = Measure(
-    Column("bytes", ">", drop=1), _change("bytes", lambda numbers: size(sum(numbers)))
+MEASURES: tuple[Measure[Module], ...] = (
+    Measure(Column("rank", ">"), _change),
+    Measure(
+        Column("on disk", ">"),
+        lambda modules: number_range(map(_stored_rank, modules)),
+        lambda modules: any(_stored_rank(module) != module.new_rank for module in modules),
+    ),
+    measure("predicted error", _planned_error, predicted, max),
+    measure("error", _written("measured_error"), percent, max),
+    measure("DoRA layer", OUTPUT_ERROR, percent, max),
 )
 
 
 def where_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return one row per kind of module, and the modules that keep their rank."""
+    """Return one row per kind of module, the modules that keep their rank, and those that a plan leaves out."""
     modules: Sequence[Module] = compression.modules
     kinds, hidden = by_kind(modules, lambda module: module.old_params, SHOWN_KINDS if view.brief else None)
-    error = PREDICTED if isinstance(compression, CompressionPlan) else ERROR
-    notes = []
     fixed = Counter(module.fixed for module in modules if isinstance(module, ModulePlan) and module.fixed)
-    for reason, number in fixed.items():
-        notes.append(f"{plural(number, 'module keeps its rank', 'modules keep their rank')}: {reason}")
+    notes: list[Inline] = [
+        f"{plural(number, 'module keeps its rank', 'modules keep their rank')}: {reason}"
+        for reason, number in fixed.items()
+    ]
+    dropped = [module.name for module in modules if not module.new_rank]
+    if dropped:
+        names = first_names(dropped, SHOWN_NAMES if view.brief else LISTED_NAMES)
+        notes.append((f"{plural(len(dropped), 'module')} left out at rank 0: ", *names))
     return [
         Heading("Modules", aside="largest error of each kind"),
-        module_table("kind", kinds, (NUMBER, RANK, ON_DISK, error, LAYER_ERROR, PARAMETERS)),
+        module_table("kind", kinds, (NUMBER, *MEASURES)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
         *([Notes([Note("info", note) for note in notes])] if notes else []),
     ]
@@ -472,97 +434,40 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
         return []
     modules: Sequence[Module] = compression.modules
     shown = modules if view.full else modules[:LISTED_MODULES]
-    table = module_table(
-        "module", single(shown), (RANK, ON_DISK, PREDICTED, ERROR, LAYER_ERROR, PARAMETERS, BYTES)
-    )
     return [
         Heading("All modules", folded=True),
-        table,
+        module_table("module", single(shown), MEASURES),
         *more(len(modules) - len(shown), "more module", " in the JSON"),
     ]
 
 
 # ---------------------------------------------------------------- encoding
 
-Fact = tuple[str, Inline]
 
+def encoding_blocks(report: CompressionReport, most: int) -> list[Block]:
+    """Return the encoding, the changes of the config, and what was changed or left out.
 
-def written_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return one fact for each part of the folder, and warnings; for a plan only the dropped modules."""
-    most = SHOWN_NAMES if view.brief else LISTED_NAMES
-    if isinstance(compression, CompressionPlan):
-        dropped = [module.name for module in compression.modules if not module.new_rank]
-        facts = _listed("left out", "module at rank 0", "modules at rank 0", dropped, most)
-        return [Heading("Dropped modules"), Facts(facts)] if facts else []
-    facts = _written_facts(compression, most)
-    return [Heading("Encoding"), Facts(facts), *warned(compression.warnings)]
-
-
-def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
-    """The parts of the folder, then the parts left out or changed."""
+    most: maximum names of a list.
+    """
     written = [module for module in report.modules if module.new_rank]
-    unchanged = sum(module.unchanged for module in written)
+    dtypes = "+".join(sorted({module.dtype.lower() for module in written}))
+    facts: list[tuple[str, Inline]] = [
+        ("encoding", f"{report.encoding} ({report.encoding_reason})"),
+        ("stored as", dtypes),
+    ]
     folded = sum(module.folded != 1.0 for module in written)
-    factors = [f"stored as {'+'.join(sorted({module.dtype.lower() for module in written}))}"]
-    if unchanged:
-        factors.append(f"{count(unchanged)} of {plural(len(written), 'module')} copied byte for byte")
     if folded:
-        factors.append(
-            f"B of {plural(folded, 'module')} rescaled because the config cannot express the scale"
-        )
-    if report.renamed:
-        factors.append(f"{plural(report.renamed, 'tensor')} renamed as PEFT does")
+        rescaled = f"B of {plural(folded, 'module')}, because the config cannot express the scale"
+        facts.append(("rescaled", rescaled))
     config: list[str | Span] = []
     for name, change in report.config_changes.items():
         before, _, after = change.partition(" -> ")
         config += ["; " if config else "", Span(name, "name"), f" {before} → {after}"]
-    copied = [plural(report.carried_tensors, "other tensor")] if report.carried_tensors else []
-    copied += [plural(len(report.carried_files), "file")] if report.carried_files else []
-    facts: list[Fact] = [
-        ("encoding", f"{report.encoding} ({report.encoding_reason})"),
-        ("factors", "; ".join(factors)),
-        ("config", tuple(config) or "unchanged"),
-        ("copied", f"{' and '.join(copied)}, byte for byte" if copied else "no other tensors or files"),
-    ]
-    return [
-        *facts,
-        *_listed("left out", "module at rank 0", "modules at rank 0", report.dropped, most),
-        *_listed("left out", "tensor", "tensors", report.left_out_tensors, most),
-        *[
-            (name, "note added: its text describes the reference adapter")
-            for name in report.annotated_files[:most]
-        ],
-        *_listed("not copied", "file", "files", report.left_out_files, most),
-    ]
-
-
-def _listed(label: str, singular: str, many: str, names: Sequence[str], most: int) -> list[Fact]:
-    """The number of names and the first of them; empty without names."""
-    if not names:
-        return []
-    parts: list[str | Span] = [plural(len(names), singular, many)]
-    for name in names[:most]:
-        parts += [", " if len(parts) > 1 else ": ", Span(name, "name")]
-    rest = len(names) - most
-    return [(label, (*parts, f" and {count(rest)} more" if rest > 0 else ""))]
-
-
-# ---------------------------------------------------------------- end of a document
-
-
-def caveat_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the limits of a compression report."""
-    return [Heading("Limits"), Paragraph(QUALITY)]
-
-
-SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
-    title_blocks,
-    saved_blocks,
-    lost_blocks,
-    prediction_blocks,
-    runtime_blocks,
-    where_blocks,
-    written_blocks,
-    caveat_blocks,
-    layer_blocks,
-)
+    facts += [("config", tuple(config))] if config else []
+    lists = (
+        ("note added", report.annotated_files),
+        ("tensors left out", report.left_out_tensors),
+        ("files left out", report.left_out_files),
+    )
+    facts += [(label, first_names(names, most)) for label, names in lists if names]
+    return [Heading("Encoding"), Facts(facts)]

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.reports.audit import TensorNote
-from gradience.reports.base.blocks import Document, Facts, Heading, Inline, Note, Notes, Paragraph, Span
-from gradience.reports.base.numbers import count, plural, size
+from gradience.reports.base.blocks import Document, Heading, Note, Notes, Paragraph, Span
+from gradience.reports.base.numbers import plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
@@ -52,29 +52,26 @@ class ConversionReport(Report):
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return source and result, and the renamed and omitted tensors."""
-        digests = f"sha256 {self.output_sha256[:12]} from {self.source_sha256[:12]}"
-        renamed = f"; {count(self.renamed)} renamed" if self.renamed else ""
-        facts: list[tuple[str, Inline]] = [
-            ("format", f"{self.source_format} → {self.to}"),
-            ("modules", f"{count(self.modules)}, {count(self.lora_params)} LoRA parameters"),
-            ("tensors", f"{count(self.tensors)}, {size(self.bytes)}{renamed}"),
-        ]
-        if self.carried_files:
-            facts.append(("copied unchanged", Span(listed(self.carried_files, 8), "name")))
-        if self.left_out_files:
-            facts.append(("files left out", Span(listed(self.left_out_files, 8), "name")))
+        """Return the result, and the omitted tensors and files."""
+        renamed = f" {plural(self.renamed, 'tensor')} renamed." if self.renamed else ""
+        modules = f"{plural(self.modules, 'module')}, {size(self.bytes)}"
         notes = []
         if self.left_out:
             names = listed([note.tensor for note in self.left_out])
             notes.append(Note("warning", f"{plural(len(self.left_out), 'tensor')} left out: {names}"))
+        if self.left_out_files:
+            notes.append(Note("info", f"Files left out: {listed(self.left_out_files, 8)}"))
         if self.pickle:
-            notes.append(Note("info", "read from a pickle in a sandboxed process"))
+            notes.append(Note("info", "Read from a pickle in a sandboxed process"))
         return [
             Heading(("Converted to ", Span(self.output_path, "name")), level=1),
-            Paragraph(("from ", Span(self.source_path, "name"))),
-            Paragraph(Span(" · ".join([digests, *commit_of(self.source)]), "dim")),
-            Facts(facts),
+            Paragraph(f"{self.source_format} → {self.to}: {modules}. Weights and scales unchanged.{renamed}"),
+            Paragraph(
+                (
+                    "From ",
+                    Span(self.source_path, "name"),
+                    *(f", {commit}" for commit in commit_of(self.source)),
+                )
+            ),
             *([Notes(notes)] if notes else []),
-            Paragraph("Weights and scales unchanged: nothing was truncated, rounded or trained."),
         ]

@@ -19,11 +19,12 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
+    dim,
     table_of,
     warned,
 )
 from gradience.reports.base.graded import GRADES
-from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size
+from gradience.reports.base.numbers import MISSING, number_range, percent, plural, sig, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
@@ -162,57 +163,61 @@ class MergeReport(Report):
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return the sections of the report."""
-        title = Heading(("Merged into ", Span(self.output_path, "name")), level=1)
-        return [title, *card_blocks(self)[1:]]
+        """Return the result, the parents, the search, and the runtimes."""
+        blocks: list[Block] = [
+            Heading(("Merged into ", Span(self.output_path, "name")), level=1, aside=_method(self)),
+            *result_blocks(self),
+            Heading("Parents"),
+            _parents(self),
+            dim(
+                "Projection 1: the merge contains the parent's update at full strength. It does not predict accuracy."
+            ),
+        ]
+        if self.search:
+            blocks += [Heading("Search on dev examples"), _grid(self)]
+        tested = [row for row in self.runtimes if row.run]
+        if tested:
+            blocks += [Heading("Runtime support"), Notes(runtime_notes(tested))]
+        return blocks
 
-    def summary(self) -> list[Note] | None:
-        """Return the certificate's verdict; without one, a note that the merge was not tested."""
-        return [_verdict(self)]
+    def summary(self) -> list[Note]:
+        """Return no more than the document's opening."""
+        return []
 
 
-def card_blocks(report: MergeReport) -> list[Block]:
-    """Return what a model card says: parents, method, error, what is left of each parent, and the certificate."""
+def result_blocks(report: MergeReport) -> list[Block]:
+    """Return the certificate with its comparisons, the size, the error, and the warnings."""
     ranks = number_range(row.rank for row in report.modules)
-    facts: list[tuple[str, Inline]] = [
-        ("method", _method(report)),
-        ("base model", Span(report.base or MISSING, "name")),
-        ("LoRA rank", f"{ranks} in {plural(len(report.modules), 'module')}"),
-        ("weights", f"{size(report.bytes)}, {report.dtype}, sha256 {report.output_sha256[:12]}"),
-        ("relative error", f"{percent(report.error)} from truncation and rounding (‖M − M′‖ / ‖M‖)"),
-    ]
-    facts += [
-        ("predicted KL/token", f"{sig(row.kl_per_token)} nats (at most {sig(row.high)}) from the exact sum")
-        for row in report.predicted
-    ]
-    blocks: list[Block] = [
-        Heading("Merge"),
-        Notes([_verdict(report)]),
-        Facts(facts),
-        *warned(report.notes),
-        Heading("Parents"),
-        _parents(report),
-        Paragraph(
-            "Cosine and projection compare the merged update with each parent's. Projection 1: the merge contains the"
-            " parent's update at full strength. Neither predicts accuracy."
-        ),
-    ]
+    sentence = (
+        f"LoRA rank {ranks} in {plural(len(report.modules), 'module')}, {size(report.bytes)}. Error from truncation"
+        f" and rounding: {percent(report.error)} (‖M − M′‖ / ‖M‖)."
+    )
+    for row in report.predicted:
+        sentence += (
+            f" Predicted KL/token from the exact sum: {sig(row.kl_per_token)} nats, at most {sig(row.high)}."
+        )
+    blocks: list[Block] = [Notes([_verdict(report)]), Paragraph(sentence), *warned(report.notes)]
     if report.certificate is not None:
         blocks += [Heading("Test on each parent's examples"), _evidence(report.certificate)]
-    if report.search:
-        blocks += [Heading("Search on dev examples"), _grid(report)]
-    tested = [row for row in report.runtimes if row.run]
-    if tested:
-        blocks += [Heading("Runtimes", aside="tested with other adapters"), Notes(runtime_notes(tested))]
     return blocks
 
 
+def card_blocks(report: MergeReport) -> list[Block]:
+    """Return what a model card says: the method, the result, and the parents."""
+    parents: list[tuple[str, Inline]] = [
+        (row.name, ", ".join([f"weight {row.weight:g}", f"sha256 {row.sha256}", *commit_of(row.source)]))
+        for row in report.parents
+    ]
+    made = f"{plural(len(parents), 'adapter')} merged by gradience merge ({_method(report)})."
+    return [Heading("Merge"), Paragraph(made), *result_blocks(report), Heading("Parents"), Facts(parents)]
+
+
 def _method(report: MergeReport) -> str:
-    """Return `ties · weights 1, 1 · density 0.5`."""
+    """Return `ties, weights 1, 1, density 0.5`."""
     parts = [report.method, f"weights {_listed(row.weight for row in report.parents)}"]
     parts += [] if report.density is None else [f"density {report.density:g}"]
     parts += [] if report.seed is None else [f"seed {report.seed}"]
-    return " · ".join(parts)
+    return ", ".join(parts)
 
 
 def _listed(weights: Iterable[float]) -> str:
@@ -222,9 +227,8 @@ def _listed(weights: Iterable[float]) -> str:
 def _verdict(report: MergeReport) -> Note:
     certificate = report.certificate
     if certificate is None:
-        return Note(
-            "unknown", "Not tested: weights cannot show whether the merge is as accurate as its parents"
-        )
+        unknown = "weights do not show whether the merge is as accurate as its parents"
+        return Note("unknown", f"Not tested: {unknown}. Add --data NAME=FILE with examples of each parent.")
     grades = [(row.parent, row.merged.grade) for row in certificate.parents]
     reasons = [f"{name}: {GRADES[grade][1] if grade else 'not compared'}" for name, grade in grades]
     return Note(MARKS[certificate.verdict], f"{certificate.verdict.capitalize()} ({'; '.join(reasons)})")
@@ -235,14 +239,9 @@ def _parents(report: MergeReport) -> Block:
         report.parents,
         (Column("parent"), lambda row: Span(row.name, "name")),
         (Column("weight", ">"), lambda row: f"{row.weight:g}"),
-        (Column("modules", ">"), lambda row: count(row.modules)),
         (Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
         (Column("cosine", ">"), lambda row: sig(row.cosine)),
         (Column("projection", ">"), lambda row: sig(row.projection)),
-        (
-            Column("sha256", drop=1),
-            lambda row: Span(" ".join([row.sha256[:12], *commit_of(row.source)]), "dim"),
-        ),
     )
 
 
