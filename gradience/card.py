@@ -166,8 +166,9 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         evaluated = _evaluated(folder, sha256, evaluation)
         rows += [] if evaluated is None else _evaluation(*evaluated)
         runtimes = compression.runtimes if compression else _verdicts(adapter, folder)
-        facts = [Heading("Evaluation" if evaluated else "Size"), Facts(rows)] if rows else []
-        blocks: list[Block] = [*facts, *_loading(adapter, runtimes)]
+        blocks = _loading(adapter, runtimes)
+        if rows:
+            blocks = [Heading("Evaluation" if evaluated else "Size"), Facts(rows), *blocks]
         front = _front_matter(adapter, evaluated, derived=bool(opening))
     return Card("\n\n".join([*opening, markdown.render(blocks)]), front)
 
