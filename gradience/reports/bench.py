@@ -6,6 +6,7 @@ are named with their digests, so that anybody can repeat the counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -34,7 +35,6 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.exact import exact_percent, exact_text
 from gradience.reports.base.graded import (
     BOUNDS,
-    GRADES,
     MIN_RUNS,
     Bounds,
     Grade,
@@ -50,18 +50,17 @@ from gradience.reports.base.graded import (
 )
 from gradience.reports.base.numbers import (
     MISSING,
-    count,
     number_range,
     percent,
     plural,
     sig,
-    size,
     trimmed,
 )
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import PLANNED, DataSplit, PlannedSet, Policy, Share
+from gradience.reports.base.view import View
+from gradience.reports.bench_plan import PLANNED, DataSplit, PlannedSet, Policy, Share, allowed_losses
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, delta_cell, level_cell
 from gradience.statistics.table import PairedTable
 from gradience.words import counted, noun
@@ -322,7 +321,7 @@ class Judged(Report, Generic[R]):
     ladder: Ladder | None = None
     """The smallest rank that is shown to be safe. Null if no ladder was planned, and for one seed of several."""
     notes: tuple[str, ...] = ()
-    """Meaning of the thresholds in numbers of examples, and limits of the verdicts."""
+    """Limits of the verdicts."""
     run: RunInfo
 
     @property
@@ -386,8 +385,8 @@ class Bench(Judged[VariantResult]):
         return list(bench_blocks(self))
 
     def summary(self) -> list[Note] | None:
-        """Return the results of the controls, the grade, and the smallest rank of the ladder."""
-        return None if self.smoke else _summary(self)
+        """Return no further notes: the box shows the sentences before the first section. None for a smoke run."""
+        return None if self.smoke else []
 
     @model_validator(mode="after")
     def _pairs_are_those_of_the_answers(self) -> Bench:
@@ -512,12 +511,17 @@ class BenchAggregate(Judged[VariantSummary]):
     """Further data sets on which every variant must hold on every seed. Absent without any."""
 
     def blocks(self) -> Document:
+        """Return the sections, and each variant's Δ on each seed."""
+        aside = "probe: correct answers; variants: Δ in points"
+        return [*aggregate_blocks(self), Heading("Seeds", aside=aside, folded=True), _seeds(self)]
+
+    def screen(self, view: View) -> Document:
         """Return the sections."""
         return list(aggregate_blocks(self))
 
     def summary(self) -> list[Note] | None:
-        """Return the results of the controls, the grade, and the smallest rank of the ladder."""
-        return _summary(self)
+        """Return no further notes: the box shows the sentences before the first section."""
+        return []
 
 
 MIN_SEEDS = MIN_RUNS
@@ -526,6 +530,8 @@ Run = Bench | BenchAggregate
 Outcome = StepStatus | Literal["worse"]
 Result = VariantResult | VariantSummary
 Row = tuple[str, Inline]
+Cell = tuple[Column, Callable[[Any], Inline]]
+"""A column of a table, and the function that returns its cell of a row."""
 
 SMOKE = "smoke run, no evidence"
 ROLES: dict[str, Role] = {
@@ -547,6 +553,8 @@ STEP_ROLES: dict[Outcome, Role] = {
     "not tested": "dim",
     "not smaller": "dim",
 }
+WARNING = "warning: "
+SAVED = ("saved", "share of the LoRA parameters saved, without classifier heads")
 
 
 # ---------------------------------------------------------------- figures
@@ -609,49 +617,106 @@ def status_of(result: Result) -> Span:
     return status({None: "for comparison", True: "as expected", False: "not as expected"}[result.as_expected])
 
 
-def letter(result: Result | None) -> Inline:
+def letter(result: Result) -> Inline:
     """Return the grade of a variant, or a dash."""
-    grade = result.evidence.grade if result is not None and result.evidence is not None else None
+    grade = result.evidence.grade if result.evidence is not None else None
     return MISSING if grade is None else Span(grade, GRADE_ROLES[grade])
+
+
+def _name(result: Result) -> Inline:
+    return Span(result.name, "name")
 
 
 def _interval(bounds: Bounds | PairedTable | None) -> str:
     return MISSING if bounds is None else f"{points(bounds.low)} … {points(bounds.high)}"
 
 
-def _best_of(run: Run) -> Result | None:
-    return next((variant for variant in run.variants if variant.name == run.best), None)
-
-
-def _named(names: Iterable[str]) -> tuple[str | Span, ...]:
-    """Return names, separated by commas."""
-    return tuple(part for name in names for part in (", ", Span(name, "name")))[1:]
+def _is_compared(result: Result) -> bool:
+    """Return True if the variant was compared with the probe, on one seed at least."""
+    delta = result.delta if isinstance(result, VariantResult) else result.worst_delta
+    return delta is not None
 
 
 # ---------------------------------------------------------------- sections of one seed and of several
 
 
-def _title(run: Run, task: str, seeds: str) -> Iterator[Block]:
-    """Yield the verdict on the run, and the smallest variant that passes."""
+def _opening(run: Run, task: str, seeds: str, facts: Sequence[Row]) -> Iterator[Block]:
+    """Yield the verdict on the run, the smallest variant that passes with its grade, the smallest rank of the ladder,
+    and controls with unexpected results, which undermine the other verdicts. Then facts about the probe."""
     is_smoke = isinstance(run, Bench) and run.smoke
     title = ("Bench ", status(SMOKE if is_smoke else run.status), ": ", Span(run.model, "name"), " on ")
     yield Heading((*title, Span(task, "name"), f", {seeds}"), level=1)
-    best = _best_of(run)
-    if best is not None and not is_smoke:
-        facts = f", with {percent(saving(best))} fewer LoRA parameters."
-        yield Paragraph(("Smallest variant that passes: ", Span(best.name, "name"), facts))
+    best = next((variant for variant in run.candidates if variant.name == run.best), None)
+    if is_smoke:
+        text = "Smoke run: shortened to check that everything works. It is no evidence."
+        yield Paragraph(Span(text, "warn"))
+    elif best is not None:
+        saved = f", with {percent(saving(best))} fewer LoRA parameters."
+        yield Paragraph(("Smallest variant that passes: ", Span(best.name, "name"), saved))
+    elif run.status == "FAIL":
+        yield Paragraph("No variant passes.")
+    notes = [Note("item", reason) for reason in _of_run(run)]
+    notes += [
+        Note("warning", f"{control.name} is not as expected. See Controls.")
+        for control in run.controls
+        if control.as_expected is False
+    ]
+    notes += [Note("warning", note.removeprefix(WARNING)) for note in run.notes if note.startswith(WARNING)]
+    notes += _grade_notes(run, of_best=True)
+    if run.ladder is not None:
+        safe = run.ladder.smallest_safe
+        saved_most = saving(next((step for step in run.steps if step.name == safe), None))
+        keeps = "" if saved_most is None else f" It has {percent(saved_most)} fewer LoRA parameters."
+        notes.append(Note("good" if safe else "unknown", f"Rank ladder: {run.ladder.sentence}.{keeps}"))
+    if notes:
+        yield Notes(notes)
+    yield Facts(facts)
 
 
-def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:
-    """Return the size of the base model, and the examples: `7,473 training and 1,319 test examples`."""
+def _data(splits: Iterable[DataSplit], role: str) -> Row:
+    """Return the examples: `7,473 training and 1,319 test examples`."""
     words = {"train": "training", "dev": "dev", "confirm": "test"}
     sizes = [f"{split.n:,} {words[split.role]}" for split in splits if split.role in ("train", role)]
-    base = "unknown size" if base_params is None else f"{count(base_params)} parameters"
-    return [("base model", base), ("data", f"{' and '.join(sizes)} examples")]
+    return "data", f"{' and '.join(sizes)} examples"
 
 
-def _other_params(number: int) -> list[Row]:
-    return [("other parameters", f"{count(number)} (not LoRA weights; counted separately)")] if number else []
+def _variants(
+    run: Run, guards: Sequence[PlannedSet], row_on: RowOn, cells: Sequence[Cell], legend: Sequence[Row]
+) -> Iterator[Block]:
+    """Yield the table of the candidates, reasons of those that do not simply pass, and the legend.
+
+    row_on: (guard, variant) -> the variant's row on the guard. cells: the columns of Δ."""
+    compared = [result for result in run.candidates if _is_compared(result)]
+    reasons = list(_reasons(run))
+    if compared or reasons:
+        seed = "" if isinstance(run, Bench) else " of the same seed"
+        yield Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
+    if compared:
+        yield _table(compared, cells, _guard_cells(guards, row_on))
+    if reasons:
+        yield items(reasons)
+    if compared:
+        yield Facts([*legend, SAVED, *_ways(compared), *_guard_legend(guards)])
+
+
+def _table(results: Sequence[Result], cells: Sequence[Cell], guards: Sequence[Cell] = ()) -> Table:
+    return table_of(
+        results,
+        (Column(), _name),
+        (Column("status"), status_of),
+        (Column("grade", shown=any(letter(row) != MISSING for row in results)), letter),
+        (Column("max rank", ">", drop=2), _largest_rank),
+        (Column("saved", ">", drop=6), lambda row: percent(saving(row))),
+        *cells,
+        *guards,
+    )
+
+
+def _largest_rank(result: Result) -> str:
+    """Return the largest rank of a module, as a range if the seeds differ."""
+    if isinstance(result, VariantResult):
+        return MISSING if result.ranks is None else str(result.ranks.largest)
+    return number_range(row.largest_rank for row in result.seeds if row.largest_rank is not None)
 
 
 def _ways(variants: Iterable[Result]) -> list[Row]:
@@ -660,13 +725,11 @@ def _ways(variants: Iterable[Result]) -> list[Row]:
     return [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in ways.items() if words]
 
 
-GuardColumn = tuple[Column, Callable[[Any], Inline]]
+RowOn = Callable[[str, Any], EvaluatedAdapter | None]
 
 
-def _guard_columns(
-    guards: Sequence[PlannedSet], row_on: Callable[[str, Any], EvaluatedAdapter | None]
-) -> list[GuardColumn]:
-    """Return a column for each guard. row_on: (guard, variant) -> the variant's row on the guard."""
+def _guard_cells(guards: Sequence[PlannedSet], row_on: RowOn) -> list[Cell]:
+    """Return a column for each guard."""
 
     def cell(guard: str) -> Callable[[Any], Inline]:
         return lambda variant: MISSING if (row := row_on(guard, variant)) is None else delta_cell(row)
@@ -687,92 +750,82 @@ def _guard_legend(guards: Sequence[PlannedSet]) -> list[Row]:
     ]
 
 
-def _controls(results: Sequence[Result], table: Table) -> Iterator[Block]:
-    """Yield the section of the controls with the purpose and the expected status of each; nothing without controls."""
-    if results:
-        musts = {"PASS": " (must pass)", "FAIL": " (must fail)", None: ""}
-        purposes = {
-            result.name.partition(".")[0]: f"{result.description}{musts[result.expected]}"
-            for result in results
-        }
+def _of_run(run: Run) -> tuple[str, ...]:
+    """Return the reasons at the top: those of a run that has neither passed nor failed."""
+    return () if run.status in ("PASS", "FAIL") else run.reasons
+
+
+def _reasons(run: Run) -> Iterator[str]:
+    """Yield why variants do not simply pass and controls have no result, except for reasons at the top; and notes."""
+    names: dict[str, list[str]] = {}
+    for result in run.variants:
+        why = "; ".join(why for why in result.reasons if not any(top.endswith(why) for top in _of_run(run)))
+        passes = result.status == "PASS" and getattr(result, "same_as", None) is None
+        in_table = _is_compared(result) and (result.is_control or result.is_step)
+        if why and not passes and not in_table:
+            names.setdefault(f"{result.status}: {why}", []).append(result.name)
+    yield from (f"{', '.join(of)}: {why}" for why, of in names.items())
+    yield from (note for note in run.notes if not note.startswith(WARNING))
+
+
+def _grades(run: Run) -> Iterator[Block]:
+    """Yield the grades of the variants other than the best, and what better ones need; nothing without grades."""
+    if notes := _grade_notes(run, of_best=False):
+        yield Heading("Grades", aside=f"sample sizes assume {POWER}")
+        yield Notes(notes)
+
+
+def _grade_notes(run: Run, *, of_best: bool) -> list[Note]:
+    """Return the grades with their reasons, equal ones together: those of the best variant, or all others."""
+    names: dict[tuple[Grade, str, str], list[str]] = {}
+    for variant in run.candidates:
+        evidence = variant.evidence
+        if evidence is not None and evidence.grade is not None:
+            names.setdefault((evidence.grade, evidence.reason, _needed(evidence)), []).append(variant.name)
+    return [
+        note
+        for (grade, reason, needs), of in names.items()
+        if (run.best in of) == of_best
+        for note in grade_note(", ".join(of), grade, f"{reason}.", [f"{needs}."] if needs else [])
+    ]
+
+
+def _controls(run: Run, delta: Cell) -> Iterator[Block]:
+    """Yield the results of the controls with the purpose of each; nothing without results.
+
+    delta: the column of their Δ."""
+    controls = [control for control in run.controls if _is_compared(control)]
+    if controls:
+        musts = {"PASS": "must pass: ", "FAIL": "must fail: ", None: ""}
         aside = "not candidates: they check that the examples distinguish good adapters from bad ones"
         yield Heading("Controls", aside=aside)
-        yield table
-        yield Facts([(name, purpose) for name, purpose in purposes.items() if purpose])
-
-
-def _reasons(results: Iterable[Result]) -> Iterator[Block]:
-    """Yield why variants do not simply pass and controls have no result."""
-    names: dict[str, list[str]] = {}
-    for result in results:
-        why = "; ".join(result.reasons)
-        measured = result.status in ("PASS", "FAIL")
-        passes = result.status == "PASS" and getattr(result, "same_as", None) is None
-        if why and not passes and not (result.is_control and measured):
-            names.setdefault(why, []).append(result.name)
-    if names:
-        yield Heading("Reasons", folded=True)
-        yield items(f"{', '.join(of)}: {why}" for why, of in names.items())
-
-
-def _policy(rule: Policy, notes: Iterable[str], *, guarded: bool) -> Iterator[Block]:
-    """Yield the safety policy, its meaning for this run, and limits of the verdicts."""
-    yield Heading("Policy", folded=True)
-    needed = "every planned seed passes"
-    if rule.floor > rule.tolerance:
-        needed = (
-            f"at least {exact_percent(rule.pass_rate)} of the planned seeds pass and on no seed the drop is larger than"
-            f" {exact_text(100 * rule.floor)} points"
+        yield table_of(
+            controls,
+            (Column(), _name),
+            (Column("result"), status_of),
+            delta,
+            (Column("purpose", wrap=True, drop=1), lambda row: f"{musts[row.expected]}{row.description}"),
         )
-    yield Paragraph(
-        f"A seed passes if accuracy drops by at most {exact_text(100 * rule.tolerance)} points. A variant passes if"
-        f" {needed}. A seed without a result counts as failed."
-        + (" On every seed, a variant must also hold on each guard." if guarded else "")
-    )
-    marked = []
-    for note in notes:
-        warning = note.removeprefix("warning: ")
-        marked.append(Note("item" if warning == note else "warning", warning))
-    noise = (
-        "Answers also differ between trainings and between equal adapters. Compare Δ with the noise floors."
-    )
-    yield Notes([*marked, Note("item", noise)])
 
 
-def _summary(run: Run) -> list[Note]:
-    """Return unexpected results of controls, which undermine the other verdicts; the grade of the best
-    variant; and the smallest rank of the ladder, to which the policy does not apply."""
-    notes = [
-        Note("warning", f"{control.name} is not as expected. See Controls.")
-        for control in run.controls
-        if control.as_expected is False
-    ]
-    best = _best_of(run)
-    if best is not None and best.evidence and best.evidence.grade:
-        mark, _ = GRADES[best.evidence.grade]
-        notes.append(Note(mark, f"Grade {best.evidence.grade}, {best.evidence.reason}."))
-    if run.ladder is not None:
-        safe = run.ladder.smallest_safe
-        saved = saving(next((step for step in run.steps if step.name == safe), None))
-        keeps = "" if saved is None else f" It has {percent(saved)} fewer LoRA parameters."
-        notes.append(Note("good" if safe else "unknown", f"Rank ladder: {run.ladder.sentence}.{keeps}"))
-    return notes
+def _policy(run: Run, n: int | None, *, guarded: bool) -> Row:
+    """Return the meaning of PASS: the safety policy. n: number of examples, if it is known."""
+    rule, seeds = run.policy, len(run.planned_seeds)
+    allowed = "" if n is None else f" ({allowed_losses(n, rule.tolerance):,} of {n:,} examples)"
+    on = "every planned seed"
+    if rule.floor > rule.tolerance:
+        on = (
+            f"{math.ceil(rule.pass_rate * seeds)} of {plural(seeds, 'planned seed')}"
+            f" ({exact_percent(rule.pass_rate)}), and by at most {exact_text(100 * rule.floor)} points on the others"
+        )
+    guards = "; every guard holds on every seed" if guarded else ""
+    return "PASS", (
+        f"accuracy drops by at most {exact_text(100 * rule.tolerance)} points{allowed} on {on}{guards}. A seed without"
+        " a result counts as failed"
+    )
 
 
 # ---------------------------------------------------------------- evidence
-
-
-def _grades(results: Sequence[Result]) -> Iterator[Block]:
-    """Yield the grade of each variant, its reason, and what a better one needs; nothing without grades."""
-    notes: list[Note] = []
-    for result in results:
-        if result.evidence is not None:
-            needs = _needed(result.evidence)
-            details = [f"{needs}."] if needs else []
-            notes += grade_note(result.name, result.evidence.grade, f"{result.evidence.reason}.", details)
-    if notes:
-        yield Heading("Grades", aside=f"sample sizes assume {POWER}")
-        yield Notes(notes)
 
 
 def _needed(evidence: VariantEvidence) -> str:
@@ -781,76 +834,17 @@ def _needed(evidence: VariantEvidence) -> str:
     if needs is None or pooled is None:
         return ""
     wanted = amount(needs, pooled)
-    if needs.grade == "A" and needs.seeds is not None:
-        wanted = f"{plural(needs.seeds, 'seed')}, if mean and spread stay as observed"
-    elif needs.grade == "A":
+    if needs.grade == "A" and needs.seeds is None:
         wanted = f"{'more than 100' if pooled.next_training else f'at least {MIN_SEEDS}'} seeds"
-    also = f". Other obstacles: {'; '.join(needs.obstacles)}" if needs.obstacles else ""
-    return f"For grade {needs.grade}: {wanted}{also}"
-
-
-def _differences(results: Sequence[Result]) -> Iterator[Block]:
-    """Yield the section of Δ with its intervals; nothing if no Δ is known."""
-    known = [
-        (row.name, row.evidence, row.evidence.pooled)
-        for row in results
-        if row.evidence and row.evidence.pooled
-    ]
-    if not known:
-        return
-    margin = known[0][2].margin
-    lost = f"−{exact_text(100 * margin)} points"
-    several = any(pooled.over_trainings for _, _, pooled in known)
-    yield Heading("Accuracy differences", aside="variant − probe, in points")
-    yield table_of(
-        known,
-        (Column(), lambda row: Span(row[0], "name")),
-        (Column("Δ", ">"), lambda row: points(row[2].delta)),
-        (Column("these runs", ">"), lambda row: _interval(row[2].these_runs)),
-        (
-            Column("mean over trainings", ">", drop=7, shown=several),
-            lambda row: _interval(row[2].over_trainings),
-        ),
-        (Column("next training", ">", drop=8, shown=several), lambda row: _interval(row[2].next_training)),
-        (
-            Column("adjusted p, next training", ">", drop=2, shown=several),
-            lambda row: p_value(row[1].adjusted_p),
-        ),
-        (Column("discordant", ">", drop=4), lambda row: percent(row[2].discordance)),
-        (
-            Column("SD of Δ", ">", drop=1, shown=several),
-            lambda row: MISSING if row[2].run_spread is None else f"{100 * row[2].run_spread:.2f}",
-        ),
-    )
-    seeds = max(pooled.runs for _, _, pooled in known)
-    bad = f"{100 * (1 - 0.05 ** (1 / seeds)):.0f} %"
-    interval = "90 % confidence interval; each end is a one-sided 95 % bound"
-    legend: list[Row] = [
-        ("these runs", f"{interval}, for the adapters of these runs"),
-    ]
-    if several:
-        legend += [
-            ("mean over trainings", "the same for the mean over all trainings of this recipe"),
-            (
-                "next training",
-                "the same for one more training, if Δ is normally distributed across trainings. Without that"
-                f" assumption, {seeds} of {seeds} good trainings only rule out a failure rate above {bad}",
-            ),
-            (
-                "adjusted p",
-                "against a drop of the margin or more in the next training, under the same assumption;"
-                " adjusted for all claims",
-            ),
-        ]
-    legend.append(("discordant", "share of the examples on which exactly one of the two adapters is correct"))
-    if several:
-        words = "estimated SD of Δ between runs beyond sampling noise, in points (0: none detected)"
-        legend.append(("SD of Δ", words))
-    yield Facts(legend)
-    yield dim(
-        f"A lower end above {lost} rules out a drop of the margin, before adjustment for several claims. Grades use"
-        " the adjusted tests."
-    )
+    elif needs.grade == "A":
+        is_enough = needs.seeds is not None and needs.seeds <= pooled.runs
+        wanted = (
+            "" if is_enough else f"{plural(needs.seeds or 0, 'seed')}, if mean and spread stay as observed"
+        )
+    others = "; ".join(obstacle for obstacle in needs.obstacles if obstacle not in evidence.reason)
+    sentences = [f"For grade {needs.grade}: {wanted}"] if wanted else []
+    sentences += [f"Other obstacles to grade {needs.grade}: {others}"] if others else []
+    return ". ".join(sentences)
 
 
 def amount(needs: NextGrade | NextStep, pooled: PooledEvidence) -> str:
@@ -884,30 +878,25 @@ def _step_result(step: Step, result: Result | None, ladder: Ladder) -> Span:
 
 
 def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]:
-    """Yield the answer, the steps from the top, and the requirements of the first step that is not shown."""
+    """Yield the steps from the top, and the requirements of the first step that is not shown."""
     of_name = {result.name: result for result in results}
     at_looks = any(step.examples for step in ladder.steps)
     examples = (Column("examples", ">"), lambda row: f"{row[0].examples:,}" if row[0].examples else MISSING)
+    bound = BOUNDS[ladder.bound]
     yield Heading("Rank ladder", aside="truncations of the probe, tested from the largest down")
-    yield Paragraph(Span(f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.", "strong"))
     yield table_of(
         [(step, of_name.get(step.name)) for step in ladder.steps],
         (Column(), lambda row: Span(row[0].name, "name")),
         (Column("result"), lambda row: _step_result(row[0], row[1], ladder)),
-        (Column("policy", drop=2), lambda row: status(row[1].status) if row[1] else MISSING),
         *((examples,) if at_looks else ()),
         (Column("Δ, points", ">"), lambda row: points(row[0].delta)),
         (Column("lower bound", ">"), lambda row: points(row[0].low)),
-        (
-            Column(f"p, {BOUNDS[ladder.bound].removeprefix('the ')}", ">", drop=1),
-            lambda row: p_value(row[0].p_value),
-        ),
-        (Column("saved", ">", drop=3), lambda row: percent(saving(row[1]))),
+        (Column(f"p, {bound.removeprefix('the ')}", ">", drop=1), lambda row: p_value(row[0].p_value)),
+        (Column("saved", ">", drop=2), lambda row: percent(saving(row[1]))),
     )
     yield dim(
-        f"A step is shown to be safe if its lower 95 % bound ({BOUNDS[ladder.bound]}) is above"
-        f" −{exact_text(100 * ladder.margin)} points. The tests stop at the first step that is not shown; the numbers"
-        " of later steps are exploratory. Adapters retrained at these ranks were not tested."
+        f"Shown: the lower 95 % bound ({bound}) is above −{exact_text(100 * ladder.margin)} points. Steps after the"
+        " first that is not shown are exploratory. Adapters retrained at these ranks were not tested."
         + (
             " Examples: of each seed, when the test stopped; bounds and p hold at all looks."
             if at_looks
@@ -926,52 +915,39 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
 
 def bench_blocks(bench: Bench) -> Iterator[Block]:
     """Yield the sections of one seed."""
-    data, probe = bench.data, bench.probe
-    yield from _title(bench, data.task, f"seed {bench.seed}")
-    if bench.smoke:
-        yield Paragraph(
-            Span("Smoke run: shortened to check that everything works. It is no evidence.", "warn")
-        )
-    if bench.status != "PASS":
-        yield items(bench.reasons)
-    yield Heading("Probe")
-    yield Facts([*_data(bench.base_params, data.splits, data.eval_role), *_probe(probe), *_audit(bench)])
-    aside = f"compared with the probe on the same {count(probe.n)} examples" if probe else ""
-    yield Heading("Variants", aside=aside)
-    columns = _guard_columns(
-        bench.planned_guards, lambda guard, row: bench.guards[guard].row(row.same_as or row.name)
-    )
-    yield _table(bench.candidates, columns)
-    legend = (
-        ("only probe", "examples that only the probe answers correctly"),
-        ("only variant", "examples that only the variant answers correctly"),
+    data, guards = bench.data, bench.planned_guards
+    facts = [_data(data.splits, data.eval_role), *_probe(bench.probe), _audit(bench)]
+    if bench.environment.engine != "transformers":
+        facts.append(("answers", f"by {bench.environment.engine}; KL and flips by transformers"))
+    delta: Cell = (Column("Δ, points", ">"), lambda row: points(row.delta))
+    cells: list[Cell] = [
+        (Column("only probe", ">", drop=3), lambda row: f"{row.pairs.n10:,}" if row.pairs else MISSING),
+        (Column("only variant", ">", drop=1), lambda row: f"{row.pairs.n01:,}" if row.pairs else MISSING),
+        delta,
+        (Column("95 % interval", ">", drop=4), lambda row: _interval(row.pairs)),
+    ]
+    n = bench.probe.n if bench.probe is not None else None
+    legend = [
+        _policy(bench, n, guarded=bool(guards)),
+        ("only probe", "examples that only the probe answers correctly; only variant: the reverse"),
         ("Δ", "variant − probe accuracy, in points"),
-        ("saved", "share of the LoRA parameters saved, without classifier heads"),
-        ("KL/example", "KL divergence from the probe's outputs, in nats per example"),
+    ]
+    yield from _opening(bench, data.task, f"seed {bench.seed}", facts)
+    yield from _variants(
+        bench, guards, lambda guard, row: bench.guards[guard].row(row.same_as or row.name), cells, legend
     )
-    yield Facts([*_ways(bench.candidates), *legend, *_guard_legend(bench.planned_guards)])
     yield from _levels(bench)
-    yield from _grades(bench.candidates)
-    yield from _differences(bench.variants)
+    yield from _grades(bench)
     if bench.ladder is not None:
         yield from ladder_section(bench.ladder, bench.steps)
     elif bench.steps:
         yield Heading("Rank ladder", aside="truncations of the probe; tested over all seeds together")
-        yield _table(bench.steps)
-    yield from _controls(bench.controls, _table(bench.controls))
-    yield from _reasons(bench.variants)
-    yield from _policy(bench.policy, bench.notes, guarded=bool(bench.guards))
-    where = bench.environment
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
-    quantization = f", base in {where.quantization}" if where.quantization else ""
-    other = where.engine != "transformers"
-    by = f"; answers by {where.engine}, KL and flips by transformers" if other else ""
-    yield Heading("Environment", folded=True)
-    yield Paragraph(f"{where.device}, {where.dtype}{quantization}{by}; {versions}")
+        yield _table(bench.steps, cells)
+    yield from _controls(bench, delta)
 
 
 def _probe(probe: Probe | None) -> list[Row]:
-    """Return rank, accuracy, gate and size, and problems with the answers, if any."""
+    """Return rank, accuracy and gate, and problems with the answers, if any."""
     if probe is None:
         return [("probe", "none")]
     gate = (
@@ -986,40 +962,24 @@ def _probe(probe: Probe | None) -> list[Row]:
         (probe.truncated, "input", "truncated (too long)"),
     ]
     problems = "; ".join(f"{plural(number, noun)} {problem}" for number, noun, problem in counts if number)
+    correct = f"{probe.correct:,} / {probe.n:,} correct ({percent(probe.score)})"
     return [
-        ("rank", str(probe.rank)),
-        ("accuracy", f"{probe.correct:,} / {probe.n:,} correct ({percent(probe.score)}): {gate}"),
+        ("probe", f"rank {probe.rank}, {correct}: {gate}"),
         *([("problems", problems)] if problems else []),
-        ("LoRA parameters", count(probe.lora_params)),
-        *_other_params(probe.other_params),
-        ("size on disk", size(probe.bytes)),
     ]
 
 
-def _audit(bench: Bench) -> list[Row]:
-    """Return the audit of the probe, with the evidence before rounding first."""
+def _audit(bench: Bench) -> Row:
+    """Return the ranks that the audit of the probe suggests, and the evidence before rounding."""
     audit = bench.audit
     if audit is None:
         failed = bench.probe is not None and not bench.probe.gate.passed
-        return [("audit", "none: the probe fails its quality gate" if failed else "none")]
-    median, p90 = trimmed(audit.energy_rank_90_p50), trimmed(audit.energy_rank_90_p90)
-    return [
-        ("k@90", f"median {median}, p90 {p90} (directions with 90 % of the energy)"),
-        (
-            "suggested ranks",
-            f"{audit.suggested_r_global_median} (median), {audit.suggested_r_global_90} (p90)",
-        ),
-        ("stable rank", f"mean {sig(audit.stable_rank_mean)}"),
-        ("utilization", f"mean {percent(audit.utilization_mean)}"),
-    ]
-
-
-def _ranks(result: VariantResult) -> str:
-    return number_range((result.ranks.smallest, result.ranks.largest)) if result.ranks else MISSING
-
-
-def _correct(result: VariantResult) -> str:
-    return f"{result.measures.correct:,}" if result.measures else MISSING
+        return "audit", "none: the probe fails its quality gate" if failed else "none"
+    return "audit", (
+        f"90 % of the energy is in {trimmed(audit.energy_rank_90_p50)} directions (median over modules) or"
+        f" {trimmed(audit.energy_rank_90_p90)} (90th percentile); suggested ranks:"
+        f" {audit.suggested_r_global_median} and {audit.suggested_r_global_90}"
+    )
 
 
 def _levels(bench: Bench) -> Iterator[Block]:
@@ -1034,84 +994,90 @@ def _levels(bench: Bench) -> Iterator[Block]:
         )
 
 
-def _table(results: Sequence[VariantResult], guards: Sequence[GuardColumn] = ()) -> Table:
-    return table_of(
-        results,
-        (Column(), lambda row: Span(row.name, "name")),
-        (Column("status"), status_of),
-        (Column("grade", shown=any(letter(row) != MISSING for row in results)), letter),
-        (Column("ranks", ">", drop=4), _ranks),
-        (Column("correct", ">", drop=5), _correct),
-        (Column("only probe", ">", drop=3), lambda row: f"{row.pairs.n10:,}" if row.pairs else MISSING),
-        (Column("only variant", ">", drop=2), lambda row: f"{row.pairs.n01:,}" if row.pairs else MISSING),
-        (Column("Δ, points", ">"), lambda row: points(row.delta)),
-        (
-            Column("95 % interval", ">", drop=6, shown=any(row.pairs for row in results)),
-            lambda row: _interval(row.pairs),
-        ),
-        *guards,
-        (Column("saved", ">"), lambda row: percent(row.reduction)),
-        (
-            # KL is never below 0, but rounding can make it so
-            Column("KL/example", ">", drop=1, shown=any(row.divergence for row in results)),
-            lambda row: sig(max(0.0, row.divergence.kl_per_example)) if row.divergence else MISSING,
-        ),
-    )
-
-
 # ---------------------------------------------------------------- several seeds
 
 
 def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
     """Yield the sections of all seeds."""
-    number = len(report.planned_seeds)
-    yield from _title(
-        report, report.task, f"{noun(number, 'seed')} {', '.join(map(str, report.planned_seeds))}"
+    seeds = f"{noun(len(report.planned_seeds), 'seed')} {', '.join(map(str, report.planned_seeds))}"
+    worst: Cell = (
+        Column("worst Δ, points", ">"),
+        lambda row: counted_points(row.worst_delta, row.worst_delta_exact),
     )
-    if report.status != "PASS":
-        yield items(report.reasons)
-    yield Heading("Probe")
-    data = _data(report.base_params, report.splits, report.eval_role)
-    yield Facts([*data, *_probes(report), *_noise(report.noise)])
-    candidates = report.candidates
-    yield Heading("Variants", aside="compared with the probe of the same seed on the same examples")
-    yield _summaries(candidates, _guard_columns(report.guards, lambda guard, row: row.guards.get(guard)))
-    legend = (
-        ("max rank", "largest rank of a module (range over seeds)"),
-        ("worst Δ", "variant − probe accuracy, in points, on the worst seed"),
-        ("saved", "share of the LoRA parameters saved, without classifier heads"),
-        (
-            "accuracy",
-            "mean over the seeds with a result; a variant that can no longer pass is not trained on further seeds",
-        ),
+    facts = [_data(report.splits, report.eval_role), _probes(report), *_noise(report.noise)]
+    yield from _opening(report, report.task, seeds, facts)
+    cells, legend = _over_seeds(report)
+    yield from _variants(
+        report, report.guards, lambda guard, row: row.guards.get(guard), [worst, *cells], legend
     )
-    yield Facts([*_ways(candidates), *legend, *_guard_legend(report.guards)])
-    yield from _grades(candidates)
-    yield from _differences(report.variants)
+    yield from _grades(report)
     if report.ladder:
         yield from ladder_section(report.ladder, report.steps)
-    yield from _controls(report.controls, _summaries(report.controls))
-    yield from _reasons([variant for variant in report.variants if not variant.is_step])
-    yield Heading("Seeds", aside="probe: correct answers; others: Δ in points", folded=True)
-    yield _seeds(report)
-    yield from _policy(report.policy, report.notes, guarded=bool(report.guards))
+    yield from _controls(report, worst)
 
 
-def _probes(report: BenchAggregate) -> list[Row]:
+def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
+    """Return the columns of passing seeds and of Δ over the seeds with its intervals, and their legend."""
+
+    def pooled(show: Callable[[PooledEvidence], str]) -> Callable[[VariantSummary], str]:
+        return lambda row: (
+            MISSING if not row.evidence or not row.evidence.pooled else show(row.evidence.pooled)
+        )
+
+    known = [row.evidence.pooled for row in report.candidates if row.evidence and row.evidence.pooled]
+    several = any(each.next_training for each in known)
+    cells: list[Cell] = [
+        (Column("seeds passed", ">", drop=3), lambda row: f"{row.passing} of {row.planned}"),
+        (Column("mean Δ", ">", shown=bool(known)), pooled(lambda each: points(each.delta))),
+        (
+            Column("these runs", ">", drop=4, shown=bool(known)),
+            pooled(lambda each: _interval(each.these_runs)),
+        ),
+        (
+            Column("next training", ">", drop=5, shown=several),
+            pooled(lambda each: _interval(each.next_training)),
+        ),
+        (
+            Column("adjusted p", ">", drop=1, shown=several),
+            lambda row: p_value(row.evidence.adjusted_p if row.evidence else None),
+        ),
+    ]
+    n = next((row.n for row in report.seeds if row.n), None)
+    legend: list[Row] = [
+        _policy(report, n, guarded=bool(report.guards)),
+        ("Δ", "variant − probe accuracy, in points: on the worst seed, and the mean over seeds"),
+    ]
+    if known:
+        words = (
+            "90 % interval of the mean Δ for these adapters, unadjusted; each end is a one-sided 95 % bound"
+        )
+        legend.append(("these runs", words))
+    if several:
+        runs = max(each.runs for each in known)
+        legend += [
+            (
+                "next training",
+                "the same for one more training, if Δ is normally distributed across trainings. Without that"
+                f" assumption, {runs} of {runs} good trainings only rule out a failure rate above"
+                f" {100 * (1 - 0.05 ** (1 / runs)):.0f} %",
+            ),
+            ("adjusted p", "of a drop of the margin or more in the next training; adjusted for all claims"),
+        ]
+    return cells, legend
+
+
+def _probes(report: BenchAggregate) -> Row:
     spread = report.probe
     if spread is None:
-        return [("probe", "none on any seed")]
+        return "probe", "none on any seed"
     mean = "mean" if spread.sd is None else "mean ± SD"
     over = f"{mean} over {plural(spread.seeds, 'seed')}; {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
-    return [
-        *([("rank", str(report.probe_rank))] if report.probe_rank is not None else []),
-        ("accuracy", f"{mean_percent(spread)} ({over})"),
-        *_other_params(max((row.other_params or 0 for row in report.seeds), default=0)),
-    ]
+    rank = "" if report.probe_rank is None else f"rank {report.probe_rank}, "
+    return "probe", f"{rank}{mean_percent(spread)} correct ({over})"
 
 
 def _noise(noise: Noise | None) -> list[Row]:
-    """Return the differences between adapters of equal size."""
+    """Return the differences between adapters of equal size, if there are any."""
     floors = [] if noise is None else [
         ("noise between seeds", noise.probes, "two probes of different seeds"),
         ("rounding noise", noise.rewrite_control, "the probe and its rewrite control"),
@@ -1120,41 +1086,11 @@ def _noise(noise: Noise | None) -> list[Row]:
         (
             label,
             f"{who} disagree on {percent(floor.discordance)} of the examples; their accuracies differ by up to"
-            f" {points(floor.largest_delta).removeprefix('+')} points"
-            if floor.discordance
-            else f"none: {who} agree on every example",
+            f" {points(floor.largest_delta).removeprefix('+')} points",
         )
         for label, floor, who in floors
-        if floor is not None
+        if floor is not None and floor.discordance
     ]
-
-
-def _summaries(variants: Sequence[VariantSummary], guards: Sequence[GuardColumn] = ()) -> Table:
-    def accuracy(variant: VariantSummary) -> str:
-        mean = variant.accuracy
-        if mean is None:
-            return MISSING
-        some = f" ({mean.seeds} of {variant.planned} seeds)" if mean.seeds < variant.planned else ""
-        return f"{100 * mean.mean:.1f} %{some}"
-
-    def ranks(variant: VariantSummary) -> str:
-        return number_range(row.largest_rank for row in variant.seeds if row.largest_rank is not None)
-
-    return table_of(
-        variants,
-        (Column(), lambda row: Span(row.name, "name")),
-        (Column("status"), status_of),
-        (Column("grade", shown=any(letter(row) != MISSING for row in variants)), letter),
-        (Column("max rank", ">", drop=2), ranks),
-        (
-            Column("seeds passed", ">", drop=3),
-            lambda row: MISSING if row.status == "SKIPPED" else f"{row.passing} of {row.planned}",
-        ),
-        (Column("worst Δ, points", ">"), lambda row: counted_points(row.worst_delta, row.worst_delta_exact)),
-        *guards,
-        (Column("saved", ">", drop=4), lambda row: percent(row.mean_reduction)),
-        (Column("accuracy", ">", drop=1), accuracy),
-    )
 
 
 def _seeds(report: BenchAggregate) -> Table:
@@ -1166,7 +1102,7 @@ def _seeds(report: BenchAggregate) -> Table:
         for row in report.seeds
     ]
     rows: list[Sequence[Inline]] = [("probe", *probe)]
-    for variant in report.variants:
+    for variant in filter(_is_compared, report.candidates):
         cells = (points(row.delta) if row.delta is not None else status(row.status) for row in variant.seeds)
         rows.append((Span(variant.name, "name"), *cells))
     return Table([Column("seed"), *columns], rows)

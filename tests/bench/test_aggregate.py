@@ -92,9 +92,6 @@ def test_an_undertrained_seed_makes_everything_inconclusive():
 
 
 def test_notes():
-    notes = " ".join(aggregate(three_seeds()).notes)
-    assert "2.5 % of 200 examples: at most 5 fewer correct than the probe" in notes
-    assert "the pass rate has no effect" in notes
     alone = aggregate([bench(42, asked=config(seeds=[42], task={"profile": "gsm8k", "eval_role": "dev"}))])
     assert "evaluated on dev" in " ".join(alone.notes)
     assert alone.probe.sd is None

@@ -129,7 +129,7 @@ def test_a_fail_may_be_statistically_non_inferior() -> None:
     assert named(report, "uniform_median").status == "FAIL"
     assert shown.grade == "C"
     assert shown.reason.startswith("non-inferior in these runs, but fails the policy")
-    assert shown.next_grade.obstacles == ("does not pass the policy",)
+    assert shown.next_grade.obstacles == ("fails the policy",)
 
 
 def undertrained() -> Sequence[Bench]:

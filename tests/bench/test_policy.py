@@ -20,7 +20,6 @@ from gradience.bench.verdict.policy import (
     lost_already,
     overall,
     passes,
-    policy_notes,
     verdict_over_seeds,
 )
 from gradience.files.packed import pack
@@ -117,20 +116,6 @@ def test_the_gate_is_exact_and_inclusive():
     assert gate_passed(150, 200, Fraction("0.75"))
     assert not gate_passed(149, 200, Fraction("0.75"))
     assert not gate_passed(0, 0, Fraction(0))
-
-
-def test_the_policy_in_words():
-    notes = policy_notes(Policy(), seeds=3, n=1319)
-    assert notes[0] == "2.5 % of 1,319 examples: at most 32 fewer correct than the probe"
-    assert notes[1:] == (
-        "every seed must pass: the floor is within the tolerance, so the pass rate has no effect",
-    )
-    assert policy_notes(Policy(floor="0.05"), seeds=3) == (
-        "at least 67 % of 3 seeds means 3 of 3 (2 of 3 is 66.7 %)",
-    )
-    assert policy_notes(Policy(floor="0.05"), seeds=1) == (
-        "at least 67 % of 1 seed means 1 of 1 (0 of 1 is 0 %)",
-    )
 
 
 @pytest.mark.parametrize(

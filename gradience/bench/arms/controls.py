@@ -73,7 +73,7 @@ def shuffled_ranks(probe: AuditedProbe) -> Choice:
 
 PER_LAYER_SHUFFLED = Control(
     name="per_layer_shuffled",
-    words="the ranks of per_layer, shuffled among modules; if it is as good, the choice of modules may not matter",
+    words="the ranks of per_layer, shuffled among modules",
     ranks=shuffled_ranks,
     needs_variant="per_layer",
 )
@@ -143,7 +143,7 @@ def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: 
 
 RANDOM_DIRECTIONS = Control(
     name="random_directions",
-    words="the probe in random directions instead of the leading ones",
+    words="random instead of leading directions of the probe",
     ranks=quarter_at_most,
     arm=Arm("random_directions", random_directions),
     expected="FAIL",
@@ -165,7 +165,7 @@ def rotate_again(source: ArmSource, ranks: Ranks, target: Path) -> None:
 
 REWRITE_CONTROL = Control(
     name="rewrite_control",
-    words="the same update in other factors; its changes are rounding noise",
+    words="the same update in other factors; only rounding differs",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Arm("rotate", rotate),
     expected="PASS",
@@ -173,8 +173,7 @@ REWRITE_CONTROL = Control(
 )
 PROBE_DISTILLED = Control(
     name="probe_distilled",
-    words="distillation control: the probe in other factors, distilled like the arm distill; its changes are added by"
-    " training, not restored",
+    words="the probe in other factors, distilled like the arm distill",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Arm("rotate_distill", rotate_again, distills=True),
     needs_arm="distill",
@@ -184,7 +183,7 @@ PROBE_DISTILLED = Control(
 )
 HEAD_ONLY = Control(
     name="head_only",
-    words="no LoRA, only a trained head; same steps, learning rate and seed as the probe",
+    words="no LoRA, only a head trained like the probe",
     ranks=lambda probe: Choice(dict.fromkeys(probe.ranks, 0), "no LoRA, only a trained head"),
     arm=Arm("head", trains="head"),
     needs_head=True,

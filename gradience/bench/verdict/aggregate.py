@@ -20,7 +20,6 @@ from gradience.bench.verdict.policy import (
     lost_already,
     overall,
     passing,
-    policy_notes,
     verdict_over_seeds,
 )
 from gradience.errors import InputError, UsageError
@@ -104,7 +103,7 @@ def aggregate(
         variants=variants,
         best=None if blind else _best(candidates),
         notes=(
-            *_notes(benches, planned, candidates, obstacles_of(benches, rows, variants)),
+            *_notes(benches, candidates, obstacles_of(benches, rows, variants)),
             *aggregate_notes(rows, variants, first.policy),
             *notes,
         ),
@@ -330,14 +329,10 @@ def _reasons(status: Status, candidates: Sequence[VariantSummary]) -> list[str]:
 
 def _notes(
     benches: Sequence[Bench],
-    planned: Sequence[int],
     candidates: Sequence[VariantSummary],
     obstacles: Sequence[str],
 ) -> tuple[str, ...]:
-    n = next((bench.probe.n for bench in benches if bench.probe is not None), None)
-    notes = [*policy_notes(benches[0].policy, len(planned), n)]
-    if obstacles:
-        notes.append(f"grade A is not possible: {'; '.join(obstacles)}")
+    notes = [f"grade A is not possible: {'; '.join(obstacles)}"] if obstacles else []
     for variant in candidates:  # trainings that could not have changed a verdict
         stopped = [str(row.seed) for row in variant.seeds if row.stopped_early]
         if stopped:

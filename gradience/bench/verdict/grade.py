@@ -166,7 +166,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     """
     if letter not in ("B", "C") or pooled is None:
         return None
-    obstacles = {"does not pass the policy": not facts.passes, "not shown on a guard": facts.guards.unshown}
+    obstacles = {"fails the policy": not facts.passes, "not shown on a guard": facts.guards.unshown}
     of_policy = tuple(words for words, is_so in obstacles.items() if is_so)
     if letter == "C":
         needs = ClaimNeeds(pooled, facts.margin, "these-runs")

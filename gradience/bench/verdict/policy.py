@@ -6,7 +6,6 @@ seed is below the floor. No seed is dropped. A missing seed or one with an error
 did not train makes the result inconclusive.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -194,29 +193,3 @@ def overall(statuses: Iterable[Status]) -> Status:
     present = set(statuses)
     order: tuple[Status, ...] = ("ERROR", "PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED")
     return next((status for status in order if status in present), "SKIPPED")
-
-
-# ---------------------------------------------------------------- the policy in words
-
-
-def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str, ...]:
-    """Return notes: the thresholds as counts, and thresholds without effect."""
-    notes = []
-    if n is not None:
-        allowed = allowed_losses(n, policy.tolerance)
-        notes.append(
-            f"{_share(policy.tolerance, n)} examples: at most {allowed:,} fewer correct than the probe"
-        )
-    if policy.floor <= policy.tolerance:
-        notes.append(
-            "every seed must pass: the floor is within the tolerance, so the pass rate has no effect"
-        )
-    else:
-        needed = math.ceil(policy.pass_rate * seeds)
-        below = Fraction(needed - 1, seeds)
-        why = f" ({needed - 1} of {seeds} is {exact_percent(below)})" if needed > 0 else ""
-        planned = counted(seeds, "seed")
-        notes.append(
-            f"at least {exact_percent(policy.pass_rate)} of {planned} means {needed} of {seeds}{why}"
-        )
-    return tuple(notes)

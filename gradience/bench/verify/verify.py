@@ -51,7 +51,7 @@ from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.training import ADAPTER
 from gradience.words import counted
 
-WORDS = ("reasons", "notes", "rank_basis", "why", "words")
+WORDS = ("description", "notes", "obstacles", "rank_basis", "reasons", "why", "words")
 """Fields that hold sentences, which another version may word in another way."""
 UNVERIFIABLE = ("not-a-run", "nothing-to-verify")
 
