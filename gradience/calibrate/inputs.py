@@ -61,31 +61,32 @@ class CalibrateInputs:
         return sum(row.more is None for row in self.rows.all)
 
 
-def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> CalibrateInputs:
+def read_inputs(request: CalibrateSettings, teacher: AdapterInput | None = None) -> CalibrateInputs:
     """Read adapter and rows. The tokenizer is loaded, the base is not.
 
-    teacher: an adapter whose tokenizer is used if the request's own has none.
+    teacher: an adapter of the same base, whose tokenizer is used if the request's own has none.
 
-    Raises InputError (`no-config`, `calibration-rows` …), UsageError (`wrong-model`, `no-base`, `too-few-rows`).
+    Raises InputError (`no-config`, `adapter-misfit`, `calibration-rows` …), UsageError (`wrong-model`, `no-base`,
+    `too-few-rows`).
     """
     require_installed(*LIBRARIES, extra="hf")
     path, prompts = Path(request.adapter), Path(request.prompts)
     adapter = adapter_input(path.name, path, tokenizer=request.tokenizer != "base")
+    adapters = [adapter] if teacher is None else [adapter, teacher]
     kind = _kind(request, adapter.fields.get("task_type"))
     labels = _labels(adapter) if kind == "sequence_classification" else None
     model = model_of(request, adapter, "causal_lm" if labels is None else "seqcls")
     from transformers import AutoConfig
 
+    from gradience.evaluate.checks import check_modules
     from gradience.models.load import from_folder, load_tokenizer
 
-    folders = {
-        path_text(path): adapter.folder,
-        **({} if teacher is None else {path_text(teacher): teacher}),
-    }
+    folders = {path_text(each.given): each.folder for each in adapters}
     model = with_tokenizer(model, request.tokenizer, list(folders.values()))
     tokenizer = load_tokenizer(model)
     shape = from_folder(AutoConfig, model.name, locate(model, ("config.json",)).folder)
-    check_vocabulary(model, tokenizer, shape, {path: adapter.tokens})
+    check_vocabulary(model, tokenizer, shape, {each.given: each.tokens for each in adapters})
+    check_modules(model.name, shape, labels, adapters)
     notes = tuple(tokenizer_notes(model, tokenizer, folders))
     if request.note is not None:
         for note in notes:

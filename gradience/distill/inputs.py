@@ -13,6 +13,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import DistillSettings
 from gradience.errors import UsageError
+from gradience.evaluate.adapters import adapter_input
 
 Row = TypeVar("Row")
 FEWEST = 16
@@ -84,14 +85,14 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
             )
         _refuse_unlike(student, teacher, student_path, teacher_path)
         params = [sum(pair.params for pair in adapter.pairs) for adapter in (student, teacher)]
-        folder = teacher.location.weights[0].parent
     if params[0] >= params[1]:
         raise UsageError(
             f"{student_path} has {params[0]:,} LoRA parameters, but its teacher has {params[1]:,}",
             code="not-smaller",
             hint="give the smaller adapter first, and the reference adapter as --teacher",
         )
-    inputs = read_inputs(request.student, folder)
+    reference = adapter_input(teacher_path.name, teacher_path)
+    inputs = read_inputs(request.student, reference)
     rows = len(inputs.rows.all)
     if rows < FEWEST:
         raise UsageError(
@@ -99,7 +100,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
             code="too-few-rows",
             hint="give a few hundred prompts like those that the adapter will see",
         )
-    return DistillInputs(request, inputs, folder, *digests, *params)
+    return DistillInputs(request, inputs, reference.folder, *digests, *params)
 
 
 def may_be_one_base(first: str, second: str) -> bool:

@@ -181,6 +181,15 @@ def test_another_kind_of_model_is_refused(classifier, tmp_path):
         again(classifier._replace(adapter=folder), tmp_path / "c.safetensors")
 
 
+def test_a_base_that_the_adapter_does_not_fit_is_refused_before_it_is_loaded(
+    classifier, writer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
+    with pytest.raises(InputError, match="does not fit base: it has no modules named") as caught:
+        again(classifier._replace(base=writer.base), tmp_path / "c.safetensors")
+    assert caught.value.code == "adapter-misfit"
+
+
 def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, capsys):
     output = tmp_path / "c.safetensors"
     words = ["calibrate", str(classifier.adapter), "--prompts", str(classifier.prompts), "-o", str(output)]

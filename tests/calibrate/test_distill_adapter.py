@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tiny_bench
 import torch
 from calibrated_cases import adapter, texts, write
 from peft import PeftModel
@@ -283,6 +284,10 @@ def test_adapters_that_do_not_belong_together_are_refused(classifier, writer, sm
     assert refused(small, lr=0.0) == "bad-lr"
     assert refused(copy_of(small, tmp_path / "base", base="another/model")) == "other-base"
     assert refused(copy_of(small, tmp_path / "modules", rename="encoder")) == "other-modules"
+    compress_adapter(writer.adapter, tmp_path / "less", rank=1)
+    wide = adapter(tmp_path / "wide", tiny_bench.llama(tmp_path / "of" / "base", hidden_size=64), "CAUSAL_LM")
+    options = {"base_model": writer.base, "prompts": writer.prompts}
+    assert refused(tmp_path / "less", teacher=wide, **options) == "adapter-misfit"
 
 
 @pytest.mark.parametrize(
