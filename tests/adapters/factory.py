@@ -105,6 +105,13 @@ def adapter(
     return folder
 
 
+def edit_config(folder: Path, **fields: Any) -> Path:
+    """Change the config of the adapter, or of the base, in `folder`."""
+    path = folder / CONFIG if (folder / CONFIG).exists() else folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return folder
+
+
 def sharded(folder: Path, shards: Mapping[str, Mapping[str, Stored]], index: Any = None) -> Path:
     """A folder with shards and an index; `index` replaces the right one."""
     folder.mkdir(parents=True, exist_ok=True)

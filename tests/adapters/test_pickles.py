@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from raising import raises
 from safetensors.torch import load_file
 
 from gradience import audit_adapter
@@ -81,9 +82,8 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path) -> None:
-    with pytest.raises(InputError) as caught:
+    with raises(InputError, "pickle") as caught:
         audit_adapter(adapter)
-    assert caught.value.code == "pickle"
     assert "--allow-pickle" in caught.value.hint
     report, known = audit_adapter(adapter, allow_pickle=True), audit_adapter(example_adapter())
     assert report.layers == known.layers

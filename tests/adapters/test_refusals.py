@@ -25,6 +25,7 @@ from factory import (
     zeros,
 )
 from killing import HANGS
+from raising import raises
 
 import gradience.audit.adapter
 from gradience import audit_adapter, compare_adapters, compress_adapter
@@ -467,9 +468,8 @@ def test_what_float64_cannot_hold_is_refused(tmp_path, factor_A, factor_B):
         lambda: compress_adapter(folder, rank=2, output=tmp_path / "smaller"),
         *(comparisons if factor_A > 1 else []),
     ):
-        with pytest.raises(InputError, match="q_proj") as refusal:
+        with raises(InputError, "overflow", "q_proj"):
             refused()
-        assert refusal.value.code == "overflow"
     if factor_A < 1:  # beside an ordinary update, one as small as this counts as 0
         assert strict(compare_adapters(usual, folder)).relative_difference == 1
     assert not (tmp_path / "smaller").exists()

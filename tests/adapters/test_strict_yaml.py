@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 from gradience.errors import InputError
 from gradience.files.strict_json import MAX_DEPTH
@@ -50,9 +51,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "line", "what"), REFUSED.values(), ids=REFUSED)
 def test_what_is_not_read_is_named_with_its_line_and_what_to_do(text, line, what):
-    with pytest.raises(InputError, match=rf"^run\.yaml, line {line}: .*{what}") as refusal:
+    with raises(InputError, "bad-yaml", rf"^run\.yaml, line {line}: .*{what}") as refusal:
         loads(text, "run.yaml")
-    assert refusal.value.code == "bad-yaml"
     assert refusal.value.hint
     assert len(str(refusal.value)) < 400
 

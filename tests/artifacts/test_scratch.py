@@ -12,6 +12,7 @@ import pytest
 from factory import adapter
 from killing import HANGS, program
 from prompt_samples import calibration_report
+from raising import raises
 
 from gradience.errors import OutputError, UsageError
 from gradience.files import records, whole
@@ -174,9 +175,8 @@ def test_a_folder_that_came_into_being_meanwhile_is_left_alone(tmp_path):
         out.mkdir()
         fill(out, "somebody else")
 
-    with pytest.raises(UsageError) as refusal:
+    with raises(UsageError, "output-exists"):
         write(out, overtaken, force=False)
-    assert refusal.value.code == "output-exists"
     assert (out / "adapter_config.json").read_text() == "somebody else"
     assert names(tmp_path) == {"out"}
 
@@ -248,9 +248,8 @@ def test_remains_are_cleared_away(tmp_path):
 def test_a_run_that_died_between_its_renames_is_undone(tmp_path):
     killed(tmp_path, "out", "old")
     killed(tmp_path, "out", "tmp")
-    with pytest.raises(UsageError) as refusal:
+    with raises(UsageError, "output-exists"):
         check_output(tmp_path / "out", tmp_path / "in", force=False)
-    assert refusal.value.code == "output-exists"
     assert (tmp_path / "out" / "adapter_config.json").read_text() == "old"
     assert names(tmp_path) == {"out"}
 
@@ -335,9 +334,8 @@ def test_output_in_or_over_the_input(out, force, tmp_path, monkeypatch):
     (root / "link").symlink_to(source)
     monkeypatch.chdir(root)
     for given in (Path("in"), source, Path("in/adapter_model.safetensors")):
-        with pytest.raises(UsageError) as refusal:
+        with raises(UsageError, "output-is-input"):
             check_output(Path(out), given, force=force)
-        assert refusal.value.code == "output-is-input"
     assert len(names(source)) == 2
 
 
@@ -363,9 +361,8 @@ def test_force_does_not_replace_strangers(what, tmp_path):
         check_output(out, tmp_path / "in", force=False)  # its target is free
         return
     for force, code in ((False, "output-exists"), (True, "not-ours")):
-        with pytest.raises(UsageError) as refusal:
+        with raises(UsageError, code):
             check_output(out, tmp_path / "in", force=force)
-        assert refusal.value.code == code
 
 
 def test_links_in_a_circle(tmp_path):

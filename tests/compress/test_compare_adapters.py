@@ -9,6 +9,7 @@ from factor_samples import random_factors, tensor, updates, write
 from factory import PREFIX, Stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from raising import raises
 from scipy.linalg import subspace_angles
 
 from gradience import audit_adapter
@@ -161,17 +162,15 @@ def test_nan_is_refused_with_the_module_named(bad, tmp_path):
     factors[name][0][1, 1] = bad
     broken = write(tmp_path / "b", factors)
     for pair in ((good, broken), (broken, good)):
-        with pytest.raises(InputError, match=name.replace(".", r"\.")) as refusal:
+        with raises(InputError, "non-finite", name.replace(".", r"\.")):
             compare_adapters(*pair)
-        assert refusal.value.code == "non-finite"
 
 
 def test_a_norm_beyond_float64_is_said(tmp_path):
     factors = {name: (a * 1e154, b * 1e154) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
     folder = write(tmp_path / "a", factors, dtype="F64")
-    with pytest.raises(InputError) as refusal:
+    with raises(InputError, "overflow"):
         compare_adapters(folder, folder)
-    assert refusal.value.code == "overflow"
 
 
 # ---------------------------------------------------------------- the file

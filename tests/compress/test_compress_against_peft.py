@@ -27,6 +27,7 @@ from peft_cases import (
     unexpected,
 )
 from peft_models import bert, gpt2, llama, peft_updates, save, stored_tensors
+from raising import raises
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -161,9 +162,8 @@ def total_error(before: dict, after: dict) -> float:
     ],
 )
 def test_encodings_that_cannot_say_it_are_refused(name, encoding, code, originals, tmp_path):
-    with pytest.raises(InputError) as refusal:
+    with raises(InputError, code) as refusal:
         compress(originals(name)[1], tmp_path / "out", ToRank(2), encoding=encoding)
-    assert refusal.value.code == code
     assert "--encoding patterns" in refusal.value.hint
     assert list(tmp_path.iterdir()) == []
 
@@ -283,9 +283,8 @@ def test_without_dora_the_base_model_only_names_the_architecture(tmp_path):
     assert report.architecture == "LlamaForCausalLM"
     verdicts = {row.runtime: row.verdict for row in report.runtimes}
     assert verdicts == dict.fromkeys(("PEFT", "PEFT hotswap", "vLLM", "llama.cpp"), "loads")
-    with pytest.raises(InputError) as refusal:
+    with raises(InputError, "no-model-config"):
         compress(tmp_path / "in", tmp_path / "no", ToRank(2), base_model=tmp_path / "nowhere")
-    assert refusal.value.code == "no-model-config"
     assert not (tmp_path / "no").exists()
 
 
@@ -298,11 +297,10 @@ def test_a_damaged_config_of_the_base_that_was_named_is_refused(tmp_path, text, 
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text(text)
     save(base, config(target_modules=LINEAR), tmp_path / "in")
-    with pytest.raises(InputError, match=re.escape(str(tmp_path / "base" / "config.json"))) as refusal:
+    with raises(InputError, code, re.escape(str(tmp_path / "base" / "config.json"))):
         compress_adapter(
             tmp_path / "in", tmp_path / "out", rank=2, base_model=tmp_path / "base", dry_run=dry_run
         )
-    assert refusal.value.code == code
     assert not (tmp_path / "out").exists()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from factor_samples import random_factors, write
 from killing import HANGS
+from raising import raises
 
 from gradience import audit_adapter
 from gradience.cli.app import run
@@ -183,8 +184,7 @@ def test_the_input_changed_since_it_was_planned(tmp_path):
         lambda: write(folder, random_factors(0, (6, 20, 30)), lora_alpha=99),
     ):
         changed()
-        with pytest.raises(UsageError) as refusal:
+        with raises(UsageError, "plan-mismatch"):
             write_compressed(folder, plan, tmp_path / "out")
-        assert refusal.value.code == "plan-mismatch"
         assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
     assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 99

@@ -18,6 +18,7 @@ from peft_models import (
     save,
     stored_tensors,
 )
+from raising import raises
 from safetensors.torch import load_file, save_file
 
 from gradience import audit_adapter, convert_adapter
@@ -75,9 +76,8 @@ def test_grouped_convolutions_cannot_be_padded(tmp_path):
         warnings.simplefilter("ignore")
         lora = config(target_modules=GROUPED, r=8, rank_pattern={"three": 16})
         save(Convolutions(), lora, tmp_path / "in")
-    with pytest.raises(InputError) as refusal:
+    with raises(InputError, "block-diagonal"):
         compress(tmp_path / "in", tmp_path / "out", ToRank(12), encoding="padded")
-    assert refusal.value.code == "block-diagonal"
     compress(tmp_path / "in", tmp_path / "out", ToRank(12), encoding="patterns")
 
 
@@ -114,9 +114,8 @@ def test_an_order_of_parameters_that_is_a_guess(tmp_path):
     assert after.keys() == saved.updates.keys()
     plan = plan_compression(audit_adapter(tmp_path / "in"), ToRank(2))
     rows = (plan.modules[0], plan.modules[1].__class__(**{**_fields(plan.modules[1]), "new_rank": 3}))
-    with pytest.raises(InputError) as refusal:
+    with raises(InputError, "parameter-order"):
         write_compressed(tmp_path / "in", plan.model_copy(update={"modules": rows}), tmp_path / "other")
-    assert refusal.value.code == "parameter-order"
 
 
 def _fields(row) -> dict:
@@ -142,9 +141,8 @@ def test_tied_factors_are_refused(tmp_path):
     base.config.tie_word_embeddings = True
     base.tie_weights()
     save(base, config(target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True), tmp_path / "in")
-    with pytest.raises(InputError) as refusal:
+    with raises(InputError, "tied-factors"):
         compress(tmp_path / "in", tmp_path / "out", ToRank(2))
-    assert refusal.value.code == "tied-factors"
 
 
 @pytest.mark.parametrize("chosen", ["style", "second"])

@@ -13,6 +13,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from peft_models import llama
+from raising import raises
 from safetensors.numpy import load_file, save_file
 
 from gradience import audit_adapter, compare_adapters, compress_adapter, convert_adapter
@@ -109,17 +110,15 @@ def one_tensor_twice(adapter: Path) -> None:
 def test_what_cannot_be_converted(change, options, code, adapter: Path, tmp_path: Path) -> None:
     if change:
         change(adapter)
-    with pytest.raises(GradienceError) as caught:
+    with raises(GradienceError, code) as caught:
         convert_adapter(adapter, tmp_path / "out", **options)
-    assert caught.value.code == code
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_is_not_named_like_a_gguf_file_by_mistake(adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(GradienceError, match="looks like a GGUF file") as caught:
+    with raises(GradienceError, "output-name", "looks like a GGUF file"):
         convert_adapter(adapter, tmp_path / "adapter.gguf")
-    assert caught.value.code == "output-name"
 
 
 def test_an_output_is_replaced_with_force_alone(adapter: Path, tmp_path: Path, capsys) -> None:
@@ -278,9 +277,8 @@ def test_rows_in_another_order_are_not_compared_as_they_are(conversions, tmp_pat
     source = shutil.copytree(folder / "first", tmp_path / "first")
     config = json.loads((source / "adapter_config.json").read_text())
     (source / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/base"}))
-    with pytest.raises(GradienceError, match="number of heads is unknown") as caught:
+    with raises(GradienceError, "no-model-config", "number of heads is unknown"):
         compare_adapters(source, folder / "first-gguf")
-    assert caught.value.code == "no-model-config"
     shutil.copy(folder / "base" / "config.json", source)  # as the hint says
     assert compare_adapters(source, folder / "first-gguf").relative_difference == pytest.approx(0, abs=1e-6)
 
@@ -305,9 +303,8 @@ def test_an_embedding_that_is_the_head_as_well_is_not_one_to_mlx_and_peft(tied, 
         if not tied:
             verb(folder, tmp_path / name)
             continue
-        with pytest.raises(GradienceError, match="also the head of this base model") as caught:
+        with raises(GradienceError, "not-in-format", "also the head of this base model"):
             verb(folder, tmp_path / name)
-        assert caught.value.code == "not-in-format"
 
 
 @pytest.mark.parametrize("to", ["peft", "mlx", "gguf"])
@@ -338,11 +335,10 @@ def test_nan_is_not_converted(bad, to, tmp_path):
 )
 def test_gguf_is_not_written_for_a_base_that_does_not_fit(module, fields, says, tmp_path):
     source = peft_adapter(tmp_path / "peft", {module: 4})
-    with pytest.raises(GradienceError, match=says) as caught:
+    with raises(GradienceError, "not-in-format", says) as caught:
         convert_adapter(
             source, tmp_path / "new", to="gguf", base_model=small_llama(tmp_path / "base", **fields)
         )
-    assert caught.value.code == "not-in-format"
     assert "--base-model" in caught.value.hint
 
 

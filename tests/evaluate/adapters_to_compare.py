@@ -1,7 +1,6 @@
 """Bases of tiny_bench on the disk, adapters of every kind for them, and rows to evaluate them on."""
 
 import csv
-import json
 from pathlib import Path
 
 import tiny_bench
@@ -70,9 +69,3 @@ def writers(root: Path) -> Path:
         adapter(root / name, root / "base", seed, task="CAUSAL_LM")
     (root / "task.py").write_text("from tiny_bench import sums\n\n\ndef load():\n    return sums()\n")
     return root
-
-
-def edit(folder: Path, **changes: object) -> None:
-    """Change the config of an adapter."""
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

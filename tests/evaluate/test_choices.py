@@ -1,11 +1,11 @@
 """Multiple choice: log-likelihoods of a naive loop, and the formulas of lm-evaluation-harness over them."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from data_files import write_jsonl
 from evaluating import evaluate_choices
+from raising import raises
 from scipy.special import log_softmax
 from tiny_models import MEMORIES, remembering
 
@@ -59,9 +59,9 @@ def test_choices_are_those_of_lm_evals_acc_and_acc_norm(engine, name):
 
 
 def load(folder, rows, **options):
-    path = folder / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return tasks.load("jsonl", {"file": path, "scorer": "multiple_choice", **options})
+    return tasks.load(
+        "jsonl", {"file": write_jsonl(folder / "a.jsonl", rows), "scorer": "multiple_choice", **options}
+    )
 
 
 def test_an_answer_is_a_text_or_a_place(tmp_path):
@@ -92,9 +92,8 @@ def test_an_answer_is_a_text_or_a_place(tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, row, code, message):
-    with pytest.raises(InputError) as caught:
+    with raises(InputError, code) as caught:
         load(tmp_path, [{"prompt": "x", **row}])
-    assert caught.value.code == code
     assert message in str(caught.value)
     assert "line 1" in str(caught.value)
 

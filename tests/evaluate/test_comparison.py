@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from adapters_to_compare import tiny_bench
 from data_files import write_jsonl
+from raising import raises
 
 from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.errors import InputError, UsageError
@@ -139,9 +140,8 @@ def test_scores_tell_kl_only_against_their_reference():
 )  # fmt: skip
 def test_what_was_not_evaluated_alike_is_not_compared(changed):
     rows = labels([(YES, 1), (NO, 1)])
-    with pytest.raises(UsageError, match="settings") as caught:
+    with raises(UsageError, "not-paired", "settings"):
         diverge((run(), rows), (run(adapter="b", **changed), rows))
-    assert caught.value.code == "not-paired"
 
 
 def test_other_examples_are_not_compared():
@@ -186,12 +186,10 @@ def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows):
         (b"".join(lines[1:]), "line 1"),
     ]:
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=where) as caught:
+        with raises(InputError, "artifact-invalid", where):
             read_records(path)
-        assert caught.value.code == "artifact-invalid"
-    with pytest.raises(InputError) as missing:
+    with raises(InputError, "artifact-missing"):
         read_records(tmp_path / "none.jsonl")
-    assert missing.value.code == "artifact-missing"
 
 
 @pytest.mark.parametrize("kind", ["scores", "generation"])

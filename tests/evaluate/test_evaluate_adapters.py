@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from data_files import write_jsonl
+from factory import edit_config
 from killing import program
 from peft import PeftModel
+from raising import raises
 from scipy.special import log_softmax
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from watching import Notes
@@ -229,7 +231,7 @@ def test_what_has_other_inputs_is_evaluated_again(folder, finished, what):
 def inert(folder, how):
     if how == "scale":
         data.adapter(folder / "inert", folder / "base", 3)
-        data.edit(folder / "inert", lora_alpha=0)
+        edit_config(folder / "inert", lora_alpha=0)
     else:
         data.adapter(folder / "inert", folder / "base", 3, init_lora_weights=True)
     return "inert"
@@ -243,13 +245,12 @@ def test_an_adapter_that_does_nothing_is_said_to(folder, how):
     assert (row.grade, row.n, row.pairs) == ("X", None, None)
     assert "inert: has no effect: the logits of 8 texts are the same without its LoRA" in row.reason
     assert rows_of(report)["other"].grade in ("B", "C", "D")
-    with pytest.raises(InputError, match="has no effect") as caught:
+    with raises(InputError, "adapter-inert", "has no effect"):
         evaluate(folder, name, "other")
-    assert caught.value.code == "adapter-inert"
 
 
 def test_an_adapter_of_another_base_is_a_row_that_says_so(folder):
-    data.edit(folder / "other", target_modules=["key"])
+    edit_config(folder / "other", target_modules=["key"])
     row = rows_of(evaluate(folder, "reference", "other"))["other"]
     assert row.grade == "X"
     assert "does not fit this base model" in row.reason
@@ -285,11 +286,10 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(
         ("nameless", {"base_model_name_or_path": None}),
     ):
         shutil.copytree(prepared / "other", tmp_path / "all" / name)
-        data.edit(tmp_path / "all" / name, **change)
+        edit_config(tmp_path / "all" / name, **change)
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
-    with pytest.raises(gradience.GradienceError) as caught:
+    with raises(gradience.GradienceError, code):
         evaluate(tmp_path / "all", *names, **options)
-    assert caught.value.code == code
 
 
 def test_a_second_evaluation_does_not_write_into_the_same_folder(folder, finished):

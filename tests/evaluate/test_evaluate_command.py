@@ -10,6 +10,7 @@ import adapters_to_compare as data
 import numpy as np
 import pytest
 from killing import program
+from raising import raises
 
 from gradience import evaluate_adapters, verify
 from gradience.cli.app import run
@@ -316,15 +317,13 @@ def test_a_wrong_data_set_is_refused_before_anything_is_imported(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text(json.dumps({"text": "a", "label": "b"}) + "\n")
     monkeypatch.setattr("gradience.evaluate.verb.require_libraries", lambda *_: pytest.fail("libraries"))
-    with pytest.raises(GradienceError, match=words) as caught:
+    with raises(GradienceError, code, words):
         evaluate_adapters(["a"], **{"data": "rows.jsonl", **given})
-    assert caught.value.code == code
 
 
 def test_a_perplexity_is_no_margin_of_accuracy(causal, texts):
-    with pytest.raises(GradienceError, match="a rise in perplexity") as caught:
+    with raises(GradienceError, "bad-margin", "a rise in perplexity"):
         evaluate(causal, texts, None, margin="2%", dry_run=True)
-    assert caught.value.code == "bad-margin"
     forecast = evaluate(causal, texts, None, margin={"general": "2%"}, dry_run=True)
     assert float(forecast.others["general"].margin) == pytest.approx(np.log(1.02), abs=1e-6)
 

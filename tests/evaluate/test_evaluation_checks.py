@@ -9,6 +9,9 @@ import adapters_to_compare as data
 import pytest
 import torch
 import yaml
+from data_files import write_jsonl
+from factory import edit_config
+from raising import raises
 from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
 from gradience import evaluate_adapters
@@ -52,15 +55,9 @@ def inputs(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
 
     def read(rows, **given):
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         adapter, base = ("labels", "bert") if "text" in rows[0] else ("writes", "llama")
-        settings = {
-            "adapters": [prepared / adapter],
-            "base_model": str(prepared / base),
-            "data": file,
-            "device": "cpu",
-        }
+        settings = {"adapters": [prepared / adapter], "base_model": str(prepared / base), "device": "cpu"}
+        settings["data"] = write_jsonl(tmp_path / "rows.jsonl", rows)
         return read_inputs(evaluate_settings({**settings, **given}))
 
     return read
@@ -118,9 +115,8 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
     ids=["response", "room", "text", "label", "base"],
 )  # fmt: skip
 def test_what_cannot_be_run_is_refused(inputs, rows, given, code, words):
-    with pytest.raises(GradienceError, match=words) as error:
+    with raises(GradienceError, code, words):
         inputs(rows, **given)
-    assert error.value.code == code
 
 
 def test_an_adapter_of_another_architecture_or_size_is_refused(inputs, prepared, tmp_path):
@@ -133,9 +129,8 @@ def test_an_adapter_of_another_architecture_or_size_is_refused(inputs, prepared,
         ),
         (prompts("a"), tmp_path / "wide", "q_proj is 64 x 64 there, and 32 x 32 in the adapter"),
     ):
-        with pytest.raises(InputError, match=says) as error:
+        with raises(InputError, "adapter-misfit", says) as error:
             inputs(rows, base_model=str(base))
-        assert error.value.code == "adapter-misfit"
         assert error.value.hint.startswith("use the base that it was trained on: ")
 
 
@@ -153,9 +148,8 @@ def test_a_folder_without_weights_is_no_base(inputs, prepared, tmp_path):
 
 def test_without_the_libraries_it_says_what_brings_them(inputs, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(GradienceError, match="transformers is not installed") as error:
+    with raises(GradienceError, "missing-extra", "transformers is not installed"):
         inputs(labeled("a film", "a plot"))
-    assert error.value.code == "missing-extra"
 
 
 # ---------------------------------------------------------------- memory
@@ -370,21 +364,14 @@ def base(tmp_path_factory):
     return folder
 
 
-def edited(folder, **changes):
-    path = folder / ("config.json" if (folder / "config.json").exists() else "adapter_config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return folder
-
-
 def test_a_base_that_the_adapter_names_is_not_unpickled(tmp_path, base):
     """A user may name such a base; an adapter may not."""
     pickled = shutil.copytree(base, tmp_path / "pickled")
     (pickled / "model.safetensors").unlink()
     torch.save(llama().state_dict(), pickled / "pytorch_model.bin")
-    adapter = edited(llama_adapter(tmp_path / "adapter", 1), base_model_name_or_path=str(pickled))
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(
-        "".join(json.dumps({"prompt": row.prompt, "answer": row.answer}) + "\n" for row in sums(6))
+    adapter = edit_config(llama_adapter(tmp_path / "adapter", 1), base_model_name_or_path=str(pickled))
+    rows = write_jsonl(
+        tmp_path / "rows.jsonl", ({"prompt": row.prompt, "answer": row.answer} for row in sums(6))
     )
     asked = {"data": rows, "max_new_tokens": 2, "device": "cpu"}
     with pytest.raises(InputError, match="names this base") as caught:
@@ -401,7 +388,7 @@ def test_a_config_chooses_no_module_to_import(tmp_path, monkeypatch):
     (package / "planted.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path / "path")
     adapter = llama_adapter(tmp_path / "adapter", 1)
-    edited(adapter, megatron_config={"a": 1}, megatron_core="megatron.core.planted")
+    edit_config(adapter, megatron_config={"a": 1}, megatron_core="megatron.core.planted")
     engine = TransformersEngine(llama(), letters_tokenizer())
     engine.add("a", adapter)
     assert "megatron.core.planted" not in sys.modules
@@ -424,7 +411,7 @@ NEVER_ENDS = "([a-z_.0-9]+)+!"
 )
 def test_a_field_that_peft_would_fail_on_is_named(tmp_path, monkeypatch, field, value, words):
     monkeypatch.setattr(patterns, "TRIAL_SECONDS", 1)
-    adapter = edited(llama_adapter(tmp_path / "adapter", 1), **{field: value})
+    adapter = edit_config(llama_adapter(tmp_path / "adapter", 1), **{field: value})
     with pytest.raises(InputError, match=words) as caught:
         TransformersEngine(llama(), letters_tokenizer()).add("a", adapter)
     assert f"{adapter}/adapter_config.json: " in str(caught.value)
@@ -443,13 +430,13 @@ def test_a_field_that_peft_would_fail_on_is_named(tmp_path, monkeypatch, field, 
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_config_that_describes_no_model_is_one_sentence(tmp_path, base, changes, words):
-    folder = edited(shutil.copytree(base, tmp_path / "base"), **changes)
+    folder = edit_config(shutil.copytree(base, tmp_path / "base"), **changes)
     with pytest.raises(InputError, match=words) as caught:
         load_base(ModelSettings(name=str(folder), type="causal_lm"), device="cpu")
     assert str(caught.value).startswith(f"{folder}/config.json: ")
 
 
 def test_weights_of_other_shapes_than_the_config_says(tmp_path, base):
-    folder = edited(shutil.copytree(base, tmp_path / "base"), intermediate_size=64)
+    folder = edit_config(shutil.copytree(base, tmp_path / "base"), intermediate_size=64)
     with pytest.raises(InputError, match=r"mlp\.down_proj\.weight has the shape \(32, 48\), .* \(32, 64\)"):
         load_base(ModelSettings(name=str(folder), type="causal_lm"), device="cpu")

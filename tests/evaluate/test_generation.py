@@ -9,6 +9,7 @@ from evaluating import evaluate_choices, evaluate_classification, evaluate_gener
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from raising import raises
 from test_choices import EXAMPLES as CHOICES
 from tiny_models import bert, generate, letters_tokenizer, llama, sentences, sums, varied_end, words_tokenizer
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
@@ -174,9 +175,8 @@ def test_prompts_that_are_too_long_lose_their_beginning_and_say_so(engine):
     [([], UsageError, "no-examples"), ([type(sums(1)[0])("1", "", " 1", "1")], InputError, "empty-prompt")],
 )
 def test_what_cannot_be_asked(engine, examples, error, code):
-    with pytest.raises(error) as caught:
+    with raises(error, code):
         evaluate_generation(engine, "plain", examples, **ASK)
-    assert caught.value.code == code
 
 
 # ---------------------------------------------------------------- Batches by a budget of tokens: what is in

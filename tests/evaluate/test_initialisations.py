@@ -3,7 +3,6 @@
 LoftQ alone is not run: it needs bitsandbytes.
 """
 
-import json
 import typing
 import warnings
 from collections.abc import Iterator
@@ -13,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from factory import edit_config
 from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft_models import llama
+from raising import raises
 from tiny_models import letters_tokenizer
 
 from gradience import audit_adapter, compress_adapter, convert_adapter
@@ -149,14 +150,11 @@ def test_where_the_base_stays_adapters_share_it(name, first, tmp_path):
 def test_where_the_base_changes_the_file_is_refused(name, tmp_path):
     """Its s·B·A on the base is another function than the one that was trained."""
     model = trained(name, tmp_path / "probe")
-    with pytest.raises(InputError) as uncompressed:
+    with raises(InputError, "init-not-update"):
         compress_adapter(tmp_path / "probe", tmp_path / "smaller", rank=3)
-    assert uncompressed.value.code == "init-not-update"
-    with pytest.raises(InputError) as unshared:
+    with raises(InputError, "adapter-changes-base"):
         TransformersEngine(base(), letters_tokenizer()).add("probe", tmp_path / "probe")
-    assert unshared.value.code == "adapter-changes-base"
-    path = tmp_path / "probe" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": True}))
+    edit_config(tmp_path / "probe", init_lora_weights=True)
     plain = outputs(PeftModel.from_pretrained(base(), tmp_path / "probe"))
     assert not torch.allclose(plain, outputs(model), rtol=0, atol=1e-5)
 
@@ -178,11 +176,9 @@ def test_where_the_base_changes_the_file_is_refused(name, tmp_path):
 )
 def test_what_is_not_the_trained_function_is_written_in_no_other_format(fields, tmp_path):
     trained("true", tmp_path / "probe")
-    path = tmp_path / "probe" / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    with pytest.raises(InputError) as caught:
+    edit_config(tmp_path / "probe", **fields)
+    with raises(InputError, "not-in-format") as caught:
         convert_adapter(tmp_path / "probe", tmp_path / "new", to="mlx")
-    assert caught.value.code == "not-in-format"
     assert not (tmp_path / "new").exists()
     if fields.get("init_lora_weights") in CHANGE_THE_BASE:
         assert "path_initial_model_for_weight_conversion" in caught.value.hint

@@ -14,6 +14,7 @@ import torch
 from completions_server import serving, tiny_server
 from data_files import write_jsonl
 from peft import PeftModel
+from raising import raises
 from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
 import gradience
@@ -216,9 +217,8 @@ def test_a_candidate_that_the_server_lacks_is_not_evaluated(server, folders):
 def test_a_server_without_log_probabilities_of_the_prompt_answers_no_choices(server, folders):
     complete = server.complete
     server.complete = lambda body: complete({**body, "echo": False})
-    with pytest.raises(InputError, match="no log-probabilities of the prompt") as error:
+    with raises(InputError, "engine-cannot", "no log-probabilities of the prompt"):
         evaluated(server, folders, "choices", limit=2)
-    assert error.value.code == "engine-cannot"
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,8 @@ def test_a_server_without_log_probabilities_of_the_prompt_answers_no_choices(ser
 def test_what_a_server_cannot_do_is_refused_before_it_is_asked(folders, more, code):
     given = {"engine": "openai", "server": "http://127.0.0.1:9/v1", "base_model": "tiny", **more}
     adapters = [folders / "first"] if given["engine"] == "transformers" else ["first"]
-    with pytest.raises(UsageError) as error:
+    with raises(UsageError, code) as error:
         evaluate_adapters(adapters, data=folders / "prompts.jsonl", **given)
-    assert error.value.code == code
     assert "password" not in str(error.value)
 
 
@@ -296,18 +295,15 @@ def test_its_python_is_named_by_whoever_runs_it(monkeypatch, tmp_path):
 
 
 def test_a_python_without_vllm_and_what_is_no_python():
-    with pytest.raises(UsageError, match="vLLM is not installed there") as refusal:
+    with raises(UsageError, "no-vllm", "vLLM is not installed there"):
         versions_in(sys.executable)
-    assert refusal.value.code == "no-vllm"
-    with pytest.raises(UsageError, match="cannot be used as the Python of vLLM") as refusal:
+    with raises(UsageError, "no-engine-python", "cannot be used as the Python of vLLM"):
         versions_in("/bin/true")
-    assert refusal.value.code == "no-engine-python"
 
 
 def test_four_bits_are_refused_before_anything_is_loaded():
-    with pytest.raises(UsageError, match="does not support a base in 4 bits") as refusal:
+    with raises(UsageError, "engine-cannot", "does not support a base in 4 bits"):
         engine_class("vllm").check(ModelSettings(name="base", type="causal_lm", quantization="nf4"))
-    assert refusal.value.code == "engine-cannot"
 
 
 def two_adapters(base, folder):
@@ -418,9 +414,8 @@ def test_slots_are_as_large_as_what_is_served(tmp_path):
 
 def test_lora_on_the_head_is_refused_on_a_processor(tmp_path):
     adapter = llama_adapter(tmp_path / "adapter", 1, target_modules=["q_proj", "lm_head"])
-    with pytest.raises(InputError, match="LoRA on lm_head, with which vLLM cannot read prompts") as refusal:
+    with raises(InputError, "engine-cannot", "LoRA on lm_head, with which vLLM cannot read prompts"):
         needs_of(adapter, "cpu")
-    assert refusal.value.code == "engine-cannot"
     assert needs_of(adapter, "cuda").modules == {"q_proj", "lm_head"}
 
 
@@ -513,12 +508,10 @@ def test_the_gate_compares_log_probabilities_and_sees_what_is_left_out(tmp_path)
         ),
         (engine_with(adapter, seed=3), "engine-disagrees", "vLLM and PEFT disagree"),
     ):
-        with pytest.raises(InputError, match=words) as refusal:
+        with raises(InputError, code, words):
             ask(under_test)
-        assert refusal.value.code == code
-    with pytest.raises(InputError) as refusal:
+    with raises(InputError, "engine-disagrees"):
         ask(engine_with(adapter), engine_with(zero))
-    assert refusal.value.code == "engine-disagrees"
 
 
 # --- what it makes of the process's answers, which here come from transformers

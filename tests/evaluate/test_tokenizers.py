@@ -9,6 +9,7 @@ import torch
 from adapters_to_compare import adapter
 from data_files import write_jsonl
 from peft import LoraConfig, PeftModel, get_peft_model
+from raising import raises
 from transformers import AutoModelForCausalLM
 
 from gradience import calibrate_adapter, evaluate_adapters
@@ -142,11 +143,10 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
     base = tiny_bench.llama(tmp_path / "base")
     trained = resized(tmp_path, base, **FEATURES[feature])
     given = {"base_model": str(base), "data": tmp_path / "rows.jsonl", "device": "cpu"}
-    with pytest.raises(
-        InputError, match=r"trained with a vocabulary of 33 tokens, but .*base has 31"
+    with raises(
+        InputError, "vocabulary", r"trained with a vocabulary of 33 tokens, but .*base has 31"
     ) as caught:
         read_inputs(evaluate_settings({"adapters": [tmp_path / "adapter"], **given}))
-    assert caught.value.code == "vocabulary"
     calibrated = {"prompts": tmp_path / "rows.jsonl", "base_model": str(base)}
     with pytest.raises(InputError, match="trained with a vocabulary of 33 tokens"):
         calibration.read_inputs(CalibrateSettings(adapter=tmp_path / "adapter", **calibrated))

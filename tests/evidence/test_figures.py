@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from log_files import counts, table
+from raising import raises
 
 from gradience import compare_logs
 from gradience.errors import InputError, UsageError
@@ -147,9 +148,8 @@ def test_equal_differences_show_nothing(tmp_path):
 def test_a_margin_must_mean_something(tmp_path, scores, options, code):
     a = table(tmp_path / "a.csv", scores)
     b = table(tmp_path / "b.csv", scores[::-1])
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, code):
         compare_logs(a, b, **options)
-    assert caught.value.code == code
 
 
 def test_a_margin_that_no_test_set_shows(tmp_path):

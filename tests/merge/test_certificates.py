@@ -8,6 +8,7 @@ import adapters_to_compare as data
 import numpy as np
 import pytest
 from merging import write_updates
+from raising import raises
 
 import gradience
 from gradience import (
@@ -81,9 +82,8 @@ def test_the_same_command_again_uses_what_is_there(causal, tmp_path):
     assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_mtime_ns == before
     assert report.output_sha256 == first.output_sha256
     assert report.certificate is not None
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, "output-exists"):
         merged(causal, tmp_path / "out", data=both(causal), method="svd")
-    assert caught.value.code == "output-exists"
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,8 @@ def test_the_same_command_again_uses_what_is_there(causal, tmp_path):
     [({"A": "reference.jsonl"}, "no-data"), ({"A": "reference.jsonl", "C": "other.jsonl"}, "no-such-parent")],
 )
 def test_every_parent_needs_its_own_rows(causal, given, code, tmp_path):
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, code):
         merged(causal, tmp_path / "out", data={name: causal / file for name, file in given.items()})
-    assert caught.value.code == code
     assert not (tmp_path / "out").exists()
 
 
@@ -140,9 +139,8 @@ def test_the_smallest_rank_whose_predicted_kl_is_below_the_limit(causal, tmp_pat
     assert [report.largest_rank for report in reports] == [8, 1]
     assert all(row.high <= 10.0 for row in reports[1].predicted)
     assert len(reports[0].predicted) == 2
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, "other-calibration"):
         merged(causal, tmp_path / "no", method="svd", weights=[1, 2], max_kl_per_token=1.0, calibration=files)
-    assert caught.value.code == "other-calibration"
 
 
 def test_the_command_prints_the_verdict_and_its_exit_code(causal, tmp_path, capsys):
@@ -293,9 +291,8 @@ CONTRADICTIONS = [
     ids=[f"{row[1]}-{place}" for place, row in enumerate(CONTRADICTIONS)],
 )
 def test_options_that_contradict_each_other(options, code, pair, tmp_path):
-    with pytest.raises(gradience.UsageError) as caught:
+    with raises(gradience.UsageError, code):
         gradience.merge_adapters(**{"adapters": pair, "output": tmp_path / "out", **options})
-    assert caught.value.code == code
     assert not (tmp_path / "out").exists()
 
 
@@ -306,12 +303,10 @@ def test_options_that_contradict_each_other(options, code, pair, tmp_path):
 def test_outputs_that_are_not_replaced(output, code, pair, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(gradience.UsageError) as caught:
+    with raises(gradience.UsageError, code):
         gradience.merge_adapters(pair, tmp_path / output)
-    assert caught.value.code == code
-    with pytest.raises(gradience.UsageError) as caught:
+    with raises(gradience.UsageError, "not-ours"):
         gradience.merge_adapters(pair, tmp_path / "out", force=True)
-    assert caught.value.code == "not-ours"
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
@@ -328,9 +323,8 @@ def test_dora_needs_its_base_and_a_truncated_method(pair, tmp_path):
         ("linear", ".", "dora-method"),
         ("knots", ".", "dora-method"),
     ):
-        with pytest.raises(gradience.GradienceError) as caught:
+        with raises(gradience.GradienceError, code):
             gradience.merge_adapters(pair, tmp_path / "out", method=method, base_model=base)
-        assert caught.value.code == code
 
 
 def test_updates_that_cancel_give_zero_and_a_note(pair, tmp_path):
@@ -340,6 +334,5 @@ def test_updates_that_cancel_give_zero_and_a_note(pair, tmp_path):
 
 
 def test_a_memory_limit_is_kept(pair, tmp_path):
-    with pytest.raises(gradience.InputError) as caught:
+    with raises(gradience.InputError, "memory-limit"):
         gradience.merge_adapters(pair, tmp_path / "out", method="ties", max_memory=1000)
-    assert caught.value.code == "memory-limit"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import adapters_to_compare as data
 import pytest
+from raising import raises
 
 from gradience import audit_adapter, compress_adapter, shrink_adapter
 from gradience.calibrate.settings import DistillSettings
@@ -193,9 +194,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_pat
     lines = (folder / "prompts.jsonl").read_text().splitlines(keepends=True)
     (folder / "few.jsonl").write_text("".join(lines[:15]))
     options = {key: value if key == "name" else folder / value for key, value in options.items()}
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, code):
         shrink(folder, tmp_path / "out", **options)
-    assert caught.value.code == code
     assert not (tmp_path / "out").exists()
 
 

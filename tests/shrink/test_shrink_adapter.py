@@ -9,8 +9,10 @@ import adapters_to_compare as data
 import numpy as np
 import pytest
 import torch
+from factory import edit_config
 from killing import program
 from peft import PeftModel
+from raising import raises
 from scipy.special import log_softmax
 from transformers import AutoModelForSequenceClassification
 from watching import Notes
@@ -317,7 +319,7 @@ class Inert(TruncatedKind):
     def make(self, source, rank, folder, documents):
         super().make(source, rank, folder, documents)
         if rank == 1:
-            data.edit(folder, lora_alpha=0)
+            edit_config(folder, lora_alpha=0)
 
 
 def test_a_candidate_of_another_kind_that_does_nothing_ends_the_sequence(folder, tmp_path, monkeypatch):
@@ -356,18 +358,16 @@ def test_names_never_meet(folder, tmp_path):
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(folder, tmp_path, monkeypatch, options, code):
     data.adapter(folder / "untrained", folder / "base", 3, init_lora_weights=True)
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
-    with pytest.raises(gradience.GradienceError) as caught:
+    with raises(gradience.GradienceError, code):
         shrink(folder, tmp_path / "out", **options)
-    assert caught.value.code == code
     assert not (tmp_path / "out" / "plan.json").exists()
 
 
 @pytest.mark.parametrize(("output", "code"), [("reference", "output-is-input"), ("theirs", "output-exists")])
 def test_an_output_that_holds_an_adapter_of_somebody_is_left_alone(folder, output, code):
     shutil.copytree(folder / "other", folder / "theirs" / "adapter")
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, code):
         shrink(folder, folder / output)
-    assert caught.value.code == code
     assert sha256_file(folder / "theirs" / "adapter" / "adapter_model.safetensors") == sha256_file(
         folder / "other" / "adapter_model.safetensors"
     )

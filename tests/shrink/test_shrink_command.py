@@ -7,6 +7,7 @@ from pathlib import Path
 import adapters_to_compare as data
 import numpy as np
 import pytest
+from raising import raises
 from safetensors.numpy import load_file
 
 from gradience import shrink_adapter
@@ -218,12 +219,10 @@ def test_the_frontier_has_a_line_for_each_rank(searched):
 
 def test_what_does_not_go_with_a_search_over_strengths(inputs, tmp_path, capsys):
     given = options(inputs, tmp_path / "out")
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, "strength-needs-guard"):
         shrink_adapter(inputs / "reference", **{**given, "guards": {}})
-    assert caught.value.code == "strength-needs-guard"
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, "strength-alone"):
         shrink_adapter(inputs / "reference", **given, prompts=inputs / "rows.csv")
-    assert caught.value.code == "strength-alone"
     flags = ["-b", str(inputs / "base"), "--data", str(inputs / "rows.csv"), "--over", "strength"]
     assert run(["shrink", str(inputs / "reference"), *flags, "--strengths", "0.8,-1"]) == 2
     assert "--strengths 0.8,-1" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from data_files import write_jsonl
 from gsm8k_cases import QUESTIONS
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 from gradience import tasks
 from gradience.cli.app import run
@@ -137,9 +138,8 @@ def test_what_a_file_must_hold(tmp_path, body, code):
     ]
     path = tmp_path / "mine.py"
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(InputError) as caught:
+    with raises(InputError, code):
         tasks.load(str(path), {})
-    assert caught.value.code == code
 
 
 # ------------------------------------------------------------------ not allowed
@@ -148,18 +148,16 @@ def test_what_a_file_must_hold(tmp_path, body, code):
 @pytest.mark.parametrize("value", ["", "0", "true"])
 def test_a_file_is_not_run_unless_it_is_allowed(trace, monkeypatch, value):
     monkeypatch.setenv("GRADIENCE_ALLOW_CODE", value)
-    with pytest.raises(InputError, match="which is not allowed yet") as caught:
+    with raises(InputError, "code-refused", "which is not allowed yet") as caught:
         tasks.load(str(trace), {})
-    assert caught.value.code == "code-refused"
     assert "--allow-code" in caught.value.hint
     assert not trace.with_name("ran").exists()
 
 
 @pytest.mark.usefixtures("allowed")
 def test_a_file_that_is_not_there():
-    with pytest.raises(InputError, match="no such file") as caught:
+    with raises(InputError, "task-file", "no such file"):
         tasks.load("no/such/file.py", {})
-    assert caught.value.code == "task-file"
 
 
 def test_what_is_allowed_for_a_while_is_not_allowed_behind_it(monkeypatch):

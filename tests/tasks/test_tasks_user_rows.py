@@ -10,6 +10,7 @@ import pytest
 from data_files import write_jsonl, write_repository
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -83,9 +84,8 @@ def test_a_completion_is_trained_as_it_is_and_the_answer_is_what_the_scorer_find
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, rows, code, message, hint):
-    with pytest.raises(InputError) as caught:
+    with raises(InputError, code) as caught:
         load(tmp_path, rows)
-    assert caught.value.code == code
     assert message in str(caught.value)
     assert hint in caught.value.hint
 
@@ -93,9 +93,8 @@ def test_what_is_wrong_is_named(tmp_path, rows, code, message, hint):
 def test_a_row_in_two_files_is_refused_with_both_places(tmp_path):
     train = write_jsonl(tmp_path / "train.jsonl", PROMPTS)
     confirm = write_jsonl(tmp_path / "test.jsonl", [{"prompt": "new", "answer": 1}, PROMPTS[3]])
-    with pytest.raises(InputError, match=r"train\.jsonl: line 4: the same as .*test\.jsonl: li") as caught:
+    with raises(InputError, "task-leak", r"train\.jsonl: line 4: the same as .*test\.jsonl: li"):
         tasks.load("jsonl", {"train_file": train, "confirm_file": confirm})
-    assert caught.value.code == "task-leak"
 
 
 def test_files_that_number_their_rows_alike_keep_their_roles(tmp_path):
@@ -112,9 +111,8 @@ def test_files_that_number_their_rows_alike_keep_their_roles(tmp_path):
 def test_files_that_leave_the_roles_open(tmp_path, names):
     path = write_jsonl(tmp_path / "a.jsonl", PROMPTS)
     options = {name if name == "file" else f"{name}_file": path for name in names}
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, "task-files"):
         tasks.load("jsonl", options)
-    assert caught.value.code == "task-files"
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -239,10 +237,9 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
 )  # fmt: skip
 def test_what_is_wrong_with_texts_is_named(tmp_path, name, content, message, code):
     path = written(tmp_path / name, content)
-    with pytest.raises(InputError, match=message) as caught:
+    with raises(InputError, code, message) as caught:
         load_texts(file=path)
     assert str(path) in str(caught.value) or path.name in str(caught.value)
-    assert caught.value.code == code
     assert caught.value.hint
 
 
@@ -312,9 +309,8 @@ def test_an_unknown_label_is_named_with_its_row(tmp_path, labels, names, wrong):
 
 def test_f1_is_for_two_labels(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"Text {n}", "label": n} for n in range(3)])
-    with pytest.raises(UsageError, match="there are 3") as caught:
+    with raises(UsageError, "task-metric", "there are 3"):
         load_texts(file=path, metric="f1")
-    assert caught.value.code == "task-metric"
 
 
 # --- roles and identities -------------------------------------------------------------------------
@@ -430,9 +426,8 @@ def test_what_closes_a_turn_is_trained_and_stops_an_output_where_it_is_not_the_e
     ids=["none", "no beginning", "refuses", "changes", "is no prefix"],
 )  # fmt: skip
 def test_a_template_that_does_not_fit(template, bos, code, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with raises(InputError, code, message):
         last_turn(tokenizer(template, bos=bos), messages())
-    assert caught.value.code == code
 
 
 def test_every_turn_trains_once_and_the_last_one_is_evaluated(tmp_path):
@@ -472,9 +467,8 @@ def test_an_answer_is_the_turn_that_is_missing(tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_conversations_is_named(tmp_path, row, code, message):
-    with pytest.raises(InputError) as caught:
+    with raises(InputError, code) as caught:
         tasks.load("chat", {"file": write_jsonl(tmp_path / "a.jsonl", [row])})
-    assert caught.value.code == code
     assert message in str(caught.value)
     assert "line 1" in str(caught.value)
 
