@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.corda import preprocess_corda
-from peft.tuners.lora.loraga import preprocess_loraga
 from safetensors.numpy import load_file
 from torch import nn
 from transformers import (
@@ -33,21 +31,6 @@ from transformers import (
 Updates = dict[tuple[str, int | None], np.ndarray]
 """(module, expert) -> ΔW (m, n), float64."""
 TARGETS = ["q_proj", "down_proj"]
-TOKENS = torch.arange(24).reshape(2, 12)
-
-
-def plain(base: nn.Module, config: LoraConfig) -> PeftModel:
-    return get_peft_model(base, config)
-
-
-def corda(base: nn.Module, config: LoraConfig) -> PeftModel:
-    preprocess_corda(base, config, run_model=lambda: base(TOKENS[:1]))
-    return get_peft_model(base, config)
-
-
-def lora_ga(base: nn.Module, config: LoraConfig) -> PeftModel:
-    preprocess_loraga(base, config, lambda: base(TOKENS, labels=TOKENS).loss.backward())
-    return get_peft_model(base, config)
 
 
 def llama(layers: int = 2) -> LlamaForCausalLM:

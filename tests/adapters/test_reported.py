@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from peft.utils.other import ModulesToSaveWrapper
+from peft_models import bert, llama, mixtral, t5
 from raising import raises
 from torch import nn
 
@@ -278,35 +279,6 @@ def test_the_adapter_that_is_read():
 # ---------------------------------------------------------------- type, layer, family
 
 
-def llama():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-                                        num_key_value_heads=1, intermediate_size=8, vocab_size=8))  # fmt: skip
-
-
-def mixtral():
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    return MixtralForCausalLM(MixtralConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-                                            num_key_value_heads=1, intermediate_size=8, vocab_size=8,
-                                            num_local_experts=2))  # fmt: skip
-
-
-def bert():
-    from transformers import BertConfig, BertForSequenceClassification
-
-    return BertForSequenceClassification(BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-                                                    intermediate_size=8, vocab_size=8))  # fmt: skip
-
-
-def t5():
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    return T5ForConditionalGeneration(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2,
-                                               vocab_size=8, feed_forward_proj="gated-gelu"))  # fmt: skip
-
-
 def mamba():
     from transformers import MambaConfig, MambaForCausalLM
 
@@ -335,7 +307,7 @@ EXPECTED = {
     t5: {
         "attn": {f"layer.*.{block}.{name}" for block in ("SelfAttention", "EncDecAttention") for name in "qkvo"}
         | {"layer.*.SelfAttention.relative_attention_bias"},
-        "mlp": {f"layer.*.DenseReluDense.{name}" for name in ("wi_0", "wi_1", "wo")},
+        "mlp": {f"layer.*.DenseReluDense.{name}" for name in ("wi", "wo")},
         "embedding": {"shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"},
     },
     mamba: {

@@ -14,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft_kinds import KINDS, LINEAR, config
 from peft_models import (
     TARGETS,
@@ -22,15 +21,12 @@ from peft_models import (
     Mixture,
     Saved,
     bert,
-    corda,
     fill,
     gpt2,
     gpt_oss,
     llama,
-    lora_ga,
     mixtral,
     peft_updates,
-    plain,
     qwen_moe,
     save,
     t5,
@@ -349,66 +345,6 @@ def test_the_singular_values_are_those_of_the_dense_update(groups, width, height
     assert len(measured.values) == len(expected)
     np.testing.assert_allclose(measured.scaled(), expected, rtol=0, atol=measured.error_bound * expected[0])
     assert measured.error_bound < 1e-6
-
-
-# ---------------------------------------------------------------- Initializations by PEFT itself: where B·A
-
-
-def initial_config(**options) -> LoraConfig:
-    return LoraConfig(target_modules=TARGETS, r=4, lora_alpha=8, **options)
-
-
-def saved(lora_config, path, make=plain, *, trained=True):
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = make(llama(), lora_config)
-        if trained:
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.data.add_(0.01 * torch.randn(parameter.shape))
-        model.save_pretrained(path)
-    return audit_adapter(path)
-
-
-def codes(report):
-    return {finding.code for finding in report.findings}
-
-
-CHANGED_BASE = {
-    "pissa": (initial_config(init_lora_weights="pissa"), plain),
-    "pissa-fast": (initial_config(init_lora_weights="pissa_niter_4"), plain),
-    "olora": (initial_config(init_lora_weights="olora"), plain),
-    "corda": (initial_config(init_lora_weights="corda", corda_config=CordaConfig()), corda),
-    "lora-ga": (initial_config(init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig()), lora_ga),
-}
-
-
-@pytest.mark.parametrize("init", CHANGED_BASE)
-@pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
-def test_a_base_that_was_changed_at_the_start(init, trained, tmp_path):
-    lora, make = CHANGED_BASE[init]
-    report = saved(lora, tmp_path, make, trained=trained)
-    (finding,) = [finding for finding in report.findings if finding.code == "init-not-update"]
-    assert finding.severity == "error"
-    # The spectra are there, and are those of B·A: even a fresh adapter is far from 0.
-    assert all(row.status == "ok" for row in report.layers)
-    assert report.suggestions is None
-    assert report.suggested_r_global_median is None
-    assert report.suggested_r_global_90 is None
-    assert report.rank_pattern() == {}
-    assert report.evidence == {}
-
-
-@pytest.mark.parametrize("init", [True, "gaussian"])
-def test_ordinary_initializations_start_from_no_update(init, tmp_path):
-    fresh = saved(initial_config(init_lora_weights=init), tmp_path / "fresh", trained=False)
-    assert {row.status for row in fresh.layers} == {"untrained"}
-    assert "untrained" in codes(fresh)
-    assert fresh.suggestions is None
-    trained = saved(initial_config(init_lora_weights=init), tmp_path / "trained")
-    assert trained.suggestions is not None
-    assert not {code for code in codes(trained) if code.startswith("init-")}
 
 
 # ---------------------------------------------------------------- What the audit suggests, given to PEFT

@@ -7,35 +7,22 @@ import sys
 from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
+from records_sample import run_of, scored
 
 from gradience.evaluate.records import RecordFile, answer_batches
-from gradience.files.records import ExamplesRun, ScoreRecord
 
 IDS, BATCHES = ("a", "b", "c"), ((2, 0), (1,))
 FILES = ("first.jsonl", "second.jsonl")
 
 
-def header(adapter: str) -> ExamplesRun:
-    return ExamplesRun(
-        kind="scores", adapter=adapter, adapter_sha256=None, adapter_config_sha256=None, base="tiny",
-        base_sha256="0", tokenizer_sha256="0", dtype="float32", attention=None, device="cpu", threads=1,
-        versions={}, batch_size=2, max_length=None, examples_sha256="0", n=len(IDS),
-    )  # fmt: skip
-
-
 def answer(places):
-    records = [
-        ScoreRecord(
-            id=IDS[place], prompt_sha256="0", response_sha256="0", loglikelihood=-place, n_tokens=1,
-            exact=False, truncated=False,
-        )
-        for place in places
-    ]  # fmt: skip
+    records = [scored(IDS[place], -place) for place in places]
     return [records for _ in FILES]
 
 
 def evaluate(folder: Path) -> None:
-    answer_batches([RecordFile(header(name), IDS, BATCHES, folder / name) for name in FILES], answer)
+    files = [RecordFile(run_of("scores", name, len(IDS)), IDS, BATCHES, folder / name) for name in FILES]
+    answer_batches(files, answer)
 
 
 def main(root: Path) -> None:

@@ -12,63 +12,17 @@ import pytest
 from adapters_to_compare import tiny_bench
 from data_files import write_jsonl
 from raising import raises
+from records_sample import NO, SHA, YES, labeled, run_of, scored, written
 
 from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge, kl_divergence
-from gradience.files.records import (
-    ClassificationRecord,
-    ExamplesRun,
-    GenerationRecord,
-    ScoreRecord,
-    count,
-    read_records,
-    write_records,
-)
+from gradience.files.records import count, read_records, write_records
 from gradience.statistics.agreement import largest_share
-
-SHA = "0" * 64
-YES, NO = (0.0, 1.0), (1.0, 0.0)
-
-
-def run(kind="classification", adapter="a", n=7, **changed):
-    return ExamplesRun(
-        **{
-            "kind": kind, "adapter": adapter, "adapter_sha256": SHA, "adapter_config_sha256": SHA,
-            "base": "tiny", "base_sha256": SHA, "tokenizer_sha256": SHA, "dtype": "float32", "attention": "sdpa",
-            "device": "cpu", "threads": 1, "versions": {"torch": "2"}, "batch_size": 8, "max_length": 6,
-            "examples_sha256": SHA, "n": n, **changed,
-        }
-    )  # fmt: skip
-
-
-def labeled(number, label, logits, **changed):
-    predicted = int(logits[1] > logits[0])
-    row = {"id": str(number), "text_sha256": SHA, "label": label, "predicted": predicted, "logits": logits}
-    return ClassificationRecord(**{**row, "correct": predicted == label, "truncated": False, **changed})
-
-
-def written(number, extracted, answer="7", **changed):
-    row = {
-        "id": str(number),
-        "prompt_sha256": SHA,
-        "answer": answer,
-        "output": f" {extracted}",
-        "n_tokens": 3,
-    }
-    end = {"stopped_by": "eos", "answers": {"first": extracted}, "extracted": extracted}
-    return GenerationRecord(**{**row, **end, "correct": extracted == answer, "truncated": False, **changed})
 
 
 def cells(change):
     return change.table.n11, change.table.n10, change.table.n01, change.table.n00
-
-
-def scored(number, loglikelihood, exact, kl=None, flips=None):
-    return ScoreRecord(
-        id=str(number), prompt_sha256=SHA, response_sha256=SHA, loglikelihood=loglikelihood, n_tokens=2,
-        exact=exact, kl=kl, flips=flips, truncated=False,
-    )  # fmt: skip
 
 
 def labels(answers):
@@ -85,22 +39,22 @@ def test_kl_against_the_definition():
 def test_every_cell_of_two_classifiers_is_counted():
     first = [(YES, 1), (YES, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 1), (NO, 0)]
     second = [(YES, 1), (NO, 1), (NO, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 0)]
-    change = diverge((run(), labels(first)), (run(adapter="b"), labels(second)))
+    change = diverge((run_of(), labels(first)), (run_of(adapter="b"), labels(second)))
     assert (change.table.n, change.flips) == (7, 3)
     assert cells(change) == (2, 2, 1, 2)
     per_flip = math.tanh(0.5)  # KL between softmax(0, 1) and softmax(1, 0)
     assert change.kl_per_example == pytest.approx(3 * per_flip / 7)
     spread = np.std([0, per_flip, per_flip, per_flip, 0, 0, 0], ddof=1) / math.sqrt(7)
     assert change.kl_per_example_standard_error == pytest.approx(spread)
-    assert diverge((run(), labels(first)), (run(), labels(first))).kl_per_example == 0
-    single = diverge((run(), labels(first[:1])), (run(), labels(second[:1])))
+    assert diverge((run_of(), labels(first)), (run_of(), labels(first))).kl_per_example == 0
+    single = diverge((run_of(), labels(first[:1])), (run_of(), labels(second[:1])))
     assert (single.table.n, single.kl_per_example_standard_error) == (1, None)
 
 
 def test_two_writers_differ_in_answers_and_in_being_right():
     first = [written(0, "7"), written(1, "7"), written(2, "8"), written(3, None), written(4, None)]
     second = [written(0, "7"), written(1, "9"), written(2, "9"), written(3, "7"), written(4, None)]
-    change = diverge((run("generation"), first), (run("generation", "b"), second))
+    change = diverge((run_of("generation"), first), (run_of("generation", "b"), second))
     assert cells(change) == (1, 1, 1, 2)
     assert change.flips == 3
     assert change.kl_per_example is change.kl_per_example_standard_error is None
@@ -112,7 +66,9 @@ def test_scores_of_an_engine_that_measures_no_kl_are_not_averaged(missing):
     reference = {"reference": "a", "reference_sha256": SHA}
     first = [scored(0, -1.0, True), scored(1, -2.0, False)]
     second = [scored(0, -1.5, True, **{"kl": 0.1, "flips": 1} | missing), scored(1, -2.0, False, 0.2, 0)]
-    change = diverge((run("scores", "a", **reference), first), (run("scores", "b", **reference), second))
+    change = diverge(
+        (run_of("scores", "a", **reference), first), (run_of("scores", "b", **reference), second)
+    )
     assert (change.kl_per_example, change.kl_per_example_standard_error, change.flips) == (None, None, None)
 
 
@@ -120,12 +76,12 @@ def test_scores_tell_kl_only_against_their_reference():
     first = [scored(0, -1.0, True, 0.0, 0), scored(1, -2.0, False, 0.0, 0)]
     second = [scored(0, -1.5, True, 0.25, 0), scored(1, -1.0, True, 0.75, 2)]
     reference = {"reference": "a", "reference_sha256": SHA}
-    a, b = (run("scores", "a", **reference), first), (run("scores", "b", **reference), second)
+    a, b = (run_of("scores", "a", **reference), first), (run_of("scores", "b", **reference), second)
     change = diverge(a, b)
     assert (change.kl_per_example, change.flips) == (0.5, 1)
     assert (change.table.n11, change.table.n01) == (1, 1)
     assert diverge(b, a).kl_per_example is None
-    other = (run("scores", "a", **{**reference, "reference_sha256": "1" * 64}), first)
+    other = (run_of("scores", "a", **{**reference, "reference_sha256": "1" * 64}), first)
     with pytest.raises(UsageError):
         diverge(other, b)
 
@@ -141,7 +97,7 @@ def test_scores_tell_kl_only_against_their_reference():
 def test_what_was_not_evaluated_alike_is_not_compared(changed):
     rows = labels([(YES, 1), (NO, 1)])
     with raises(UsageError, "not-paired", "settings"):
-        diverge((run(), rows), (run(adapter="b", **changed), rows))
+        diverge((run_of(), rows), (run_of(adapter="b", **changed), rows))
 
 
 def test_other_examples_are_not_compared():
@@ -149,7 +105,7 @@ def test_other_examples_are_not_compared():
     changed = labeled(1, 0, NO), labeled(1, 1, NO, text_sha256="1")
     for others in (rows[::-1], rows[:1], *([rows[0], other] for other in changed)):
         with pytest.raises(UsageError, match="examples"):
-            diverge((run(), rows), (run(adapter="b"), others))
+            diverge((run_of(), rows), (run_of(adapter="b"), others))
 
 
 def test_counts_of_every_kind():
@@ -173,7 +129,7 @@ def test_counts_of_every_kind():
     ],
 )
 def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows):
-    header = run(kind, n=2)
+    header = run_of(kind, n=2)
     path = write_records(tmp_path / "a.records.jsonl", header, rows)
     assert read_records(path) == (header, tuple(rows))
     assert write_records(tmp_path / "again", *read_records(path)).read_bytes() == path.read_bytes()
@@ -202,7 +158,7 @@ def test_records_of_several_adapters_take_little_memory(tmp_path, kind):
         "generation": lambda place: written(place, "7"),
     }
     rows = [replace(make[kind](place), prompt_sha256=digests[place]) for place in range(count)]
-    files = [write_records(tmp_path / name, run(kind, n=count, adapter=name), rows) for name in "ab"]
+    files = [write_records(tmp_path / name, run_of(kind, n=count, adapter=name), rows) for name in "ab"]
     answers = [read_records(files[0])]  # Python's table of interned strings grows before the measurement
     tracemalloc.start()
     answers += [read_records(path) for path in files]

@@ -92,6 +92,10 @@ def trained(name: str, folder: Path) -> PeftModel:
     return model
 
 
+def codes(report: Any) -> set[str]:
+    return {finding.code for finding in report.findings}
+
+
 def outputs(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=TOKENS).logits
@@ -107,12 +111,17 @@ def test_the_table_has_all_that_peft_has():
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_the_table_says_what_peft_does(name):
+def test_the_table_says_what_peft_does_and_the_audit_what_is_in_the_file(name, tmp_path):
     said, measured = initialization_of(name), start(name)
     assert said is not None
     assert said.zero == (measured.update == 0)
     assert said.keeps_base == (measured.change == 0)
     assert starts_at_zero(measured.model, "default") == said.zero
+    measured.model.save_pretrained(tmp_path)
+    report = audit_adapter(tmp_path)
+    assert {row.status for row in report.layers} == {"untrained" if said.zero else "ok"}
+    assert ("untrained" in codes(report)) == said.zero
+    assert report.suggestions is None
 
 
 @pytest.mark.parametrize("name", LEAVE_THE_BASE)
@@ -129,8 +138,7 @@ def test_where_the_base_stays_the_file_is_the_update_and_is_compressed(name, tmp
         lost = float((update - after[module]).detach().norm())
         values = np.linalg.svd(update.detach().numpy(), compute_uv=False)
         assert lost == pytest.approx(float(np.linalg.norm(values[3:])), rel=1e-3, abs=1e-6)
-    codes = {finding.code for finding in audit_adapter(tmp_path / "probe").findings}
-    assert ("init-noise" in codes) != INITIALIZATIONS[name].zero
+    assert ("init-noise" in codes(audit_adapter(tmp_path / "probe"))) != INITIALIZATIONS[name].zero
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -150,6 +158,11 @@ def test_where_the_base_stays_adapters_share_it(name, first, tmp_path):
 def test_where_the_base_changes_the_file_is_refused(name, tmp_path):
     """Its s·B·A on the base is another function than the one that was trained."""
     model = trained(name, tmp_path / "probe")
+    report = audit_adapter(tmp_path / "probe")
+    (finding,) = [finding for finding in report.findings if finding.code == "init-not-update"]
+    assert (finding.severity, report.suggestions, report.rank_pattern()) == ("error", None, {})
+    assert report.suggested_r_global_median is report.suggested_r_global_90 is None
+    assert report.evidence == {}
     with raises(InputError, "init-not-update"):
         compress_adapter(tmp_path / "probe", tmp_path / "smaller", rank=3)
     with raises(InputError, "adapter-changes-base"):

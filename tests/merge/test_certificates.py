@@ -7,6 +7,8 @@ from pathlib import Path
 import adapters_to_compare as data
 import numpy as np
 import pytest
+from data_files import write_jsonl
+from factory import edit_config
 from merging import write_updates
 from raising import raises
 
@@ -38,8 +40,7 @@ def causal(tmp_path_factory):
             }
             for place in range(40)
         ]
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (root / f"{name}.jsonl").write_text(lines)
+        write_jsonl(root / f"{name}.jsonl", rows)
     return root
 
 
@@ -181,83 +182,54 @@ def pair(tmp_path) -> tuple[Path, Path]:
     )
 
 
-def edit(folder: Path, **fields: object) -> None:
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
 def again(folder: Path, updates: dict[str, np.ndarray], **fields: object) -> None:
     shutil.rmtree(folder)
     write_updates(folder, updates, **({"base_model_name_or_path": "org/base"} | fields))
 
 
-def other_base(a, b):
-    edit(b, base_model_name_or_path="org/other")
-
-
-def other_revision(a, b):
-    edit(a, revision="v1")
-    edit(b, revision="v2")
-
-
-def other_task(a, b):
-    edit(a, task_type="CAUSAL_LM")
-    edit(b, task_type="SEQ_CLS")
-
-
-def other_shapes(a, b):
-    again(b, {"layers.0.q": np.ones((7, 4))})
-
-
-def not_a_number(a, b):
-    again(b, {**OTHERS, "layers.1.q": np.full((6, 4), np.nan)})
-
-
-def infinity(a, b):
-    again(b, {**OTHERS, "layers.1.q": np.full((6, 4), np.inf)})
-
-
-def same_weights(a, b):
-    again(b, UPDATES)
-
-
-def changed_base(a, b):
-    edit(b, init_lora_weights="pissa")
-
-
-def invocation_tokens(a, b):
-    edit(b, alora_invocation_tokens=[3, 4])
-
-
-def no_config(a, b):
-    (b / "adapter_config.json").unlink()
-
-
-def no_adapter(a, b):
-    shutil.rmtree(b)
-
-
-BROKEN = [
-    (other_base, "other-base", 3, "different base models (org/base, org/other)"),
-    (other_revision, "other-base", 3, "different revisions of org/base (v1, v2)"),
-    (other_task, "other-config", 3, "task_type is CAUSAL_LM in the first and SEQ_CLS"),
-    (other_shapes, "shapes-differ", 3, "layers.0.q is 6 x 4 (linear) in"),
-    (not_a_number, "non-finite", 3, "B/adapter_model.safetensors: layers.1.q contains NaN or infinity"),
-    (infinity, "non-finite", 3, "B/adapter_model.safetensors: layers.1.q contains NaN or infinity"),
-    (same_weights, "same-adapter", 2, "hold the same weights"),
-    (changed_base, "not-in-format", 3, "init_lora_weights is 'pissa'"),
-    (invocation_tokens, "not-in-format", 3, "alora_invocation_tokens in its config"),
-    (no_config, "no-config", 3, "no adapter_config.json beside the weights"),
-    (no_adapter, "not-found", 3, "B"),
-]
+UNLIKE = {
+    "bases": (
+        lambda a, b: edit_config(b, base_model_name_or_path="org/other"),
+        "other-base", 3, "different base models (org/base, org/other)",
+    ),
+    "revisions": (
+        lambda a, b: (edit_config(a, revision="v1"), edit_config(b, revision="v2")),
+        "other-base", 3, "different revisions of org/base (v1, v2)",
+    ),
+    "tasks": (
+        lambda a, b: (edit_config(a, task_type="CAUSAL_LM"), edit_config(b, task_type="SEQ_CLS")),
+        "other-config", 3, "task_type is CAUSAL_LM in the first and SEQ_CLS",
+    ),
+    "shapes": (
+        lambda a, b: again(b, {"layers.0.q": np.ones((7, 4))}), "shapes-differ", 3, "layers.0.q is 6 x 4 (linear) in"
+    ),
+    "NaN": (
+        lambda a, b: again(b, {**OTHERS, "layers.1.q": np.full((6, 4), np.nan)}),
+        "non-finite", 3, "B/adapter_model.safetensors: layers.1.q contains NaN or infinity",
+    ),
+    "infinity": (
+        lambda a, b: again(b, {**OTHERS, "layers.1.q": np.full((6, 4), np.inf)}),
+        "non-finite", 3, "B/adapter_model.safetensors: layers.1.q contains NaN or infinity",
+    ),
+    "equal": (lambda a, b: again(b, UPDATES), "same-adapter", 2, "hold the same weights"),
+    "a changed base": (
+        lambda a, b: edit_config(b, init_lora_weights="pissa"), "not-in-format", 3, "init_lora_weights is 'pissa'"
+    ),
+    "invocation tokens": (
+        lambda a, b: edit_config(b, alora_invocation_tokens=[3, 4]),
+        "not-in-format", 3, "alora_invocation_tokens in its config",
+    ),
+    "no config": (
+        lambda a, b: (b / "adapter_config.json").unlink(), "no-config", 3, "no adapter_config.json beside the weights"
+    ),
+    "no adapter": (lambda a, b: shutil.rmtree(b), "not-found", 3, "B"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["linear", "svd", "ties", "dare", "knots"])
-@pytest.mark.parametrize(
-    ("break_", "code", "exit_code", "says"), BROKEN, ids=[row[0].__name__ for row in BROKEN]
-)
-def test_pairs_that_cannot_be_merged(break_, code, exit_code, says, method, pair, tmp_path, capsys):
-    break_(*pair)
+@pytest.mark.parametrize(("change", "code", "exit_code", "says"), UNLIKE.values(), ids=UNLIKE)
+def test_pairs_that_cannot_be_merged(change, code, exit_code, says, method, pair, tmp_path, capsys):
+    change(*pair)
     with pytest.raises(gradience.GradienceError) as caught:
         gradience.merge_adapters(pair, tmp_path / "out", method=method)
     assert (caught.value.code, caught.value.exit_code) == (code, exit_code)
@@ -317,7 +289,7 @@ def test_force_replaces_a_merged_adapter(pair, tmp_path):
 
 
 def test_dora_needs_its_base_and_a_truncated_method(pair, tmp_path):
-    edit(pair[1], use_dora=True)
+    edit_config(pair[1], use_dora=True)
     for method, base, code in (
         ("svd", None, "dora"),
         ("linear", ".", "dora-method"),

@@ -1,13 +1,14 @@
 """A page shows the examples that flipped, counted here by hand from the records, and only from the report's own."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
 from bench_sample import bench
+from data_files import write_jsonl
+from records_sample import YES, labeled, run_of, written
 
-from gradience.files.records import ClassificationRecord, ExamplesRun, GenerationRecord, write_records
+from gradience.files.records import write_records
 from gradience.reports.base import html
 from gradience.reports.evaluation import EvaluationReport, RecordsFile
 from gradience.reports.page.flips import PromptTexts, answers_of, flip_blocks
@@ -24,20 +25,9 @@ GOLD = {"e1": "4", "e2": "7", "e3": "6", "e4": SECRET}
 
 def records(path, answers):
     """A file of records in which `answers` were given; what the report says of the file."""
-    run = ExamplesRun(
-        kind="generation", adapter="a", adapter_sha256=None, adapter_config_sha256=None, base="b",
-        base_sha256="0" * 64, tokenizer_sha256="0" * 64, dtype="float32", attention=None, device="cpu", threads=1,
-        versions={}, batch_size=1, max_length=None, examples_sha256="0" * 64, n=len(answers),
-    )  # fmt: skip
-    rows = [
-        GenerationRecord(
-            id=key, prompt_sha256="0" * 64, answer=GOLD[key], output=text, n_tokens=1, stopped_by="eos",
-            answers={"last": text}, extracted=text, correct=text == GOLD[key], truncated=False,
-        )
-        for key, text in answers.items()
-    ]  # fmt: skip
+    rows = [written(key, text, GOLD[key], output=text) for key, text in answers.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_records(path, run, rows)
+    write_records(path, run_of("generation", n=len(rows)), rows)
     return RecordsFile(path=f"records/{path.name}", sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -136,8 +126,7 @@ def test_a_prompt_is_quoted_with_its_lines(folder):
 def test_prompts_are_read_back_from_the_data_of_the_recorded_digest(folder):
     """With the names of the labels and real line breaks; a file that has changed is not quoted."""
     lines = [{"prompt": f"What is\n{key}?", "answer": GOLD[key]} for key in OLD]
-    data = folder / "rows.jsonl"
-    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    data = write_jsonl(folder / "rows.jsonl", lines)
     report = EvaluationReport.read(folder / "evaluation.json")
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
     changed = {"task": "jsonl", "source": {"all": f"rows.jsonl sha256:{digest}"}}
@@ -148,8 +137,6 @@ def test_prompts_are_read_back_from_the_data_of_the_recorded_digest(folder):
 
 
 def test_labels_have_their_names():
-    record = ClassificationRecord(
-        id="a", text_sha256="0" * 64, label=0, predicted=1, correct=False, logits=(0.0, 1.0), truncated=False
-    )
+    record = labeled("a", 0, YES)
     assert answers_of(record, ("negative", "positive")) == ("negative", "positive")
     assert answers_of(record, ()) == ("0", "1")

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records_sample import NO, YES, labeled, run_of
 
 import gradience
 from gradience import audit_adapter
 from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import AdapterAnswers
-from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRun
+from gradience.files.records import Evaluation
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
 from gradience.shrink.outcome import candidates_of
@@ -43,25 +44,14 @@ def test_candidates_are_halvings_of_the_suggestion_that_make_something_smaller()
 # ---------------------------------------------------------------- The walk down the candidates against a
 
 
-RUN = {
-    "kind": "classification", "adapter_sha256": "a", "adapter_config_sha256": "c", "base": "b", "base_sha256": "b",
-    "tokenizer_sha256": "t", "dtype": "float32", "attention": None, "device": "cpu", "threads": 1, "versions": {},
-    "batch_size": 1, "max_length": None, "examples_sha256": "e",
-}  # fmt: skip
 IDENTITY = SimpleNamespace(weights_sha256="w", config_sha256="c")
 
 
 def answers(name, right):
     """Two labels, the first of which is correct."""
-    records = tuple(
-        ClassificationRecord(
-            id=str(place), text_sha256="t", label=0, predicted=int(not good), correct=good,
-            logits=(1.0, 0.0) if good else (0.0, 1.0), truncated=False,
-        )
-        for place, good in enumerate(right)
-    )  # fmt: skip
+    records = tuple(labeled(place, 0, NO if good else YES) for place, good in enumerate(right))
     adapter = AdapterInput(name, name, IDENTITY, (1, 1), 1, 0, None, {})
-    return AdapterAnswers(adapter, Evaluation(ExamplesRun(adapter=name, n=len(right), **RUN), records))
+    return AdapterAnswers(adapter, Evaluation(run_of(adapter=name, n=len(right)), records))
 
 
 @dataclass
