@@ -218,9 +218,8 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["file/out", "/proc/nowhere/out", "x" * 250])
 def test_places_that_cannot_be_written(place, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError) as refusal:
+    with raises(OutputError, "write-failed") as refusal:
         write(tmp_path / place, fill, force=False)
-    assert (refusal.value.code, refusal.value.exit_code) == ("write-failed", 5)
     assert place in str(refusal.value)
     assert refusal.value.hint
     assert names(tmp_path) == {"file"}

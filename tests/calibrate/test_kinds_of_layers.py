@@ -8,6 +8,7 @@ import tiny_bench
 import torch
 from calibrated_cases import adapter, write
 from peft import LoraConfig, PeftModel, get_peft_model
+from raising import raises
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -121,9 +122,8 @@ def test_a_base_that_routes_is_named_and_its_prediction_withheld(tmp_path):
     plan = compress_adapter(folder, reduction=0.05, dry_run=True, **given)
     assert plan.prediction is None
     assert "no prediction: the base routes each token" in " ".join(plan.to_text().split())
-    with pytest.raises(UsageError, match="routes each token to 1 of 4 experts") as error:
+    with raises(UsageError, "routed-base", "routes each token to 1 of 4 experts"):
         compress_adapter(folder, max_kl_per_token=0.1, dry_run=True, **given)
-    assert (error.value.code, error.value.exit_code) == ("routed-base", 2)
     assert calibration.report.sizes == ()
     assert compress_adapter(folder, max_kl_per_token=0.1, dry_run=True, allow_routed=True, **given).prediction
     report = compress_adapter(folder, tmp_path / "small", reduction=0.05, allow_routed=True, **given)

@@ -39,27 +39,20 @@ SEEDS = {
 
 
 TOGETHER = {
-    "pass": lambda: aggregate(three_seeds(), [f"run{seed}/bench.json" for seed in (42, 123, 456)]),
-    "ladder": lambda: aggregate(
+    "aggregate_pass": lambda: aggregate(three_seeds(), [f"run{seed}/bench.json" for seed in (42, 123, 456)]),
+    "aggregate_ladder": lambda: aggregate(
         ladder((20, 15), (40, 30), (75, 40), (5, 5)), ["a", "b", "c"], records_verified=True
     ),
-    "missing": lambda: aggregate(three_seeds()[:2], ["run42/bench.json", "run123/bench.json"]),
-    "inconclusive": lambda: aggregate([bench(42, correct=10), *three_seeds()[1:]], ["a", "b", "c"]),
+    "aggregate_missing": lambda: aggregate(three_seeds()[:2], ["run42/bench.json", "run123/bench.json"]),
+    "aggregate_inconclusive": lambda: aggregate([bench(42, correct=10), *three_seeds()[1:]], ["a", "b", "c"]),
 }
 
 
-@pytest.mark.parametrize("name", SEEDS)
-def test_one_seed(name):
-    seed_run = SEEDS[name]()
-    assert_golden(GOLDEN / f"bench_{name}.txt", seed_run.to_text())
-    assert_golden(GOLDEN / f"bench_{name}.md", seed_run.to_markdown())
-
-
-@pytest.mark.parametrize("name", TOGETHER)
-def test_seeds_together(name):
-    report = TOGETHER[name]()
-    assert_golden(GOLDEN / f"bench_aggregate_{name}.txt", report.to_text())
-    assert_golden(GOLDEN / f"bench_aggregate_{name}.md", report.to_markdown())
+@pytest.mark.parametrize(("name", "make"), (SEEDS | TOGETHER).items(), ids=SEEDS | TOGETHER)
+def test_golden_texts(name, make):
+    report = make()
+    assert_golden(GOLDEN / f"bench_{name}.txt", report.to_text())
+    assert_golden(GOLDEN / f"bench_{name}.md", report.to_markdown())
 
 
 def test_the_screen_says_why_a_control_has_no_result():

@@ -101,31 +101,28 @@ def nothing_report():
     )
 
 
-PLANS = {"plan-7b": uniform_plan, "plan-budget": budget_plan, "plan-unknown-scale": unknown_scale}
-REPORTS = {
+SAMPLES = {
+    "plan-7b": uniform_plan,
+    "plan-budget": budget_plan,
+    "plan-unknown-scale": unknown_scale,
     "compressed-7b": uniform_report,
     "compressed-padded": padded_report,
     "compressed-dora": dora_report,
     "compressed-nothing": nothing_report,
 }
-EACH_PLAN = pytest.mark.parametrize("name", list(PLANS))
-EACH_REPORT = pytest.mark.parametrize("name", list(REPORTS))
 
 
-@EACH_PLAN
-def test_golden_plan(name):
-    assert_golden(GOLDEN / f"{name}.txt", PLANS[name]().to_text())
-
-
-@EACH_REPORT
-def test_golden_report(name):
-    assert_golden(GOLDEN / f"{name}.txt", REPORTS[name]().to_text())
-    assert_golden(GOLDEN / f"{name}.md", REPORTS[name]().to_markdown())
+@pytest.mark.parametrize("name", SAMPLES)
+def test_golden_texts(name):
+    sample = SAMPLES[name]()
+    assert_golden(GOLDEN / f"{name}.txt", sample.to_text())
+    if name.startswith("compressed"):
+        assert_golden(GOLDEN / f"{name}.md", sample.to_markdown())
 
 
 @pytest.mark.parametrize("name", ["compressed-padded", "compressed-dora"])
 def test_golden_modules(name):
-    assert_golden(GOLDEN / f"{name}-layers.txt", REPORTS[name]().to_text(width=80, view=View(full=True)))
+    assert_golden(GOLDEN / f"{name}-layers.txt", SAMPLES[name]().to_text(width=80, view=View(full=True)))
 
 
 # ---------------------------------------------------------------- who loads it?
@@ -214,18 +211,14 @@ def unlike():
     return comparison(rows, notes=(note,))
 
 
-CASES = {
-    "compared-seeds": seeds,
-    "compared-smaller": smaller,
-    "compared-unlike": unlike,
-}
-EACH = pytest.mark.parametrize("name", list(CASES))
+CASES = {"compared-seeds": (seeds, SCREEN), "compared-smaller": (smaller, View(full=True)),
+         "compared-unlike": (unlike, View(full=True))}  # fmt: skip
 
 
-@EACH
+@pytest.mark.parametrize("name", CASES)
 def test_golden_screen(name):
-    view = SCREEN if name == "compared-seeds" else View(full=True)
-    assert_golden(GOLDEN / f"{name}.txt", CASES[name]().to_text(width=80, view=view))
+    make, view = CASES[name]
+    assert_golden(GOLDEN / f"{name}.txt", make().to_text(width=80, view=view))
 
 
 # ---------------------------------------------------------------- Two logs on the screen and as Markdown

@@ -1,4 +1,4 @@
-"""Names from strangers: the escapers, and the texts of the audit that are no blocks."""
+"""Names from strangers: the escapers, and the LoraConfig to copy, which is no block."""
 
 import html
 import re
@@ -10,9 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gradience.reports.audit import TensorNote, audits_blocks
-from gradience.reports.base import terminal
-from gradience.reports.base.finding import Finding
 from gradience.reports.base.names import (
     MAX_NAME,
     display_name,
@@ -33,7 +30,6 @@ from gradience.reports.base.numbers import (
     size,
     trimmed,
 )
-from gradience.reports.base.view import View
 from gradience.reports.lora_config import lora_config_source
 from gradience.words import printable
 
@@ -65,19 +61,6 @@ HOSTILE = {
 }  # fmt: skip
 WORST = "\x1b[31m\x9b2J\u202e\r\nerror: forged|`[x](https://evil.example)</script>[/]$'\" #"
 """Something of each, for what a report writes itself: each renderer escapes in one place, and tests/hostile/ sweeps."""
-
-
-def hostile_report(name):
-    """A report in which everything that a stranger can write is `name`."""
-    rows = [
-        row(name, power_law(8, 1.0), r=8, shape=(64, 32), layer=f"{name}.0", index=0, family=name),
-        row(f"{name}.b", power_law(8, 0.2), r=8, shape=(64, 32), borderline=True),
-        row(f"{name}.c", None, r=8, shape=(64, 32), status="nonfinite"),
-    ]
-    note = TensorNote(tensor=name, reason=name, params=7)
-    finding = Finding(code="odd", severity="warning", module=name, message=f"see {name}", hint=name)
-    words = {"base_model": name, "task_type": name, "peft_version": name, "adapter_name": name, "init": name}
-    return report(rows, path=name, findings=[finding], other=[note], unaudited=[note], adapter=words)
 
 
 def steering(text, allowed=""):
@@ -114,7 +97,8 @@ def parsed(markup):
 
 @pytest.mark.parametrize("name", [WORST, PYTHON, LONG], ids=["worst", "python", "long"])
 def test_the_lora_config_stays_inside_its_strings(name):
-    audited = hostile_report(name)
+    rows = [row(each, power_law(8, 1.0), r=8, shape=(64, 32)) for each in (name, f"{name}.b")]
+    audited = report(rows, path=name, adapter={"base_model": name, "task_type": name, "init": name})
     source = lora_config_source(audited)
     assert not steering(source, "\n")
     given = {}
@@ -124,19 +108,9 @@ def test_the_lora_config_stays_inside_its_strings(name):
 
     code = compile(source.replace("from peft import LoraConfig\n", ""), "config", "exec")
     exec(code, {"LoraConfig": LoraConfig, "__builtins__": {}})
-    assert given["target_modules"] == [name, f"{name}.b", f"{name}.c"]
+    assert given["target_modules"] == [name, f"{name}.b"]
     assert given["rank_pattern"] == audited.rank_pattern()
     assert given["task_type"] == name
-
-
-@pytest.mark.parametrize("name", [WORST, LONG], ids=["worst", "long"])
-def test_tables_keep_their_rows(name):
-    audited = hostile_report(name)
-    text = audited.to_text(width=80, view=View(full=True))
-    for table in (text, terminal.render(audits_blocks([audited, audited]), width=80)):
-        assert not steering(table, "\n")
-    modules = text.partition("\nAll modules\n")[2].partition("\n  Next: ")[0]
-    assert len(modules.splitlines()) == 1 + 3 + 1
 
 
 # ---------------------------------------------------------------- the escapers
