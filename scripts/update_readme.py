@@ -37,7 +37,6 @@ RUN = "benchmarks/results/minilm_reviews_demo"
 AUDIT = "audit ./adapter"
 PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
-PICTURE_SECTIONS = ("Use of rank", "Suggested ranks", "Modules by layer")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
 BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to its own rank",
@@ -158,12 +157,12 @@ Two hours that I will not get back.,negative
 "The cast is good, the plot is not.",negative
 """
 SMALLER = "compress my_adapter --rank 4 --output smaller"
+TITLE = ("nothing but the title",)
 WIDE = "compress my_adapter --rank 8 --dtype F32 --output wide"
-SPACE = ("Disk space",)
 PAGES = (
     Shown("docs/quickstart.md", "compress", SMALLER, ("Size",)),
     Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
-    Shown("docs/formats.md", "formats", "audit tests/adapters/foreign/mlx", ("Completeness",), scratch=False),
+    Shown("docs/formats.md", "formats", "audit tests/adapters/foreign/mlx", ("Use of rank",), scratch=False),
     Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
     Shown("docs/runtimes.md", "compressed", SMALLER, ("Runtime support",)),
     Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
@@ -189,7 +188,7 @@ PAGES = (
         "compress my_adapter --rank 8 --dtype F8_E4M3 --output eight",
         ("Size",),
     ),
-    Shown(QUESTIONS, "large", "audit wide", SPACE, before=(WIDE,)),
+    Shown(QUESTIONS, "large", "audit wide", TITLE, before=(WIDE,)),
     Shown(
         QUESTIONS,
         "narrow",
@@ -201,7 +200,7 @@ PAGES = (
         QUESTIONS,
         "as-large",
         "audit lower",
-        SPACE,
+        TITLE,
         before=("compress my_adapter --rank 4 --dtype F32 --output lower",),
     ),
     Shown("docs/verify.md", "verify", "verify published", ("Checks",)),
@@ -280,12 +279,12 @@ def _run(arguments: list[str], folder: Path, color: bool, out: int, err: int) ->
 
 
 def picture() -> str:
-    """Return the audit's screen, without what a first look can do without, as an SVG that fetches nothing."""
+    """Return the audit's screen as an SVG that fetches nothing."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO())
-    console.print(Text.from_ansi(part_of(in_scratch(AUDIT, color=True), PICTURE_SECTIONS)))
+    console.print(Text.from_ansi(in_scratch(AUDIT, color=True).strip()))
     svg = console.export_svg(title=f"gradience {AUDIT}", unique_id="audit")
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     return "".join(f"{line.rstrip()}\n" for line in svg.strip().splitlines())

@@ -428,8 +428,8 @@ saturated = ModuleRule(
     "saturated",
     "warning",
     _uses_all,
-    "{uses} nearly all of {its} rank (k@90 near r)",
-    "truncating loses most here; if you train again, try a larger rank here (rank_pattern)",
+    "{uses} nearly all of {its} rank",
+    "truncation loses most here; a larger rank may help if you train again (rank_pattern)",
 )
 
 shape_ceiling = ModuleRule(

@@ -41,7 +41,7 @@ class AuditOutput(LayersOutput):
     layers: bool = False
     """Show every module and every finding."""
     top_wasteful: Annotated[Integer | None, Field(ge=0), Flag("N")] = None
-    """List the N modules with the most unused rank (default 3)."""
+    """List the N modules with the most unused rank."""
     suggest_per_layer: bool = False
     """Print only the suggested ranks, as a LoraConfig to copy."""
 

@@ -45,11 +45,8 @@ def demo(settings: DemoSettings) -> int:
     steps = Facts(
         [
             ("your adapter", "gradience audit ./your_adapter"),
-            ("per module", f"gradience audit {typed} --layers"),
-            ("shrink", "gradience shrink ./your_adapter --data rows.jsonl"),
-            ("Bench", "gradience demo --train runs/demo"),
+            ("train and test", "gradience demo --train runs/demo"),
             ("terms", "gradience help glossary"),
-            ("model card", f"{path}/README.md"),
         ]
     )
     print_screen(terminal.render, [Heading("Next steps"), steps])

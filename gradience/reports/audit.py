@@ -6,8 +6,7 @@ stable rank.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from statistics import median
 from typing import ClassVar, Literal
@@ -36,11 +35,10 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     dim,
-    figures,
     table_of,
     warned,
 )
-from gradience.reports.base.finding import Finding, Severity
+from gradience.reports.base.finding import SEVERITIES, Finding
 from gradience.reports.base.modules import LayerMap, layer_map
 from gradience.reports.base.numbers import (
     DIGITS,
@@ -59,7 +57,8 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import DOCUMENT, View, first_names, more, next_steps
+from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.words import listed
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
 Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
@@ -402,50 +401,28 @@ class AuditReport(Report):
         return audit_blocks(self)
 
     def summary(self) -> list[Note]:
-        """Return coverage, errors, warnings, and the number of directions that the median module needs."""
-        notes = [_coverage_note(self), *_finding_notes(self, "error", "warning")]
-        if self.energy_rank_90_p50 is not None:
-            ranks = number_range(layer.r for layer in self.layers)
-            k = trimmed(self.energy_rank_90_p50)
-            notes.append(
-                Note("info", f"The median module has 90 % of its energy in {k} of r = {ranks} directions.")
-            )
-        return notes
+        """Return no verdict: the box of a page has the first sentence, the inventory, errors and warnings."""
+        return []
 
     def screen(self, view: View) -> Document:
-        """Return the screen of one adapter, about 45 lines, and the next step."""
-        steps = [*([] if view.full else ["--layers"]), "--json"]
+        """Return the screen of one adapter, and the next command."""
         path = view.path(0, self.adapter.path)
-        if self.suggestions and compress_command(self, path, ""):
-            steps.insert(0, f"gradience shrink {path} --data rows.jsonl")
-        return [*audit_blocks(self, view), next_steps(*steps)]
+        unscaled = {finding.code for finding in self.findings} & {"no-config", "unclear-scale"}
+        steps = [] if view.full else [f"gradience audit {path} --layers"]
+        if self.suggestions and not unscaled:
+            steps = [f"gradience shrink {path} --data rows.jsonl"]
+        return [*audit_blocks(self, view), *(dim(f"Next: {step}") for step in steps)]
 
 
-def compress_command(report: AuditReport, path: str, options: str) -> str | None:
-    """Return the command that compresses the audited adapter; None if compress would refuse the adapter."""
-    if {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}:
-        return None
-    pickle = " --allow-pickle" if report.adapter.pickle else ""
-    return f"gradience compress {path} {options}{pickle}"
-
-
-SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
-"""Modules with the most and the least spare rank that the screen lists."""
-LISTED = 5
-"""Modules with the most and the least spare rank that a document lists."""
 BESIDE_MAP, WIDEST_MAP = 46, 128
 """Terminal columns beside the cells of a map, and maximum columns of a map in a document."""
 HYPOTHESIS = (
     "In our tests (8 adapters, two tasks), uniform_median and per_layer kept accuracy within 2.5 points, but were 4 and"
-    " 6 times larger than needed, respectively. uniform_p90 was tested on 5 of the adapters and saved nothing. To find"
-    " a size on your examples, use gradience shrink."
+    " 6 times larger than needed. uniform_p90 saved nothing (5 adapters)."
 )
 """Measured reliability of the suggestions, from `python benchmarks/predicted_drop.py fit`."""
-NO_QUALITY = "An audit measures weights. It does not show accuracy."
-COARSE_BOUND = 1e-3
-"""error_bound above which the printed digits are no longer reliable, so that a warning is due."""
-SHOWN = 3
-"""Modules, layers and reasons on the screen."""
+SHOWN_FINDINGS = 6
+"""Findings that a brief report lists."""
 
 
 def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
@@ -456,35 +433,29 @@ def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
 def audits_blocks(reports: Sequence[AuditReport]) -> Document:
     """Return a table of several adapters, in the order given."""
 
-    def suggested(report: AuditReport) -> str:
-        plan = report.suggestions
-        return f"{plan.median.rank} / {plan.p90.rank}" if plan else MISSING
-
     def flagged(report: AuditReport) -> Inline:
         severities = [finding.severity for finding in report.findings]
-        flags = {"✗": severities.count("error"), "!": severities.count("warning")}
-        return Span(" ".join(f"{mark}{number}" for mark, number in flags.items() if number), "warn")
+        flags = {"error": severities.count("error"), "warning": severities.count("warning")}
+        return Span(", ".join(plural(number, word) for word, number in flags.items() if number), "warn")
 
     table = table_of(
         reports,
-        (
-            Column("adapter"),
-            lambda report: Span(report.adapter.path, "name"),
-        ),
-        (Column("r", ">"), lambda report: number_range(layer.r for layer in report.layers)),
+        (Column("adapter"), lambda report: Span(report.adapter.path, "name")),
+        (Column("rank", ">"), lambda report: number_range(layer.r for layer in report.layers)),
         (Column("k@90", ">"), lambda report: Span(trimmed(report.energy_rank_90_p50), "strong")),
         (Column("p90", ">"), lambda report: trimmed(report.energy_rank_90_p90)),
-        (Column("stable", ">"), lambda report: sig(report.stable_rank_median, measure_digits(report))),
+        (Column("stable rank", ">"), lambda report: sig(report.stable_rank_median, measure_digits(report))),
         (
             Column("‖ΔW‖_F", ">", drop=1),
             lambda report: sig(report.gain.fro_norm_total if report.gain else None, measure_digits(report)),
         ),
-        (Column("suggest", ">"), suggested),
+        (
+            Column("uniform_median", ">", drop=2),
+            lambda report: str(report.suggestions.median.rank) if report.suggestions else MISSING,
+        ),
         (Column(), flagged),
     )
-    legend = (
-        "k@90, stable: medians over modules; suggest: rank from the median / from p90; ✗, !: errors, warnings"
-    )
+    legend = "k@90, stable rank: medians over modules; p90: 90th percentile of k@90"
     return [Heading(plural(len(reports), "adapter"), level=1), table, dim(legend)]
 
 
@@ -518,11 +489,6 @@ def layer_digits(layer: LayerAudit) -> int:
     return digits_for((layer.storage_error or 0.0) + (layer.error_bound or 0.0))
 
 
-def _number_types(report: AuditReport) -> str:
-    """Storage types in lower case, `bf16` or `f16+f32`."""
-    return "+".join(sorted({part.lower() for dtype in report.adapter.dtypes for part in dtype.split("+")}))
-
-
 def incompleteness(report: AuditReport) -> str | None:
     """Return why the result is incomplete, in one sentence, or None if it is complete.
 
@@ -535,11 +501,11 @@ def incompleteness(report: AuditReport) -> str | None:
         parts.append(f"NaN or infinity in {count(statuses['nonfinite'])} of {modules}")
     if statuses["unsupported"]:
         parts.append(f"{count(statuses['unsupported'])} of {modules} could not be measured")
-    if report.coverage.unaudited:
-        unaudited = report.coverage.unaudited
+    if unaudited := report.coverage.unaudited:
+        reasons = Counter(note.reason for note in unaudited)
         parts.append(
             f"{plural(len(unaudited), 'tensor')} ({count(report.coverage.unaudited_params)} parameters) "
-            f"could not be audited: {_reasons(unaudited)}"
+            f"could not be audited: {listed([reason for reason, _ in reasons.most_common()], 2)}"
         )
     if report.n_layers and statuses["untrained"] == report.n_layers:
         which = "the only module is" if report.n_layers == 1 else f"all {count(report.n_layers)} modules are"
@@ -547,200 +513,111 @@ def incompleteness(report: AuditReport) -> str | None:
     return "; ".join(parts) or None
 
 
-def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
-    """Return the most frequent reasons, with tensor counts if there are several."""
-    reasons = Counter(note.reason for note in notes)
-    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{reason} ({count(number)})" if ranked[1:] else reason for reason, number in ranked[:most]]
-    rest = len(ranked) - most
-    return ", ".join(shown) + (f" and {plural(rest, 'other reason')}" if rest > 0 else "")
-
-
 # ---------------------------------------------------------------- sections
 
 
 def title_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return path, format, rank, scale and base; modules, parameters, bytes, storage type and digest."""
+    """Return the answer, the adapter with its rank and size, and findings."""
     adapter = report.adapter
-    kind = words_of(adapter.format)
-    kind += " (DoRA: magnitudes not included)" if adapter.use_dora else ""
+    ranks = number_range(layer.r for layer in report.layers)
+    kind = words_of(adapter.format) + (" (DoRA: magnitudes not included)" if adapter.use_dora else "")
     alphas = [layer.alpha for layer in report.layers if layer.alpha is not None]
     scales = [layer.scale for layer in report.layers if layer.scale is not None]
     scale = "α unknown"
     if alphas and scales:
         rule = "α/√r" if adapter.use_rslora else "α/r"
-        scale = f"α {number_range(alphas)}, s = {rule} = {number_range(scales)}"
-    ranks = f"r {number_range(layer.r for layer in report.layers)}"
-    base = f"on {adapter.base_model}" if adapter.base_model else "base model not named"
-    inventory = [
-        plural(report.n_layers, "module"),
-        f"{count(report.total_lora_params)} LoRA parameters",
-        f"{size(adapter.bytes)} {_number_types(report)}",
-        f"sha256 {adapter.sha256[:12]}",
-        *commit_of(adapter.source),
+        scale = f"α {number_range(alphas)}, scale {rule} = {number_range(scales)}"
+    types = "+".join(sorted({part.lower() for dtype in adapter.dtypes for part in dtype.split("+")}))
+    parameters = f"{plural(report.n_layers, 'module')}, {count(report.total_lora_params)} LoRA parameters"
+    weights, stored = size(sum(layer.bytes for layer in report.layers)), size(adapter.bytes)
+    facts: list[tuple[str, Inline]] = [
+        ("adapter", ", ".join([kind, f"rank {ranks}", scale, *commit_of(adapter.source)])),
+        ("base model", Span(adapter.base_model, "name") if adapter.base_model else "not named"),
+        ("size", f"{parameters}: {weights} in {types}" + (f", file {stored}" if weights != stored else "")),
     ]
-    blocks: list[Block] = [
+    return [
         Heading(("Audit of ", Span(adapter.path, "name")), level=1),
-        Paragraph(" · ".join([kind, ranks, scale, base])),
+        Paragraph(Span(answer(report), "strong")),
+        Facts(facts),
+        *finding_blocks(report, view),
     ]
-    return [*blocks, dim(" · ".join(inventory))]
 
 
-SHOWN_NOTES = 6
-"""Findings that a brief report lists."""
-
-
-def trust_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return coverage, precision and findings; in a brief report the first of them, without details."""
-    heading, notes = Heading("Completeness"), trust_notes(report)
-    if not view.brief:
-        return [heading, Notes(notes)]
-    shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
-    return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
-
-
-def trust_notes(report: AuditReport) -> list[Note]:
-    """Return coverage, errors, warnings, precision and information, in this order."""
-    worse, known = _finding_notes(report, "error", "warning"), _finding_notes(report, "info")
-    return [_coverage_note(report), *worse, *_precision_notes(report), *_other_notes(report), *known]
-
-
-def _coverage_note(report: AuditReport) -> Note:
-    missing = incompleteness(report)
-    if missing:
-        return Note("error", f"Incomplete: {missing}")
-    measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the only module"
-    tensors = f"all {count(report.coverage.tensors)} tensors accounted for"
-    return Note("good", f"Complete: {measured} measured, {tensors}")
-
-
-def _other_notes(report: AuditReport) -> list[Note]:
-    other = report.coverage.other
-    if not other:
-        return []
-    text = (
-        f"{plural(len(other), 'tensor')} ({plural(report.coverage.other_params, 'parameter')}) "
-        f"{'is' if len(other) == 1 else 'are'} not LoRA: {_reasons(other)}"
-    )
-    return [Note("info", text)]
-
-
-def _precision_notes(report: AuditReport) -> list[Note]:
-    """Numerical error of the figures; modules with large errors have their own finding (`imprecise`)."""
-    if not report.n_trained:
-        return []
+def answer(report: AuditReport) -> str:
+    """Return how many directions half of the modules need, and the rank that this suggests."""
     trained = trained_layers(report)
-    exact = [error for layer in trained if (error := layer.error_bound or 0.0) <= COARSE_BOUND]
-    coarse = len(trained) - len(exact)
-    parts = [f"Numerical error ≤ {bound(max(exact, default=COARSE_BOUND))}"] if exact else []
-    if coarse:
-        worst = max(layer.error_bound or 0.0 for layer in trained)
-        others = plural(coarse, "other module") if exact else plural(coarse, "module")
-        parts.append(f"{'numerical' if exact else 'Numerical'} error up to {bound(worst)} in {others}")
-    storage = max(layer.storage_error or 0.0 for layer in trained)
-    if storage:
-        parts.append(f"{_number_types(report)} storage changes the stable rank by up to {bound(storage)}")
-    borderline = sum(layer.borderline for layer in trained)
-    if borderline:
-        parts.append(f"{plural(borderline, 'module')} borderline (k may be off by one)")
-    return [Note("warning" if coarse else "good", "; ".join(parts))]
+    ks = [layer.energy_rank_tau for layer in trained if layer.energy_rank_tau is not None]
+    if not ks:
+        return "No module could be measured."
+    k, share = int(median(ks)), f"{100 * report.tau:.6g} %"
+    status = "" if len(trained) == report.n_layers else "measured "
+    modules, most = f"The only {status}module keeps {share} of its update's energy in", ""
+    if len(ks) > 1:
+        modules = f"Half of the {count(len(ks))} {status}modules keep {share} of their update's energy in"
+        most = "at most " if k > 1 else ""
+    allocated = {layer.r for layer in trained}
+    directions = f"{k} of {max(allocated)} directions"
+    if len(allocated) > 1:
+        directions = f"{plural(k, 'direction')} (of rank {number_range(allocated)})"
+    plan = report.suggestions
+    if plan is None:
+        follows = "No smaller rank is suggested, for the reason below."
+    elif plan.median.reduction > 0:
+        saved = percent(plan.median.reduction)
+        follows = f"This suggests testing rank {plan.median.rank}, with {saved} fewer LoRA parameters."
+    elif plan.per_layer.reduction > 0:
+        saved = percent(plan.per_layer.reduction)
+        follows = f"This suggests testing a rank for each module, with {saved} fewer LoRA parameters."
+    else:
+        follows = "This suggests no smaller rank."
+    return f"{modules} {most}{directions}. {follows}"
 
 
-def _finding_notes(report: AuditReport, *severities: Severity) -> list[Note]:
-    """One note for each kind of finding, in this order: the first case, and the number of the others."""
-    notes = []
-    for severity in severities:
+def finding_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return missing parts, errors and warnings, the worst first, each kind once; on request also information."""
+    missing = incompleteness(report)
+    notes = [Note("error", f"Incomplete: {missing}")] if missing else []
+    for severity in SEVERITIES if view.full else SEVERITIES[:2]:
         groups: dict[str, list[Finding]] = {}
         for finding in report.findings:
             if finding.severity == severity:
                 groups.setdefault(finding.code, []).append(finding)
-        for code, (first, *others) in groups.items():
+        for first, *others in groups.values():
             where = f"{first.module}: " if first.module and first.module not in first.message else ""
             repeats = f" (and {count(len(others))} more like this)" if others else ""
-            text = f"{code}: {where}{first.message}{repeats}"
+            text = f"{where}{first.message}{repeats}"
             notes.append(Note(severity, text, [first.hint] if first.hint else []))
-    return notes
-
-
-NARROW = 2
-"""Bytes of a 16-bit number, the type in which servers store adapters."""
-WORTH_SHOWING = 0.1
-"""Share of other weights in the file from which on the section on disk space is shown."""
-
-
-def space_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return the bytes of the LoRA weights, stored and in 16 bits, and of other weights, if either is notable."""
-    total = report.adapter.bytes
-    lora = sum(layer.bytes for layer in report.layers)
-    narrow = NARROW * sum(layer.params for layer in report.layers)
-    rest = max(0, total - lora)
-    if lora <= narrow and rest < WORTH_SHOWING * total:
-        return []
-    rows = [("LoRA weights", f"{size(lora)}, {percent(lora / total)}", _number_types(report))]
-    if lora > narrow:
-        largest = max(layer.r for layer in report.layers)
-        options = f"--rank {largest} --dtype BF16 -o smaller"
-        command = compress_command(report, view.path(0, report.adapter.path), options)
-        rows.append(("as BF16", size(narrow), command or ""))
-    notes = (*report.coverage.other, *report.coverage.unaudited)
-    if notes:
-        rows.append(("other weights", f"{size(rest)}, {percent(rest / total)}", _reasons(notes)))
-    return [Heading("Disk space", aside=f"{size(total)} on disk"), figures(rows)]
+    shown = notes[: SHOWN_FINDINGS if view.brief and not view.full else None]
+    rest = more(len(notes) - len(shown), "more finding", ": --layers or --json")
+    return [Notes(shown), *rest] if shown else []
 
 
 def use_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return energy ranks and stable rank over the trained modules as bars up to r, then the measures relative to r."""
+    """Return energy ranks, stable rank and utilization over the trained modules."""
     trained = trained_layers(report)
     if not trained:
         return []
     digits = measure_digits(report)
-    ranks: dict[float, list[int]] = {}
-    for layer in trained:
-        for threshold, k in energy_ranks_of(layer, report.tau).items():
-            ranks.setdefault(threshold, []).extend([] if k is None else [k])
-    top = max(layer.r for layer in report.layers)
-    rows = [_bar(k_label(threshold), values, trimmed, top) for threshold, values in ranks.items() if values]
+
+    rows = []
+    for threshold in sorted({report.tau, 0.90, *((0.95, 0.99) if view.full else ())}):
+        ranks = [k for layer in trained if (k := energy_ranks_of(layer, report.tau)[threshold]) is not None]
+        label = k_label(threshold)
+        rows.append(_spread(f"{label}: directions with {label[2:]} % of the energy Σσ²", ranks, trimmed))
     stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
-    rows += [_bar("stable rank Σσ²/σ₁²", stable, lambda value: sig(value, digits), top)] if stable else []
-    facts: list[tuple[str, Inline]] = [
-        ("utilization", f"{percent(report.utilization_median)} (median; stable rank / r)")
-    ]
-    if report.rank_use_median is not None:
-        ends = "0 %: one direction, 100 %: r equal ones"
-        facts.append(("rank use", f"{percent(report.rank_use_median)} (median; {ends})"))
-    if report.null_position_median is not None:
-        position = sig(report.null_position_median, min(2, digits))
-        facts.append(("null position", f"{position} (median; 0: one direction, 1: random factors)"))
-    scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
-    tau, error = k_label(report.tau), percent(math.sqrt(1 - report.tau))
-    titles = [Column(name, ">") for name, _, _ in BAR_PARTS]
-    bar = (*(Span(f"{sign} {name} ", role) for name, sign, role in BAR_PARTS), Span(f"░ {scale}", "dim"))
-    return [
-        Heading("Use of rank", aside=f"{tau}: directions with {tau[2:]} % of the energy (error {error})"),
-        Table([Column(), *titles, Column(bar, drop=1, drawing=True)], rows),
-        Facts(facts),
-    ]
+    used = [layer.utilization for layer in trained if layer.utilization is not None]
+    rows.append(_spread("stable rank: Σσ²/σ₁²", stable, lambda value: sig(value, digits)))
+    rows.append(_spread("utilization: stable rank / r", used, percent))
+    return [Heading("Use of rank"), Table(SPREAD, rows)]
 
 
-BAR = 30
-"""Columns of a bar, on a scale from 0 to the rank."""
-BAR_PARTS: tuple[tuple[str, str, Role], ...] = (
-    ("median", "█", "bar1"),
-    ("p90", "▓", "bar2"),
-    ("max", "▒", "bar3"),
-)
+SPREAD = (Column("per module"), Column("median", ">"), Column("p90", ">"), Column("max", ">"))
 
 
-def _bar(label: str, values: Sequence[float], show: Callable[[float], str], top: int) -> list[Inline]:
-    """Return the median, the 90th percentile and the maximum as figures, and as a bar."""
-    median, *larger = spread = (float(percentile(values, 50)), float(percentile(values, 90)), max(values))
-    drawn: list[Span] = []
-    at = 0
-    for value, (_, sign, role) in zip(spread, BAR_PARTS, strict=True):
-        end = max(at, 1, round(BAR * min(1.0, value / top)))
-        drawn.append(Span(sign * (end - at), role))
-        at = end
-    return [label, Span(show(median), "strong"), *map(show, larger), (*drawn, Span("░" * (BAR - at), "dim"))]
+def _spread(label: str, values: Sequence[float], show: Callable[[float], str]) -> list[Inline]:
+    """Return the median, the 90th percentile and the maximum of a measure of modules."""
+    middle, high, top = (show(float(percentile(values, share))) for share in (50, 90, 100))
+    return [label, Span(middle, "strong"), high, top]
 
 
 def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
@@ -750,81 +627,60 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
         return []
     blocks: list[Block] = [Heading("Size relative to the base", aside=Span(base.base, "name"))]
     if base.modules:
-        pairs = (
-            ("‖ΔW‖₂/‖W‖₂", base.spectral_median, base.spectral_p90),
-            ("‖ΔW‖_F/‖W‖_F", base.frobenius_median, base.frobenius_p90),
-        )
-        rows = [(label, f"{sig(middle)}, {sig(high)}", "median, p90") for label, middle, high in pairs]
-        moved = [module.dora.magnitude for module in base.modules if module.dora]
-        if moved:
-            spread = f"{sig(float(percentile(moved, 50)))}, {sig(float(percentile(moved, 90)))}"
-            meaning = "median, p90: change of the DoRA magnitudes, included in ΔW here"
-            rows.append(("‖m − m₀‖/‖m₀‖", spread, meaning))
-        largest = sorted(base.modules, key=lambda module: (-module.spectral, module.name))
-        cells = [
-            (Span(module.name, "name"), sig(module.spectral), sig(module.frobenius))
-            for module in largest[: SHOWN if view.brief else None]
-        ]
         tolerance = bound(100 * base.tolerance)
-        limit = f"‖W‖₂ is underestimated, and the ratios overestimated, by at most {tolerance} %"
-        table = Table([Column("largest"), Column("‖·‖₂", ">"), Column("‖·‖_F", ">")], cells)
-        blocks += [figures(rows), table, dim(limit)]
+        ratios: list[tuple[str, list[float]]] = [
+            (f"‖ΔW‖₂/‖W‖₂ (at most {tolerance} % too large)", [module.spectral for module in base.modules]),
+            ("‖ΔW‖_F/‖W‖_F", [module.frobenius for module in base.modules]),
+            (
+                "‖m − m₀‖/‖m₀‖ (DoRA magnitudes; ΔW includes their change)",
+                [module.dora.magnitude for module in base.modules if module.dora],
+            ),
+        ]
+        rows = [_spread(label, values, sig) for label, values in ratios if values]
+        largest = min(base.modules, key=lambda module: (-module.spectral, module.name))
+        blocks += [
+            Table(SPREAD, rows),
+            Paragraph(("Largest ‖ΔW‖₂/‖W‖₂: ", Span(largest.name, "name"))),
+        ]
     reasons = Counter(module.reason for module in base.not_compared)
     texts = [f"{plural(number, 'module')} not compared: {reason}" for reason, number in reasons.most_common()]
     return [*blocks, *warned(texts)]
 
 
+DECIDED = {"grid": "rounded up", "cap": "capped", "evidence": ""}
+
+
 def rank_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return the current ranks and three suggestions, each with its savings."""
+    """Return the current ranks and three suggestions with their savings and limits; empty without suggestions."""
     plan = report.suggestions
     if plan is None:
-        why = "No rank suggested: see the findings above. A suggestion needs a trained adapter whose update is B·A."
-        return [Heading("Suggested ranks"), Paragraph(why)]
+        return []
     columns = [
         Column(),
         Column(k_label(report.tau), ">"),
         Column("rank", ">"),
         Column("parameters", ">"),
-        Column("size", ">", drop=2),
         Column("saved", ">"),
-        Column("max_lora_rank", ">", drop=1),
+        Column("max_lora_rank", ">", drop=2),
+        Column(drop=1),
     ]
-    now = Span(number_range(layer.r for layer in report.layers), "strong")
-    bytes_now = size(sum(layer.bytes for layer in report.layers))
-    current = max_lora_rank(plan.current_max_lora_rank)
-    rows: list[list[Inline]] = [["now", "", now, count(report.total_lora_params), bytes_now, "", current]]
-    for name, evidence, rank, suggestion in (
-        ("uniform_median", trimmed(plan.median.unrounded), str(plan.median.rank), plan.median),
-        ("uniform_p90", trimmed(plan.p90.unrounded), str(plan.p90.rank), plan.p90),
-        ("per_layer", "per module", number_range(plan.per_layer.rank_pattern.values()), plan.per_layer),
-    ):
+
+    def row(name: str, k: str, rank: str, suggestion: Suggestion | PerLayer, decided: str) -> list[Inline]:
         saved = Span(percent(suggestion.reduction), "good" if suggestion.reduction else "")
-        sizes = (count(suggestion.params), size(suggestion.bytes))
+        params, vllm = count(suggestion.params), max_lora_rank(suggestion.max_lora_rank)
+        return [name, k, Span(rank, "strong"), params, saved, vllm, Span(decided, "dim")]
+
+    now = Span(number_range(layer.r for layer in report.layers), "strong")
+    current = max_lora_rank(plan.current_max_lora_rank)
+    rows: list[list[Inline]] = [["now", "", now, count(report.total_lora_params), "", current]]
+    for name, uniform in (("uniform_median", plan.median), ("uniform_p90", plan.p90)):
         rows.append(
-            [name, evidence, Span(rank, "strong"), *sizes, saved, max_lora_rank(suggestion.max_lora_rank)]
+            row(name, trimmed(uniform.unrounded), str(uniform.rank), uniform, DECIDED[uniform.decided_by])
         )
-    return [
-        Heading("Suggested ranks", aside="from weight energy, a crude guide to quality"),
-        Table(columns, rows),
-        *([dim(sentence)] if (sentence := _decision_sentence(plan)) else []),
-    ]
-
-
-def _decision_sentence(plan: Suggestions) -> str:
-    """Return a sentence about uniform ranks that were rounded up or limited; empty if both are as measured."""
-    ranks = list(map(str, plan.allowed_ranks))
-    grid = ", ".join(ranks) if len(ranks) <= 5 else f"{', '.join(ranks[:3])} … {ranks[-1]}"
-    words = {"grid": f"rounded up to an allowed rank ({grid})", "cap": "limited by the current rank"}
-    changed: dict[str, list[str]] = {}
-    for name, suggestion in (("uniform_median", plan.median), ("uniform_p90", plan.p90)):
-        if suggestion.decided_by in words:
-            changed.setdefault(words[suggestion.decided_by], []).append(name)
-    return "; ".join(f"{' and '.join(names)}: {how}" for how, names in changed.items())
-
-
-def caveat_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return the limits of an audit."""
-    return [Heading("Limits"), Paragraph(HYPOTHESIS if report.suggestions else NO_QUALITY)]
+    ranks = number_range(plan.per_layer.rank_pattern.values())
+    rows.append(row("per_layer", "each", ranks, plan.per_layer, ""))
+    aside = "from weight energy, a crude guide to accuracy"
+    return [Heading("Suggested ranks", aside=aside), Table(columns, rows), dim(HYPOTHESIS)]
 
 
 def layer_blocks(report: AuditReport, view: View) -> list[Block]:
@@ -873,59 +729,39 @@ WIDE_MAP, MAX_CELL = 36, 4
 
 
 def where_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return a map of the largest layer stack, the modules outside, the energy, and the extreme modules."""
-    if not report.layers:
-        return []
+    """Return a map of the largest layer stack, and the number of modules outside."""
     columns = view.width - BESIDE_MAP if view.width else WIDEST_MAP
     stack = layer_map(report.layers, lambda layer: layer.params, MAX_KINDS, columns)
+    if not (stack.rows and trained_layers(report)):
+        return []
+    label = k_label(report.tau)
     statuses = {layer.status for layer in report.layers}
     legend: tuple[str | Span, ...] = (
-        f"{k_label(report.tau)} / r in eighths ",
+        f"{label} / r: 1/8 ",
         *map(Span, EIGHTHS, HEAT),
-        "  · no module",
+        " 8/8",
+        "  · no module" if any(not cell for _, cells in stack.rows for cell in cells) else "",
         "  ○ untrained" if "untrained" in statuses else "",
         "  ✗ not measured" if statuses - {"ok", "untrained"} else "",
     )
-    blocks: list[Block] = [Heading("Modules by layer", aside=legend if stack.rows else "")]
-    total = sum(map(_energy, report.layers))
-    blocks += (
-        map_blocks(stack, k_label(report.tau), total, min(WIDE_MAP, columns), view.rest) if stack.rows else []
-    )
-    if stack.outside:
-        names = first_names([layer.label for layer in stack.outside], SHOWN)
-        blocks.append(Paragraph((f"{plural(len(stack.outside), 'module')} outside the map: ", *names)))
-    sentence = _gain_sentence(report)
-    blocks += [Paragraph(sentence)] if sentence else []
-    most, least = (SHOWN_WASTEFUL, SHOWN_FULLEST) if view.width else (LISTED, LISTED)
-    spare = wasteful(report, most if view.most is None else view.most)
-    full = [layer for layer in fullest(report, least) if layer not in spare]
-    ends = [*(("most", layer) for layer in spare), *(("least", layer) for layer in full)]
+    return [
+        Heading("Modules by layer", aside=legend),
+        *map_blocks(stack, label, min(WIDE_MAP, columns), view.rest),
+        *more(len(stack.outside), "module outside these layers", view.rest, "modules outside these layers"),
+    ]
+
+
+def spare_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return the modules with the most unused parameters, on request."""
     table = table_of(
-        ends,
-        (Column("unused"), lambda end: Span(end[0], "dim")),
-        (Column("module"), lambda end: Span(end[1].label, "name")),
-        (Column("r", ">"), lambda end: str(end[1].r)),
-        (Column(k_label(report.tau), ">"), lambda end: str(end[1].energy_rank_tau)),
-        (Column("stable", ">"), lambda end: sig(end[1].stable_rank, layer_digits(end[1]))),
-        (Column("unused params", ">"), lambda end: count(_spare_params(end[1]))),
+        wasteful(report, view.most or 0),
+        (Column("module"), lambda layer: Span(layer.label, "name")),
+        (Column("r", ">"), lambda layer: str(layer.r)),
+        (Column(k_label(report.tau), ">"), lambda layer: str(layer.energy_rank_tau)),
+        (Column("stable", ">"), lambda layer: sig(layer.stable_rank, layer_digits(layer))),
+        (Column("unused params", ">"), lambda layer: count(_spare_params(layer))),
     )
-    return [*blocks, table] if ends else blocks
-
-
-def _gain_sentence(report: AuditReport) -> str:
-    """Size of the update and its share per layer; empty if the scale is unknown."""
-    gain = report.gain
-    if gain is None or not gain.per_layer:
-        return ""
-    digits = measure_digits(report)
-    parts = [f"‖ΔW‖_F {sig(gain.fro_norm_total, digits)}", f"‖ΔW‖₂ ≤ {sig(gain.sigma_max, digits)}"]
-    if len(gain.per_layer) > 1:
-        top = max(gain.per_layer, key=lambda layer: layer.share)
-        stack, _, number = top.layer.rpartition(".")
-        stacks = {layer.layer.rpartition(".")[0] for layer in report.layers if layer.layer}
-        name = f"layer {number}" if stacks == {stack} else top.layer
-        parts += [f"{name} has {percent(top.share)} of the energy", f"HHI {sig(gain.hhi, 2)}"]
-    return " · ".join(parts)
+    return [Heading("Most unused rank"), table] if table.rows else []
 
 
 def _spare_params(layer: LayerAudit) -> int:
@@ -943,27 +779,15 @@ def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
     return ranked[:number] if report.suggestions is not None else []
 
 
-def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
-    """Return the modules whose energy rank is nearest to r: a smaller rank costs most there."""
-    ranked = sorted(
-        trained_layers(report),
-        key=lambda layer: (-(layer.energy_rank_tau or 0) / layer.r, -(layer.stable_rank or 0.0), layer.label),
-    )
-    return ranked[:number] if report.suggestions is not None else []
-
-
-def map_blocks(
-    stack: LayerMap[LayerAudit], measure: str, total: float, columns: int, rest: str
-) -> list[Block]:
+def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: str) -> list[Block]:
     """Return the map of one layer stack such as `model.layers`: a row per kind of module, a column per layer.
 
     Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited: a stack wider
     than the screen has several layers per column, and a cell of several modules (experts, merged columns) shows their
-    median. measure: name of the energy rank. total: energy of the whole adapter. columns: least width of the map. rest:
-    pointer to the kinds that are left out.
+    median. measure: name of the energy rank. columns: least width of the map. rest: pointer to the kinds that are left
+    out.
     """
-    number = len(stack.columns)
-    wide = max(1, min(MAX_CELL, columns // number))
+    wide = max(1, min(MAX_CELL, columns // len(stack.columns)))
     uniform = len({layer.r for column in stack.columns for layer in column}) == 1
     rows: list[list[Inline]] = []
     most_modules = 1
@@ -976,15 +800,9 @@ def map_blocks(
         members = [layer for cell in cells for layer in cell]
         ks = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
         rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
+        drawn = tuple(Span(sign.text * wide, sign.role) for sign in map(cell_sign, cells))
         spread = [trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}"]
-        rows.append([Span(label, "name"), _drawn(map(cell_sign, cells), wide), *spread])
-    # the share of Σ‖ΔW‖² of each column, in eighths of the largest; no row if the scale is unknown
-    sums = [sum(map(_energy, column)) for column in stack.columns]
-    top = max(sums)
-    if top:
-        energy = [Span(block(value / top).text, "dim") if value else ABSENT for value in sums]
-        shares = [percent(share / total) for share in (median(sums), top)]
-        rows.append([Span("share of energy", "dim"), _drawn(energy, wide), *shares])
+        rows.append([Span(label, "name"), drawn, *spread])
     head = Column(ruler(stack.layers, wide), drawing=True)
     merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
     several = f"{merged}each cell: median of up to {most_modules} modules"
@@ -993,15 +811,6 @@ def map_blocks(
         *more(stack.hidden, "more kind of modules", rest, "more kinds of modules"),
         *([dim(several)] if most_modules > 1 else []),
     ]
-
-
-def _energy(layer: LayerAudit) -> float:
-    return min(layer.fro_norm or 0.0, 1e150) ** 2  # avoid overflow
-
-
-def _drawn(signs: Iterable[Span], wide: int) -> tuple[Span, ...]:
-    """Return the signs of a row, each repeated."""
-    return tuple(Span(sign.text * wide, sign.role) for sign in signs)
 
 
 def ruler(indices: Sequence[int], wide: int) -> str:
@@ -1040,12 +849,10 @@ def block(share: float | Fraction) -> Span:
 
 SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     title_blocks,
-    trust_blocks,
-    space_blocks,
     use_blocks,
     dominance_blocks,
     rank_blocks,
     where_blocks,
-    caveat_blocks,
+    spare_blocks,
     layer_blocks,
 )

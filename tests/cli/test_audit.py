@@ -19,7 +19,7 @@ from gradience.reports.audit import AuditReport
 def test_the_screen(adapter):
     done = audit(adapter)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"all {MODULES} modules measured" in done.stdout
+    assert f"Half of the {MODULES} modules keep 90 %" in done.stdout
     assert f"Next: gradience shrink {adapter} --data rows.jsonl" in " ".join(done.stdout.split())
     assert audit("--peft-dir", adapter).stdout == done.stdout
     narrow = audit(adapter, environment={"PYTHONIOENCODING": "ascii"})
@@ -31,7 +31,7 @@ def test_no_command_is_advised_that_would_refuse(adapter):
     (adapter / "adapter_config.json").unlink()
     done = audit(adapter)
     assert done.returncode == 0
-    assert "  Next: --layers" in done.stdout
+    assert f"Next: gradience audit {adapter} --layers" in " ".join(done.stdout.split())
     assert "gradience shrink" not in done.stdout.partition("  Next: ")[2]
 
 
@@ -98,7 +98,7 @@ def test_what_was_not_measured_is_shown_and_exits_4(adapter, spoil, words):
     edit(adapter, spoil)
     done = audit(adapter, "--layers")
     assert done.returncode == 4
-    assert "Completeness" in done.stdout
+    assert "Incomplete: " in done.stdout
     assert words in done.stderr
     done = audit(adapter, "--suggest-per-layer")
     assert (done.returncode, done.stdout) == (4, "")

@@ -80,7 +80,7 @@ def test_a_notebook_names_what_it_leaves_out_and_what_a_picture_needs(monkeypatc
     shown = SAMPLES["AuditReport"]()._repr_html_()
     assert "<img" not in shown
     assert ".[plots]" in shown
-    assert shown.endswith("<p>More in <code>to_markdown()</code>: Modules by layer · Limits</p>")
+    assert shown.endswith("<p>More in <code>to_markdown()</code>: Suggested ranks · Modules by layer</p>")
 
 
 @pytest.mark.parametrize("name", SAMPLES)

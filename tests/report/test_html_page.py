@@ -114,8 +114,13 @@ def test_a_smoke_run_has_no_verdict_to_put_first():
 def test_an_audit_answers_in_the_order_of_its_questions():
     assert set(KINDS) <= set(PAGES)
     page = page_of("AuditReport")
-    order = ['id="plot-heatmap"', 'id="plot-energy"', "Completeness</h2>", "Suggested ranks</h2>"]
-    order += ["Limits</h2>"]
+    order = [
+        "Half of the",
+        'id="plot-heatmap"',
+        'id="plot-energy"',
+        "Use of rank</h2>",
+        "Suggested ranks</h2>",
+    ]
     places = [page.index(text) for text in order]
     assert places == sorted(places)
 

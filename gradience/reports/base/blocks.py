@@ -13,12 +13,11 @@ from typing import Literal, TypeVar
 T = TypeVar("T")
 
 Role = Literal[
-    "", "strong", "dim", "name", "quote", "good", "info", "warn", "bad", "bar1", "bar2", "bar3",
+    "", "strong", "dim", "name", "quote", "good", "info", "warn", "bad",
     "heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8",
 ]  # fmt: skip
 """The role of a piece of text. `name`: a name that somebody else chose. `quote`: an example's text, whose line breaks a
-page keeps. `bar1` … `bar3`: parts of a bar;
-`heat1` … `heat8`: levels of a heat map."""
+page keeps. `heat1` … `heat8`: levels of a heat map."""
 
 Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
 """The kind of a note; `item` is a plain list item."""

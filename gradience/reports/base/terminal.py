@@ -31,10 +31,6 @@ STYLES = {
     "info": "blue",
     "warn": "yellow",
     "bad": "bold red",
-    # One hue, stronger for values nearer to the typical module.
-    "bar1": "color(37)",
-    "bar2": "color(31)",
-    "bar3": "color(24)",
     # From none to all of the rank, in mid tones that are readable on light and dark backgrounds.
     "heat1": "color(26)",
     "heat2": "color(32)",
