@@ -1,10 +1,11 @@
 """Amount of detail shown of an artifact."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradience.reports.base.blocks import Block, Paragraph, Span, dim
-from gradience.reports.base.numbers import plural
+from gradience.reports.base.numbers import count, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ DOCUMENT, SCREEN = View(), View(brief=True)
 def next_steps(*steps: str) -> Paragraph:
     """Return the line with the next commands and options."""
     return Paragraph(("Next: ", Span(" · ".join(steps), "dim")))
+
+
+def first_names(names: Sequence[str], shown: int) -> tuple[str | Span, ...]:
+    """Return the first of many names in a sentence: `a, b and 3 more`."""
+    parts = [part for name in names[:shown] for part in (Span(name, "name"), ", ")][:-1]
+    hidden = len(names) - shown
+    return (*parts, f" and {count(hidden)} more") if hidden > 0 else tuple(parts)
 
 
 def more(number: int, singular: str, where: str = "", many: str | None = None) -> list[Block]:
