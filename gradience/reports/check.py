@@ -15,7 +15,6 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
-    dim,
 )
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import plural, sig, trimmed
@@ -97,7 +96,7 @@ class CheckReport(Report):
     """Codes of the rules that did not apply because a setting is missing."""
 
     def blocks(self) -> Document:
-        """Return files and settings, and the findings with their number."""
+        """Return the findings with their number, and the settings that were read."""
         return check_blocks(self)
 
     def screen(self, view: View) -> Document:
@@ -106,53 +105,49 @@ class CheckReport(Report):
 
 
 def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
-    """Return files, settings, findings and their number. verbose: also sources and rules without findings."""
-    files: list[tuple[str, Inline]] = [
-        (f"{file.dialect} settings", Span(file.path, "name")) for file in report.files
-    ]
+    """Return the findings with their number, and the settings. verbose: also sources and rules without findings."""
+    severities = [finding.severity for finding in report.findings]
+    nouns = {"error": "error", "warning": "warning", "info": "note"}
+    counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
+    applied = len({*report.passed, *(finding.code for finding in report.findings)})
+    verdict = f"{', '.join(counts) or 'No problems found'} ({plural(applied, 'rule')} checked)"
     name = report.files[0].path if report.files else report.settings.base_model
     title = ("Check of ", Span(name, "name"), " before training") if name else "Check before training"
-    blocks: list[Block] = [Heading(title, level=1)]
-    blocks += [Facts(files)] if files else []
-    blocks.append(dim(settings_sentence(report)))
+    blocks: list[Block] = [Heading(title, level=1), Paragraph(Span(verdict, "strong"))]
     notes = []
     for finding in report.findings:
         where = "" if finding.where in (None, "as given") else f", {finding.where}"
         details = [f"now: {finding.seen}", f"advised: {finding.advised}", finding.reason]
         details += [f"source: {finding.source}"] if verbose else []
         notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
-    blocks += [Heading("Findings"), Notes(notes)] if notes else []
-    severities = [finding.severity for finding in report.findings]
-    nouns = {"error": "error", "warning": "warning", "info": "note"}
-    counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
-    applied = len({*report.passed, *(finding.code for finding in report.findings)})
-    verdict = f"{', '.join(counts) or 'No problems found'} ({plural(applied, 'rule')} checked)"
-    blocks.append(Paragraph(Span(verdict, "strong")))
+    blocks += [Notes(notes)] if notes else []
+    facts: list[tuple[str, Inline]] = [
+        (f"{file.dialect} settings", Span(file.path, "name")) for file in report.files
+    ]
+    facts.append(("values", settings_sentence(report)))
     if verbose:
-        without: list[tuple[str, Inline]] = [
+        facts += [
             ("no finding", ", ".join(report.passed) or "none"),
             ("not applicable", ", ".join(report.not_applicable) or "none"),
         ]
-        blocks.append(Facts(without))
-    return blocks
+    return [*blocks, Facts(facts)]
 
 
 def settings_sentence(report: CheckReport) -> str:
-    """Return the settings in one sentence."""
+    """Return the settings that were read."""
     s = report.settings
     targets = s.target_modules if isinstance(s.target_modules, str) else ", ".join(s.target_modules or ())
     parts = [
         s.base_model or "",
         f"r={s.r}" if s.r is not None else "",
         f"α={trimmed(s.alpha)}" if s.alpha is not None else "",
-        f"scale {sig(s.scale)}" if s.scale is not None else "",
         "rsLoRA" if s.use_rslora else "",
         "DoRA" if s.use_dora else "",
-        f"targets: {targets}" if targets else "",
-        f"lr {sig(s.learning_rate, 2)}" if s.learning_rate is not None else "",
+        f"learning rate {sig(s.learning_rate, 2)}" if s.learning_rate is not None else "",
         f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
         f"{trimmed(s.epochs)} epoch{'' if s.epochs == 1 else 's'}" if s.epochs is not None else "",
         f"task {report.task}" if report.task else "",
         f"objective {s.objective}" if s.objective not in (None, report.task) else "",
+        f"target modules {targets}" if targets else "",
     ]
-    return " · ".join(part for part in parts if part) or "no setting was recognized"
+    return ", ".join(part for part in parts if part) or "no setting was recognized"

@@ -208,8 +208,8 @@ def card_blocks(report: MergeReport) -> list[Block]:
         (row.name, ", ".join([f"weight {row.weight:g}", f"sha256 {row.sha256}", *commit_of(row.source)]))
         for row in report.parents
     ]
-    made = f"{plural(len(parents), 'adapter')} merged by gradience merge ({_method(report)})."
-    return [Heading("Merge"), Paragraph(made), *result_blocks(report), Heading("Parents"), Facts(parents)]
+    method = f"{plural(len(parents), 'adapter')} merged by gradience merge ({_method(report)})."
+    return [Heading("Merge"), Paragraph(method), *result_blocks(report), Heading("Parents"), Facts(parents)]
 
 
 def _method(report: MergeReport) -> str:

@@ -1,8 +1,7 @@
 """`gradience monitor --json`: alerts and recommendations for one or several training runs."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -30,7 +29,6 @@ from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import (
     MISSING,
     count,
-    percent,
     plain,
     plural,
     rough_duration,
@@ -248,7 +246,7 @@ class MonitorReport(Report):
 
     def screen(self, view: View) -> Document:
         """Return the screen. full: also gradient norm, learning rate, evidence and sources."""
-        return monitor_blocks(self, verbose=view.full)
+        return monitor_blocks(self, brief=not view.full, verbose=view.full)
 
 
 OUTCOMES: dict[Outcome, tuple[str, Role]] = {
@@ -268,38 +266,24 @@ NOT_SHOWN = (
     "num_tokens",
 )
 """Metrics on the evaluation itself, and metrics that grow independent of learning."""
-RANK_SERIES = {
-    "k@90, median module": ("energy_rank_90_p50", trimmed),
-    "k@90, p90 of modules": ("energy_rank_90_p90", trimmed),
-    "stable rank, median": ("stable_rank_median", sig),
-    "utilization, median": ("utilization_median", percent),
-    "‖ΔW‖, all modules": ("fro_norm", sig),
-}
 
 
-def monitor_blocks(report: MonitorReport, *, verbose: bool = False) -> Document:
+def monitor_blocks(report: MonitorReport, *, brief: bool = False, verbose: bool = False) -> Document:
     """Return all runs, preceded by a table if there are several.
 
-    verbose: gradient norm, learning rate, evidence and sources too.
+    brief: of several runs, only the alerts. verbose: gradient norm, learning rate, evidence and sources too.
     """
-    blocks: list[Block] = [*overview_blocks(report.runs)] if len(report.runs) > 1 else []
+    several = len(report.runs) > 1
+    blocks: list[Block] = [*overview_blocks(report.runs)] if several else []
     notes_before: set[str] = set()
     for run in report.runs:
-        blocks += _title(run)
-        blocks += _logged(run, report.gap_threshold, verbose=verbose)
+        if several and brief:
+            blocks += [Heading((Span(run.file, "name"),)), _alerts(run, verbose=False)] if run.alerts else []
+            continue
+        blocks += [*_title(run), _alerts(run, verbose=verbose), dim(_facts(run))]
+        blocks += _logged(run, verbose=verbose)
         blocks += _rank_use(run.rank_use) if run.rank_use is not None else []
         blocks += _audits(run)
-        blocks += _alerts(run, verbose=verbose)
-        advice = [
-            Note(
-                "item",
-                alert.action,
-                [f"because {alert.reason} ({alert.code})"],
-            )
-            for alert in run.alerts
-            if alert.action
-        ]
-        blocks += [Heading("Recommendations"), Notes(advice)] if advice else []
         notes = [*run.notes]
         for unread in run.read_notes:
             where = f"line {unread.first_line}"
@@ -313,54 +297,49 @@ def monitor_blocks(report: MonitorReport, *, verbose: bool = False) -> Document:
 
 
 def _title(run: RunReport) -> list[Block]:
-    """File and outcome; steps and time; setup; the user's own note."""
+    """File, outcome, and number of alerts."""
     word, role = OUTCOMES[run.outcome]
     severities = Counter(alert.severity for alert in run.alerts)
     alerts = " and ".join(plural(severities[name], name) for name in ("error", "warning") if severities[name])
-    facts = [plural(run.last_step, "step")] if run.last_step is not None else []
-    facts += [rough_duration(run.seconds)] if run.seconds is not None else []
-    facts += [f"{sig(run.samples_per_second)} samples/s"] if run.samples_per_second else []
-    facts += [f"resumed at step {step}" for step in run.resumed_from]
-    facts += [f"last of {run.runs_in_file} runs in the file"] if run.runs_in_file > 1 else []
-    sentences = [" · ".join(facts), run.outcome_reason, setup_sentence(run)]
-    sentences += [f"“{run.setup.notes}”"] if run.setup.notes else []
     aside = (Span(word, role), *((", ", alerts) if alerts else ()))
-    return [
-        Heading(("Training run ", Span(run.file, "name")), level=1, aside=aside),
-        *(dim(sentence) for sentence in sentences if sentence),
-    ]
+    return [Heading(("Training run ", Span(run.file, "name")), level=1, aside=aside)]
 
 
-def setup_sentence(run: RunReport) -> str:
-    """Return model, rank and α, parameters, learning rate, batch and precision, as far as the file has them."""
+def _facts(run: RunReport) -> str:
+    """Return steps, time and setup, as far as the file has them."""
     setup = run.setup
-    parts = [
+    steps = plural(run.last_step, "step") if run.last_step is not None else "no steps"
+    parts = [f"{steps} in {rough_duration(run.seconds)}" if run.seconds is not None else steps]
+    parts += [run.outcome_reason] if run.outcome_reason else []
+    parts += [f"resumed at step {step}" for step in run.resumed_from]
+    parts += [f"last of {run.runs_in_file} runs in the file"] if run.runs_in_file > 1 else []
+    parts += [
         name for name in (setup.model, setup.trainer) if name and name not in ("Trainer", "TrainingArguments")
     ]
     parts += [setup.quantization] if setup.quantization else []
     if setup.r:
         parts.append(f"r={setup.r}" + (f" α={trimmed(setup.alpha)}" if setup.alpha is not None else ""))
-    if setup.trainable_params:
-        parts.append(f"{count(setup.trainable_params)} trainable parameters")
     if setup.learning_rate is not None:
-        kinds = filter(None, (f"lr {rate(setup.learning_rate)}", setup.schedule, setup.optimizer))
+        kinds = filter(None, (f"learning rate {rate(setup.learning_rate)}", setup.schedule, setup.optimizer))
         parts.append(" ".join(kinds))
     parts += [f"batch {setup.effective_batch_size}"] if setup.effective_batch_size else []
     parts += [setup.precision] if setup.precision else []
-    return " · ".join(parts) or "no configuration recorded"
+    return ", ".join(parts)
 
 
-def _alerts(run: RunReport, *, verbose: bool) -> list[Block]:
+def _alerts(run: RunReport, *, verbose: bool) -> Notes:
+    """Return each alert with its action and the reason for it."""
     notes = []
     for alert in run.alerts:
-        values = []
-        for item in alert.evidence:
-            value = item.value if isinstance(item.value, str) else plain(item.value)
-            values.append(f"{item.what}: {value}" + (f" at step {count(item.step)}" if item.step else ""))
-        evidence = [*(["; ".join(values)] if values else []), f"source: {alert.source}"]
-        text = f"{alert.message} ({alert.code})"
-        notes.append(Note(alert.severity, text, evidence if verbose else ()))
-    return [Heading("Alerts"), Notes(notes or [Note("good", "none")])]
+        details = [f"Next: {alert.action}. Why: {alert.reason}."] if alert.action else []
+        if verbose:
+            values = []
+            for item in alert.evidence:
+                value = item.value if isinstance(item.value, str) else plain(item.value)
+                values.append(f"{item.what}: {value}" + (f" at step {count(item.step)}" if item.step else ""))
+            details += [*(["; ".join(values)] if values else []), f"source: {alert.source}"]
+        notes.append(Note(alert.severity, f"{alert.message} ({alert.code})", details))
+    return Notes(notes or [Note("good", "No alerts")])
 
 
 # ---------------------------------------------------------------- several runs side by side
@@ -381,18 +360,11 @@ def overview_blocks(runs: Sequence[RunReport]) -> Document:
 
 
 def runs_table(runs: Sequence[RunReport]) -> Table:
-    """Return one row per run. In a narrow terminal time goes first, then steps, gap, evaluation, outcome, k@90."""
-
-    def evaluated(run: RunReport) -> SplitReport | None:
-        return next(iter(run.evaluations.values()), None)
+    """Return one row per run. In a narrow terminal steps go first, then evaluation, outcome and k@90."""
 
     def best(run: RunReport) -> str:
-        split = evaluated(run)
+        split = next(iter(run.evaluations.values()), None)
         return sig(split.best.loss) if split and split.best else MISSING
-
-    def gap(run: RunReport) -> str:
-        split = evaluated(run)
-        return signed(split.last.gap) if split and split.last else MISSING
 
     def progress(run: RunReport) -> str:
         return f"{sig(run.loss.first)} → {sig(run.loss.last)}" if run.loss.count else MISSING
@@ -415,19 +387,14 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
     return table_of(
         runs,
         (Column("run"), lambda run: Span(run.file, "name")),
-        (Column("outcome", drop=5), outcome),
+        (Column("outcome", drop=3), outcome),
         (
-            Column("steps", ">", drop=2),
+            Column("steps", ">", drop=1),
             lambda run: MISSING if run.last_step is None else count(run.last_step),
         ),
-        (
-            Column("time", ">", drop=1),
-            lambda run: MISSING if run.seconds is None else rough_duration(run.seconds),
-        ),
         (Column("loss"), progress),
-        (Column("best eval", ">", drop=4), best),
-        (Column("gap", ">", drop=3), gap),
-        (Column("k@90 / r, median", ">", drop=6), ranks),
+        (Column("best eval", ">", drop=2), best),
+        (Column("k@90 / r", ">", drop=4), ranks),
         (Column("errors", ">"), lambda run: alerts(run, "error", "bad")),
         (Column("warnings", ">"), lambda run: alerts(run, "warning", "warn")),
     )
@@ -436,20 +403,22 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
 # ---------------------------------------------------------------- what a run logged over its steps
 
 
-def _logged(run: RunReport, gap_threshold: float, *, verbose: bool) -> list[Block]:
-    """Return the loss, and each split's evaluations."""
+def _logged(run: RunReport, *, verbose: bool) -> list[Block]:
+    """Return the training loss, and loss and metrics of each split."""
     words = _loss_words(run.loss)
-    rows = [("training loss", _means(run.loss), words)]
+    rows: list[tuple[str, list[float], str]] = [("training loss", _means(run.loss), words)]
+    for name, split in run.evaluations.items():
+        rows += _evaluation(name, split, verbose=verbose)
     if verbose:
         for name, curve in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
             highest = f"highest {sig(curve.high)} at step {curve.high_step}"
             change = f"{sig(curve.first)} → {sig(curve.last)}, {highest}"
-            rows.append((name, _means(curve), _nonfinite(curve) if curve.nonfinite else change))
-    blocks: list[Block] = [Heading("Loss", aside="" if run.loss.points else words), *_series(rows)]
-    threshold = gap_threshold if run.setup.method == "supervised" else None
-    for name, split in run.evaluations.items():
-        blocks += _evaluation(name, split, threshold, verbose=verbose)
-    return blocks
+            rows += (
+                [(name, _means(curve), _nonfinite(curve) if curve.nonfinite else change)]
+                if curve.points
+                else []
+            )
+    return [Heading("Loss"), _series(rows)]
 
 
 def _means(curve: Curve) -> list[float]:
@@ -469,74 +438,47 @@ def _nonfinite(curve: Curve) -> str:
     return f"NaN or infinite {plural(curve.nonfinite, 'time')} from step {curve.first_nonfinite_step}"
 
 
-def _series(rows: Iterable[tuple[str, list[float], str]]) -> list[Block]:
-    """Return one row per series: its name, a small chart, and its figures; empty if nothing was logged."""
-    cells: list[list[Inline]] = [
-        [label, sparkline(values, SPARK), words] for label, values, words in rows if values
-    ]
-    return [Table([Column(), Column(drop=1, drawing=True), Column(wrap=True)], cells)] if cells else []
+def _series(rows: Iterable[tuple[str, list[float], str]]) -> Table:
+    """Return one row per series: its name, a small chart, and its figures."""
+    cells: list[list[Inline]] = [[label, sparkline(values, SPARK), words] for label, values, words in rows]
+    return Table([Column(), Column(drop=1, drawing=True), Column(wrap=True)], cells)
 
 
-def _evaluation(name: str, split: SplitReport, gap_threshold: float | None, *, verbose: bool) -> list[Block]:
-    best, last = split.best, split.last
-    points, note = {"best": best, "last": last}, ""
-    if best is not None and last is not None and best.step == last.step:
-        points, note = {"last": last}, "; the last one is the best" if split.count > 1 else ""
-    words = (plural(split.count, "evaluation"), " on ", Span(name, "name"), note)
-    blocks: list[Block] = [Heading("Evaluation", aside=words)]
-    shown = {label: point for label, point in points.items() if point is not None}
-    if shown:
-        blocks.append(_evaluation_table(shown, split))
-    facts: list[tuple[str, Inline]] = []
-    if split.loss.count > 1:
-        facts.append(("loss", sparkline(_means(split.loss), SPARK)))
-    if last is not None and last.gap is not None:
-        gap: Inline = signed(last.gap)
-        if gap_threshold is not None:  # the loss is a cross-entropy
-            ratio = f"perplexity ratio {sig(math.exp(min(last.gap, 700.0)))}"
-            gap = (f"{gap} nats", Span(f" ({ratio}, alert threshold {trimmed(gap_threshold)})", "dim"))
-        facts.append(("gap to training", gap))
-    if verbose and last is not None:
-        facts += [(key, plain(value)) for key, value in last.metrics.items() if key not in NOT_SHOWN]
-    return [*blocks, Facts(facts)] if facts else blocks
-
-
-def _evaluation_table(points: Mapping[str, EvaluationPoint], split: SplitReport) -> Table:
-    """Return best and last evaluation: step, loss, perplexity if the loss allows one, and the known metrics."""
-    metrics = [key for key in SHOWN if any(key in point.metrics for point in points.values())][:2]
-    perplexity = any(point.perplexity is not None for point in points.values())
-    titles = ["step", "loss", *(["perplexity"] if perplexity else []), *metrics]
-    rows: list[list[Inline]] = []
-    for label, point in points.items():
-        loss = "NaN" if point.loss is None and split.loss.nonfinite else sig(point.loss)
-        figures = [sig(point.perplexity)] if perplexity else []
-        figures += [sig(point.metrics.get(key)) for key in metrics]
-        rows.append([label, str(point.step), loss, *figures])
-    return Table([Column(), *(Column(title, ">") for title in titles)], rows)
+def _evaluation(name: str, split: SplitReport, *, verbose: bool) -> Iterator[tuple[str, list[float], str]]:
+    """Yield the loss on a split, and its metrics: at the best and at the last evaluation."""
+    points = [point for point in (split.best, split.last) if point is not None]
+    points = points[-1:] if len({point.step for point in points}) == 1 else points
+    if split.loss.points:
+        losses = [f"{sig(point.loss)} at step {point.step}" for point in points]
+        losses += (
+            [f"gap to training {signed(points[-1].gap)}"] if points and points[-1].gap is not None else []
+        )
+        yield f"{name} loss", _means(split.loss), ", ".join(losses)
+    known = [key for key in SHOWN if any(key in point.metrics for point in points)][:2]
+    if verbose and split.last is not None:
+        known = [key for key in split.last.metrics if key not in NOT_SHOWN]
+    for key in known:
+        figures = [f"{plain(point.metrics.get(key))} at step {point.step}" for point in points]
+        yield f"{name} {key}", [], ", ".join(figures)
 
 
 def _rank_use(use: RankUse) -> list[Block]:
-    """Return the live spectra over the steps."""
-    rank = f", rank {use.max_rank}" if use.max_rank else ""
-    extra = f", {use.unmeasured} more not measured" if use.unmeasured else ""
+    """Return k@90 over the steps."""
+    if not use.points:
+        return []
+    rank = f" of {use.max_rank}" if use.max_rank else ""
+    state = "not stable yet"
+    if use.untrained == use.modules:
+        state = "every ΔW is zero"
+    elif use.settled_since is not None:
+        state = f"stable from step {use.settled_since}"
     rows = []
-    for label, (key, words) in RANK_SERIES.items():
+    for label, key in (("median module", "energy_rank_90_p50"), ("90th percentile", "energy_rank_90_p90")):
         values = [value for point in use.points if (value := getattr(point, key)) is not None]
-        if values:
-            rows.append((label, values, f"{words(values[0])} → {words(values[-1])}"))
-    blocks: list[Block] = [Heading("Use of rank", aside=f"{plural(use.modules, 'module')}{rank}{extra}")]
-    blocks += _series(rows)
-    if use.points:
-        steps = [point.step for point in use.points]
-        when = f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
-        state = "k@90 not stable yet"
-        if use.untrained == use.modules:
-            state = "every ΔW is zero"
-        elif use.settled_since is not None:
-            state = f"k@90 stable from step {use.settled_since}"
-        measured = f"measured {plural(len(steps), 'time')}, {when}; {state}"
-        blocks.append(dim(measured))
-    return blocks
+        rows += [(label, values, f"{trimmed(values[0])} → {trimmed(values[-1])}{rank}")] if values else []
+    unmeasured = f"; {plural(use.unmeasured, 'module')} not measured" if use.unmeasured else ""
+    legend = f"Directions with 90 % of a module's energy (k@90), {state}{unmeasured}."
+    return [Heading("Use of rank"), _series(rows), dim(legend)]
 
 
 def _audits(run: RunReport) -> list[Block]:

@@ -128,7 +128,7 @@ def test_no_findings_are_no_rows_of_the_same_columns():
     report = check_config(r=16, alpha=16, lr=2e-4)
     assert report.findings == ()
     assert list(report.to_dataframe()) == list(SAMPLES["CheckReport"]().to_dataframe())
-    assert report.to_markdown().startswith("# Check before training\n\nr=16")
+    assert report.to_markdown().startswith("# Check before training\n\n**No problems found")
 
 
 def leaves(kind):

@@ -109,7 +109,6 @@ def test_a_run_has_its_loss_its_evaluations_and_its_use_of_rank():
         assert loss[f"{name} loss"].y == [point.mean for point in split.loss.points]
     uses = run_report.rank_use.points
     assert rank["k@90, median module"].y == [point.energy_rank_90_p50 for point in uses]
-    assert rank["stable rank, median"].y == [point.stable_rank_median for point in uses]
 
 
 def test_of_several_runs_each_has_its_color_and_those_with_errors_are_dashed():

@@ -67,18 +67,11 @@ def rank_plot(report: MonitorReport) -> Plot | None:
         ((_, use),) = measured
         steps, last = [point.step for point in use.points], use.points[-1]
         series = [
-            Lines(
-                "k@90, median module", steps, [point.energy_rank_90_p50 for point in use.points], marked=True
-            ),
-            Lines(
-                "k@90, 90th percentile",
-                steps,
-                [point.energy_rank_90_p90 for point in use.points],
-                marked=True,
-            ),
-            Lines(
-                "stable rank, median", steps, [point.stable_rank_median for point in use.points], marked=True
-            ),
+            Lines(name, steps, [getattr(point, key) for point in use.points], marked=True)
+            for name, key in (
+                ("k@90, median module", "energy_rank_90_p50"),
+                ("k@90, 90th percentile", "energy_rank_90_p90"),
+            )
         ]
         modules = f"{plural(use.modules, 'module')} with rank {use.max_rank or 'unknown'}"
         reached = f"k@90 {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}"
