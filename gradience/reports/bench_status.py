@@ -12,11 +12,11 @@ from gradience.reports.base.blocks import (
     Code,
     Column,
     Document,
-    Facts,
     Heading,
     Inline,
     Note,
     Notes,
+    Paragraph,
     Role,
     Span,
     Table,
@@ -79,27 +79,15 @@ class BenchStatus(Readable):
         return ", ".join([f"{states['done']} of {plural(states.total(), 'stage')} done", *others])
 
     def blocks(self) -> Document:
-        """Return the run, its running stages, all stages by seed, and the failures."""
-        heading = Heading(Span(self.run, "name"), level=1, aside=self.progress())
-        blocks: list[Block] = [heading, Facts([("run", STATES[self.state])])]
-        running: list[list[Inline]] = [
-            [str(seed), Span(stage.name, "name"), f"{rough_duration(self._seconds_since(stage.since))} ago"]
-            for seed, stage in self.stages
-            if stage.since is not None
-        ]
-        if running:
-            columns = [Column("seed", ">"), Column("stage"), Column("began", ">")]
-            blocks += [Heading("Running"), Table(columns, running)]
-        blocks += [Heading("Stages"), _stages(self)]
+        """Return the state and progress of the run, the stages that are not done, and the failures."""
+        heading = Heading((Span(self.run, "name"), f": {STATES[self.state]}"), level=1)
+        blocks: list[Block] = [heading, Paragraph(f"{self.progress()}."), _stages(self)]
         failed = [(seed, stage) for seed, stage in self.stages if stage.state == "failed"]
         blocks += [Heading("Failed")] if failed else []
         for seed, stage in failed:
             text = (f"seed {seed} ", Span(stage.name, "name"), f": {stage.message}")
             blocks += [Notes([Note("error", text)]), *([Code(stage.log)] if stage.log else [])]
         return blocks
-
-    def _seconds_since(self, moment: datetime) -> float:
-        return max(0.0, (self.looked - moment).total_seconds())
 
 
 ROLES: dict[StageState, Role] = {"done": "good", "running": "info", "waiting": "dim", "failed": "bad"}
@@ -111,19 +99,23 @@ STATES: dict[RunState, str] = {
 
 
 def _stages(status: BenchStatus) -> Table:
-    """Return one row per stage and one column per seed."""
+    """Return one row per stage that is not done on every seed, and the results. One column per seed."""
     stages = {(seed, stage.name): stage for seed, stage in status.stages}
     rows: list[list[Inline]] = []
     for name in dict.fromkeys(stage.name for _, stage in status.stages):
-        row: list[Inline] = [Span(name, "name")]
-        for seed in status.seeds:
-            stage = stages.get((seed.seed, name))
-            if stage is None:
-                row.append(Span("not made", "dim"))
-                continue
-            time = f", {rough_duration(stage.seconds)}" if stage.seconds is not None else ""
-            row.append(Span(f"{stage.state}{time}", ROLES[stage.state]))
-        rows.append(row)
+        of_seeds = [stages.get((seed.seed, name)) for seed in status.seeds]
+        if any(stage is None or stage.state != "done" for stage in of_seeds):
+            rows.append([Span(name, "name"), *(_cell(status, stage) for stage in of_seeds)])
     if any(seed.result for seed in status.seeds):
         rows.append(["result", *(seed.result or "" for seed in status.seeds)])
     return Table([Column("stage"), *(Column(f"seed {seed.seed}") for seed in status.seeds)], rows)
+
+
+def _cell(status: BenchStatus, stage: StageStatus | None) -> Span:
+    """Return the state of a stage, and the time since a running stage began."""
+    if stage is None:
+        return Span("not made", "dim")
+    if stage.since is None:
+        return Span(stage.state, ROLES[stage.state])
+    seconds = max(0.0, (status.looked - stage.since).total_seconds())
+    return Span(f"{stage.state}, {rough_duration(seconds)}", ROLES[stage.state])

@@ -1,7 +1,7 @@
 """Dry run of `gradience bench run`: inputs, stages, memory and smallest margin."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -17,10 +17,10 @@ from gradience.reports.base.blocks import (
     Inline,
     Paragraph,
     Span,
-    Table,
     items,
+    table_of,
 )
-from gradience.reports.base.numbers import chance, count, in_points, percent, size
+from gradience.reports.base.numbers import chance, count, in_points, memory_parts, percent, plural
 from gradience.reports.base.report import Readable
 from gradience.reports.bench_plan import Policy
 
@@ -84,10 +84,21 @@ class CostEstimate(Part):
     """Python, PyTorch and their libraries, measured in the process that made the forecast; 0 on a GPU."""
 
     @property
+    def parts(self) -> dict[str, int]:
+        """The parts of the memory of the stage that needs the most, in bytes."""
+        training = self.trained_bytes + self.activation_bytes
+        stages = {"training": training, "evaluation": self.evaluation_bytes}
+        largest = max(stages, key=lambda stage: stages[stage])
+        return {
+            "base": self.weights_bytes,
+            largest: stages[largest],
+            "Python and libraries": self.process_bytes,
+        }
+
+    @property
     def largest_stage_bytes(self) -> int:
         """Memory of the stage that needs the most."""
-        stage = max(self.trained_bytes + self.activation_bytes, self.evaluation_bytes)
-        return self.process_bytes + self.weights_bytes + stage
+        return sum(self.parts.values())
 
 
 class Scenario(Part):
@@ -145,29 +156,19 @@ class BenchForecast(Readable):
     assumptions: tuple[str, ...]
 
     def blocks(self) -> Document:
-        """Return the plan, its inputs, examples, the stages, and the assumptions."""
+        """Return the work and its requirements, the smallest margins, the first test example, and the assumptions."""
         title = ("Bench plan: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
         blocks: list[Block] = [Heading(title, level=1, aside="dry run: no model was loaded")]
         if self.smoke:
             blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
-        checks: list[tuple[str, Inline]] = [
-            (check.what, (Span(check.name, "name"), f": {check.state} ({check.note})"))
-            for check in self.checks
-        ]
-        blocks += [Heading("Plan"), Facts(_plan(self)), Heading("Inputs"), Facts(checks)]
-        if self.requirements:
-            rows = [(each.what, each.needed, each.here) for each in self.requirements]
-            columns = (Column(""), Column("needed", wrap=True), Column("this machine", wrap=True))
-            blocks += [Heading("Requirements"), Table(columns, rows)]
+        examples = plural(self.examples, "example") if self.examples else "an unknown number of examples"
+        trained = f"trains at most {plural(self.trainings, 'adapter')}"
+        work = f"{trained} and evaluates at most {self.evaluations} on {examples}"
+        blocks += [Paragraph(f"Each of {plural(len(self.seeds), 'seed')} {work}."), Facts(_plan(self))]
         if self.scenarios:
-            blocks += _chances(self)
+            blocks += _chances(self.scenarios)
         if self.scored:
-            scored = Facts(scored_facts(self.scored, self.scored_by))
-            blocks += [Heading("First test examples"), scored]
-        stages: list[tuple[str, Inline]] = [
-            (str(number), name) for number, name in enumerate(self.stages, start=1)
-        ]
-        blocks += [Heading("Stages of a seed"), Facts(stages)]
+            blocks += [Heading("First test example"), Facts(scored_facts(self.scored[:1], self.scored_by))]
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
 
 
@@ -176,55 +177,60 @@ SHOWN = 400
 
 
 def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
-    """Return model, task, seeds, gate, training runs, and the resources that they need."""
+    """Return seeds, gate, evaluated adapters, requirements, and inputs other than a model that was found."""
+    evaluated = [stage.removesuffix("/eval") for stage in forecast.stages if stage.endswith("/eval")]
+    names = (part for name in evaluated for part in (", ", Span(name, "name")))
     facts: list[tuple[str, Inline]] = [
-        ("model", Span(forecast.model, "name")),
-        ("task", Span(forecast.task, "name")),
         ("seeds", ", ".join(map(str, forecast.seeds))),
-        ("examples", f"{forecast.examples:,}" if forecast.examples else "unknown until the data are read"),
         ("gate", f"the probe must reach {100 * float(Fraction(forecast.gate)):.3g} %"),
-        ("trainings", f"{forecast.trainings} per seed (fewer if variants coincide)"),
-        ("evaluations", f"{forecast.evaluations} per seed"),
+        ("evaluated", tuple(names)[1:]),
     ]
     cost = forecast.cost
-    if cost is None:
-        return facts
-    training = cost.trained_bytes + cost.activation_bytes
-    parts = f"{size(cost.weights_bytes)} base, "
-    parts += f"{size(cost.process_bytes)} Python and libraries, " if cost.process_bytes else ""
-    parts += f"{size(training)} training (activations: {size(cost.activation_bytes)})"
-    parts += f" or {size(cost.evaluation_bytes)} evaluation"
-    return [
-        *facts,
-        ("base", f"{count(cost.base_params)} parameters"),
-        ("probe", f"{count(cost.probe_params)} trained parameters"),
-        ("memory", f"about {size(cost.largest_stage_bytes)}: {parts}"),
-        ("tokens", f"{count(cost.tokens_per_training)} per training, padding included"),
+    for requirement in forecast.requirements:
+        needed, here = requirement.needed, requirement.here
+        if requirement.what == "memory" and cost is not None:
+            needed = memory_parts(cost.parts)
+        shown = here and requirement.what != "packages"
+        facts.append((requirement.what, f"{needed}; this machine: {here}" if shown else needed))
+    if cost is not None:
+        facts.append(("tokens", f"{count(cost.tokens_per_training)} per training, padding included"))
+    return facts + [
+        (check.what, (Span(check.name, "name"), f": {check.state} ({check.note})"))
+        for check in forecast.checks
+        if (check.what, check.state) != ("model", "found")
     ]
 
 
-def _chances(forecast: BenchForecast) -> list[Block]:
-    """Return the smallest margin for several plausible variants, and the chance that an equal variant passes."""
-    titles = ("discordance", "spread", "margin, these runs", "mean over trainings", "chance of PASS")
-    rows: list[tuple[Inline, ...]] = [
+def _chances(scenarios: Sequence[Scenario]) -> list[Block]:
+    """Return the smallest margin at each assumed discordance, and the chance that an equal variant passes."""
+    alike: dict[float, list[Scenario]] = {}
+    for scenario in scenarios:
+        alike.setdefault(scenario.discordance, []).append(scenario)
+    over_trainings = any(row.margin_over_trainings is not None for row in scenarios)
+    table = table_of(
+        alike.values(),
+        (Column("discordance", ">"), lambda rows: percent(rows[0].discordance)),
+        (Column("typical of"), lambda rows: " and ".join(dict.fromkeys(row.name for row in rows))),
+        (Column("margin, these runs", ">"), lambda rows: in_points(rows[0].margin_these_runs)),
         (
-            Span(row.name, "name"),
-            percent(row.discordance),
-            in_points(row.spread),
-            in_points(row.margin_these_runs),
-            in_points(row.margin_over_trainings),
-            chance(row.pass_if_equal),
-        )
-        for row in forecast.scenarios
-    ]
-    legend = (
-        "Margin: smallest margin that can be shown with 80 % power. Spread: standard deviation of a variant's true Δ"
-        " over trainings. Both are in points. Margins and the chance of PASS assume a variant exactly as good as the"
-        f" probe. Discordances and spreads are assumed, not measured. Discordance:"
-        f" {typical_discordances()}"
+            Column("mean over trainings", ">", shown=over_trainings),
+            lambda rows: _range(in_points, (row.margin_over_trainings or 0.0 for row in rows)),
+        ),
+        (Column("chance of PASS", ">"), lambda rows: _range(chance, (row.pass_if_equal for row in rows))),
     )
-    columns = [Column("variant"), *(Column(title, ">") for title in titles)]
-    return [Heading("Smallest margin"), Table(columns, rows), Paragraph(legend)]
+    spread = in_points(max(row.spread for row in scenarios))
+    legend = (
+        "Margin: the smallest drop, in points, that can be ruled out with 80 % power if the variant is exactly as good"
+        f" as the probe. Ranges: the standard deviation of its true Δ over trainings is 0 to {spread} points."
+        f" Discordances are assumed: {typical_discordances()}"
+    )
+    return [Heading("Smallest margin"), table, Paragraph(legend)]
+
+
+def _range(show: Callable[[float], str], values: Iterable[float]) -> str:
+    """Return `0.42 to 2.1`, or one figure if both ends look the same."""
+    ends = sorted(values)
+    return " to ".join(dict.fromkeys((show(ends[0]), show(ends[-1]))))
 
 
 def typical_discordances() -> str:

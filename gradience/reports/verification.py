@@ -1,6 +1,8 @@
 """Report of `gradience verify`: verdict, level reached, checks, mismatches, and limits."""
 
-from typing import ClassVar, Literal, Self
+import re
+from collections.abc import Iterable
+from typing import ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -27,6 +29,9 @@ from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import View
 from gradience.reports.bench import Status
+from gradience.words import noun
+
+T = TypeVar("T")
 
 Level = Literal["L1", "L2", "L3"]
 """L1: the folder agrees with itself, from the scored answers to the verdict. L2: the answers were scored again,
@@ -138,6 +143,8 @@ LEVELS: dict[Level, str] = {
     "L3": "a sample of the outputs was regenerated and is identical",
 }
 DATA = "; all examples and gold answers are the task's"
+OF_SEED = re.compile(r"^seed_\d+(: |/)")
+"""Prefix of a sentence about one seed."""
 ROLES: dict[str, Role] = {"passed": "good", "failed": "bad", "not done": "dim"}
 
 
@@ -150,15 +157,14 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
         word = Span(f"{report.verdict.capitalize()}, level {report.level}", "good")
         data = any(check.level == "data" and check.result == "passed" for check in report.checks)
         answer = (word, f": {LEVELS[report.level]}", DATA if data else "")
-    seeds = ", ".join(map(str, report.seeds)) or "none"
-    of_bench = report.status is not None or report.seeds
     facts: list[tuple[str, Inline]] = [
-        *([("recorded status", report.status or MISSING), ("recomputed seeds", seeds)] if of_bench else []),
         ("root", _digest(report.root, report.root_expected, "digests.json")),
         ("plan", _digest(report.plan, report.plan_expected, "plan.json")),
     ]
-    if report.code is not None:
-        facts.append(("code, as recorded", report.code))
+    if report.status is not None or report.seeds:
+        seeds = ", ".join(map(str, report.seeds))
+        again = f"recomputed for {noun(len(report.seeds), 'seed')} {seeds}" if seeds else "not recomputed"
+        facts.insert(0, ("verdict", f"{report.status or MISSING}, {again}"))
     if report.sample_seed is not None:
         facts.append(("sample seed", str(report.sample_seed)))
     heading = Heading((Span("Verification of "), Span(report.folder, "name")), level=1)
@@ -174,21 +180,33 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
         blocks += [Heading("Mismatches"), Notes(notes), *more]
     if report.regenerated:
         blocks += [Heading("Regenerated answers"), _regenerated(report.regenerated)]
-    checks = table_of(
-        report.checks,
-        (Column("check"), lambda check: check.name),
-        (Column("level"), lambda check: check.level),
-        (Column("result"), lambda check: Span(check.result, ROLES[check.result])),
-        (Column("details", wrap=True), lambda check: Span(check.what, "name")),
+    checks = _of_seeds((check.what, (check.name, check.level, check.result)) for check in report.checks)
+    table = table_of(
+        checks,
+        (Column("check"), lambda row: row[1][0]),
+        (Column("level"), lambda row: row[1][1]),
+        (Column("result"), lambda row: Span(row[1][2], ROLES[row[1][2]])),
+        (Column("details", wrap=True), lambda row: Span(row[0], "name")),
     )
     return [
         *blocks,
         Heading(
             "Checks", aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated"
         ),
-        checks,
+        table,
         Heading("Not verified"),
-        items(report.not_verified),
+        items(text for text, _ in _of_seeds((gap, ()) for gap in report.not_verified)),
+    ]
+
+
+def _of_seeds(rows: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+    """Return the rows, with equal sentences of several seeds as one: `29 stages match their manifests (2 seeds)`."""
+    numbers: dict[tuple[str, T], int] = {}
+    for text, rest in rows:
+        of_all = OF_SEED.sub("", text)
+        numbers[of_all, rest] = numbers.get((of_all, rest), 0) + (of_all != text)
+    return [
+        (f"{text} ({number} seeds)" if number > 1 else text, rest) for (text, rest), number in numbers.items()
     ]
 
 

@@ -277,7 +277,7 @@ def task(**options):
 def test_the_first_test_examples_are_shown_as_the_model_sees_them(dry_run, data):
     code, out, err = dry_run(task=task(**data))
     assert code == 0, err
-    assert "First test examples" in out
+    assert "First test example" in out
     assert "a film" in out
     assert "very good [UNK]" in out  # the tokenizer has no word `####`: only the model's view shows that
     assert "[END]" in out

@@ -185,7 +185,7 @@ def test_stages_that_other_processes_make_give_the_same(
 def test_the_dry_run_names_the_guards(config_file: Path) -> None:
     text = forecast(load_config(config_file)).to_text()
     assert "30 examples, margin 0.9 nats per token" in text
-    assert "guards/general" in text
+    assert "general: " in text
 
 
 def test_a_guard_that_fails_on_one_seed_fails_the_variant() -> None:

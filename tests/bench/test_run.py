@@ -584,7 +584,7 @@ def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_pa
     ],
     ids=["jsonl", "choices", "chat", "labels"],
 )  # fmt: skip
-def test_a_dry_run_shows_three_prompts_and_what_is_scored(config, profile, options, row, shown, capsys):
+def test_a_dry_run_shows_a_prompt_and_what_is_scored(config, profile, options, row, shown, capsys):
     text = json.dumps(row)
     rows = [json.loads(text.replace("{n}", str(n))) for n in range(10, 16)]
     path = config(profile)
@@ -604,7 +604,7 @@ def test_a_dry_run_shows_three_prompts_and_what_is_scored(config, profile, optio
     assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert all(each in out for each in shown)
-    assert out.partition("First test examples")[2].count("prompt ") == 3
+    assert out.partition("First test example")[2].count("prompt ") == 1
 
 
 # ---------------------------------------------------------------- `--require-grade`: a gate for scripts that

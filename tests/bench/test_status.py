@@ -56,7 +56,7 @@ def test_a_run_in_one_process_while_it_runs_and_after_a_kill(config_file, tmp_pa
         status = until(counted)
         assert status.state == "going on"
         assert stage_of(status, 2, "uniform_median/train").state == "waiting"
-        assert "Running" in status.to_text()
+        assert "running, " in status.to_text()
         process.kill()
         process.communicate()
         gone = look(output)
