@@ -81,25 +81,25 @@ class Kept(NamedTuple):
 
 QUESTIONS = "docs/questions.md"
 KEPT = (
-    Kept("README.md", "shrink", "minilm_shrink_rows/shrink.json", ("…", "Candidates")),
+    Kept("README.md", "shrink", "minilm_shrink_rows/shrink.json", ("Candidates",)),
     Kept("docs/evaluate.md", "evaluation", "minilm_evaluation/evaluation.json"),
     Kept(
         "docs/evaluate.md",
         "evaluation-arithmetic",
         "smollm2_evaluation/arithmetic.json",
-        ("Candidates", "Gain of probe"),
+        ("Candidates",),
     ),
     Kept(
         "docs/evaluate.md",
         "evaluation-gsm8k",
         "smollm2_evaluation/gsm8k.json",
-        ("Candidates", "Gain of probe", "Truncated or missing answers"),
+        ("Candidates", "Truncated or missing answers"),
     ),
     Kept(
         "docs/evaluate.md",
         "lm_eval_written",
         "smollm2_lm_eval/written.json",
-        ("Candidates", "Gain of my_adapter"),
+        ("Candidates",),
     ),
     Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Candidates",)),
     Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
@@ -120,7 +120,7 @@ KEPT = (
         "docs/shrink.md",
         "shrink-arithmetic",
         "smollm2_shrink/shrink.json",
-        ("Candidates", "Change in outputs"),
+        ("Candidates",),
     ),
     Kept("docs/fleet.md", "fleet", "fleet_probes/fleet.json"),
     Kept(

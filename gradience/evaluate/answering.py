@@ -289,10 +289,12 @@ class Answering:
             stages = self._rows + (self.inputs.measures_divergence and self._likelihoods)
         else:
             stages = self._rows if once else 2 * self._rows - (not self._likelihoods)
-        number = self._stages.setdefault(f"{row.file_name}/{stage}", len(self._stages) + 1)
         looks = len(self.evaluator.looks)
         look = f", look {row.look} of {looks}" if looks > 1 else ""
-        self.watcher.stage(f"{row.file_name}{look}/{stage}", number, stages)
+        name = f"{row.file_name}{look}/{stage}"
+        number = self._stages.setdefault(name, len(self._stages) + 1)
+        # Tests may stop at any look, so the number of stages is then unknown.
+        self.watcher.stage(name, number, None if looks > 1 else stages)
 
     @property
     def fingerprint(self) -> str:

@@ -119,7 +119,7 @@ def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int
                 " change, if none does"
             )
             return
-        able = showable(examples, margins_of(examples, candidates, inputs.looks))
+        able = showable(examples, inputs.margin, margins_of(examples, candidates, inputs.looks))
         settings.watcher.showable(f"{before}{able}")
 
 

@@ -47,13 +47,12 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
-    Table,
     table_of,
 )
 from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
 from gradience.reports.base.prediction import ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import DOCUMENT, View
+from gradience.reports.base.view import DOCUMENT, View, more
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
@@ -349,71 +348,82 @@ def _invalid(path: Path, problem: str) -> InputError:
     )
 
 
-SHOWN = 8
+SHOWN = 5
 """Modules on the screen, unless all are requested."""
 
 
 def calibration_blocks(report: CalibrationReport, view: View) -> Document:
     """Return the data, the excluded modules, the most important modules, and the predictions by size."""
     predicting = report.rows - report.selection_rows
+    split = f"{count(report.selection_rows)} to select components, {count(predicting)} to predict"
     facts: list[tuple[str, Inline]] = [
         ("base", Span(report.base, "name")),
-        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'example')}")),
-        ("examples", f"{count(report.selection_rows)} to select components, {count(predicting)} to predict"),
+        ("prompts", (Span(report.prompts, "name"), f": {split}")),
         *report.completions(),
-        ("scored", f"{plural(report.scored_tokens, 'token')} of the prediction examples"),
-        ("modules", f"{count(len(report.modules))} calibrated, {count(len(report.excluded))} excluded"),
     ]
     ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
-    tokens = report.tokens_per_answer
-    rows: list[list[Inline]] = []
-    for module in ordered[: SHOWN if view.brief else None]:
-        of_example = [sig(module.importance * tokens)] if tokens != 1 else []
-        rows.append([Span(module.name, "name"), sig(module.importance), *of_example, str(module.rank)])
-    if len(rows) < len(ordered):
-        rows.append([f"… {len(ordered) - len(rows)} more with --layers"])
-    titles = ("KL/token if removed", *(("KL/answer",) if tokens != 1 else ()), "rank")
+    table = table_of(
+        ordered[: SHOWN if view.brief else None],
+        (Column("module"), lambda module: Span(module.name, "name")),
+        (Column("KL/token if removed", ">"), lambda module: sig(module.importance)),
+        (Column("rank", ">"), lambda module: str(module.rank)),
+    )
     notes = _notes(report)
     return [
         Heading(("Calibration of ", Span(report.adapter_path, "name")), level=1),
+        Paragraph(_answer(report)),
         Facts(facts),
         *([Notes(notes)] if notes else []),
+        *_size_blocks(report, view),
         Heading("Importance of modules"),
-        Table([Column("module"), *(Column(title, ">") for title in titles)], rows),
+        table,
+        *more(len(ordered) - len(table.rows), "more module", view.rest),
         Paragraph(
             "KL/token if removed: predicted divergence in nats if the module's whole update is removed."
-            " KL/answer: the same, summed over the scored tokens of an average answer."
         ),
-        *_size_blocks(report, view),
+        *_next(report, view),
     ]
 
 
-SIZES = (
-    "Each size has as many parameters as that uniform rank, allocated by effect (--max-params)."
-    " SVD: plain --rank K. Intervals: gradience compress --calibration."
-)
+def _answer(report: CalibrationReport) -> str:
+    """Return the predicted advantage over plain truncation at the smallest size, if sizes are predicted."""
+    modules = plural(len(report.modules), "module")
+    if not report.sizes:
+        return f"The importance of {modules} was measured on {plural(report.rows, 'prompt')}."
+    smallest = report.sizes[-1]
+    calibrated, svd = (
+        sig(kl * report.tokens_per_answer)
+        for kl in (smallest.calibrated_kl_per_token, smallest.svd_kl_per_token)
+    )
+    return (
+        f"At the size of rank {smallest.rank}, an adapter that keeps the components chosen by this calibration has a"
+        f" predicted KL of {calibrated} per answer. Plain truncation has {svd}."
+    )
 
 
 def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
-    """Return the predicted KL of each size for both allocations of its parameters; on a screen also the next
-    command."""
+    """Return the predicted KL of each size for both allocations of its parameters."""
+    if not report.sizes:
+        return []
     tokens = report.tokens_per_answer
     table = table_of(
         report.sizes,
         (Column("same size as rank", ">"), lambda point: str(point.rank)),
         (Column("parameters", ">", drop=2), lambda point: count(point.params)),
         (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
-        (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
+        (Column("KL/answer, truncation", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
     )
-    blocks: list[Block] = [Heading("Sizes"), table, Paragraph(SIZES)] if report.sizes else []
+    legend = "KL/answer: predicted divergence from the original outputs, in nats per average answer."
+    return [Heading("Predicted change of the output"), table, Paragraph(legend)]
+
+
+def _next(report: CalibrationReport, view: View) -> list[Block]:
+    """Return the next command, on a screen."""
     if not report.sizes or view.width is None:
-        return blocks
+        return []
     shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"
     labeled, unlabeled = (Span(f"{shrink} --{flag} rows.jsonl", "dim") for flag in ("data", "prompts"))
-    return [
-        *blocks,
-        Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts only)")),
-    ]
+    return [Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts only)"))]
 
 
 def _notes(report: CalibrationReport) -> list[Note]:

@@ -103,7 +103,7 @@ class DistillReport(PromptReport):
     left_out_files: tuple[str, ...]
 
     def blocks(self) -> Document:
-        """Return the data and settings of the training, KL before and after, and the checks for early stopping."""
+        """Return the result, the data and settings of the training, and KL before and after."""
         distances: list[list[Inline]] = [
             [name, number(mean.kl_per_token), f"{number(mean.low)} … {number(mean.high)}"]
             for name, mean, number in (
@@ -114,17 +114,17 @@ class DistillReport(PromptReport):
         ]
         return [
             Heading(("Distillation of ", Span(self.adapter_path, "name")), level=1),
+            Notes([_answer(self)]),
             Facts(_facts(self)),
+            *_notes(self),
             Heading("Distance from the reference"),
-            Paragraph(_answer(self)),
             Table(
                 [Column("held-out examples"), Column("KL/token", ">"), Column("95 % interval", ">")],
                 distances,
             ),
-            *_notes(self),
             Paragraph(
-                "KL/token: divergence of the adapter from the reference adapter per scored token, in nats. A low KL"
-                " does not prove accuracy: evaluate the result."
+                "KL/token: divergence from the reference adapter per scored token, in nats. A low KL does not prove"
+                " accuracy: evaluate the result."
             ),
         ]
 
@@ -189,40 +189,36 @@ FEW = 30
 """Below this number of held-out examples, a warning is shown."""
 
 
-def _answer(report: DistillReport) -> str:
+def _answer(report: DistillReport) -> Note:
     if report.p_closer is None:
-        return "No step improved the adapter: it was written unchanged."
-    p = report.p_closer
+        return Note("unknown", "No step improved the adapter: it was written unchanged.")
+    p, before = report.p_closer, report.before.kl_per_token
     if p > 1 - LEVEL:
-        return "Farther from the reference on the held-out examples: keep the adapter that you had before distillation."
-    recovered = (
-        1 - report.after.kl_per_token / report.before.kl_per_token if report.before.kl_per_token else 0.0
-    )
+        return Note(
+            "error",
+            "The adapter is farther from the reference on the held-out examples: keep the one that you had before.",
+        )
+    recovered = 1 - report.after.kl_per_token / before if before else 0.0
     counted = sum(row.kl_per_example_after < row.kl_per_example_before for row in report.by_row)
-    how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
-    how += f"; {probability(p)}, null hypothesis: no change"
+    closer = (
+        f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer to the reference"
+    )
+    how = f"{closer} ({probability(p)}, null hypothesis: no change)"
     if p < LEVEL:
-        return f"Closer to the reference: distillation recovered {percent(recovered)} of the KL per token ({how})."
+        return Note("good", f"Distillation recovered {percent(recovered)} of the KL per token: {how}.")
     change = f"{'fell' if recovered >= 0 else 'rose'} by {percent(abs(recovered))}"
-    return f"Inconclusive: KL per token {change} ({how}). More prompts might show a change of this size."
+    more = "More prompts might show a change of this size"
+    return Note("unknown", f"Inconclusive: KL per token {change}, and {how}. {more}.")
 
 
 def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
-    reference = f"the reference has {count(report.teacher_params)}"
-    steps = (
-        f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} examples each"
-    )
-    facts: list[tuple[str, Inline]] = [
+    return [
         ("reference", Span(report.teacher_path, "name")),
         ("base", Span(report.base, "name")),
-        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'example')}")),
-        ("examples", _split(report)),
+        ("prompts", (Span(report.prompts, "name"), f": {_split(report)}")),
         *report.completions(" from the reference"),
-        ("scored", f"{plural(report.scored_tokens, 'token')} of the held-out examples"),
-        ("trained", f"{plural(report.trained_params, 'parameter')} (LoRA factors only); {reference}"),
-        ("steps", steps),
+        ("steps", f"{count(report.steps)} of {count(report.planned_steps)}"),
     ]
-    return facts
 
 
 def _split(report: DistillReport | DistillForecast) -> str:

@@ -17,6 +17,7 @@ from gradience.reports.base.blocks import (
     Facts,
     Heading,
     Inline,
+    Mark,
     Note,
     Notes,
     Paragraph,
@@ -53,6 +54,7 @@ from gradience.words import points
 
 if TYPE_CHECKING:
     from gradience.reports.evaluation_sets import JointAdapter
+    from gradience.reports.shrink import ShrinkPlan
 
 RowRole = Literal["reference", "candidate", "base"]
 REFERENCE: Literal["reference"] = "reference"
@@ -267,22 +269,13 @@ class EvaluationReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [
-            *title_blocks(self),
-            *table_blocks(self),
-            *base_blocks(self),
-            *answer_blocks(self),
-            *caveat_blocks(self),
-        ]
+        return [*title_blocks(self), *table_blocks(self), *answer_blocks(self), *caveat_blocks(self)]
 
     def summary(self) -> list[Note] | None:
-        """Return the verdicts on the candidates; None without candidates."""
-        if not self.candidates:
-            return None
+        """Return the verdicts on the candidates, the gain over the base, and the scope; None without both."""
         gain = gain_over_base(self)
-        notes = [note for row in self.candidates for note in grade_note(row.name, row.grade, row.reason)]
-        notes += [Note("warning", change) for change in self.changes]
-        return [*notes, Note("info", ONE_TRAINING), *([] if gain is None else [gain])]
+        scope = [Note("info", ONE_TRAINING)] if self.candidates else []
+        return [*grade_notes(self), *([] if gain is None else [gain]), *scope] or None
 
     @property
     def candidates(self) -> tuple[EvaluatedAdapter, ...]:
@@ -344,13 +337,19 @@ class ComparisonForecast(Readable):
         return {**parts, "Python and libraries": self.process_bytes or 0}
 
     def document(
-        self, title: Inline, facts: Sequence[tuple[str, Inline]], tables: Sequence[Block]
+        self,
+        title: Inline,
+        able: Sequence[Note],
+        facts: Sequence[tuple[str, Inline]],
+        tables: Sequence[Block] = (),
     ) -> Document:
-        """Return the facts of the plan with its memory, the tables, and the assumptions."""
+        """Return the margins that can be shown, the facts of the plan with its memory, notes, and the tables."""
         parts = [("memory", memory_parts(self.memory))] if self.memory else []
         heading = Heading(title, level=1, aside="dry run: no model was loaded")
-        blocks: list[Block] = [heading, Facts([*facts, *parts]), *warned(self.notes), *tables]
-        return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
+        assumptions = [Note("info", text) for text in self.assumptions]
+        warnings = [Note("warning", text) for text in self.notes]
+        opening, notes = ([Notes(group)] if group else [] for group in (able, [*warnings, *assumptions]))
+        return [heading, *opening, Facts([*facts, *parts]), *notes, *tables]
 
 
 class EvaluationForecast(ComparisonForecast):
@@ -388,12 +387,13 @@ class EvaluationForecast(ComparisonForecast):
             ("examples", count(self.examples)),
             *((name, f"{count(other.examples)} examples") for name, other in self.others.items()),
         ]
-        blocks = margin_blocks(self.margin, self.margins if self.adapters[1:] else ())
-        for name, other in self.others.items():
-            tables = margin_blocks(other.margin, other.margins if other.adapters[1:] else ())
-            blocks += [Heading(f"Smallest margin on {name}"), *tables[1:2]] if tables else []
+        notes = [
+            able_note(plan.examples, plan.margin, plan.margins, of=name)
+            for name, plan in (("", self), *self.others.items())
+            if plan.margins and plan.adapters[1:]
+        ]
         reference, task = Span(self.adapters[0], "name"), Span(self.task, "name")
-        return self.document(("Evaluation plan: ", reference, " on ", task), facts, blocks)
+        return self.document(("Evaluation plan: ", reference, " on ", task), notes, facts)
 
 
 class EvaluationPreview(Readable):
@@ -492,12 +492,12 @@ class KeptRecords(Artifact):
 
 
 ASSUMED = 0.05
-"""Discordance assumed in the line printed before a run."""
+"""Discordance at which dry runs give the smallest margin."""
 ANY_SCORER = (
     "For any deterministic scorer of the output text with values between 0 and 1, the mean score drops by at most the"
     " share of changed outputs. A changed output need not be worse. Nothing is said about likelihoods (NLL)."
 )
-ONE_TRAINING = "The result holds for these adapters; another training run may give a different one."
+ONE_TRAINING = "The result holds for these adapters; another training run may differ."
 
 
 # ---------------------------------------------------------------- the evaluation
@@ -506,16 +506,7 @@ ONE_TRAINING = "The result holds for these adapters; another training run may gi
 def title_blocks(report: EvaluationReport) -> list[Block]:
     """Return base, examples, device and warnings."""
     conditions = report.conditions
-    weights = conditions.dtype or "precision unknown"
-    if conditions.quantization is not None:
-        rest = f"embeddings, norms and head {conditions.dtype}"
-        weights = f"linear layers {conditions.quantization}, {rest}"
-    facts: list[tuple[str, Inline]] = [
-        ("base", (Span(report.base, "name"), Span(f"  {weights}", "dim"))),
-        ("examples", examples_of(report.examples, report.task, report.role)),
-        *looks_fact(report.looks),
-        ("device", device_of(conditions)),
-    ]
+    facts = [base_fact(report.base, conditions), examples_fact(report)]
     if conditions.engine != "transformers":
         version = conditions.versions.get(conditions.engine, "")
         varies = ", not batch-invariant" if conditions.batch_invariant is False else ""
@@ -523,8 +514,18 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
     title = ("Evaluation against ", Span(report.adapters[0].name, "name"), " on ", Span(report.task, "name"))
-    blocks: list[Block] = [Heading(title, level=1), Facts(facts)]
-    return [*blocks, *warned(warnings_of(report))]
+    return opening(title, report.summary(), facts, warnings_of(report))
+
+
+def opening(
+    title: Inline,
+    answer: Sequence[Note] | None,
+    facts: Sequence[tuple[str, Inline]],
+    warnings: Sequence[Inline],
+) -> list[Block]:
+    """Return the title, the answer, the conditions, and the warnings."""
+    answered = [Notes(answer)] if answer else []
+    return [Heading(title, level=1), *answered, Facts(facts), *warned(warnings)]
 
 
 def warnings_of(report: EvaluationReport) -> list[str]:
@@ -548,16 +549,23 @@ def repeated_tests(tests: int | None) -> list[str]:
     ]
 
 
-def device_of(conditions: EvaluationConditions) -> Inline:
-    """Return the device, its threads (CPU only), and the batch size."""
-    device, threads = conditions.device or "unknown", ""
-    if device.startswith("cpu") and conditions.threads is not None:
-        threads = f", {plural(conditions.threads, 'thread')}"
-    batches = f"batches of {conditions.batch_size}"
-    if conditions.batch_tokens is not None:
-        largest = plural(conditions.batch_size, "example")
-        batches = f"batches of up to {count(conditions.batch_tokens)} tokens ({largest})"
-    return (device, Span(f"{threads}, {batches}", "dim"))
+def base_fact(base: str, conditions: EvaluationConditions) -> tuple[str, Inline]:
+    """Return the base with its precision and its device."""
+    weights = conditions.dtype or "precision unknown"
+    if conditions.quantization is not None:
+        weights = f"linear layers {conditions.quantization}, the rest {weights}"
+    device = "" if conditions.device is None else f", {conditions.device}"
+    return ("base", (Span(base, "name"), Span(f"  {weights}{device}", "dim")))
+
+
+def examples_fact(tested: EvaluationReport | ShrinkPlan) -> tuple[str, Inline]:
+    """Return `2,186 (reviews, test split), 9 looks from 328 on`, or `1,000 rows (task jsonl)` for a file."""
+    task = Span(tested.task, "name")
+    looks = f", {len(tested.looks)} looks from {count(tested.looks[0])} on" if tested.looks else ""
+    if tested.role is None:
+        return ("examples", (f"{count(tested.examples)} rows (task ", task, f"){looks}"))
+    split = "test" if tested.role == "confirm" else tested.role
+    return ("examples", (f"{count(tested.examples)} (", task, f", {split} split){looks}"))
 
 
 OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter | None], Inline]]
@@ -566,10 +574,8 @@ OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter | None], Inline]]
 
 def table_blocks(report: EvaluationReport) -> list[Block]:
     """Return one row for each adapter, the grade of each candidate, and the legend."""
-    reference = report.adapters[0]
-    tokens = any(row.change is not None and row.change.has_tokens for row in report.adapters)
-    kl = any(row.change is not None for row in report.adapters)
-    by_likelihood = reference.likelihood is not None
+    reference, by_likelihood = report.adapters[0], report.compares == "nll"
+    flips = any(row.change is not None and row.change.flipped_examples is not None for row in report.adapters)
     heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
         heading = Heading(("Candidates, compared with ", Span(reference.name, "name")))
@@ -580,43 +586,47 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         (Column("rank", ">", drop=3), ranks_cell),
         (Column("saved", ">", drop=4), saved_cell),
         *outcome_fields(report.compares, reference.n, looks=bool(report.looks)),
-        (Column("KL/example", ">", drop=2, shown=kl), lambda row: change_cell(row, "kl_per_example")),
-        (Column("KL/token", ">", drop=2 if by_likelihood else 5, shown=tokens), kl_per_token),
-        (Column("flips", ">", drop=1, shown=kl), flips_cell),
+        (Column("95 % interval", ">", drop=7, shown=report.compares != "agreement"), interval_cell),
+        kl_field(report.adapters),
+        (Column("flips", ">", drop=1, shown=flips), lambda row: _change(row, "flipped_examples")),
     )
     legend = outcome_legend(report.compares, looks=bool(report.looks), groups=report.groups is not None)
-    legend += change_legend(report.compares, tokens=tokens) if kl else []
-    grades = [Notes(grade_notes(report))] if report.candidates else []
-    return [heading, table, *grades, *([Facts(legend)] if len(report.adapters) > 1 else [])]
+    if report.compares != "agreement":
+        method = "Student" if by_likelihood else "Tango"
+        always = ", valid at every look" if report.looks else ""
+        decides = "; the one-sided bound decides the grade" if report.candidates else ""
+        legend.append(("95 % interval", f"{method}'s two-sided interval{always}{decides}"))
+    legend += kl_legend(report.adapters)
+    if flips:
+        legend.append(
+            (
+                "flips",
+                f"examples {'with any changed top-1 token' if by_likelihood else 'whose output changes'}",
+            )
+        )
+    return [heading, table, *([Facts(legend)] if len(report.adapters) > 1 else [])]
 
 
 def outcome_fields(compares: Compares, whole: int | None, *, looks: bool) -> tuple[OutcomeColumn, ...]:
-    """Return the columns of a comparison with the reference: accuracy or likelihood, Δ and its interval; of prompts
-    without answers, how many outputs change. whole: the reference's number of examples."""
-
-    def pairs(show: Callable[[PairedTable], str]) -> Callable[[EvaluatedAdapter | None], str]:
-        return lambda row: "" if row is None or row.pairs is None else show(row.pairs)
-
-    measures: tuple[OutcomeColumn, ...] = (
-        (Column("correct", ">"), lambda row: correct_cell(row, whole)),
-        (Column("reference only", ">", drop=6), pairs(lambda table: count(table.n10))),
-        (Column("candidate only", ">", drop=6), pairs(lambda table: count(table.n01))),
-        (Column("Δ", ">"), pairs(lambda table: points(table.delta))),
-    )
-    if compares == "nll":
-        measures = ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), _nll_change))
-    if compares == "agreement":
-        return (
-            (Column("examples", ">", drop=6, shown=looks), examples_cell),
+    """Return the columns of a comparison with the reference: accuracy or likelihood, and Δ; of prompts without answers,
+    how many outputs change. whole: the reference's number of examples."""
+    examples = (Column("examples", ">", drop=6, shown=looks), examples_cell)
+    measures: dict[Compares, tuple[OutcomeColumn, ...]] = {
+        "correct": (
+            (Column("correct", ">"), lambda row: correct_cell(row, whole)),
+            (Column("Δ", ">"), lambda row: "" if row is None or row.pairs is None else delta_cell(row)),
+        ),
+        "nll": ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), _nll_change)),
+        "agreement": (
             (Column("unchanged", ">"), correct_cell),
-            (Column("changed", ">"), pairs(lambda table: count(table.n10))),
+            (
+                Column("changed", ">"),
+                lambda row: "" if row is None or row.pairs is None else count(row.pairs.n10),
+            ),
             (Column("at most", ">"), most_cell),
-        )
-    return (
-        (Column("examples", ">", drop=6, shown=looks), examples_cell),
-        *measures,
-        (Column("95 % interval", ">", drop=7), interval_cell),
-    )
+        ),
+    }
+    return (examples, *measures[compares])
 
 
 def most_cell(row: EvaluatedAdapter | None) -> str:
@@ -697,64 +707,63 @@ def examples_cell(row: EvaluatedAdapter | None) -> str:
     return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
 
 
-def change_cell(row: EvaluatedAdapter, field: str) -> str:
-    """Return a figure of the change in the outputs, with two digits; empty for the reference."""
-    return "" if row.role == REFERENCE else sig(getattr(row.change, field, None), 2)
+def kl_unit(rows: Sequence[EvaluatedAdapter], *, tokens: bool = False) -> Literal["token", "example"] | None:
+    """Return the unit of the KL that a table shows: the token if it differs from the example; None without KL.
+
+    tokens: True to choose the token anyway, as calibrations predict it.
+    """
+    changes = [row.change for row in rows if row.change is not None]
+    if not changes:
+        return None
+    return "token" if tokens or any(change.has_tokens for change in changes) else "example"
 
 
-def kl_per_token(row: EvaluatedAdapter) -> str:
-    """Return the KL per scored token; empty for the reference."""
-    return change_cell(row, "kl_per_token")
+def kl_field(rows: Sequence[EvaluatedAdapter], *, tokens: bool = False) -> OutcomeColumn:
+    """Return the column of the KL, empty for the reference."""
+    unit = kl_unit(rows, tokens=tokens)
+    return Column(f"KL/{unit}", ">", drop=2, shown=unit is not None), lambda row: _change(
+        row, f"kl_per_{unit}"
+    )
 
 
-def flips_cell(row: EvaluatedAdapter) -> str:
-    """Return the number of examples whose output changes; empty for the reference."""
-    flips = row.change.flipped_examples if row.change is not None else None
-    return "" if row.role == REFERENCE else MISSING if flips is None else count(flips)
+def kl_legend(
+    rows: Sequence[EvaluatedAdapter], *, tokens: bool = False, floor: EvaluatedAdapter | None = None
+) -> list[tuple[str, Inline]]:
+    """Return the legend of `kl_field`. floor: the rewrite control, if one was evaluated."""
+    unit = kl_unit(rows, tokens=tokens)
+    if unit is None:
+        return []
+    rounding = (
+        ""
+        if floor is None or floor.change is None
+        else f"; {_change(floor, f'kl_per_{unit}')} from rounding alone"
+    )
+    return [(f"KL/{unit}", f"KL from the reference outputs, in nats{rounding}")]
 
 
-def examples_of(examples: int, task: str, role: str | None) -> Inline:
-    """Return `2,186 (reviews, test split)`, or `1,000 rows (task jsonl)` for all rows of a file."""
-    if role is None:
-        return (f"{count(examples)} rows (task ", Span(task, "name"), ")")
-    return (f"{count(examples)} (", Span(task, "name"), f", {'test' if role == 'confirm' else role} split)")
-
-
-def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
-    """Return the planned looks as a fact; none if all examples are answered at once."""
-    return [("looks", f"{len(looks)} (at {count(looks[0])} to {count(looks[-1])} examples)")] if looks else []
+def _change(row: EvaluatedAdapter | None, field: str) -> str:
+    if row is None or row.role == REFERENCE:
+        return ""
+    value = getattr(row.change, field, None)
+    return count(value) if isinstance(value, int) else sig(value, 2)
 
 
 def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tuple[str, Inline]]:
     """Return the legend of the columns of `outcome_fields`. groups: examples belong to groups."""
-    interval = "repeated 95 % interval" if looks else "95 % interval"
     over = " over all looks" if looks else ""
     changed = "groups with a changed output" if groups else "changed outputs"
     legends: dict[Compares, list[tuple[str, Inline]]] = {
-        "correct": [("Δ", f"candidate − reference, in points (Tango's {interval})")],
+        "correct": [("Δ", "candidate − reference, in points")],
         "nll": [
             ("NLL", "negative log-likelihood in nats per token"),
-            ("ΔNLL", f"NLL − reference NLL (Student's {interval})"),
+            ("ΔNLL", "NLL − reference NLL (positive is worse)"),
         ],
         "agreement": [
             ("unchanged", "outputs with exactly the reference's text"),
             ("at most", f"{changed}: exact binomial bound, 95 % confidence{over}"),
         ],
     }
-    stopped: list[tuple[str, Inline]] = [
-        ("examples", "evaluated when the test stopped; intervals hold at every look")
-    ]
-    return [*legends[compares], *(stopped if looks else [])]
-
-
-def change_legend(compares: Compares, *, tokens: bool) -> list[tuple[str, Inline]]:
-    """Return the legend of the columns about outputs. tokens: KL per token is shown, too."""
-    changed = "in which any top-1 token changes" if compares == "nll" else "whose output changes"
-    legend: list[tuple[str, Inline]] = [
-        ("KL/example", "KL divergence from the reference outputs, in nats per example"),
-        ("flips", f"examples {changed}"),
-    ]
-    return [*legend, ("KL/token", "KL per scored token")] if tokens else legend
+    return legends[compares]
 
 
 def _nats(value: float) -> str:
@@ -773,8 +782,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
     for row in report.candidates:
         details: list[Inline] = []
         if row.adjusted_p is not None:
-            null = f"null hypothesis: {change} of at least the margin{adjusted}"
-            details.append(f"{probability(row.adjusted_p)} ({null})")
+            details.append(f"{probability(row.adjusted_p)} against {change} of the margin or more{adjusted}")
         if row.next_grade is not None:
             needs = examples_needed(row, report.compares)
             details.append(f"For grade B: {needs}")
@@ -795,17 +803,6 @@ def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
     at_once = "" if row.look is None else " with --all-rows"
     number = row.next_grade.examples_words
     return f"{number} examples are needed{at_once} for 80 % power, if {assumption}"
-
-
-def base_blocks(report: EvaluationReport) -> list[Block]:
-    """Return the gain of the reference over the base model, if the base was evaluated."""
-    note = gain_over_base(report)
-    if note is None:
-        return []
-    return [
-        Heading(("Gain of ", Span(report.adapters[0].name, "name"), " over the base model")),
-        Notes([note]),
-    ]
 
 
 def gain_over_base(report: EvaluationReport) -> Note | None:
@@ -854,8 +851,8 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
     return [
         Heading("Limits"),
         Paragraph(
-            f"{scope}With one training run per side, grade B is the best possible: another training run may give a"
-            " different result. The margin is valid only if it was chosen before anyone saw the results."
+            f"{scope}With one training run per side, grade B is the best possible. The margin is valid only if it was"
+            " chosen before anyone saw the results."
         ),
     ]
 
@@ -863,30 +860,28 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
 # ---------------------------------------------------------------- dry run
 
 
-def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Block]:
-    """Return the smallest margin that the examples can show, for several discordances; nothing without any."""
-    if not margins:
-        return []
-    table = table_of(
-        margins,
-        (Column("discordance", ">"), lambda row: percent(row.discordance)),
-        (Column("smallest margin, points", ">"), lambda row: in_points(row.margin)),
-        (
-            Column(f"margin of {in_points(float(margin))} points"),
-            lambda row: "80 % power" if row.margin <= float(margin) else "below 80 % power",
-        ),
-    )
-    legend = (
-        f"Discordance: share of the examples on which exactly one adapter is correct; {typical_discordances()}"
-        " Smallest margin: the smallest that can be shown with 80 % power if both adapters are equally good."
-    )
-    return [Heading("Smallest margin"), table, Paragraph(legend)]
+def able_note(examples: int, margin: Fraction, margins: Sequence[ShownMargin], of: str = "") -> Note:
+    """Return `showable` as a note of a dry run. of: name of the data set, if there are several."""
+    mark: Mark = "good" if _assumed(margins).margin <= margin else "warning"
+    text = f"{of}: {showable(examples, margin, margins)}" if of else showable(examples, margin, margins)
+    return Note(mark, text, [f"This share is {typical_discordances()}"])
 
 
-def showable(examples: int, margins: Sequence[ShownMargin]) -> str:
-    """Return the line printed before a run: the margin that its examples can show."""
-    assumed = next(row for row in margins if row.discordance == ASSUMED)
+def showable(examples: int, margin: Fraction, margins: Sequence[ShownMargin]) -> str:
+    """Return whether the examples can show a margin, by the share on which exactly one of two adapters is correct."""
+    words, share = f"margin of {in_points(float(margin))} points", f"{100 * ASSUMED:g} %"
+    smallest = f"the smallest margin is {in_points(_assumed(margins).margin)} points"
+    enough = [row.discordance for row in margins if row.margin <= margin]
+    if not enough:
+        return (
+            f"{plural(examples, 'example')} cannot show a {words} with 80 % power: {smallest} if exactly one of two"
+            f" equally good adapters is correct on {share} of them. Use more examples or a larger margin."
+        )
     return (
-        f"{plural(examples, 'example')} can rule out a drop of about {in_points(assumed.margin)} points (80 % chance,"
-        f" if equally good adapters differ in correctness on {percent(ASSUMED)} of the examples; see --dry-run)"
+        f"{plural(examples, 'example')} can show a {words} with 80 % power if exactly one of two equally good adapters"
+        f" is correct on up to {100 * max(enough):g} % of them. At {share}, {smallest}."
     )
+
+
+def _assumed(margins: Sequence[ShownMargin]) -> ShownMargin:
+    return next(row for row in margins if row.discordance == ASSUMED)

@@ -1,6 +1,6 @@
 """Reports of `gradience evaluate` on several data sets: the result, its plan, the dry run and the preview."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -15,12 +15,10 @@ from gradience.reports.base.blocks import (
     Heading,
     Inline,
     Note,
-    Notes,
     Paragraph,
     Span,
     spans,
     table_of,
-    warned,
 )
 from gradience.reports.base.graded import Grade, Probability, grade_note
 from gradience.reports.base.numbers import plural, probability
@@ -32,12 +30,13 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationReport,
     RowRole,
+    base_fact,
     change_warnings,
-    device_of,
     gain_over_base,
     interval_cell,
     level_or_delta_cell,
     name_cell,
+    opening,
     ranks_cell,
     saved_cell,
     warnings_of,
@@ -118,24 +117,28 @@ class EvaluationSetsReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [*title_blocks(self), *table_blocks(self), *base_blocks(self), *caveat_blocks(self)]
+        return [*title_blocks(self), *table_blocks(self), *caveat_blocks(self)]
 
     def summary(self) -> list[Note] | None:
-        """Return the grade of each candidate; None without candidates."""
-        return joint_notes(self) or None
+        """Return the grade of each candidate, and the gains over the base; None without both."""
+        return [*joint_notes(self), *base_notes(self)] or None
 
 
 def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     """Return base, data sets, device and warnings."""
-    facts: list[tuple[str, Inline]] = [("base", Span(report.base, "name"))]
+    facts = [conditions_fact(report)]
     facts += [(planned.name, set_words(planned)) for planned in report.plan.sets]
-    facts.append(("device", device_of(next(iter(report.evaluations.values())).conditions)))
     notes = change_warnings(report.plan.changes)
     for name, evaluation in report.evaluations.items():
         notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
     sets = plural(len(report.plan.sets), "data set")
-    title = Heading(("Evaluation of ", Span(report.adapters[0].name, "name"), f" on {sets}"), level=1)
-    return [title, Facts(facts), *warned(list(dict.fromkeys(notes)))]
+    title = ("Evaluation of ", Span(report.adapters[0].name, "name"), f" on {sets}")
+    return opening(title, report.summary(), facts, list(dict.fromkeys(notes)))
+
+
+def conditions_fact(report: EvaluationSetsReport) -> tuple[str, Inline]:
+    """Return the base with its precision and its device."""
+    return base_fact(report.base, next(iter(report.evaluations.values())).conditions)
 
 
 def set_words(planned: PlannedSet) -> Inline:
@@ -147,7 +150,7 @@ def set_words(planned: PlannedSet) -> Inline:
 
 
 def table_blocks(report: EvaluationSetsReport) -> list[Block]:
-    """Return one row for each adapter and a column for each data set, the joint grades, and the legend."""
+    """Return one row for each adapter and a column for each data set, and the legend."""
     first = report.adapters[0]
 
     def cell(name: str, show: Callable[[EvaluatedAdapter], str]) -> Callable[[JointAdapter], Inline]:
@@ -169,15 +172,22 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
     heading = Heading(
         ("Candidates, compared with ", Span(first.name, "name")) if report.candidates else "Results"
     )
-    notes = joint_notes(report)
-    legend: list[tuple[str, Inline]] = [(planned.name, unit_words(planned)) for planned in report.plan.sets]
-    legend += [("grade", "B only if the candidate is shown on every data set")] if notes else []
-    return [heading, table_of(report.adapters, *columns), *([Notes(notes)] if notes else []), Facts(legend)]
+    legend = unit_legend(report.plan.sets)
+    legend += [("grade", "B only if the candidate is shown on every data set")] if report.candidates else []
+    return [heading, table_of(report.adapters, *columns), Facts(legend)]
 
 
 def _set_cell(row: EvaluatedAdapter) -> str:
     """Return the level of the reference; of any other row its difference from it, and its grade."""
     return f"{level_or_delta_cell(row)} {row.grade or ''}".strip()
+
+
+def unit_legend(sets: Sequence[PlannedSet]) -> list[tuple[str, Inline]]:
+    """Return the figures in the columns of data sets, one line for those with the same ones."""
+    names: dict[str, list[str]] = {}
+    for planned in sets:
+        names.setdefault(unit_words(planned), []).append(planned.name)
+    return [(", ".join(named), words) for words, named in names.items()]
 
 
 def unit_words(planned: PlannedSet) -> str:
@@ -198,21 +208,19 @@ def joint_notes(report: EvaluationSetsReport) -> list[Note]:
     for row in report.candidates:
         details: list[Inline] = []
         if row.adjusted_p is not None:
-            value = f"{probability(row.adjusted_p)}{adjusted}"
-            details.append(f"{value}: the largest p-value among the data sets, which need no adjustment")
+            details.append(f"{probability(row.adjusted_p)}: the largest p-value of the data sets{adjusted}")
         notes += grade_note(row.name, row.grade, row.reason, details)
     return notes
 
 
-def base_blocks(report: EvaluationSetsReport) -> list[Block]:
-    """Return the reference's gains and losses, compared with the base model."""
-    notes = []
-    for name, evaluation in report.evaluations.items():
-        gain = gain_over_base(evaluation)
-        if gain is not None:
-            notes.append(Note(gain.mark, (Span(name, "name"), ": ", *spans(gain.text))))
-    title = ("What ", Span(report.adapters[0].name, "name"), " gained and forgot")
-    return [Heading(title), Notes(notes)] if notes else []
+def base_notes(report: EvaluationSetsReport) -> list[Note]:
+    """Return the reference's gains and losses on each data set, compared with the base model."""
+    gains = {name: gain_over_base(evaluation) for name, evaluation in report.evaluations.items()}
+    return [
+        Note(gain.mark, (Span(name, "name"), ": ", *spans(gain.text)))
+        for name, gain in gains.items()
+        if gain is not None
+    ]
 
 
 def caveat_blocks(report: EvaluationSetsReport) -> list[Block]:
@@ -220,9 +228,8 @@ def caveat_blocks(report: EvaluationSetsReport) -> list[Block]:
     return [
         Heading("Limits"),
         Paragraph(
-            "A B needs every data set, so their number raises no error rate. A D is one data set's result: with several"
-            " data sets, a wrong D is more likely. Texts that are not in these data sets may still have changed. With"
-            " one training run per side, grade B is the best possible. The margins are valid only if they were chosen"
-            " before anyone saw the answers."
+            "With one training run per side, grade B is the best possible. A D comes from one data set: with several, a"
+            " wrong D is more likely. Outputs for other texts may still have changed. The margins are valid only if"
+            " they were chosen before anyone saw the answers."
         ),
     ]

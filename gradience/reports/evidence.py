@@ -1,6 +1,6 @@
 """Report of `gradience evidence`: a paired comparison of two evaluation logs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
@@ -19,13 +19,11 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
-    Table,
-    figures,
     table_of,
     warned,
 )
 from gradience.reports.base.graded import GRADES, Bounds, Grade
-from gradience.reports.base.numbers import MISSING, count, percent, plain, plural, probability, sig
+from gradience.reports.base.numbers import count, plain, plural, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import more
@@ -131,11 +129,12 @@ class EvidenceReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [block for section in SECTIONS for block in section(self)]
+        return [*title_blocks(self), *flip_blocks(self), *caveat_blocks(self)]
 
     def summary(self) -> list[Note]:
-        """Return the verdict and the grade."""
-        return [Note(GRADES[self.grade][0], self.verdict, [f"grade {self.grade}"])]
+        """Return the verdict, the grade and the p-value."""
+        test = f"{probability(self.bounds.p_value)} against a drop of {_amount(self, self.margin)} or more"
+        return [Note(GRADES[self.grade][0], self.verdict, [f"Grade {self.grade}, {test}"])]
 
     def without_texts(self) -> Self:
         """Return the flips without prompts and answers."""
@@ -144,70 +143,37 @@ class EvidenceReport(Report):
 
 
 def title_blocks(report: EvidenceReport) -> list[Block]:
-    """Return both logs, the score and warnings."""
-    scored: list[str | Span] = []
-    for name in (report.task, report.metric, report.filter):
-        if name is not None:
-            scored += [" · ", Span(name, "name")]
-    if report.lower_is_better:
-        scored.append(", lower is better")
+    """Return the verdict, both logs with their means, the difference with its interval, the examples and warnings."""
     facts: list[tuple[str, Inline]] = []
     for side, log in (("A", report.a), ("B", report.b)):
-        model: tuple[Span, ...] = (Span("  "), Span(log.model, "name")) if log.model is not None else ()
-        origin = Span(f"  {log.format} · sha256 {log.sha256[:12]}", "dim")
-        facts.append((side, (Span(log.path, "name"), *model, origin)))
-    facts.append(("metric", (*scored[1:], f" · {plural(report.n, 'example')}")))
-    title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
-    blocks: list[Block] = [Heading(title, level=1), Facts(facts)]
-    return [*blocks, *warned(report.notes)]
-
-
-def answer_blocks(report: EvidenceReport) -> list[Block]:
-    """Return the verdict and the grade."""
-    return [Heading("Result"), Notes(report.summary())]
-
-
-def difference_blocks(report: EvidenceReport) -> list[Block]:
-    """Return both means, the difference with its interval, and the test at the margin."""
-    worst = report.bounds.high if report.lower_is_better else report.bounds.low
+        model = () if log.model is None else (", ", Span(log.model, "name"))
+        facts.append((side, (_mean(report, log.mean), "  ", Span(log.path, "name"), *model)))
     method = "Tango" if report.table else "Student"
-    interval = f"{_signed(report, report.low)} … {_signed(report, report.high)}"
-    test = f"{probability(report.bounds.p_value)} against a drop of {_amount(report, report.margin)} or more"
-    rows = [
-        ("A", _mean(report, report.a.mean), "the reference"),
-        ("B", _mean(report, report.b.mean), "the candidate"),
-        (
-            "B − A",
-            f"{_signed(report, report.delta)}{_unit(report)}",
-            f"{method}'s 95 % interval {interval}",
-        ),
-        ("bound", f"{_signed(report, worst)}{_unit(report)}", f"one-sided 95 % bound; {test}"),
-    ]
-    return [Heading("Difference"), figures(rows)]
-
-
-def table_blocks(report: EvidenceReport) -> list[Block]:
-    """Return the paired counts."""
-    table = report.table
-    if table is None:
-        return []
-    rows = (
-        ("A correct", count(table.n11), count(table.n10)),
-        ("A wrong", count(table.n01), count(table.n00)),
+    interval = (
+        f"{method}'s two-sided 95 % interval {_signed(report, report.low)} … {_signed(report, report.high)}"
     )
-    apart = f"{plural(table.n10 + table.n01, 'discordant example')} ({percent(table.discordance)})"
-    return [
-        Heading("Differing examples"),
-        Table([Column(), Column("B correct", ">"), Column("B wrong", ">")], rows),
-        Paragraph(
-            f"{apart}. McNemar's exact test: {probability(table.mcnemar_p)} (a large p-value does not prove equality)"
-        ),
-    ]
+    delta = f"{_signed(report, report.delta)}{_unit(report)}"
+    facts.append(("B − A", f"{delta} ({interval}; the one-sided bound decides the grade)"))
+    names = [Span(name, "name") for name in (report.task, report.metric, report.filter) if name is not None]
+    scored = [part for name in names for part in (name, ", ")]
+    lower = "lower is better, " if report.lower_is_better else ""
+    facts.append(("metric", (*scored, f"{lower}{plural(report.n, 'example')}")))
+    if report.planning.examples_80 is not None:
+        facts.append(("sample size", _sample_size(report, report.planning.examples_80)))
+    title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
+    return [Heading(title, level=1), Notes(report.summary()), Facts(facts), *warned(report.notes)]
+
+
+def _sample_size(report: EvidenceReport, needed: int) -> str:
+    margin, smallest = _amount(report, report.margin), report.planning.margin_80
+    these = f"; these {count(report.n)} can show {_amount(report, smallest)}" if smallest is not None else ""
+    equal = "80 % power, if A and B are equally good"
+    return f"{plural(needed, 'example')} can show a margin of {margin} ({equal}){these}"
 
 
 def flip_blocks(report: EvidenceReport) -> list[Block]:
     """Return the examples on which A or B is better."""
-    blocks: list[Block] = [] if report.table else [Heading("Differing examples")]
+    blocks: list[Block] = [Heading("Differing examples")]
     for change, number, words in (
         ("lost", report.n_lost, "A is better"),
         ("gained", report.n_gained, "B is better"),
@@ -228,42 +194,21 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
             (Column("id"), lambda flip: Span(flip.id, "name")),
             (Column("A", ">", shown=scored), lambda flip: plain(flip.score_a)),
             (Column("B", ">", shown=scored), lambda flip: plain(flip.score_b)),
-            (
-                Column("example", shown=any(flip.excerpt for flip in flips)),
-                lambda flip: Span(flip.excerpt, "name"),
-            ),
-            (
-                Column("A answered", shown=any(flip.answer_a for flip in flips)),
-                lambda flip: Span(flip.answer_a, "name"),
-            ),
-            (
-                Column("B answered", shown=any(flip.answer_b for flip in flips)),
-                lambda flip: Span(flip.answer_b, "name"),
-            ),
+            _text_field("example", "excerpt", flips),
+            _text_field("A answered", "answer_a", flips),
+            _text_field("B answered", "answer_b", flips),
         )
         blocks += [table, *more(number - len(flips), "more example", ": --flips N")]
+    if report.table is not None:
+        test = f"McNemar's exact test: {probability(report.table.mcnemar_p)}"
+        blocks.append(Paragraph(f"{test}. A large p-value does not prove equality."))
     return blocks
 
 
-def planning_blocks(report: EvidenceReport) -> list[Block]:
-    """Return the examples needed for the margin, and the smallest margin that these examples can show."""
-    planning = report.planning
-    if planning.variance is None:
-        return []
-    needed, smallest = planning.examples_80, planning.margin_80
-    rows = (
-        (
-            f"examples for {_amount(report, report.margin)}",
-            MISSING if needed is None else count(needed),
-            "80 % power if both are equally good",
-        ),
-        (
-            f"margin with {count(report.n)} examples",
-            MISSING if smallest is None else _amount(report, smallest),
-            "80 % power if both are equally good",
-        ),
-    )
-    return [Heading("Sample size"), figures(rows)]
+def _text_field(title: str, field: str, flips: Sequence[Flip]) -> tuple[Column, Callable[[Flip], Inline]]:
+    """Return a column of texts, which is shown if a flip has one."""
+    shown = any(getattr(flip, field) for flip in flips)
+    return Column(title, shown=shown), lambda flip: Span(getattr(flip, field), "name")
 
 
 def caveat_blocks(report: EvidenceReport) -> list[Block]:
@@ -299,14 +244,3 @@ def _mean(report: EvidenceReport, value: float) -> str:
     if report.table is None:
         return sig(value, 4)
     return f"{100 * value:.1f} %, {round(value * report.n):,} / {report.n:,}"
-
-
-SECTIONS: tuple[Callable[[EvidenceReport], list[Block]], ...] = (
-    title_blocks,
-    answer_blocks,
-    difference_blocks,
-    table_blocks,
-    flip_blocks,
-    planning_blocks,
-    caveat_blocks,
-)

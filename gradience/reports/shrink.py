@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import groupby
 from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -21,11 +20,9 @@ from gradience.reports.base.blocks import (
     Inline,
     Mark,
     Note,
-    Notes,
     Paragraph,
     Span,
     table_of,
-    warned,
 )
 from gradience.reports.base.blocks import Role as Look
 from gradience.reports.base.numbers import count, percent, probability, sig
@@ -39,17 +36,14 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationConditions,
     EvaluationReport,
+    able_note,
+    base_fact,
     bound_cell,
-    change_cell,
-    change_legend,
-    device_of,
-    examples_of,
-    flips_cell,
-    interval_cell,
-    kl_per_token,
+    examples_fact,
+    kl_field,
+    kl_legend,
     level_or_delta_cell,
-    looks_fact,
-    margin_blocks,
+    opening,
     outcome_fields,
     outcome_legend,
     repeated_tests,
@@ -245,11 +239,12 @@ class ShrinkReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [*title_blocks(self), *candidate_blocks(self), *distance_blocks(self), *caveat_blocks(self)]
+        return [*title_blocks(self), *candidate_blocks(self), *caveat_blocks(self)]
 
     def summary(self) -> list[Note]:
-        """Return the result, and the limit of its scope."""
-        return [_answer(self), *([Note("info", ONE_TRAINING)] if self.smallest is not None else [])]
+        """Return the result, why the next smaller candidate is not shown, and the limit of its scope."""
+        scope = [] if self.smallest is None else [Note("info", ONE_TRAINING)]
+        return [_answer(self), *_missing(self), *scope]
 
 
 class ShrinkForecast(ComparisonForecast):
@@ -273,11 +268,10 @@ class ShrinkForecast(ComparisonForecast):
                 lambda row: sig(row.predicted_kl_per_token, 2),
             ),
         )
-        heading = Heading("Candidates, tested from the largest down")
-        margins = margin_blocks(self.plan.margin, self.margins)
-        adapter, task = Span(self.plan.adapter, "name"), Span(self.plan.task, "name")
-        title = ("Shrink plan: ", adapter, " on ", task)
-        return self.document(title, _plan_facts(self.plan), [heading, table, *margins])
+        plan, heading = self.plan, Heading("Candidates, tested from the largest down")
+        able = [able_note(plan.examples, plan.margin, self.margins)] if self.margins else []
+        title = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
+        return self.document(title, able, _plan_facts(plan), [heading, table])
 
 
 def tested_by(report: EvaluationReport | ShrinkReport) -> EvaluationReport | ShrinkPlan:
@@ -296,115 +290,104 @@ LOOKS: dict[CandidateStatus, tuple[Mark, Look]] = {
 
 def title_blocks(report: ShrinkReport) -> list[Block]:
     """Return adapter, base, examples, plan and warnings."""
-    conditions, plan = report.conditions, report.plan
-    packed = f", {conditions.quantization}" if conditions.quantization else ""
-    facts = [*_plan_facts(plan, f"{conditions.dtype}{packed}"), ("device", device_of(conditions))]
+    plan, control = report.plan, report.control
+    facts = [base_fact(plan.base, report.conditions), *_data_facts(plan)]
     warnings = [
         *(f"plan changed after the first answers: {change}" for change in plan.changes),
         *report.notes,
+        *([f"noise floor unknown, no rewrite control: {control.reason}"] if control.reason else []),
         *repeated_tests(report.tests),
     ]
     title = ("Shrink of ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
-    return [Heading(title, level=1), Facts(facts), *warned(warnings)]
+    return opening(title, report.summary(), facts, warnings)
 
 
-def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
-    if plan.given:
-        why = "from --ranks"
-    else:
-        source = (
-            "the audit's p90 suggestion" if plan.calibration_sha256 is None else "the largest smaller size"
-        )
-        why = f"halvings of {source}, {plan.suggested_rank}"
-    largest = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
-    facts: list[tuple[str, Inline]] = [
-        ("adapter", (Span(plan.adapter, "name"), largest)),
-        ("base", (Span(plan.base, "name"), Span(f"  {dtype}", "dim"))),
-        ("examples", examples_of(plan.examples, plan.task, plan.role)),
-    ]
-    facts += looks_fact(plan.looks)
-    facts += [(planned.name, set_words(planned)) for planned in plan.guards]
-    groups = []  # in test order; each kind is named once, before its ranks
-    for _, candidates in groupby(plan.candidates, lambda candidate: candidate.kind):
-        first, *others = candidates
-        words = first.words.replace("rank", "ranks") if others else first.words
-        groups.append(", ".join([words, *(str(candidate.rank) for candidate in others)]))
-    facts.append(("candidates", (", ".join(groups), Span(f" ({why})", "dim"))))
-    if plan.calibration_sha256 is not None:
-        facts.append(("calibration", f"sha256 {plan.calibration_sha256[:12]}…"))
+def _data_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
+    """Return the examples, the guards, and the training of a distilled candidate."""
+    facts = [examples_fact(plan), *((planned.name, set_words(planned)) for planned in plan.guards)]
     if plan.distillation is not None:
         steps = f"up to {count(plan.distillation.steps)} steps on "
         facts.append(("distilled", (steps, Span(plan.distillation.prompts, "name"))))
-    return [*facts, ("margin", plan.drop(plan.margin))]
+    return facts
 
 
-class _Reference(NamedTuple):
-    """The reference adapter as a row of the candidates' table."""
+def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
+    why = "from --ranks"
+    if not plan.given:
+        calibrated = plan.calibration_sha256 is not None
+        source = "the largest smaller size" if calibrated else "the audit's p90 suggestion"
+        why = f"halvings of {source}, {plan.suggested_rank}"
+    size = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
+    return [
+        ("adapter", (Span(plan.adapter, "name"), size)),
+        ("base", Span(plan.base, "name")),
+        *_data_facts(plan),
+        ("candidates", why),
+        ("margin", plan.drop(plan.margin)),
+    ]
+
+
+class _Row(NamedTuple):
+    """One row of the table: the reference or a candidate."""
 
     name: str
-    rank: int
-    result: EvaluatedAdapter
-
-
-Row = ShrinkCandidate | _Reference
+    rank: str
+    result: EvaluatedAdapter | None
+    candidate: ShrinkCandidate | None = None
 
 
 def candidate_blocks(report: ShrinkReport) -> list[Block]:
-    """Return one row for each candidate, and the result."""
-    looks, plan = report.plan.looks, report.plan
-    legend = outcome_legend(plan.compares, looks=bool(looks), groups=plan.groups is not None)
-    name = Span(report.reference.name, "name")
+    """Return one row for the reference and each candidate, and the legend."""
+    plan, looks = report.plan, bool(report.plan.looks)
+    rows = [_Row(report.reference.name, str(plan.rank), report.reference)]
+    rows += [_Row(row.name, str(row.rank), row.result, row) for row in report.candidates]
+    results = [row.result for row in rows if row.result is not None]
+    predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
+    kl, kl_cell = kl_field(results, tokens=predicts)
 
-    def result(cell: Callable[[EvaluatedAdapter | None], Inline]) -> Callable[[Row], Inline]:
+    def result(cell: Callable[[EvaluatedAdapter | None], Inline]) -> Callable[[_Row], Inline]:
         return lambda row: cell(row.result)
 
-    def guarded(cell: Callable[[str], Inline]) -> Callable[[Row], Inline]:
+    def candidate(cell: Callable[[ShrinkCandidate], Inline]) -> Callable[[_Row], Inline]:
+        return lambda row: "" if row.candidate is None else cell(row.candidate)
+
+    def named(cell: Callable[[str], Inline]) -> Callable[[_Row], Inline]:
         return lambda row: cell(row.name)
 
-    def status(row: Row) -> Inline:
-        if not isinstance(row, ShrinkCandidate):
-            return ""
+    def status(row: ShrinkCandidate) -> Inline:
         if row.status == "shown" and plan.changes:
             return Span("exploratory", "warn")
         return Span(row.status, LOOKS[row.status][1])
 
-    reference = _Reference(report.reference.name, plan.rank, report.reference)
-    rows: list[Row] = [reference, *report.candidates]
     table = table_of(
         rows,
         (Column(), lambda row: Span(row.name, "name")),
-        (Column("outcome"), status),
-        (Column("rank", ">", drop=3), lambda row: str(row.rank)),
-        (
-            Column("saved", ">"),
-            lambda row: percent(row.params_saved) if isinstance(row, ShrinkCandidate) else "",
-        ),
+        (Column("outcome"), candidate(status)),
+        (Column("rank", ">", drop=3), lambda row: row.rank),
+        (Column("saved", ">", drop=5), candidate(lambda row: percent(row.params_saved))),
         *(
             (column, result(cell))
-            for column, cell in outcome_fields(plan.compares, report.reference.n, looks=bool(looks))
+            for column, cell in outcome_fields(plan.compares, report.reference.n, looks=looks)
         ),
-        (Column("95 % bound", ">", shown=plan.compares != "agreement"), result(bound_cell)),
-        *((column, guarded(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
+        (
+            Column("95 % bound", ">", shown=plan.compares != "agreement"),
+            lambda row: "" if row.candidate is None else bound_cell(row.result),
+        ),
+        *((column, named(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
+        (kl, result(kl_cell)),
+        (
+            Column("predicted KL/token", ">", drop=4, shown=predicts),
+            candidate(lambda row: sig(row.predicted_kl_per_token, 2)),
+        ),
     )
+    legend = outcome_legend(plan.compares, looks=looks, groups=plan.groups is not None)
     if plan.compares != "agreement":
-        legend.append(("95 % bound", "one-sided bound on the change, compared with the margin"))
+        over = " over all looks" if looks else ""
+        legend.append(("95 % bound", f"one-sided bound on Δ{over}; the margin is {plan.drop(plan.margin)}"))
     legend += [(planned.name, f"guard: {unit_words(planned)}") for planned in plan.guards]
-    notes = [_answer(report)]
-    last = _last_tested(report)
-    if report.smallest is not None and last.status != "shown" and last.result is not None:
-        # evidence that the next smaller candidate lacks
-        needs = (
-            last.needs
-            if last.status == "inconclusive"
-            else f"{last.words.capitalize()}: {refusal_of(report.guards, last)}"
-        )
-        notes.append(Note(LOOKS[last.status][0], needs))
-    return [
-        Heading(("Candidates, compared with ", name)),
-        table,
-        Notes(notes),
-        Facts(legend),
-    ]
+    legend += kl_legend(results, tokens=predicts, floor=report.control.result)
+    heading = Heading(("Candidates, compared with ", Span(report.reference.name, "name")))
+    return [heading, table, Facts(legend)]
 
 
 def _guard_columns(guard: GuardOutcome) -> list[tuple[Column, Callable[[str], Inline]]]:
@@ -415,8 +398,8 @@ def _guard_columns(guard: GuardOutcome) -> list[tuple[Column, Callable[[str], In
         row = rows.get(name)
         return "" if row is None else level_or_delta_cell(row)
 
-    interval = Column("95 % interval", ">", drop=8)
-    return [(Column(guard.name, ">"), change), (interval, lambda name: interval_cell(rows.get(name)))]
+    bound = Column("95 % bound", ">", drop=8)
+    return [(Column(guard.name, ">"), change), (bound, lambda name: bound_cell(rows.get(name)))]
 
 
 def _last_tested(report: ShrinkReport) -> ShrinkCandidate:
@@ -434,7 +417,7 @@ def refusal_of(guards: Sequence[GuardOutcome], candidate: ShrinkCandidate) -> st
 
 
 def _answer(report: ShrinkReport) -> Note:
-    """The result, with its p-value and the file written."""
+    """The result, with its p-value and the folder of the adapter."""
     shown = next((candidate for candidate in report.candidates if candidate.name == report.smallest), None)
     if shown is None:
         return Note(LOOKS[_last_tested(report).status][0], report.sentence)
@@ -442,61 +425,31 @@ def _answer(report: ShrinkReport) -> Note:
     if shown.result is not None and shown.result.adjusted_p is not None:
         others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
         p = probability(max(shown.result.adjusted_p, *(value for value in others if value is not None), 0.0))
-        details.append(
-            f"Grade {shown.result.grade} ({p}: the largest p-value of this and the larger candidates)"
-        )
-        details.append(f"Written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
+        details = [f"Grade {shown.result.grade} ({p}, the largest down to this rank), written to adapter/"]
     return Note("unknown" if report.plan.changes else "good", report.sentence, details)
 
 
-def distance_blocks(report: ShrinkReport) -> list[Block]:
-    """Return the change in the outputs of each candidate, compared with the rounding-noise floor."""
-    control = report.control
-    blocks: list[Block] = [Heading("Change in outputs")]
-    if control.reason:
-        blocks += warned([f"noise floor unknown, no rewrite control: {control.reason}"])
-    predicted = {row.name: row.predicted_kl_per_token for row in report.candidates}
-    results = [*(row.result for row in report.candidates), control.result]
-    rows = [row for row in results if row is not None and row.change is not None]
-    if not rows:
-        return blocks if control.reason else []
-    tokens = any(row.change is not None and row.change.has_tokens for row in rows)
-    is_predicted = any(value is not None for value in predicted.values())
-    table = table_of(
-        rows,
-        (Column(), lambda row: "rewrite control" if row is control.result else Span(row.name, "name")),
-        (Column("KL/example", ">"), lambda row: change_cell(row, "kl_per_example")),
-        (Column("KL/token", ">", shown=tokens or is_predicted), kl_per_token),
-        (
-            Column("predicted KL/token", ">", shown=is_predicted),
-            lambda row: sig(predicted.get(row.name), 2),
-        ),
-        (Column("flips", ">", drop=3), flips_cell),
-    )
-    legend = change_legend(report.plan.compares, tokens=tokens or is_predicted)
-    if is_predicted:
-        legend.append(("predicted KL/token", "KL per scored token, predicted by the calibration"))
-    legend.append(("rewrite control", "the same update in other factors (noise floor)"))
-    return [*blocks, table, Facts(legend)]
+def _missing(report: ShrinkReport) -> list[Note]:
+    """The evidence that the next smaller candidate lacks; empty if all are shown, or none."""
+    last = _last_tested(report)
+    if report.smallest is None or last.status == "shown" or last.result is None:
+        return []
+    refused = f"{last.words.capitalize()}: {refusal_of(report.guards, last)}"
+    return [Note(LOOKS[last.status][0], last.needs if last.status == "inconclusive" else refused)]
 
 
 def caveat_blocks(report: ShrinkReport) -> list[Block]:
     """Return the limits of the result."""
-    fixed = (
-        "Candidates, examples and margin were fixed in plan.json before this run"
-        + (
-            f"; earlier tests on these examples: {report.tests - 1}"
-            if report.tests and report.tests > 1
-            else ""
-        )
-        if not report.plan.changes
-        else "The plan was changed after the first answers, so the 5 % error rate is not guaranteed"
-    )
+    fixed = "Candidates, examples and margin were fixed in plan.json before this run"
+    if report.plan.changes:
+        fixed = "The plan was changed after the first answers, so the 5 % error rate is not guaranteed"
+    elif report.tests and report.tests > 1:
+        fixed += f"; earlier tests on these examples: {report.tests - 1}"
     any_scorer = f"{ANY_SCORER} " if report.plan.compares == "agreement" else ""
     return [
         Heading("Limits"),
         Paragraph(
-            f"{any_scorer}One adapter gives at most grade B: another training run may give a different result. The"
-            f" result does not cover untested candidates or examples unlike these. {fixed}."
+            f"{any_scorer}One adapter gives at most grade B, and the result does not cover untested candidates or"
+            f" examples unlike these. {fixed}."
         ),
     ]

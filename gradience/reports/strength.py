@@ -10,11 +10,9 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
-    Facts,
     Heading,
     Inline,
     Note,
-    Notes,
     Paragraph,
     Span,
     table_of,
@@ -22,12 +20,13 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import PlannedSet
-from gradience.reports.evaluation import BASE, EvaluatedAdapter, device_of, level_cell, name_cell
+from gradience.reports.evaluation import BASE, EvaluatedAdapter, level_cell, name_cell, opening
 from gradience.reports.evaluation_sets import (
     EvaluationSetsReport,
     JointAdapter,
-    base_blocks,
+    base_notes,
     caveat_blocks,
+    conditions_fact,
     set_words,
     table_blocks,
 )
@@ -89,8 +88,8 @@ class StrengthReport(Report):
         return [*title_blocks(self), *frontier_blocks(self), *result_blocks(self), *limit_blocks(self)]
 
     def summary(self) -> list[Note]:
-        """Return the result."""
-        return [_answer(self)]
+        """Return the result, and the gains over the base."""
+        return [_answer(self), *([] if self.test is None else base_notes(self.test))]
 
 
 def value_of(row: EvaluatedAdapter) -> float | None:
@@ -103,7 +102,9 @@ def value_of(row: EvaluatedAdapter) -> float | None:
 def _answer(report: StrengthReport) -> Note:
     tested = report.tested
     if tested is None:
-        return Note("unknown", "no strength kept the task's accuracy and improved the guards on the dev rows")
+        return Note(
+            "unknown", "No strength kept the task's accuracy and improved the guards on the dev rows."
+        )
     point = next(point for point in report.points if point.name == tested.name)
     words = f": strength {point.strength:g} at rank {point.rank}, grade {tested.grade}: {tested.reason}"
     mark: Literal["good", "unknown", "error"] = "good" if tested.grade == "B" else "unknown"
@@ -114,15 +115,13 @@ def title_blocks(report: StrengthReport) -> list[Block]:
     """Return adapter, base, data sets and the grid."""
     strengths = sorted({point.strength for point in report.points}, reverse=True)
     ranks = sorted({point.rank for point in report.points}, reverse=True)
+    grid = f"strengths {', '.join(f'{strength:g}' for strength in strengths)} at rank {', '.join(map(str, ranks))}"
     facts: list[tuple[str, Inline]] = [
-        ("adapter", (Span(report.adapter, "name"), f"  rank {report.rank}")),
-        ("base", Span(report.dev.base, "name")),
+        conditions_fact(report.dev),
         *((f"{planned.name}, dev", set_words(planned)) for planned in report.dev.plan.sets),
-        ("strengths", ", ".join(f"{strength:g}" for strength in strengths)),
-        ("ranks", ", ".join(map(str, ranks))),
-        ("device", device_of(next(iter(report.dev.evaluations.values())).conditions)),
+        ("grid", grid),
     ]
-    return [Heading(("Strength of ", Span(report.adapter, "name")), level=1), Facts(facts)]
+    return opening(("Strength of ", Span(report.adapter, "name")), report.summary(), facts, ())
 
 
 def frontier_blocks(report: StrengthReport) -> list[Block]:
@@ -149,9 +148,9 @@ def frontier_blocks(report: StrengthReport) -> list[Block]:
 def result_blocks(report: StrengthReport) -> list[Block]:
     """Return the chosen point on the test rows."""
     if report.test is None:
-        return [Heading("Test"), Notes([_answer(report)])]
+        return []
     _, *table = table_blocks(report.test)
-    return [Heading("Test", aside="test rows, once"), *table, *base_blocks(report.test)]
+    return [Heading("Test", aside="test rows, once"), *table]
 
 
 def limit_blocks(report: StrengthReport) -> list[Block]:

@@ -37,13 +37,13 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     printed = capsys.readouterr()
     report = EvaluationReport.read(out / "evaluation.json")
     assert (code, report.candidates[0].grade) == (0, "B")
-    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can rule out a drop of about ")
+    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can show a margin of 90 points ")
     for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, evaluation.md"):
         assert words in printed.err
     assert printed.out == report.to_text()
     for words in (
         "Candidates, compared with reference",
-        "Gain of reference over the base model",
+        "better than the base model: accuracy",
         "other: B, shown",
     ):
         assert words in printed.out
@@ -105,7 +105,7 @@ def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, mo
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert 100e6 < plan.process_bytes < 4e9  # PyTorch and transformers
     assert run([*arguments, "--dry-run"]) == 0
-    assert "Smallest margin" in capsys.readouterr().out
+    assert "60 examples cannot show a margin of 2.5 points" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

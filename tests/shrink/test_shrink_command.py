@@ -35,7 +35,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     printed = capsys.readouterr()
     report = ShrinkReport.read(out / "shrink.json")
     assert printed.out == report.to_text()
-    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can rule out a drop of about ")
+    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can show a margin of 90 points ")
     for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
         assert words in printed.err
     assert "Rank 1 is the smallest candidate shown to stay within the margin: 75.0 %" in " ".join(
@@ -100,7 +100,7 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     printed = capsys.readouterr().out
     for words in (
         "Candidates, tested from the largest down",
-        "Smallest margin",
+        "60 examples cannot show a margin of 2.5 points",
         "Python and libraries",
     ):
         assert words in printed

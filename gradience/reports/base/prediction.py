@@ -1,7 +1,6 @@
 """Predicted cost of a smaller adapter, from a calibration: a part of a compression's plan and report."""
 
 import math
-from collections.abc import Mapping
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
@@ -92,14 +91,14 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
     left_out = ""
     if prediction.excluded_modules:
         left_out = f" It excludes {plural(prediction.excluded_modules, 'module')}, which keep their rank."
+    ends = [end for ratio in prediction.ratios.values() for end in ratio]
+    earlier = (
+        f" In earlier runs, the measured KL was {min(ends):g} to {max(ends):g} times the prediction."
+        if ends
+        else ""
+    )
     basis = (
         f"Second-order estimate from {plural(prediction.rows, 'example')} ({scored}) that were not used to choose the"
-        " components. The interval covers the choice of examples and random directions. Measured / predicted in"
-        f" earlier runs: {ratios_text(prediction.ratios)}.{left_out} Evaluate the result."
+        f" components.{earlier}{left_out} Evaluate the result."
     )
     return [heading, figures(rows), *warned(notes), Paragraph(basis)]
-
-
-def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
-    """Return the ratios of measured to predicted values, by model and task."""
-    return "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in ratios.items())

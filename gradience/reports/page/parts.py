@@ -74,6 +74,7 @@ def _parts_of(source: PageSource, *, texts: bool) -> list[PagePart]:
     first.sections[:0] = [Section(Heading("Plots"), plots=plots)] if plots else []
     short = report.summary()
     if short is not None:  # verdict, evidence and warnings
+        first.opening = list(_without(first.opening, short))
         sentences = [block for block in first.opening if isinstance(block, Paragraph)]
         warnings = [block for block in first.opening if isinstance(block, Notes)]
         first.answer = [*sentences[:1], *([Notes(short)] if short else []), *sentences[1:], *warnings]
