@@ -1,8 +1,7 @@
 """`gradience compare --json`: two adapters, module by module."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from statistics import median
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -19,11 +18,10 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     dim,
-    figures,
     warned,
 )
 from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
-from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig
+from gradience.reports.base.numbers import MISSING, count, number_range, percent, sig
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
@@ -112,13 +110,7 @@ class ComparisonReport(Report):
         return comparison_blocks(self, view)
 
 
-NO_PREDICTOR = (
-    "None of these numbers is known to predict merge quality (github.com/johntnanney/gradience, research notes of"
-    " 2026-08)."
-)
 SHOWN_KINDS, SHOWN_APART = 12, 9
-COMPRESSED = 0.9
-"""Median overlap of directions from which one adapter is taken for a smaller copy of the other."""
 PRESENCE: dict[Presence, str] = {
     "only-a": "only in A",
     "only-b": "only in B",
@@ -132,39 +124,38 @@ def comparison_blocks(report: ComparisonReport, view: View = DOCUMENT) -> Docume
 
 
 def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return both adapters, the number of modules compared, and notes on the others."""
+    """Return the difference over all modules, both adapters, and notes."""
     numbers = (
         (report.n_only_a, "only in A"),
         (report.n_only_b, "only in B"),
         (report.n_shapes_differ, "with different shapes"),
     )
-    parts = [f"{plural(report.n_both, 'module')} in both"]
-    parts += [f"{count(number)} {words}" for number, words in numbers if number]
-    adapters: list[tuple[str, Inline]] = []
-    for side, path, digest, source in (
-        ("A", report.path_a, report.sha256_a, report.source_a),
-        ("B", report.path_b, report.sha256_b, report.source_b),
-    ):
-        origin = " · ".join([f"sha256 {digest[:12]}", *commit_of(source)])
-        adapters.append((side, (Span(path, "name"), Span(f"  {origin}", "dim"))))
+    parts = [f"{count(number)} {words}" for number, words in numbers if number]
+    apart = f", {', '.join(parts)} (counted as 0 on the other side)" if parts else ""
+    facts: list[tuple[str, Inline]] = [
+        (side, (Span(path, "name"), *(Span(f"  {commit}", "dim") for commit in commit_of(source))))
+        for side, path, source in (
+            ("A", report.path_a, report.source_a),
+            ("B", report.path_b, report.source_b),
+        )
+    ]
+    facts.append(("modules", f"{count(report.n_both)} in both{apart}"))
     title = ("Comparison of ", Span(report.path_a, "name"), " and ", Span(report.path_b, "name"))
-    blocks: list[Block] = [Heading(title, level=1), Facts(adapters), Paragraph(" · ".join(parts))]
-    return [*blocks, *warned(report.notes)]
+    return [
+        Heading(title, level=1),
+        Paragraph(Span(answer(report), "strong")),
+        Facts(facts),
+        *warned(report.notes),
+    ]
 
 
-def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return the three figures over all modules; modules that cannot be compared count as 0 on one side."""
-    apart = report.n_only_a + report.n_only_b + report.n_shapes_differ
-    over = "over all modules"
-    if apart:
-        modules = plural(apart, "module without a counterpart counts", "modules without a counterpart count")
-        over += f"; {modules} as 0 on the other side"
-    rows = (
-        ("difference", percent(report.relative_difference), f"‖ΔW_A − ΔW_B‖ / ‖ΔW_A‖ {over}"),
-        ("cosine", sig(report.cosine), "between the updates; 1: same direction, 0: orthogonal"),
-        ("outside B", percent(error_outside(report)), "error if A is limited to the directions of B"),
-    )
-    return [Heading("Distance between the updates"), figures(rows)]
+def answer(report: ComparisonReport) -> str:
+    """Return the difference of the updates, and what it does not show."""
+    advice = "Similar weights do not prove similar answers: evaluate both adapters."
+    if report.relative_difference is None or report.cosine is None:
+        return f"The updates cannot be compared as a whole: A or B is untrained. {advice}"
+    differ = f"The updates of A and B differ by {percent(report.relative_difference)} of A's norm"
+    return f"{differ} (cosine {sig(report.cosine)}). {advice}"
 
 
 def _ranks(modules: Sequence[ModuleComparison]) -> str:
@@ -186,11 +177,7 @@ def _hundredths(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}"
 
 
-def _degrees(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.0f}°"
-
-
-def error_outside(compared: ComparisonReport | ModuleComparison) -> float | None:
+def error_outside(compared: ModuleComparison) -> float | None:
     """Return the error of A limited to the directions of B: √(1 − kept energy); None if A or B is untrained."""
     return None if compared.kept_energy is None else math.sqrt(max(0.0, 1 - compared.kept_energy))
 
@@ -206,28 +193,27 @@ EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
     measure("difference", lambda module: module.relative_difference, percent),
     measure("cosine", lambda module: module.cosine, sig),
     measure("outside", error_outside, percent),
-    measure("output", lambda module: module.left_overlap, _hundredths, drop=3),
+    measure("output", lambda module: module.left_overlap, _hundredths, drop=1),
     measure("input", lambda module: module.right_overlap, _hundredths, drop=2),
-    measure("angle", lambda module: module.largest_angle, _degrees, drop=1),
 )
 
 
 def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return medians of each kind, and the modules that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
+    table = module_table("kind", kinds, (NUMBER, *EVERYTHING))
+    legend = "difference: ‖ΔW_A − ΔW_B‖/‖ΔW_A‖; cosine: 1 for the same direction, 0 for orthogonal updates"
+    if any(module.left_overlap is not None for module in report.modules):
+        legend += (
+            "; outside: error of A if limited to the directions of B; output, input: overlap of the leading directions"
+            " (1: the same, 0: none)"
+        )
     blocks: list[Block] = [
         Heading("Modules", aside="medians of each kind"),
-        module_table("kind", kinds, (NUMBER, *EVERYTHING)),
+        table,
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
+        dim(legend),
     ]
-    if any(module.left_overlap is not None for module in report.modules):
-        overlap = "overlap of the k leading directions (mean squared cosine); k: the smaller k@90"
-        legend: list[tuple[str, Inline]] = [
-            ("outside", "error ‖ΔW_A − ΔW_A′‖ / ‖ΔW_A‖ if A is limited to the directions of B"),
-            ("output, input", overlap),
-            ("angle", "largest principal angle between these directions"),
-        ]
-        blocks.append(Facts(legend))
     apart = [row for row in report.modules if row.presence != "both"]
     if apart:
         shown = apart[: SHOWN_APART if view.brief else None]
@@ -237,50 +223,14 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     return blocks
 
 
-def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return facts about two updates before a merge, which predict nothing; empty for a smaller copy."""
-    both = [module for module in report.modules if module.norm_a and module.norm_b]
-    if not both:
-        return []
-
-    def middle(values: Iterable[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return median(known) if known else None
-
-    outputs, inputs = middle(row.left_overlap for row in both), middle(row.right_overlap for row in both)
-    if min(outputs or 0.0, inputs or 0.0) >= COMPRESSED:
-        return []
-    ratio = middle((row.norm_b or 0.0) / (row.norm_a or 1.0) for row in both)
-    rows = (
-        (
-            "overlap",
-            f"{_hundredths(outputs)} output, {_hundredths(inputs)} input",
-            "leading directions; 0: none",
-        ),
-        ("norm ratio", sig(ratio), "‖ΔW_B‖ / ‖ΔW_A‖"),
-        ("sign agreement", percent(middle(row.sign_agreement for row in both)), "of entries; 50 % by chance"),
-    )
+def next_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return the command that evaluates both adapters, on the screen."""
     path_a, path_b = view.path(0, report.path_a), view.path(1, report.path_b)
-    following = (
-        f"Next: gradience merge {path_a} {path_b} --data A=rows_a.jsonl --data B=rows_b.jsonl -o merged"
+    return (
+        [dim(f"Next: gradience evaluate {path_a} {path_b} --data rows.jsonl -o evaluated")]
+        if view.width
+        else []
     )
-    return [
-        Heading("Before a merge", aside="medians of modules"),
-        figures(rows),
-        Paragraph(NO_PREDICTOR),
-        dim(following),
-    ]
-
-
-def caveat_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return the limits of a comparison."""
-    return [
-        Heading("Limits"),
-        Paragraph(
-            "Similar weights do not prove similar answers: directions of equal energy can matter very differently to a"
-            " task. Evaluate both adapters."
-        ),
-    ]
 
 
 def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
@@ -293,9 +243,7 @@ def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
 
 SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (
     title_blocks,
-    distance_blocks,
     where_blocks,
-    merge_blocks,
-    caveat_blocks,
     layer_blocks,
+    next_blocks,
 )
