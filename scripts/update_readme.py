@@ -127,7 +127,7 @@ KEPT = (
         QUESTIONS,
         "fleet-steps",
         "fleet_probes/fleet.json",
-        ("Server memory", "Lowering max_lora_rank"),
+        ("Server memory", "Largest errors"),
     ),
     Kept(QUESTIONS, "truncated", "fleet_probes/fleet_compression.json"),
 )

@@ -20,14 +20,17 @@ from gradience.reports.base.blocks import (
     Column,
     Document,
     Heading,
+    Inline,
     Note,
     Notes,
     Paragraph,
     Span,
+    Table,
     dim,
     table_of,
+    warned,
 )
-from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, size
+from gradience.reports.base.numbers import MISSING, count, max_lora_rank, number_range, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import DOCUMENT, View, more
@@ -207,7 +210,7 @@ class FleetReport(Report):
         return fleet_blocks(self, view)
 
 
-SHOWN_BASES, SHOWN_FORCING = 5, 5
+SHOWN_BASES, SHOWN_FORCING = 5, 3
 """On the screen; Markdown and JSON list more."""
 LISTED = 100
 """Maximum number of adapters per base in a document."""
@@ -217,63 +220,117 @@ def fleet_blocks(report: FleetReport, view: View) -> Document:
     """Return the whole document, or the shorter lists of a screen."""
     return [
         *_title(report),
-        *_serving(report),
-        *_not_served(report),
-        *_lower_ranks(report, brief=view.brief),
+        *_serving(report, SHOWN_BASES if view.brief else None),
+        *_above(report, SHOWN_FORCING if view.brief else LISTED),
         *_commands(report, report.bases[: SHOWN_BASES if view.brief else LISTED], view.path(0, report.root)),
+        *_not_served(report),
         *_failures(report),
-        Heading("Limits"),
-        Paragraph(
-            "Weight error is a crude guide to accuracy. Error: ‖ΔW − ΔW′‖ / ‖ΔW‖."
-            f" Slot sizes are computed from {report.engine}'s allocation for the modules that the adapters have."
-            " Without lora_target_modules, vLLM also allocates the other modules."
-        ),
     ]
 
 
 def _title(report: FleetReport) -> list[Block]:
-    parts = [
-        f"{size(report.bytes)}, {count(report.params)} LoRA parameters",
-        f"{count(report.measured)} measured now, {count(report.reused)} unchanged since an earlier run",
-    ]
-    if report.elsewhere:
-        parts.append(f"{plural(report.elsewhere, 'folder')} without an adapter")
-    notes = []
-    if report.failed:
-        notes.append(Note("error", f"{plural(report.failed, 'adapter')} could not be measured (see below)"))
-    if report.incomplete:
-        incomplete = f"{plural(report.incomplete, 'adapter')} measured only in part (status incomplete)"
-        notes.append(Note("warning", incomplete))
-    if report.untrained:
-        notes.append(Note("warning", f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)"))
+    """Return the answer, the host's limit, and adapters that were measured only in part."""
     fleet = f"Fleet of {plural(report.adapters, 'adapter')}"
     if report.failed:
         fleet = f"Fleet: {count(report.adapters - report.failed)} of {plural(report.adapters, 'adapter')} measured"
-    heading = Heading(fleet, level=1)
-    return [heading, Paragraph(" · ".join(parts)), *([Notes(notes)] if notes else [])]
+    warnings = []
+    if report.incomplete:
+        warnings.append(f"{plural(report.incomplete, 'adapter')} measured only in part (status incomplete)")
+    most = report.limit_adapters
+    if most is not None and any(base.adapters > most for base in report.bases):
+        warnings.append(f"The host takes {plural(most, 'adapter')} per base model")
+    if report.untrained:
+        warnings.append(f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)")
+    return [
+        Heading(fleet, level=1),
+        Paragraph(Span(answer(report), "strong")),
+        Paragraph(f"{size(report.bytes)} on disk, {count(report.params)} LoRA parameters"),
+        *([] if report.limit is None else [Paragraph(f"Host limit: {report.limit}")]),
+        *warned(warnings),
+    ]
+
+
+def answer(report: FleetReport) -> str:
+    """Return the max_lora_rank that the adapters need, and whether a lower one would do."""
+    bases = report.bases
+    if not bases:
+        return f"No adapter was measured that {report.engine} can serve."
+    adapters, known = sum(base.adapters for base in bases), [base.max_lora_rank for base in bases]
+    ranks = max_lora_rank(None) if None in known else number_range(filter(None, known))
+    several = f" of {count(len(bases))} base models" if len(bases) > 1 else ""
+    verb = "needs" if adapters == 1 else "need"
+    needed = f"{plural(adapters, 'adapter')}{several} {verb} max_lora_rank {ranks} in {report.engine}."
+    lower = [base for base in bases if base.recommended]
+    limit = percent(report.max_error)
+    if report.limit is not None:
+        above = sum(base.above for base in bases)
+        return f"{needed} The host's maximum rank is too low for {count(above)} of them."
+    if not lower:
+        return f"{needed} No lower max_lora_rank stays within {limit} weight error."
+    if len(bases) > 1:
+        truncated = f"A lower one stays within {limit} weight error for {count(len(lower))} base models."
+        return f"{needed} {truncated}"
+    errors = [
+        weight_error(step.lost_energy_max) for step in lower[0].steps if step.max_lora_rank == lower[0].target
+    ]
+    return f"{needed} Truncated to rank {lower[0].target}, they have weight errors of up to {percent(errors[0])}."
 
 
 def _base(base: BaseGroup) -> Span:
     return Span(base.base_model, "name") if base.base_model else Span("(no base model named)", "dim")
 
 
-def _serving(report: FleetReport) -> list[Block]:
-    """Return each base with the max_lora_rank that its largest adapter needs."""
+def _serving(report: FleetReport, most: int | None) -> list[Block]:
+    """Return the memory of each base at the max_lora_rank that it needs, and memory and error at each lower one."""
     if not report.bases:
         return []
-    table = table_of(
-        report.bases,
-        (Column("base model"), _base),
-        (Column("adapters", ">"), lambda base: count(base.adapters)),
-        (Column("largest r", ">"), lambda base: count(base.largest_rank)),
-        (Column("max_lora_rank", ">"), lambda base: Span(max_lora_rank(base.max_lora_rank), "strong")),
-        (
-            Column(f"for {plural(report.slots, 'slot')}", ">"),
-            lambda base: MISSING if base.slot_bytes is None else size(report.slots * base.slot_bytes),
-        ),
-        (Column("on disk", ">", drop=1), lambda base: size(base.bytes)),
+
+    def memory(slot: int | None) -> str:
+        return MISSING if slot is None else size(report.slots * slot)
+
+    rows: list[list[Inline]] = []
+    for base in report.bases[:most]:
+        needed = Span(max_lora_rank(base.max_lora_rank), "strong")
+        rows.append([_base(base), needed, memory(base.slot_bytes), f"0 of {count(base.adapters)}"])
+        for step in base.steps:
+            errors = [percent(weight_error(lost)) for lost in (step.lost_energy_median, step.lost_energy_max)]
+            truncated = f"{count(step.truncated)} of {count(base.adapters)}"
+            rows.append(["", str(step.max_lora_rank), memory(step.slot_bytes), truncated, *errors])
+    columns = [
+        Column("base model"),
+        Column("max_lora_rank", ">"),
+        Column(f"memory, {plural(report.slots, 'slot')}", ">"),
+        Column("truncated", ">"),
+        Column("median error", ">", drop=1),
+        Column("max error", ">"),
+    ]
+    legend = (
+        "error: ‖ΔW − ΔW′‖/‖ΔW‖, a crude guide to accuracy; memory: for modules with adapters. Without"
+        " lora_target_modules, vLLM also allocates the others."
     )
-    return [Heading("Minimum server memory", aside=report.engine), table]
+    return [
+        Heading("Server memory", aside=report.engine),
+        Table(columns, rows),
+        *more(len(report.bases[most:]) if most else 0, "more base"),
+        dim(legend),
+    ]
+
+
+def _above(report: FleetReport, most: int) -> list[Block]:
+    """Return the adapters above the target rank of their base, the largest loss first."""
+    forcing = [(base, adapter) for base in report.bases for adapter in base.forcing]
+    forcing.sort(key=lambda pair: -(pair[1].lost_energy or 0.0))
+    if not forcing:
+        return []
+    table = table_of(
+        forcing[:most],
+        (Column("adapter"), lambda pair: Span(pair[1].path, "name")),
+        (Column("rank", ">"), lambda pair: count(pair[1].rank)),
+        (Column("truncated to", ">"), lambda pair: str(pair[0].target)),
+        (Column("error", ">"), lambda pair: percent(weight_error(pair[1].lost_energy))),
+    )
+    hidden = sum(base.above for base in report.bases) - len(table.rows)
+    return [Heading("Largest errors"), table, *more(hidden, "more adapter")]
 
 
 def _not_served(report: FleetReport) -> list[Block]:
@@ -295,63 +352,6 @@ def _not_served(report: FleetReport) -> list[Block]:
 def weight_error(lost_energy: float | None) -> float | None:
     """Return the error ‖ΔW − ΔW′‖/‖ΔW‖ for a share of energy lost."""
     return None if lost_energy is None else math.sqrt(lost_energy)
-
-
-def _lower_ranks(report: FleetReport, *, brief: bool) -> list[Block]:
-    """Return memory and error at each lower step of each base, and the adapters above its target."""
-    bases = [base for base in report.bases if base.target is not None]
-    limit: list[Block] = [] if report.limit is None else [Heading("Host limit"), Paragraph(report.limit)]
-    if not bases:
-        return limit
-    shown = bases[: SHOWN_BASES if brief else None]
-    return [
-        *limit,
-        Heading("Lowering max_lora_rank"),
-        *(block for base in shown for block in _lower_steps(report, base, brief=brief)),
-        *more(len(bases) - len(shown), "more base"),
-    ]
-
-
-def _lower_steps(report: FleetReport, base: BaseGroup, *, brief: bool) -> list[Block]:
-    forcing = base.forcing[: SHOWN_FORCING if brief else LISTED]
-    steps = table_of(
-        base.steps,
-        (Column("max_lora_rank", ">"), lambda step: str(step.max_lora_rank)),
-        (
-            Column(f"min. memory, {plural(report.slots, 'slot')}", ">"),
-            lambda step: size(report.slots * step.slot_bytes),
-        ),
-        (Column("truncated", ">"), lambda step: f"{count(step.truncated)} of {count(base.adapters)}"),
-        (Column("median error", ">"), lambda step: percent(weight_error(step.lost_energy_median))),
-        (Column("max error", ">"), lambda step: percent(weight_error(step.lost_energy_max))),
-    )
-    above = table_of(
-        forcing,
-        (Column(f"adapters above rank {base.target}"), lambda adapter: Span(adapter.path, "name")),
-        (Column("r", ">"), lambda adapter: count(adapter.rank)),
-        (Column("error", ">"), lambda adapter: percent(weight_error(adapter.lost_energy))),
-    )
-    return [
-        Paragraph(_base(base)),
-        *([steps] if base.steps else []),
-        Paragraph(_advice(report, base)),
-        above,
-        *more(base.above - len(forcing), "more adapter"),
-    ]
-
-
-def _advice(report: FleetReport, base: BaseGroup) -> str:
-    """Return the recommendation for a base, with its reason."""
-    if report.limit is not None:
-        above = f"{count(base.above)} of {plural(base.adapters, 'adapter')} above the host's maximum rank"
-        many = report.limit_adapters is not None and base.adapters > report.limit_adapters
-        return f"{above} {base.target}" + (
-            f"; the host takes {report.limit_adapters} per base" if many else ""
-        )
-    limit = f"{percent(report.max_error)} error"
-    if base.recommended:
-        return f"Recommended: {base.target}, the lowest max_lora_rank that stays within {limit}"
-    return f"No lower max_lora_rank stays within {limit}"
 
 
 def _commands(report: FleetReport, shown: Sequence[BaseGroup], root: str) -> list[Block]:

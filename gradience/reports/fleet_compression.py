@@ -103,7 +103,7 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
     totals = ", ".join(f"{count(number)} {word}" for word, number in counts.items() if number)
     blocks: list[Block] = [
         Heading(f"{of_all} truncated to rank {count(report.rank)}", level=1),
-        Paragraph(f"{totals} · {saved}"),
+        Paragraph(f"{totals}: {saved}"),
     ]
     for title, adapters in (
         ("Truncated adapters, largest error first", written),

@@ -329,7 +329,7 @@ def test_a_step_is_recommended_only_within_the_error_limit(here):
     assert (loose.bases[0].target, loose.bases[0].above) == (1, 3)
     text = loose.to_text(width=200)
     assert "--max-loras 3 --max-lora-rank 1" in text
-    assert "for 3 slots" in text
+    assert "memory, 3 slots" in text
     assert {row.path for row in loose.bases[0].forcing} == {"zoo/one", "zoo/turned", "zoo/wide"}
 
 
