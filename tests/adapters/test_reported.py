@@ -582,12 +582,6 @@ def test_the_rule_of_peft(entries, name):
         assert table.skipped
 
 
-def test_keys_that_applied_to_nothing():
-    table = PatternTable({"q_proj": 1, "v_proj": 2, "k.*": 3})
-    table.lookup("a.q_proj")
-    assert table.unmatched == ["v_proj", "k.*"]
-
-
 @pytest.mark.parametrize(
     "key",
     ["(a+)+$", "(a|a)*b", "(.*a){25}b", r"(a*)*\.b", "((a+)(a+))+x", "(a|aa)+$b"],

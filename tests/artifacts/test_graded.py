@@ -26,11 +26,3 @@ def test_one_run_is_pooled_and_shows_nothing_of_a_new_run() -> None:
     assert evidence.over_trainings is None
     assert evidence.run_spread is None
     assert evidence.discordance == table.discordance == 0.1
-
-
-def test_a_file_gives_the_same_evidence_back() -> None:
-    paired = PairedTable(n11=150, n10=12, n01=8, n00=30)
-    rng = np.random.default_rng(0)
-    pooled = PooledEvidence.of(pool(rng.integers(-1, 2, (3, 50))), Fraction("0.025"))
-    assert PairedTable.model_validate_json(paired.model_dump_json()) == paired
-    assert PooledEvidence.model_validate_json(pooled.model_dump_json()) == pooled

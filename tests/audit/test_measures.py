@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from audit_sample import power_law, row
+from factor_samples import write
 from factory import adapter, config, factors, safetensors, stored
-from safetensors.torch import save_file
 
 from gradience import audit_adapter
 from gradience.adapters.adapter import Adapter
@@ -44,26 +43,12 @@ def test_the_margin_is_that_of_the_nearest_share(share):
 # ---------------------------------------------------------------- `storage_error` covers what rounding to
 
 
-TYPES = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
+TYPES = ["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"]
 
 
-def write(folder, modules, dtype):
-    tensors = {}
-    for index, (A, B) in enumerate(modules):
-        for letter, factor in (("A", A), ("B", B)):
-            name = f"base_model.model.layers.{index}.proj.lora_{letter}.weight"
-            tensors[name] = torch.from_numpy(np.ascontiguousarray(factor)).to(dtype)
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    fields = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(fields))
-    return audit_adapter(folder)
+def audited(folder, modules, dtype):
+    factors = {f"layers.{index}.proj": pair for index, pair in enumerate(modules)}
+    return audit_adapter(write(folder, factors, dtype=dtype, target_modules=["proj"]))
 
 
 def trained_like(size):
@@ -83,8 +68,8 @@ def trained_like(size):
 @pytest.mark.parametrize("name", TYPES)
 def test_what_rounding_does_is_covered(name, size, tmp_path):
     modules = list(trained_like(size))
-    exact = write(tmp_path / "exact", modules, torch.float64).layers
-    rounded = write(tmp_path / "rounded", modules, TYPES[name]).layers
+    exact = audited(tmp_path / "exact", modules, "F64").layers
+    rounded = audited(tmp_path / "rounded", modules, name).layers
     shares = []
     for before, after in zip(exact, rounded, strict=True):
         assert after.dtype == name
@@ -103,11 +88,11 @@ def test_what_rounding_does_is_covered(name, size, tmp_path):
 
 def test_fp8_says_how_coarse_it_is(tmp_path):
     """Entries around 1e-3 are below what e4m3 can hold."""
-    report = write(tmp_path / "small", list(trained_like(None)), torch.float8_e4m3fn)
+    report = audited(tmp_path / "small", trained_like(None), "F8_E4M3")
     (finding,) = [finding for finding in report.findings if finding.code == "coarse-storage"]
     assert "F8_E4M3" in finding.message
     assert "100.0%" in finding.message
-    report = write(tmp_path / "large", list(trained_like(100.0)), torch.float8_e4m3fn)
+    report = audited(tmp_path / "large", trained_like(100.0), "F8_E4M3")
     (finding,) = [finding for finding in report.findings if finding.code == "coarse-storage"]
     assert "100.0%" not in finding.message
 

@@ -1,6 +1,5 @@
 """Adapters on the disk and rows for them."""
 
-import json
 from typing import NamedTuple
 
 import numpy as np
@@ -59,8 +58,3 @@ def texts(count: int) -> list[str]:
     while len(drawn) < count:
         drawn.setdefault(" ".join(draw.choice(tiny_bench.WORDS[3:9], size=draw.integers(2, 9))))
     return list(drawn)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path

@@ -1,10 +1,13 @@
 """`calibrate_adapter` and `gradience calibrate`: rows of every kind, equal files, what is excluded or refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from calibrated_cases import adapter, texts, write
+from calibrated_cases import adapter, texts
+from data_files import write_jsonl
+from factory import edit_config
 from transformers import AutoModelForSequenceClassification
 
 from gradience import UsageError, calibrate_adapter, tasks
@@ -95,9 +98,11 @@ def test_rows_of_conversations_and_of_pairs(writer, classifier, tmp_path):
     pairs = [
         {"text": first, "text_pair": second} for first, second in zip(texts(8), texts(9)[1:], strict=True)
     ]
-    read = again(classifier, tmp_path / "pairs.safetensors", prompts=write(tmp_path / "pairs.jsonl", pairs))
+    read = again(
+        classifier, tmp_path / "pairs.safetensors", prompts=write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    )
     assert read.report.rows == 8
-    talks = write(tmp_path / "talks.jsonl", [{"messages": [{"role": "user", "content": "3 4 ="}]}])
+    talks = write_jsonl(tmp_path / "talks.jsonl", [{"messages": [{"role": "user", "content": "3 4 ="}]}])
     with pytest.raises(InputError, match="has no chat template"):
         again(writer, tmp_path / "talks.safetensors", prompts=talks)
 
@@ -119,7 +124,7 @@ CHOICES = {"choices": [" red", "blue "]}
     ],
 )
 def test_a_row_is_scored_on_what_an_evaluation_scores(tmp_path, row, response):
-    rows = write(tmp_path / "rows.jsonl", [{"prompt": f"{place} of", **row} for place in range(8)])
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{place} of", **row} for place in range(8)])
     profile, options = reader_of(rows)
     given = {**options, "file": str(rows), **({} if options else {"scorer": "contains"})}
     task = tasks.load(profile, given, needed=())
@@ -131,10 +136,7 @@ def test_a_row_is_scored_on_what_an_evaluation_scores(tmp_path, row, response):
 def test_an_untrained_module_is_excluded_with_its_reason(writer, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    folder = tmp_path / "partly"
-    folder.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (folder / name).write_bytes((writer.adapter / name).read_bytes())
+    folder = shutil.copytree(writer.adapter, tmp_path / "partly")
     weights = load_file(folder / "adapter_model.safetensors")
     zero = next(name for name in weights if "layers.0.self_attn.v_proj.lora_B" in name)
     weights[zero] = np.zeros_like(weights[zero])
@@ -164,19 +166,13 @@ def test_dora_cannot_be_calibrated_and_it_is_said(writer, tmp_path):
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(classifier, tmp_path, rows, what):
-    prompts = write(tmp_path / "rows.jsonl", rows)
+    prompts = write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises((InputError, UsageError), match=what):
         again(classifier, tmp_path / "c.safetensors", prompts=prompts)
 
 
 def test_another_kind_of_model_is_refused(classifier, tmp_path):
-    folder = tmp_path / "tokens"
-    folder.mkdir()
-    (folder / "adapter_model.safetensors").write_bytes(
-        (classifier.adapter / "adapter_model.safetensors").read_bytes()
-    )
-    config = json.loads((classifier.adapter / "adapter_config.json").read_text()) | {"task_type": "TOKEN_CLS"}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    folder = edit_config(shutil.copytree(classifier.adapter, tmp_path / "tokens"), task_type="TOKEN_CLS")
     with pytest.raises(UsageError, match="its task_type is TOKEN_CLS"):
         again(classifier._replace(adapter=folder), tmp_path / "c.safetensors")
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tiny_bench
 import torch
-from calibrated_cases import adapter, texts, write
+from calibrated_cases import adapter, texts
+from data_files import write_jsonl
+from factory import edit_config
 from peft import PeftModel
 from raising import raises
 from safetensors import safe_open
@@ -67,7 +69,7 @@ def distilled(request, tmp_path_factory) -> Distilled:
     options = {}
     if request.param == "writer":
         rows = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(60)]
-        case = case._replace(prompts=write(root / "rows.jsonl", rows))
+        case = case._replace(prompts=write_jsonl(root / "rows.jsonl", rows))
         options = {"dtype": "BF16"}
     compress_adapter(case.adapter, root / "small", rank=2, **options)
     report = distill(case, root / "small", root / "distilled")
@@ -220,7 +222,7 @@ def test_where_nothing_improves_the_adapter_is_written_as_it_was_and_that_is_sai
 def test_factors_of_every_kind_of_layer_are_trained_and_magnitudes_are_not(config, writer, tmp_path):
     case = writer._replace(adapter=adapter(tmp_path / "original", writer.base, "CAUSAL_LM", **config))
     rows = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(60)]
-    case = case._replace(prompts=write(tmp_path / "rows.jsonl", rows))
+    case = case._replace(prompts=write_jsonl(tmp_path / "rows.jsonl", rows))
     compress_adapter(case.adapter, tmp_path / "small", rank=1, base_model=case.base)
     report = distill(case, tmp_path / "small", tmp_path / "distilled", steps=30)
     assert report.after.kl_per_token < report.before.kl_per_token
@@ -279,12 +281,18 @@ def test_adapters_that_do_not_belong_together_are_refused(classifier, writer, sm
 
     assert refused(classifier.adapter, teacher=small) == "not-smaller"
     assert refused(small, teacher=small) == "same-adapter"
-    few = write(tmp_path / "few.jsonl", [{"text": text} for text in texts(15)])
+    few = write_jsonl(tmp_path / "few.jsonl", [{"text": text} for text in texts(15)])
     assert refused(small, prompts=few) == "too-few-rows"
     assert refused(small, prompts=writer.prompts) == "wrong-model"
     assert refused(small, lr=0.0) == "bad-lr"
-    assert refused(copy_of(small, tmp_path / "base", base="another/model")) == "other-base"
-    assert refused(copy_of(small, tmp_path / "modules", rename="encoder")) == "other-modules"
+    moved = edit_config(shutil.copytree(small, tmp_path / "base"), base_model_name_or_path="another/model")
+    assert refused(moved) == "other-base"
+    renamed = shutil.copytree(small, tmp_path / "modules")
+    tensors = {
+        name.replace("encoder", "another"): tensor for name, tensor in load_file(small / WEIGHTS).items()
+    }
+    save_file(tensors, renamed / WEIGHTS, {"format": "pt"})
+    assert refused(renamed) == "other-modules"
     compress_adapter(writer.adapter, tmp_path / "less", rank=1)
     wide = adapter(tmp_path / "wide", tiny_bench.llama(tmp_path / "of" / "base", hidden_size=64), "CAUSAL_LM")
     options = {"base_model": writer.base, "prompts": writer.prompts}
@@ -309,19 +317,6 @@ def test_names_on_the_hub_are_compared_whole_and_folders_by_their_last_part(one,
     assert may_be_one_base(one, other) is may_be_one_base(other, one) is same
 
 
-def copy_of(folder, target, *, base=None, rename=None):
-    """With another base in the config, or with its modules under another name."""
-    target.mkdir()
-    config = json.loads((folder / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = base or config["base_model_name_or_path"]
-    (target / "adapter_config.json").write_text(json.dumps(config))
-    weights = load_file(folder / WEIGHTS)
-    if rename:
-        weights = {name.replace(rename, "another"): tensor for name, tensor in weights.items()}
-    save_file(weights, target / WEIGHTS, {"format": "pt"})
-    return target
-
-
 def test_a_full_device_is_said(classifier, small, tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -335,11 +330,8 @@ def test_a_full_device_is_said(classifier, small, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["classifier", "writer"])
 def test_what_a_card_says_about_loading_is_run(kind, request, tmp_path):
     case = request.getfixturevalue(kind)
-    folder = tmp_path / "adapter"
-    shutil.copytree(case.adapter, folder)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = str(case.base)
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    folder = shutil.copytree(case.adapter, tmp_path / "adapter")
+    edit_config(folder, base_model_name_or_path=str(case.base))
     assert run(["card", str(folder)]) == 0
     text = (folder / "README.md").read_text(encoding="utf-8")
     code = text.partition("```python\n")[2].partition("```")[0].replace("path/to/this/folder", str(folder))

@@ -1,12 +1,12 @@
 """Kinds of layers and scales on PEFT's own models: what is calibrated, and what is said of the rest."""
 
-import json
-
 import numpy as np
 import pytest
 import tiny_bench
 import torch
-from calibrated_cases import adapter, write
+from calibrated_cases import adapter
+from data_files import write_jsonl
+from factory import edit_config
 from peft import LoraConfig, PeftModel, get_peft_model
 from raising import raises
 from torch import nn
@@ -54,7 +54,7 @@ def test_what_cannot_be_watched_is_named_with_its_reason():
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
 
 
 def test_modules_of_stacked_experts_are_excluded_and_every_prediction_says_so(tmp_path, prompts):
@@ -90,7 +90,7 @@ def routed(tmp_path, chosen: int):
     )
     rows = [{"prompt": f"{n % 20} {n % 7} {n % 3} =", "completion": f" {n % 20}"} for n in range(120)]
     options = {
-        "prompts": write(tmp_path / "rows.jsonl", rows),
+        "prompts": write_jsonl(tmp_path / "rows.jsonl", rows),
         "base_model": tmp_path / "base",
         "device": "cpu",
     }
@@ -147,8 +147,7 @@ def test_a_rank_stabilised_scale_counts_as_the_same_plain_one(tmp_path, prompts)
     folder = adapter(tmp_path / "adapter", base, "CAUSAL_LM", use_rslora=True, **config)
     measured = []
     for change in ({}, {"use_rslora": False, "lora_alpha": 16, "alpha_pattern": {"v_proj": 8}}):
-        fields = json.loads((folder / "adapter_config.json").read_text())
-        (folder / "adapter_config.json").write_text(json.dumps({**fields, **change}))
+        edit_config(folder, **change)
         output = tmp_path / f"{len(measured)}.safetensors"
         measured.append(calibrate_adapter(folder, output, prompts=prompts, base_model=base, device="cpu"))
     first, second = measured

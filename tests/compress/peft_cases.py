@@ -92,7 +92,6 @@ def train_saved(model: PeftModel) -> None:
                 parameter.data.add_(torch.rand(parameter.shape, dtype=parameter.dtype))
 
 
-LINEAR = ["q_proj", "v_proj", "down_proj"]
 CASES = {
     "llama": Case(llama, config(target_modules="all-linear")),
     "rslora": Case(llama, config(target_modules=LINEAR, use_rslora=True)),

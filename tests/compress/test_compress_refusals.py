@@ -81,6 +81,11 @@ def test_tensors_that_a_smaller_adapter_could_not_keep(extra, code, tmp_path):
     assert refused(write(tmp_path / "in", FACTORS, extra=extra), tmp_path).code == code
 
 
+def test_a_factor_that_is_no_number(tmp_path):
+    broken = {**FACTORS, FIRST: (np.full((4, 12), np.nan), FACTORS[FIRST][1])}
+    assert refused(write(tmp_path / "in", broken), tmp_path).code == "non-finite"
+
+
 @pytest.mark.parametrize("rank", [-1, 5, 100])
 def test_a_plan_that_was_edited(rank, tmp_path):
     folder = write(tmp_path / "in", FACTORS)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from factor_samples import write
 from peft import LoraConfig, get_peft_model
 from peft_models import llama
 from raising import raises
@@ -169,18 +170,12 @@ Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 def peft_adapter(folder: Path, ranks: dict[str, int], extra=None, **config) -> Path:
     """An adapter of PEFT with modules at these ranks, (6, 8) each."""
     random = np.random.default_rng(0)
-    tensors = dict(extra or {})
-    for module, rank in ranks.items():
-        for side, shape in (("A", (rank, 8)), ("B", (6, rank))):
-            tensors[f"base_model.model.{module}.lora_{side}.weight"] = random.standard_normal(shape).astype(
-                "<f4"
-            )
-    folder.mkdir()
-    content = {name: factory.stored(value) for name, value in tensors.items()}
-    (folder / "adapter_model.safetensors").write_bytes(factory.safetensors(content, {"format": "pt"}))
-    fields = {"peft_type": "LORA", "r": max(ranks.values()), "lora_alpha": 10, **config}
-    (folder / "adapter_config.json").write_text(json.dumps(fields))
-    return folder
+    factors = {
+        module: (random.standard_normal((rank, 8)), random.standard_normal((6, rank)))
+        for module, rank in ranks.items()
+    }
+    kept = {name: factory.stored(value) for name, value in (extra or {}).items()}
+    return write(folder, factors, extra=kept, lora_alpha=10, **config)
 
 
 def test_mlx_and_back(tmp_path):

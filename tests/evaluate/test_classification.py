@@ -8,7 +8,7 @@ from raising import raises
 from safetensors.torch import load_file
 from tiny_models import Sentence, bert, bert_adapter, classify, sentences, words_tokenizer
 
-from gradience.errors import InputError, UsageError
+from gradience.errors import UsageError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import count
 
@@ -93,14 +93,3 @@ def test_pairs_of_texts_are_read_as_pairs(engine):
     assert {r.text_sha256 for r in records}.isdisjoint(r.text_sha256 for r in singles)
     with raises(UsageError, "mixed-examples"):
         evaluate_classification(engine, "a", [*examples, *sentences(2)], batch_size=64)
-
-
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_an_adapter_that_changes_nothing_is_an_error(tmp_path, engine, kind):
-    engine.add("untrained", bert_adapter(tmp_path / "untrained", 3, B=False, **kind))
-    with raises(InputError, "adapter-inert", "untrained"):
-        evaluate_classification(engine, "untrained", sentences(20))
-    head = evaluate_classification(engine, "untrained", sentences(20), lora=False)
-    control = evaluate_classification(engine, "untrained", sentences(20), allow_inert=True)
-    assert head.run.lora is False
-    assert head.records == control.records

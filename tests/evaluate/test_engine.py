@@ -60,29 +60,6 @@ def edit_tensors(folder, change):
     return folder
 
 
-def test_adapters_and_base_are_switched_without_a_trace(engine, adapter_folders):
-    untouched = llama()(input_ids=IDS).logits
-    for name in [None, "plain", "dora", None, "with_head", "rslora", None]:
-        alone = llama() if name is None else PeftModel.from_pretrained(llama(), str(adapter_folders[name]))
-        assert torch.equal(logits(engine, name), alone.eval()(input_ids=IDS).logits)
-    assert torch.equal(logits(engine, None), untouched)
-
-
-def test_removed_adapters_leave_the_others_and_the_base_as_they_were(engine, adapter_folders):
-    expected = {name: logits(engine, name) for name in [None, *adapter_folders]}
-    size = sum(parameter.numel() for parameter in llama().parameters())
-    for name in adapter_folders:
-        engine.remove(name)
-        del expected[name]
-        for other, values in expected.items():
-            assert torch.equal(logits(engine, other), values)
-        with pytest.raises(UsageError):
-            logits(engine, name)
-    assert sum(parameter.numel() for parameter in engine.base.parameters()) == size
-    engine.add("plain", adapter_folders["plain"])
-    assert not torch.equal(logits(engine, "plain"), expected[None])
-
-
 def test_names_are_used_once_and_known(engine, adapter_folders):
     with pytest.raises(UsageError, match="plain"):
         engine.add("plain", adapter_folders["dora"])

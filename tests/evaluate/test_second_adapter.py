@@ -13,7 +13,7 @@ from tiny_models import LETTERS, SPECIAL, letters_tokenizer, llama, llama_adapte
 from transformers import MixtralConfig, MixtralForCausalLM, set_seed
 
 from gradience import compress_adapter, distill_adapter, evaluate_adapters, shrink_adapter
-from gradience.errors import InputError
+from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers import TransformersEngine
 
 pytestmark = [
@@ -101,7 +101,11 @@ def check_pair(folders: dict[tuple[str, int], Path], first: str, second: str) ->
     assert torch.equal(logits(engine, "first"), expected[first, 1])
     for name in ("first", "plain"):
         engine.remove(name)
+        with pytest.raises(UsageError, match=name):
+            logits(engine, name)
     assert torch.equal(logits(engine, None), base)
+    size = sum(parameter.numel() for parameter in mixtral().parameters())
+    assert sum(parameter.numel() for parameter in engine.base.parameters()) == size
     return both
 
 

@@ -166,20 +166,12 @@ def test_scores_of_several_keys_and_letters(tmp_path):
 # ---------------------------------------------------------------- archives
 
 
-def test_a_member_that_unpacks_to_more_than_a_log_can_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_MEMBER", 100_000)
-    bomb = rewritten(tmp_path / "b.eval", {a_sample(): b" " * 200_000})
-    assert refused(A, bomb).code == "too-large"
-
-
-def test_all_members_together_are_bounded(monkeypatch):
-    monkeypatch.setattr(archive, "FREE", 50_000)
-    monkeypatch.setattr(archive, "RATIO", 0)
-    assert refused(A, B).code == "too-large"
-
-
-def test_a_directory_that_would_not_fit_into_memory(monkeypatch):
-    monkeypatch.setattr(archive, "MAX_DIRECTORY", 100)
+@pytest.mark.parametrize(
+    "limits", [{"MAX_MEMBER": 1_000}, {"FREE": 50_000, "RATIO": 0}, {"MAX_DIRECTORY": 100}], ids=str
+)
+def test_an_archive_that_would_take_too_much_memory_is_refused(limits, monkeypatch):
+    for name, limit in limits.items():
+        monkeypatch.setattr(archive, name, limit)
     assert refused(A, B).code == "too-large"
 
 

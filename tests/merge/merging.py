@@ -1,15 +1,14 @@
 """Parents of a merge, as PEFT saves them, and what their updates are."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from factor_samples import write
 from peft import LoraConfig
 from peft_cases import CASES, Case, fresh, load
 from peft_models import Updates, fill, peft_updates, save
-from safetensors.numpy import save_file
 
 
 def parent(case: Case, folder: Path, seed: int, **options: object) -> Path:
@@ -57,13 +56,6 @@ def weighted(updates: list[Updates], weights: list[float]) -> Updates:
 
 def write_updates(folder: Path, updates: dict[str, np.ndarray], **fields: object) -> Path:
     """An adapter of full rank whose ΔW are exactly these: B = ΔW, A = 1, s = 1."""
-    tensors = {}
-    for name, update in updates.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = np.eye(update.shape[1], dtype=np.float32)
-        tensors[f"base_model.model.{name}.lora_B.weight"] = update.astype(np.float32)
+    factors = {name: (np.eye(update.shape[1]), update) for name, update in updates.items()}
     rank = max(update.shape[1] for update in updates.values())
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": sorted(updates)} | fields
-    folder.mkdir(parents=True)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+    return write(folder, factors, lora_alpha=rank, target_modules=sorted(updates), **fields)

@@ -24,7 +24,6 @@ from gradience.plan.modules import Grid
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID
 from gradience.reports.audit import TensorNote
-from gradience.reports.base.finding import Finding
 from gradience.reports.compression import CompressionPlan
 
 ROUNDING = 1e-11
@@ -245,9 +244,6 @@ def test_modules_that_keep_their_rank(changes, reason, criterion):
     assert plan.modules[0].new_params == plan.modules[0].old_params
 
 
-# ---------------------------------------------------------------- the file
-
-
 # ---------------------------------------------------------------- Ranks given module by module, and plans
 
 
@@ -267,22 +263,11 @@ def changed(plan: CompressionPlan, **new_ranks: int) -> CompressionPlan:
     return CompressionPlan.model_validate(content)
 
 
-def test_a_plan_read_back_is_the_same_plan(tmp_path):
+def test_a_plan_that_was_edited_twice_says_so_once():
     plan = plan_compression(audited(), ToRank(2))
-    read = CompressionPlan.read(plan.save(tmp_path / "plan.json"))
-    assert plan_compression(audited(), ToPlan(read)) == plan
-
-
-def test_an_edited_plan_is_worked_out_anew_and_says_so():
-    plan = plan_compression(audited(), ToRank(2))
-    edited = changed(plan, a=4, c=1)
-    again = plan_compression(audited(), ToPlan(edited))
-    assert again.model_copy(update={"criterion": ""}) == plan_compression(
-        audited(), ToRanks({"a": 4, "b": 2, "c": 1}, "")
-    )
-    assert again.criterion == plan.criterion + EDITED
-    twice = plan_compression(audited(), ToPlan(changed(again, a=1)))
-    assert twice.criterion == plan.criterion + EDITED
+    once = plan_compression(audited(), ToPlan(changed(plan, a=4, c=1)))
+    twice = plan_compression(audited(), ToPlan(changed(once, a=1)))
+    assert once.criterion == twice.criterion == plan.criterion + EDITED
 
 
 @pytest.mark.parametrize(
@@ -319,23 +304,6 @@ def test_a_plan_of_another_adapter():
 
 
 # ---------------------------------------------------------------- What no plan is made for, and why
-
-
-@pytest.mark.parametrize(
-    "code", ["init-not-update", "variant-not-update", "expert-order-unknown", "non-finite"]
-)
-def test_updates_that_are_not_b_times_a(code):
-    finding = Finding(code=code, severity="error", message="B·A is not the update", hint="say so")
-    with raises(InputError, code) as refusal:
-        plan_compression(small_report([2.0, 1.0], findings=[finding]), ToRank(1))
-    assert "./my-adapter" in str(refusal.value)
-    assert refusal.value.hint == "say so"
-
-
-def test_tensors_that_were_not_understood():
-    note = TensorNote(tensor="strange", reason="unknown tensor", params=3)
-    with pytest.raises(InputError, match="1 tensor was not understood, the first is strange"):
-        plan_compression(small_report([2.0, 1.0], unaudited=[note]), ToRank(1))
 
 
 def test_a_norm_beyond_double_precision():
@@ -432,10 +400,8 @@ def test_a_plan_names_the_source(monkeypatch, tmp_path):
     monkeypatch.setattr("gradience.plan.hosts.host_limits", lambda: (HostLimit(**LIMITED, max_rank=4),))
     report = compress_adapter(adapter, tmp_path / "small", host="here")
     assert {module.new_rank for module in report.modules} == {4}
-    assert (
-        "rank at most 4, documented by Here (https://example.org, read 2026-11-29; not run)"
-        in report.to_text(width=300)
-    )
+    said = "rank at most 4, documented by Here (https://example.org, read 2026-11-29; not run)"
+    assert said in " ".join(report.to_text().split())
     with pytest.raises(UsageError, match="--for"):
         compress_adapter(adapter, dry_run=True, host="here", rank=4)
 

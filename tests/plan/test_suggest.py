@@ -22,37 +22,11 @@ from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
 from gradience.reports.audit import LayerAudit
 
 
-def row(
-    name: str,
-    k: int | None,
-    *,
-    r: int = 64,
-    shape: tuple[int, int] = (32, 96),
-    alpha: float | None = 128.0,
-    status: str | None = None,
-    groups: int = 1,
-    **more: Any,
-) -> LayerAudit:
+def row(name: str, k: int | None, *, r: int = 64, shape=(32, 96), status="", **more: Any) -> LayerAudit:
     """A module that needs `k` directions; None is untrained."""
-    params = r * (shape[0] // groups + shape[1])
-    return LayerAudit(
-        name=name,
-        module_type="other",
-        family=name,
-        layer=None,
-        layer_index=None,
-        kind="linear",
-        r=r,
-        alpha=alpha,
-        scale=None if alpha is None else alpha / r,
-        shape=shape,
-        params=params,
-        bytes=2 * params,
-        dtype="BF16",
-        status=status or ("ok" if k else "untrained"),
-        **dict.fromkeys(MEASURES, k),
-        groups=groups,
-        **more,
+    measured = dict.fromkeys(MEASURES, k)
+    return sampled(
+        name, None, r=r, shape=shape, status=status or ("ok" if k else "untrained"), **measured, **more
     )
 
 

@@ -307,12 +307,6 @@ def drawn(rows, width=40, **options):
     return table, str([block.text for block in blocks if isinstance(block, Paragraph)])
 
 
-def test_more_layers_than_columns_share_columns():
-    table, words = drawn([one(f"h.{i}.c_attn", 2, index=i, layer="h") for i in range(80)], 38)
-    assert sum(len(span.text) for span in table.rows[0][1]) == 27 <= 38
-    assert "3 layers per column" in words
-
-
 def test_the_largest_stack_is_drawn_and_what_lies_outside_is_counted():
     rows = [one(f"encoder.block.{i}.q", 1, index=i, layer="encoder.block") for i in range(3)]
     rows += [one(f"decoder.block.{i}.q", 8, index=i, layer="decoder.block") for i in (0, 1, 9)]
@@ -386,31 +380,6 @@ def test_it_is_the_per_layer_suggestion_and_nothing_else():
         "rank_pattern": per.rank_pattern,
         "alpha_pattern": per.alpha_pattern,
     }
-
-
-@pytest.mark.parametrize("flag", ["use_rslora", "use_dora"])
-def test_flags_that_change_the_meaning_are_kept(flag):
-    assert arguments(lora_config_source(report(mistral_rows(1), adapter={flag: True})))[flag] is True
-
-
-def test_stacked_experts_are_target_parameters():
-    rows = [
-        row(
-            "m.0.experts.up",
-            power_law(4, 1.0),
-            r=4,
-            shape=(8, 8),
-            kind="expert",
-            expert=e,
-            layer="m.0",
-            index=0,
-        )
-        for e in range(3)
-    ]
-    rows.append(row("m.0.q_proj", power_law(4, 1.0), r=4, shape=(8, 8), layer="m.0", index=0))
-    given = arguments(lora_config_source(report(rows)))
-    assert given["target_parameters"] == ["m.0.experts.up"]
-    assert given["target_modules"] == ["m.0.q_proj"]
 
 
 def test_an_unknown_alpha_is_left_to_the_reader():

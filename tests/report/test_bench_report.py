@@ -1,5 +1,6 @@
 """The faces of Bench: pure functions of the artifacts, compared with committed files."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -108,14 +109,9 @@ def test_differences_show_the_counts(delta, exact, shown):
     assert counted_points(delta, exact) == shown
 
 
-def test_small_numbers():
-    from fractions import Fraction
-
+def test_figures_are_no_more_precise_than_they_are_true():
     assert points(-0.00001) == "0.00"
     assert exact_percent(Fraction(2, 3)) == "66.7 %"
-
-
-def test_small_p_values_are_not_spelled_out():
     assert [p_value(value) for value in (None, 1e-9, 0.0123)] == ["–", "< 0.001", "0.012"]
     assert [round_up(number) for number in (7, 99, 101, 1063, 2400)] == [7, 99, 110, 1100, 2400]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import adapters_to_compare as data
 import pytest
+from data_files import write_jsonl
 from raising import raises
 
 from gradience import audit_adapter, compress_adapter, shrink_adapter
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
     root = data.classifiers(tmp_path_factory.mktemp("candidates"))
     words = data.tiny_bench.WORDS[8:13]
     texts = [f"{words[place % 5]} {words[place // 5]} {words[0]}" for place in range(20)]
-    (root / "prompts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_jsonl(root / "prompts.jsonl", ({"text": text} for text in texts))
     calibrate(root, "prompts.jsonl", "c.safetensors")
     return root
 

@@ -9,6 +9,7 @@ import adapters_to_compare as data
 import numpy as np
 import pytest
 import torch
+from data_files import write_jsonl
 from factory import edit_config
 from killing import program
 from peft import PeftModel
@@ -138,7 +139,7 @@ def test_free_text_has_the_divergence_on_its_gold_responses(causal, tmp_path):
 def test_likelihoods_are_compared_in_nats_per_token(causal, tmp_path):
     prompts = [example.prompt for example in data.tiny_bench.sums().examples.all[:9]]
     rows = [{"prompt": f"{prompt} {place}", "completion": " 3"} for place, prompt in enumerate(prompts)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "rows.jsonl", rows)
     report = shrink_adapter(
         causal / "reference", tmp_path / "out", base_model=causal / "base", data=tmp_path / "rows.jsonl",
         options={"scorer": "nll"}, device="cpu", margin="0.01", ranks=[1],

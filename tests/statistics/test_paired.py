@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import json
 import math
 import pkgutil
 from fractions import Fraction
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_files import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
@@ -194,7 +194,7 @@ def logs(folder: Path, texts: int, spellings: int) -> list[Path]:
     ]
     paths = [folder / "a.jsonl", folder / "b.jsonl"]
     for path in paths:
-        path.write_text("".join(json.dumps({**row, "score": 1}) + "\n" for row in rows), encoding="utf-8")
+        write_jsonl(path, ({**row, "score": 1} for row in rows))
     return paths
 
 

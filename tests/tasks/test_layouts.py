@@ -5,6 +5,7 @@ import shlex
 
 import pandas as pd
 import pytest
+from data_files import write_jsonl
 
 import gradience
 from gradience.cli.app import run
@@ -58,9 +59,7 @@ LABELED = {
 
 
 def file_of(folder, *rows):
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_jsonl(folder / "rows.jsonl", rows)
 
 
 def task_of(path, columns=None):
