@@ -36,7 +36,7 @@ settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory):
     """A classifier, adapters on it and rows: see `adapters_to_compare`."""
     from adapters_to_compare import classifiers
 
@@ -44,7 +44,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def causal(tmp_path_factory):
     """A language model, adapters on it and a task: see `adapters_to_compare`."""
     from adapters_to_compare import writers
 

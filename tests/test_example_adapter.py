@@ -6,8 +6,6 @@ import importlib
 import json
 import re
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -20,15 +18,15 @@ WEIGHTS = FOLDER / "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def record() -> dict[str, Any]:
+def record():
     return json.loads((FOLDER / "training.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def test_it_is_at_most_300_kB_with_everything() -> None:
+def test_it_is_at_most_300_kB_with_everything():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= 300_000
 
 
-def test_record_card_and_weights_are_of_one_run(record: dict[str, Any]) -> None:
+def test_record_card_and_weights_are_of_one_run(record):
     digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     assert record["weights_sha256"] == digest
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -39,14 +37,12 @@ def test_record_card_and_weights_are_of_one_run(record: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def script(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     return importlib.import_module("train_example_adapter")
 
 
-def test_the_card_is_what_the_script_writes_from_the_record(
-    record: dict[str, Any], script: ModuleType
-) -> None:
+def test_the_card_is_what_the_script_writes_from_the_record(record, script):
     assert (FOLDER / "README.md").read_text(encoding="utf-8") == script.model_card(record)
     assert record["preset"] == json.loads(json.dumps(script.asdict(script.PRESETS["r8"])))
 
@@ -63,8 +59,8 @@ def test_the_card_is_what_the_script_writes_from_the_record(
     ],
 )
 def test_a_repeated_run_is_accepted_by_its_bytes_or_else_by_its_scores(
-    record: dict[str, Any], script: ModuleType, weights: str, correct: int, gate: bool, accepted: bool
-) -> None:
+    record, script, weights, correct, gate, accepted
+):
     again = copy.deepcopy(record)
     again["dev"]["stored_adapter"] += correct
     again["passed_gate"] = gate
@@ -73,7 +69,7 @@ def test_a_repeated_run_is_accepted_by_its_bytes_or_else_by_its_scores(
     assert script.check(again, record) is accepted
 
 
-def test_it_passed_its_gate_against_both_controls(record: dict[str, Any]) -> None:
+def test_it_passed_its_gate_against_both_controls(record):
     dev, preset = record["dev"], record["preset"]
     assert record["passed_gate"]
     assert dev["n"] >= 2000
@@ -81,7 +77,7 @@ def test_it_passed_its_gate_against_both_controls(record: dict[str, Any]) -> Non
     assert dev["stored_adapter"] - max(dev["head_only"].values()) >= preset["minimum_gain"] * dev["n"]
 
 
-def test_nothing_in_it_names_the_machine_it_was_made_on() -> None:
+def test_nothing_in_it_names_the_machine_it_was_made_on():
     for path in FOLDER.iterdir():
         text = path.read_bytes().decode("latin-1") if path.suffix != ".safetensors" else ""
         assert not re.search(r"/(root|home|tmp|work|mnt)\b", text), path.name
@@ -89,7 +85,7 @@ def test_nothing_in_it_names_the_machine_it_was_made_on() -> None:
     assert config["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def test_all_its_modules_are_trained_and_stored_as_stated(record: dict[str, Any]) -> None:
+def test_all_its_modules_are_trained_and_stored_as_stated(record):
     with safe_open(WEIGHTS, framework="pt") as file:
         names = list(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
@@ -100,7 +96,7 @@ def test_all_its_modules_are_trained_and_stored_as_stated(record: dict[str, Any]
     assert all(tensors[name].abs().max() > 0 for name in factors)
 
 
-def test_peft_loads_every_tensor_onto_its_base() -> None:
+def test_peft_loads_every_tensor_onto_its_base():
     from peft import PeftModel
     from transformers import BertConfig, BertForSequenceClassification
 

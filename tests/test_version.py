@@ -81,7 +81,7 @@ def test_a_released_change_is_one_line():
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path, monkeypatch):
     folder = tmp_path / "clone" / "gradience"
     folder.mkdir(parents=True)
     (folder / "a.py").write_text("x = 1\n", encoding="utf-8")
@@ -90,7 +90,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_an_installed_package_has_the_digest_of_its_files(package: Path) -> None:
+def test_an_installed_package_has_the_digest_of_its_files(package):
     rows = [
         json.dumps([name, hashlib.sha256((package / name).read_bytes()).hexdigest()]) + "\n"
         for name in ("a.py", "b.json")
@@ -105,7 +105,7 @@ def test_an_installed_package_has_the_digest_of_its_files(package: Path) -> None
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_a_clone_has_its_commit_and_says_if_it_was_modified(package: Path) -> None:
+def test_a_clone_has_its_commit_and_says_if_it_was_modified(package):
     def git(*words: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
         command = ["git", "-C", str(package.parent), *identity, *words]

@@ -389,15 +389,13 @@ SHIPPED = list(shipped_configs())
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("scaled_down")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_it_goes_from_the_config_to_a_verdict(
-    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_goes_from_the_config_to_a_verdict(name, folder, tmp_path, capsys):
     config = load_config(shipped_configs()[name])
     changes = [*scaled_down(config, folder), f"only_seed={config.due[0]}"]
     if "_seed" in name:  # the plan of the config with all seeds, which is run as it stands
@@ -421,7 +419,7 @@ def test_it_goes_from_the_config_to_a_verdict(
 
 @pytest.mark.conformance
 @pytest.mark.parametrize("name", [name for name in SHIPPED if "_seed" not in name])
-def test_all_its_seeds_reach_an_aggregate(name: str, folder: Path, tmp_path: Path) -> None:
+def test_all_its_seeds_reach_an_aggregate(name, folder, tmp_path):
     """Three trainings of one protocol: nothing that a seed leaves behind may change the next one's."""
     config = load_config(shipped_configs()[name])
     changes = [

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ CUT = "uniform_r1.truncate"
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     rows = [
         {"prompt": f"{a} {b} is{' very' * c} =", "answer": str(a + b)}
@@ -73,7 +72,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(config_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
     with counted_loads() as loads:
         run_bench(load_config(config_file), output, Watcher())
@@ -89,7 +88,7 @@ def loss(seed: Path, name: str) -> float:
     return sum(a.loglikelihood - b.loglikelihood for a, b in zip(before, after, strict=True)) / tokens
 
 
-def test_every_variant_is_tested_on_every_guard_and_the_columns_follow_from_the_records(whole: Path) -> None:
+def test_every_variant_is_tested_on_every_guard_and_the_columns_follow_from_the_records(whole):
     together = BenchAggregate.read(whole / "bench_aggregate.json")
     (cut,) = [variant for variant in together.variants if variant.name == CUT]
     losses = []
@@ -108,7 +107,7 @@ def test_every_variant_is_tested_on_every_guard_and_the_columns_follow_from_the_
     assert [guard.name for guard in BenchPlan.read(whole / "plan.json").guards] == ["general", "same"]
 
 
-def test_it_verifies_and_one_altered_answer_on_a_guard_is_a_mismatch(whole: Path, tmp_path: Path) -> None:
+def test_it_verifies_and_one_altered_answer_on_a_guard_is_a_mismatch(whole, tmp_path):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     verified = verify(run, data=True)
     assert (verified.mismatches, verified.level) == ((), "L2")
@@ -126,9 +125,7 @@ def narrow(config_file: Path, margin: float) -> BenchConfig:
     return load_config(config_file, [f"guards.general.margin={margin}"])
 
 
-def test_a_variant_that_forgets_fails_whatever_its_task_says(
-    config_file: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_variant_that_forgets_fails_whatever_its_task_says(config_file, whole, tmp_path):
     worst = {name: max(loss(whole / f"seed_{seed}", name) for seed in SEEDS)
              for name in (CUT, "uniform_r2.truncate")}  # fmt: skip
     assert worst[CUT] > max(0, worst["uniform_r2.truncate"])
@@ -153,9 +150,7 @@ class KilledInside(Watcher):
             raise KeyboardInterrupt
 
 
-def test_a_run_that_was_killed_in_a_guard_resumes_there(
-    config_file: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_was_killed_in_a_guard_resumes_there(config_file, whole, tmp_path, capsys):
     config = load_config(config_file)
     with pytest.raises(KeyboardInterrupt):
         run_bench(config, tmp_path, KilledInside("guards/same"))
@@ -169,9 +164,7 @@ def test_a_run_that_was_killed_in_a_guard_resumes_there(
             assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_stages_that_other_processes_make_give_the_same(
-    config_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stages_that_other_processes_make_give_the_same(config_file, whole, tmp_path, monkeypatch):
     runner_over(config_file, monkeypatch)(Here(), tmp_path)
     for name in ("bench_aggregate.json", "seed_2/bench.json"):
         alone, spread = (
@@ -182,13 +175,13 @@ def test_stages_that_other_processes_make_give_the_same(
     assert [*_needed(StageOrder({}, "", 1, "guards/general", "", inputs))] == [*inputs]
 
 
-def test_the_dry_run_names_the_guards(config_file: Path) -> None:
+def test_the_dry_run_names_the_guards(config_file):
     text = forecast(load_config(config_file)).to_text()
     assert "30 examples, margin 0.9 nats per token" in text
     assert "general: " in text
 
 
-def test_a_guard_that_fails_on_one_seed_fails_the_variant() -> None:
+def test_a_guard_that_fails_on_one_seed_fails_the_variant():
     good = [SeedOutcome(seed, n=200, only_probe=2, only_variant=2) for seed in (1, 2)]
     bad = SeedOutcome(3, n=200, guard="general: 0.2 nats per token higher than the probe; allowed: 0.05")
     policy = Policy(pass_rate=Fraction(1, 2))
@@ -197,7 +190,7 @@ def test_a_guard_that_fails_on_one_seed_fails_the_variant() -> None:
     assert (verdict.status, verdict.reasons[0].partition(":")[0]) == ("FAIL", "seed 3")
 
 
-def test_a_grade_needs_every_guard() -> None:
+def test_a_grade_needs_every_guard():
     bounds = Bounds(low=-0.01, high=0.01, p_value=0.001)
 
     def of(guards: GuardEvidence, adjusted: float = 0.01) -> tuple[str, str]:
@@ -221,15 +214,13 @@ def test_a_grade_needs_every_guard() -> None:
         ({"compression": {"ladder": {"steps": [4, 2]}}}, "compression.ladder"),
     ],
 )
-def test_what_guards_cannot_test_is_refused(
-    config_file: Path, changes: Mapping[str, Any], words: str
-) -> None:
+def test_what_guards_cannot_test_is_refused(config_file, changes, words):
     values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     with pytest.raises(ValueError, match=words):
         BenchConfig.model_validate(values | changes)
 
 
-def test_a_text_alone_is_the_source(config_file: Path) -> None:
+def test_a_text_alone_is_the_source(config_file):
     values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     config = BenchConfig.model_validate(values | {"guards": {"general": "text"}})
     assert config.guards["general"].source == "text"

@@ -12,12 +12,12 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
-def killed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(config, tmp_path_factory):
     """A folder with the same run twice: left alone, and killed three times."""
     root = tmp_path_factory.mktemp("runs")
     program(HERE / "kill_bench.py", config, root, 7, 3)
@@ -29,12 +29,12 @@ def assert_same(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_three_times_it_ends_with_the_same_result(killed: Path) -> None:
+def test_killed_three_times_it_ends_with_the_same_result(killed):
     assert_same(killed)
 
 
 @pytest.mark.hostile
-def test_killed_at_thirty_moments(config: Path, killed: Path) -> None:
+def test_killed_at_thirty_moments(config, killed):
     """bench.json names every adapter and every file of records by its digest, every count and every loss."""
     for seed in range(3):
         shutil.rmtree(killed / "killed")
@@ -43,7 +43,7 @@ def test_killed_at_thirty_moments(config: Path, killed: Path) -> None:
     record("R10", "Bench killed and resumed, equal in adapters, counts and losses", moments=30)
 
 
-def test_finished_it_is_not_run_again_but_told_again(config: Path, killed: Path) -> None:
+def test_finished_it_is_not_run_again_but_told_again(config, killed):
     output = killed / "whole"
     before = without_times(output / "bench.json")
     stages = {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")}

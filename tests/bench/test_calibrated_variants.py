@@ -63,11 +63,11 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory):
     return Run(tmp_path_factory.mktemp("calibrated"))
 
 
-def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run: Run) -> None:
+def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run):
     criterion = ToSizeOfRank(1)
     expected = plan_compression(run.audit, criterion, calibration=run.calibration)
     written, result = run.report("calibrated_r1.truncate"), run.variants["calibrated_r1.truncate"]
@@ -84,7 +84,7 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
     assert run.variants["calibrated_r1.truncate"].planned_lora_params <= uniform.planned_lora_params
 
 
-def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None:
+def test_the_plan_names_the_prompts_before_anything_is_trained(run):
     planned, report = BenchPlan.read(run.output / "plan.json").calibration, run.calibration.report
     assert planned is not None
     assert planned.rows == 32
@@ -95,7 +95,7 @@ def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None
     }  # fmt: skip
 
 
-def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> None:
+def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run):
     verified = verify(run.output, regenerate=4)
     assert verified.mismatches == ()
     assert (verified.level, ["calibration"]) == (
@@ -138,7 +138,7 @@ class Interrupted(Watcher):
             raise KeyboardInterrupt
 
 
-def test_a_calibration_that_was_interrupted_begins_again_and_a_finished_one_stands(tmp_path: Path) -> None:
+def test_a_calibration_that_was_interrupted_begins_again_and_a_finished_one_stands(tmp_path):
     chosen, folder = config(bert(tmp_path / "base")), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         SeedRun(chosen, sentences(), 42, folder, Interrupted()).run()
@@ -160,7 +160,7 @@ def test_a_calibration_that_was_interrupted_begins_again_and_a_finished_one_stan
         assert all(map(np.array_equal, moments, anew.modules[name]))
 
 
-def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_fails_the_other_variants_are_made(tmp_path, monkeypatch):
     def fails(*_: Any) -> None:
         raise RuntimeError("no memory left")
 
@@ -184,6 +184,6 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
         ({"variants": ["calibrated_r0"]}, "'calibrated_r0' is not a variant"),
     ],
 )
-def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_what_makes_no_sense_together_is_refused(changes, said, tmp_path):
     with pytest.raises(ValidationError, match=said):
         config(tmp_path, **changes)

@@ -1,8 +1,5 @@
 """`gradience demo --train`: its stages on a model scaled down, and its last screen."""
 
-from pathlib import Path
-
-import pytest
 from scaled_down import scaled_down
 
 from gradience.bench.config.load import load_config
@@ -11,9 +8,7 @@ from gradience.cli.demo import CONFIG, train_and_decide
 from gradience.reports.bench import Bench
 
 
-def test_it_says_what_it_does_and_ends_with_the_first_lines_of_its_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_says_what_it_does_and_ends_with_the_first_lines_of_its_result(tmp_path, capsys):
     changes = scaled_down(load_config(find_config(CONFIG)), tmp_path)
     code = train_and_decide(tmp_path / "demo", changes)
     said, result = capsys.readouterr(), Bench.read(tmp_path / "demo" / "bench.json")

@@ -39,7 +39,7 @@ def grades(report: BenchAggregate) -> dict[str, str | None]:
 # ---------------------------------------------------------------- what is pooled
 
 
-def test_the_bounds_are_those_of_the_answers_of_all_seeds() -> None:
+def test_the_bounds_are_those_of_the_answers_of_all_seeds():
     report = aggregate(three_seeds())
     rows = []
     for run in three_seeds():
@@ -55,7 +55,7 @@ def test_the_bounds_are_those_of_the_answers_of_all_seeds() -> None:
     assert shown.these_runs.p_value == pytest.approx(pooled.p_value(0.025))
 
 
-def test_a_single_seed_has_the_bounds_of_one_run_and_nothing_of_other_trainings() -> None:
+def test_a_single_seed_has_the_bounds_of_one_run_and_nothing_of_other_trainings():
     one = graded_seed(bench(42, {"per_layer": (9, 16)}, asked=config(seeds=[42])))
     shown = evidence(one, "per_layer")
     low, high = pool([[-1] * 9 + [1] * 16 + [0] * 175]).interval()
@@ -69,7 +69,7 @@ def test_a_single_seed_has_the_bounds_of_one_run_and_nothing_of_other_trainings(
     assert "inconclusive after adjustment for 6 claims" in shown.reason
 
 
-def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own() -> None:
+def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own():
     for run in (bench(42), bench(42, asked=config(run_type="smoke", seeds=[42]))):
         assert {result.evidence for result in graded_seed(run).variants} == {None}
 
@@ -77,7 +77,7 @@ def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own() -> None:
 # ---------------------------------------------------------------- grades
 
 
-def test_a_variant_that_is_as_good_on_enough_examples_is_certified() -> None:
+def test_a_variant_that_is_as_good_on_enough_examples_is_certified():
     asked = config(compression={"controls": ["random_directions"]})
     changes = {"uniform_median": (30, 28), "random_directions": (900, 0)}
     report = aggregate(large(changes, asked=asked), records_verified=True)
@@ -88,7 +88,7 @@ def test_a_variant_that_is_as_good_on_enough_examples_is_certified() -> None:
     assert shown.next_grade is None
 
 
-def test_an_a_needs_a_control_that_fails_and_a_gate() -> None:
+def test_an_a_needs_a_control_that_fails_and_a_gate():
     changes = {"uniform_median": (30, 28)}
     without = evidence(aggregate(large(changes), records_verified=True))
     assert without.grade == "B"
@@ -102,7 +102,7 @@ def test_an_a_needs_a_control_that_fails_and_a_gate() -> None:
     assert (ungated.grade, "not A: the probe had no quality gate" in ungated.reason) == ("B", True)
 
 
-def test_every_arm_of_the_plan_counts_in_holms_family() -> None:
+def test_every_arm_of_the_plan_counts_in_holms_family():
     """Six arms are planned, of which two are not made: they count as not shown."""
     report = aggregate(three_seeds())
     candidates = [variant for variant in report.variants if variant.is_candidate]
@@ -120,7 +120,7 @@ def test_every_arm_of_the_plan_counts_in_holms_family() -> None:
             assert variant.evidence.family == 6
 
 
-def test_a_fail_may_be_statistically_non_inferior() -> None:
+def test_a_fail_may_be_statistically_non_inferior():
     """One seed beyond the tolerance, and the three together far above the margin."""
     report = aggregate(
         large({"uniform_median": (90, 30)}, {"uniform_median": (30, 40)}, {"uniform_median": (30, 40)})
@@ -181,14 +181,14 @@ INVALID: dict[str, tuple[Callable[[], Sequence[Bench]], str]] = {
 
 
 @pytest.mark.parametrize("why", INVALID)
-def test_what_makes_a_result_invalid(why: str) -> None:
+def test_what_makes_a_result_invalid(why):
     make, words = INVALID[why]
     shown = evidence(aggregate(make(), records_verified=True))
     assert shown.grade == "X"
     assert words in shown.reason
 
 
-def test_a_variant_that_repeats_another_on_every_seed_is_no_result_of_its_own() -> None:
+def test_a_variant_that_repeats_another_on_every_seed_is_no_result_of_its_own():
     asked = config(compression={"variants": ["uniform_r8", "uniform_median"], "allowed_ranks": [8, 64]})
     report = aggregate([bench(seed, asked=asked) for seed in SEEDS])
     twins = [v for v in report.variants if {row.same_as for row in v.seeds} - {None, "probe"}]
@@ -201,7 +201,7 @@ def test_a_variant_that_repeats_another_on_every_seed_is_no_result_of_its_own() 
 # ---------------------------------------------------------------- the ladder
 
 
-def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_not() -> None:
+def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_not():
     """The fourth is perfect, and is not looked at: the order was fixed, and the third had failed."""
     report = aggregate(ladder((5, 5), (30, 25), (90, 40), (0, 0)), records_verified=True)
     outcome = report.ladder
@@ -216,7 +216,7 @@ def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_no
     assert "the sequence stopped at ladder.r8" in named(report, "ladder.r4").evidence.reason
 
 
-def test_the_ladder_is_one_claim_beside_the_candidates() -> None:
+def test_the_ladder_is_one_claim_beside_the_candidates():
     report = aggregate(ladder((40, 40), (20, 20), (60, 58), (90, 40)), records_verified=True)
     p_values = [evidence(report, step.name).pooled.next_training.p_value for step in report.ladder.steps]
     adjusted = [evidence(report, step.name).adjusted_p for step in report.ladder.steps]
@@ -225,7 +225,7 @@ def test_the_ladder_is_one_claim_beside_the_candidates() -> None:
     assert evidence(report, report.ladder.steps[0].name).family == len(beside) + 1
 
 
-def test_steps_count_as_one_claim() -> None:
+def test_steps_count_as_one_claim():
     report = aggregate(ladder((5, 5), (5, 5), (5, 5), (5, 5)))
     assert evidence(report, "uniform_r2").family == 1 + sum(
         variant.is_candidate for variant in report.variants
@@ -234,21 +234,21 @@ def test_steps_count_as_one_claim() -> None:
     assert report.ladder.smallest_safe == "ladder.r4"
 
 
-def test_one_seed_says_nothing_of_other_trainings() -> None:
+def test_one_seed_says_nothing_of_other_trainings():
     one = graded_seed(ladder((5, 5), (5, 5), (200, 5), (5, 5), seeds=[42])[0])
     assert one.ladder.bound == "these-runs"
     assert one.ladder.smallest_safe == "ladder.r16"
     assert one.ladder.sentence.endswith("one seed gives no evidence about other trainings")
 
 
-def test_an_invalid_run_shows_no_step() -> None:
+def test_an_invalid_run_shows_no_step():
     runs = ladder((5, 5), (5, 5), (5, 5), (5, 5))
     outcome = aggregate(runs[:2]).ladder
     assert outcome.smallest_safe is None
     assert outcome.steps[0].reason == "a planned seed has no answers to compare"
 
 
-def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin() -> None:
+def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin():
     """Simulated: three seeds, 400 examples, every step exactly at the margin: at most 5 % show the first, which is
     where any false claim begins."""
     from fractions import Fraction

@@ -40,7 +40,7 @@ def real_and_meta(base: Path) -> tuple[Any, Any]:
     ]
 
 
-def test_activations_are_those_that_a_real_training_keeps(base: Path) -> None:
+def test_activations_are_those_that_a_real_training_keeps(base):
     real, meta = real_and_meta(base)
     weights = {weight.untyped_storage().data_ptr() for weight in real.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -62,7 +62,7 @@ def test_activations_are_those_that_a_real_training_keeps(base: Path) -> None:
 # ------------------------------------------------------------------ memory of a run
 
 
-def test_padded_lengths_against_all_draws() -> None:
+def test_padded_lengths_against_all_draws():
     lengths = [3, 5, 5, 9]
     draws = list(itertools.product(lengths, repeat=3))
     assert longest_of(lengths, 3) == pytest.approx(sum(map(max, draws)) / len(draws))
@@ -70,7 +70,7 @@ def test_padded_lengths_against_all_draws() -> None:
     assert sorted_longest([4, 2], 8) == 4
 
 
-def test_batches_come_from_real_lengths() -> None:
+def test_batches_come_from_real_lengths():
     config = BenchConfig.model_validate(gsm8k_values("base"))
     lengths = Lengths(train=(10,) * 50, prompts=(6,) * 20, responses=(4,) * 20)
     assert shapes_of(config, lengths, 20, 320) == Shapes(6, (2, 10), 20, 6, 4)
@@ -85,7 +85,7 @@ def test_batches_come_from_real_lengths() -> None:
     assert result.steps == 2 * 9  # 50 examples in steps of 6
 
 
-def test_memory_by_hand(base: Path) -> None:
+def test_memory_by_hand(base):
     config = BenchConfig.model_validate(
         gsm8k_values(base, model={"name": str(base), "type": "causal_lm", "dtype": "float32"})
     )
@@ -104,7 +104,7 @@ def test_memory_by_hand(base: Path) -> None:
     assert cost.process_bytes > 100e6  # PyTorch and transformers
 
 
-def test_smallest_margins_are_those_of_the_budget_and_the_arms() -> None:
+def test_smallest_margins_are_those_of_the_budget_and_the_arms():
     expected = forecast(config(task={"profile": "gsm8k", "eval_samples": 500}))
     assert {row.name for row in expected.scenarios} == {"truncated", "retrained"}
     for row in expected.scenarios:

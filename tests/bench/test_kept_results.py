@@ -20,7 +20,7 @@ BENCHES = sorted(RESULTS.rglob("bench.json"))
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     for archive in ARCHIVES:
         with tarfile.open(archive) as tar:
@@ -37,9 +37,7 @@ def of(path: Path) -> str:
     return str(path.relative_to(RESULTS).parent)
 
 
-def test_the_page_counts_again_what_it_says(
-    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_counts_again_what_it_says(unpacked, tmp_path, monkeypatch, capsys):
     page = (RESULTS.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
     [source] = re.findall(r"^```py\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "again").symlink_to(unpacked / "minilm_reviews")
@@ -49,7 +47,7 @@ def test_the_page_counts_again_what_it_says(
 
 
 @pytest.mark.parametrize("path", BENCHES, ids=of)
-def test_its_counts_are_those_of_the_records(path: Path, unpacked: Path) -> None:
+def test_its_counts_are_those_of_the_records(path, unpacked):
     bench = json.loads(path.read_text(encoding="utf-8"))
     folder = unpacked / path.parent.relative_to(RESULTS)
     measured = [bench["probe"], *(row["measures"] for row in bench["variants"] if row["measures"])]
@@ -74,25 +72,25 @@ def test_its_counts_are_those_of_the_records(path: Path, unpacked: Path) -> None
 
 
 @pytest.mark.parametrize("path", BENCHES, ids=of)
-def test_its_page_is_what_its_json_says(path: Path) -> None:
+def test_its_page_is_what_its_json_says(path):
     assert path.with_suffix(".md").read_text(encoding="utf-8") == Bench.read(path).to_markdown()
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("bench_aggregate.json")), ids=of)
-def test_the_page_of_its_seeds_is_what_their_json_says(path: Path) -> None:
+def test_the_page_of_its_seeds_is_what_their_json_says(path):
     page = BenchAggregate.read(path).to_markdown()
     assert path.with_suffix(".md").read_text(encoding="utf-8") == page
 
 
 @pytest.mark.parametrize("name", ["minilm_reviews", "smollm2_arithmetic"])
-def test_the_page_names_the_root_of_the_run_that_is_kept(name: str) -> None:
+def test_the_page_names_the_root_of_the_run_that_is_kept(name):
     """Whoever has it from there can see whether a folder is that run: `gradience verify DIR --root SHA256`."""
     page = (RESULTS.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
     root = hashlib.sha256((RESULTS / name / "digests.json").read_bytes()).hexdigest()
     assert f"`{root}`" in page
 
 
-def test_the_grades_that_the_page_speaks_of() -> None:
+def test_the_grades_that_the_page_speaks_of():
     report = BenchAggregate.read(RESULTS / "minilm_reviews" / "bench_aggregate.json")
     grades = {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
     truncated = ("per_layer.truncate", "uniform_median.truncate", "per_layer")

@@ -26,7 +26,7 @@ SEEDS = (1, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     write_jsonl(
         folder / "rows.jsonl",
@@ -60,7 +60,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(config_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
     run_bench(load_config(config_file), output, Watcher())
     return output
@@ -72,7 +72,7 @@ def rows_of(output: Path, name: str) -> list[int]:
     return [read_records(path).run.n if path.is_file() else 0 for path in paths]
 
 
-def test_every_seed_answers_a_step_up_to_the_look_that_decides(whole: Path) -> None:
+def test_every_seed_answers_a_step_up_to_the_look_that_decides(whole):
     plan = BenchPlan.read(whole / "plan.json")
     assert plan.ladder is not None
     looks, together = plan.ladder.looks, BenchAggregate.read(whole / "bench_aggregate.json")
@@ -89,7 +89,7 @@ def test_every_seed_answers_a_step_up_to_the_look_that_decides(whole: Path) -> N
     assert together.ladder.steps[0].status == "not smaller"
 
 
-def test_the_bound_of_a_step_holds_over_all_looks(whole: Path) -> None:
+def test_the_bound_of_a_step_holds_over_all_looks(whole):
     """By the statistics, from the answers of the records."""
     from gradience.statistics.pooled import pool
     from gradience.statistics.sequential import Look
@@ -114,13 +114,13 @@ def test_the_bound_of_a_step_holds_over_all_looks(whole: Path) -> None:
     assert step.p_value == pytest.approx(look.p_value(pooled.p_value(0.025, "mean-over-trainings")), rel=1e-6)
 
 
-def test_it_verifies_with_its_data_and_by_answers_made_again(whole: Path) -> None:
+def test_it_verifies_with_its_data_and_by_answers_made_again(whole):
     verified = verify(whole, data=True, regenerate=8, sample_seed=1)
     assert verified.mismatches == ()
     assert verified.level == "L3"
 
 
-def test_verify_names_a_step_whose_rows_are_not_those_of_its_look(whole: Path, tmp_path: Path) -> None:
+def test_verify_names_a_step_whose_rows_are_not_those_of_its_look(whole, tmp_path):
     """Answers left off a step after its decision, or before it."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     path = run / "seed_1" / "ladder.r6" / "eval" / ANSWERS
@@ -130,9 +130,7 @@ def test_verify_names_a_step_whose_rows_are_not_those_of_its_look(whole: Path, t
     assert any("ladder.r6" in mismatch.file for mismatch in verify(run).mismatches)
 
 
-def test_a_run_that_stops_in_the_ladder_resumes_at_its_look(
-    config_file: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_stops_in_the_ladder_resumes_at_its_look(config_file, whole, tmp_path, monkeypatch):
     reached = []
 
     def stop(self: Any, facts: Any, name: str, look: int) -> Any:
@@ -156,7 +154,7 @@ def test_a_run_that_stops_in_the_ladder_resumes_at_its_look(
     assert ours["ladder"] == theirs["ladder"]
 
 
-def test_all_rows_answers_everything_at_once(config_file: Path, tmp_path: Path) -> None:
+def test_all_rows_answers_everything_at_once(config_file, tmp_path):
     overrides = ["compression.ladder.all_rows=true", "seeds=[1]", "compression.ladder.steps=[4,2,1]"]
     (bench,), _ = run_bench(load_config(config_file, overrides), tmp_path, Watcher())
     plan = BenchPlan.read(tmp_path / "plan.json")
@@ -167,7 +165,7 @@ def test_all_rows_answers_everything_at_once(config_file: Path, tmp_path: Path) 
     assert [result.measures and result.measures.n for result in bench.steps] == 3 * [probe.n]
 
 
-def test_one_seed_climbs_down_by_itself_and_groups_count(config_file: Path, tmp_path: Path) -> None:
+def test_one_seed_climbs_down_by_itself_and_groups_count(config_file, tmp_path):
     overrides = ["seeds=[1]", "task.group=document"]
     (bench,), _ = run_bench(load_config(config_file, overrides), tmp_path, Watcher())
     plan = BenchPlan.read(tmp_path / "plan.json")

@@ -20,12 +20,12 @@ Bench = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("inputs"), **SMALL)
 
 
 @pytest.fixture
-def bench(config: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+def bench(config, capsys):
     def bench(output: Path, *more: str) -> tuple[int, str]:
         code = run(
             [
@@ -46,7 +46,7 @@ def bench(config: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     return bench
 
 
-def test_seed_by_seed_is_the_same_run(bench: Bench, tmp_path: Path) -> None:
+def test_seed_by_seed_is_the_same_run(bench, tmp_path):
     apart, whole = tmp_path / "apart", tmp_path / "whole"
     assert bench(apart, "--only-seed", "123")[0] == 4
     first = BenchAggregate.read(apart / "bench_aggregate.json")
@@ -63,9 +63,7 @@ def test_seed_by_seed_is_the_same_run(bench: Bench, tmp_path: Path) -> None:
     assert BenchAggregate.read(apart / "bench_aggregate.json").records_verified
 
 
-def test_a_seed_of_another_process_is_counted_again_before_anything_is_certified(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_a_seed_of_another_process_is_counted_again_before_anything_is_certified(bench, tmp_path):
     bench(tmp_path, "--only-seed", "42")
     path = tmp_path / "seed_42" / "bench.json"
     values = json.loads(path.read_text())
@@ -80,7 +78,7 @@ def test_a_seed_of_another_process_is_counted_again_before_anything_is_certified
     assert BenchAggregate.read(tmp_path / "bench_aggregate.json").records_verified is False
 
 
-def test_a_seed_outside_the_plan_is_refused(bench: Bench, tmp_path: Path) -> None:
+def test_a_seed_outside_the_plan_is_refused(bench, tmp_path):
     code, said = bench(tmp_path, "--only-seed", "7")
     assert code == 2
     assert "only_seed=7: `only_seed`: 7 is not among the planned seeds 42, 123" in said

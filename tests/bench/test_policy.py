@@ -248,7 +248,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_worked_example(row: str) -> None:
+def test_a_worked_example(row):
     expected, changes, words = ROWS[row]
     result = grade(facts(**changes))
     assert result.grade == expected
@@ -271,7 +271,7 @@ any_facts = st.builds(
 
 
 @given(any_facts)
-def test_every_variant_has_one_grade_and_the_first_that_matches(some: GradeFacts) -> None:
+def test_every_variant_has_one_grade_and_the_first_that_matches(some):
     """Each grade's own condition, in the order of the list; whatever the policy says, C remains."""
     letter, reason = grade(some)
     f, r, m = some.these_runs, some.next_training, some.margin

@@ -59,7 +59,7 @@ def causal(inputs: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=[classifier, causal])
-def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ended(request, tmp_path_factory):
     output = tmp_path_factory.mktemp("ended") / "mine"
     config = load_config(request.param(tmp_path_factory.mktemp("inputs")))
     run_bench(config, output, Watcher())
@@ -67,7 +67,7 @@ def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def copy(ended: Path, tmp_path: Path) -> Path:
+def copy(ended, tmp_path):
     return Path(shutil.copytree(ended, tmp_path / "mine"))
 
 
@@ -112,7 +112,7 @@ def forge_all(folder: Path) -> None:
     forge(folder)
 
 
-def test_what_nobody_touched_is_answered_so_again(ended: Path) -> None:
+def test_what_nobody_touched_is_answered_so_again(ended):
     report = again(ended)
     assert not report.mismatches
     assert report.level == "L3"
@@ -123,7 +123,7 @@ def test_what_nobody_touched_is_answered_so_again(ended: Path) -> None:
     assert all(one.equal == one.examples and not one.undecidable for one in report.regenerated)
 
 
-def test_an_answer_that_was_edited_with_all_digests_is_named(copy: Path) -> None:
+def test_an_answer_that_was_edited_with_all_digests_is_named(copy):
     path = copy / next(one for one in records_of(copy) if one.parts[-3] == "probe").relative_to(copy)
     change_rows(path, answer_otherwise)
     forge_all(copy)
@@ -142,7 +142,7 @@ def labels(path: Path) -> bool:
     return '"kind":"classification"' in path.read_text(encoding="utf-8").replace(" ", "").partition("\n")[0]
 
 
-def test_on_another_machine_a_difference_is_counted_and_no_mismatch(copy: Path) -> None:
+def test_on_another_machine_a_difference_is_counted_and_no_mismatch(copy):
     for path in copy.rglob("*.records.jsonl"):
         change_rows(path, lambda header: header["versions"].update(torch="1.0"), header=True)
     forge_all(copy)
@@ -158,7 +158,7 @@ def test_on_another_machine_a_difference_is_counted_and_no_mismatch(copy: Path) 
     assert "regenerated" in report.to_text(width=200)
 
 
-def test_weights_that_are_not_there_are_said(copy: Path) -> None:
+def test_weights_that_are_not_there_are_said(copy):
     for weights in copy.rglob("adapter_model.safetensors"):
         if "probe" not in weights.parts:
             weights.unlink()
@@ -175,7 +175,7 @@ def test_weights_that_are_not_there_are_said(copy: Path) -> None:
     assert [one.result for one in report.checks if one.level == "L3"] == ["not done"]
 
 
-def test_other_data_are_named_and_not_asked(copy: Path) -> None:
+def test_other_data_are_named_and_not_asked(copy):
     rows = Path(yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))["task"]["options"]["file"])
     before = rows.read_text(encoding="utf-8")
     lines = before.splitlines(keepends=True)
@@ -190,7 +190,7 @@ def test_other_data_are_named_and_not_asked(copy: Path) -> None:
     assert "splits.train.sha256" in {one.field for one in report.mismatches}
 
 
-def test_a_config_that_is_not_the_plans_is_not_asked(copy: Path) -> None:
+def test_a_config_that_is_not_the_plans_is_not_asked(copy):
     values = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
     values["task"]["eval_samples"] = 5
     (copy / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -201,7 +201,7 @@ def test_a_config_that_is_not_the_plans_is_not_asked(copy: Path) -> None:
 
 @pytest.mark.parametrize("least", [1, 5, 9, 1000])
 @pytest.mark.parametrize("make", [sentences, sums])
-def test_what_is_drawn_is_batched_as_it_was(make: Callable[[], Any], least: int) -> None:
+def test_what_is_drawn_is_batched_as_it_was(make, least):
     """An answer may depend on what else is in its batch."""
     task = make()
     examples = task.examples.of("train")

@@ -73,17 +73,17 @@ def bench_of(facts: SeedFacts, task: Task) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def classifier(tmp_path_factory):
     return bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def causal(tmp_path_factory):
     return llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
-def classified(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, Watcher]:
+def classified(classifier, tmp_path_factory):
     folder, watcher = tmp_path_factory.mktemp("classified"), Watcher()
     config = with_base(CLASSIFY, classifier)
     facts = SeedRun(config, sentences(), 42, folder, watcher).run()
@@ -91,14 +91,14 @@ def classified(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 @pytest.fixture(scope="module")
-def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, int]:
+def answered(causal, tmp_path_factory):
     folder = tmp_path_factory.mktemp("answered")
     with counted_loads() as loads:
         facts = SeedRun(with_base(ANSWER, causal), sums(), 42, folder).run()
     return folder, bench_of(facts, sums()), len(loads)
 
 
-def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watcher]) -> None:
+def test_a_classification_goes_all_the_way(classified):
     _, bench, watcher = classified
     assert watcher.stages[:3] == ["probe/train", "probe/eval", "audit"]
     names = [variant.name for variant in bench.variants]
@@ -114,7 +114,7 @@ def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watche
     assert bench.base_params > 1_000
 
 
-def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, Watcher]) -> None:
+def test_the_same_configuration_is_trained_once(classified):
     _, bench, watcher = classified
     trained = [name for name in watcher.stages if name.endswith("/train")]
     evaluated = [variant for variant in bench.variants if variant.measures and not variant.same_as]
@@ -127,7 +127,7 @@ def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, W
             assert (variant.pairs, variant.measures) == (other.pairs, other.measures)
 
 
-def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench, Watcher]) -> None:
+def test_the_head_alone_is_trained_as_the_probe_is(classified):
     """A head with the probe's LoRA switched off was at chance, and said nothing of what a head can learn."""
     folder, bench, _ = classified
     head = bench.variant("head_only")
@@ -148,13 +148,13 @@ def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a card the base makes room for a training")
-def test_everybody_is_evaluated_on_one_base_that_is_loaded_once(answered: tuple[Path, Bench, int]) -> None:
+def test_everybody_is_evaluated_on_one_base_that_is_loaded_once(answered):
     _, bench, loads = answered
     assert sum(variant.measures is not None for variant in bench.variants) > 3
     assert loads == 1
 
 
-def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Path, Bench, int]) -> None:
+def test_answers_are_generated_and_compared_with_the_probe_s(answered):
     folder, bench, _ = answered
     assert bench.status in ("PASS", "FAIL")
     for variant in bench.variants:
@@ -172,7 +172,7 @@ def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Pat
 # ------------------------------------------------------------------ what goes wrong
 
 
-def test_a_probe_below_its_gate_costs_nothing_more(causal: Path, tmp_path: Path) -> None:
+def test_a_probe_below_its_gate_costs_nothing_more(causal, tmp_path):
     config = with_base(ANSWER, causal, task={"profile": "sums", "probe_gate": {"min_value": 0.99}})
     watcher = Watcher()
     bench = bench_of(SeedRun(config, sums(), 42, tmp_path, watcher).run(), sums())
@@ -183,7 +183,7 @@ def test_a_probe_below_its_gate_costs_nothing_more(causal: Path, tmp_path: Path)
     assert "its quality gate is 99 %" in bench.variants[0].reasons[0]
 
 
-def test_a_probe_must_leave_its_base_behind(causal: Path, tmp_path: Path) -> None:
+def test_a_probe_must_leave_its_base_behind(causal, tmp_path):
     """The base has no sum of the test right, and neither has a probe of a few steps."""
     config = with_base(ANSWER, causal, task={"profile": "sums", "probe_gate": {"min_value": 0}})
     watcher = Watcher()
@@ -198,7 +198,7 @@ def test_a_probe_must_leave_its_base_behind(causal: Path, tmp_path: Path) -> Non
     assert read_records(tmp_path / "base" / "eval" / "answers.records.jsonl")[0].adapter is None
 
 
-def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Path) -> None:
+def test_a_probe_that_diverged_is_not_even_evaluated(causal, tmp_path):
     train = ANSWER["train"] | {"lr": 1e30, "max_grad_norm": 0}
     lora = ANSWER["lora"] | {"target_modules": "all-linear"}
     watcher = Watcher()
@@ -210,9 +210,7 @@ def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Pat
     assert "diverged at step" in bench.variants[0].reasons[0]
 
 
-def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
-    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_variant_that_fails_is_a_result_and_the_others_go_on(causal, tmp_path, monkeypatch, caplog):
     compress = arms.write_compressed
 
     def fail(adapter: Path, plan: Any, target: Path, **kwargs: Any) -> Any:
@@ -234,7 +232,7 @@ def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
     assert repaired.status in ("PASS", "FAIL")
 
 
-def test_a_base_that_cannot_be_had_is_an_error_for_the_user_not_a_result(tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_had_is_an_error_for_the_user_not_a_result(tmp_path):
     config = with_base(ANSWER, Path("no/such-model-anywhere"))
     with pytest.raises(NetworkError):
         SeedRun(config, sums(), 42, tmp_path).run()
@@ -251,12 +249,12 @@ SECTIONS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config_file(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS)
 
 
 @pytest.fixture(scope="module")
-def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(config_file, tmp_path_factory):
     """A finished run."""
     output = tmp_path_factory.mktemp("whole")
     run_bench(load_config(config_file), output, Watcher())
@@ -264,7 +262,7 @@ def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def output(whole: Path, tmp_path: Path) -> Path:
+def output(whole, tmp_path):
     """A copy of it, times of files included."""
     return Path(shutil.copytree(whole, tmp_path / "output"))
 
@@ -307,9 +305,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------ another machine, other versions
 
 
-def test_finished_it_is_told_again_on_any_machine(
-    config_file: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_it_is_told_again_on_any_machine(config_file, output, monkeypatch):
     again(config_file, output, "runtime.keep_adapters=none")
     elsewhere(monkeypatch)
     monkeypatch.setattr("gradience.__version__", "9.9")
@@ -319,8 +315,8 @@ def test_finished_it_is_told_again_on_any_machine(
 
 
 def test_unfinished_it_evaluates_all_adapters_again_on_another_machine_and_trains_nothing(
-    config_file: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    config_file, output, monkeypatch
+):
     last = sorted(evaluations(output))[-1]
     (output / last / "manifest.json").unlink()
     elsewhere(monkeypatch)
@@ -336,7 +332,7 @@ def test_unfinished_it_evaluates_all_adapters_again_on_another_machine_and_train
     assert devices == {"another card"}
 
 
-def test_another_config_is_refused_with_the_settings_that_differ(config_file: Path, output: Path) -> None:
+def test_another_config_is_refused_with_the_settings_that_differ(config_file, output):
     there = yaml.safe_load((output / "config.yaml").read_text())
     with pytest.raises(UsageError) as caught:
         again(config_file, output, "train.lr=0.5", "lora.probe_r=7", "runtime.threads=2")
@@ -353,7 +349,7 @@ def test_another_config_is_refused_with_the_settings_that_differ(config_file: Pa
     assert bench.plan_digest == Bench.read(output / "bench.json").plan_digest
 
 
-def test_other_data_are_refused_by_the_name_of_the_split(config_file: Path, output: Path) -> None:
+def test_other_data_are_refused_by_the_name_of_the_split(config_file, output):
     plan = json.loads((output / "plan.json").read_text())
     plan["splits"][0]["sha256"] = "0" * 64
     (output / "plan.json").write_text(json.dumps(plan))
@@ -361,9 +357,7 @@ def test_other_data_are_refused_by_the_name_of_the_split(config_file: Path, outp
         again(config_file, output)
 
 
-def test_weights_that_were_removed_and_are_needed_again_are_asked_for(
-    config_file: Path, output: Path
-) -> None:
+def test_weights_that_were_removed_and_are_needed_again_are_asked_for(config_file, output):
     again(config_file, output, "runtime.keep_adapters=none")
     victim = sorted(evaluations(output) - {"probe/eval"})[0]
     (output / victim / ANSWERS).unlink()
@@ -411,9 +405,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_what_was_edited_is_made_again_with_the_same_result(
-    what: str, config_file: Path, output: Path
-) -> None:
+def test_what_was_edited_is_made_again_with_the_same_result(what, config_file, output):
     before = timeless(json.loads((output / "bench.json").read_text()))
     damage, stage = DAMAGE[what]
     damage(output)
@@ -443,7 +435,7 @@ def own_task(folder: Path, same: str) -> Path:
     return path
 
 
-def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: Path) -> None:
+def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path):
     values: dict[str, Any] = SECTIONS | {
         "model": {"name": str(llama(tmp_path / "base")), "type": "causal_lm"},
         "task": {
@@ -474,7 +466,7 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: P
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_a_base_in_a_folder_is_known_by_its_files(suffix: str, tmp_path: Path) -> None:
+def test_a_base_in_a_folder_is_known_by_its_files(suffix, tmp_path):
     folder = llama(tmp_path / "base")
     weights = folder / "model.safetensors"
     if suffix == "bin":
@@ -647,13 +639,13 @@ def unseeded(run: Bench) -> Bench:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_code_says_whether_the_grade_is_reached(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_says_whether_the_grade_is_reached(case, capsys):
     make, required, code = CASES[case]
     assert ended(make(), required) == code
     assert (f"required: grade {required}" in capsys.readouterr().err) == (code == 8 or case.startswith("X"))
 
 
-def test_aggregate_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_aggregate_takes_it(tmp_path, capsys):
     for one in three_seeds():
         folder = tmp_path / f"seed_{one.seed}"
         folder.mkdir()
@@ -690,9 +682,7 @@ def stages(output: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")}
 
 
-def test_a_run_in_a_home_folder_names_it_nowhere_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_in_a_home_folder_names_it_nowhere_and_resumes(tmp_path, monkeypatch, capsys):
     home = tmp_path / "home" / "alice"
     config, output = write_inputs(home / "inputs", **SHARED_SECTIONS), home / "runs" / "mine"
     words = ("--config", config, "--output", output)

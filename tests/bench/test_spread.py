@@ -21,17 +21,17 @@ ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config_file(tmp_path_factory):
     return write_config(tmp_path_factory)
 
 
 @pytest.fixture
-def spread_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def spread_over(config_file, monkeypatch):
     return runner_over(config_file, monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def alone(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(config_file, tmp_path_factory):
     """The run in one process."""
     output = tmp_path_factory.mktemp("alone")
     run_bench(load_config(config_file), output, Watcher())
@@ -88,7 +88,7 @@ def test_a_run_goes_on_from_what_is_there(spread_over, alone, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(config_file, tmp_path_factory) -> Any:
+def finished(config_file, tmp_path_factory):
     """A run that is done, of which a copy is given, and the orders of its first seed."""
     orders = {}
 
@@ -105,7 +105,7 @@ def finished(config_file, tmp_path_factory) -> Any:
 
 
 @pytest.fixture
-def order_of(finished, tmp_path) -> Any:
+def order_of(finished, tmp_path):
     """Gives the order of a stage, and a folder that has all but that."""
     folder = Path(shutil.copytree(finished[0], tmp_path / "seed_1"))
 

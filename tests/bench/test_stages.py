@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from gradience.reports.stage import MANIFEST
 
 
 @pytest.fixture
-def stages(tmp_path: Path) -> Stages:
+def stages(tmp_path):
     return Stages(tmp_path, watch=lambda stage: lambda: 1_000, plan="abc")
 
 
@@ -26,8 +25,8 @@ def stages(tmp_path: Path) -> Stages:
     ids=["same key", "another key", "cannot resume"],
 )
 def test_what_an_interrupted_stage_had_written_stays_for_the_same_key_where_it_can_resume(
-    stages: Stages, adapter: str, resumable: bool, kept: bool
-) -> None:
+    stages, adapter, resumable, kept
+):
     def fail(folder: Path) -> None:
         (folder / "half").touch()
         raise KeyboardInterrupt
@@ -44,7 +43,7 @@ def test_what_an_interrupted_stage_had_written_stays_for_the_same_key_where_it_c
     assert seen == [kept]
 
 
-def test_a_second_run_on_the_same_output_is_refused(tmp_path: Path) -> None:
+def test_a_second_run_on_the_same_output_is_refused(tmp_path):
     program = "import sys, pathlib; from gradience.models.lock import only_one\n"
     program += f"with only_one(pathlib.Path({str(tmp_path)!r})): pass"
     with only_one(tmp_path):
@@ -56,7 +55,7 @@ def test_a_second_run_on_the_same_output_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".lock", "records", "seed_42/probe"])
-def test_an_output_with_a_link_out_of_it_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_output_with_a_link_out_of_it_is_refused(tmp_path, name):
     outside, output = tmp_path / "outside", tmp_path / "output"
     outside.write_bytes(b"theirs")
     (output / "seed_42").mkdir(parents=True)
@@ -77,7 +76,7 @@ def test_an_output_with_a_link_out_of_it_is_refused(tmp_path: Path, name: str) -
 # ------------------------------------------------------------------ nothing lost, nothing stale
 
 
-def test_killed_at_every_moment_around_it_finished_work_is_never_done_again(tmp_path: Path) -> None:
+def test_killed_at_every_moment_around_it_finished_work_is_never_done_again(tmp_path):
     moments, finished = map(int, program(Path(__file__).with_name("kill_stages.py"), tmp_path).split())
     assert moments > 100
     assert finished > 40
@@ -108,9 +107,7 @@ def rewrite(path: Path, content: bytes) -> None:
     ],
     ids=["edited", "longer", "exchanged", "gone", "manifest", "touched", "weights removed", "nothing"],
 )
-def test_what_was_exchanged_is_noticed_and_made_again(
-    change: Callable[[Path], None], again: bool, tmp_path: Path
-) -> None:
+def test_what_was_exchanged_is_noticed_and_made_again(change, again, tmp_path):
     said: list[str] = []
     stages = Stages(tmp_path, watch=lambda stage: lambda: None, say=said.append)
     folder = stages.done("train", {}, write_three)

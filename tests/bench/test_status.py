@@ -38,7 +38,7 @@ def until(condition: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config_file(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS)
 
 

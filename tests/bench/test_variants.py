@@ -315,9 +315,7 @@ def outputs(base: Path, folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
-def test_as_many_directions_are_the_same_update_in_other_factors(
-    base: Path, tmp_path: Path, use_dora: bool
-) -> None:
+def test_as_many_directions_are_the_same_update_in_other_factors(base, tmp_path, use_dora):
     probe, again = adapter(base, tmp_path / "probe", use_dora=use_dora), tmp_path / "again"
     write_random_directions(probe, probe, ranks_of(probe), again, seed=5)
     before, after = load_file(probe / WEIGHTS), load_file(again / WEIGHTS)
@@ -329,9 +327,7 @@ def test_as_many_directions_are_the_same_update_in_other_factors(
     torch.testing.assert_close(outputs(base, again), outputs(base, probe), rtol=1e-4, atol=1e-4)
 
 
-def test_fewer_directions_of_a_dora_are_refused_before_anything_is_written(
-    base: Path, tmp_path: Path
-) -> None:
+def test_fewer_directions_of_a_dora_are_refused_before_anything_is_written(base, tmp_path):
     probe, smaller = adapter(base, tmp_path / "probe", use_dora=True), tmp_path / "smaller"
     smaller.mkdir()
     cut = {
@@ -387,7 +383,7 @@ def assert_projections(probe: Saved, after: dict, ranks: Ranks) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # PEFT warns of patterns for parameters
 @pytest.mark.parametrize("kind", PLACES)
-def test_the_rewrite_control_is_the_same_update_for_peft(kind: str, tmp_path: Path) -> None:
+def test_the_rewrite_control_is_the_same_update_for_peft(kind, tmp_path):
     probe, source = probe_of(kind, tmp_path / "probe")
     REWRITE_CONTROL.arm.make(source, ranks_of(source.probe), tmp_path / "rewrite_control")
     after = loaded_updates(kind, tmp_path / "rewrite_control")
@@ -401,7 +397,7 @@ def test_the_rewrite_control_is_the_same_update_for_peft(kind: str, tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", PLACES)
-def test_random_directions_of_every_module_are_projections_for_peft(kind: str, tmp_path: Path) -> None:
+def test_random_directions_of_every_module_are_projections_for_peft(kind, tmp_path):
     probe, source = probe_of(kind, tmp_path / "probe")
     RANDOM_DIRECTIONS.arm.make(source, ranks_of(source.probe, 2), tmp_path / "random")
     after = loaded_updates(kind, tmp_path / "random")
@@ -409,7 +405,7 @@ def test_random_directions_of_every_module_are_projections_for_peft(kind: str, t
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_zeros_and_folded_scales_of_the_truncated_adapter_change_nothing(tmp_path: Path) -> None:
+def test_zeros_and_folded_scales_of_the_truncated_adapter_change_nothing(tmp_path):
     """One rank and one scale on disk, although both differ between modules."""
     probe, source = probe_of("patterns", tmp_path / "probe")
     report = compress_adapter(source.probe, tmp_path / "uniform", energy=0.7, encoding="uniform")
@@ -420,7 +416,7 @@ def test_zeros_and_folded_scales_of_the_truncated_adapter_change_nothing(tmp_pat
     assert_projections(probe, after, ranks)
 
 
-def test_a_grouped_convolution_is_refused(tmp_path: Path) -> None:
+def test_a_grouped_convolution_is_refused(tmp_path):
     _, source = probe_of("grouped", tmp_path / "probe")
     with pytest.raises(UsageError, match="grouped convolution") as caught:
         REWRITE_CONTROL.arm.make(source, ranks_of(source.probe), tmp_path / "rewrite_control")
@@ -451,7 +447,7 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_held(case: str, tmp_path: Path) -> None:
+def test_what_is_held(case, tmp_path):
     changes, held = CASES[case]
     probe, adapter = written(tmp_path / "probe"), written(tmp_path / "adapter", **changes)
     if held:
@@ -461,7 +457,7 @@ def test_what_is_held(case: str, tmp_path: Path) -> None:
         hold_scale(probe, adapter, MODULES)
 
 
-def test_a_module_without_its_lora_has_no_scale(tmp_path: Path) -> None:
+def test_a_module_without_its_lora_has_no_scale(tmp_path):
     probe, adapter = written(tmp_path / "probe"), written(tmp_path / "adapter", r=1)
     hold_scale(probe, adapter, dict.fromkeys(MODULES, 0))
 
@@ -491,7 +487,7 @@ def rows_of(name: str, text: str) -> list[str]:
     return [line for line in lines if line.startswith(f"{name} ")]
 
 
-def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclusive() -> None:
+def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclusive():
     report = over_seeds(random_directions=3)
     assert report.status == "INCONCLUSIVE"
     assert report.reasons == (
@@ -507,14 +503,14 @@ def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclu
 
 
 @pytest.mark.parametrize("lost", [(50, 3, 3), (3, 3, 50), (50, 50, 50)])
-def test_a_control_that_fails_on_one_seed_has_seen_a_loss(lost: tuple[int, ...]) -> None:
+def test_a_control_that_fails_on_one_seed_has_seen_a_loss(lost):
     report = over_seeds(random_directions=lost)
     assert report.status == "PASS"
     assert report.best is not None
     assert "as expected" in report.to_text()
 
 
-def test_on_one_seed_it_is_a_note() -> None:
+def test_on_one_seed_it_is_a_note():
     run = bench(42, {"random_directions": (3, 0)}, asked=sample_config(compression=CONTROLS, seeds=[42]))
     (note,) = seed_notes(run.probe, run.variants, run.policy)
     assert note.startswith("random_directions must fail but passes on this seed")
@@ -535,7 +531,7 @@ def test_on_one_seed_it_is_a_note() -> None:
         ("per_layer_shuffled.truncate", 0, "for comparison"),
     ],
 )
-def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> None:
+def test_a_control_s_row_never_says_pass(name, lost, shown):
     run = bench(42, {name: (lost, 0)}, asked=sample_config(compression=CONTROLS, seeds=[42]))
     report = aggregate([run])
     texts = (run.to_text(width=200), report.to_text(width=200))
@@ -546,12 +542,12 @@ def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> No
 
 
 @given(st.integers(1, 5000), st.integers(0, 5000))
-def test_at_the_ceiling_no_more_are_wrong_than_may_be_lost(n: int, wrong: int) -> None:
+def test_at_the_ceiling_no_more_are_wrong_than_may_be_lost(n, wrong):
     if wrong <= n:
         assert at_ceiling(n - wrong, n, Fraction(1, 40)) == (wrong <= allowed_losses(n, Fraction(1, 40)))
 
 
-def test_a_probe_at_its_ceiling_is_a_warning() -> None:
+def test_a_probe_at_its_ceiling_is_a_warning():
     high = bench(42, correct=195)
     (note,) = seed_notes(high.probe, high.variants, high.policy)
     assert note.startswith("warning: the probe is at its ceiling (195 / 200 correct)")
@@ -598,7 +594,7 @@ def distill_config(kind: str, folder: Path, **compression: Any) -> BenchConfig:
 
 
 @pytest.mark.parametrize("kind", ["seqcls", "causal_lm"])
-def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path) -> None:
+def test_the_truncated_probe_comes_closer_to_the_probe(kind, tmp_path):
     base = (bert if kind == "seqcls" else llama)(tmp_path / "base")
     task = sentences() if kind == "seqcls" else sums()
     folder, watcher = tmp_path / "run", Watcher()
@@ -638,7 +634,7 @@ def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path
     assert again.notes == []
 
 
-def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Path) -> None:
+def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path):
     path = write_inputs(
         tmp_path / "inputs", compression=DISTILLS | {"distillation": {"lr": 1e-2, "rows": 64}}
     )
@@ -671,6 +667,6 @@ def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Pat
         ({"distillation": {"steps": 0}}, "greater than 0"),
     ],
 )
-def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_what_makes_no_sense_together_is_refused(changes, said, tmp_path):
     with pytest.raises(ValidationError, match=said):
         distill_config("seqcls", tmp_path, **changes)

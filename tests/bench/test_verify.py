@@ -42,7 +42,7 @@ SECTIONS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     """A real run of two seeds."""
     output = tmp_path_factory.mktemp("trained") / "mine"
     config = load_config(write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS))
@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept(tmp_path_factory):
     """The kept run of the demo, unpacked."""
     source, folder = KEPT / "minilm_reviews_demo", tmp_path_factory.mktemp("kept")
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.xz"))
@@ -64,7 +64,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(trained: Path, tmp_path: Path) -> Path:
+def copy(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "mine"))
 
 
@@ -102,7 +102,7 @@ def forge(folder: Path) -> None:
 # ---------------------------------------------------------------- what nobody touched
 
 
-def test_nothing_disagrees_in_a_run_that_has_just_ended(trained: Path) -> None:
+def test_nothing_disagrees_in_a_run_that_has_just_ended(trained):
     report = verified(trained, root_of(trained))
     assert not report.mismatches
     assert (report.verdict, report.level, report.seeds) == ("verified", "L2", (1, 2))
@@ -112,14 +112,14 @@ def test_nothing_disagrees_in_a_run_that_has_just_ended(trained: Path) -> None:
     assert there - listed.keys() == {DIGESTS, ".lock"}
 
 
-def test_the_plan_that_was_printed_is_checked(copy: Path) -> None:
+def test_the_plan_that_was_printed_is_checked(copy):
     printed = sha256_file(copy / "plan.json")
     assert verify(copy, plan=printed.upper()).verdict == "verified"
     report = verify(copy, plan="0" * 64)
     assert [(one.file, report.verdict) for one in report.mismatches] == [("plan.json", "mismatch")]
 
 
-def test_one_seed_is_verified_by_itself(trained: Path) -> None:
+def test_one_seed_is_verified_by_itself(trained):
     report = verified(trained / "seed_2")
     assert (report.verdict, report.level, report.seeds) == ("consistent", "L2", (2,))
 
@@ -130,7 +130,7 @@ def test_one_seed_is_verified_by_itself(trained: Path) -> None:
         path.parent.name for path in KEPT.glob("*/everything.tar.xz") if [*path.parent.rglob("bench.json")]
     ),
 )
-def test_the_kept_runs_are_verified(name: str) -> None:
+def test_the_kept_runs_are_verified(name):
     """As they are in a clone, packed. Pages are compared only by the version that made the run."""
     report = gradience.verify(KEPT / name)
     assert not report.mismatches
@@ -138,7 +138,7 @@ def test_the_kept_runs_are_verified(name: str) -> None:
     assert {check.name for check in report.checks if check.result == "not done"} <= {"pages"}
 
 
-def test_no_torch_is_needed(kept: Path) -> None:
+def test_no_torch_is_needed(kept):
     program = (
         "import sys; from gradience.cli.app import run; code = run(['verify', sys.argv[1], '--json']);"
         "print(code, *({name.partition('.')[0] for name in sys.modules}"
@@ -153,9 +153,7 @@ def test_no_torch_is_needed(kept: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["kept", "trained"])
-def test_a_changed_byte_in_any_file_is_named(
-    which: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_a_changed_byte_in_any_file_is_named(which, request, tmp_path):
     folder = Path(shutil.copytree(request.getfixturevalue(which), tmp_path / "run"))
     names = list(files_below(folder))
     assert len(names) > 40
@@ -179,7 +177,7 @@ def torn(lines: list[bytes]) -> Iterator[list[bytes]]:
     yield [*lines[:-1], lines[-2]]
 
 
-def test_lines_of_records_that_were_dropped_doubled_or_exchanged_are_named(copy: Path) -> None:
+def test_lines_of_records_that_were_dropped_doubled_or_exchanged_are_named(copy):
     """Also where every digest was made again: the counts, the pairs or the root tell."""
     root = root_of(copy)
     files = sorted((copy / "seed_1").rglob("*.records.jsonl"))
@@ -200,7 +198,7 @@ def test_lines_of_records_that_were_dropped_doubled_or_exchanged_are_named(copy:
 # ---------------------------------------------------------------- clever cheats, all digests made again
 
 
-def test_a_file_of_20_gb_is_named_and_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_20_gb_is_named_and_not_read(copy, monkeypatch):
     name = "seed_1/probe/eval/answers.records.jsonl"
     os.truncate(copy / name, 20 * 2**30)  # sparse: it takes no space
 
@@ -233,9 +231,7 @@ def better(bench: dict[str, Any]) -> None:
     result |= {"delta": round(net / measures["n"], 12), "delta_exact": f"{net}/{measures['n']}"}
 
 
-def test_edited_counts_are_named_field_by_field_and_not_added_up(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_edited_counts_are_named_field_by_field_and_not_added_up(copy, capsys):
     from gradience.reports.bench import Bench
 
     result = copy / "seed_1" / "bench.json"
@@ -251,7 +247,7 @@ def test_edited_counts_are_named_field_by_field_and_not_added_up(
     assert "gradience verify" in said
 
 
-def test_an_edited_policy_is_named(copy: Path) -> None:
+def test_an_edited_policy_is_named(copy):
     def lenient(values: dict[str, Any]) -> None:
         values["policy"]["tolerance"] = "0.5"
         if "config" in values:
@@ -268,7 +264,7 @@ def test_an_edited_policy_is_named(copy: Path) -> None:
     assert "plan_digest" in names["seed_1/probe/train/manifest.json"]
 
 
-def test_seeds_that_changed_places_are_named(copy: Path) -> None:
+def test_seeds_that_changed_places_are_named(copy):
     (copy / "seed_1").rename(copy / "other")
     (copy / "seed_2").rename(copy / "seed_1")
     (copy / "other").rename(copy / "seed_2")
@@ -278,7 +274,7 @@ def test_seeds_that_changed_places_are_named(copy: Path) -> None:
     assert {"start.seed", "start.streams"} <= set(named(copy)["seed_1/probe/train/training.json"])
 
 
-def test_a_seed_that_was_left_out_with_its_entry_in_the_plan_is_named(copy: Path) -> None:
+def test_a_seed_that_was_left_out_with_its_entry_in_the_plan_is_named(copy):
     root = root_of(copy)
     shutil.rmtree(copy / "seed_2")
     for name in ("seed_1/bench.json", "bench.json"):
@@ -296,7 +292,7 @@ def test_a_seed_that_was_left_out_with_its_entry_in_the_plan_is_named(copy: Path
     assert DIGESTS in named(copy, root)
 
 
-def test_gold_answers_that_were_changed_are_named(copy: Path) -> None:
+def test_gold_answers_that_were_changed_are_named(copy):
     """In the records of one seed, all of them, with whatever follows from it: the other seed was asked the same."""
     for path in (copy / "seed_1").rglob("answers.records.jsonl"):
         header, *rows = path.read_text(encoding="utf-8").splitlines()
@@ -308,7 +304,7 @@ def test_gold_answers_that_were_changed_are_named(copy: Path) -> None:
     assert "seed_2/probe/eval/answers.records.jsonl" in named(copy)
 
 
-def test_a_seed_beside_those_of_the_plan_is_named(copy: Path) -> None:
+def test_a_seed_beside_those_of_the_plan_is_named(copy):
     shutil.copytree(copy / "seed_1", copy / "seed_3")
     assert "seed_3/bench.json" in named(copy)
 
@@ -316,7 +312,7 @@ def test_a_seed_beside_those_of_the_plan_is_named(copy: Path) -> None:
 # ---------------------------------------------------------------- what there is to say besides
 
 
-def test_weights_that_are_not_published_are_no_mismatch_and_changed_ones_are(copy: Path) -> None:
+def test_weights_that_are_not_published_are_no_mismatch_and_changed_ones_are(copy):
     weights = sorted(copy.rglob("adapter_model.safetensors"))
     weights[0].write_bytes(weights[0].read_bytes() + b"\0")
     assert str(weights[0].relative_to(copy)) in named(copy)
@@ -327,16 +323,14 @@ def test_weights_that_are_not_published_are_no_mismatch_and_changed_ones_are(cop
     assert any("weights" in gap for gap in report.not_verified)
 
 
-def test_files_beside_those_of_the_run_are_listed_and_no_mismatch(copy: Path) -> None:
+def test_files_beside_those_of_the_run_are_listed_and_no_mismatch(copy):
     (copy / "README.md").write_text("my run")
     report = verified(copy)
     assert report.verdict == "consistent"
     assert any("README.md" in gap for gap in report.not_verified)
 
 
-def test_results_without_anything_beside_them_are_not_verified(
-    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_without_anything_beside_them_are_not_verified(copy, tmp_path, capsys):
     """The aggregate takes them as they stand, and says so."""
     for seed in (1, 2):
         (tmp_path / f"seed_{seed}").mkdir()
@@ -353,7 +347,7 @@ def test_results_without_anything_beside_them_are_not_verified(
     assert any("no records" in note and "seed_1" in note and "seed_2" in note for note in notes)
 
 
-def test_a_packed_run_without_its_archive_is_named_once(tmp_path: Path) -> None:
+def test_a_packed_run_without_its_archive_is_named_once(tmp_path):
     source = KEPT / "minilm_reviews"
     shutil.copytree(source, tmp_path / "run", ignore=shutil.ignore_patterns("*.xz"))
     said = [one.what for one in verified(tmp_path / "run").mismatches if one.file == DIGESTS]
@@ -361,7 +355,7 @@ def test_a_packed_run_without_its_archive_is_named_once(tmp_path: Path) -> None:
     assert "everything.tar.xz" in said[0]
 
 
-def test_a_file_in_the_archive_is_named_as_it_is_there(kept: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_archive_is_named_as_it_is_there(kept, tmp_path):
     """Not by the temporary folder in which it is read."""
     run, packed = Path(shutil.copytree(kept, tmp_path / "run")), tmp_path / "packed"
     (run / "probe/eval/answers.records.jsonl").write_text("no record\n", encoding="utf-8")
@@ -379,13 +373,13 @@ def test_a_file_in_the_archive_is_named_as_it_is_there(kept: Path, tmp_path: Pat
     assert f"{packed}/probe/eval/answers.records.jsonl: " in said
 
 
-def test_a_seed_is_found_from_inside_its_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_is_found_from_inside_its_folder(trained, monkeypatch):
     monkeypatch.chdir(trained / "seed_2")
     assert verified(Path()).seeds == (2,)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_an_archive_that_cannot_be_unpacked_is_named(content: bytes | None, tmp_path: Path) -> None:
+def test_an_archive_that_cannot_be_unpacked_is_named(content, tmp_path):
     """None: whole, but one of its names leads out of the folder."""
     shutil.copy(KEPT / "minilm_reviews_demo" / "plan.json", tmp_path)
     archive = tmp_path / "everything.tar.xz"

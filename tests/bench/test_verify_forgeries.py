@@ -32,7 +32,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(tmp_path_factory):
     """A real run of two seeds, with all weights. Most answers are 7, which a probe learns."""
     inputs, output = tmp_path_factory.mktemp("inputs"), tmp_path_factory.mktemp("real") / "run"
     rows = [
@@ -71,7 +71,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(real: Path, tmp_path: Path) -> Path:
+def run(real, tmp_path):
     return Path(shutil.copytree(real, tmp_path / "run"))
 
 
@@ -361,7 +361,7 @@ def verified(run: Path, how: str, plan: str) -> Verification:
 
 
 @pytest.mark.parametrize("how", [L1, DATA, PLAN, L3])
-def test_nothing_disagrees_in_the_run_itself_nor_if_it_is_made_again(run: Path, how: str) -> None:
+def test_nothing_disagrees_in_the_run_itself_nor_if_it_is_made_again(run, how):
     """So what is named below is named because of the forgery."""
     plan = sha256_file(run / "plan.json")
     for _ in range(2):
@@ -375,7 +375,7 @@ def test_nothing_disagrees_in_the_run_itself_nor_if_it_is_made_again(run: Path, 
 
 
 @pytest.mark.parametrize("forgery", CASES, ids=lambda forgery: forgery.__name__)
-def test_a_forgery_is_named_where_the_page_says_so(run: Path, forgery: Callable[[Path], None]) -> None:
+def test_a_forgery_is_named_where_the_page_says_so(run, forgery):
     plan, root = sha256_file(run / "plan.json"), sha256_file(run / "digests.json")
     forgery(run)
     for how, expected in CASES[forgery].items():
@@ -390,7 +390,7 @@ def test_a_forgery_is_named_where_the_page_says_so(run: Path, forgery: Callable[
     assert verify(run, root=root).verdict == "mismatch"
 
 
-def test_what_is_not_known_of_a_size_is_said(run: Path) -> None:
+def test_what_is_not_known_of_a_size_is_said(run):
     for path in run.rglob(WEIGHTS):
         path.unlink()
     assert any("recorded headers" in gap for gap in verify(run).not_verified)

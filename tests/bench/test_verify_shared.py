@@ -33,14 +33,14 @@ def unpacked(name: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labels(tmp_path_factory):
     folder = unpacked("minilm_reviews_demo", tmp_path_factory.mktemp("labels"))
     write_digests(folder)
     return folder
 
 
 @pytest.mark.parametrize("name", ["minilm_reviews_demo", "smollm2_arithmetic"])
-def test_every_eval_ever_reads_what_is_exported(name: str, tmp_path: Path) -> None:
+def test_every_eval_ever_reads_what_is_exported(name, tmp_path):
     folder = unpacked(name, tmp_path / "run")
     written = export_eee(folder, tmp_path / "out")
     benches = [Bench.read(path) for path in sorted(folder.rglob("bench.json"))]
@@ -77,9 +77,7 @@ OUTSIDE = ("../../../outside", "/tmp/outside", "a/../../outside", "..", "")
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("field", ["probe.records", "variants.0.measures.records"])
-def test_names_of_a_stranger_lead_out_of_no_folder(
-    labels: Path, tmp_path: Path, field: str, name: str
-) -> None:
+def test_names_of_a_stranger_lead_out_of_no_folder(labels, tmp_path, field, name):
     """bench.json of somebody else's run, whose names become paths where it is exported."""
     folder, values = tmp_path / "in" / "run", json.loads((labels / "bench.json").read_text())
     section: Any = values
@@ -99,7 +97,7 @@ def test_names_of_a_stranger_lead_out_of_no_folder(
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("kind", [Digests, StageManifest, KeptRecords])
-def test_manifests_name_no_file_outside_their_folder(tmp_path: Path, kind: Any, name: str) -> None:
+def test_manifests_name_no_file_outside_their_folder(tmp_path, kind, name):
     content = {"sha256": "0" * 64, "bytes": 1} if kind is StageManifest else "0" * 64
     content = {"key": "", "sha256": None} if kind is KeptRecords else content
     stage = {"stage": "audit", "key": "", "seconds": 1, "peak_memory_bytes": None}
@@ -109,7 +107,7 @@ def test_manifests_name_no_file_outside_their_folder(tmp_path: Path, kind: Any, 
         kind.read(tmp_path / "file.json")
 
 
-def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels: Path, tmp_path: Path) -> None:
+def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels, tmp_path):
     with pytest.raises(UsageError) as error:
         export_hub(labels, tmp_path)
     assert error.value.code == "no-dataset"
@@ -135,7 +133,7 @@ def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels: Path, tmp_path: 
     )
 
 
-def test_nothing_is_exported_through_a_link(labels: Path, tmp_path: Path) -> None:
+def test_nothing_is_exported_through_a_link(labels, tmp_path):
     for name in ("outside", "out"):
         (tmp_path / name).mkdir()
     for name in ("data", "seed_42"):
@@ -146,7 +144,7 @@ def test_nothing_is_exported_through_a_link(labels: Path, tmp_path: Path) -> Non
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_a_smoke_run_is_not_exported(tmp_path: Path) -> None:
+def test_a_smoke_run_is_not_exported(tmp_path):
     with pytest.raises(InputError) as error:
         export_eee(RESULTS / "smollm2_gsm8k_smoke", tmp_path)
     assert error.value.code == "bench-smoke"

@@ -11,22 +11,22 @@ from elsewhere import ENDS, ONE_SEED, TWO_SEEDS
 
 
 @pytest.fixture(scope="session")
-def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_seed(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("one"), **ONE_SEED)
 
 
 @pytest.fixture(scope="session")
-def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_seeds(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("two"), **TWO_SEEDS)
 
 
 @pytest.fixture(scope="session")
-def one_alone(one_seed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_alone(one_seed, tmp_path_factory):
     return alone(one_seed, tmp_path_factory.mktemp("one alone"))
 
 
 @pytest.fixture(scope="session")
-def two_alone(two_seeds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_alone(two_seeds, tmp_path_factory):
     return alone(two_seeds, tmp_path_factory.mktemp("two alone"))
 
 

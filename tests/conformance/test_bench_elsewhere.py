@@ -15,7 +15,7 @@ PUBLISHED = (["-e", f"{ROOT}[hf]"], ["transformers", "peft", "datasets", "accele
 """The two lines of the published description."""
 
 
-def test_the_published_install_lines_are_enough_to_run_bench(tmp_path: Path) -> None:
+def test_the_published_install_lines_are_enough_to_run_bench(tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     for line in PUBLISHED:
@@ -32,7 +32,7 @@ def test_the_published_install_lines_are_enough_to_run_bench(tmp_path: Path) -> 
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["status"] in ("PASS", "FAIL")
 
 
-def test_the_embedded_demo_goes_through_shortened(tmp_path: Path) -> None:
+def test_the_embedded_demo_goes_through_shortened(tmp_path):
     code, text, errors = finish(
         Path("minilm_reviews_demo"), tmp_path, "--smoke", "task.probe_gate.min_value=0", "runtime.threads=1"
     )

@@ -1,7 +1,6 @@
 """A base in 4 bits through bitsandbytes itself, on the processor: trained, then evaluated on the very same base."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ pytestmark = [
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
-def test_training_and_evaluation_stand_on_one_base(tmp_path: Path) -> None:
+def test_training_and_evaluation_stand_on_one_base(tmp_path):
     base = llama(tmp_path / "base", hidden_size=64, intermediate_size=128)
     packed = ModelSettings(name=str(base), type="causal_lm", dtype="bfloat16", quantization="nf4")
     recipe = TrainSettings(max_steps=10, lr=5e-3, per_device_train_batch_size=4, max_length=16)
@@ -50,7 +49,7 @@ def test_training_and_evaluation_stand_on_one_base(tmp_path: Path) -> None:
     assert kinds["model.norm.weight"][0] == kinds["model.embed_tokens.weight"][0] == torch.float32
 
 
-def test_an_adapter_is_calibrated_on_a_base_in_four_bits(tmp_path: Path) -> None:
+def test_an_adapter_is_calibrated_on_a_base_in_four_bits(tmp_path):
     """Every module is reached through the packed layers, forward and backward."""
     base = llama(tmp_path / "base", hidden_size=64, intermediate_size=128)
     packed = ModelSettings(name=str(base), type="causal_lm", dtype="bfloat16", quantization="nf4")

@@ -83,7 +83,7 @@ def size(folder: Path) -> int:
 # ---------------------------------------------------------------- The real thing: the package index, the
 
 
-def test_the_sentences_are_the_ones_the_adapters_were_trained_on() -> None:
+def test_the_sentences_are_the_ones_the_adapters_were_trained_on():
     examples = reviews.load().examples
     assert examples.counts == {"rows": 10_605, "duplicates": 2, "conflicts": 0, "neutral": 562}
     assert Counter(example.role for example in examples.all) == {
@@ -95,7 +95,7 @@ def test_the_sentences_are_the_ones_the_adapters_were_trained_on() -> None:
     assert examples.fingerprint("dev").startswith("ae1e0b78ca3826f9")
 
 
-def test_smollm2_is_converted_once_and_completes_a_sentence() -> None:
+def test_smollm2_is_converted_once_and_completes_a_sentence():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     pytest.importorskip("gguf", reason="needs the extra `demo`")
@@ -107,7 +107,7 @@ def test_smollm2_is_converted_once_and_completes_a_sentence() -> None:
     assert tokenizer.decode(answer[0]).startswith("The capital of France is Paris")
 
 
-def test_the_example_adapter_can_be_trained_again() -> None:
+def test_the_example_adapter_can_be_trained_again():
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     done = subprocess.run(
         [sys.executable, "scripts/train_example_adapter.py", "--check"],

@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import LOCATIONS, TOKEN, WAITS, Hub, serving
+from hub_server import LOCATIONS, TOKEN, WAITS, serving
 from huggingface_hub import ModelCard
 from killing import HANGS
 
@@ -59,7 +59,7 @@ def ask(cases: Sequence[str | list[str]], endpoint: str, home: Path, **environme
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
+def hub():
     with serving() as hub:
         hub.add("org/good", GOOD, {**GOOD, "README.md": b"# better"}, v1=0)
         hub.add("org/many", {**below("checkpoint-9", GOOD), **below("checkpoint-10", GOOD)})
@@ -95,12 +95,12 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
-def answers(hub: Hub, home: Path) -> Answers:
+def answers(hub, home):
     """All that is asked with a network and without a token."""
     asked = [
         "org/good",
@@ -145,7 +145,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_each_failure_has_a_message_of_its_own(name: str, answers: Answers) -> None:
+def test_each_failure_has_a_message_of_its_own(name, answers):
     code, exit_code, words = FAILURES[name]
     answer = answers[name]
     assert (answer["code"], answer["exit"]) == (code, exit_code)
@@ -154,7 +154,7 @@ def test_each_failure_has_a_message_of_its_own(name: str, answers: Answers) -> N
     assert answer["hint"]
 
 
-def test_the_report_names_the_commit(hub: Hub, answers: Answers) -> None:
+def test_the_report_names_the_commit(hub, answers):
     first, second = hub.repos["org/good"].files
     for name, revision, commit in (("org/good", None, second), ("org/good@v1", "v1", first)):
         assert answers[name]["path"] == name
@@ -165,7 +165,7 @@ def test_the_report_names_the_commit(hub: Hub, answers: Answers) -> None:
     assert f"commit {second[:12]}" in answers[str(["compare", "org/good", "org/good@v1"])]["out"]
 
 
-def test_only_config_and_weights_are_downloaded(hub: Hub, answers: Answers) -> None:
+def test_only_config_and_weights_are_downloaded(hub, answers):
     asked = {path.rpartition("/")[2] for path in hub.asked if "/org/good/resolve/" in path}
     assert answers["org/good"]["format"] == "peft"
     assert asked == {"adapter_config.json", "adapter_model.safetensors"}
@@ -174,7 +174,7 @@ def test_only_config_and_weights_are_downloaded(hub: Hub, answers: Answers) -> N
     ]
 
 
-def test_weights_of_every_format_are_fetched_and_nothing_else(hub: Hub, answers: Answers) -> None:
+def test_weights_of_every_format_are_fetched_and_nothing_else(hub, answers):
     for name, weights in FOREIGN.items():
         answer = answers[f"org/{name}"]
         assert answer["format"] == name.partition("-")[0]
@@ -184,9 +184,7 @@ def test_weights_of_every_format_are_fetched_and_nothing_else(hub: Hub, answers:
         assert asked == {weights, *config}
 
 
-def test_weights_under_any_name_are_read_where_they_are_the_only_ones_or_named(
-    hub: Hub, answers: Answers
-) -> None:
+def test_weights_under_any_name_are_read_where_they_are_the_only_ones_or_named(hub, answers):
     known = sha256_file(example_adapter() / "adapter_model.safetensors")
     assert answers["org/other"]["sha256"] == answers["org/large:weights.safetensors"]["sha256"] == known
     step = json.loads(answers[str(["audit", "org/steps", "--adapter", STEPS[1], "--json"])]["out"])
@@ -194,7 +192,7 @@ def test_weights_under_any_name_are_read_where_they_are_the_only_ones_or_named(
     assert not [path for path in hub.asked if path.endswith(f"/{STEPS[0]}")]
 
 
-def test_folders(answers: Answers) -> None:
+def test_folders(answers):
     names = {
         "org/many:checkpoint-9": (None, "checkpoint-9"),
         "hf://org/many@main/checkpoint-10": ("main", "checkpoint-10"),
@@ -205,7 +203,7 @@ def test_folders(answers: Answers) -> None:
     assert answers["org/many"]["hint"] == "name one: org/many:checkpoint-9, org/many:checkpoint-10"
 
 
-def test_a_base_is_a_commit_or_a_folder_of_it(hub: Hub, answers: Answers) -> None:
+def test_a_base_is_a_commit_or_a_folder_of_it(hub, answers):
     (commit,) = hub.repos["org/base"].files
     whole, half = answers["base org/base"], answers["base org/base@main:half"]
     assert (whole["name"], whole["commit"]) == (half["name"], half["commit"]) == ("org/base", commit)
@@ -216,13 +214,13 @@ def test_a_base_is_a_commit_or_a_folder_of_it(hub: Hub, answers: Answers) -> Non
     )
 
 
-def test_a_token_opens_what_is_private_or_gated(hub: Hub, tmp_path: Path) -> None:
+def test_a_token_opens_what_is_private_or_gated(hub, tmp_path):
     answers = ask(["org/private", "org/gated"], hub.url, tmp_path, HF_TOKEN=TOKEN)
     assert [answer["format"] for answer in answers.values()] == ["peft", "peft"]
     assert TOKEN not in json.dumps(answers)
 
 
-def test_offline_reads_the_cache_and_asks_nobody(hub: Hub, home: Path, answers: Answers) -> None:
+def test_offline_reads_the_cache_and_asks_nobody(hub, home, answers):
     asked = len(hub.asked)
     offline = ask(["org/good", "org/good@v1", "org/token"], hub.url, home, HF_HUB_OFFLINE="1")
     assert [offline[name] for name in ("org/good", "org/good@v1")] == [
@@ -240,7 +238,7 @@ TOKENIZER = {
 }
 
 
-def test_the_tokenizer_of_an_adapter_is_fetched_from_its_commit_and_no_code(tmp_path: Path) -> None:
+def test_the_tokenizer_of_an_adapter_is_fetched_from_its_commit_and_no_code(tmp_path):
     """Once, and of the commit of the weights; without one nothing but the weights is asked for again."""
     with serving() as hub:
         first, _ = hub.add("org/chat", {**GOOD, **TOKENIZER, "tokenizer.py": b"raise SystemExit"}, GOOD, v1=0)
@@ -263,7 +261,7 @@ def test_the_tokenizer_of_an_adapter_is_fetched_from_its_commit_and_no_code(tmp_
         assert len(hub.asked) == asked
 
 
-def test_offline_an_adapter_that_may_have_a_tokenizer_is_named(tmp_path: Path) -> None:
+def test_offline_an_adapter_that_may_have_a_tokenizer_is_named(tmp_path):
     with serving() as hub:
         hub.add("org/chat", {**GOOD, **TOKENIZER})
         ask(["org/chat"], hub.url, tmp_path)
@@ -276,7 +274,7 @@ def test_offline_an_adapter_that_may_have_a_tokenizer_is_named(tmp_path: Path) -
     assert "--tokenizer base" in offline["tokenizer org/chat"]["hint"]
 
 
-def test_without_a_connection_a_commit_in_the_cache_is_enough(hub: Hub, home: Path, answers: Answers) -> None:
+def test_without_a_connection_a_commit_in_the_cache_is_enough(hub, home, answers):
     commit = answers["org/good"]["source"]["commit"]
     dead = ask([f"org/good@{commit}", "org/good", "org/never"], "http://127.0.0.1:9", home)
     assert dead[f"org/good@{commit}"]["source"]["commit"] == commit
@@ -306,7 +304,7 @@ ADDRESSES: dict[str, Address | None] = {
 
 
 @pytest.mark.parametrize("text", ADDRESSES)
-def test_what_is_a_name_on_the_hub(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_a_name_on_the_hub(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     address = address_of(text)
@@ -325,7 +323,7 @@ def test_what_is_a_name_on_the_hub(text: str, tmp_path: Path, monkeypatch: pytes
         "https://huggingface.co/org/name/tree/main",
     ],
 )
-def test_another_address_is_refused(text: str) -> None:
+def test_another_address_is_refused(text):
     with pytest.raises(UsageError) as caught:
         address_of(text)
     assert caught.value.code == "bad-address"
@@ -350,9 +348,7 @@ MAKES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("place", MAKES)
-def test_what_is_here_is_never_a_name_on_the_hub(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_here_is_never_a_name_on_the_hub(place, tmp_path, monkeypatch):
     MAKES[place](tmp_path / "org" / "name")
     monkeypatch.chdir(tmp_path)
     assert address_of("org/name") is None
@@ -376,7 +372,7 @@ ATTACKS = {
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Answers, Path]]:
+def attacked(tmp_path_factory):
     """Yield the hub, the answers to every attack on an adapter and on a base, and the home folder."""
     home = tmp_path_factory.mktemp("attacked") / "above" / "home"
     home.mkdir(parents=True)
@@ -388,9 +384,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, An
 
 
 @pytest.mark.parametrize("wrong", ATTACKS)
-def test_what_a_server_says_is_checked_before_it_is_used(
-    wrong: str, attacked: tuple[Hub, Answers, Path]
-) -> None:
+def test_what_a_server_says_is_checked_before_it_is_used(wrong, attacked):
     _, answers, home = attacked
     name = f"org/{wrong.replace(' ', '-')}"
     adapter, base = answers[name], answers[f"base {name}"]
@@ -407,19 +401,19 @@ def test_what_a_server_says_is_checked_before_it_is_used(
     assert {path.name for path in home.parent.iterdir()} == {"home"}
 
 
-def test_a_password_of_the_endpoint_is_in_no_message(hub: Hub, tmp_path: Path) -> None:
+def test_a_password_of_the_endpoint_is_in_no_message(hub, tmp_path):
     endpoint = hub.url.replace("http://", "http://name:password@")
     answers = ask(["org/page", "org/gated"], endpoint, tmp_path)
     assert [answer["code"] for answer in answers.values()] == ["hub-server", "hub-gated"]
     assert "password" not in json.dumps(answers)
 
 
-def test_no_address_inside_is_asked(attacked: tuple[Hub, Answers, Path]) -> None:
+def test_no_address_inside_is_asked(attacked):
     hub, _, _ = attacked
     assert [path for path in hub.asked if path.startswith("inside")] == []
 
 
-def test_a_file_is_what_its_digest_says(tmp_path: Path) -> None:
+def test_a_file_is_what_its_digest_says(tmp_path):
     with serving() as hub:
         hub.add("org/twice", GOOD, wrong="corrupted")
         hub.add("org/once", GOOD, wrong="corrupted once")
@@ -448,7 +442,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize("host", PUBLIC)
-def test_what_is_a_public_address(host: str) -> None:
+def test_what_is_a_public_address(host):
     assert is_public(host, 443) is PUBLIC[host]
 
 
@@ -460,13 +454,13 @@ PLAIN = {"HF_HUB_DISABLE_XET": "1"}
 
 
 @pytest.fixture(scope="module")
-def taking() -> Iterator[Hub]:
+def taking():
     with serving() as taking:
         yield taking
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
     for name in ("training_args.bin", "optimizer.pt", ".secret", "checkpoint-5/adapter_model.safetensors"):
         (folder / name).parent.mkdir(exist_ok=True)

@@ -7,10 +7,10 @@ from gradience.models.settings import ModelSettings
 
 
 @pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+def causal(tmp_path_factory):
     return ModelSettings(name=str(llama(tmp_path_factory.mktemp("llama"))), type="causal_lm")
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+def classifier(tmp_path_factory):
     return ModelSettings(name=str(bert(tmp_path_factory.mktemp("bert"))))

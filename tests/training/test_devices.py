@@ -1,6 +1,5 @@
 """One process, one device: with mocked counts of GPUs, and with torch's meta device as the second device."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,14 +24,14 @@ RECIPE = TrainSettings(
 
 
 @pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+def causal(tmp_path_factory):
     return ModelSettings(
         name=str(llama(tmp_path_factory.mktemp("llama"))), type="causal_lm", dtype="bfloat16"
     )
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+def gpus(monkeypatch):
     """Eight GPUs, as far as they can be had without one. Returns which were made the current one."""
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -49,21 +48,19 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 @pytest.mark.parametrize(
     ("asked", "chosen"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
 )
-def test_a_process_alone_takes_one_gpu(asked: str, chosen: str) -> None:
+def test_a_process_alone_takes_one_gpu(asked, chosen):
     assert choose_device(asked) == torch.device(chosen)
 
 
 @pytest.mark.usefixtures("gpus")
-def test_what_this_machine_lacks() -> None:
+def test_what_this_machine_lacks():
     with pytest.raises(UsageError, match=r"no cuda:8: this machine has 8 GPUs"):
         choose_device("cuda:8")
     with pytest.raises(UsageError, match="has none"):
         choose_device("mps")
 
 
-def test_training_and_evaluation_load_on_the_same_device(
-    causal: ModelSettings, gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_and_evaluation_load_on_the_same_device(causal, gpus, monkeypatch):
     moved: list[torch.device] = []
     monkeypatch.setattr(PreTrainedModel, "to", lambda model, where: moved.append(where) or model)
     assert load_base(causal, device="cuda:3").device == "cuda:3"
@@ -74,9 +71,7 @@ def test_training_and_evaluation_load_on_the_same_device(
 # ------------------------------------------------------------------ the Trainer on it
 
 
-def test_the_trainer_puts_model_and_batches_where_the_base_is(
-    causal: ModelSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_trainer_puts_model_and_batches_where_the_base_is(causal, monkeypatch, tmp_path):
     """On the meta device, which is a device like any other but for its numbers."""
     monkeypatch.setattr(models, "choose_device", lambda device: torch.device("meta"))
     causal = causal.model_copy(
@@ -115,9 +110,7 @@ def test_the_trainer_puts_model_and_batches_where_the_base_is(
     ],
     ids=["all", "some", "one of some", "uuids", "behind none", "hidden", "cpu"],
 )
-def test_gpus_have_the_names_that_cuda_gives_them(
-    monkeypatch: pytest.MonkeyPatch, count: int, visible: str | None, device: str, names: list[str]
-) -> None:
+def test_gpus_have_the_names_that_cuda_gives_them(monkeypatch, count, visible, device, names):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.delenv(VISIBLE, raising=False)

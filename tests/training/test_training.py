@@ -1,7 +1,6 @@
 """Training: seeded before anything is drawn, the loss on answers, recorded. Real Trainer, tiny models."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +23,7 @@ from gradience.training.trainer import train
 # ------------------------------------------------------------------ what is trained
 
 
-def test_the_labels_that_reach_the_model_are_the_answer_and_the_end_token(
-    causal: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_labels_that_reach_the_model_are_the_answer_and_the_end_token(causal, tmp_path, monkeypatch):
     seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     wrap = training.with_fresh_lora
 
@@ -57,7 +54,7 @@ def test_the_labels_that_reach_the_model_are_the_answer_and_the_end_token(
     assert len(lengths) > 3  # batches of unequal rows
 
 
-def test_a_question_too_long_is_left_out_and_counted_not_cut(causal: ModelSettings, tmp_path: Path) -> None:
+def test_a_question_too_long_is_left_out_and_counted_not_cut(causal, tmp_path):
     report = run(causal, tmp_path, recipe=recipe(max_length=8))
     lengths = [len(item.prompt.split()) + 2 for item in sums().examples.of("train")]
     assert report.examples.left_out == sum(length > 8 for length in lengths) > 0
@@ -65,7 +62,7 @@ def test_a_question_too_long_is_left_out_and_counted_not_cut(causal: ModelSettin
     assert report.examples.tokens == sum(length for length in lengths if length <= 8)
 
 
-def test_pairs_of_texts_are_encoded_as_pairs() -> None:
+def test_pairs_of_texts_are_encoded_as_pairs():
     from dataclasses import replace
 
     items = [replace(item, text_pair="a plot") for item in sentences().examples.all[:2]]
@@ -77,9 +74,7 @@ def test_pairs_of_texts_are_encoded_as_pairs() -> None:
 # ------------------------------------------------------------------ seeds
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(causal, tmp_path):
     first, again, other = (
         run(causal, tmp_path / name, seed=seed) for name, seed in (("a", 42), ("b", 42), ("c", 43))
     )
@@ -95,7 +90,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
 # ------------------------------------------------------------------ what comes out
 
 
-def test_the_adapter_is_peft_s_and_the_report_says_what_it_is(causal: ModelSettings, tmp_path: Path) -> None:
+def test_the_adapter_is_peft_s_and_the_report_says_what_it_is(causal, tmp_path):
     patterns = {
         "rank_pattern": {"model.layers.0.self_attn.q_proj": 2},
         "alpha_pattern": {"model.layers.0.self_attn.q_proj": 4},
@@ -118,7 +113,7 @@ def test_the_adapter_is_peft_s_and_the_report_says_what_it_is(causal: ModelSetti
     assert json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])["event"] == "run_start"
 
 
-def test_it_learns(classifier: ModelSettings, tmp_path: Path) -> None:
+def test_it_learns(classifier, tmp_path):
     everywhere = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
     report = run(classifier, tmp_path, lora=everywhere, recipe=recipe(max_steps=150, lr=3e-3))
     assert report.loss is not None
@@ -129,14 +124,14 @@ def test_it_learns(classifier: ModelSettings, tmp_path: Path) -> None:
     assert "no-evaluation" not in {alert.code for alert in log.alerts}
 
 
-def test_with_the_head_alone_every_b_stays_zero(classifier: ModelSettings, tmp_path: Path) -> None:
+def test_with_the_head_alone_every_b_stays_zero(classifier, tmp_path):
     run(classifier, tmp_path, trained="head", recipe=recipe(max_steps=60, lr=2e-2))
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert all((value == 0).all() for name, value in tensors.items() if "lora_B" in name)
     assert any((value != 0).any() for name, value in tensors.items() if "classifier" in name)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_there(causal: ModelSettings, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_training_there(causal, tmp_path):
     everywhere = {**LORA, "target_modules": "all-linear"}
     report = run(causal, tmp_path, lora=everywhere, recipe=recipe(lr=1e30, max_steps=50, max_grad_norm=0))
     assert report.diverged
@@ -144,7 +139,7 @@ def test_a_loss_that_is_no_number_ends_the_training_there(causal: ModelSettings,
     assert report.steps < 50
 
 
-def test_accumulation_is_the_same_batch_in_parts(causal: ModelSettings, tmp_path: Path) -> None:
+def test_accumulation_is_the_same_batch_in_parts(causal, tmp_path):
     run(causal, tmp_path / "whole", recipe=recipe(per_device_train_batch_size=4))
     run(
         causal,
@@ -161,9 +156,7 @@ def test_accumulation_is_the_same_batch_in_parts(causal: ModelSettings, tmp_path
 # ------------------------------------------------------------------ errors
 
 
-def test_a_finished_training_is_not_repeated_and_not_mistaken_for_another(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
+def test_a_finished_training_is_not_repeated_and_not_mistaken_for_another(causal, tmp_path):
     done = run(causal, tmp_path)
     before = (tmp_path / "training.json").stat().st_mtime_ns
     assert run(causal, tmp_path) == done
@@ -173,13 +166,13 @@ def test_a_finished_training_is_not_repeated_and_not_mistaken_for_another(
     assert caught.value.code == "other-training"
 
 
-def test_a_base_that_is_in_no_package(tmp_path: Path) -> None:
+def test_a_base_that_is_in_no_package(tmp_path):
     with pytest.raises(UsageError) as caught:
         run(ModelSettings(name="embedded:nothing", type="causal_lm"), tmp_path / "out")
     assert caught.value.code == "unknown-model"
 
 
-def test_a_task_that_the_model_cannot_do(causal: ModelSettings, tmp_path: Path) -> None:
+def test_a_task_that_the_model_cannot_do(causal, tmp_path):
     with pytest.raises(UsageError, match="needs seqcls") as caught:
         train(
             sentences(),
@@ -205,7 +198,7 @@ def test_a_task_that_the_model_cannot_do(causal: ModelSettings, tmp_path: Path) 
     ],
     ids=["no length", "two lengths", "two warm-ups", "a name of transformers", "no rate"],
 )
-def test_recipes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+def test_recipes_that_make_no_sense(changes, message):
     with pytest.raises(ValueError, match=message):
         recipe(**changes)
 
@@ -217,7 +210,7 @@ LARGE = 200_000_000
 
 
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="only Linux can forget a peak")
-def test_a_stage_s_peak_is_not_that_of_the_stage_before() -> None:
+def test_a_stage_s_peak_is_not_that_of_the_stage_before():
     before = watch_peak(torch.device("cpu"))
     block = bytearray(LARGE)
     block[::4096] = b"x" * len(block[::4096])  # touched, so that it is resident
@@ -230,7 +223,7 @@ def test_a_stage_s_peak_is_not_that_of_the_stage_before() -> None:
     assert first - second > LARGE // 2
 
 
-def test_a_gpu_is_asked_for_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_for_its_own_peak(monkeypatch):
     """The second GPU's, from now on: not the first one's, and not what an earlier stage had taken."""
     asked: list[tuple[str, Any]] = []
     monkeypatch.setattr(torch.cuda, "init", lambda: None)

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from tiny_training import recipe, run, weights
 
 from gradience.errors import InputError, OutputError
-from gradience.models.settings import ModelSettings
 from gradience.reports.training import TrainingReport
 from gradience.telemetry import TelemetryReader
 from gradience.training import trainer as training
@@ -35,7 +34,7 @@ def stopped_at(step: int) -> Any:
 
 
 @pytest.mark.slow
-def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(causal: ModelSettings, tmp_path: Path) -> None:
+def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(causal, tmp_path):
     program(Path(__file__).with_name("kill_training.py"), causal.name, tmp_path)
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     whole, killed = (TrainingReport.read(tmp_path / name / "training.json") for name in ("whole", "killed"))
@@ -45,7 +44,7 @@ def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(causal: ModelSettin
     assert whole.resumed_from == []
 
 
-def test_a_checkpoint_without_its_mark_is_none(tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_mark_is_none(tmp_path):
     for step, complete in ((5, True), (10, True), (15, False)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -56,9 +55,7 @@ def test_a_checkpoint_without_its_mark_is_none(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
 
 
-def test_a_full_disk_ends_a_training_as_a_disk_that_refuses_and_it_resumes(
-    causal: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_a_training_as_a_disk_that_refuses_and_it_resumes(causal, tmp_path, monkeypatch):
     run(causal, tmp_path / "whole", recipe=recipe(save_steps=1))
     save, saved = torch.save, []
 
@@ -75,7 +72,7 @@ def test_a_full_disk_ends_a_training_as_a_disk_that_refuses_and_it_resumes(
     assert weights(tmp_path / "full") == weights(tmp_path / "whole")
 
 
-def test_what_libraries_say_of_a_disk_is_told_from_their_other_errors(tmp_path: Path) -> None:
+def test_what_libraries_say_of_a_disk_is_told_from_their_other_errors(tmp_path):
     for write in (
         lambda: torch.save({"a": torch.zeros(9)}, "/dev/full"),
         lambda: torch.save({}, tmp_path / "missing" / "file"),
@@ -88,9 +85,7 @@ def test_what_libraries_say_of_a_disk_is_told_from_their_other_errors(tmp_path: 
         torch.zeros(2) + torch.zeros(3)
 
 
-def test_an_unfinished_training_is_not_continued_with_other_settings(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
+def test_an_unfinished_training_is_not_continued_with_other_settings(causal, tmp_path):
     with pytest.raises(Stop):
         run(causal, tmp_path, recipe=recipe(save_steps=1), on_step=stopped_at(3))
     with pytest.raises(InputError, match="with different settings") as caught:
@@ -99,9 +94,7 @@ def test_an_unfinished_training_is_not_continued_with_other_settings(
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
 
 
-def test_killed_after_its_last_checkpoint_it_takes_no_further_step(
-    classifier: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_after_its_last_checkpoint_it_takes_no_further_step(classifier, tmp_path, monkeypatch):
     """With a saved head beside the factors, in the middle of an epoch."""
     asked = recipe(save_steps=3, max_steps=7, logging_steps=5)
     whole = run(classifier, tmp_path / "whole", recipe=asked)
@@ -126,9 +119,7 @@ def test_killed_after_its_last_checkpoint_it_takes_no_further_step(
 
 
 @pytest.mark.parametrize(("logging", "steps"), [(10, 7), (5, 7), (3, 6), (10, 10)])
-def test_the_loss_after_a_resume_is_that_of_a_training_that_was_left_alone(
-    logging: int, steps: int, causal: ModelSettings, tmp_path: Path
-) -> None:
+def test_the_loss_after_a_resume_is_that_of_a_training_that_was_left_alone(logging, steps, causal, tmp_path):
     asked = recipe(save_steps=2, max_steps=steps, logging_steps=logging)
     whole = run(causal, tmp_path / "whole", recipe=asked)
     with pytest.raises(Stop):
@@ -140,9 +131,7 @@ def test_the_loss_after_a_resume_is_that_of_a_training_that_was_left_alone(
     assert plain.loss == pytest.approx(whole.loss, rel=1e-5)  # the same steps, summed in another order
 
 
-def test_resumed_with_other_versions_it_continues_and_says_so(
-    causal: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_with_other_versions_it_continues_and_says_so(causal, tmp_path, monkeypatch):
     asked = recipe(save_steps=2)
     before = training.versions()
     with pytest.raises(Stop):
