@@ -1,13 +1,11 @@
 """The same adapter gives the same bytes, on any number of workers and of BLAS threads; only `run` may differ."""
 
 import json
-import os
 import platform
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import printed_by, python
 from safetensors.numpy import save_file
 
 from gradience import audit_adapter
@@ -86,13 +84,7 @@ def test_any_number_of_workers(folder, reference, workers):
 @pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 2), (4, 4), (3, 1)])
 def test_any_number_of_blas_threads(folder, reference, threads, workers):
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_DEFAULT_NUM_THREADS")
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), str(workers)],
-        env=os.environ | dict.fromkeys(names, str(threads)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = python("-c", PROGRAM, folder, workers, environment=dict.fromkeys(names, str(threads)))
     assert result.stderr == ""
     assert result.stdout == f"True\n{reference}\n"
 
@@ -106,11 +98,7 @@ def test_progress_and_repetition_change_nothing(folder, reference):
 
 def audited_on(kernel, folder):
     """The audit on one of OpenBLAS's kernels, by a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", KERNELS, str(folder)],
-        env=os.environ | {"OPENBLAS_CORETYPE": kernel}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout)
+    return json.loads(printed_by(KERNELS, folder, environment={"OPENBLAS_CORETYPE": kernel}))
 
 
 def numbers_in(value, name=""):

@@ -2,11 +2,11 @@
 
 import ast
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import gradience as command_line
+from processes import printed_by, python
 
 import gradience
 
@@ -17,11 +17,8 @@ SLOW_TO_IMPORT = {"numpy", "ml_dtypes", "scipy", "pydantic", "rich", "huggingfac
 
 def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after running `code`."""
-    probe = (
-        f"import sys\n{code}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    return set(done.stderr.split())
+    probe = f"import sys\n{code}\nprint('loaded', *sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    return set(printed_by(probe).rpartition("loaded")[2].split())
 
 
 @pytest.mark.parametrize(
@@ -158,13 +155,8 @@ def test_version_is_the_installed_one():
 )
 def test_what_pytest_must_not_let_through(tmp_path, body, complaint):
     (tmp_path / "test_it.py").write_text(body)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path),
-         "-p", "no:cacheprovider", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
+    options = ["-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider"]
+    done = python("-m", "pytest", *options, tmp_path)
     assert done.returncode != 0
     assert complaint in done.stdout
 
@@ -178,9 +170,7 @@ def test_env_names_versions_and_extras_but_nobody():
 
     import numpy as np
 
-    done = subprocess.run(
-        [sys.executable, "-m", "gradience", "env", "--json"], capture_output=True, text=True, check=True
-    )
+    done = command_line("env", "--json")
     facts = json.loads(done.stdout)
     assert facts["gradience"] == gradience.__version__
     assert facts["core"]["numpy"] == np.__version__

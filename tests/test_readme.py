@@ -4,12 +4,10 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from killing import HANGS
+from processes import gradience, printed_by
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -83,9 +81,7 @@ def test_a_shown_command_works(command, folder):
         shutil.copytree(example_adapter(), folder / "smaller")
     if words[0] in {"evaluate", "shrink"} or (words[:2] == ["bench", "run"] and "--dry-run" not in words):
         words.append("--dry-run")  # a run takes minutes: tests/bench has them
-    done = subprocess.run(
-        [sys.executable, "-m", "gradience", *words], capture_output=True, text=True, check=False
-    )
+    done = gradience(*words)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
@@ -99,36 +95,28 @@ def test_a_shown_command_works(command, folder):
     ],
 )
 def test_shown_python_works(source, folder):
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    printed_by(source)
     assert (folder / "audit.json").exists()
 
 
 # ---------------------------------------------------------------- The commands and the Python of the guides
 
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = ROOT / "docs"
 GUIDES = ["compress.md", "compare.md", "evidence.md"]
-
-
-def fenced_in(page, wanted):
-    text = (DOCS / page).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [block for language, block in fenced if language == wanted]
 
 
 @pytest.fixture
 def guided(tmp_path, monkeypatch):
     """A working directory with the adapters that the pages use."""
-    names = ["my_adapter", "seed42", "seed123", "adapters/support", "adapters/sales"]
-    for name in names:
+    for name in ("my_adapter", "seed42", "seed123", "adapters/support", "adapters/sales"):
         shutil.copytree(example_adapter(), tmp_path / name)
     (tmp_path / "adapters" / "broken").mkdir()
-    for scores in (DOCS.parent / "examples" / "evidence").iterdir():
+    for scores in (ROOT / "examples" / "evidence").iterdir():
         shutil.copy(scores, tmp_path)
     for name, side in (("base", "a"), ("lora", "b")):
         (tmp_path / f"{name}_nll.csv").write_text(f"id,score\n1,2.5{len(side)}\n2,3.1\n3,1.{ord(side)}\n")
-        (log,) = (DOCS.parent / "tests" / "evidence" / "logs" / "lm_eval" / side).glob("samples_sums_*")
+        (log,) = (ROOT / "tests" / "evidence" / "logs" / "lm_eval" / side).glob("samples_sums_*")
         (tmp_path / "runs" / name).mkdir(parents=True)
         shutil.copy(log, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
@@ -139,7 +127,7 @@ def guided(tmp_path, monkeypatch):
 def test_the_commands_work_one_after_the_other(page, guided, capsys):
     if page == "compare.md":
         assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
-    lines = [line for block in fenced_in(page, "") for line in block.splitlines()]
+    lines = [line for block in blocks(DOCS / page, "") for line in block.splitlines()]
     assert len(lines) >= 3
     for line in lines:
         program, *words = shlex.split(line, comments=True)
@@ -161,13 +149,10 @@ def test_the_commands_work_one_after_the_other(page, guided, capsys):
 def test_the_python_works(page, guided):
     if page == "compare.md":
         assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
-    sources = fenced_in(page, "python")
+    sources = blocks(DOCS / page, "python")
     assert sources
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(sources)], capture_output=True, text=True, timeout=HANGS, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert ("B is within the margin of A" if page == "evidence.md" else "bert.encoder.layer.0") in done.stdout
+    expected = "B is within the margin of A" if page == "evidence.md" else "bert.encoder.layer.0"
+    assert expected in printed_by("\n".join(sources))
 
 
 def test_every_option_of_the_guide_exists_and_every_option_is_in_it():
@@ -178,5 +163,6 @@ def test_every_option_of_the_guide_exists_and_every_option_is_in_it():
     text = (DOCS / "compress.md").read_text(encoding="utf-8")
     compress = get_command(app).commands["compress"]
     options = {option for param in compress.params for option in param.opts if option.startswith("--")}
-    assert set(re.findall(r"--[a-z][a-z-]+", text)) <= options | {"--evaluation"}  # of card
-    assert options - set(re.findall(r"--[a-z][a-z-]+", text)) == {"--adapter", "--quiet"}
+    named = set(re.findall(r"--[a-z][a-z-]+", text))
+    assert named <= options | {"--evaluation"}  # of card
+    assert options - named == {"--adapter", "--quiet"}

@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from processes import gradience as command_line
 
 import gradience
 from gradience import code_version as module
@@ -174,13 +173,7 @@ def test_the_other_project_of_this_name_is_reported(tmp_path):
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: gradience\nVersion: 0.11.0\n")
     for arguments in (["env"], ["audit", tmp_path / "none"], ["audit", "--no-such-option"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "gradience", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        )
+        done = command_line(*arguments, environment={"PYTHONPATH": str(tmp_path)})
         text = " ".join((done.stdout + done.stderr).split())
         assert "another project, gradience 0.11.0, is installed here too" in text
         assert "pip uninstall gradience gradience-lora" in text

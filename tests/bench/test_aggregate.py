@@ -1,12 +1,11 @@
 """Seeds together: what may be counted together, what a missing seed means, and the verdicts in counts."""
 
 import json
-import subprocess
-import sys
 from fractions import Fraction
 
 import pytest
 from bench_sample import PUBLISHED, bench, config, three_seeds
+from processes import python
 
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.folders import find_benches
@@ -205,10 +204,7 @@ def test_exit_code_of_a_fail(tmp_path):
 
 
 def test_the_published_name_of_the_command(runs):
-    done = subprocess.run(
-        [sys.executable, "-m", "gradience.bench.aggregate", str(runs / "all"), "--output", str(runs / "o")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python("-m", "gradience.bench.aggregate", runs / "all", "--output", runs / "o")
     assert done.returncode == 0
     assert done.stderr.startswith("root: ")
     assert (runs / "o" / "bench_aggregate.json").is_file()

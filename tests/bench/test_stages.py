@@ -1,12 +1,11 @@
 """A stage is done when its manifest is there, and is found again by what it depends on."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from killing import program
+from processes import python
 
 from gradience.bench.run.stages import BEGUN, Stages
 from gradience.errors import InputError, LockedError
@@ -47,10 +46,10 @@ def test_a_second_run_on_the_same_output_is_refused(tmp_path):
     program = "import sys, pathlib; from gradience.models.lock import only_one\n"
     program += f"with only_one(pathlib.Path({str(tmp_path)!r})): pass"
     with only_one(tmp_path):
-        second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        second = python("-c", program)
     assert "LockedError" in second.stderr
     assert "another run is writing here" in second.stderr
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert python("-c", program).returncode == 0
     assert LockedError.exit_code == 6
 
 

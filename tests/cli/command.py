@@ -1,30 +1,14 @@
-"""The command line as a process, and what tests do to the adapters that it reads."""
+"""What tests do to the adapters that the command line reads."""
 
 import json
-import os
-import subprocess
-import sys
 
 import ml_dtypes  # noqa: F401  (bfloat16 for numpy)
 import numpy as np
-from killing import HANGS
+from processes import gradience
 from safetensors.numpy import load_file, save_file
 
 MODULES = 16
 """Of the adapter that comes with the package."""
-
-
-def gradience(*arguments, environment=None, cwd=None, text=True):
-    """`gradience ARGUMENTS` in a process of its own, as a user runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", "gradience", *map(str, arguments)],
-        capture_output=True,
-        encoding="utf-8" if text else None,
-        timeout=HANGS,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, **(environment or {})},
-    )
 
 
 def audit(*arguments, **options):

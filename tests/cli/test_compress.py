@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from command import gradience
+from processes import gradience
 from pseudo_terminal import drawn_by
 
 from gradience.cli.app import run

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from killing import HANGS
+from processes import gradience, python
 from pseudo_terminal import drawn_by
 
 import gradience as public
@@ -34,19 +35,9 @@ app.main()
 """
 
 
-def gradience(*arguments, **options):
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run(
-        [sys.executable, "-m", "gradience", *arguments], text=True, timeout=HANGS, check=False, **options
-    )
-
-
-def extra_verb(body, **options):
+def extra_verb(body):
     """The real command line with one more verb that does `body`."""
-    return subprocess.run(
-        [sys.executable, "-c", EXTRA_VERB.format(body=body)],
-        capture_output=True, text=True, timeout=HANGS, check=False, **options,
-    )  # fmt: skip
+    return python("-c", EXTRA_VERB.format(body=body))
 
 
 def error_classes(base=errors.GradienceError):
@@ -213,11 +204,11 @@ runpy.run_module({program!r}, run_name="__main__", alter_sys=False)
 @pytest.mark.parametrize("program", ["gradience", "gradience.bench.aggregate"])
 def test_ctrl_c_during_an_import_has_no_traceback(module, program):
     code = IMPORTING.format(module=module, program=program, words=["audit", "nowhere"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANGS, check=False)
+    done = python("-c", code)
     if program == "gradience.bench.aggregate" and module != "typer":
-        assert b"Traceback" not in done.stderr  # which it never imports
+        assert "Traceback" not in done.stderr  # which it never imports
     else:
-        assert (done.returncode, done.stderr) == (128 + signal.SIGINT, b"")
+        assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
 
 
 @pytest.mark.parametrize(
@@ -232,10 +223,9 @@ def test_ctrl_c_during_an_import_has_no_traceback(module, program):
 def test_ctrl_c_in_a_verb_says_how_to_resume(words, module):
     """A real Ctrl-C, when the verb imports `module`: typer turns it into an exit code, no exception."""
     code = IMPORTING.format(module=module, program="gradience", words=words)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANGS, check=False)
-    assert done.returncode == 130
+    done = python("-c", code)
     line = f"\nstopped; to resume, run the same command again: gradience {' '.join(words)}\n"
-    assert done.stderr.decode() == line
+    assert (done.returncode, done.stderr) == (130, line)
 
 
 @pytest.mark.parametrize(
@@ -304,9 +294,7 @@ def test_it_is_silent_where_it_should_be(patience, quiet):
 def test_without_a_terminal_it_prints_plain_lines_while_the_work_is_long(quiet, seconds, lines):
     code = WORK.format(patience=0, label="x", quiet=quiet)
     code = code.replace("\nwith", f"\nprogress.LINE_SECONDS = {seconds}\nwith", 1)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=True
-    )
+    done = python("-c", code)
     assert done.stdout == "result\n"
     assert [line.split(": ")[1].split(",")[0] for line in done.stderr.splitlines()] == lines
     assert "\x1b" not in done.stderr

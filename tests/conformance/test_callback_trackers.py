@@ -2,14 +2,12 @@
 
 import importlib
 import json
-import os
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import printed_by, python
 
 from gradience.live.callback import GradienceCallback
 from gradience.telemetry import TelemetryReader
@@ -121,21 +119,16 @@ trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=3)], repor
 
 def test_trackio(tmp_path):
     importlib.import_module("trackio")
-    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "store"), "HF_HUB_OFFLINE": "1"}
+    environment = {"TRACKIO_DIR": str(tmp_path / "store"), "HF_HUB_OFFLINE": "1"}
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", TRACKIO, str(tmp_path / "out")], env=environment, cwd=root, capture_output=True,
-        text=True, check=False, timeout=300,
-    )  # fmt: skip
+    done = python("-c", TRACKIO, tmp_path / "out", environment=environment, cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "no longer reports" not in done.stderr
     read = (
         "import json; from trackio.sqlite_storage import SQLiteStorage as S;"
         "print(json.dumps(S.get_logs('conformance', 'one'), default=str))"
     )
-    logs = subprocess.run(
-        [sys.executable, "-c", read], env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    logs = printed_by(read, environment=environment)
     rows = [row for row in json.loads(logs.splitlines()[-1]) if TAG in row]
     assert {int(row["train/global_step"]): row[TAG] for row in rows} == pytest.approx(
         measured(tmp_path / "out")
@@ -149,10 +142,7 @@ def test_nothing_is_imported_that_the_run_does_not_report_to(tmp_path):
         "trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=1)], max_steps=2).train();"
         "found = {'tensorboard', 'wandb', 'mlflow', 'trackio'} & set(sys.modules); sys.exit(str(found) if found else 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-500:]
+    printed_by(code, tmp_path)
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_file_goes_on(tmp_path, monkeypatch, caplog):

@@ -1,7 +1,6 @@
 """What is outside: the action and the hook, a new environment, the package index, the real model and sentences."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from gradience.cli.demo import example_adapter
 from gradience.models import embedded
@@ -108,14 +108,6 @@ def test_smollm2_is_converted_once_and_completes_a_sentence():
 
 
 def test_the_example_adapter_can_be_trained_again():
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "scripts/train_example_adapter.py", "--check"],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=3600,
-        check=False,
-    )
+    two = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = python("scripts/train_example_adapter.py", "--check", cwd=ROOT, environment=two)
     assert done.returncode == 0, done.stdout + done.stderr

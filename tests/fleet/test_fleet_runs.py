@@ -4,8 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 from factory import adapter, config, stored
 from fleets import MODULES, random_factors, rotated, save
-from killing import HANGS
+from processes import python
 from refusals import POINTER
 from safetensors.torch import load_file
 
@@ -135,10 +133,7 @@ def test_a_folder_that_cannot_be_read_is_a_row():
             "for name, *words in (['flat', 'zoo'], ['deep', 'zoo', '--recursive']):\n"
             "    assert run(['fleet', *words, '-o', name + '.jsonl', '--quiet']) == 4, name\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=public, capture_output=True, text=True, timeout=HANGS, check=False,
-        )  # fmt: skip
+        done = python("-c", program, cwd=public)
         for name in ("locked", "listed"):
             os.chmod(Path(public, "zoo", name), 0o755)
         assert done.returncode == 0, done.stderr
@@ -258,9 +253,7 @@ def test_a_full_disk_names_the_file(here):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
         "sys.exit(int(run(['fleet', 'zoo', '-o', 'fleet.jsonl', '--quiet'])))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS, check=False
-    )
+    done = python("-c", program)
     assert done.returncode == 5
     assert done.stderr.startswith("error: fleet.jsonl: cannot write: File too large")
     assert counts() == (2, 1)  # and what was written is kept

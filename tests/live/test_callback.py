@@ -6,13 +6,12 @@ import json
 import logging
 import math
 import os
-import subprocess
-import sys
 from itertools import product
 
 import pytest
 import torch
 from hostile.programs import record as figure
+from processes import printed_by
 from transformers import BitsAndBytesConfig
 
 from gradience.audit.adapter import audit_adapter
@@ -429,11 +428,7 @@ ENDS = {
 def ended(tmp_path_factory):
     """Each of ENDS, in a process of its own that is forked when the libraries are loaded: exit code and folder."""
     folder, acts = tmp_path_factory.mktemp("ended"), [act for act, *_ in ENDS.values()]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), *acts], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    codes = map(int, done.stdout.split())
+    codes = map(int, printed_by(SCRIPT, folder, *acts).split())
     return {
         name: (code, folder / str(place)) for place, (name, code) in enumerate(zip(ENDS, codes, strict=True))
     }

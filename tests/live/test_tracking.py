@@ -1,15 +1,13 @@
 """Live spectra agree with dense algebra on the factors, whatever wraps the model, and change nothing."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from processes import python
 from torch import nn
 
 from gradience.errors import InputError
@@ -195,14 +193,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_an_example_writes_what_monitor_reads(tmp_path, name):
     script = ROOT / "examples" / f"{name}.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(script, tmp_path, environment={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     run = monitor_runs([tmp_path / "run.jsonl"]).runs[0]
     assert run.outcome == "ok"

@@ -1,11 +1,10 @@
 """What monitor makes of files: resumed runs, several runs, the predecessor's files, very long ones."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import printed_by
 
 from gradience.monitor import monitor_runs
 from gradience.reports.base.view import View
@@ -191,10 +190,7 @@ def memory_for(lines, folder):
             file.write(
                 f'{head}{i},"loss":{2 / (1 + i / 1e5):.6f},"grad_norm":1.5,"lr":0.005,"elapsed_s":{i / 50}}}\n'
             )
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True
-    )
-    count, megabytes = map(float, done.stdout.split())
+    count, megabytes = map(float, printed_by(MEASURE, path).split())
     assert count == lines
     return megabytes
 
