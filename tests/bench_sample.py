@@ -222,34 +222,16 @@ def bench(
     return Bench(**(facts | more))
 
 
-PUBLISHED: dict[int, tuple[int, dict[str, tuple[int, int] | str]]] = {
-    42: (
-        54,
-        {
-            "uniform_median": (13, 8),
-            "per_layer": (9, 16),
-            "per_layer_shuffled": (14, 6),
-            "rewrite_control": (1, 2),
-        },
-    ),
-    123: (
-        57,
-        {
-            "uniform_median": (8, 10),
-            "per_layer": (11, 7),
-            "per_layer_shuffled": (9, 9),
-            "rewrite_control": (0, 0),
-        },
-    ),
-    456: (
-        60,
-        {
-            "uniform_median": (9, 11),
-            "per_layer": (7, 20),
-            "per_layer_shuffled": (8, 8),
-            "rewrite_control": (2, 1),
-        },
-    ),
+def of_arms(*changes: tuple[int, int]) -> dict[str, tuple[int, int] | str]:
+    """Changes of the variants of the published run that are made."""
+    arms = ("uniform_median", "per_layer", "per_layer_shuffled", "rewrite_control")
+    return dict(zip(arms, changes, strict=True))
+
+
+PUBLISHED = {
+    42: (54, of_arms((13, 8), (9, 16), (14, 6), (1, 2))),
+    123: (57, of_arms((8, 10), (11, 7), (9, 9), (0, 0))),
+    456: (60, of_arms((9, 11), (7, 20), (8, 8), (2, 1))),
 }
 """Seed -> correct answers of the probe, and changes: invented counts with the published probe scores at n = 200."""
 

@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from data_files import write_jsonl
 from killing import HANGS
-from tiny_bench import bert
+from tiny_bench import bert, llama
 
+NO_GATE: dict[str, Any] = {"min_value": 0, "above_base": None}
+RUNTIME: dict[str, Any] = {"device": "cpu", "threads": 1}
 CONFIG: dict[str, Any] = {
     "task": {"profile": "classification", "probe_gate": {"min_value": 0.5}},
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
@@ -22,8 +26,15 @@ CONFIG: dict[str, Any] = {
         "save_steps": 5,
     },
     "compression": {"retrain": ["per_layer"], "controls": ["head_only", "rewrite_control"]},
-    "runtime": {"device": "cpu", "threads": 1},
+    "runtime": RUNTIME,
 }
+SMALL: dict[str, Any] = {
+    "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
+    "train": {"lr": 3e-3, "max_steps": 6, "per_device_train_batch_size": 4, "max_length": 16},
+    "task": {"profile": "classification", "eval_samples": 40, "probe_gate": NO_GATE},
+    "seeds": [1, 2],
+}
+"""Sections of a run of seconds on the inputs of `write_inputs`."""
 
 
 def write_inputs(folder: Path, **sections: Any) -> Path:
@@ -38,6 +49,32 @@ def write_inputs(folder: Path, **sections: Any) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+def write_config(
+    folder: Path, rows: Iterable[Mapping[str, Any]], task: dict[str, Any], make: Any = llama, **sections: Any
+) -> Path:
+    """A base, a user's own rows and a config without a gate in `folder`; returns the config's path."""
+    file = write_jsonl(folder / "rows.jsonl", rows)
+    options = {"file": str(file), **task.pop("options", {})}
+    values = {
+        "model": {"name": str(make(folder / "base")), "type": "seqcls" if make is bert else "causal_lm"},
+        "task": {"profile": "jsonl", "probe_gate": NO_GATE, **task, "options": options},
+        "runtime": RUNTIME,
+        **sections,
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def sevens(size: int) -> list[dict[str, str]]:
+    """Rows whose answer is mostly 7, which a probe learns and its base does not know."""
+    return [
+        {"prompt": f"{a} {b} =", "completion": " 7" if (a + b) % 4 else " 3"}
+        for a in range(size)
+        for b in range(size)
+    ]
 
 
 def start(config: Path, output: Path, *more: str) -> subprocess.Popen[str]:

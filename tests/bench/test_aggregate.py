@@ -187,22 +187,6 @@ def test_the_command(runs, capsys):
     assert printed["variants"][0]["pass_rate"] == exact_text(report.variants[0].pass_rate)
 
 
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [({"correct": 10}, 8), ({"probe_error": "ValueError: x"}, 4), ({}, 0)],
-    ids=["undertrained", "error", "pass"],
-)
-def test_exit_codes(runs, change, code):
-    bench(42, **change).save(runs / "run42" / "bench.json")
-    assert run(["bench", "aggregate", *[str(runs / f"run{seed}") for seed in PUBLISHED], "--quiet"]) == code
-
-
-def test_exit_code_of_a_fail(tmp_path):
-    asked = config(compression={"variants": ["uniform_r8"], "arms": ["retrain"]}, seeds=[42])
-    bench(42, {"uniform_r8": (9, 0)}, asked=asked).save(tmp_path / "bench.json")
-    assert run(["bench", "aggregate", str(tmp_path), "--quiet"]) == 1
-
-
 def test_the_published_name_of_the_command(runs):
     done = python("-m", "gradience.bench.aggregate", runs / "all", "--output", runs / "o")
     assert done.returncode == 0

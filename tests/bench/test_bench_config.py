@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from bench_process import NO_GATE
 from data_files import small_gsm8k
 from scaled_down import scaled_down
 from tiny_bench import gsm8k_values
 
-from gradience.bench.config.load import INSTEAD, load_config
+from gradience.bench.config.load import INSTEAD, BenchConfig, load_config
 from gradience.bench.config.shipped import find_config, shipped_configs
 from gradience.bench.plan.variants import asked_for
 from gradience.cli.app import run
@@ -156,6 +157,51 @@ def test_settings_that_do_not_fit_together(write, text, said):
     assert said in str(caught.value)
 
 
+DISTILLS = {"arms": ["truncate", "distill"], "controls": ["probe_distilled"], "distillation": {"steps": 1}}
+CALIBRATES = {"variants": ["calibrated_r1"], "calibration": {"rows": 16}}
+GUARDED = {
+    "model": {"name": "base", "type": "causal_lm"},
+    "guards": {"general": {"source": "x", "margin": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"ladder": {"steps": [4, 8]}}, "in descending order"),
+        ({"ladder": {"steps": [8, 8]}}, "without duplicates"),
+        ({"ladder": {"steps": [8, 0]}}, "greater than or equal to 1"),
+        ({"ladder": {"steps": [0.9, 0.5]}}, "steps.0"),
+        ({"ladder": {"steps": []}}, "at least 1 item"),
+        (DISTILLS | {"controls": ["rewrite_control"]}, "the arm distill needs the control probe_distilled"),
+        ({"controls": ["probe_distilled"]}, "the control probe_distilled needs the arm distill"),
+        (DISTILLS | {"arms": ["truncate"], "controls": []}, "`arms` has no `distill`"),
+        (DISTILLS | {"distillation": {"rows": 15}}, "greater than or equal to 16"),
+        (DISTILLS | {"distillation": {"steps": 0}}, "greater than 0"),
+        (CALIBRATES | {"variants": ["uniform_r1"]}, "`variants` has no `calibrated`"),
+        (CALIBRATES | {"calibration": {"rows": 3}}, "greater than or equal to 4"),
+        (CALIBRATES | {"variants": ["calibrated_r0"]}, "'calibrated_r0' is not a variant"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_compressions_that_make_no_sense(sections, said):
+    values = yaml.safe_load(MINIMAL) | {"compression": sections}
+    with pytest.raises(ValueError, match=said):
+        BenchConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"name": "base", "type": "seqcls"}}, "causal_lm"),
+        ({"compression": {"ladder": {"steps": [4, 2]}}}, "compression.ladder"),
+    ],
+)
+def test_what_guards_cannot_test_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        BenchConfig.model_validate(yaml.safe_load(MINIMAL) | GUARDED | changes)
+
+
 def test_smoke_shortens(write):
     config = load_config(write(MINIMAL), ["run_type=smoke", "train.warmup_steps=20"])
     assert config.smoke
@@ -240,12 +286,6 @@ def test_another_path_is_not_taken_for_a_shipped_config(name, tmp_path, monkeypa
     assert "minilm_reviews" in caught.value.hint
 
 
-def test_a_misspelt_name_gets_the_nearest_one():
-    with pytest.raises(InputError) as caught:
-        find_config("minilm_revews.yaml")
-    assert caught.value.hint.startswith("did you mean `minilm_reviews` or `minilm_reviews_demo`")
-
-
 # ---------------------------------------------------------------- `--dry-run`: what does not exist is
 
 
@@ -270,8 +310,7 @@ def dry_run(base, tmp_path, capsys, monkeypatch):
 
 
 def task(**options):
-    gate = {"min_value": 0, "above_base": None}
-    return {"profile": "gsm8k", "options": {"max_new_tokens": 8, **options}, "probe_gate": gate}
+    return {"profile": "gsm8k", "options": {"max_new_tokens": 8, **options}, "probe_gate": NO_GATE}
 
 
 def test_the_first_test_examples_are_shown_as_the_model_sees_them(dry_run, data):

@@ -4,14 +4,13 @@ import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from bench_process import timeless
+from bench_process import timeless, write_config
 from data_files import write_jsonl
 from spread_here import Here, runner_over
-from tiny_bench import Watcher, counted_loads, llama
+from tiny_bench import Watcher, counted_loads
 
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
@@ -40,35 +39,22 @@ def config_file(tmp_path_factory):
         for b in range(9)
         for c in range(3)
     ]
-    write_jsonl(folder / "rows.jsonl", rows)
     texts = [f"a {word} film is {number} very {plot}" for word in ("good", "bad") for number in range(9)
              for plot in ("plot", "film")]  # fmt: skip
     write_jsonl(folder / "texts.jsonl", [{"text": text} for text in texts])
-    values: dict[str, Any] = {
-        "model": {"name": str(llama(folder / "base")), "type": "causal_lm"},
-        "task": {
-            "profile": "jsonl",
-            "options": {"file": "rows.jsonl", "scorer": "exact", "max_new_tokens": 2},
-            "probe_gate": {"min_value": 0, "above_base": None},
-        },
-        "lora": {"probe_r": 4, "alpha": 8, "target_modules": "all-linear"},
-        "train": {"lr": 1e-2, "max_steps": 30, "per_device_train_batch_size": 8, "max_length": 24},
-        "compression": {"variants": ["uniform_r1", "uniform_r2"], "arms": ["truncate"]},
-        "policy": {"tolerance": 0.9, "floor": 0.9},
-        "guards": {
-            "general": {"source": "texts.jsonl", "margin": 0.9, "options": {"scorer": "nll"}, "limit": 30},
-            "same": {
-                "source": "rows.jsonl",
-                "margin": 99,
-                "options": {"scorer": "exact", "max_new_tokens": 2},
-            },
-        },
-        "seeds": SEEDS,
-        "runtime": {"device": "cpu", "threads": 1},
-    }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+    exact = {"scorer": "exact", "max_new_tokens": 2}
+    general = {"source": "texts.jsonl", "margin": 0.9, "options": {"scorer": "nll"}, "limit": 30}
+    return write_config(
+        folder,
+        rows,
+        {"options": exact},
+        lora={"probe_r": 4, "alpha": 8, "target_modules": "all-linear"},
+        train={"lr": 1e-2, "max_steps": 30, "per_device_train_batch_size": 8, "max_length": 24},
+        compression={"variants": ["uniform_r1", "uniform_r2"], "arms": ["truncate"]},
+        policy={"tolerance": 0.9, "floor": 0.9},
+        guards={"general": general, "same": {"source": "rows.jsonl", "margin": 99, "options": exact}},
+        seeds=SEEDS,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -205,19 +191,6 @@ def test_a_grade_needs_every_guard():
     unshown = GuardEvidence(1.0, "", "general, seed 1: inconclusive: 60 examples")
     assert of(unshown, 1.0) == ("C", f"passes the policy, but not shown on the guard {unshown.unshown}")
     assert of(GuardEvidence(1.0, "general, seed 1: worse: NLL"), 1.0)[0] == "D"
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"model": {"name": "base", "type": "seqcls"}}, "causal_lm"),
-        ({"compression": {"ladder": {"steps": [4, 2]}}}, "compression.ladder"),
-    ],
-)
-def test_what_guards_cannot_test_is_refused(config_file, changes, words):
-    values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    with pytest.raises(ValueError, match=words):
-        BenchConfig.model_validate(values | changes)
 
 
 def test_a_text_alone_is_the_source(config_file):

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bench_process import finish, without_times, write_inputs
+from bench_process import without_times, write_inputs
 from hostile.programs import record
 from killing import program
 
@@ -41,14 +41,3 @@ def test_killed_at_thirty_moments(config, killed):
         program(HERE / "kill_bench.py", config, killed, seed, 10)
         assert_same(killed)
     record("R10", "Bench killed and resumed, equal in adapters, counts and losses", moments=30)
-
-
-def test_finished_it_is_not_run_again_but_told_again(config, killed):
-    output = killed / "whole"
-    before = without_times(output / "bench.json")
-    stages = {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")}
-    code, text, errors = finish(config, output)
-    assert code in (0, 1), errors
-    assert "uniform_median.truncate" in text
-    assert without_times(output / "bench.json") == before
-    assert {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")} == stages

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_process import write_inputs
-from pydantic import ValidationError
 from test_variants import distill_config as distillation_config
 from test_variants import sentences
 from tiny_bench import Watcher, bert
@@ -74,7 +73,6 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
     ranks = {module.name: module.new_rank for module in written.modules}
     assert ranks == {module.name: module.new_rank for module in expected.modules}
     assert written.prediction == expected.prediction
-    assert result.predicted is not None
     assert (
         result.predicted.kl_per_token == expected.prediction.kl_per_token
     )  # of a classifier each row has one label
@@ -86,7 +84,6 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
 
 def test_the_plan_names_the_prompts_before_anything_is_trained(run):
     planned, report = BenchPlan.read(run.output / "plan.json").calibration, run.calibration.report
-    assert planned is not None
     assert planned.rows == 32
     assert planned.prompts_sha256 == report.prompts_sha256
     assert (report.rows, report.seed) == (32 - report.duplicates, 42)
@@ -174,16 +171,3 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path, monkeypatch):
     verified = verify(tmp_path / "run")
     assert verified.mismatches == ()
     assert "calibration: that it ended in the recorded error" in verified.not_verified
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"variants": ["uniform_r1"]}, "`variants` has no `calibrated`"),
-        ({"calibration": {"rows": 3}}, "greater than or equal to 4"),
-        ({"variants": ["calibrated_r0"]}, "'calibrated_r0' is not a variant"),
-    ],
-)
-def test_what_makes_no_sense_together_is_refused(changes, said, tmp_path):
-    with pytest.raises(ValidationError, match=said):
-        config(tmp_path, **changes)

@@ -63,23 +63,15 @@ def test_its_counts_are_those_of_the_records(path, unpacked):
             rows = rows_of(folder / variant["measures"]["records"])
             lost = sum(probe[key]["correct"] and not row["correct"] for key, row in rows.items())
             won = sum(row["correct"] and not probe[key]["correct"] for key, row in rows.items())
-            assert (lost, won) == (
-                variant["pairs"]["n10"],
-                variant["pairs"]["n01"],
-            )
+            assert (lost, won) == (variant["pairs"]["n10"], variant["pairs"]["n01"])
             assert variant["delta_exact"] == f"{won - lost}/{len(rows)}"
             assert variant["status"] == ("PASS" if 40 * (lost - won) <= len(rows) else "FAIL")  # 0.025
 
 
-@pytest.mark.parametrize("path", BENCHES, ids=of)
+@pytest.mark.parametrize("path", [*BENCHES, *sorted(RESULTS.rglob("bench_aggregate.json"))], ids=of)
 def test_its_page_is_what_its_json_says(path):
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == Bench.read(path).to_markdown()
-
-
-@pytest.mark.parametrize("path", sorted(RESULTS.rglob("bench_aggregate.json")), ids=of)
-def test_the_page_of_its_seeds_is_what_their_json_says(path):
-    page = BenchAggregate.read(path).to_markdown()
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == page
+    kind = Bench if path.name == "bench.json" else BenchAggregate
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == kind.read(path).to_markdown()
 
 
 @pytest.mark.parametrize("name", ["minilm_reviews", "smollm2_arithmetic"])

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from bench_process import timeless
-from data_files import write_jsonl
+from bench_process import timeless, write_config
 from tiny_bench import bert
 
 from gradience import verify
@@ -27,36 +25,25 @@ SEEDS = (1, 2, 3)
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    write_jsonl(
-        folder / "rows.jsonl",
-        [
-            {"text": f"{('bad', 'good')[i % 2]} film {i}", "label": ("no", "yes")[i % 2], "document": i // 40}
-            for i in range(2400)
-        ],
-    )
-    options = {"file": str(folder / "rows.jsonl")}
-    values: dict[str, Any] = {
-        "model": {"name": str(bert(folder / "base")), "type": "seqcls"},
-        "task": {
-            "profile": "classification",
-            "options": options,
-            "probe_gate": {"min_value": 0.5, "above_base": None},
-        },
-        "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value"]},
-        "train": {"lr": 3e-3, "max_steps": 60, "per_device_train_batch_size": 8, "max_length": 16},
-        "compression": {
+    rows = [
+        {"text": f"{('bad', 'good')[i % 2]} film {i}", "label": ("no", "yes")[i % 2], "document": i // 40}
+        for i in range(2400)
+    ]
+    return write_config(
+        tmp_path_factory.mktemp("inputs"),
+        rows,
+        {"profile": "classification", "probe_gate": {"min_value": 0.5, "above_base": None}},
+        bert,
+        lora={"probe_r": 8, "alpha": 16, "target_modules": ["query", "value"]},
+        train={"lr": 3e-3, "max_steps": 60, "per_device_train_batch_size": 8, "max_length": 16},
+        compression={
             "variants": ["uniform_r4"],
             "arms": ["truncate"],
             "controls": ["rewrite_control"],
             "ladder": {"steps": [8, 6, 4, 2, 1]},
         },
-        "seeds": SEEDS,
-        "runtime": {"device": "cpu", "threads": 1},
-    }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+        seeds=SEEDS,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +61,8 @@ def rows_of(output: Path, name: str) -> list[int]:
 
 def test_every_seed_answers_a_step_up_to_the_look_that_decides(whole):
     plan = BenchPlan.read(whole / "plan.json")
-    assert plan.ladder is not None
     looks, together = plan.ladder.looks, BenchAggregate.read(whole / "bench_aggregate.json")
     assert len(looks) > 1
-    assert together.ladder is not None
     assert rows_of(whole, "probe") == rows_of(whole, "uniform_r4.truncate") == 3 * [looks[-1]]
     tested = [step for step in together.ladder.steps if step.examples]
     assert tested
@@ -95,10 +80,7 @@ def test_the_bound_of_a_step_holds_over_all_looks(whole):
     from gradience.statistics.sequential import Look
 
     plan, together = BenchPlan.read(whole / "plan.json"), BenchAggregate.read(whole / "bench_aggregate.json")
-    assert plan.ladder is not None
-    assert together.ladder is not None
     step = together.ladder.steps[1]
-    assert step.examples is not None
     rows = []
     for seed in SEEDS:
         answers = [
@@ -158,10 +140,8 @@ def test_all_rows_answers_everything_at_once(config_file, tmp_path):
     overrides = ["compression.ladder.all_rows=true", "seeds=[1]", "compression.ladder.steps=[4,2,1]"]
     (bench,), _ = run_bench(load_config(config_file, overrides), tmp_path, Watcher())
     plan = BenchPlan.read(tmp_path / "plan.json")
-    assert plan.ladder is not None
     assert plan.ladder.looks == ()
     probe = bench.probe
-    assert probe is not None
     assert [result.measures and result.measures.n for result in bench.steps] == 3 * [probe.n]
 
 
@@ -171,10 +151,7 @@ def test_one_seed_climbs_down_by_itself_and_groups_count(config_file, tmp_path):
     plan = BenchPlan.read(tmp_path / "plan.json")
     assert plan.group == "document"
     assert plan.groups == bench.data.groups
-    assert plan.groups is not None
-    assert bench.probe is not None
     assert len(set(plan.groups)) < bench.probe.n
-    assert plan.ladder is not None
     ends = [n for n in range(1, bench.probe.n) if plan.groups[n] != plan.groups[n - 1]]
     assert set(plan.ladder.looks[:-1]) <= set(ends)  # a look ends with a whole group
     assert bench == Bench.read(tmp_path / "bench.json")

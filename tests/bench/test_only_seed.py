@@ -27,20 +27,8 @@ def config(tmp_path_factory):
 @pytest.fixture
 def bench(config, capsys):
     def bench(output: Path, *more: str) -> tuple[int, str]:
-        code = run(
-            [
-                "bench",
-                "run",
-                "-c",
-                str(config),
-                "-o",
-                str(output),
-                "--quiet",
-                "train.max_steps=3",
-                "task.probe_gate.above_base=null",
-                *more,
-            ]
-        )
+        words = ["-c", str(config), "-o", str(output), "--quiet", "train.max_steps=3", *more]
+        code = run(["bench", "run", *words, "task.probe_gate.above_base=null"])
         return code, capsys.readouterr().err
 
     return bench

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from bench_process import write_inputs
+from bench_process import RUNTIME, sevens, write_config, write_inputs
 from test_verify import SECTIONS, edit, forge
-from tiny_bench import Watcher, llama, sentences, sums
+from tiny_bench import Watcher, sentences, sums
 
 from gradience import verify
 from gradience.bench.config.load import load_config
@@ -21,41 +21,28 @@ from gradience.evaluate.batches import fixed_batches
 from gradience.reports.verification import Verification
 
 SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}
-RUNTIME = {"device": "cpu", "threads": 1, "keep_adapters": "all"}
+ALL_WEIGHTS = RUNTIME | {"keep_adapters": "all"}
 
 
 def classifier(inputs: Path) -> Path:
-    return write_inputs(
-        inputs,
-        **SECTIONS | {"train": SECTIONS["train"] | SHORT, "runtime": RUNTIME},
-    )
+    return write_inputs(inputs, **SECTIONS | {"train": SECTIONS["train"] | SHORT, "runtime": ALL_WEIGHTS})
 
 
 def causal(inputs: Path) -> Path:
-    """Most answers are 7, which a probe learns and its base does not know, so that both are asked, and a variant."""
-    rows = [
-        {"prompt": f"{a} {b} =", "completion": " 7" if (a + b) % 4 else " 3"}
-        for a in range(10)
-        for b in range(10)
-    ]
-    (inputs / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    values = {
-        "model": {"name": str(llama(inputs / "base")), "type": "causal_lm"},
-        "task": {
-            "profile": "jsonl",
-            "options": {"file": str(inputs / "rows.jsonl")},
+    """The base, a probe and a variant answer."""
+    return write_config(
+        inputs,
+        sevens(10),
+        {
             "eval_samples": 20,
             "generation": {"max_new_tokens": 4},
             "probe_gate": {"min_value": 0, "above_base": 0},
         },
-        "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]},
-        "train": SHORT | {"lr": 3e-2, "max_steps": 30},
-        "compression": {"variants": ["uniform_r2"], "controls": []},
-        "runtime": RUNTIME,
-    }
-    path = inputs / "config.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+        lora={"probe_r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+        train=SHORT | {"lr": 3e-2, "max_steps": 30},
+        compression={"variants": ["uniform_r2"], "controls": []},
+        runtime=ALL_WEIGHTS,
+    )
 
 
 @pytest.fixture(scope="module", params=[classifier, causal])

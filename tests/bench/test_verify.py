@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import write_inputs
+from bench_process import SMALL, write_inputs
 from tiny_bench import Watcher
 
 import gradience
@@ -23,20 +23,9 @@ from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.files.packed import pack, unpack
-from gradience.reports.verification import Verification
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
-SECTIONS: dict[str, Any] = {
-    "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
-    "train": {"lr": 3e-3, "max_steps": 6, "per_device_train_batch_size": 4, "max_length": 16},
-    "compression": {"variants": ["uniform_r2"], "controls": ["rewrite_control", "head_only"]},
-    "task": {
-        "profile": "classification",
-        "eval_samples": 40,
-        "probe_gate": {"min_value": 0, "above_base": None},
-    },
-    "seeds": [1, 2],
-}
+SECTIONS = SMALL | {"compression": {"variants": ["uniform_r2"], "controls": ["rewrite_control", "head_only"]}}
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +55,10 @@ def copy(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "mine"))
 
 
-def verified(folder: Path, root: str | None = None) -> Verification:
-    return verify(folder, root=root)
-
-
 def named(folder: Path, root: str | None = None) -> dict[str, list[str]]:
     """File -> the fields of it that disagree."""
     names: dict[str, list[str]] = {}
-    for one in verified(folder, root).mismatches:
+    for one in verify(folder, root=root).mismatches:
         names.setdefault(one.file, []).append(one.field)
     return names
 
@@ -101,7 +86,7 @@ def forge(folder: Path) -> None:
 
 
 def test_nothing_disagrees_in_a_run_that_has_just_ended(trained):
-    report = verified(trained, root_of(trained))
+    report = verify(trained, root=root_of(trained))
     assert not report.mismatches
     assert (report.verdict, report.level, report.seeds) == ("verified", "L2", (1, 2))
     assert {check.result for check in report.checks} == {"passed"}
@@ -118,7 +103,7 @@ def test_the_plan_that_was_printed_is_checked(copy):
 
 
 def test_one_seed_is_verified_by_itself(trained):
-    report = verified(trained / "seed_2")
+    report = verify(trained / "seed_2")
     assert (report.verdict, report.level, report.seeds) == ("consistent", "L2", (2,))
 
 
@@ -153,7 +138,7 @@ def test_a_changed_byte_in_any_file_is_named(which, request, tmp_path):
         check_files(folder, findings)
         assert [one.file for one in findings.mismatches] == [name]
         path.write_bytes(before)
-    assert not verified(folder).mismatches
+    assert not verify(folder).mismatches
 
 
 def torn(lines: list[bytes]) -> Iterator[list[bytes]]:
@@ -194,7 +179,7 @@ def test_a_file_of_20_gb_is_named_and_not_read(copy, monkeypatch):
         return sha256_file(path, **limit)
 
     monkeypatch.setattr("gradience.bench.verify.folder.sha256_file", hashed)
-    said = [one.what for one in verified(copy).mismatches if one.file == name]
+    said = [one.what for one in verify(copy).mismatches if one.file == name]
     assert any("bytes" in what for what in said), said
 
 
@@ -305,14 +290,14 @@ def test_weights_that_are_not_published_are_no_mismatch_and_changed_ones_are(cop
     assert str(weights[0].relative_to(copy)) in named(copy)
     for path in weights:
         path.unlink()
-    report = verified(copy)
+    report = verify(copy)
     assert report.verdict == "consistent"
     assert any("weights" in gap for gap in report.not_verified)
 
 
 def test_files_beside_those_of_the_run_are_listed_and_no_mismatch(copy):
     (copy / "README.md").write_text("my run")
-    report = verified(copy)
+    report = verify(copy)
     assert report.verdict == "consistent"
     assert any("README.md" in gap for gap in report.not_verified)
 
@@ -323,7 +308,7 @@ def test_results_without_anything_beside_them_are_not_verified(copy, tmp_path, c
         (tmp_path / f"seed_{seed}").mkdir()
         shutil.copy(copy / f"seed_{seed}" / "bench.json", tmp_path / f"seed_{seed}")
     with pytest.raises(InputError) as error:
-        verified(tmp_path / "seed_1")
+        verify(tmp_path / "seed_1")
     assert error.value.code == "nothing-to-verify"
     assert run(["bench", "aggregate", str(tmp_path / "seed_1"), str(tmp_path / "seed_2"), "--json"]) in (
         0,
@@ -337,7 +322,7 @@ def test_results_without_anything_beside_them_are_not_verified(copy, tmp_path, c
 def test_a_packed_run_without_its_archive_is_named_once(tmp_path):
     source = KEPT / "minilm_reviews"
     shutil.copytree(source, tmp_path / "run", ignore=shutil.ignore_patterns("*.xz"))
-    said = [one.what for one in verified(tmp_path / "run").mismatches if one.file == DIGESTS]
+    said = [one.what for one in verify(tmp_path / "run").mismatches if one.file == DIGESTS]
     assert len(said) == 1
     assert "everything.tar.xz" in said[0]
 
@@ -351,18 +336,18 @@ def test_a_file_in_the_archive_is_named_as_it_is_there(kept, tmp_path):
     shutil.copy(run / "plan.json", packed)
     with tarfile.open(packed / "everything.tar.xz", "w:xz") as tar:
         tar.add(run, ".", filter=lambda member: None if member.name == "./plan.json" else member)
-    report = verified(packed)
+    report = verify(packed)
     assert {one.file for one in report.mismatches} >= {"plan.json", "probe/eval/answers.records.jsonl"}
     assert any(f"{packed / 'plan.json'}: " in one.what for one in report.mismatches)
     assert "gradience-" not in report.model_dump_json()
     shutil.copy(kept / "plan.json", packed)
-    said = " ".join(one.what for one in verified(packed).mismatches)
+    said = " ".join(one.what for one in verify(packed).mismatches)
     assert f"{packed}/probe/eval/answers.records.jsonl: " in said
 
 
 def test_a_seed_is_found_from_inside_its_folder(trained, monkeypatch):
     monkeypatch.chdir(trained / "seed_2")
-    assert verified(Path()).seeds == (2,)
+    assert verify(Path()).seeds == (2,)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
@@ -376,5 +361,5 @@ def test_an_archive_that_cannot_be_unpacked_is_named(content, tmp_path):
     else:
         archive.write_bytes(content)
     with pytest.raises(InputError) as error:
-        verified(tmp_path)
+        verify(tmp_path)
     assert error.value.code == "bad-archive"

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from bench_process import RUNTIME, sevens, write_config
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from test_verify import edit, forge
-from tiny_bench import Watcher, llama
+from tiny_bench import Watcher
 
 from gradience import verify
 from gradience.bench.config.load import BenchConfig, load_config
@@ -33,40 +34,29 @@ WEIGHTS = "adapter_model.safetensors"
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """A real run of two seeds, with all weights. Most answers are 7, which a probe learns."""
+    """A real run of two seeds, with all weights."""
     inputs, output = tmp_path_factory.mktemp("inputs"), tmp_path_factory.mktemp("real") / "run"
-    rows = [
-        {"prompt": f"{a} {b} =", "completion": " 7" if (a + b) % 4 else " 3"}
-        for a in range(20)
-        for b in range(20)
-    ]
-    (inputs / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    values = {
-        "model": {"name": str(llama(inputs / "base")), "type": "causal_lm"},
-        "task": {
-            "profile": "jsonl",
-            "options": {"file": str(inputs / "rows.jsonl")},
-            "generation": {"max_new_tokens": 2},
-            "probe_gate": {"min_value": 0, "above_base": None},
-        },
-        "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"]},
-        "train": {
+    config = write_config(
+        inputs,
+        sevens(20),
+        {"generation": {"max_new_tokens": 2}},
+        lora={"probe_r": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"]},
+        train={
             "lr": 3e-2,
             "max_steps": 20,
             "per_device_train_batch_size": 4,
             "per_device_eval_batch_size": 32,
         },
-        "compression": {
+        compression={
             "variants": ["uniform_r3", "uniform_r2"],
             "arms": ["truncate"],
             "ladder": {"steps": [4, 1]},
             "controls": ["random_directions"],
         },
-        "runtime": {"device": "cpu", "threads": 1, "keep_adapters": "all"},
-        "seeds": list(SEEDS),
-    }
-    (inputs / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    run_bench(load_config(inputs / "config.yaml"), output, Watcher())
+        runtime=RUNTIME | {"keep_adapters": "all"},
+        seeds=list(SEEDS),
+    )
+    run_bench(load_config(config), output, Watcher())
     return output
 
 

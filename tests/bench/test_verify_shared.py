@@ -116,17 +116,8 @@ def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels, tmp_path):
     assert entry.keys() == {"dataset", "value", "date", "notes"}
     assert entry["dataset"] == {"id": "someone/reviews", "task_id": "reviews"}
     result = Bench.read(labels / "bench.json").variant("uniform_median")
-    assert result is not None
-    assert result.pairs is not None
-    assert result.measures is not None
     pairs = result.pairs
-    table = PairedTable(
-        n11=pairs.n11,
-        n10=pairs.n10,
-        n01=pairs.n01,
-        n00=pairs.n00,
-    )
-    low, high = tango(table)
+    low, high = tango(PairedTable(n11=pairs.n11, n10=pairs.n10, n01=pairs.n01, n00=pairs.n00))
     assert f"{result.measures.correct:,} of {result.measures.n:,} correct" in entry["notes"]
     assert (
         f"{result.delta_exact}, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} points" in entry["notes"]

@@ -88,6 +88,9 @@ class CaseAdapter:
     ranks: Mapping[str, int] | None = None
 
 
+Make = Callable[[Workshop, Path], CaseAdapter]
+
+
 @dataclass(frozen=True)
 class Case:
     """One adapter.
@@ -100,7 +103,7 @@ class Case:
     id: str
     what: str
     section: Section
-    make: Callable[[Workshop, Path], CaseAdapter]
+    make: Make
     max_lora_rank: int = 8
     refusal: str = ""
     claimed: bool = False
@@ -163,20 +166,28 @@ def _compressions() -> list[Case]:
 # ---------------------------------------------------------------- written by others
 
 
-def _original(name: str, shop: Workshop, folder: Path) -> CaseAdapter:
-    path = shop.originals[name]
-    return CaseAdapter(path, None if name == "experts" else model.dense_logprobs(shop.base, path))
+def _original(name: str) -> Make:
+    def make(shop: Workshop, folder: Path) -> CaseAdapter:
+        path = shop.originals[name]
+        return CaseAdapter(path, None if name == "experts" else model.dense_logprobs(shop.base, path))
+
+    return make
 
 
-def _edited(config: Mapping[str, Any], shop: Workshop, folder: Path) -> CaseAdapter:
-    copy_adapter(shop.originals["plain"], folder, config=config)
-    return CaseAdapter(folder, model.dense_logprobs(shop.base, folder))
+def _edited(**config: Any) -> Make:
+    """A plain adapter with other fields in its config."""
+
+    def make(shop: Workshop, folder: Path) -> CaseAdapter:
+        copy_adapter(shop.originals["plain"], folder, config=config)
+        return CaseAdapter(folder, model.dense_logprobs(shop.base, folder))
+
+    return make
 
 
 def _float_alphas(shop: Workshop, folder: Path) -> CaseAdapter:
     names = sorted(model.updates_of(shop.originals["plain"]))
     alphas = {anchored_key(names[0]): 5.6568542494923, anchored_key(names[-1]): 40.25}
-    return _edited({"alpha_pattern": alphas}, shop, folder)
+    return _edited(alpha_pattern=alphas)(shop, folder)
 
 
 def _peft_conversion(shop: Workshop, folder: Path) -> CaseAdapter:
@@ -185,95 +196,86 @@ def _peft_conversion(shop: Workshop, folder: Path) -> CaseAdapter:
     return CaseAdapter(folder, model.dense_logprobs(shop.base, folder))
 
 
-def _trained(settings: Mapping[str, Any], shop: Workshop, folder: Path) -> CaseAdapter:
-    make_adapter(shop.base, folder, 6, **shop.usual | dict(settings))
-    return CaseAdapter(folder, None)
+def _trained(settings: Callable[[Architecture], Mapping[str, Any]]) -> Make:
+    def make(shop: Workshop, folder: Path) -> CaseAdapter:
+        make_adapter(shop.base, folder, 6, **shop.usual | dict(settings(shop.architecture)))
+        return CaseAdapter(folder, None)
+
+    return make
 
 
-def _trained_plain(
-    settings: Callable[[Architecture], Mapping[str, Any]], shop: Workshop, folder: Path
-) -> CaseAdapter:
+def _trained_with(**settings: Any) -> Make:
+    return _trained(lambda it: settings)
+
+
+def _trained_plain(settings: Callable[[Architecture], Mapping[str, Any]]) -> Make:
     """Settings that change which modules are trained, and nothing about what each of them adds."""
-    trained = _trained(settings(shop.architecture), shop, folder)
-    return CaseAdapter(trained.path, model.dense_logprobs(shop.base, trained.path))
+
+    def make(shop: Workshop, folder: Path) -> CaseAdapter:
+        trained = _trained(settings)(shop, folder)
+        return CaseAdapter(trained.path, model.dense_logprobs(shop.base, trained.path))
+
+    return make
+
+
+def _targets(choose: Callable[[Architecture], Any]) -> Make:
+    return _trained_plain(lambda it: {"target_modules": choose(it)})
+
+
+def _with_end(index: int) -> Make:
+    return _targets(lambda it: [*it.linear, it.ends[index]])
+
+
+def _two_ends(architecture: Architecture) -> bool:
+    return len(architecture.ends) == 2
+
+
+def _other(id: str, what: str, make: Make, **more: Any) -> Case:
+    return Case(id, what, "other", make, **more)
 
 
 OTHERS = (
-    Case("plain", "r = 8, α = 16, all linear modules", "other", partial(_original, "plain")),
-    Case(
-        "two modules",
-        "two of the linear modules",
-        "other",
-        partial(_trained_plain, lambda it: {"target_modules": [it.linear[0], it.linear[2]]}),
-    ),
-    Case(
+    _other("plain", "r = 8, α = 16, all linear modules", _original("plain")),
+    _other("two modules", "two of the linear modules", _targets(lambda it: [it.linear[0], it.linear[2]])),
+    _other(
         "by expression",
         "target_modules as an expression",
-        "other",
-        partial(_trained_plain, lambda it: {"target_modules": rf".*\.({'|'.join(it.linear)})"}),
+        _targets(lambda it: rf".*\.({'|'.join(it.linear)})"),
     ),
-    Case(
-        "one layer",
-        "layers_to_transform: [1]",
-        "other",
-        partial(_trained_plain, lambda it: {"layers_to_transform": [1]}),
+    _other("one layer", "layers_to_transform: [1]", _trained_plain(lambda it: {"layers_to_transform": [1]})),
+    _other(
+        "some excluded", "exclude_modules", _trained_plain(lambda it: {"exclude_modules": [it.linear[0]]})
     ),
-    Case(
-        "some excluded",
-        "exclude_modules",
-        "other",
-        partial(_trained_plain, lambda it: {"exclude_modules": [it.linear[0]]}),
+    _other("rsLoRA", "r = 8, α = 16, use_rslora", _original("rsLoRA")),
+    _other("mixed", "rank_pattern and alpha_pattern by suffix", _original("mixed")),
+    _other("ranks only", "rank_pattern without alpha_pattern", _original("ranks only")),
+    _other("embedding", "embedding and head as well", _original("embedding")),
+    _other(
+        "embedding alone", "LoRA on the embedding, beside the linear modules", _with_end(0), fits=_two_ends
     ),
-    Case("rsLoRA", "r = 8, α = 16, use_rslora", "other", partial(_original, "rsLoRA")),
-    Case("mixed", "rank_pattern and alpha_pattern by suffix", "other", partial(_original, "mixed")),
-    Case("ranks only", "rank_pattern without alpha_pattern", "other", partial(_original, "ranks only")),
-    Case("embedding", "embedding and head as well", "other", partial(_original, "embedding")),
-    *(
-        Case(
-            f"{words} alone",
-            f"LoRA on the {words}, beside the linear modules",
-            "other",
-            partial(_trained_plain, lambda it, index=index: {"target_modules": [*it.linear, it.ends[index]]}),
-            fits=lambda it: len(it.ends) == 2,
-        )
-        for index, words in enumerate(("embedding", "head"))
-    ),
-    Case("saved head", "the head trained and saved whole", "other", partial(_original, "saved head")),
-    Case(
-        "experts",
-        "stacked experts (target_parameters) as well",
-        "other",
-        partial(_original, "experts"),
-        fits=_has_experts,
-    ),
-    Case("rank 16", "r = 16", "other", partial(_original, "rank 16"), max_lora_rank=16, fits=_first),
-    Case("α not an integer", "lora_alpha 13.37", "other", partial(_edited, {"lora_alpha": 13.37})),
-    Case("α below 1", "lora_alpha 0.87", "other", partial(_edited, {"lora_alpha": 0.87})),
-    Case("α 32.0", "lora_alpha written as 32.0", "other", partial(_edited, {"lora_alpha": 32.0})),
-    Case(
-        "α of modules not an integer", "alpha_pattern with 5.6568542494923 and 40.25", "other", _float_alphas
-    ),
-    Case(
-        "PEFT's conversion",
-        "save_as_lora with an energy of 0.9: r = 1 and patterns",
-        "other",
-        _peft_conversion,
-    ),
-    Case(
-        "gaussian",
-        "init_lora_weights: gaussian",
-        "other",
-        partial(_edited, {"init_lora_weights": "gaussian"}),
-    ),
+    _other("head alone", "LoRA on the head, beside the linear modules", _with_end(1), fits=_two_ends),
+    _other("saved head", "the head trained and saved whole", _original("saved head")),
+    _other("experts", "stacked experts (target_parameters) as well", _original("experts"), fits=_has_experts),
+    _other("rank 16", "r = 16", _original("rank 16"), max_lora_rank=16, fits=_first),
+    _other("α not an integer", "lora_alpha 13.37", _edited(lora_alpha=13.37)),
+    _other("α below 1", "lora_alpha 0.87", _edited(lora_alpha=0.87)),
+    _other("α 32.0", "lora_alpha written as 32.0", _edited(lora_alpha=32.0)),
+    _other("α of modules not an integer", "alpha_pattern with 5.6568542494923 and 40.25", _float_alphas),
+    _other("PEFT's conversion", "save_as_lora with an energy of 0.9: r = 1 and patterns", _peft_conversion),
+    _other("gaussian", "init_lora_weights: gaussian", _edited(init_lora_weights="gaussian")),
 )
 
 # ---------------------------------------------------------------- what few runtimes know
 
 
-def _claimed(config: Mapping[str, Any], shop: Workshop, folder: Path) -> CaseAdapter:
+def _claimed(**config: Any) -> Make:
     """A field of the config is set, the tensors are those of a plain adapter."""
-    copy_adapter(shop.originals["plain"], folder, config=config)
-    return CaseAdapter(folder, None)
+
+    def make(shop: Workshop, folder: Path) -> CaseAdapter:
+        copy_adapter(shop.originals["plain"], folder, config=config)
+        return CaseAdapter(folder, None)
+
+    return make
 
 
 def _unannounced_head(shop: Workshop, folder: Path) -> CaseAdapter:
@@ -282,107 +284,62 @@ def _unannounced_head(shop: Workshop, folder: Path) -> CaseAdapter:
     return CaseAdapter(folder, model.dense_logprobs(shop.base, folder))
 
 
-def _high_pattern(shop: Workshop, folder: Path) -> CaseAdapter:
-    return _trained({"rank_pattern": {shop.architecture.linear[0]: 16}}, shop, folder)
+def _untied(architecture: Architecture) -> bool:
+    return architecture.task == "CAUSAL_LM" and not architecture.config().tie_word_embeddings
 
 
-def _token_rows(shop: Workshop, folder: Path) -> CaseAdapter:
-    rows = {shop.architecture.embedding: [3, 4, 5]}
-    return _trained({"trainable_token_indices": rows}, shop, folder)
+def _has_biases(architecture: Architecture) -> bool:
+    return architecture.biases
 
 
+def _has_embedding(architecture: Architecture) -> bool:
+    return bool(architecture.embedding)
+
+
+def _special(id: str, what: str, make: Make, refusal: str = "", **more: Any) -> Case:
+    return Case(id, what, "special", make, refusal=refusal, **more)
+
+
+NO_BIAS = "bias is not supported"
 SPECIAL = (
-    Case(
-        "head there, not announced",
-        "the tensor of a saved head, no modules_to_save in the config",
-        "special",
-        _unannounced_head,
-        fits=lambda it: it.task == "CAUSAL_LM" and not it.config().tie_word_embeddings,
+    _special(
+        "head there, not announced", "the tensor of a saved head, no modules_to_save in the config",
+        _unannounced_head, fits=_untied,
     ),
-    Case(
-        "DoRA",
-        "use_dora",
-        "special",
-        partial(_trained, {"use_dora": True}),
-        refusal="does not yet support DoRA",
+    _special("DoRA", "use_dora", _trained_with(use_dora=True), "does not yet support DoRA"),
+    _special("lora_bias", "lora_bias", _trained_with(lora_bias=True), "lora_bias"),
+    _special("bias: all", "bias: all, with the biases", _trained_with(bias="all"), NO_BIAS, fits=_has_biases),
+    _special(
+        "bias: lora_only", "bias: lora_only, with the biases", _trained_with(bias="lora_only"), NO_BIAS,
+        fits=_has_biases,
     ),
-    Case("lora_bias", "lora_bias", "special", partial(_trained, {"lora_bias": True}), refusal="lora_bias"),
-    *(
-        Case(
-            f"bias: {which}",
-            f"bias: {which}, with the biases",
-            "special",
-            partial(_trained, {"bias": which}),
-            refusal="bias is not supported",
-            fits=lambda architecture: architecture.biases,
-        )
-        for which in ("all", "lora_only")
+    _special("bias: all, none there", "bias: all, and no bias among the tensors", _edited(bias="all"), NO_BIAS),
+    _special(
+        "bias: lora_only, none there", "bias: lora_only, and no bias among the tensors", _edited(bias="lora_only"),
+        NO_BIAS,
     ),
-    *(
-        Case(
-            f"bias: {which}, none there",
-            f"bias: {which}, and no bias among the tensors",
-            "special",
-            partial(_edited, {"bias": which}),
-            refusal="bias is not supported",
-        )
-        for which in ("all", "lora_only")
+    _special(
+        "token rows", "trainable_token_indices",
+        _trained(lambda it: {"trainable_token_indices": {it.embedding: [3, 4, 5]}}), "token_adapter",
+        fits=_has_embedding,
     ),
-    Case(
-        "token rows",
-        "trainable_token_indices",
-        "special",
-        _token_rows,
-        refusal="token_adapter",
-        fits=lambda architecture: bool(architecture.embedding),
+    _special("rank too high", "r = 16, max_lora_rank 8", _original("rank 16"), "rank 16", fits=_first),
+    _special(
+        "rank_pattern too high", "r = 8, one rank of 16, max_lora_rank 8",
+        _trained(lambda it: {"rank_pattern": {it.linear[0]: 16}}), "rank 16", fits=_first,
     ),
-    Case(
-        "rank too high",
-        "r = 16, max_lora_rank 8",
-        "special",
-        partial(_original, "rank 16"),
-        refusal="rank 16",
-        fits=_first,
+    _special(
+        "rank 520", "r = 520, the largest max_lora_rank: 512", _trained_with(r=520, lora_alpha=520), "rank 520",
+        max_lora_rank=512, fits=_first,
     ),
-    Case(
-        "rank_pattern too high",
-        "r = 8, one rank of 16, max_lora_rank 8",
-        "special",
-        _high_pattern,
-        refusal="rank 16",
-        fits=_first,
+    _special(
+        "PiSSA", "init_lora_weights: pissa", _claimed(init_lora_weights="pissa"), "pissa", claimed=True
     ),
-    Case(
-        "rank 520",
-        "r = 520, the largest max_lora_rank: 512",
-        "special",
-        partial(_trained, {"r": 520, "lora_alpha": 520}),
-        max_lora_rank=512,
-        refusal="rank 520",
-        fits=_first,
+    _special(
+        "aLoRA", "alora_invocation_tokens", _claimed(alora_invocation_tokens=[1, 2]), "aLoRA", claimed=True
     ),
-    Case(
-        "PiSSA",
-        "init_lora_weights: pissa",
-        "special",
-        partial(_claimed, {"init_lora_weights": "pissa"}),
-        refusal="pissa",
+    _special(
+        "layer_replication", "layer_replication", _claimed(layer_replication=[[0, 2]]), "layer_replication",
         claimed=True,
     ),
-    Case(
-        "aLoRA",
-        "alora_invocation_tokens",
-        "special",
-        partial(_claimed, {"alora_invocation_tokens": [1, 2]}),
-        refusal="aLoRA",
-        claimed=True,
-    ),
-    Case(
-        "layer_replication",
-        "layer_replication",
-        "special",
-        partial(_claimed, {"layer_replication": [[0, 2]]}),
-        refusal="layer_replication",
-        claimed=True,
-    ),
-)
+)  # fmt: skip

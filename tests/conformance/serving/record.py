@@ -88,9 +88,7 @@ def write(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_json(content), encoding="utf-8")
-    document = root / DOCUMENT
-    text = replaced(document.read_text(encoding="utf-8"), f"conformance-{slug}", region(name, content))
-    document.write_text(text, encoding="utf-8")
+    renew(root / DOCUMENT, f"conformance-{slug}", region(name, content))
 
 
 def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
@@ -108,12 +106,12 @@ def as_json(content: Mapping[str, Any]) -> str:
     return f'{text},\n "cases": [\n  {cases}\n ]\n}}\n'
 
 
-def replaced(text: str, block: str, inner: str) -> str:
-    """`text` with the block between its markers replaced. Raises ValueError unless it is there once."""
+def renew(document: Path, block: str, inner: str) -> None:
+    """Replace the block between its markers in a document. Raises ValueError unless it is there once."""
     begin, end = f"<!-- {block} -->", f"<!-- /{block} -->"
-    head, rest = text.split(begin)
+    head, rest = document.read_text(encoding="utf-8").split(begin)
     _, tail = rest.split(end)
-    return f"{head}{begin}\n{inner}\n{end}{tail}"
+    document.write_text(f"{head}{begin}\n{inner}\n{end}{tail}", encoding="utf-8")
 
 
 def region(name: str, content: Mapping[str, Any]) -> str:

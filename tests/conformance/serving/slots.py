@@ -21,7 +21,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from conformance.serving.record import replaced
+from conformance.serving.record import renew
 from conformance.serving.served import run, say
 from gradience import audit_fleet
 from gradience.models.embedded import smollm2
@@ -77,10 +77,7 @@ def main() -> int:
         "settings": rows,
     }
     (ROOT / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    document = ROOT / DOCUMENT
-    document.write_text(
-        replaced(document.read_text(encoding="utf-8"), "slots", table(content)), encoding="utf-8"
-    )
+    renew(ROOT / DOCUMENT, "slots", table(content))
     return int(any(row["linear"] != row["said"] for row in rows if row["modules"] == list(ALL)))
 
 

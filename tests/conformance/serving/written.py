@@ -31,7 +31,7 @@ from conformance.serving.architectures import ARCHITECTURES, GATED, Architecture
 from conformance.serving.cases import Workshop, cases_of
 from conformance.serving.compare import TOLERANCE, furthest
 from conformance.serving.llama_cpp_server import LlamaCpp
-from conformance.serving.record import replaced
+from conformance.serving.record import renew
 from conformance.serving.served import say
 from gradience import convert_adapter
 from gradience.errors import InputError
@@ -97,8 +97,7 @@ def main() -> int:
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     content = {"date": date, "versions": dict(versions), "tolerances": TOLERANCES, "rows": rows}
     (ROOT / RECORD).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
-    (ROOT / DOCUMENT).write_text(replaced(text, "written-gguf", table(content)), encoding="utf-8")
+    renew(ROOT / DOCUMENT, "written-gguf", table(content))
     return int(any(row["adapters"] != row["equal"] for row in rows))
 
 
