@@ -24,19 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 
 
-def commands(command=None, path="gradience"):
-    command = command or typer.main.get_command(app)
-    yield path, command
-    for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, f"{path} {name}")
-
-
-def test_every_command_and_option_has_help():
-    for path, command in commands():
-        assert command.help, path
-        assert [param.name for param in command.params if not param.help] == [], path
-
-
 @pytest.mark.parametrize("name", ARTIFACTS)
 def test_a_schema_is_valid(name):
     jsonschema.Draft202012Validator.check_schema(json.loads(schema_text(name)))

@@ -41,9 +41,9 @@ def config_file(tmp_path_factory):
     ]
     texts = [f"a {word} film is {number} very {plot}" for word in ("good", "bad") for number in range(9)
              for plot in ("plot", "film")]  # fmt: skip
-    write_jsonl(folder / "texts.jsonl", [{"text": text} for text in texts])
+    file = write_jsonl(folder / "texts.jsonl", [{"text": text} for text in texts])
     exact = {"scorer": "exact", "max_new_tokens": 2}
-    general = {"source": "texts.jsonl", "margin": 0.9, "options": {"scorer": "nll"}, "limit": 30}
+    general = {"source": str(file), "margin": 0.9, "options": {"scorer": "nll"}, "limit": 30}
     return write_config(
         folder,
         rows,
@@ -52,7 +52,10 @@ def config_file(tmp_path_factory):
         train={"lr": 1e-2, "max_steps": 30, "per_device_train_batch_size": 8, "max_length": 24},
         compression={"variants": ["uniform_r1", "uniform_r2"], "arms": ["truncate"]},
         policy={"tolerance": 0.9, "floor": 0.9},
-        guards={"general": general, "same": {"source": "rows.jsonl", "margin": 99, "options": exact}},
+        guards={
+            "general": general,
+            "same": {"source": str(folder / "rows.jsonl"), "margin": 99, "options": exact},
+        },
         seeds=SEEDS,
     )
 

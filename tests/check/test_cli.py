@@ -33,27 +33,18 @@ def test_an_error_finding_is_exit_code_1_and_json_says_the_same(tmp_path, capsys
     assert [f["code"] for f in report["findings"] if f["severity"] == "error"] == ["impossible-number"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        ([], 2),
-        (["nowhere.json"], 3),
-        (["--peft-dir", "."], 3),
-        (["--task", "cooking", "x"], 2),
-        (["nowhere"], 3),
-        (["."], 3),
-        (["--task", "gsm8k"], 2),
-    ],
-    ids=[
-        "nothing",
-        "missing",
-        "no config in folder",
-        "unknown task",
-        "no such path",
-        "empty folder",
-        "a task alone",
-    ],
-)
+CANNOT = {
+    "nothing": ([], 2),
+    "missing": (["nowhere.json"], 3),
+    "no config in folder": (["--peft-dir", "."], 3),
+    "unknown task": (["--task", "cooking", "x"], 2),
+    "no such path": (["nowhere"], 3),
+    "empty folder": (["."], 3),
+    "a task alone": (["--task", "gsm8k"], 2),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code"), CANNOT.values(), ids=CANNOT)
 def test_exit_codes_of_what_cannot_be_checked(arguments, code, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert run(["check", *arguments]) == code

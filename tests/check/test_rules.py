@@ -279,15 +279,8 @@ def test_the_keys_are_those_of_the_libraries():
 )
 def test_a_number_beyond_all_use_is_a_finding(tmp_path, key, number):
     path = tmp_path / "config.json"
-    given = {
-        "use_peft": True,
-        "lora_r": 8,
-        "lora_alpha": 16,
-        "learning_rate": 1e-4,
-        "dataset_name": "d",
-        key: number,
-    }
-    path.write_text(json.dumps(given))
+    given = {"use_peft": True, "lora_r": 8, "lora_alpha": 16, "learning_rate": 1e-4, "dataset_name": "d"}
+    path.write_text(json.dumps(given | {key: number}))
     report = check_config(path, task="generation")
     json.loads(report.to_json(), parse_constant=pytest.fail)
     report.to_text(view=View(full=True))
@@ -306,11 +299,7 @@ BAD = {
     "duplicate key in json": ("x.json", b'{"r": 8, "r": 16}', "bad-json"),
     "nan in json": ("x.json", b'{"r": 8, "lora_alpha": NaN}', "bad-json"),
     "too large": ("x.yaml", b"#" * 1_000_001, "config-too-large"),
-    "alias bomb": (
-        "x.yaml",
-        b"a: &a [x]\n" + b"b: [" + b"*a, " * 20_000 + b"]\n",
-        "bad-yaml",
-    ),
+    "alias bomb": ("x.yaml", b"a: &a [x]\n" + b"b: [" + b"*a, " * 20_000 + b"]\n", "bad-yaml"),
     "deep": ("x.json", b"[" * 100_000, "bad-json"),
 }
 
@@ -347,5 +336,4 @@ def test_floats_of_yaml_1_1_are_numbers(tmp_path):
 def test_a_value_of_the_wrong_kind_is_an_error_finding(tmp_path, key, value):
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 16, key: value}))
-    codes = {finding.code for finding in check_config(path).findings}
-    assert "unreadable-value" in codes
+    assert "unreadable-value" in {finding.code for finding in check_config(path).findings}

@@ -169,6 +169,7 @@ def test_no_line_of_a_help_page_is_cut_or_too_wide_or_has_a_type(words, command,
         assert not line.endswith("...") or line.startswith("Usage:") or line.endswith(",R..."), line
     texts = [command.help, *(param.help for param in command.params)]
     texts += [child.help for child in getattr(command, "commands", {}).values()]
+    assert all(texts), "a command or an option without help"
     for text in texts:
         assert squeezed(text.partition("\n\n")[0]) in squeezed(page)
 

@@ -53,6 +53,7 @@ def deltas(unet: UNet2DConditionModel) -> dict[str, np.ndarray]:
 def write(folder: Path, kind: str) -> None:
     """One folder of a kind, with `expected.npz`."""
     folder.mkdir(parents=True, exist_ok=True)
+    loaded, names = tiny(), {name: f"unet.{name}" for name in TARGETS}
     if kind == "diffusers":
         unet = adapted(rank_pattern={"to_v": 1}, alpha_pattern={"to_v": 5})
         StableDiffusionPipeline.save_lora_weights(
@@ -60,35 +61,26 @@ def write(folder: Path, kind: str) -> None:
             unet_lora_layers=get_peft_model_state_dict(unet),
             unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
         )
-        loaded = tiny()
         state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
             str(folder), return_lora_metadata=True
         )
         StableDiffusionPipeline.load_lora_into_unet(state, alphas, loaded, metadata=metadata)
-        np.savez(
-            folder / "expected.npz", **{f"unet.{name}": update for name, update in deltas(loaded).items()}
-        )
-        return
-    peft = get_peft_model_state_dict(adapted())
-    if kind == "diffusers-old":
+    elif kind == "diffusers-old":
+        peft = get_peft_model_state_dict(adapted())
         old = {old_key(name): value.contiguous() for name, value in peft.items() if "conv_out" not in name}
         save_file(old, folder / NAME)
-        loaded = tiny()
         loaded.load_lora_adapter(convert_unet_state_dict_to_peft(plain(old)), prefix=None)
-        np.savez(
-            folder / "expected.npz", **{f"unet.{name}": update for name, update in deltas(loaded).items()}
-        )
-        return
-    state = convert_state_dict_to_kohya({f"unet.{name}": value for name, value in peft.items()})
-    state = {
-        name: torch.tensor(6.0) if name.endswith(".alpha") else value.contiguous()
-        for name, value in state.items()
-    }
-    save_file(state, folder / "style.safetensors", {"ss_network_dim": "2", "ss_sd_model_name": "tiny"})
-    loaded = tiny()
-    state, alphas = StableDiffusionPipeline.lora_state_dict(dict(state), unet_config=loaded.config)
-    StableDiffusionPipeline.load_lora_into_unet(state, alphas, loaded)
-    names = {name: f"lora_unet_{name.replace('.', '_')}" for name in TARGETS}
+    else:
+        peft = get_peft_model_state_dict(adapted())
+        state = convert_state_dict_to_kohya({f"unet.{name}": value for name, value in peft.items()})
+        state = {
+            name: torch.tensor(6.0) if name.endswith(".alpha") else value.contiguous()
+            for name, value in state.items()
+        }
+        save_file(state, folder / "style.safetensors", {"ss_network_dim": "2", "ss_sd_model_name": "tiny"})
+        state, alphas = StableDiffusionPipeline.lora_state_dict(dict(state), unet_config=loaded.config)
+        StableDiffusionPipeline.load_lora_into_unet(state, alphas, loaded)
+        names = {name: f"lora_unet_{name.replace('.', '_')}" for name in TARGETS}
     np.savez(folder / "expected.npz", **{names[name]: update for name, update in deltas(loaded).items()})
 
 

@@ -2,10 +2,10 @@
 says about healthy and broken GRPO, DPO and SFT runs."""
 
 import importlib
-import json
 
 import pytest
 import torch
+from data_files import write_jsonl
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
@@ -23,8 +23,8 @@ from gradience.monitor import monitor_runs
 from gradience.reports.evaluation import EvaluationPreview, EvaluationReport
 from gradience.telemetry import TelemetryReader
 from tests.conformance import tiny_trl
-from tests.conformance.tiny_trl import SCENARIOS, speaker, tokenizer
-from tests.live.tiny import Tokens, llama
+from tests.conformance.tiny_trl import SCENARIOS, lora, speaker
+from tests.live.tiny import llama
 
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
 
@@ -37,46 +37,40 @@ LORA = {
 }
 
 
-def sft(folder, lora, callbacks, **arguments):
-    trl = importlib.import_module("trl")
-    rows = Dataset.from_list([{"input_ids": row["input_ids"].tolist()} for row in Tokens()])
-    settings = {
-        "max_steps": 8, "logging_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 5e-3, "report_to": [],
-        "save_strategy": "no", "seed": 7, "use_cpu": True, "bf16": False, "disable_tqdm": True, "max_length": 16,
-        "gradient_checkpointing": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "pad_token": None,
-    }  # fmt: skip
-    return trl.SFTTrainer(
-        model=llama(pad_token_id=63),
-        args=trl.SFTConfig(output_dir=str(folder), **{**settings, **arguments}),
-        train_dataset=rows,
-        processing_class=tokenizer(),
-        peft_config=LoraConfig(
-            **{"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **lora}
-        ),
-        callbacks=callbacks,
-    )
+def watched(make, spectra_every):
+    """Train with the callback: a training without it has the same log, apart from times, and the same weights."""
+    logs, weights = [], []
+    for name, callbacks in (("plain", []), ("watched", [GradienceCallback(spectra_every=spectra_every)])):
+        trainer = make(name, callbacks)
+        trainer.train()
+        logs.append([without_times(entry) for entry in trainer.state.log_history])
+        weights.append(trainer.model.state_dict())
+    assert logs[0] == logs[1]
+    assert [key for key, value in weights[0].items() if not torch.equal(value, weights[1][key])] == []
+    return trainer
+
+
+def without_times(entry):
+    timed = ("step_time", "runtime", "per_second", "memory")
+    return {key: value for key, value in entry.items() if not any(word in key for word in timed)}
 
 
 @pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2}], ids=["", "accumulated"])
-@pytest.mark.parametrize("lora", LORA.values(), ids=LORA)
-def test_losses_and_adapter_are_bit_identical(tmp_path, lora, arguments):
-    runs = []
-    for name, callbacks in (("plain", []), ("watched", [GradienceCallback(spectra_every=2)])):
-        run = sft(tmp_path / name, lora, callbacks, **arguments)
-        run.train()
-        runs.append(run)
-    plain, watched = ([e["loss"] for e in run.state.log_history if "loss" in e] for run in runs)
-    assert plain == watched
-    for (name, one), other in zip(
-        runs[0].model.state_dict().items(), runs[1].model.state_dict().values(), strict=True
-    ):
-        assert torch.equal(one, other), name
-    runs[1].save_model(str(tmp_path / "adapter"))
-    record = [
-        r for r in TelemetryReader(tmp_path / "watched" / "run.jsonl") if r.text("kind") == "lora_spectra"
-    ][-1]
+@pytest.mark.parametrize("config", LORA.values(), ids=LORA)
+def test_losses_and_adapter_are_bit_identical(tmp_path, config, arguments):
+    adapter = lora(**{"target_modules": ["q_proj", "v_proj"], **config})
+    settings = {"max_steps": 8, "logging_steps": 1, "eval_strategy": "no", **arguments}
+
+    def make(name, callbacks):
+        return SCENARIOS["sft"](
+            tmp_path / name, llama(pad_token_id=63), callbacks, adapter=adapter, **settings
+        )
+
+    watched(make, spectra_every=2).save_model(str(tmp_path / "adapter"))
+    records = list(TelemetryReader(tmp_path / "watched" / "run.jsonl"))
+    last = [record for record in records if record.text("kind") == "lora_spectra"][-1]
     audited = [layer.stable_rank for layer in audit_adapter(tmp_path / "adapter").layers]
-    assert sorted(record.mapping("metrics")["stable_rank"]) == pytest.approx(sorted(audited), rel=1e-4)
+    assert sorted(last.mapping("metrics")["stable_rank"]) == pytest.approx(sorted(audited), rel=1e-4)
     report = monitor_runs([tmp_path / "watched" / "run.jsonl"]).runs[0]
     assert (report.outcome, report.last_step, report.loss.count) == ("ok", 8, 8)
 
@@ -104,24 +98,10 @@ def test_monitor_is_quiet_about_healthy_runs(tmp_path, base, name):
 
 @pytest.mark.parametrize("name", ["grpo", "dpo"])
 def test_rewards_and_adapter_are_bit_identical(tmp_path, base, name):
-    runs = []
-    for folder, callbacks in (("plain", []), ("watched", [GradienceCallback(spectra_every=1)])):
-        run = SCENARIOS[name](tmp_path / folder, base, callbacks, max_steps=8)
-        run.train()
-        runs.append(run)
-    timed = ("step_time", "runtime", "per_second", "memory")
-    plain, watched = (
-        [
-            {k: v for k, v in entry.items() if not any(word in k for word in timed)}
-            for entry in run.state.log_history
-        ]
-        for run in runs
+    watched(
+        lambda place, callbacks: SCENARIOS[name](tmp_path / place, base, callbacks, max_steps=8),
+        spectra_every=1,
     )
-    assert plain == watched
-    for (key, one), other in zip(
-        runs[0].model.state_dict().items(), runs[1].model.state_dict().values(), strict=True
-    ):
-        assert torch.equal(one, other), key
 
 
 # ---------------------------------------------------------------- An adapter that TRL's SFTTrainer trained
@@ -170,7 +150,7 @@ def project(tmp_path_factory):
     trainer = trainer_of(root / "run", "prompt and completion", 40)
     trainer.train()
     trainer.save_model(str(root / "trained"))
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_jsonl(root / "rows.jsonl", ROWS)
     assert (
         run(["compress", str(root / "trained"), "--rank", "8", "-o", str(root / "smaller"), "--quiet"]) == 0
     )

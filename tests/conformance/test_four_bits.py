@@ -1,9 +1,8 @@
 """A base in 4 bits through bitsandbytes itself, on the processor: trained, then evaluated on the very same base."""
 
-import json
-
 import pytest
 import torch
+from data_files import write_jsonl
 from tiny_bench import llama, sums
 
 from gradience import calibrate_adapter, compress_adapter
@@ -22,9 +21,13 @@ pytestmark = [
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
-def test_training_and_evaluation_stand_on_one_base(tmp_path):
+@pytest.fixture
+def packed(tmp_path):
     base = llama(tmp_path / "base", hidden_size=64, intermediate_size=128)
-    packed = ModelSettings(name=str(base), type="causal_lm", dtype="bfloat16", quantization="nf4")
+    return ModelSettings(name=str(base), type="causal_lm", dtype="bfloat16", quantization="nf4")
+
+
+def test_training_and_evaluation_stand_on_one_base(packed, tmp_path):
     recipe = TrainSettings(max_steps=10, lr=5e-3, per_device_train_batch_size=4, max_length=16)
     task = sums()
     report = training.train(
@@ -49,28 +52,19 @@ def test_training_and_evaluation_stand_on_one_base(tmp_path):
     assert kinds["model.norm.weight"][0] == kinds["model.embed_tokens.weight"][0] == torch.float32
 
 
-def test_an_adapter_is_calibrated_on_a_base_in_four_bits(tmp_path):
+def test_an_adapter_is_calibrated_on_a_base_in_four_bits(packed, tmp_path):
     """Every module is reached through the packed layers, forward and backward."""
-    base = llama(tmp_path / "base", hidden_size=64, intermediate_size=128)
-    packed = ModelSettings(name=str(base), type="causal_lm", dtype="bfloat16", quantization="nf4")
     model = with_fresh_lora(load_base(packed, device="cpu"), LORA, packed, 1, labels=None, trained="lora")
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.2)
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(
-        "".join(json.dumps({"prompt": f"{n} {n % 7} =", "completion": f" {n + 1}"}) + "\n" for n in range(12))
-    )
+    rows = [{"prompt": f"{n} {n % 7} =", "completion": f" {n + 1}"} for n in range(12)]
+    given = {"base_model": packed.name, "dtype": "bfloat16", "quantization": "nf4", "device": "cpu"}
+    prompts = write_jsonl(tmp_path / "rows.jsonl", rows)
     calibration = calibrate_adapter(
-        tmp_path / "adapter",
-        tmp_path / "c.safetensors",
-        prompts=rows,
-        base_model=base,
-        dtype="bfloat16",
-        quantization="nf4",
-        device="cpu",
+        tmp_path / "adapter", tmp_path / "c.safetensors", prompts=prompts, **given
     )
     assert calibration.report.quantization == "bitsandbytes nf4"
     assert calibration.report.excluded == ()

@@ -1,6 +1,5 @@
 """lm-eval and Gradience on the same tasks: the same texts, likelihoods, extractions and scores; its logs."""
 
-import json
 import math
 import random
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_files import write_jsonl
 from gsm8k_cases import CASES, QUESTIONS
 
 from gradience import compare_logs, evaluate_adapters
@@ -80,7 +80,7 @@ def tasks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     files = {"train": rows(20, 24), "test": rows(2, 7)}
     for name, some in files.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        write_jsonl(folder / f"{name}.jsonl", some)
     for name, text in TASKS.items():
         filled = text.format(train=folder / "train.jsonl", test=folder / "test.jsonl")
         (folder / f"{name}.yaml").write_text(f"task: {name}\n{filled}")
@@ -237,8 +237,7 @@ def harness(tmp_path_factory):
     from lm_eval.api.task import ConfigurableTask
 
     folder = tmp_path_factory.mktemp("rows")
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS), encoding="utf-8")
+    rows = write_jsonl(folder / "rows.jsonl", QUESTIONS)
     text = (Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
     assert config["metadata"]["version"] == 3.0
@@ -358,9 +357,8 @@ def test_what_lm_eval_writes_today_is_read(tmp_path):
 
         loglikelihood_rolling = loglikelihood
 
-    rows = tmp_path / "rows.jsonl"
     questions = [f"question {number}" for number in range(60)]
-    rows.write_text("".join(json.dumps({"question": q, "answer": q.upper()}) + "\n" for q in questions))
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"question": q, "answer": q.upper()} for q in questions])
     (tmp_path / "echo.yaml").write_text(TASK.format(rows=rows))
     for name, step in (("a", 10), ("b", 6)):
         tracker = EvaluationTracker(output_path=str(tmp_path / name))

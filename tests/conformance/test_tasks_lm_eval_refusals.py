@@ -1,19 +1,18 @@
 """What of a task of lm-eval is refused, and what is made of the others."""
 
 import json
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import tiny_bench
+from bench_process import NO_GATE
+from data_files import write_jsonl
 
 from gradience import tasks
 from gradience.errors import GradienceError
 from gradience.evaluate.forecast import scored_example
 from gradience.tasks.base import ChoiceTask, GenerationTask
-
-sys.path.append(str(Path(__file__).parents[1] / "bench"))
-import tiny_bench
 
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
 
@@ -47,7 +46,7 @@ def write(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1")
     for name, first in (("train", 10), ("test", 50)):
         rows = [{"question": f"{n} + 1 =", "answer": str(n + 1)} for n in range(first, first + 30)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
 
     def file(more: str = "", **changes: str) -> str:
         text = textwrap.dedent(TASK).format(train=tmp_path / "train.jsonl", test=tmp_path / "test.jsonl")
@@ -110,8 +109,8 @@ def test_a_run_of_bench_on_such_a_task_ends_with_a_verdict_that_can_be_verified(
     from gradience.reports.bench import Bench
 
     base = tiny_bench.llama(tmp_path / "base")
-    task = {"profile": write("training_split: train"), "probe_gate": {"min_value": "0", "above_base": None}}
-    task |= {"eval_role": role, "options": {"dev": 5}}
+    task = {"profile": write("training_split: train"), "probe_gate": NO_GATE, "eval_role": role}
+    task["options"] = {"dev": 5}
     config = tmp_path / "bench.yaml"
     config.write_text(json.dumps(tiny_bench.gsm8k_values(base, task=task)))
     assert run(["bench", "run", "--config", str(config), "--output", str(tmp_path / "out"), "--quiet"]) in (

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import urllib3
+from data_files import write_jsonl
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, set_seed
 
@@ -141,8 +142,6 @@ def test_a_wrong_scale_does_not_pass_the_gate(vllm, folders, settings):
 
 
 def test_a_base_that_it_does_not_take_is_refused_in_its_words(folders, settings):
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(folders / "base")
     model.save_pretrained(folders / "pickled")  # and then only a name without weights that it may read
     for path in (folders / "pickled").glob("*.safetensors"):
@@ -239,7 +238,7 @@ def folder(tmp_path_factory):
         for row in rows
     ]
     for name, lines in (("prompts", prompts), ("choices", choices)):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_jsonl(root / f"{name}.jsonl", lines)
     return root
 
 
@@ -386,19 +385,13 @@ while True:
 def place(tmp_path_factory):
     root = write_models(tmp_path_factory.mktemp("failures"), SERVED)
     rows = [{"prompt": row.prompt, "answer": row.answer} for row in tiny.sums(40)]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(root / "rows.jsonl", rows)
     return root
 
 
 def evaluate(place: Path, out: Path, *adapters: str, base: str = "base") -> int:
     """The command, in small batches; its exit code."""
-    given = [
-        *(str(place / name) for name in adapters),
-        "-b",
-        str(place / base),
-        "-o",
-        str(out),
-    ]
+    given = [*(str(place / name) for name in adapters), "-b", str(place / base), "-o", str(out)]
     given += ["--data", str(place / "rows.jsonl"), "--dtype", "float32", "--device", "cpu"]
     return run(["evaluate", *given, "--batch-size", "1", "--max-new-tokens", "4", "--engine", "vllm"])
 
@@ -408,12 +401,7 @@ def records(out: Path) -> dict[str, bytes]:
 
 
 def test_room_is_made_once_for_adapters_of_rising_rank(place):
-    given = {
-        "base_model": place / "base",
-        "data": place / "rows.jsonl",
-        "dtype": "float32",
-        "limit": 8,
-    }
+    given = {"base_model": place / "base", "data": place / "rows.jsonl", "dtype": "float32", "limit": 8}
     with counted_starts() as starts:
         report = evaluate_adapters([place / name for name in SERVED], engine="vllm", device="cpu", **given)
     assert [row.n for row in report.adapters] == [8, 8, 8]

@@ -116,7 +116,7 @@ def dpo(folder, model, callbacks, **arguments):
     )
 
 
-def sft(folder, model, callbacks, **arguments):
+def sft(folder, model, callbacks, adapter=None, **arguments):
     trl = importlib.import_module("trl")
     rows = [{"input_ids": row["input_ids"].tolist()} for row in Tokens(rows=256)]
     settings = {
@@ -130,7 +130,7 @@ def sft(folder, model, callbacks, **arguments):
         train_dataset=Dataset.from_list(rows[:192]),
         eval_dataset=Dataset.from_list(rows[192:]),
         processing_class=tokenizer(),
-        peft_config=lora(),
+        peft_config=adapter or lora(),
         callbacks=callbacks,
     )
 

@@ -45,8 +45,15 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def names(path="fleet.jsonl"):
-    return [row.path for row in read_rows(Path(path))]
+def names():
+    return [row.path for row in read_rows(Path("fleet.jsonl"))]
+
+
+def save_pickled(folder):
+    """The example adapter as a pickle."""
+    weights = shutil.copytree(example_adapter(), folder) / "adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
 
 
 # ---------------------------------------------------------------- the command
@@ -100,10 +107,7 @@ def test_adapters_of_every_format_get_a_row(here):
 
 
 def test_pickles_get_a_row_where_they_are_allowed(here):
-    shutil.copytree(example_adapter(), here / "pickled" / "one")
-    weights = here / "pickled" / "one" / "adapter_model.safetensors"
-    torch.save(load_file(weights), weights.with_suffix(".bin"))
-    weights.unlink()
+    save_pickled(here / "pickled" / "one")
     assert "Add --allow-pickle" in audit_fleet("pickled", "fleet.jsonl").to_text()
     assert [row.error for row in read_rows(Path("fleet.jsonl"))] == ["pickle"]
     assert run(["fleet", "pickled", "-o", "fleet.jsonl", "--allow-pickle", "--quiet"]) == 0
@@ -292,10 +296,7 @@ def test_ctrl_c_reaches_no_process_that_measures(here):
 
 @pytest.mark.conformance  # two starts of PyTorch
 def test_a_fleet_of_pickles_is_compressed(here):
-    shutil.copytree(example_adapter(), here / "pickled" / "one")
-    weights = here / "pickled" / "one" / "adapter_model.safetensors"
-    torch.save(load_file(weights), weights.with_suffix(".bin"))
-    weights.unlink()
+    save_pickled(here / "pickled" / "one")
     audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
     line = ["compress", "fleet.jsonl", "--rank", "4", "-o", "small", "--quiet"]
     assert run(line) == 4

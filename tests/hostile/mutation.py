@@ -185,17 +185,8 @@ def _test(core: Core, tree: ast.Module, path: Path) -> NoReturn:
         os.chdir(ROOT)
         import pytest
 
-        options = [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-W",
-            "ignore::pytest.PytestAssertRewriteWarning",
-            "--hypothesis-profile",
-            "unshrunk",
-        ]
-        code = int(pytest.main([*options, *core.tests]))
+        options = "-x -q -p no:cacheprovider -W ignore::pytest.PytestAssertRewriteWarning --hypothesis-profile unshrunk"
+        code = int(pytest.main([*options.split(), *core.tests]))
     except BaseException:  # noqa: BLE001  (a child never returns into its parent's code)
         traceback.print_exc()
     finally:

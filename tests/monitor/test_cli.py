@@ -20,13 +20,6 @@ def test_verbose_adds_evidence_and_sources(capsys):
     assert "source:" not in brief
 
 
-def test_json_is_the_artifact(capsys):
-    assert run(["monitor", GOOD, NAN, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["schema"] == "gradience.monitor/3"
-    assert [r["outcome"] for r in report["runs"]] == ["ok", "ok"]
-
-
 @pytest.mark.parametrize(
     ("file", "fail_on", "code"),
     [(GOOD, "error", 0), (GOOD, "warning", 0), (NAN, "error", 1), (NAN, "warning", 1), (NAN, None, 0)],

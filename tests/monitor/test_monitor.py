@@ -58,13 +58,7 @@ def test_the_last_of_several_runs_in_a_file_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"),
-    [
-        (RunStatus.OK, "ok"),
-        (RunStatus.INTERRUPTED, "interrupted"),
-        (RunStatus.ERROR, "error"),
-        (None, "unfinished"),
-    ],
+    ("status", "outcome"), [*((each, str(each.value)) for each in RunStatus), (None, "unfinished")]
 )
 def test_outcomes(tmp_path, status, outcome):
     assert only(write(tmp_path / "run.jsonl", [1.0], status=status)).outcome == outcome
@@ -109,15 +103,8 @@ def test_a_file_of_the_public_predecessor(tmp_path):
 
 
 ODD_NUMBERS = (
-    "NaN",
-    "-Infinity",
-    "1e999",
-    "1e308",
-    "1e200",
-    "9" * 309,
-    "-" + "9" * 5000,
-    "1e-320",
-    '"\\ud800"',
+    *("NaN", "-Infinity", "1e999", "1e308", "1e200", "1e-320", '"\\ud800"'),
+    *("9" * 309, "-" + "9" * 5000),
 )
 NUMBERS = {
     "time": '"event": "train_step", "step": 3, "ts": X, "loss": 1.0',

@@ -1,6 +1,7 @@
 """Which runtimes load an adapter: the verdicts are those of the runs on record, and nothing beyond them is claimed."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -36,86 +37,51 @@ def tensors(*modules, suffixes=("lora_A.weight", "lora_B.weight")):
 # ---------------------------------------------------------------- the parts of an adapter
 
 
-@pytest.mark.parametrize(
-    ("config", "names", "largest", "parts"),
-    [
-        ({}, tensors(Q), 8, {"LoRA", "LoRA on model.layers.*.self_attn.q_proj"}),
-        (
-            {},
-            tensors("wte", suffixes=("lora_embedding_A", "lora_embedding_B")),
-            8,
-            {"LoRA of an embedding", "LoRA of an embedding on wte"},
-        ),
-        (
-            {"use_dora": True},
-            tensors(HEAD, suffixes=("lora_magnitude_vector",)),
-            8,
-            {"use_dora", "DoRA magnitude", "DoRA magnitude on lm_head"},
-        ),
-        (
-            {"lora_bias": True},
-            tensors(HEAD, suffixes=("lora_B.bias",)),
-            8,
-            {"lora_bias", "bias of lora_B", "bias of lora_B on lm_head"},
-        ),
-        (
-            {"modules_to_save": ["score", "classifier", "score"]},
-            ["base_model.model.classifier.weight", "base_model.model.classifier.bias"],
-            8,
-            {
-                "modules_to_save: classifier, score",
-                "full weight",
-                "full weight on classifier",
-                "bias",
-                "bias on classifier",
-            },
-        ),
-        (
-            {"trainable_token_indices": [3]},
-            ["base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"],
-            8,
-            {"trainable_token_indices", "token rows", "token rows on model.embed_tokens"},
-        ),
-        (
-            {"target_parameters": ["mlp.experts.down_proj"]},
-            tensors("m.3.experts", "m.3.experts.base_layer", suffixes=("lora_A.weight",)),
-            8,
-            {"target_parameters", "LoRA", "LoRA on m.*.experts", "LoRA on m.*.experts.base_layer"},
-        ),
-        ({"bias": "lora_only"}, [], 8, {"bias: lora_only"}),
-        ({"bias": "none", "init_lora_weights": True, "use_rslora": False, "rank_pattern": {}}, [], 8, set()),
-        (
-            {"init_lora_weights": "pissa", "use_rslora": True},
-            [],
-            8,
-            {"init_lora_weights: pissa", "use_rslora"},
-        ),
-        ({"target_modules": r".*\.q_proj"}, [], 8, {"target_modules as an expression"}),
-        ({"target_modules": "all-linear", "lora_dropout": 0.1, "task_type": "CAUSAL_LM"}, [], 8, set()),
-        ({"lora_alpha": 0}, [], 8, {"lora_alpha: 0"}),
-        ({"a_key_of_another_year": {"a": 1}}, [], 8, {"a_key_of_another_year"}),
-        ({}, [], 513, {"a rank above 512"}),
-    ],
-    ids=[
-        "linear",
-        "embedding",
-        "dora",
-        "lora-bias",
-        "saved-head",
-        "token-rows",
-        "experts",
-        "bias-without-a-bias",
-        "defaults",
-        "values-that-matter",
-        "expression",
-        "neutral",
-        "alpha-zero",
-        "unheard-of",
-        "rank",
-    ],
-)
-def test_parts(config, names, largest, parts):
-    assert parts_of(config, names, largest) == parts
+EMBED = "model.embed_tokens"
+PARTS = {
+    "linear": ({}, tensors(Q), {"LoRA", "LoRA on model.layers.*.self_attn.q_proj"}),
+    "embedding": (
+        {}, tensors("wte", suffixes=("lora_embedding_A", "lora_embedding_B")),
+        {"LoRA of an embedding", "LoRA of an embedding on wte"},
+    ),
+    "dora": (
+        {"use_dora": True}, tensors(HEAD, suffixes=("lora_magnitude_vector",)),
+        {"use_dora", "DoRA magnitude", "DoRA magnitude on lm_head"},
+    ),
+    "lora-bias": (
+        {"lora_bias": True}, tensors(HEAD, suffixes=("lora_B.bias",)),
+        {"lora_bias", "bias of lora_B", "bias of lora_B on lm_head"},
+    ),
+    "saved-head": (
+        {"modules_to_save": ["score", "classifier", "score"]}, tensors("classifier", suffixes=("weight", "bias")),
+        {"modules_to_save: classifier, score", "full weight", "full weight on classifier", "bias",
+         "bias on classifier"},
+    ),
+    "token-rows": (
+        {"trainable_token_indices": [3]}, tensors(EMBED, suffixes=("token_adapter.trainable_tokens_delta",)),
+        {"trainable_token_indices", "token rows", f"token rows on {EMBED}"},
+    ),
+    "experts": (
+        {"target_parameters": ["mlp.experts.down_proj"]},
+        tensors("m.3.experts", "m.3.experts.base_layer", suffixes=("lora_A.weight",)),
+        {"target_parameters", "LoRA", "LoRA on m.*.experts", "LoRA on m.*.experts.base_layer"},
+    ),
+    "bias-without-a-bias": ({"bias": "lora_only"}, [], {"bias: lora_only"}),
+    "defaults": ({"bias": "none", "init_lora_weights": True, "use_rslora": False, "rank_pattern": {}}, [], set()),
+    "values-that-matter": (
+        {"init_lora_weights": "pissa", "use_rslora": True}, [], {"init_lora_weights: pissa", "use_rslora"},
+    ),
+    "expression": ({"target_modules": r".*\.q_proj"}, [], {"target_modules as an expression"}),
+    "neutral": ({"target_modules": "all-linear", "lora_dropout": 0.1, "task_type": "CAUSAL_LM"}, [], set()),
+    "alpha-zero": ({"lora_alpha": 0}, [], {"lora_alpha: 0"}),
+    "unheard-of": ({"a_key_of_another_year": {"a": 1}}, [], {"a_key_of_another_year"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "names", "parts"), PARTS.values(), ids=PARTS)
+def test_parts(config, names, parts):
+    assert parts_of(config, names, 8) == parts
+    assert parts_of(config, names, 513) == parts | {"a rank above 512"}
 
 
 # ---------------------------------------------------------------- scales
@@ -124,28 +90,21 @@ def test_parts(config, names, largest, parts):
 RANKS = [LoadedModule(Q, 8), LoadedModule(V, 4)]
 
 
-@pytest.mark.parametrize(
-    ("scale", "config", "modules", "words"),
-    [
-        (config_scale, PLAIN, RANKS[:1], ""),
-        (
-            config_scale,
-            PLAIN | {"alpha_pattern": {anchored_key(Q): 4}},
-            RANKS[:1],
-            f"1 of 1 modules; {Q} gets 2, not 0.5",
-        ),
-        (gguf_scale, PLAIN | {"use_rslora": True}, RANKS[:1], f"1 of 1 modules; {Q} gets 2, not 5.657"),
-        (
-            gguf_scale,
-            {"r": 8, "lora_alpha": 8, "rank_pattern": {"v_proj": 4}, "alpha_pattern": {"v_proj": 4}},
-            RANKS,
-            f"1 of 2 modules; {V} gets 2, not 1",
-        ),
-        (gguf_scale, PLAIN | {"rank_pattern": {"v_proj": 4}}, RANKS, ""),
-        (gguf_scale, PLAIN | {"lora_alpha": 0}, RANKS[:1], f"1 of 1 modules; {Q} gets 1, not 0"),
-    ],
-    ids=["one", "hotswap-has-one", "gguf-knows-no-rslora", "gguf-folded", "gguf-own-ranks", "gguf-zero"],
-)
+FOLDED = {"r": 8, "lora_alpha": 8, "rank_pattern": {"v_proj": 4}, "alpha_pattern": {"v_proj": 4}}
+ALPHA_OF_Q = {"alpha_pattern": {anchored_key(Q): 4}}
+SCALES = {
+    "one": (config_scale, PLAIN, RANKS[:1], ""),
+    "hotswap-has-one": (config_scale, PLAIN | ALPHA_OF_Q, RANKS[:1], f"1 of 1 modules; {Q} gets 2, not 0.5"),
+    "gguf-knows-no-rslora": (
+        gguf_scale, PLAIN | {"use_rslora": True}, RANKS[:1], f"1 of 1 modules; {Q} gets 2, not 5.657",
+    ),
+    "gguf-folded": (gguf_scale, FOLDED, RANKS, f"1 of 2 modules; {V} gets 2, not 1"),
+    "gguf-own-ranks": (gguf_scale, PLAIN | {"rank_pattern": {"v_proj": 4}}, RANKS, ""),
+    "gguf-zero": (gguf_scale, PLAIN | {"lora_alpha": 0}, RANKS[:1], f"1 of 1 modules; {Q} gets 1, not 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("scale", "config", "modules", "words"), SCALES.values(), ids=SCALES)
 def test_wrong_scales(scale, config, modules, words):
     assert wrong_scale(scale, LoadedAdapter(config, modules)) == words
 
@@ -169,34 +128,26 @@ MADE_UP = RuntimeRecord(
 )
 
 
+ROOM = "with --max-lora-rank 8 or more"
+VERDICTS = {
+    "loaded": (LLAMA, {}, tensors(Q), "loads", ROOM),
+    "what-one-run-holds": (LLAMA, {"use_rslora": True}, tensors(V), "loads", ROOM),
+    "no-single-run-holds-both-modules": (LLAMA, {}, tensors(V, HEAD), "not run", "with LoRA on lm_head"),
+    "a-setting-of-another-run": (LLAMA, {"use_rslora": True}, tensors(HEAD), "not run", "with LoRA on lm_head"),
+    "a-setting-that-was-not-run": (LLAMA, {"lora_bias": True}, tensors(Q), "not run", "with lora_bias"),
+    "refused": (LLAMA, {"use_dora": True}, tensors(Q), "refuses", "use_dora: no DoRA"),
+    "refused-whatever-else": (LLAMA, {"use_dora": True, "new": 1}, tensors(Q), "refuses", "use_dora: no DoRA"),
+    "wrong": (LLAMA, {"bias": "all"}, tensors(Q), "wrong meaning", "bias: all"),
+    "architecture-refused": ("GPT2LMHeadModel", {}, tensors("it"), "refuses", "no adapters for GPT-2"),
+    "architecture-not-run": (
+        "MistralForCausalLM", {}, tensors(Q), "not run", "no test adapter for MistralForCausalLM",
+    ),
+    "architecture-unknown": (None, {}, tensors(Q), "not run", UNKNOWN),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("architecture", "config", "names", "verdict", "why"),
-    [
-        (LLAMA, {}, tensors(Q), "loads", "with --max-lora-rank 8 or more"),
-        (LLAMA, {"use_rslora": True}, tensors(V), "loads", "with --max-lora-rank 8 or more"),
-        (LLAMA, {}, tensors(V, HEAD), "not run", "with LoRA on lm_head"),
-        (LLAMA, {"use_rslora": True}, tensors(HEAD), "not run", "with LoRA on lm_head"),
-        (LLAMA, {"lora_bias": True}, tensors(Q), "not run", "with lora_bias"),
-        (LLAMA, {"use_dora": True}, tensors(Q), "refuses", "use_dora: no DoRA"),
-        (LLAMA, {"use_dora": True, "unheard_of": 1}, tensors(Q), "refuses", "use_dora: no DoRA"),
-        (LLAMA, {"bias": "all"}, tensors(Q), "wrong meaning", "bias: all"),
-        ("GPT2LMHeadModel", {}, tensors("anything"), "refuses", "no adapters for GPT-2"),
-        ("MistralForCausalLM", {}, tensors(Q), "not run", "no test adapter for MistralForCausalLM"),
-        (None, {}, tensors(Q), "not run", UNKNOWN),
-    ],
-    ids=[
-        "loaded",
-        "what-one-run-holds",
-        "no-single-run-holds-both-modules",
-        "a-setting-of-another-run",
-        "a-setting-that-was-not-run",
-        "refused",
-        "refused-whatever-else",
-        "wrong",
-        "architecture-refused",
-        "architecture-not-run",
-        "architecture-unknown",
-    ],
+    ("architecture", "config", "names", "verdict", "why"), VERDICTS.values(), ids=VERDICTS
 )
 def test_a_verdict_holds_for_what_was_run(architecture, config, names, verdict, why):
     given = verdict_of(
@@ -238,33 +189,22 @@ def test_the_verdicts_are_the_outcomes_on_record(record):
     assert {row["architecture"] for row, _ in asked} == set(record.architectures)
 
 
-@pytest.mark.parametrize(
-    ("slug", "architectures"),
-    [
-        (
-            "vllm",
-            {
-                "LlamaForCausalLM",
-                "Qwen2ForCausalLM",
-                "GemmaForCausalLM",
-                "MixtralForCausalLM",
-                "GPT2LMHeadModel",
-                "BertForSequenceClassification",
-                "T5ForConditionalGeneration",
-            },
-        ),
-        ("llama_cpp", {"LlamaForCausalLM", "Qwen2ForCausalLM"}),
-    ],
-)
-def test_the_record_holds_every_encoding_of_what_compress_writes(slug, architectures):
-    rows = [row for row in recorded(slug)["cases"] if row["section"] == "compressed"]
-    done = {
-        (row["architecture"], *row["case"].split(", ")[:: len(row["case"].split(", ")) - 1]) for row in rows
-    }
+SERVED = {
+    "vllm": "LlamaForCausalLM Qwen2ForCausalLM GemmaForCausalLM MixtralForCausalLM GPT2LMHeadModel"
+    " BertForSequenceClassification T5ForConditionalGeneration",
+    "llama_cpp": "LlamaForCausalLM Qwen2ForCausalLM",
+}
+
+
+@pytest.mark.parametrize("slug", SERVED)
+def test_the_record_holds_every_encoding_of_what_compress_writes(slug):
+    done = set()
+    for row in recorded(slug)["cases"]:
+        if row["section"] == "compressed":
+            original, *_, encoding = row["case"].split(", ")
+            done.add((row["architecture"], original, encoding))
     originals = ("plain", "rsLoRA", "mixed", "embedding", "faint", "saved head")
-    for architecture in architectures:
-        for original in originals:
-            assert {(architecture, original, how) for how in ("patterns", "padded", "folded")} <= done
+    assert set(product(SERVED[slug].split(), originals, ("patterns", "padded", "folded"))) <= done
 
 
 def test_every_runtime_has_a_scale_and_a_section_of_the_document():
@@ -344,16 +284,14 @@ def test_the_task_names_the_head(tmp_path, hub, declared, task, expected):
     ["", "{", "[]", "{}", '{"architectures": []}', '{"architectures": "X"}', '{"architectures": ["a b\\n"]}'],
 )
 def test_a_config_that_does_not_say_it_is_no_error(tmp_path, hub, text):
-    base = base_config(tmp_path / "base", text)
-    assert (
-        architecture_of(adapter_config(tmp_path / "a", base_model_name_or_path=base), tmp_path / "a") is None
-    )
+    config = adapter_config(tmp_path / "a", base_model_name_or_path=base_config(tmp_path / "base", text))
+    assert architecture_of(config, tmp_path / "a") is None
 
 
 # ---------------------------------------------------------------- The bytes of a slot: what vLLM held when
 
 
-RECORD = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "vllm_slots.json"
+RECORD = ROOT / "docs" / "conformance" / "vllm_slots.json"
 SETTINGS = json.loads(RECORD.read_text(encoding="utf-8"))["settings"]
 
 

