@@ -554,6 +554,7 @@ STEP_ROLES: dict[Outcome, Role] = {
     "not smaller": "dim",
 }
 WARNING = "warning: "
+SPLITS = {"dev": "dev", "confirm": "test"}
 SAVED = ("saved", "share of the LoRA parameters saved, without classifier heads")
 
 
@@ -673,11 +674,11 @@ def _opening(run: Run, task: str, seeds: str, facts: Sequence[Row]) -> Iterator[
     yield Facts(facts)
 
 
-def _data(splits: Iterable[DataSplit], role: str) -> Row:
-    """Return the examples: `7,473 training and 1,319 test examples`."""
-    words = {"train": "training", "dev": "dev", "confirm": "test"}
-    sizes = [f"{split.n:,} {words[split.role]}" for split in splits if split.role in ("train", role)]
-    return "data", f"{' and '.join(sizes)} examples"
+def _probe_row(rank: int | None, correct: str, splits: Iterable[DataSplit]) -> Row:
+    """Return the rank of the probe, the size of its training split, and its accuracy in words."""
+    of_rank = [] if rank is None else [f"rank {rank}"]
+    trained = [f"trained on {split.n:,} examples" for split in splits if split.role == "train"]
+    return "probe", ", ".join([*of_rank, *trained, correct])
 
 
 def _variants(
@@ -705,7 +706,7 @@ def _table(results: Sequence[Result], cells: Sequence[Cell], guards: Sequence[Ce
         (Column(), _name),
         (Column("status"), status_of),
         (Column("grade", shown=any(letter(row) != MISSING for row in results)), letter),
-        (Column("max rank", ">", drop=2), _largest_rank),
+        (Column("max rank", ">", drop=5), _largest_rank),
         (Column("saved", ">", drop=6), lambda row: percent(saving(row))),
         *cells,
         *guards,
@@ -916,7 +917,7 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
 def bench_blocks(bench: Bench) -> Iterator[Block]:
     """Yield the sections of one seed."""
     data, guards = bench.data, bench.planned_guards
-    facts = [_data(data.splits, data.eval_role), *_probe(bench.probe), _audit(bench)]
+    facts = [*_probe(bench), _audit(bench)]
     if bench.environment.engine != "transformers":
         facts.append(("answers", f"by {bench.environment.engine}; KL and flips by transformers"))
     delta: Cell = (Column("Δ, points", ">"), lambda row: points(row.delta))
@@ -946,8 +947,9 @@ def bench_blocks(bench: Bench) -> Iterator[Block]:
     yield from _controls(bench, delta)
 
 
-def _probe(probe: Probe | None) -> list[Row]:
-    """Return rank, accuracy and gate, and problems with the answers, if any."""
+def _probe(bench: Bench) -> list[Row]:
+    """Return rank, accuracy and gate of the probe, and problems with its answers, if any."""
+    probe = bench.probe
     if probe is None:
         return [("probe", "none")]
     gate = (
@@ -962,9 +964,9 @@ def _probe(probe: Probe | None) -> list[Row]:
         (probe.truncated, "input", "truncated (too long)"),
     ]
     problems = "; ".join(f"{plural(number, noun)} {problem}" for number, noun, problem in counts if number)
-    correct = f"{probe.correct:,} / {probe.n:,} correct ({percent(probe.score)})"
+    share = f"{probe.correct:,} / {probe.n:,} {SPLITS[bench.data.eval_role]} examples correct ({percent(probe.score)})"
     return [
-        ("probe", f"rank {probe.rank}, {correct}: {gate}"),
+        _probe_row(probe.rank, f"{share}: {gate}", bench.data.splits),
         *([("problems", problems)] if problems else []),
     ]
 
@@ -1004,7 +1006,7 @@ def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
         Column("worst Δ, points", ">"),
         lambda row: counted_points(row.worst_delta, row.worst_delta_exact),
     )
-    facts = [_data(report.splits, report.eval_role), _probes(report), *_noise(report.noise)]
+    facts = [_probes(report), *_noise(report.noise)]
     yield from _opening(report, report.task, seeds, facts)
     cells, legend = _over_seeds(report)
     yield from _variants(
@@ -1027,14 +1029,14 @@ def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
     known = [row.evidence.pooled for row in report.candidates if row.evidence and row.evidence.pooled]
     several = any(each.next_training for each in known)
     cells: list[Cell] = [
-        (Column("seeds passed", ">", drop=3), lambda row: f"{row.passing} of {row.planned}"),
+        (Column("seeds passed", ">", drop=2), lambda row: f"{row.passing} of {row.planned}"),
         (Column("mean Δ", ">", shown=bool(known)), pooled(lambda each: points(each.delta))),
         (
-            Column("these runs", ">", drop=4, shown=bool(known)),
+            Column("these runs", ">", drop=3, shown=bool(known)),
             pooled(lambda each: _interval(each.these_runs)),
         ),
         (
-            Column("next training", ">", drop=5, shown=several),
+            Column("next training", ">", drop=4, shown=several),
             pooled(lambda each: _interval(each.next_training)),
         ),
         (
@@ -1072,8 +1074,9 @@ def _probes(report: BenchAggregate) -> Row:
         return "probe", "none on any seed"
     mean = "mean" if spread.sd is None else "mean ± SD"
     over = f"{mean} over {plural(spread.seeds, 'seed')}; {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
-    rank = "" if report.probe_rank is None else f"rank {report.probe_rank}, "
-    return "probe", f"{rank}{mean_percent(spread)} correct ({over})"
+    n = next((row.n for row in report.seeds if row.n), 0)
+    correct = f"{mean_percent(spread)} of {n:,} {SPLITS[report.eval_role]} examples correct ({over})"
+    return _probe_row(report.probe_rank, correct, report.splits)
 
 
 def _noise(noise: Noise | None) -> list[Row]:
