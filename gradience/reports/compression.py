@@ -249,19 +249,10 @@ def _screen(compression: Compression, view: View, *steps: str) -> Document:
 
 def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Document:
     """Return the sections in reading order."""
-    written = compression if isinstance(compression, CompressionReport) else None
-    return [
-        *title_blocks(compression),
-        *saved_blocks(compression),
-        *prediction_blocks(compression.prediction, compression.prediction_withheld),
-        *where_blocks(compression, view),
-        *(runtime_blocks(written) if written else []),
-        *(encoding_blocks(written, SHOWN_NAMES if view.brief else LISTED_NAMES) if written else []),
-        *layer_blocks(compression, view),
-    ]
+    return [block for section in SECTIONS for block in section(compression, view)]
 
 
-def title_blocks(compression: Compression) -> list[Block]:
+def title_blocks(compression: Compression, view: View) -> list[Block]:
     """Return the result in a sentence, the reference adapter, and what needs attention."""
     asked = compression.criterion
     asked += "" if compression.strength == 1 else f", strength {compression.strength:g}"
@@ -297,7 +288,7 @@ def _result(compression: Compression, error: str) -> str:
     return f"{ranks}. LoRA parameters: {parameters}. {error} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖).{whole}"
 
 
-def saved_blocks(compression: Compression) -> list[Block]:
+def saved_blocks(compression: Compression, view: View) -> list[Block]:
     """Return parameters, bytes and vLLM's max_lora_rank, before and after."""
     rows: list[list[Inline]] = []
     for label, shown, old, new in (
@@ -313,6 +304,11 @@ def saved_blocks(compression: Compression) -> list[Block]:
         Heading("Size"),
         Table([Column(), Column("before", ">"), Column("after", ">"), Column()], rows),
     ]
+
+
+def kl_blocks(compression: Compression, view: View) -> list[Block]:
+    """Return the predicted KL from a calibration."""
+    return prediction_blocks(compression.prediction, compression.prediction_withheld)
 
 
 def saved(before: int, after: int) -> str:
@@ -343,11 +339,13 @@ LOADING: dict[Verdict, tuple[Mark, str]] = {
 SILENT: tuple[Verdict, ...] = ("wrong scale", "wrong meaning")
 
 
-def runtime_blocks(report: CompressionReport) -> list[Block]:
-    """Return the verdict of each runtime but the silent failures, which follow the title."""
-    rows = [row for row in report.runtimes if row.verdict not in SILENT]
+def runtime_blocks(compression: Compression, view: View) -> list[Block]:
+    """Return the verdict of each runtime but the silent failures, which follow the title; empty for a plan."""
+    if isinstance(compression, CompressionPlan):
+        return []
+    rows = [row for row in compression.runtimes if row.verdict not in SILENT]
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in rows if row.run))
-    aside = f"with {report.architecture} and the same kinds of tensors ({pages})" if pages else ""
+    aside = f"with {compression.architecture} and the same kinds of tensors ({pages})" if pages else ""
     return [Heading("Runtime support", aside=aside), Notes(runtime_notes(rows))] if rows else []
 
 
@@ -444,11 +442,11 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
 # ---------------------------------------------------------------- encoding
 
 
-def encoding_blocks(report: CompressionReport, most: int) -> list[Block]:
-    """Return the encoding, the changes of the config, and what was changed or left out.
-
-    most: maximum names of a list.
-    """
+def encoding_blocks(report: Compression, view: View) -> list[Block]:
+    """Return the encoding, the changes of the config, and what was changed or left out; empty for a plan."""
+    if isinstance(report, CompressionPlan):
+        return []
+    most = SHOWN_NAMES if view.brief else LISTED_NAMES
     written = [module for module in report.modules if module.new_rank]
     dtypes = "+".join(sorted({module.dtype.lower() for module in written}))
     facts: list[tuple[str, Inline]] = [
@@ -471,3 +469,14 @@ def encoding_blocks(report: CompressionReport, most: int) -> list[Block]:
     )
     facts += [(label, first_names(names, most)) for label, names in lists if names]
     return [Heading("Encoding"), Facts(facts)]
+
+
+SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
+    title_blocks,
+    saved_blocks,
+    kl_blocks,
+    where_blocks,
+    runtime_blocks,
+    encoding_blocks,
+    layer_blocks,
+)

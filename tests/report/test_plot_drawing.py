@@ -1,5 +1,5 @@
-"""How a plot of every kind of series is drawn by plotly and matplotlib, and the table behind it: values lie where they
-belong, names are text, and none lies on another."""
+"""How a plot of every kind of series is drawn by plotly and matplotlib: values lie where they belong, names are text,
+and none lies on another."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from test_faces import SAMPLES
 
-from gradience.reports.base import html, markdown
-from gradience.reports.base.blocks import spans
 from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.plot import (
     SERIES,
@@ -25,8 +23,6 @@ from gradience.reports.plots.plot import (
     Reference,
 )
 from gradience.reports.plots.plotly import to_plotly
-from gradience.reports.plots.runs import together
-from gradience.reports.plots.table import table_of
 
 pytest.importorskip("matplotlib")
 
@@ -41,7 +37,7 @@ PLOT = Plot(
     Axis("KL", "nats"),
     [
         Lines("a line", [1e3, 1e4, 1e5], [3.0, None, 1.0], marked=True),
-        Lines("another", [1e3, 1e5], [0.5, 2.5], dashed=True),
+        Lines("another", [1e3, 1e5], [0.5, 2.5]),
         Points(HOSTILE, [2e3, 3e4], [2.0, 1.5], ["here", ""]),
     ],
     "It falls from 3 to 1.",
@@ -186,20 +182,6 @@ def test_no_label_lies_on_another_or_outside(points):
     assert all(inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1) for box in labels[1:])
 
 
-@pytest.mark.parametrize(
-    ("events", "shown"),
-    [
-        ([(10, "a"), (60, "b")], [(10, "a"), (60, "b")]),
-        ([(12, "b"), (10, "a"), (13, "b")], [(10, "a, b"), (12, ""), (13, "")]),
-        ([(10, "a"), (14, "b"), (18, "c")], [(10, "a, b"), (14, ""), (18, "c")]),
-        ([], []),
-    ],
-)
-def test_events_at_close_steps_have_one_label_and_keep_their_lines(events, shown):
-    lines = together([Reference(at, label, on="x") for at, label in events], steps=100)
-    assert [(line.at, line.label) for line in lines] == shown
-
-
 def test_series_are_told_apart_without_color():
     axes = figure_of(PLOT).axes[0]
     assert len({(line.get_marker(), line.get_linestyle()) for line in axes.get_lines()[:3]}) == 3
@@ -246,56 +228,3 @@ def test_lines_are_seen_on_light_and_on_dark_cards(card):
     for color in {*SERIES, *TONES.values()}:
         dark, light = sorted(linear(shown) @ [0.2126, 0.7152, 0.0722] for shown in (color, card))
         assert (light + 0.05) / (dark + 0.05) > 2.6, color
-
-
-# ---------------------------------------------------------------- tables
-
-KINDS = Axis("module type", categories=("q_proj", "v_proj"))
-SHARE, STEPS = Axis("energy kept", form="share"), Axis("step")
-TABLES = {
-    "series at the same places side by side": (
-        plot_of(Lines("loss", (0, 10), (2.5, None)), Lines("eval loss", (0, 10), (2.75, 1.5)), x=STEPS),
-        [["step", "loss", "eval loss"], ["0", "2.50", "2.75"], ["10", "–", "1.50"]],
-    ),
-    "series at places of their own in rows": (
-        plot_of(Lines("loss", (0, 10), (2.5, 2.25)), Points("eval loss", (10,), (1.5,)), x=STEPS),
-        [
-            ["series", "step", "y"],
-            ["loss", "0", "2.50"],
-            ["loss", "10", "2.25"],
-            ["eval loss", "10", "1.50"],
-        ],
-    ),
-    "a forest": (
-        plot_of(Intervals("mean", (
-            ForestInterval(-0.5, None, None), ForestInterval(0.25, -0.5, 1.0))),
-                x=Axis("difference", "points"), y=KINDS),
-        [
-            ["module type", "difference (points)", "from", "to"],
-            ["q_proj", "−0.50", "–", "–"],
-            ["v_proj", "+0.25", "−0.50", "+1.00"],
-        ],
-    ),
-    "a heat map with each cell": (
-        plot_of(Image("", ((1.5, None), (2.5, 3.5))), x=Axis("layer", categories=("0", "1")), y=KINDS),
-        [["module type", "0", "1"], ["q_proj", "1.50", "–"], ["v_proj", "2.50", "3.50"]],
-    ),
-    "points with names": (
-        plot_of(Points("shown", [0.5], [-0.3], ["wide"]), Points("bad", [0.1], [-4.0], ["small"]), x=SHARE),
-        [
-            ["name", "series", "energy kept", "y"],
-            ["wide", "shown", "50.0 %", "-0.300"],
-            ["small", "bad", "10.0 %", "-4"],
-        ],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_the_table_behind_a_plot_has_every_figure(name):
-    plot, expected = TABLES[name]
-    table = table_of(plot)
-    rows = [[column.title for column in table.columns], *table.rows]
-    assert [["".join(span.text for span in spans(cell)) for cell in row] for row in rows] == expected
-    assert markdown.render([table])
-    assert html.render([table])

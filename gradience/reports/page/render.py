@@ -18,12 +18,11 @@ from gradience.files.whole import write_whole
 from gradience.reading import open_stream
 from gradience.reports.base import html
 from gradience.reports.base.blocks import Block, Facts, Inline, Table, spans
-from gradience.reports.base.names import display_sentence, html_text
+from gradience.reports.base.names import display_sentence
 from gradience.reports.base.run import RunInfo
 from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
 from gradience.reports.plots.plot import Image, Plot
 from gradience.reports.plots.plotly import to_plotly
-from gradience.reports.plots.table import table_of
 
 MARK = b'<!doctype html>\n<html lang="en" data-written-by="gradience">'
 """The first bytes of a page."""
@@ -199,16 +198,12 @@ def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
     for block in blocks:
         if not isinstance(block, Table | Facts):
             yield html.block(block)
-        elif isinstance(block, Table) and len(block.rows) > FOLDED:
-            yield f"<details><summary>{len(block.rows):,} rows</summary>{_scrolled(block, 'Table')}</details>"
-        else:
-            yield _scrolled(block, "Table")
-
-
-def _scrolled(block: Table | Facts, label: str) -> str:
-    """Return a table that scrolls by itself if it is wider than a phone, also by keyboard."""
-    name = html_text(label)
-    return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{html.block(block)}</div>'
+            continue
+        # a table that is wider than a phone scrolls by itself, also by keyboard
+        table = f'<div class="scroll" tabindex="0" role="group" aria-label="Table">{html.block(block)}</div>'
+        if isinstance(block, Table) and len(block.rows) > FOLDED:
+            table = f"<details><summary>{len(block.rows):,} rows</summary>{table}</details>"
+        yield table
 
 
 # ---------------------------------------------------------------- plots
@@ -230,7 +225,6 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
                 "height": max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows) if rows else HEIGHT,
                 "width": CELL_WIDTH * columns if mapped else 0,
                 "scrolls": mapped or rows > SCROLLED,  # reached by keyboard
-                "table": _safe(_scrolled(table_of(plot), f"Data: {plot.title}")),
             }
         )
         figures.append(to_plotly(plot))

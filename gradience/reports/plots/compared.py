@@ -51,7 +51,6 @@ class ForestRow:
     tone: Tone
     saved: float | None = None
     """Share of the reference's LoRA parameters."""
-    reason: str = ""
     aside: str = ""
     """Suffix of the name if its interval is of a different kind."""
 
@@ -79,13 +78,6 @@ class Compared:
     def figure(self, value: float | None) -> str:
         """Return a formatted Δ; points have two decimals, as in tables."""
         return signed(value) if value is None or self.unit != "points" else points(value / 100)
-
-    def hover(self, row: ForestRow) -> str:
-        """Return the hover text of a row."""
-        low, high = row.ends
-        interval = "" if low is None else f" ({self.figure(low)} … {self.figure(high)})"
-        figures = f"{self.measure} {self.figure(row.delta)} {self.unit}{interval}"
-        return "\n".join(filter(None, (row.name, figures, row.reason)))
 
 
 def compared(report: Comparing) -> Compared:
@@ -126,7 +118,7 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
         name = "base model" if adapter.role == BASE else adapter.name
         aside = "" if bounds else " (95 % interval)"
         tone = GRADES[adapter.grade]
-        rows.append(ForestRow(name, delta, ends, tone, adapter.params_saved, adapter.reason, aside))
+        rows.append(ForestRow(name, delta, ends, tone, adapter.params_saved, aside))
     if likelihoods:
         return _named(Compared(rows, margin, STUDENT, "ΔNLL", "nats per token", lower_is_better=True))
     return _named(Compared(rows, -100 * margin, TANGO))
@@ -147,14 +139,13 @@ def _logs(report: EvidenceReport) -> Compared:
         scale * report.delta,
         (scale * report.bounds.low, scale * report.bounds.high),
         GRADES[report.grade],
-        reason=report.verdict,
     )
     margin = scale * (report.margin if lower else -report.margin)
     return Compared([row], margin, ONE_SIDED, f"Δ of {report.metric}", unit, lower)
 
 
 def _one_seed(report: Bench) -> Compared:
-    """Return the rows of one seed, with the reasons of the policy."""
+    """Return the rows of one seed."""
     rows: list[ForestRow] = []
     for variant in report.variants:
         if variant.pairs is None or variant.delta is None:
@@ -162,9 +153,8 @@ def _one_seed(report: Bench) -> Compared:
         # a smoke run shows nothing
         tone = "warn" if report.smoke else STATUSES.get(variant.status, "warn")
         tone = "dim" if variant.is_control else tone
-        reasons = "; ".join(variant.reasons)
         ends = _points(variant.pairs)
-        rows.append(ForestRow(variant.name, 100 * variant.delta, ends, tone, variant.reduction, reasons))
+        rows.append(ForestRow(variant.name, 100 * variant.delta, ends, tone, variant.reduction))
     words = WORDS if report.smoke else BY_STATUS
     return Compared(rows, -100 * float(report.policy.tolerance), TANGO, words=words)
 
@@ -190,7 +180,6 @@ def _seeds(report: Bench | BenchAggregate) -> Compared:
                 _points(pooled.over_trainings or pooled.these_runs),
                 "dim" if variant.is_control else tone,
                 saving(variant),
-                evidence.reason,
                 " (these runs)" if several and pooled.over_trainings is None else "",
             )
         )
@@ -229,7 +218,7 @@ def forest_plot(report: Comparing) -> Plot | None:
     if all(row.tone == "dim" for row in outcome.rows):
         result = ["Nothing is graded."]
     low, high = _room([0.0, outcome.margin, *_drawn(near)], 0.08)
-    intervals = [ForestInterval(row.delta, *row.ends, row.tone, outcome.hover(row)) for row in near]
+    intervals = [ForestInterval(row.delta, *row.ends, row.tone) for row in near]
     return Plot(
         "forest",
         f"{outcome.measure}, with {outcome.interval}",
@@ -266,7 +255,6 @@ def pareto_plot(report: Comparing) -> Plot | None:
                     [row.delta for row in of_tone],
                     [row.name for row in of_tone],
                     tone,
-                    [outcome.hover(row) for row in of_tone],
                 )
             )
     left, right = _room(list(kept.values()), 0.12)
@@ -322,13 +310,13 @@ def frontier_plot(report: StrengthReport) -> Plot | None:
         if rank == report.rank:
             names.append((reference, 1.0))
         marks = []
-        for name, strength in sorted(names, key=lambda pair: -pair[1]):
+        for name, _strength in sorted(names, key=lambda pair: -pair[1]):
             x, y = values[guard.name].get(name), values[task.name].get(name)
             if x is not None and y is not None:
-                marks.append((x, y, f"{name}\nstrength {strength:g}"))
+                marks.append((x, y))
         if marks:
-            xs, ys, hover = zip(*marks, strict=True)
-            series.append(Lines(f"rank {rank}", xs, ys, marked=True, hover=hover))
+            xs, ys = zip(*marks, strict=True)
+            series.append(Lines(f"rank {rank}", xs, ys, marked=True))
     for name, label in ((report.chosen or "", "chosen"), (base, "base model")):
         x, y = (values[planned.name].get(name) for planned in (guard, task))
         if x is not None and y is not None:

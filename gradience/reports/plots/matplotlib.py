@@ -59,8 +59,6 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 TICKS = 48
 """Maximum number of category names on an upright axis, or of their letters on a horizontal one."""
 FEW = 12
-LEGEND = 10
-"""Maximum number of series in a legend; above it, only the first and the last are named."""
 ABSENT = "#f2f2f2"
 """Color of a cell without a value."""
 TITLE, NAME, LABEL = 48, 60, 28
@@ -158,15 +156,13 @@ def _draw(plot: Plot, axes: Axes) -> None:
 
 
 def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
-    color = series_color("", place, series.shade)
-    solid = series.shade is not None or series.marked
     axes.plot(
         series.x,
         _gaps(series.y),
-        color=color,
+        color=series_color("", place),
         label=_text(series.name),
         marker=MARKS[place % len(MARKS)] if series.marked else "",
-        linestyle=DASHES[1] if series.dashed else DASHES[0 if solid else place % len(DASHES)],
+        linestyle=DASHES[0 if series.marked else place % len(DASHES)],
     )
 
 
@@ -269,9 +265,6 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
 def _draw_legend(axes: Axes, plot: Plot) -> None:
     handles, labels = axes.get_legend_handles_labels()
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
-    shortened = len(named) > LEGEND and plot.crowded
-    if shortened:
-        named = [named[0], named[-1]]
     handles, labels = [handle for handle, _ in named], [label for _, label in named]
     if len(named) >= plot.least_named and isinstance(plot.series[0], Intervals):  # the rows fill the axes
         of_label = dict(zip(labels, handles, strict=True))
@@ -279,7 +272,7 @@ def _draw_legend(axes: Axes, plot: Plot) -> None:
         handles = [of_label[label] for label in ordered]
         axes.figure.legend(handles, ordered, loc="outside lower center", ncols=len(named))
     elif len(named) >= plot.least_named:
-        axes.legend(handles, labels, title="first and last module" if shortened else None)
+        axes.legend(handles, labels)
 
 
 # ---------------------------------------------------------------- axes

@@ -6,18 +6,13 @@ from statistics import median
 import numpy as np
 
 from gradience.reports.audit import AuditReport, LayerAudit, k_label, trained_layers
-from gradience.reports.base.blocks import sparkline
 from gradience.reports.base.modules import by_kind, layer_map, short_labels
-from gradience.reports.base.numbers import count, number_range, percent, plural, sig, trimmed
+from gradience.reports.base.numbers import count, number_range, percent, plural, trimmed
 from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Reference
 from gradience.spectra import FloatArray, cumulative_energy
 
 MOST_KINDS = 400
 """Rows of a map, which scrolls on a page."""
-SPECTRUM = 32
-"""Characters of a spectrum in the text of a cell."""
-MOST_LINES = 64
-"""Maximum number of modules with a line each; above it, each kind has its median."""
 MOST_MEDIANS = 8
 """Maximum number of kinds with a line: those with the most parameters."""
 
@@ -50,24 +45,13 @@ def heatmap_plot(report: AuditReport) -> Plot | None:
         title,
         Axis("layer", categories=list(map(str, stack.layers))),
         Axis("module", categories=[name for name, _ in stack.rows]),
-        [Image(title, values, [[_hover(cell) for cell in cells] for _, cells in stack.rows], color)],
+        [Image(title, values, color)],
         f"{title} of {plural(report.n_layers - elsewhere, 'module')}: {spread}{rest}{more}.",
     )
 
 
-def _hover(cell: Sequence[LayerAudit]) -> str:
-    if len(cell) != 1:
-        return f"{cell[0].family}\nmedian of {count(len(cell))} modules" if cell else ""
-    (layer,) = cell
-    if layer.status != "ok":
-        return f"{layer.label}\n{layer.status}"
-    spectrum = sparkline(layer.singular_values, SPECTRUM).text
-    ranks = f"k@90 {layer.energy_rank_90}, k@99 {layer.energy_rank_99} of r = {layer.r}"
-    return f"{layer.label}\n{ranks}, stable rank {sig(layer.stable_rank)}\n{spectrum}"
-
-
 def spectrum_plot(report: AuditReport) -> Plot | None:
-    """Return the singular values of each module relative to its largest; for many modules those of each kind."""
+    """Return the singular values relative to the largest: the median module of each kind."""
     layers = _with_spectrum(report)
     if not layers:
         return None
@@ -79,13 +63,12 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
         Axis("σ over the largest σ", scale="log"),
         lines,
         f"Singular values of {plural(len(layers), 'module')}, relative to each module's largest; the median stable"
-        f" rank is {trimmed(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}."
-        f"{_shades_said(lines)}",
+        f" rank is {trimmed(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}.",
     )
 
 
 def energy_plot(report: AuditReport) -> Plot | None:
-    """Return the share of a module's energy in its leading k directions, with the threshold of the audit."""
+    """Return the share of energy in the leading k directions, median of each kind, with the threshold of the audit."""
     layers = _with_spectrum(report)
     if not layers:
         return None
@@ -98,7 +81,7 @@ def energy_plot(report: AuditReport) -> Plot | None:
         Axis("energy kept", low=0.0, high=1.0, form="share"),
         lines,
         f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} directions in the median"
-        f" module and {max(ranks)} at most, of r = {number_range(layer.r for layer in layers)}.{_shades_said(lines)}",
+        f" module and {max(ranks)} at most, of r = {number_range(layer.r for layer in layers)}.",
         [Reference(report.tau, f"{100 * report.tau:.6g} %")],
     )
 
@@ -108,33 +91,15 @@ def _with_spectrum(report: AuditReport) -> list[LayerAudit]:
 
 
 def _lines(layers: Sequence[LayerAudit], curve: Callable[[FloatArray], FloatArray]) -> list[Lines]:
-    """Return a line for each module, shaded by its layer; for many modules the median of each kind, at each k over
-    the modules with at least k values."""
-    curves = {id(layer): curve(np.array(layer.singular_values)) for layer in layers}
+    """Return a line for each kind: the median, at each k, of its modules with at least k values."""
     lines: list[Lines] = []
-    if len(layers) <= MOST_LINES:
-        indices = [layer.layer_index for layer in layers if layer.layer_index is not None]
-        first, last = min(indices, default=0), max(indices, default=0)
-        for layer in layers:
-            depth = ((layer.layer_index or 0) - first) / (last - first) if last > first else 0.0
-            at = list(range(1, len(layer.singular_values) + 1))
-            hover = f"{layer.label}\nr = {layer.r}, stable rank {sig(layer.stable_rank)}"
-            values = curves[id(layer)].tolist()
-            lines.append(Lines(layer.label, at, values, shade=max(0.0, depth), hover=[hover] * len(at)))
-        return lines
     kinds, _ = by_kind(layers, lambda layer: layer.params, MOST_MEDIANS)
     labels = short_labels([kind for kind, _ in kinds])
     for kind, members in kinds:
-        of_kind = [curves[id(layer)] for layer in members]
+        of_kind = [curve(np.array(layer.singular_values)) for layer in members]
         longest = max(map(len, of_kind))
         medians = [
             float(np.median([values[k] for values in of_kind if len(values) > k])) for k in range(longest)
         ]
         lines.append(Lines(f"{labels[kind]} ({count(len(members))})", list(range(1, longest + 1)), medians))
     return lines
-
-
-def _shades_said(lines: Sequence[Lines]) -> str:
-    """Return a sentence on the meaning of the shades, if several lines have one; otherwise an empty text."""
-    depths = {line.shade for line in lines if line.shade is not None}
-    return " Early layers are dark, late ones light." if len(depths) > 1 else ""

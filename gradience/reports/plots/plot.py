@@ -13,7 +13,7 @@ Form = Literal["number", "count", "share"]
 """Format of values: 1.87; 20; 0.9 as 90 %."""
 
 Tone = Literal["", "good", "warn", "bad", "dim"]
-"""Meaning of a series or a line; without a tone it takes the next color, or that of its shade."""
+"""Meaning of a series or a line; without a tone it takes the next color."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,6 @@ class Lines:
     y: Sequence[float | None]
     marked: bool = False
     """True if each point has a mark."""
-    dashed: bool = False
-    shade: float | None = None
-    """A position from 0 to 1 on a color scale, such as the depth of a layer; replaces the series color."""
-    hover: Sequence[str] = ()
-    """Hover text of each point, instead of its values; lines of text are separated by newlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,6 @@ class Points:
     labels: Sequence[str] = ()
     """Labels of the points, shown in a file if there is room; empty: no label."""
     tone: Tone = ""
-    hover: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,6 @@ class ForestInterval:
     high: float | None
     """Upper end of the interval; both ends are None if it is unknown."""
     tone: Tone = ""
-    hover: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +88,6 @@ class Image:
     name: str
     values: Sequence[Sequence[float | None]]
     """One row for each category of y, with one value for each category of x; None for a cell without a value."""
-    hover: Sequence[Sequence[str]] = ()
     color: Axis = Axis("")
     """The quantity shown by the color, and its range."""
 
@@ -135,11 +127,6 @@ class Plot:
         """Smallest number of named series that need a legend: one if colors are verdicts."""
         return 1 if any(isinstance(series, Points | Intervals) for series in self.series) else 2
 
-    @property
-    def crowded(self) -> bool:
-        """True if several series are colored by a scale: a legend names only a few of them."""
-        return any(isinstance(series, Lines) and series.shade is not None for series in self.series)
-
 
 # ---------------------------------------------------------------- colors
 
@@ -156,21 +143,9 @@ TONES: dict[Tone, str] = {
 }
 
 SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
-"""Colors from low to high in even steps (viridis, Smith and van der Walt, 2015; CC0): for heat maps, and
-series by their shade."""
-
-SHADE_LOW, SHADE_TOP = 0.3, 0.85
-"""Range of the scale used for lines: its dark end is invisible on a dark page, its light end on white."""
+"""Colors of heat maps, from low to high in even steps (viridis, Smith and van der Walt, 2015; CC0)."""
 
 
-def series_color(tone: Tone, place: int = 0, shade: float | None = None) -> str:
-    """Return the color of a series: by its tone, its shade, or its position in the plot."""
-    if tone:
-        return TONES[tone]
-    if shade is None:
-        return SERIES[place % len(SERIES)]
-    at = (SHADE_LOW + (SHADE_TOP - SHADE_LOW) * shade) * (len(SHADES) - 1)
-    step = min(max(int(at), 0), len(SHADES) - 2)
-    low, high = (bytes.fromhex(color[1:]) for color in SHADES[step : step + 2])
-    mixed = bytes(round(a + (b - a) * (at - step)) for a, b in zip(low, high, strict=True))
-    return f"#{mixed.hex()}"
+def series_color(tone: Tone, place: int = 0) -> str:
+    """Return the color of a series: by its tone, or its position in the plot."""
+    return TONES[tone] if tone else SERIES[place % len(SERIES)]

@@ -6,7 +6,7 @@ text and lines around the plot.
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from gradience.reports.base.names import display_name, fit_names
@@ -31,11 +31,10 @@ SERIES_NAME = 60
 """Characters of the name of a series."""
 TICKS, MOST_ROWS = 48, 60
 """Maximum number of category names across the plot, and down."""
-HOVER_LINES = 12
 FEW_COUNTS = 12
 """Maximum range of counts for which each count has a tick."""
-LEGEND, SHADED = 20, 10
-"""Maximum number of series in a legend, and of series colored by shade."""
+LEGEND = 20
+"""Maximum number of series in a legend."""
 GAPS = 64
 """Maximum number of heat map columns that are separated by a gap."""
 SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "square"}
@@ -71,7 +70,7 @@ def to_plotly(plot: Plot) -> Json:
     layout: Json = {
         "xaxis": x,
         "yaxis": y,
-        "showlegend": plot.least_named <= named <= (SHADED if plot.crowded else LEGEND),
+        "showlegend": plot.least_named <= named <= LEGEND,
         "legend": {"orientation": "h", "x": 0, "y": 1, "traceorder": "normal"}
         # leave room for labels of vertical lines below the legend
         | ({"yref": "container", "yanchor": "top"} if labeled else {"yanchor": "bottom"}),
@@ -89,10 +88,6 @@ def to_plotly(plot: Plot) -> Json:
 def _text(text: str, limit: int = 200) -> str:
     """Return text that plotly shows unchanged."""
     return html.escape(display_name(text, limit), quote=False)
-
-
-def _hover(text: str) -> str:
-    return "<br>".join(_text(line) for line in text.split("\n")[:HOVER_LINES])
 
 
 def _numbers(values: Iterable[float | None]) -> list[float | None]:
@@ -159,23 +154,19 @@ def _label(reference: Reference, plot: Plot) -> Json:
 # ---------------------------------------------------------------- series
 
 
-def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
-    """Return a trace with its name; if it has hover texts, only these are shown for a point."""
-    trace = {"name": _text(name, SERIES_NAME), "showlegend": bool(name), **rest}
-    return trace | {"hovertext": [_hover(text) for text in hover], "hoverinfo": "text"} if hover else trace
+def _named(name: str, **rest: Any) -> Json:
+    """Return a trace with its name."""
+    return {"name": _text(name, SERIES_NAME), "showlegend": bool(name), **rest}
 
 
 def _lines(series: Lines, place: int) -> Json:
-    color = series_color("", place, series.shade)
-    line = {"color": color, "width": 2}
+    line = {"color": series_color("", place), "width": 2}
     x, y = _numbers(series.x), _numbers(series.y)
     marked = series.marked or len(x) == 1
-    if series.dashed:
-        line["dash"] = "dash"
-    elif series.shade is None and not marked:
+    if not marked:
         line["dash"] = DASHES[(place + place // len(SERIES)) % len(DASHES)]
     mode = "lines+markers" if marked else "lines"
-    drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)
+    drawn = _named(series.name, type="scatter", mode=mode, x=x, y=y, line=line)
     if marked:
         drawn["marker"] = {"symbol": MARKS[place % len(MARKS)], "size": 7}
     return drawn
@@ -185,14 +176,13 @@ def _points(series: Points, place: int) -> Json:
     color = series_color(series.tone, place)
     marker = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
     values: Json = {"x": _numbers(series.x), "y": _numbers(series.y)}
-    hover = series.hover or series.labels
     labels = [_text(label, LABEL) for label in series.labels]
     if 0 < len(labels) <= LEGEND:
         sides = ("top right", "bottom right")
         values |= {"text": labels, "textposition": [sides[place % 2] for place in range(len(labels))]}
     mode = "markers+text" if "text" in values else "markers"
     values["cliponaxis"] = False  # labels may extend past the axes
-    return _named(series.name, hover, type="scatter", mode=mode, marker=marker, **values)
+    return _named(series.name, type="scatter", mode=mode, marker=marker, **values)
 
 
 def _intervals(series: Intervals) -> list[Json]:
@@ -210,9 +200,8 @@ def _intervals(series: Intervals) -> list[Json]:
         traces.append({**QUIET, "x": _numbers(x), "y": y, "line": line})
         marker = {"color": series_color(tone), "symbol": SYMBOLS.get(tone, "circle"), "size": 10}
         values: Json = {"x": _numbers(row.value for _, row in rows), "y": [place for place, _ in rows]}
-        hover = [row.hover for _, row in rows]
         name = series.legend.get(tone, "")
-        traces.append(_named(name, hover, type="scatter", mode="markers", marker=marker, **values))
+        traces.append(_named(name, type="scatter", mode="markers", marker=marker, **values))
     return traces
 
 
@@ -220,7 +209,7 @@ def _image(plot: Plot, series: Image) -> Json:
     bar: Json = {"thickness": 12}  # no title: the plot's title names the quantity
     if series.color.form == "share":
         bar["tickformat"] = ".0%"
-    trace: Json = {
+    return {
         "type": "heatmap",
         "z": [_numbers(row) for row in series.values],
         "colorscale": [[place / (len(SHADES) - 1), color] for place, color in enumerate(SHADES)],
@@ -231,6 +220,3 @@ def _image(plot: Plot, series: Image) -> Json:
         "showlegend": False,
         "colorbar": bar,
     }
-    if series.hover:
-        trace |= {"hovertext": [[_hover(text) for text in row] for row in series.hover], "hoverinfo": "text"}
-    return trace

@@ -75,7 +75,6 @@
     const layout = Object.assign({}, plot.layout, {
       xaxis: x, yaxis: y, margin, width, height, autosize: false,
       legend: Object.assign({}, plot.layout.legend, legend.look),
-      bargap: plot.layout.bargap === undefined && names.length > 0 ? 0.62 : plot.layout.bargap,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: value("--text"), size: 12, family: getComputedStyle(document.body).fontFamily },
       dragmode: touch.matches ? false : "zoom",
