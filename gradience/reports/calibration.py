@@ -49,7 +49,7 @@ from gradience.reports.base.blocks import (
     Span,
     table_of,
 )
-from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
+from gradience.reports.base.numbers import count, plural, sig, size
 from gradience.reports.base.prediction import ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.reports.base.view import DOCUMENT, View, more
@@ -167,31 +167,14 @@ class CalibrationForecast(PromptForecast):
 
     def blocks(self) -> Document:
         """Return the screen of `gradience calibrate --dry-run`."""
-        predicting = self.rows - self.selection_rows
-        memory = {
-            "base": self.weights_bytes,
-            "measurements": self.held_bytes,
-            "one batch": self.batch_bytes,
-            "Python and libraries": self.process_bytes,
-        }
-        chosen = f"{count(self.selection_rows)} to select components"
-        examples = f"{count(self.rows)}: {chosen}, {count(predicting)} to predict"
-        facts: list[tuple[str, Inline]] = [
-            ("adapter", (Span(self.adapter_path, "name"), f", {plural(self.modules, 'module')}")),
-            ("base", Span(self.base, "name")),
-            ("examples", examples),
-            ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
-            ("passes", f"{plural(self.rows + self.selection_rows, 'example')} forward and backward"),
-            ("memory", memory_parts(memory)),
-            ("file", size(self.file_bytes)),
-        ]
-        if self.sampled_completions:
-            facts.insert(3, ("completions", f"{count(self.sampled_completions)} sampled first"))
-        return [
-            Heading("Dry run: no model was loaded", level=1),
-            Facts(facts),
-            Paragraph("Memory excludes the base's activations and their gradients."),
-        ]
+        return self.document(
+            "Calibration",
+            f"{count(self.selection_rows)} to select components, {count(self.rows - self.selection_rows)} to predict",
+            f"{plural(self.rows + self.selection_rows, 'example')} forward and backward",
+            {"measurements": self.held_bytes, "one batch": self.batch_bytes},
+            "the base's activations and their gradients",
+            [("file", size(self.file_bytes))],
+        )
 
 
 class ModuleMoments(NamedTuple):

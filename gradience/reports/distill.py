@@ -20,7 +20,7 @@ from gradience.reports.base.blocks import (
     Table,
     dim,
 )
-from gradience.reports.base.numbers import count, memory_parts, percent, plural, probability, sig, signed
+from gradience.reports.base.numbers import count, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.reports.base.view import View
 
@@ -154,33 +154,18 @@ class DistillForecast(PromptForecast):
 
     def blocks(self) -> Document:
         """Return the text of `gradience distill --dry-run`."""
-        memory = {
-            "base": self.weights_bytes,
-            "adapters and optimizer": self.held_bytes,
-            "Python and libraries": self.process_bytes,
-        }
-        trained = f", {plural(self.trained_params, 'parameter')}"
-        reference = f", {plural(self.teacher_params, 'parameter')}"
         passes = (
             f"up to {count(self.forward_examples)} examples forward and {count(self.backward_examples)} backward,"
             f" in {plural(self.steps, 'step')}"
         )
-        facts: list[tuple[str, Inline]] = [
-            ("adapter", (Span(self.adapter_path, "name"), trained)),
-            ("reference", (Span(self.teacher_path, "name"), reference)),
-            ("base", Span(self.base, "name")),
-            ("examples", f"{count(self.rows)}: {_split(self)}"),
-            ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
-            ("passes", passes),
-            ("memory", memory_parts(memory)),
-        ]
-        if self.sampled_completions:
-            facts.insert(4, ("completions", f"{count(self.sampled_completions)} sampled from the reference"))
-        return [
-            Heading("Dry run: no model was loaded", level=1),
-            Facts(facts),
-            Paragraph("Memory excludes activations, gradients and two copies of a batch's logits."),
-        ]
+        return self.document(
+            "Distillation",
+            _split(self),
+            passes,
+            {"adapters and optimizer": self.held_bytes},
+            "activations, gradients and two copies of a batch's logits",
+            [("reference", Span(self.teacher_path, "name"))],
+        )
 
 
 LEVEL = 0.025

@@ -47,6 +47,7 @@ from gradience.reports.base.numbers import (
 )
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report
 from gradience.reports.base.run import RunInfo
+from gradience.reports.base.view import first_names
 from gradience.reports.bench_plan import Compares, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts, typical_discordances
 from gradience.statistics.table import PairedTable
@@ -378,12 +379,10 @@ class EvaluationForecast(ComparisonForecast):
 
     def blocks(self) -> Document:
         """Return the plan, the smallest margins, and the assumptions."""
+        compared = [*self.adapters[1:], *(["base model"] if self.with_base else [])]
         facts: list[tuple[str, Inline]] = [
             ("base", Span(self.base, "name")),
-            ("task", Span(self.task, "name")),
-            ("reference", Span(self.adapters[0], "name")),
-            *(("candidate", Span(name, "name")) for name in self.adapters[1:]),
-            *([("also evaluated", "base model without adapter")] if self.with_base else []),
+            *([("compared", first_names(compared, len(compared)))] if compared else []),
             ("examples", count(self.examples)),
             *((name, f"{count(other.examples)} examples") for name, other in self.others.items()),
         ]
@@ -417,21 +416,13 @@ class EvaluationPreview(Readable):
 
     def blocks(self) -> Document:
         """Return the first examples as the model sees them, and how they are scored."""
-        facts: list[tuple[str, Inline]] = [
-            ("base", Span(self.base, "name")),
-            ("task", Span(self.task, "name")),
-            ("examples", count(self.examples)),
-        ]
         title = ("Prompt preview: ", Span(self.task, "name"), " for ", Span(self.base, "name"))
-        heading = Heading(title, level=1, aside="no model was loaded")
-        blocks: list[Block] = [heading, Facts(facts)]
-        blocks += warned(self.notes)
+        heading = Heading(title, level=1, aside=f"{plural(self.examples, 'example')}; no model was loaded")
+        blocks: list[Block] = [heading, *warned(self.notes)]
         if not self.scored:
             return blocks
+        legend = "scored: the expected answer."
         shown_examples = [row for preview in (self, *self.others.values()) for row in preview.scored]
-        legend = (
-            "Special tokens are spelled out, and line breaks are shown as \\n. scored: the expected answer."
-        )
         if any(row.response is not None for row in shown_examples):
             legend += " response: the gold response, used for likelihood and KL."
         if any(row.correct is not None for row in shown_examples):
@@ -568,8 +559,8 @@ def examples_fact(tested: EvaluationReport | ShrinkPlan) -> tuple[str, Inline]:
     return ("examples", (f"{count(tested.examples)} (", task, f", {split} split){looks}"))
 
 
-OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter | None], Inline]]
-"""A column, and its cell for a row; None for a candidate that was not evaluated."""
+OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter], Inline]]
+"""A column, and its cell for a row."""
 
 
 def table_blocks(report: EvaluationReport) -> list[Block]:
@@ -614,24 +605,19 @@ def outcome_fields(compares: Compares, whole: int | None, *, looks: bool) -> tup
     measures: dict[Compares, tuple[OutcomeColumn, ...]] = {
         "correct": (
             (Column("correct", ">"), lambda row: correct_cell(row, whole)),
-            (Column("Δ", ">"), lambda row: "" if row is None or row.pairs is None else delta_cell(row)),
+            (Column("Δ", ">"), delta_cell),
         ),
-        "nll": ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), _nll_change)),
+        "nll": ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), delta_cell)),
         "agreement": (
             (Column("unchanged", ">"), correct_cell),
+            (Column("changed", ">"), lambda row: "" if row.pairs is None else count(row.pairs.n10)),
             (
-                Column("changed", ">"),
-                lambda row: "" if row is None or row.pairs is None else count(row.pairs.n10),
+                Column("at most", ">"),
+                lambda row: "" if row.bounds is None else f"{-100 * row.bounds.low:.2f} %",
             ),
-            (Column("at most", ">"), most_cell),
         ),
     }
     return (examples, *measures[compares])
-
-
-def most_cell(row: EvaluatedAdapter | None) -> str:
-    """Return the upper bound of the share of changed answers; empty for the reference."""
-    return "" if row is None or row.bounds is None else f"{-100 * row.bounds.low:.2f} %"
 
 
 def name_cell(row: EvaluatedAdapter | JointAdapter) -> Inline:
@@ -649,21 +635,16 @@ def ranks_cell(row: EvaluatedAdapter) -> str:
     return MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
 
 
-def correct_cell(row: EvaluatedAdapter | None, whole: int | None = None) -> str:
+def correct_cell(row: EvaluatedAdapter, whole: int | None = None) -> str:
     """Return `1,793 (82.0 %)`, without the share if `whole` examples are counted and the row has fewer."""
-    if row is None or row.n is None or row.correct is None:
+    if row.n is None or row.correct is None:
         return MISSING
     share = f" ({100 * row.correct / row.n:.1f} %)"
     return count(row.correct) + (share if whole in (None, row.n) else " " * len(share))
 
 
-def _nll_cell(row: EvaluatedAdapter | None) -> str:
-    return MISSING if row is None or row.likelihood is None else f"{row.likelihood.nll:.4f}"
-
-
-def _nll_change(row: EvaluatedAdapter | None) -> str:
-    delta = None if row is None or row.likelihood is None else row.likelihood.delta
-    return "" if delta is None else _nats(delta)
+def _nll_cell(row: EvaluatedAdapter) -> str:
+    return MISSING if row.likelihood is None else f"{row.likelihood.nll:.4f}"
 
 
 def level_cell(row: EvaluatedAdapter) -> str:
@@ -679,30 +660,32 @@ def level_or_delta_cell(row: EvaluatedAdapter) -> str:
 
 
 def delta_cell(row: EvaluatedAdapter) -> str:
-    """Return the difference from the reference: `−1.10` points, or `+0.0120` nats per token."""
-    if row.likelihood is not None:
-        return _nll_change(row)
+    """Return the difference from the reference: `−1.10` points, or `+0.0120` nats per token; empty for itself."""
+    if row.role == REFERENCE:
+        return ""
+    if row.likelihood is not None and row.likelihood.delta is not None:
+        return _nats(row.likelihood.delta)
     return MISSING if row.pairs is None else points(row.pairs.delta)
 
 
-def interval_cell(row: EvaluatedAdapter | None) -> str:
+def interval_cell(row: EvaluatedAdapter) -> str:
     """Return `−0.92 … +0.25`, in points or in nats per token; empty for the reference."""
-    if row is None or row.interval is None:
+    if row.interval is None:
         return ""
     low, high = map(points if row.likelihood is None else _nats, row.interval)
     return f"{low} … {high}"
 
 
-def bound_cell(row: EvaluatedAdapter | None) -> str:
+def bound_cell(row: EvaluatedAdapter) -> str:
     """Return the one-sided bound that is compared with the margin: `−2.34` points, or `+0.0120` of ΔNLL."""
-    if row is None or row.bounds is None:
+    if row.bounds is None:
         return ""
     return points(row.bounds.low) if row.likelihood is None else _nats(-row.bounds.low)
 
 
-def examples_cell(row: EvaluatedAdapter | None) -> str:
+def examples_cell(row: EvaluatedAdapter) -> str:
     """Return `560 (look 2)`."""
-    if row is None or row.n is None:
+    if row.n is None:
         return MISSING
     return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
 
@@ -741,8 +724,8 @@ def kl_legend(
     return [(f"KL/{unit}", f"KL from the reference outputs, in nats{rounding}")]
 
 
-def _change(row: EvaluatedAdapter | None, field: str) -> str:
-    if row is None or row.role == REFERENCE:
+def _change(row: EvaluatedAdapter, field: str) -> str:
+    if row.role == REFERENCE:
         return ""
     value = getattr(row.change, field, None)
     return count(value) if isinstance(value, int) else sig(value, 2)

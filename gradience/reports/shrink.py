@@ -345,8 +345,8 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
     kl, kl_cell = kl_field(results, tokens=predicts)
 
-    def result(cell: Callable[[EvaluatedAdapter | None], Inline]) -> Callable[[_Row], Inline]:
-        return lambda row: cell(row.result)
+    def result(cell: Callable[[EvaluatedAdapter], Inline]) -> Callable[[_Row], Inline]:
+        return lambda row: "" if row.result is None else cell(row.result)
 
     def candidate(cell: Callable[[ShrinkCandidate], Inline]) -> Callable[[_Row], Inline]:
         return lambda row: "" if row.candidate is None else cell(row.candidate)
@@ -371,7 +371,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         ),
         (
             Column("95 % bound", ">", shown=plan.compares != "agreement"),
-            lambda row: "" if row.candidate is None else bound_cell(row.result),
+            result(bound_cell),
         ),
         *((column, named(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
         (kl, result(kl_cell)),
@@ -394,12 +394,11 @@ def _guard_columns(guard: GuardOutcome) -> list[tuple[Column, Callable[[str], In
     """Return the columns of a guard, with their cells by the name of an adapter."""
     rows = {row.name: row for row in (guard.reference, *guard.results)}
 
-    def change(name: str) -> str:
-        row = rows.get(name)
-        return "" if row is None else level_or_delta_cell(row)
+    def cell(show: Callable[[EvaluatedAdapter], str]) -> Callable[[str], Inline]:
+        return lambda name: show(rows[name]) if name in rows else ""
 
     bound = Column("95 % bound", ">", drop=8)
-    return [(Column(guard.name, ">"), change), (bound, lambda name: bound_cell(rows.get(name)))]
+    return [(Column(guard.name, ">"), cell(level_or_delta_cell)), (bound, cell(bound_cell))]
 
 
 def _last_tested(report: ShrinkReport) -> ShrinkCandidate:

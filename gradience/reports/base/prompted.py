@@ -1,11 +1,12 @@
 """Shared by calibrations and distillations: one adapter on its base, rows of prompts, and how they were read."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from gradience.reports.base.blocks import Note
-from gradience.reports.base.numbers import count, plural
+from gradience.reports.base.blocks import Document, Facts, Heading, Inline, Note, Span
+from gradience.reports.base.numbers import count, memory_parts, plural
 from gradience.reports.base.report import Readable, Report
 from gradience.reports.base.run import RunInfo
 
@@ -83,3 +84,31 @@ class PromptForecast(Readable):
     """Memory of the base's weights."""
     held_bytes: int
     """Memory held from the first batch to the last, in addition to the base."""
+
+    def document(
+        self,
+        title: str,
+        split: str,
+        passes: str,
+        memory: Mapping[str, int],
+        excluded: str,
+        facts: Sequence[tuple[str, Inline]] = (),
+    ) -> Document:
+        """Return the screen of a dry run. memory: parts beside the base. excluded: what the memory does not include."""
+        parts = {"base": self.weights_bytes, **memory, "Python and libraries": self.process_bytes}
+        sampled = (
+            f", {count(self.sampled_completions)} completions sampled first"
+            if self.sampled_completions
+            else ""
+        )
+        shown: list[tuple[str, Inline]] = [
+            ("base", Span(self.base, "name")),
+            ("examples", f"{count(self.rows)}: {split}{sampled}"),
+            ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
+            ("passes", passes),
+            ("memory", f"{memory_parts(parts)}, without {excluded}"),
+        ]
+        heading = Heading(
+            (f"{title} of ", Span(self.adapter_path, "name")), level=1, aside="dry run: no model was loaded"
+        )
+        return [heading, Facts([*shown, *facts])]
