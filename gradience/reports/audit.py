@@ -598,12 +598,11 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
     if not trained:
         return []
     digits = measure_digits(report)
-
     rows = []
     for threshold in sorted({report.tau, 0.90, *((0.95, 0.99) if view.full else ())}):
         ranks = [k for layer in trained if (k := energy_ranks_of(layer, report.tau)[threshold]) is not None]
         label = k_label(threshold)
-        rows.append(_spread(f"{label}: directions with {label[2:]} % of the energy Σσ²", ranks, trimmed))
+        rows.append(_spread(f"{label}: directions with {label[2:]} % of Σσ²", ranks, trimmed))
     stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
     used = [layer.utilization for layer in trained if layer.utilization is not None]
     rows.append(_spread("stable rank: Σσ²/σ₁²", stable, lambda value: sig(value, digits)))
@@ -752,9 +751,13 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
 
 
 def spare_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return the modules with the most unused parameters, on request."""
+    """Return the modules with the most parameters beyond their energy rank, on request."""
+    ranked = sorted(
+        (layer for layer in trained_layers(report) if _spare_params(layer) > 0),
+        key=lambda layer: (-_spare_params(layer), layer.stable_rank or 0.0, layer.label),
+    )
     table = table_of(
-        wasteful(report, view.most or 0),
+        ranked[: view.most or 0] if report.suggestions else [],
         (Column("module"), lambda layer: Span(layer.label, "name")),
         (Column("r", ">"), lambda layer: str(layer.r)),
         (Column(k_label(report.tau), ">"), lambda layer: str(layer.energy_rank_tau)),
@@ -768,15 +771,6 @@ def _spare_params(layer: LayerAudit) -> int:
     """Parameters of the directions beyond the energy rank."""
     k = layer.energy_rank_tau
     return 0 if k is None else layer.params // layer.r * (layer.r - k)
-
-
-def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
-    """Return the modules with the most parameters beyond their energy rank; none without suggestions."""
-    ranked = sorted(
-        (layer for layer in trained_layers(report) if _spare_params(layer) > 0),
-        key=lambda layer: (-_spare_params(layer), layer.stable_rank or 0.0, layer.label),
-    )
-    return ranked[:number] if report.suggestions is not None else []
 
 
 def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: str) -> list[Block]:
