@@ -109,7 +109,7 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
     expected = np.linalg.svd(0.5 * B @ A, compute_uv=False)[:4]
     np.testing.assert_allclose(layer["singular_values"], expected, rtol=1e-9)
 
-    assert "\nA toy of a LoRA · r 4" in command("audit", folder).out
+    assert "A toy of a LoRA, rank 4" in command("audit", folder).out
 
     twice = copytree(folder, tmp_path / "twice")
     (twice / "toy.json").write_text('{"scale": 1.0}')
