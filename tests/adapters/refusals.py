@@ -6,6 +6,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,29 +192,16 @@ def unknown_type(folder):
     return one_tensor(folder, {"dtype": "Q4_K", "shape": [2, 2], "data_offsets": [0, 16]})
 
 
-@refused(WEIGHTS, A, "16 bytes", "needs 24", hint=AGAIN)
-def size_that_does_not_fit_the_shape(folder):
-    return one_tensor(folder, {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 16]})
-
-
-@refused(WEIGHTS, A, "shape that is not a list of counts", hint=AGAIN)
-def negative_shape(folder):
-    return one_tensor(folder, {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]})
-
-
-@refused(WEIGHTS, A, "9 dimensions", hint=AGAIN)
-def nine_dimensions(folder):
-    return one_tensor(folder, {"dtype": "F32", "shape": [1] * 8 + [4], "data_offsets": [0, 16]})
-
-
-@refused(WEIGHTS, A, "data_offsets that are not a pair of counts", hint=AGAIN)
-def three_offsets(folder):
-    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8, 16]})
-
-
-@refused(WEIGHTS, A, "occupies -16 bytes", hint=AGAIN)
-def offsets_the_wrong_way_round(folder):
-    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [16, 0]})
+FIELDS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
+    "size_that_does_not_fit_the_shape": ({"shape": [2, 3]}, ("16 bytes", "needs 24")),
+    "negative_shape": ({"shape": [-2, -2]}, ("shape that is not a list of counts",)),
+    "nine_dimensions": ({"shape": [1] * 8 + [4]}, ("9 dimensions",)),
+    "three_offsets": ({"data_offsets": [0, 8, 16]}, ("data_offsets that are not a pair of counts",)),
+    "offsets_the_wrong_way_round": ({"data_offsets": [16, 0]}, ("occupies -16 bytes",)),
+}
+for name, (changed, says) in FIELDS.items():
+    entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]} | changed
+    CASES.append(Refusal(name, partial(one_tensor, entry=entry), WEIGHTS, (A, *says), (AGAIN,), (), 3))
 
 
 @refused(WEIGHTS, "name of 5,0", "1,024", hint=AGAIN)

@@ -510,23 +510,9 @@ def test_it_is_peft_s_rule(names: list[str]) -> None:
 
 
 PARTS = st.sampled_from(
-    [
-        "model",
-        "layers",
-        "0",
-        "1",
-        "11",
-        "self_attn",
-        "q_proj",
-        "qxproj",
-        "v_proj",
-        "mlp",
-        "a-b",
-        "to_out",
-        "x y",
-        "é",
-    ]
-)
+    [*("model", "layers", "0", "1", "11", "self_attn", "q_proj", "qxproj", "v_proj"),
+     *("mlp", "a-b", "to_out", "x y", "é")]
+)  # fmt: skip
 NAMES = st.lists(PARTS, min_size=1, max_size=5).map(".".join)
 ATOMS = st.one_of(
     PARTS,

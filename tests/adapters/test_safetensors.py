@@ -322,38 +322,18 @@ def test_strict_json_accepts_only_what_the_standard_parser_accepts(content):
 
 MODULES = ("model.layers.0.q_proj", "model.layers.1.q_proj", "classifier", "mlp.experts", "embed_tokens")
 PLACES = (
-    "",
-    "",
-    "",
-    "base_layer.",
-    "base_layer.base_layer.",
-    "modules_to_save.",
-    "original_module.",
-    "modules_to_save.x.",
+    *("", "", "", "base_layer.", "base_layer.base_layer."),
+    *("modules_to_save.", "original_module.", "modules_to_save.x."),
 )
 FACTORS = (
     *("lora_A.weight", "lora_B.weight", "lora_A.x.weight", "lora_B.x.weight", "lora_A.y.weight"),
     *("lora_embedding_A", "lora_embedding_B", "lora_embedding_B.x"),
 )
 REST = (
-    *(
-        "lora_magnitude_vector",
-        "lora_magnitude_vector.x.weight",
-        "lora_B.bias",
-        "lora_B.x.bias",
-        "lora_A.bias",
-    ),
-    *(
-        "weight",
-        "bias",
-        "base_layer.weight",
-        "base_layer.bias",
-        "lora_C.weight",
-        "lora_A",
-        "lora_A.a.b.weight",
-    ),
+    *("lora_magnitude_vector", "lora_magnitude_vector.x.weight", "lora_B.bias", "lora_B.x.bias", "lora_A.bias"),
+    *("weight", "bias", "base_layer.weight", "base_layer.bias", "lora_C.weight", "lora_A", "lora_A.a.b.weight"),
     *("token_adapter.trainable_tokens_delta", "original_module.weight", "modules_to_save.x.weight", "ghost"),
-)
+)  # fmt: skip
 PREFIXES = (PREFIX, PREFIX, PREFIX, "", "_orig_mod.", "module.")
 FACTOR_TYPES = (np.float32, np.float32, np.float32, np.float16, np.float64, np.int8)
 
@@ -370,12 +350,8 @@ def tensors(draw):
 
     tensors: dict[str, Stored] = {}
     for _ in range(draw(st.integers(0, 4))):
-        head = (
-            draw(st.sampled_from(PREFIXES))
-            + draw(st.sampled_from(MODULES))
-            + "."
-            + draw(st.sampled_from(PLACES))
-        )
+        prefix, module, place = (draw(st.sampled_from(choice)) for choice in (PREFIXES, MODULES, PLACES))
+        head = f"{prefix}{module}.{place}"
         rank, rows, columns = (draw(st.integers(1, 4)) for _ in range(3))
         tail = draw(st.sampled_from(("weight", "x.weight", "y.weight")))
         tensors[f"{head}lora_A.{tail}"] = values(rank, columns)

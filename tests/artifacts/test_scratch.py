@@ -117,6 +117,12 @@ def fill(folder: Path, text: str = "new") -> None:
     (folder / "adapter_config.json").write_text(text)
 
 
+def filled(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True)
+    fill(folder, text)
+    return folder
+
+
 def write(out: Path, work: Callable[[Path], None], *, force: bool) -> None:
     with whole_folder(out, force=force) as scratch:
         work(scratch)
@@ -130,8 +136,7 @@ def write(out: Path, work: Callable[[Path], None], *, force: bool) -> None:
 def test_a_failure_leaves_nothing_new_and_all_that_was(error, force, tmp_path):
     out = tmp_path / "out"
     if force:
-        out.mkdir()
-        fill(out, "old")
+        filled(out, "old")
 
     def fail(scratch: Path) -> None:
         fill(scratch)
@@ -144,9 +149,7 @@ def test_a_failure_leaves_nothing_new_and_all_that_was(error, force, tmp_path):
 
 
 def test_force_replaces_the_whole_folder(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    fill(out, "old")
+    out = filled(tmp_path / "out", "old")
     (out / "left_over.bin").write_bytes(b"1")
     with whole_folder(out, force=True) as scratch:
         fill(scratch)
@@ -156,9 +159,7 @@ def test_force_replaces_the_whole_folder(tmp_path):
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path):
-    real = tmp_path / "disk" / "real"
-    real.mkdir(parents=True)
-    fill(real, "old")
+    real = filled(tmp_path / "disk" / "real", "old")
     (tmp_path / "out").symlink_to(real)
     with whole_folder(tmp_path / "out", force=True) as scratch:
         fill(scratch)
@@ -172,8 +173,7 @@ def test_a_folder_that_came_into_being_meanwhile_is_left_alone(tmp_path):
 
     def overtaken(scratch: Path) -> None:
         fill(scratch)
-        out.mkdir()
-        fill(out, "somebody else")
+        filled(out, "somebody else")
 
     with raises(UsageError, "output-exists"):
         write(out, overtaken, force=False)
@@ -182,9 +182,7 @@ def test_a_folder_that_came_into_being_meanwhile_is_left_alone(tmp_path):
 
 
 def test_the_old_folder_is_never_missing(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    out.mkdir()
-    fill(out, "old")
+    out = filled(tmp_path / "out", "old")
     monkeypatch.setattr(Path, "rename", None)
     with whole_folder(out, force=True) as scratch:
         fill(scratch)
@@ -196,9 +194,7 @@ def test_the_old_folder_is_never_missing(tmp_path, monkeypatch):
 
 
 def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    out.mkdir()
-    fill(out, "old")
+    out = filled(tmp_path / "out", "old")
     rename, calls = Path.rename, []
 
     def second_fails(self, target):
@@ -229,10 +225,7 @@ def test_places_that_cannot_be_written(place, tmp_path):
 
 
 def killed(parent: Path, name: str, suffix: str) -> Path:
-    rest = parent / f".{name}.0123abcd.{suffix}"
-    rest.mkdir()
-    fill(rest, suffix)
-    return rest
+    return filled(parent / f".{name}.0123abcd.{suffix}", suffix)
 
 
 def test_remains_are_cleared_away(tmp_path):
@@ -255,8 +248,7 @@ def test_a_run_that_died_between_its_renames_is_undone(tmp_path):
 
 def test_the_old_folder_of_a_finished_swap_is_removed(tmp_path):
     killed(tmp_path, "out", "old")
-    (tmp_path / "out").mkdir()
-    fill(tmp_path / "out")
+    filled(tmp_path / "out", "new")
     check_output(tmp_path / "out", tmp_path / "in", force=True)
     assert names(tmp_path) == {"out"}
     assert (tmp_path / "out" / "adapter_config.json").read_text() == "new"

@@ -29,8 +29,17 @@ LABELS = "label bad is class 0, label good is class 1; if your head orders them 
 """What is noted of the rows of `classifiers` if no label names are given."""
 
 
-def adapter(folder: Path, base: Path, seed: int, *, task: str = "SEQ_CLS", labels: int = 2, **config) -> Path:
-    """An adapter with random factors and, of a classifier, a random head."""
+def adapter(
+    folder: Path,
+    base: Path,
+    seed: int,
+    *,
+    task: str = "SEQ_CLS",
+    labels: int = 2,
+    falling: bool = False,
+    **config,
+) -> Path:
+    """An adapter with random factors and, of a classifier, a random head. falling: components differ in size."""
     set_seed(seed)
     with quiet():
         if task == "SEQ_CLS":
@@ -42,8 +51,9 @@ def adapter(folder: Path, base: Path, seed: int, *, task: str = "SEQ_CLS", label
     with torch.no_grad():
         for name, weight in peft.named_parameters():
             if "lora_B" in name:
-                weight.mul_(0.0 if config.get("init_lora_weights") is True else 20.0)
-    peft.save_pretrained(folder)
+                size = 4 * 0.5 ** torch.arange(weight.shape[1]) if falling else 20.0
+                weight.mul_(0.0 if config.get("init_lora_weights") is True else size)
+    peft.save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import adapters_to_compare as data
 import numpy as np
 import pytest
-from killing import program
 from raising import raises
 
 from gradience import evaluate_adapters, verify
@@ -19,7 +18,7 @@ from gradience.errors import GradienceError, UsageError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.settings import EvaluateSettings, options_of, sets_of
 from gradience.evaluate.verb import joint_rows
-from gradience.files.digests import DIGESTS, Digests
+from gradience.files.digests import Digests
 from gradience.reports.base.graded import Bounds
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationForecast, EvaluationReport
 from gradience.reports.evaluation_sets import EvaluationSetsReport
@@ -326,27 +325,3 @@ def test_a_perplexity_is_no_margin_of_accuracy(causal, texts):
         evaluate(causal, texts, None, margin="2%", dry_run=True)
     forecast = evaluate(causal, texts, None, margin={"general": "2%"}, dry_run=True)
     assert float(forecast.others["general"].margin) == pytest.approx(np.log(1.02), abs=1e-6)
-
-
-# ---------------------------------------------------------------- interrupted
-
-
-def test_killed_and_run_again_every_set_ends_with_the_same_bytes(prepared, tmp_path):
-    program(Path(__file__).parent / "kill_verbs.py", "evaluate_sets", prepared, tmp_path, 3)
-    whole, killed = (
-        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
-        for name in ("whole", "killed")
-    )
-    for path in [*whole]:
-        if path.suffix == ".json" and (
-            "evaluation" in path.stem or path.name == DIGESTS
-        ):  # they contain times
-            del whole[path], killed[path]
-    assert whole == killed
-    joint = [
-        EvaluationSetsReport.read(tmp_path / name / "evaluation_sets.json") for name in ("whole", "killed")
-    ]
-    assert [report.adapters for report in joint] == [joint[0].adapters] * 2
-    assert joint[0].plan_sha256 == joint[1].plan_sha256
-    listed = [Digests.read(tmp_path / name / DIGESTS).files.keys() for name in ("whole", "killed")]
-    assert listed[0] == listed[1]

@@ -88,8 +88,7 @@ def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, cap
 
 
 def test_of_an_original_it_says_what_the_spectra_say(tmp_path, capsys):
-    folder = tmp_path / "mine"
-    shutil.copytree(example_adapter(), folder)
+    folder = shutil.copytree(example_adapter(), tmp_path / "mine")
     (folder / CARD).unlink()
     assert run(["card", str(folder)]) == 0
     text = (folder / CARD).read_text(encoding="utf-8")
@@ -102,8 +101,7 @@ def test_of_an_original_it_says_what_the_spectra_say(tmp_path, capsys):
 
 
 def test_the_evaluation_above_the_folder_is_shown_with_interval_and_grade(smaller, tmp_path, capsys):
-    folder = tmp_path / "adapter"
-    shutil.copytree(smaller, folder)
+    folder = shutil.copytree(smaller, tmp_path / "adapter")
     report = ShrinkReport.read(evidence_about(folder, tmp_path))
     row = report.candidates[0].result
     assert run(["card", str(folder), "--dry-run"]) == 0
@@ -127,14 +125,12 @@ def test_an_evaluation_of_another_adapter_is_refused_or_left_out(smaller, tmp_pa
 
 
 def test_no_name_of_a_stranger_ends_the_block(tmp_path):
-    folder = tmp_path / "mine"
-    shutil.copytree(example_adapter(), folder)
+    folder = shutil.copytree(example_adapter(), tmp_path / "mine")
     config = json.loads((folder / "adapter_config.json").read_text())
     config.pop("auto_mapping")  # names an architecture that vLLM refuses
     name = "x\n```\n<!-- /gradience:card -->\n# Mine"
-    (folder / "adapter_config.json").write_text(
-        json.dumps(config | {"base_model_name_or_path": name, "task_type": "CAUSAL_LM"})
-    )
+    config |= {"base_model_name_or_path": name, "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     kept = (folder / CARD).read_bytes()
     assert run(["card", str(folder)]) == 0
     once = (folder / CARD).read_bytes()

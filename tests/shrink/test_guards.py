@@ -19,17 +19,9 @@ GENERAL = [
 
 
 def shrink(folder, output, **options):
-    settings = {
-        "base_model": folder / "base",
-        "data": folder / "rows.csv",
-        "guards": {"general": GENERAL},
-        "margin": {"": "90", "general": "90"},
-        "ranks": [3, 2, 1],
-        "device": "cpu",
-        "batch_size": 7,
-        "no_ledger": True,
-    }
-    return shrink_adapter(folder / "reference", output, **{**settings, **options})
+    given = {"base_model": folder / "base", "data": folder / "rows.csv", "guards": {"general": GENERAL}}
+    settings = {"margin": {"": "90", "general": "90"}, "ranks": [3, 2, 1], "batch_size": 7, "no_ledger": True}
+    return shrink_adapter(folder / "reference", output, device="cpu", **{**given, **settings, **options})
 
 
 def test_every_set_is_answered_on_one_base_and_the_records_say_what_the_table_says(prepared, tmp_path):
