@@ -561,12 +561,13 @@ def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_pa
 @pytest.mark.parametrize(
     ("profile", "options", "row", "shown"),
     [
-        ("jsonl", {"scorer": "normalized"}, {"prompt": "{n} is", "answer": "{n}."}, ['prompt "12 is"', 'scored "12."']),
+        ("jsonl", {"scorer": "normalized"}, {"prompt": "{n} is", "answer": "{n}."},
+         ['prompt "1', ' is"', 'scored "1', '."']),
         ("jsonl", {"scorer": "multiple_choice"}, {"prompt": "{n} is", "choices": ["a", "bad"], "answer": "bad"},
          ["scored by multiple_choice sum", 'scored "a | *bad"']),
         ("chat", {}, {"messages": [{"role": "user", "content": "{n}"}], "answer": "good"},
          ["scored by exact", 'scored "good"']),
-        ("classification", {}, {"text": "film {n}", "label": "good"}, ['prompt "film 12"', 'scored "good"']),
+        ("classification", {}, {"text": "film {n}", "label": "good"}, ['prompt "film 1', 'scored "good"']),
     ],
     ids=["jsonl", "choices", "chat", "labels"],
 )  # fmt: skip
