@@ -71,20 +71,30 @@ def lock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
+def lock_alone(handle: int, output: Path) -> None:
+    """Lock an open file or folder of `output` against a second run. Raises LockedError (output-locked), OSError."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise already_locked(output) from None
+
+
+def already_locked(output: Path) -> LockedError:
+    """Return the error for an output that another run writes to."""
+    return LockedError(
+        f"{output}: another run is writing here",
+        code="output-locked",
+        hint="wait until it ends, or give another --output",
+    )
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Lock an existing folder against a second run. Raises LockedError (output-locked), OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    f"{folder}: another run is writing here",
-                    code="output-locked",
-                    hint="wait until it ends, or give another --output",
-                ) from None
+            lock_alone(handle, folder)
         yield
     finally:
         os.close(handle)

@@ -5,7 +5,6 @@ A row is taken over if every file of its adapter has the size and the time of ch
 failure: those are tried again.
 """
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Self
 
 from gradience.adapters.files import Closing
-from gradience.errors import InputError, LockedError
+from gradience.errors import InputError
+from gradience.files.scratch import lock_alone
 from gradience.files.whole import write_errors, write_whole
 from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, not_a_file, open_stream
@@ -44,14 +44,7 @@ class FleetJournal(Closing):
         part = output.with_name(output.name + PART)
         with write_errors(part), ExitStack() as stack:
             file = stack.enter_context(_appended(part))
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    f"{output}: another run is writing it",
-                    code="output-locked",
-                    hint="wait until it ends, or give another --output",
-                ) from None
+            lock_alone(file.fileno(), output)
             with open_stream(part) as rows:
                 head = rows.read(len(BEGINS))
             if not BEGINS.startswith(head):  # it is neither continued nor removed

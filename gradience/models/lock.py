@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradience.errors import InputError, LockedError
-from gradience.files.scratch import abandoned, sweep_below
+from gradience.errors import InputError
+from gradience.files.scratch import abandoned, already_locked, sweep_below
 
 LOCK = ".lock"
 MOMENT = 1.0
@@ -37,11 +37,7 @@ def only_one(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
             sweep_below(folder)
             yield
     except Timeout:
-        raise LockedError(
-            f"{folder}: another run is writing here",
-            code="output-locked",
-            hint="wait until it ends, or give another --output",
-        ) from None
+        raise already_locked(folder) from None
 
 
 def refuse_links(folder: Path) -> None:
