@@ -7,27 +7,38 @@ planned looks with both stops, as in `gradience evaluate`; likelihoods once, wit
 `gradience evaluate` with guards: Holm's adjustment of each candidate's largest p-value. `set by set` is Holm's
 adjustment on each data set by itself, with a B on every set: Gradience does not use it, and the figures show why.
 
-The second table is the rule of Bench's guards with three seeds, without looks: Holm's adjustment of each variant's
-largest p-value over its task (pooled over seeds) and every guard on every seed. Bench also requires every seed to pass,
-which is left out here and makes a B rarer.
+The second table simulates Bench: drawn answers to the task and to two guards become a run of 3 or 5 seeds, which
+`gradience.bench.verdict` judges like any other run. `PASS` is the policy's verdict. `B` is a grade of B or A. `false B`
+is one with a false claim: these adapters lose the margin on the task (mean over seeds), or on a guard on a seed. With
+several variants, a run counts if any losing variant has the verdict. The luck of an example is drawn for each seed, or
+is the same on every seed. `spread` is the standard deviation of true losses between trainings, in margins: 0.4 is
+1 point of accuracy and 0.02 nats per token.
 """
 
 import argparse
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 from sequential_looks import score_of
-from sequential_looks import statistics as score_tests
 
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.guards import failed_guards, guard_evidence
+from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.evaluate.verb import joint_rows
-from gradience.reports.base.graded import Bounds
+from gradience.files.packed import pack
+from gradience.reports.base.graded import Bounds, LikelihoodEvidence
+from gradience.reports.bench import Bench, VariantResult
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport
-from gradience.statistics.paired import LEVEL
+from gradience.statistics.paired import FEWEST_GROUPS, LEVEL, pair_grade
 from gradience.statistics.pooled import pool
 from gradience.statistics.sequential import FUTILITY, Look, fewest_at_first_look, plan_looks
+from gradience.statistics.table import PairedTable
 
 Values = NDArray[np.float64]
 ACCURACY, NLL = (2000, 0.025, 0.05), (400, 0.05, 0.2)
@@ -44,17 +55,36 @@ CASES: Sequence[tuple[str, Sequence[tuple[int, float, float]], Sequence[Sequence
     ("3 candidates, each loses on another set", [ACCURACY, ACCURACY, NLL], np.eye(3).tolist()),
 )
 
-BENCH_CASES: Sequence[tuple[str, Sequence[Sequence[float]]]] = (
-    ("1 variant loses on the task", [[LOSES, 0, 0, 0, 0, 0, 0]]),
-    ("1 variant loses on accuracy, on one seed", [[0, LOSES, 0, 0, 0, 0, 0]]),
-    ("1 variant loses on accuracy, on every seed", [[0, LOSES, LOSES, LOSES, 0, 0, 0]]),
-    ("1 variant loses on likelihood, on one seed", [[0, 0, 0, 0, LOSES, 0, 0]]),
-    ("1 variant loses on both guards, on one seed", [[0, LOSES, 0, 0, LOSES, 0, 0]]),
-    ("2 variants, each on another guard, on one seed", [[0, LOSES, 0, 0, 0, 0, 0], [0, 0, 0, 0, LOSES, 0, 0]]),
-    ("3 variants, one on the task, two on a guard",
-     [[LOSES, 0, 0, 0, 0, 0, 0], [0, LOSES, 0, 0, 0, 0, 0], [0, 0, 0, 0, LOSES, 0, 0]]),
-)  # fmt: skip
-"""Losses of each variant: its task, then the accuracy guard and the likelihood guard on seeds 1 to 3."""
+EVERY, FIRST = (1.0, 1.0, 1.0, 1.0, 1.0), (1.0, 0.0, 0.0, 0.0, 0.0)
+NONE = (0.0, 0.0, 0.0, 0.0, 0.0)
+BENCH_CASES: Sequence[tuple[str, Sequence[Sequence[Sequence[float]]]]] = (
+    ("the task", [[EVERY, NONE, NONE]]),
+    ("the accuracy guard, on every seed", [[NONE, EVERY, NONE]]),
+    ("the accuracy guard, on one seed", [[NONE, FIRST, NONE]]),
+    ("the likelihood guard, on every seed", [[NONE, NONE, EVERY]]),
+    ("the likelihood guard, on one seed", [[NONE, NONE, FIRST]]),
+    ("the task and the accuracy guard, on every seed", [[EVERY, EVERY, NONE]]),
+    ("the task and the likelihood guard, on every seed", [[EVERY, NONE, EVERY]]),
+    ("2 variants, each on another guard, on one seed", [[NONE, FIRST, NONE], [NONE, NONE, FIRST]]),
+    ("the task, in a run without guards", [[EVERY]]),
+)
+"""Mean losses of each variant on the task, the accuracy guard and the likelihood guard: one per seed, in margins."""
+SETS = (ACCURACY, ACCURACY, (FEWEST_GROUPS, 0.05, 0.2))
+"""The task and the two guards; fewer documents than these give no grade above C."""
+CORRECT = 0.8
+"""Share of the examples that the probe has correct."""
+SCENARIOS = (
+    (3, False, 0.0),
+    (3, True, 0.0),
+    (5, False, 0.0),
+    (5, True, 0.0),
+    (3, False, 0.4),
+    (5, False, 0.4),
+)
+"""Seeds, the same luck on every seed, and the spread between trainings."""
+RESULTS = Path(__file__).parent / "results"
+LIKE = "uniform_median.truncate"
+"""Variant of the kept run in whose place the simulated ones are."""
 
 
 @cache
@@ -131,46 +161,172 @@ def agrees(p: Values, shown: NDArray[np.bool_]) -> bool:
     return [row.grade == "B" for row in joint_rows(reports)] == shown.tolist()
 
 
-def bench_p(random: np.random.Generator, replicates: int, losses: Sequence[float]) -> tuple[Values, Values]:
-    """Return the largest p-values of one variant in Bench; the second assumes the same answers to a guard on all seeds.
+def draw(
+    random: np.random.Generator, of_set: tuple[int, float, float], losses: Values, *, same: bool,
+    probe: NDArray[np.bool_] | None = None,
+) -> Values:  # fmt: skip
+    """Return candidate − probe for each seed and example. losses: one per seed.   probe: its correct examples."""
+    examples, margin, spread = of_set
+    shape, drop = (1 if same else len(losses), examples), losses[:, None] * margin
+    if of_set is not ACCURACY:
+        return random.normal(0, spread, shape) - drop
+    right = random.random(shape) < CORRECT if probe is None else probe
+    luck = random.random(shape)
+    lost, gained = (spread + drop) / 2 / CORRECT, (spread - drop) / 2 / (1 - CORRECT)
+    return np.where(right, -1.0 * (luck < lost), 1.0 * (luck < gained))
 
-    The task is tested only where every guard rejects: elsewhere the largest p-value is above the level.
-    """
-    examples, margin, discordance = ACCURACY
 
-    def cells(loss: float) -> list[float]:
-        return [(discordance + loss * margin) / 2, (discordance - loss * margin) / 2, 1 - discordance]
+def bounds_of(gains: Values, margin: float) -> Bounds:
+    """Return the evidence of one evaluation."""
+    pooled = pool(gains[None])
+    return Bounds.of(pooled.interval(), pooled.p_value(margin))
 
-    guards = []
-    for loss in losses[1:4]:
-        lost, gained, _ = random.multinomial(examples, cells(loss), size=replicates).T
-        guards.append(special.ndtr(-score_tests(gained, lost, examples, margin)[0]))
-    guards += [likelihood(random, replicates, *NLL, loss) for loss in losses[4:]]
-    worst = [int(np.argmax(losses[1:4])), 3 + int(np.argmax(losses[4:]))]
-    columns = np.max(guards, axis=0), np.max([guards[place] for place in worst], axis=0)
-    for largest in columns:
-        for place in np.flatnonzero(largest <= LEVEL):
-            answers = random.choice([-1, 1, 0], p=cells(losses[0]), size=(3, examples))
-            largest[place] = max(largest[place], pool(answers).p_value(margin))
-    return columns
+
+@cache
+def bounds_of_counts(lost: int, gained: int) -> Bounds:
+    """Return the same for accuracy, where only the counts matter."""
+    n, margin, _ = ACCURACY
+    return bounds_of(np.repeat([-1.0, 1.0, 0.0], [lost, gained, n - lost - gained]), margin)
+
+
+class SimulatedBench:
+    """Runs of Bench: those of a kept run, with other answers."""
+
+    def __init__(self, seeds: int) -> None:
+        kept = sorted((RESULTS / "minilm_reviews").glob("seed_*/bench.json"))[:seeds]
+        self.kept = [Bench.read(path) for path in kept]
+        self.evaluation = EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json")
+
+    def verdicts(
+        self, random: np.random.Generator, losses: Values, *, same: bool
+    ) -> tuple[list[str], list[str | None]]:
+        """Return status and grade of each variant. losses: (variants, sets, seeds), in margins."""
+        shape, names = (len(self.kept), ACCURACY[0]), [f"variant{place}" for place in range(len(losses))]
+        probes = np.broadcast_to(random.random((1, shape[1]) if same else shape) < CORRECT, shape)
+        tasks = [draw(random, ACCURACY, row[0], same=same, probe=probes) for row in losses]
+        gains = [
+            [draw(random, of_set, drop, same=same) for of_set, drop in zip(SETS[1:], row[1:], strict=False)]
+            for row in losses
+        ]
+        benches = [self.with_guards(place, names, gains, tested=False) for place in range(shape[0])]
+        statuses = [self.status(benches, name, rows) for name, rows in zip(names, tasks, strict=True)]
+        grades: list[str | None] = [None] * len(names)
+        if "PASS" not in statuses:  # no grade is above C
+            return statuses, grades
+        benches = [self.with_guards(place, names, gains, tested=True) for place in range(shape[0])]
+        largest = [guard_evidence(benches, self.named(name)).p_value for name in names]
+        if min(largest) > LEVEL:  # no grade is above C
+            return statuses, grades
+        for place, (bench, probe) in enumerate(zip(benches, probes, strict=True)):
+            like = bench.variant(LIKE)
+            rows = [result(like, probe, probe + task[place] > 0, name=name)
+                    for name, task in zip(names, tasks, strict=True)]  # fmt: skip
+            if not bench.guards:  # an A needs a control; with guards there is no A
+                rows.append(result(bench.variant("head_only"), probe, np.zeros_like(probe)))
+            changes = {"probe": bench.probe.model_copy(update=answers(probe)), "variants": rows}
+            benches[place] = bench.model_copy(update=changes)
+        judged = aggregate(benches, records_verified=True).candidates
+        assert [row.status for row in judged] == statuses
+        return statuses, [row.evidence.grade for row in judged]
+
+    def named(self, name: str) -> dict[int, VariantResult]:
+        """Return the kept results of each seed under another name."""
+        return {bench.seed: bench.variant(LIKE).model_copy(update={"name": name}) for bench in self.kept}
+
+    def status(self, benches: Sequence[Bench], name: str, rows: Values) -> str:
+        """Return the policy's verdict. rows: candidate − probe on the task, for each seed and example."""
+        outcomes = [
+            SeedOutcome(
+                bench.seed, n=len(row), only_probe=int((row < 0).sum()), only_variant=int((row > 0).sum()),
+                guard="; ".join(failed_guards(bench.guards, name)),
+            )
+            for bench, row in zip(benches, rows, strict=True)
+        ]  # fmt: skip
+        return verdict_over_seeds(outcomes, benches[0].planned_seeds, benches[0].policy).status
+
+    def with_guards(
+        self, place: int, names: Sequence[str], gains: Sequence[Sequence[Values]], *, tested: bool
+    ) -> Bench:
+        """Return one seed with its evaluations on the guards. tested: with bounds and grades."""
+        reports = {}
+        for number, of_set in enumerate(SETS[1 : 1 + len(gains[0])]):
+            rows = [self.row(name, of_set, of_variant[number][place], tested=tested)
+                    for name, of_variant in zip(names, gains, strict=True)]  # fmt: skip
+            changes = {"task": f"guard {number}", "adapters": rows, "margin": Fraction(str(of_set[1]))}
+            reports[f"guard {number}"] = self.evaluation.model_copy(update=changes)
+        planned = tuple(bench.seed for bench in self.kept)
+        return self.kept[place].model_copy(update={"guards": reports, "planned_seeds": planned})
+
+    def row(
+        self, name: str, of_set: tuple[int, float, float], gains: Values, *, tested: bool
+    ) -> EvaluatedAdapter:
+        """Return a variant's row in a seed's evaluation on a guard."""
+        n, margin, _ = of_set
+        lost, gained = int((gains < 0).sum()), int((gains > 0).sum())
+        changes: dict[str, Any] = {"name": name, "n": n, "pairs": None, "likelihood": None}
+        if of_set is ACCURACY:
+            changes["pairs"] = PairedTable(n11=n - lost - gained, n10=lost, n01=gained, n00=0)
+        else:
+            changes["likelihood"] = LikelihoodEvidence(tokens=n, nll=1.0, delta=-gains.mean())
+        if tested:
+            bounds = bounds_of_counts(lost, gained) if of_set is ACCURACY else bounds_of(gains, margin)
+            grade = pair_grade(bounds.low, bounds.high, Fraction(str(margin)), bounds.p_value)
+            changes |= {"bounds": bounds, "grade": grade}
+        return self.evaluation.candidates[0].model_copy(update=changes)
+
+
+def answers(correct: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the fields of an adapter's measures that hold its answers."""
+    return {"n": len(correct), "correct": int(correct.sum()), "correct_examples": pack(correct.tolist())}
+
+
+def result(
+    like: VariantResult, probe: NDArray[np.bool_], correct: NDArray[np.bool_], **changes: Any
+) -> VariantResult:
+    """Return a variant's result on one seed."""
+    pairs = PairedTable.of(probe.tolist(), correct.tolist())
+    measures = like.measures.model_copy(update=answers(correct))
+    return like.model_copy(update={"measures": measures, "pairs": pairs, **changes})
 
 
 def bench(replicates: int) -> None:
     """Print the second table."""
-    print(f"{'Bench, 3 seeds':48}{'B':>8}{'same answers':>14}")
-    for name, losses in BENCH_CASES:
-        random = np.random.default_rng(0)
-        wrong = [max(row) >= LOSES for row in losses]
-        p = np.array([bench_p(random, replicates, row) for row in losses])
-        errors = [holm(p[:, place].T)[:, wrong].any(axis=1).mean() for place in (0, 1)]
-        print(f"{name:48}{errors[0]:8.2%}{errors[1]:14.2%}", flush=True)
+    print(f"Bench, {replicates} replicates")
+    print(f"{'a variant loses the margin on':50}seeds   luck  spread     PASS        B  false B        A")
+    for name, means in BENCH_CASES:
+        for seeds, same, spread in SCENARIOS:
+            shares = bench_shares(replicates, np.array(means)[..., :seeds], spread, same=same)
+            figures = "".join(f"{share:9.2%}" for share in shares)
+            print(f"{name:50}{seeds:5}{'same' if same else 'own':>7}{spread:8}{figures}", flush=True)
+
+
+def bench_shares(replicates: int, means: Values, spread: float, *, same: bool) -> Values:
+    """Return how often a losing variant passes, has a B or A, has one with a false claim, and has an A."""
+    simulated, random = SimulatedBench(means.shape[-1]), np.random.default_rng(0)
+    losing = np.flatnonzero(means.max(axis=(1, 2)) >= LOSES)
+    most = ACCURACY[2] / ACCURACY[1]  # a larger loss is more than the examples on which the answers differ
+    counts = np.zeros(4)
+    for _ in range(replicates):
+        losses = np.clip(means + random.normal(0, spread, means.shape), -most, most)
+        statuses, grades = simulated.verdicts(random, losses, same=same)
+        false = (losses[:, 0].mean(axis=1) >= LOSES) | (losses[:, 1:] >= LOSES).any(axis=(1, 2))
+        shown = [place for place in losing if grades[place] in ("A", "B")]
+        counts += (
+            any(statuses[place] == "PASS" for place in losing),
+            bool(shown),
+            any(false[shown]),
+            any(grades[place] == "A" for place in losing),
+        )
+    return counts / replicates
 
 
 def main() -> None:
     """Print one line for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicates", type=int, default=20_000)
-    replicates = parser.parse_args().replicates
+    parser.add_argument("--bench-replicates", type=int, default=2_000)
+    options = parser.parse_args()
+    replicates = options.replicates
     print(f"{replicates} replicates, seed 0; accuracy: {ACCURACY}, likelihood: {NLL}; level {LEVEL:.0%}")
     print(f"{'':48}{'joint':>8}{'set by set':>12}{'shown if all hold':>20}")
     for name, sets, losses in CASES:
@@ -196,7 +352,7 @@ def main() -> None:
         errors = [shown[:, wrong].any(axis=1).mean() for shown in (joint, alone)]
         power = holm(p_of(np.zeros_like(losses).tolist()).max(axis=2)).any(axis=1).mean()
         print(f"{name:48}{errors[0]:8.2%}{errors[1]:12.2%}{power:20.1%}", flush=True)
-    bench(replicates)
+    bench(options.bench_replicates)
 
 
 if __name__ == "__main__":
