@@ -400,10 +400,6 @@ class AuditReport(Report):
         """Return the sections of a document."""
         return audit_blocks(self)
 
-    def summary(self) -> list[Note]:
-        """Return no verdict: the box of a page has the first sentence, the inventory, errors and warnings."""
-        return []
-
     def screen(self, view: View) -> Document:
         """Return the screen of one adapter, and the next command."""
         path = view.path(0, self.adapter.path)

@@ -384,10 +384,6 @@ class Bench(Judged[VariantResult]):
         """Return the sections."""
         return list(bench_blocks(self))
 
-    def summary(self) -> list[Note] | None:
-        """Return no further notes: the box shows the sentences before the first section. None for a smoke run."""
-        return None if self.smoke else []
-
     @model_validator(mode="after")
     def _pairs_are_those_of_the_answers(self) -> Bench:
         probe = self.probe.answers() if self.probe else None
@@ -518,10 +514,6 @@ class BenchAggregate(Judged[VariantSummary]):
     def screen(self, view: View) -> Document:
         """Return the sections."""
         return list(aggregate_blocks(self))
-
-    def summary(self) -> list[Note] | None:
-        """Return no further notes: the box shows the sentences before the first section."""
-        return []
 
 
 MIN_SEEDS = MIN_RUNS

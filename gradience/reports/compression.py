@@ -105,10 +105,6 @@ class _Compression(Report):
         """Return the sections of a document."""
         return compression_blocks(cast("Compression", self))
 
-    def summary(self) -> list[Note]:
-        """Return no more than the document's opening."""
-        return []
-
 
 class CompressionPlan(_Compression):
     """New ranks for every module, with their predicted error: a pure function of an audit and a criterion.

@@ -180,10 +180,6 @@ class MergeReport(Report):
             blocks += [Heading("Runtime support"), Notes(runtime_notes(tested))]
         return blocks
 
-    def summary(self) -> list[Note]:
-        """Return no more than the document's opening."""
-        return []
-
 
 def result_blocks(report: MergeReport) -> list[Block]:
     """Return the certificate with its comparisons, the size, the error, and the warnings."""

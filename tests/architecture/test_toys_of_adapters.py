@@ -245,7 +245,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.reports.base.blocks import Column, Document, Heading, Note, Span, table_of
+from gradience.reports.base.blocks import Column, Document, Heading, Note, Notes, Span, table_of
 from gradience.reports.base.report import Report
 
 
@@ -264,10 +264,8 @@ class LetterReport(Report):
             (Column("name"), lambda name: Span(name, "name")),
             (Column("letters", ">"), lambda name: str(len(name))),
         )
-        return [Heading("Letters", level=1), Heading("How many letters?"), table]
-
-    def summary(self) -> list[Note]:
-        return [Note("good", f"{len(self.names)} names")]
+        answer = Notes([Note("good", f"{len(self.names)} names")])
+        return [Heading("Letters", level=1), answer, Heading("How many letters?"), table]
 '''
 
 

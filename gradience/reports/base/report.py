@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, cast, get_args
 from gradience.errors import require
 from gradience.files.artifact import Artifact
 from gradience.files.whole import write_whole
-from gradience.reports.base.blocks import Document, Note
+from gradience.reports.base.blocks import Document
 from gradience.reports.base.view import SCREEN, View
 
 if TYPE_CHECKING:
@@ -63,10 +63,6 @@ class Report(Readable):
     row_field: ClassVar[str]
     """The field whose entries are the rows of `to_dataframe`."""
     plots: ClassVar[Plots] = {}
-
-    def summary(self) -> list[Note] | None:
-        """Return the summary box with the verdict; None for a report without one."""
-        return None
 
     def without_texts(self) -> Self:
         """Return the report without quoted examples and answers, which may be private."""

@@ -1,11 +1,11 @@
 """Parts of a page: one part per title of a report, with sections of blocks and plots."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradience.reports.audit import AuditReport, audits_blocks
-from gradience.reports.base.blocks import Block, Document, Heading, Note, Notes, Paragraph
+from gradience.reports.base.blocks import Block, Document, Heading
 from gradience.reports.base.report import Report
 from gradience.reports.page.flips import ReadPrompts, flip_blocks
 from gradience.reports.plots.kinds import plots_of
@@ -45,10 +45,8 @@ class PagePart:
     heading: Heading
     """Its title, with the verdict as the aside."""
     opening: list[Block] = field(default_factory=list)
-    """Blocks before the first section."""
+    """Blocks before the first section. Its sentences and notes are the summary box."""
     sections: list[Section] = field(default_factory=list)
-    answer: list[Block] = field(default_factory=list)
-    """Summary box: verdict and warnings."""
 
 
 def parts_of(sources: Sequence[PageSource], *, texts: bool) -> list[PagePart]:
@@ -72,24 +70,7 @@ def _parts_of(source: PageSource, *, texts: bool) -> list[PagePart]:
     first, *others = _parts([*report.blocks(), *flips])
     plots = list(plots_of(report).values())
     first.sections[:0] = [Section(Heading("Plots"), plots=plots)] if plots else []
-    short = report.summary()
-    if short is not None:  # verdict, evidence and warnings
-        first.opening = list(_without(first.opening, short))
-        sentences = [block for block in first.opening if isinstance(block, Paragraph)]
-        warnings = [block for block in first.opening if isinstance(block, Notes)]
-        first.answer = [*sentences[:1], *([Notes(short)] if short else []), *sentences[1:], *warnings]
-        first.opening = [block for block in first.opening if block not in first.answer]
-        for section in first.sections:  # the box is not repeated
-            section.blocks = list(_without(section.blocks, short))
-        first.sections = [section for section in first.sections if section.blocks or section.plots]
     return [first, *others]
-
-
-def _without(blocks: Sequence[Block], notes: Sequence[Note]) -> Iterator[Block]:
-    for block in blocks:
-        rest = [note for note in block.notes if note not in notes] if isinstance(block, Notes) else []
-        if rest or not isinstance(block, Notes):
-            yield replace(block, notes=rest) if isinstance(block, Notes) else block
 
 
 def _parts(document: Document) -> list[PagePart]:

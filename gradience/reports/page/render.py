@@ -17,7 +17,7 @@ from gradience.errors import InputError, UsageError, require
 from gradience.files.whole import write_whole
 from gradience.reading import open_stream
 from gradience.reports.base import html
-from gradience.reports.base.blocks import Block, Facts, Inline, Table, spans
+from gradience.reports.base.blocks import Block, Facts, Inline, Notes, Paragraph, Table, spans
 from gradience.reports.base.names import display_sentence
 from gradience.reports.base.run import RunInfo
 from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
@@ -162,8 +162,10 @@ def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
                 "anchor": f"report-{number}" if several else "top",
                 "title": _inline(part.heading.text),
                 "aside": _inline(part.heading.aside),
-                "answer": _blocks(part.answer),
-                "opening": _blocks(part.opening),
+                "answer": _blocks([block for block in part.opening if isinstance(block, Paragraph | Notes)]),
+                "opening": _blocks(
+                    [block for block in part.opening if not isinstance(block, Paragraph | Notes)]
+                ),
                 "sections": [
                     {
                         "anchor": f"section-{prefix}{place}",
