@@ -16,7 +16,7 @@ SHOWN = {
         {4}""",
     "callback_monitor": """
         'labels': | Training Loss
-        run/run.jsonl | finished | 6 modules, rank 8
+        run/run.jsonl | finished | of 8
         Audit of run/adapter | 'train_step'""",
 }
 """In this order, in the outputs of each."""

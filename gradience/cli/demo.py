@@ -54,7 +54,7 @@ def demo(settings: DemoSettings) -> int:
 
 
 def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
-    """Run Bench on the demo's config in `output`, print the first lines of its result, and return the exit code."""
+    """Run Bench on the demo's config in `output`, print its result, and return the exit code."""
     from gradience.bench.settings import BenchSettings
     from gradience.bench.verb import run_bench
     from gradience.cli.bench import code_of
@@ -65,7 +65,7 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     settings = BenchSettings(config=CONFIG, output=output, overrides=overrides)
     result = ReportOutput().watch(run_bench, settings)
     assert isinstance(result, Bench)  # of one seed
-    print(str(result).replace("to_markdown()", "bench.md"))  # Markdown was written to this file
+    print(result)
     show_written(f"{output / 'bench.json'}, bench.md")
     return code_of(result.status)
 

@@ -1,4 +1,4 @@
-"""A report in a notebook: its first sections and its most informative plot. `to_markdown()` has the whole report."""
+"""A report in a notebook: the screen and its most informative plot. `to_markdown()` has the whole report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from gradience.errors import MissingExtra
 from gradience.reports.base import html
-from gradience.reports.base.blocks import Block, Document, Heading, Table, spans
 from gradience.reports.base.names import html_text
+from gradience.reports.base.view import SCREEN
 from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.plot import Plot
 
@@ -20,29 +20,9 @@ IN_A_CELL = 760
 
 
 def to_notebook(report: Report) -> str:
-    """Return the sections up to the first table, and a plot if the report has one and matplotlib is installed."""
-    blocks, left = _first(report.blocks())
+    """Return the screen, and a plot if the report has one and matplotlib is installed."""
     plot = next(iter(plots_of(report).values()), None)
-    more = f"<p>More in <code>to_markdown()</code>: {html_text(' · '.join(left))}</p>" if left else ""
-    return html.render(blocks) + (_picture(plot) if plot else "") + more
-
-
-def _first(document: Document) -> tuple[list[Block], list[str]]:
-    """Return the sections up to the first one with a table that is no drawing, and the titles of the others."""
-    sections: list[list[Block]] = [[]]
-    for block in document:
-        if isinstance(block, Heading) and sections[-1]:
-            sections.append([])
-        sections[-1].append(block)
-    tabled = (n for n, section in enumerate(sections, start=1) if any(map(_is_table, section)))
-    shown = next(tabled, len(sections))
-    heads = [section[0] for section in sections[shown:]]
-    titles = ["".join(span.text for span in spans(head.text)) for head in heads if isinstance(head, Heading)]
-    return [block for section in sections[:shown] for block in section], titles
-
-
-def _is_table(block: Block) -> bool:
-    return isinstance(block, Table) and not any(column.drawing for column in block.columns)
+    return html.render(report.screen(SCREEN)) + (_picture(plot) if plot else "")
 
 
 def _picture(plot: Plot) -> str:

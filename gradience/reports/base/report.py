@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-PRINTED = 30
-"""Lines of a printed report; Markdown and HTML are complete."""
-
-
 Plots = Mapping[str, str]
 """Kind of plot -> its maker, the most informative first: `compared:forest_plot` is a module of
 `gradience.reports.plots` and its function of the report. A plot without data is left out."""
@@ -104,18 +100,8 @@ class Report(Readable):
         return to_notebook(self)
 
     def __str__(self) -> str:
-        """Return at most 30 lines: the first sections, and the number of remaining lines."""
-        from gradience.reports.base import terminal
-
-        lines = terminal.render(self.blocks(), width=terminal.DEFAULT_WIDTH).splitlines()
-        if len(lines) <= PRINTED:
-            return "\n".join(lines)
-        room = PRINTED - 2
-        ends = [
-            number for number in range(room // 2, room + 1) if not lines[number]
-        ]  # ends of whole sections
-        shown = lines[: ends[-1] if ends else room]
-        return "\n".join([*shown, "", f"… {len(lines) - len(shown)} more lines in to_markdown()"])
+        """Return what the command line prints."""
+        return self.to_text().rstrip("\n")
 
     __repr__ = __str__  # shown in interactive sessions, instead of thousands of modules
 
