@@ -21,7 +21,7 @@ from gradience.bench.verdict.aggregate import aggregate
 from gradience.check import check_config
 from gradience.errors import MissingExtra
 from gradience.monitor import monitor_runs
-from gradience.reports.base import html, terminal
+from gradience.reports.base import html
 from gradience.reports.base.report import Report
 from gradience.reports.base.view import SCREEN, View
 from gradience.reports.evaluation import EvaluationReport
