@@ -268,8 +268,8 @@ def answer(report: FleetReport) -> str:
     if not lower:
         return f"{needed} No lower max_lora_rank stays within {limit} weight error."
     if len(bases) > 1:
-        truncated = f"A lower one stays within {limit} weight error for {count(len(lower))} base models."
-        return f"{needed} {truncated}"
+        of_all = f"{count(len(lower))} of {count(len(bases))} base models"
+        return f"{needed} A lower one stays within {limit} weight error for {of_all}."
     errors = [
         weight_error(step.lost_energy_max) for step in lower[0].steps if step.max_lora_rank == lower[0].target
     ]

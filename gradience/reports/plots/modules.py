@@ -63,7 +63,7 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
         Axis("σ over the largest σ", scale="log"),
         lines,
         f"Singular values of {plural(len(layers), 'module')}, relative to each module's largest; the median stable"
-        f" rank is {trimmed(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}.",
+        f" rank is {sig(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}.",
     )
 
 
