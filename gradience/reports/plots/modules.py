@@ -7,7 +7,7 @@ import numpy as np
 
 from gradience.reports.audit import AuditReport, LayerAudit, k_label, trained_layers
 from gradience.reports.base.modules import by_kind, layer_map, short_labels
-from gradience.reports.base.numbers import count, number_range, percent, plural, trimmed
+from gradience.reports.base.numbers import count, number_range, percent, plural, sig, trimmed
 from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Reference
 from gradience.spectra import FloatArray, cumulative_energy
 
