@@ -29,14 +29,8 @@ def tensors(calibration) -> dict[str, np.ndarray]:
 
 
 def again(case, output, **options):
-    options = {
-        "prompts": case.prompts,
-        "base_model": case.base,
-        "completion_tokens": 5,
-        "device": "cpu",
-        **options,
-    }
-    return calibrate_adapter(case.adapter, output, **options)
+    given = {"prompts": case.prompts, "base_model": case.base, "completion_tokens": 5, "device": "cpu"}
+    return calibrate_adapter(case.adapter, output, **{**given, **options})
 
 
 @pytest.mark.parametrize("kind", ["classifier", "writer"])

@@ -49,17 +49,14 @@ class Distilled(NamedTuple):
 
 
 def distill(case, small, output, **options) -> DistillReport:
-    options = {
+    given = {
         "teacher": case.adapter,
         "prompts": case.prompts,
         "base_model": case.base,
         "completion_tokens": 5,
-        "device": "cpu",
-        "steps": 40,
-        "lr": 1e-2,
-        **options,
     }
-    return distill_adapter(small, output, **options)
+    settings = {"device": "cpu", "steps": 40, "lr": 1e-2}
+    return distill_adapter(small, output, **{**given, **settings, **options})
 
 
 @pytest.fixture(scope="module", params=["classifier", "writer"])

@@ -49,34 +49,18 @@ def test_weights_tensor_by_tensor(tmp_path):
 
 def test_files_beside_the_weights(tmp_path):
     source = adapter(tmp_path / "in")
-    carried = {
-        "README.md": "# card",
-        "tokenizer.json": "{}",
-        "tokenizer_config.json": "{}",
-        "special_tokens_map.json": "{}",
-        "chat_template.jinja": "{{ x }}",
-        "trainer_state.json": "{}",
-        "value_head.safetensors": "other weights",
-        "notes für später.txt": "ü",
-        "empty": "",
-    }
-    left = {
-        "optimizer.pt": "",
-        "scheduler.pt": "",
-        "training_args.bin": "",
-        "rng_state.pth": "",
-        "rng_state_0.pth": "",
-        "adapter_model.bin": "",
-        "pytorch_model.bin": "",
-        "pytorch_model-00001-of-00002.bin": "",
-        "mp_rank_00_model_states.pt": "",
-        "vocabulary.pkl": "",
-        "compression_report.json": "{}",
-        "compression_report.md": "",
-        ".gitattributes": "",
-    }
-    for name, text in (carried | left).items():
-        (source / name).write_text(text)
+    carried = (
+        "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+        "trainer_state.json", "value_head.safetensors", "notes für später.txt",
+    )  # fmt: skip
+    left = (
+        "optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth", "rng_state_0.pth", "adapter_model.bin",
+        "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "mp_rank_00_model_states.pt", "vocabulary.pkl",
+        "compression_report.json", "compression_report.md", ".gitattributes",
+    )  # fmt: skip
+    for name in (*carried, *left):
+        (source / name).write_text(f"{name}: für später")
+    (source / "empty").touch()
     (source / "big.bin").write_bytes(bytes(range(256)) * 40_000)
     for name, start in (
         ("notes", b"\x80\x04\x95"),
@@ -98,7 +82,7 @@ def test_files_beside_the_weights(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
     carried_files, missing = carry_files(locate(source), target)
-    expected = {*carried, "big.bin", "inside", "authors", "docs.zip"}
+    expected = {*carried, "empty", "big.bin", "inside", "authors", "docs.zip"}
     assert set(carried_files) == set(os.listdir(target)) == expected
     refused = {"runs/", "pipe", "gone", "outside", "notes", "weights.bin", "state", "damaged.zip"}
     assert set(missing) == {*left, *refused}
@@ -196,17 +180,8 @@ FOREIGN = {
     "data parallel": lambda name: f"module.{name}",
     "an adapter's name": with_adapter_name,
 }
-NAMED = [
-    "llama",
-    "embedding",
-    "convolutions",
-    "experts",
-    "attention",
-    "lora-bias",
-    "biases",
-    "token-rows",
-    "bert-head",
-]
+NAMED = ["llama", "embedding", "convolutions", "experts", "attention", "lora-bias", "biases", "token-rows"]
+NAMED += ["bert-head"]
 
 
 def renamed(folder: Path, target: Path, rename) -> Path:
@@ -263,9 +238,8 @@ def test_the_two_parts_of_an_attention_share_their_rank(original, tmp_path):
     assert rows["attn"].scale == rows["attn.base_layer.out_proj"].scale == 3 / 5
     pattern = report.rank_pattern()
     assert set(pattern) == {"^attn", "^last"}
-    for criterion in (ToRank(3),):
-        report = compress(original("attention"), tmp_path / "out", criterion)
-        assert len({row.new_rank for row in report.modules if "attn" in row.name}) == 1
+    report = compress(original("attention"), tmp_path / "out", ToRank(3))
+    assert len({row.new_rank for row in report.modules if "attn" in row.name}) == 1
     with raises(InputError, "shared-rank") as refusal:
         compress(original("attention"), tmp_path / "no", ToBudget(max_params=300))
     assert "attn" in str(refusal.value)

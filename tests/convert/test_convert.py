@@ -48,8 +48,7 @@ def test_an_adapter_of_peft_stays_what_it_is(adapter: Path, tmp_path: Path) -> N
 
 
 def test_tensors_get_the_names_by_which_peft_finds_them(adapter: Path, tmp_path: Path) -> None:
-    tensors = load_file(adapter / WEIGHTS) if np.dtype("float32") else {}
-    original = {name: value.astype(np.float32) for name, value in tensors.items()}
+    original = {name: value.astype(np.float32) for name, value in load_file(adapter / WEIGHTS).items()}
     dumped = {
         f"_orig_mod.{name}".replace(".lora_A.", ".lora_A.mine."): value for name, value in original.items()
     }

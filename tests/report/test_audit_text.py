@@ -46,58 +46,29 @@ def mistral():
 def small():
     """Everything unusual at once: ranks that differ, a head, saved modules, an untrained module, knife edges, fp8."""
     fp8 = {"dtype": "F8_E4M3", "storage_error": 2e-3}
+    layer = "bert.encoder.layer"
     rows = [
         row(
-            f"bert.encoder.layer.{i}.attention.self.{kind}",
-            power_law(r, 0.5 + 0.2 * i),
-            r=r,
-            shape=(384, 384),
-            layer=f"bert.encoder.layer.{i}",
-            index=i,
-            alpha=16.0,
-            scale=16.0 / r,
-            borderline=i == 1,
-            tau=0.95,
-            **fp8,
+            f"{layer}.{i}.attention.self.{kind}", power_law(r, 0.5 + 0.2 * i), r=r, shape=(384, 384), index=i,
+            layer=f"{layer}.{i}", alpha=16.0, scale=16.0 / r, borderline=i == 1, tau=0.95, **fp8,
         )
         for i in range(6)
         for kind, r in (("query", 8), ("value", 16))
-    ]
-    name = "bert.encoder.layer.5.output.dense"
-    rows.append(
-        row(
-            name,
-            None,
-            r=8,
-            shape=(384, 1536),
-            status="untrained",
-            layer="bert.encoder.layer.5",
-            index=5,
-            scale=2.0,
-        )
-    )
-    rows.append(
-        row("classifier", power_law(2, 0.3), r=2, shape=(2, 384), alpha=16.0, scale=8.0, tau=0.95, **fp8)
-    )
+    ]  # fmt: skip
+    name, place = f"{layer}.5.output.dense", {"layer": f"{layer}.5", "index": 5}
+    rows.append(row(name, None, r=8, shape=(384, 1536), status="untrained", scale=2.0, **place))
+    head = {"r": 2, "shape": (2, 384), "alpha": 16.0, "scale": 8.0, "tau": 0.95}
+    rows.append(row("classifier", power_law(2, 0.3), **head, **fp8))
+    saved = "full-weight module (modules_to_save)"
     head = [
-        TensorNote(
-            tensor="classifier.modules_to_save.weight",
-            reason="full-weight module (modules_to_save)",
-            params=768,
-        ),
-        TensorNote(
-            tensor="classifier.modules_to_save.bias", reason="full-weight module (modules_to_save)", params=2
-        ),
+        TensorNote(tensor="classifier.modules_to_save.weight", reason=saved, params=768),
+        TensorNote(tensor="classifier.modules_to_save.bias", reason=saved, params=2),
         TensorNote(tensor="bert.pooler.dense.bias", reason="LoRA bias", params=384),
     ]
+    coarse = {"message": "stored as F8_E4M3", "hint": "two digits mean something"}
     findings = [
         Finding(code="untrained", severity="warning", module=name, message=f"1 module is untrained: {name}"),
-        Finding(
-            code="coarse-storage",
-            severity="info",
-            message="stored as F8_E4M3",
-            hint="two digits mean something",
-        ),
+        Finding(code="coarse-storage", severity="info", **coarse),
     ]
     words = {"path": "runs/sst2/adapter", "base_model": None, "lora_alpha": 16.0, "dtypes": ("F8_E4M3",)}
     return report(rows, findings=findings, other=head, adapter=words, grid=(4, 8, 12, 16), tau=0.95)

@@ -5,17 +5,7 @@ from pathlib import Path
 import compression_sample as sample
 import pytest
 from audit_sample import MISTRAL
-from compression_sample import (
-    alone,
-    compared,
-    comparison,
-    mistral,
-    plan,
-    planned,
-    report,
-    verdict,
-    written,
-)
+from compression_sample import alone, compared, comparison, mistral, plan, planned, report, verdict, written
 from golden import assert_golden
 
 from gradience import EvidenceReport
@@ -78,18 +68,10 @@ def padded_report():
 
 def dora_report():
     rows = [
-        written(
-            f"model.layers.{i}.self_attn.{kind}",
-            6,
-            3,
-            (16, 16),
-            0.8,
-            dtype="F32",
-            output_error=0.1 + 0.01 * i,
-        )
+        written(f"model.layers.{i}.self_attn.{kind}", 6, 3, (16, 16), 0.8, dtype="F32", output_error=0.1 + 0.01 * i)
         for i in range(3)
         for kind in ("q_proj", "v_proj")
-    ]
+    ]  # fmt: skip
     return report(rows, config_changes={}, carried_files=(), runtimes=(verdict("X", "1", "refuses", "DoRA"),))
 
 

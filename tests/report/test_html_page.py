@@ -65,10 +65,7 @@ def kept(kind, path):
 
 FIRST = {
     "shrink": (SAMPLES["ShrinkReport"], [SAMPLES["ShrinkReport"]().sentence, "another training run"]),
-    "evaluation": (
-        SAMPLES["EvaluationReport"],
-        ["rank4: B, shown for these ", "rank1: B, shown for these "],
-    ),
+    "evaluation": (SAMPLES["EvaluationReport"], ["rank4: B, shown for these ", "rank1: B, shown for these "]),
     "evidence": (SAMPLES["EvidenceReport"], [SAMPLES["EvidenceReport"]().verdict]),
     "one seed": (SAMPLES["Bench"], ["passes"]),
     "several seeds": (SAMPLES["BenchAggregate"], ["passes", "uniform_median: C, inconclusive"]),
@@ -222,11 +219,7 @@ def test_no_chart_prints_the_same_label_three_times(name):
     for part in parts_of(PAGES[name](), texts=True):
         for section in part.sections:
             for plot in section.plots:
-                labels = [
-                    plot.title,
-                    plot.x.title,
-                    plot.y.title,
-                ]
+                labels = [plot.title, plot.x.title, plot.y.title]
                 labels += [series.color.title for series in plot.series if isinstance(series, Image)]
                 labels += [series.name for series in plot.series if len(plot.series) > 1]
                 counts = Counter(label.casefold() for label in labels if label)

@@ -86,15 +86,8 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     assert [candidate.rank for candidate in plan.candidates] == [2, 1]
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert plan.process_bytes > 100e6
-    shown = shrink_adapter(
-        "reference",
-        tmp_path / "out",
-        base_model="base",
-        data="rows.csv",
-        device="cpu",
-        ranks=[2, 1],
-        dry_run=True,
-    )
+    given = {"base_model": "base", "data": "rows.csv", "device": "cpu", "ranks": [2, 1]}
+    shown = shrink_adapter("reference", tmp_path / "out", **given, dry_run=True)
     assert shown.plan == plan.plan
     assert run([*arguments, "--dry-run"]) == 0
     printed = capsys.readouterr().out
@@ -121,15 +114,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(inputs: Path, output: Path) -> dict:
-    return {
-        "base_model": str(inputs / "base"),
-        "data": str(inputs / "rows.csv"),
-        "guards": {"again": str(inputs / "guard.csv")},
-        "device": "cpu",
-        "over": "strength",
-        "strengths": (0.8, 0.25),
-        "output": output,
-    }
+    given = {"base_model": str(inputs / "base"), "data": str(inputs / "rows.csv"), "device": "cpu"}
+    guards = {"again": str(inputs / "guard.csv")}
+    return {**given, "guards": guards, "over": "strength", "strengths": (0.8, 0.25), "output": output}
 
 
 @pytest.fixture(scope="module")

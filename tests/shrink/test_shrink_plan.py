@@ -64,16 +64,9 @@ class Kept:
 
     @property
     def inputs(self):
-        return SimpleNamespace(
-            margin=self.margin,
-            task=None,
-            likelihoods=False,
-            compares_nll=False,
-            by_agreement=False,
-            group_of={},
-            reference=self.known["reference"].adapter,
-            looks=(),
-        )
+        reference, nothing = self.known["reference"].adapter, {"task": None, "group_of": {}, "looks": ()}
+        by = dict.fromkeys(("likelihoods", "compares_nll", "by_agreement"), False)
+        return SimpleNamespace(margin=self.margin, reference=reference, **nothing, **by)
 
     def stops(self, row):
         return True

@@ -44,12 +44,9 @@ def test_every_file_with_a_load_is_a_profile():
 
 
 def test_options_arrive_with_their_types(tmp_path):
-    options = {
-        "train_file": str(write_jsonl(tmp_path / "train.jsonl", QUESTIONS[:30])),
-        "test_file": str(write_jsonl(tmp_path / "test.jsonl", QUESTIONS[30:])),
-        "dev": 4,
-    }
-    task = tasks.load("gsm8k", options)
+    train = write_jsonl(tmp_path / "train.jsonl", QUESTIONS[:30])
+    test = write_jsonl(tmp_path / "test.jsonl", QUESTIONS[30:])
+    task = tasks.load("gsm8k", {"train_file": str(train), "test_file": str(test), "dev": 4})
     assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 26, "dev": 4, "confirm": 6}
 
 
@@ -249,21 +246,12 @@ def test_the_fingerprint_sees_text_label_and_role() -> None:
 
 def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_path: Path) -> None:
     path = tmp_path / "reviews.txt"
-    lines = [
-        "1\t2.5\tA joy from start to end.",
-        "2\t-0.51\tDull.",
-        "3\t0.5\tA film.",
-        "4\t-1\tdull",
-        "5\t3\tTouché!",
-    ]
-    path.write_bytes(("\r\n".join(lines) + "\r\n").encode())
+    texts = ("2.5\tA joy from start to end.", "-0.51\tDull.", "0.5\tA film.", "-1\tdull", "3\tTouché!")
+    path.write_bytes("".join(f"{place}\t{text}\r\n" for place, text in enumerate(texts, 1)).encode())
     task = reviews.load(path)
     examples = task.examples
-    assert {(example.text, example.label) for example in examples.all} == {
-        ("A joy from start to end.", 1),
-        ("Dull.", 0),
-        ("Touché!", 1),
-    }
+    expected = {"A joy from start to end.": 1, "Dull.": 0, "Touché!": 1}
+    assert {example.text: example.label for example in examples.all} == expected
     assert examples.counts == {"rows": 5, "duplicates": 1, "conflicts": 0, "neutral": 1}
     assert task.label_names[1] == "positive"
 
