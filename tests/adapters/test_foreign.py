@@ -108,10 +108,7 @@ def test_a_scale_that_two_versions_of_mlx_read_differently_is_not_used(use_dora,
     (finding,) = [finding for finding in report.findings if finding.code == "unclear-scale"]
     assert "up to 0.14.1 multiplies by scale·alpha/rank" in finding.message
     out = str(tmp_path / "out")
-    for words in (
-        ["convert", str(folder), out, "--to", "mlx"],
-        ["compare", str(folder), str(folder)],
-    ):
+    for words in (["convert", str(folder), out, "--to", "mlx"], ["compare", str(folder), str(folder)]):
         assert run(words) == 3
         assert "set lora_parameters.scale to the factor" in " ".join(capsys.readouterr().err.split())
 

@@ -12,18 +12,7 @@ import pytest
 import refusals
 import refused_configs
 from audited import audit, good
-from factory import (
-    CONFIG,
-    PREFIX,
-    WEIGHTS,
-    Stored,
-    adapter,
-    config,
-    container,
-    modules,
-    stored,
-    zeros,
-)
+from factory import CONFIG, PREFIX, WEIGHTS, Stored, adapter, config, container, modules, stored, zeros
 from killing import HANGS
 from raising import raises
 
@@ -417,13 +406,7 @@ def test_the_default_grows_with_the_file_and_stops_at_half_of_the_machine(tmp_pa
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [
-        ("2GB", 2 * 10**9),
-        ("1.5 gb", 1.5 * 10**9),
-        ("800M", 8 * 10**8),
-        ("123456", 123456),
-        ("7kB", 7000),
-    ],
+    [("2GB", 2 * 10**9), ("1.5 gb", 1.5 * 10**9), ("800M", 8 * 10**8), ("123456", 123456), ("7kB", 7000)],
 )
 def test_a_size(text, size):
     assert bytes_of(text) == size
@@ -453,10 +436,7 @@ def strict(report):
     return report
 
 
-@pytest.mark.parametrize(
-    ("factor_A", "factor_B"),
-    [(1e160, 1e160), (1e-160, 1e-160), (1e-300, 1e-300)],
-)
+@pytest.mark.parametrize(("factor_A", "factor_B"), [(1e160, 1e160), (1e-160, 1e-160), (1e-300, 1e-300)])
 @pytest.mark.filterwarnings("error")
 def test_what_float64_cannot_hold_is_refused(tmp_path, factor_A, factor_B):
     folder = adapter(tmp_path / "adapter", in_f64(factor_A, factor_B))

@@ -199,10 +199,7 @@ def causal(name, **sides):
 
 
 ALL_LINEAR = {"target_modules": "all-linear"}
-EXPERTS = {
-    "target_modules": ["q_proj"],
-    "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
-}
+EXPERTS = {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
 BASES = {
     "llama": (llama, ALL_LINEAR),
     "llama-head": (llama, {"target_modules": ["lm_head", "embed_tokens"]}),
@@ -267,10 +264,7 @@ def test_every_weight_of_a_saved_base_is_found(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("make", "options"),
-    [
-        (llama, ALL_LINEAR),
-        (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
-    ],
+    [(llama, ALL_LINEAR), (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True})],
     ids=["linear", "transposed"],
 )
 def test_the_update_of_dora_is_what_the_merge_of_peft_adds(make, options, tmp_path, capsys):

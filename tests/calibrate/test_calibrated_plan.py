@@ -147,10 +147,7 @@ def logits(case, folder) -> torch.Tensor:
 
 def test_what_is_written_is_the_projection_and_peft_loads_it(classifier, calibration, tmp_path):
     written = compress_adapter(
-        classifier.adapter,
-        tmp_path / "small",
-        calibration=classifier.calibration,
-        max_params=250,
+        classifier.adapter, tmp_path / "small", calibration=classifier.calibration, max_params=250
     )
     assert 0 < written.new_params <= 250
     assert written.dropped  # some module has no component left
@@ -250,10 +247,7 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
         "other": {"selection": ~calibration.selection, "tokens": 2 * calibration.tokens},
         "twice": {"report": {"modules": (*rows, rows[0])}},
         "importance": {"report": {"modules": (replace(rows[0], importance=7.0), *rows[1:])}},
-        "loud": {
-            "modules": {**calibration.modules, first: louder},
-            "report": {"modules": (loud, *rows[1:])},
-        },
+        "loud": {"modules": {**calibration.modules, first: louder}, "report": {"modules": (loud, *rows[1:])}},
     }
     for name, changes in files.items():
         if "report" in changes:

@@ -10,12 +10,7 @@ from factory import edit_config
 from peft import LoraConfig, PeftModel, get_peft_model
 from raising import raises
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    set_seed,
-)
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, set_seed
 
 from gradience import UsageError, calibrate_adapter, compress_adapter
 from gradience.calibrate.measure import NOT_A_LAYER, reach

@@ -9,15 +9,7 @@ import torch
 from compressing import compress
 from peft import PeftModel
 from peft_cases import LINEAR, config, load_strict, train_saved
-from peft_models import (
-    Convolutions,
-    Mixture,
-    llama,
-    mixtral,
-    peft_updates,
-    save,
-    stored_tensors,
-)
+from peft_models import Convolutions, Mixture, llama, mixtral, peft_updates, save, stored_tensors
 from raising import raises
 from safetensors.torch import load_file, save_file
 

@@ -86,10 +86,7 @@ def test_python_gets_the_same_plan_preview_notes_and_page(prepared, monkeypatch,
     assert notes == list(report.notes)
 
 
-@pytest.mark.parametrize(
-    ("grades", "code"),
-    [("", 0), ("B", 0), ("BC", 8), ("CD", 1), ("BDCX", 4)],
-)
+@pytest.mark.parametrize(("grades", "code"), [("", 0), ("B", 0), ("BC", 8), ("CD", 1), ("BDCX", 4)])
 def test_the_worst_grade_is_the_exit_code(grades, code):
     kept = EvaluationReport.read(data.KEPT)
     rows = [kept.candidates[0].model_copy(update={"grade": grade}) for grade in grades]

@@ -258,9 +258,7 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(
-    ("options", "code"),
-    CONTRADICTIONS,
-    ids=[f"{row[1]}-{place}" for place, row in enumerate(CONTRADICTIONS)],
+    ("options", "code"), CONTRADICTIONS, ids=[f"{row[1]}-{place}" for place, row in enumerate(CONTRADICTIONS)]
 )
 def test_options_that_contradict_each_other(options, code, pair, tmp_path):
     with raises(gradience.UsageError, code):
@@ -269,8 +267,7 @@ def test_options_that_contradict_each_other(options, code, pair, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output", "code"),
-    [("out", "output-exists"), ("A", "output-is-input"), ("A/inside", "output-is-input")],
+    ("output", "code"), [("out", "output-exists"), ("A", "output-is-input"), ("A/inside", "output-is-input")]
 )
 def test_outputs_that_are_not_replaced(output, code, pair, tmp_path):
     (tmp_path / "out").mkdir()

@@ -188,11 +188,7 @@ def test_of_two_logs_the_bounds_that_decide_are_drawn():
 @pytest.mark.parametrize(
     ("kind", "path", "start"),
     [
-        (
-            Bench,
-            "smollm2_gsm8k_smoke/bench.json",
-            "No adapter is shown to stay within the margin. The ",
-        ),
+        (Bench, "smollm2_gsm8k_smoke/bench.json", "No adapter is shown to stay within the margin. The "),
         (
             Bench,
             "smollm2_arithmetic/seed_42/bench.json",

@@ -257,8 +257,7 @@ def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_pat
 
 
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2)), max_size=120),
-    limit=st.integers(1, 12),
+    rows=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2)), max_size=120), limit=st.integers(1, 12)
 )
 def test_the_first_examples_are_those_of_a_reading_that_holds_all(rows, limit):
     """Duplicates, contradictions and the room of an output included, also where many of the first are left out."""

@@ -183,10 +183,7 @@ def test_marks_line_ends_blank_lines_and_quotes(tmp_path, name, content):
 
 
 @given(
-    st.lists(
-        st.fixed_dictionaries({"text": st.text(min_size=1), "label": st.text(min_size=1)}),
-        min_size=1,
-    )
+    st.lists(st.fixed_dictionaries({"text": st.text(min_size=1), "label": st.text(min_size=1)}), min_size=1)
 )
 def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_rows):
     folder = tmp_path_factory.mktemp("files")
