@@ -567,6 +567,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     """Return one row for each adapter, the grade of each candidate, and the legend."""
     reference, by_likelihood = report.adapters[0], report.compares == "nll"
     flips = any(row.change is not None and row.change.flipped_examples is not None for row in report.adapters)
+    kl, kl_legend = kl_field(report.adapters)
     heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
         heading = Heading(("Candidates, compared with ", Span(reference.name, "name")))
@@ -578,7 +579,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         (Column("saved", ">", drop=4), saved_cell),
         *outcome_fields(report.compares, reference.n, looks=bool(report.looks)),
         (Column("95 % interval", ">", drop=7, shown=report.compares != "agreement"), interval_cell),
-        kl_field(report.adapters),
+        kl,
         (Column("flips", ">", drop=1, shown=flips), lambda row: _change(row, "flipped_examples")),
     )
     legend = outcome_legend(report.compares, looks=bool(report.looks), groups=report.groups is not None)
@@ -587,14 +588,10 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         always = ", valid at every look" if report.looks else ""
         decides = "; the one-sided bound decides the grade" if report.candidates else ""
         legend.append(("95 % interval", f"{method}'s two-sided interval{always}{decides}"))
-    legend += kl_legend(report.adapters)
+    legend += kl_legend
     if flips:
-        legend.append(
-            (
-                "flips",
-                f"examples {'with any changed top-1 token' if by_likelihood else 'whose output changes'}",
-            )
-        )
+        changed = "with any changed top-1 token" if by_likelihood else "whose output changes"
+        legend.append(("flips", f"examples {changed}"))
     return [heading, table, *([Facts(legend)] if len(report.adapters) > 1 else [])]
 
 
@@ -690,38 +687,22 @@ def examples_cell(row: EvaluatedAdapter) -> str:
     return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
 
 
-def kl_unit(rows: Sequence[EvaluatedAdapter], *, tokens: bool = False) -> Literal["token", "example"] | None:
-    """Return the unit of the KL that a table shows: the token if it differs from the example; None without KL.
+def kl_field(
+    rows: Sequence[EvaluatedAdapter], *, tokens: bool = False, floor: EvaluatedAdapter | None = None
+) -> tuple[OutcomeColumn, list[tuple[str, Inline]]]:
+    """Return the column of the KL, empty for the reference, and its legend.
 
-    tokens: True to choose the token anyway, as calibrations predict it.
+    tokens: True for the KL per token, as calibrations predict it, even if it equals that per example. floor: the
+    rewrite control, if one was evaluated.
     """
     changes = [row.change for row in rows if row.change is not None]
-    if not changes:
-        return None
-    return "token" if tokens or any(change.has_tokens for change in changes) else "example"
-
-
-def kl_field(rows: Sequence[EvaluatedAdapter], *, tokens: bool = False) -> OutcomeColumn:
-    """Return the column of the KL, empty for the reference."""
-    unit = kl_unit(rows, tokens=tokens)
-    return Column(f"KL/{unit}", ">", drop=2, shown=unit is not None), lambda row: _change(
-        row, f"kl_per_{unit}"
-    )
-
-
-def kl_legend(
-    rows: Sequence[EvaluatedAdapter], *, tokens: bool = False, floor: EvaluatedAdapter | None = None
-) -> list[tuple[str, Inline]]:
-    """Return the legend of `kl_field`. floor: the rewrite control, if one was evaluated."""
-    unit = kl_unit(rows, tokens=tokens)
-    if unit is None:
-        return []
-    rounding = (
-        ""
-        if floor is None or floor.change is None
-        else f"; {_change(floor, f'kl_per_{unit}')} from rounding alone"
-    )
-    return [(f"KL/{unit}", f"KL from the reference outputs, in nats{rounding}")]
+    unit = "token" if tokens or any(change.has_tokens for change in changes) else "example"
+    column = Column(f"KL/{unit}", ">", drop=2, shown=bool(changes))
+    rounding = ""
+    if floor is not None and floor.change is not None:
+        rounding = f"; {_change(floor, f'kl_per_{unit}')} from rounding alone"
+    legend: list[tuple[str, Inline]] = [(f"KL/{unit}", f"KL from the reference outputs, in nats{rounding}")]
+    return (column, lambda row: _change(row, f"kl_per_{unit}")), legend if changes else []
 
 
 def _change(row: EvaluatedAdapter, field: str) -> str:
@@ -801,12 +782,10 @@ def gain_over_base(report: EvaluationReport) -> Note | None:
     low, high = sorted(-end for end in base.interval)
     show, measure, unit = (_nats, "NLL", "nats per token") if nll else (points, "accuracy", "points")
     gain = f"{measure} {show(-delta)} {unit} (95 % interval {show(low)} … {show(high)})"
-    name = Span(report.adapters[0].name, "name")
-    if (high < 0) if nll else (low > 0):
-        return Note("good", (name, f" is better than the base model: {gain}"))
-    if (low > 0) if nll else (high < 0):
-        return Note("error", (name, f" is worse than the base model: {gain}"))
-    return Note("unknown", (name, f" is not shown to be better than the base model: {gain}"))
+    better, worse = (high < 0, low > 0) if nll else (low > 0, high < 0)
+    mark: Mark = "good" if better else "error" if worse else "unknown"
+    verdict = "better" if better else "worse" if worse else "not shown to be better"
+    return Note(mark, (Span(report.adapters[0].name, "name"), f" is {verdict} than the base model: {gain}"))
 
 
 def answer_blocks(report: EvaluationReport) -> list[Block]:

@@ -41,7 +41,6 @@ from gradience.reports.evaluation import (
     bound_cell,
     examples_fact,
     kl_field,
-    kl_legend,
     level_or_delta_cell,
     opening,
     outcome_fields,
@@ -343,7 +342,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     rows += [_Row(row.name, str(row.rank), row.result, row) for row in report.candidates]
     results = [row.result for row in rows if row.result is not None]
     predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
-    kl, kl_cell = kl_field(results, tokens=predicts)
+    (kl, kl_cell), kl_legend = kl_field(results, tokens=predicts, floor=report.control.result)
 
     def result(cell: Callable[[EvaluatedAdapter], Inline]) -> Callable[[_Row], Inline]:
         return lambda row: "" if row.result is None else cell(row.result)
@@ -385,7 +384,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         over = " over all looks" if looks else ""
         legend.append(("95 % bound", f"one-sided bound on Δ{over}; the margin is {plan.drop(plan.margin)}"))
     legend += [(planned.name, f"guard: {unit_words(planned)}") for planned in plan.guards]
-    legend += kl_legend(results, tokens=predicts, floor=report.control.result)
+    legend += kl_legend
     heading = Heading(("Candidates, compared with ", Span(report.reference.name, "name")))
     return [heading, table, Facts(legend)]
 
