@@ -129,7 +129,7 @@ class EvidenceReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [*title_blocks(self), *flip_blocks(self), *caveat_blocks(self)]
+        return [block for section in SECTIONS for block in section(self)]
 
     def summary(self) -> list[Note]:
         """Return the verdict, the grade and the p-value."""
@@ -147,7 +147,8 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
     facts: list[tuple[str, Inline]] = []
     for side, log in (("A", report.a), ("B", report.b)):
         model = () if log.model is None else (", ", Span(log.model, "name"))
-        facts.append((side, (_mean(report, log.mean), "  ", Span(log.path, "name"), *model)))
+        origin = (Span(log.path, "name"), f" ({log.format}", *model, ")")
+        facts.append((side, (_mean(report, log.mean), "  ", *origin)))
     method = "Tango" if report.table else "Student"
     interval = (
         f"{method}'s two-sided 95 % interval {_signed(report, report.low)} … {_signed(report, report.high)}"
@@ -244,3 +245,6 @@ def _mean(report: EvidenceReport, value: float) -> str:
     if report.table is None:
         return sig(value, 4)
     return f"{100 * value:.1f} %, {round(value * report.n):,} / {report.n:,}"
+
+
+SECTIONS: tuple[Callable[[EvidenceReport], list[Block]], ...] = (title_blocks, flip_blocks, caveat_blocks)

@@ -362,7 +362,7 @@ def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, a
         1,
         1,
     )
-    assert "marks · sha256" in command("evidence", tmp_path / "a.marks", tmp_path / "b.marks", code=8).out
+    assert ".marks (marks)" in command("evidence", tmp_path / "a.marks", tmp_path / "b.marks", code=8).out
     assert "only + and -" in command("evidence", tmp_path / "a.marks", tmp_path / "broken.marks", code=3).err
     (tmp_path / "other").touch()
     unknown = command("evidence", tmp_path / "a.marks", tmp_path / "other", code=3).err
