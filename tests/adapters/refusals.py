@@ -62,7 +62,7 @@ class Cases(list[Refusal]):
         return register
 
 
-# ---------------------------------------------------------------- Weights that are no safetensors file, or a
+# ---------------------------------------------------------------- Weights
 
 
 CASES = Cases()
@@ -234,7 +234,7 @@ def trailing_bytes(folder):
     return weights(folder, safetensors(pair()) + b"extra")
 
 
-# ---------------------------------------------------------------- Adapters of other tools and methods, and
+# ---------------------------------------------------------------- Other tools and methods
 
 
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -379,7 +379,7 @@ def no_tensors_at_all(folder):
     return adapter(folder, safetensors({}, {"format": "pt"}))
 
 
-# ---------------------------------------------------------------- Adapters of MLX-LM and in GGUF files that
+# ---------------------------------------------------------------- MLX-LM and GGUF
 
 
 def gguf(folder: Path, content: bytes = b"", *, settings: tuple[tuple[str, str], ...] = ()) -> Path:
@@ -450,7 +450,7 @@ def arrays_of_mlx(folder):
     return folder
 
 
-# ---------------------------------------------------------------- Paths, folders, links, pipes, shards and
+# ---------------------------------------------------------------- Paths, folders, links and pipes
 
 
 def without(folder: Path, name: str) -> Path:

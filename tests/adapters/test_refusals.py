@@ -65,7 +65,7 @@ def test_refused(case, tmp_path, capsys):
     assert_told(case, code, *capsys.readouterr())
 
 
-# ---------------------------------------------------------------- Names that want to be more than names, and
+# ---------------------------------------------------------------- Paths
 
 
 def test_a_path_that_is_no_utf8(tmp_path, capsys):
@@ -74,7 +74,7 @@ def test_a_path_that_is_no_utf8(tmp_path, capsys):
     assert outcome.report["adapter"]["path"].endswith("bytes\\xff\\xfe")
 
 
-# ---------------------------------------------------------------- What can be audited only in part: the rest
+# ---------------------------------------------------------------- Adapters that can be audited only in part
 
 
 Q0, V1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
@@ -226,7 +226,7 @@ def test_the_highest_code_wins_and_the_others_are_still_audited(tmp_path, capsys
     assert run(["audit", str(good), str(broken)]) == 3
 
 
-# ---------------------------------------------------------------- Memory is computed from the shapes in a
+# ---------------------------------------------------------------- Memory is estimated from the shapes
 
 
 MEASURE = """
@@ -418,7 +418,7 @@ def test_what_is_no_size(text):
         bytes_of(text)
 
 
-# ---------------------------------------------------------------- Numbers at the ends of float64 in factors
+# ---------------------------------------------------------------- Factors at the ends of float64
 
 
 def in_f64(factor_A, factor_B):

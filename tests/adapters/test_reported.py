@@ -194,7 +194,7 @@ def test_copies_of_a_module_count_once(places, read, nested, tmp_path, capsys):
     assert row["singular_values"] == alone.report["layers"][0]["singular_values"]
 
 
-# ---------------------------------------------------------------- What a tensor's name says: the factor, the
+# ---------------------------------------------------------------- Names of tensors
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_names_of_other_architectures(name, kind, layer):
     assert layer_of(name) == layer
 
 
-# ---------------------------------------------------------------- Where an adapter may lie, and under which
+# ---------------------------------------------------------------- Places and names of an adapter
 
 
 def test_a_trainer_checkpoint(tmp_path, capsys):
@@ -471,7 +471,7 @@ def test_weights_in_one_file_win_over_an_index(tmp_path, capsys):
     good(audit(capsys, folder))
 
 
-# ---------------------------------------------------------------- Which modules PEFT saves whole for
+# ---------------------------------------------------------------- Modules that PEFT saves whole
 
 
 class Network(nn.Module):
@@ -506,7 +506,7 @@ def test_it_is_peft_s_rule(names: list[str]) -> None:
     assert ours == theirs != set()
 
 
-# ---------------------------------------------------------------- rank_pattern and alpha_pattern: PEFT's own
+# ---------------------------------------------------------------- rank_pattern and alpha_pattern
 
 
 PARTS = st.sampled_from(

@@ -161,7 +161,7 @@ def test_a_header_length_that_looks_like_a_pickle_or_gzip_is_just_a_length(lengt
     assert ours(tmp_path / "a.safetensors", content) == theirs(content) == {"a": ("F32", (2, 2), bytes(16))}
 
 
-# ---------------------------------------------------------------- Every code of every storage type has the
+# ---------------------------------------------------------------- Storage types
 
 
 REFERENCE = {
@@ -216,7 +216,7 @@ def test_every_value_is_rounded_to_the_nearest_word_and_ties_to_even(name):
     assert not np.isfinite(decode(encode(finite[[0, -1]] * 2, DTYPES[name]))).any()
 
 
-# ---------------------------------------------------------------- Any config and any bytes: a report or a
+# ---------------------------------------------------------------- Any config and any bytes
 
 
 JSON = st.recursive(
@@ -317,7 +317,7 @@ def test_strict_json_accepts_only_what_the_standard_parser_accepts(content):
     assert json.dumps(loaded) == json.dumps(json.loads(content))
 
 
-# ---------------------------------------------------------------- Coverage adds up: whatever a file holds
+# ---------------------------------------------------------------- Coverage adds up
 
 
 MODULES = ("model.layers.0.q_proj", "model.layers.1.q_proj", "classifier", "mlp.experts", "embed_tokens")

@@ -336,7 +336,7 @@ def test_a_toy_verb_is_one_file_and_one_line(add, new_file, command):
     assert "error: absent: no such file or folder" in command("modules", "absent", code=3).err
 
 
-# ---------------------------------------------------------------- What is added to evidence: a format of
+# ---------------------------------------------------------------- Evidence
 
 
 def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, artifact):
@@ -381,7 +381,7 @@ def test_a_toy_section_of_two_logs(tmp_path, add, command):
     assert "\nWhat was guessed of 2?\n" in command("evidence", scores, scores, code=8).out
 
 
-# ---------------------------------------------------------------- What is added to check and monitor: a toy
+# ---------------------------------------------------------------- Check and monitor
 
 
 def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, add, command, artifact):

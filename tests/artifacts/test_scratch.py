@@ -106,7 +106,7 @@ def test_a_folder_swept_between_its_making_and_its_opening_is_made_again(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------- Output folders: whole or not at all, never
+# ---------------------------------------------------------------- Output folders
 
 
 def names(folder: Path) -> set[str]:

@@ -69,7 +69,7 @@ def test_a_later_version_or_another_kind_is_named(schema: object, tmp_path: Path
     assert "name the right file" in error.hint
 
 
-# ---------------------------------------------------------------- Answers as bits: exact, in a stated order
+# ---------------------------------------------------------------- Answers as bits
 
 
 def test_the_examples_are_true() -> None:

@@ -185,7 +185,7 @@ def test_updates_beyond_the_range_of_squares(tmp_path):
     assert "diverged-norm" in {finding.code for finding in report.findings}
 
 
-# ---------------------------------------------------------------- Bases that transformers saves, with
+# ---------------------------------------------------------------- Bases that transformers saves
 
 
 SIDES = {"vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -332,7 +332,7 @@ def test_the_singular_values_are_those_of_the_dense_update(groups, width, height
     assert measured.error_bound < 1e-6
 
 
-# ---------------------------------------------------------------- What the audit suggests, given to PEFT
+# ---------------------------------------------------------------- Suggestions, given to PEFT
 
 
 def ranks_and_scales(model) -> dict[str, tuple[int, float]]:

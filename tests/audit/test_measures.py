@@ -40,7 +40,7 @@ def test_the_margin_is_that_of_the_nearest_share(share):
     assert beyond["energy_margin"] == pytest.approx(1e-6, rel=1e-3)
 
 
-# ---------------------------------------------------------------- `storage_error` covers what rounding to
+# ---------------------------------------------------------------- `storage_error`
 
 
 TYPES = ["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"]
@@ -97,7 +97,7 @@ def test_fp8_says_how_coarse_it_is(tmp_path):
     assert "100.0%" not in finding.message
 
 
-# ---------------------------------------------------------------- Findings name what they are about
+# ---------------------------------------------------------------- Findings
 
 
 def facts_of(rows):
@@ -137,7 +137,7 @@ def test_a_head_of_few_labels_cannot_look_random():
     }
 
 
-# ---------------------------------------------------------------- Updates beside the weights of a base: the
+# ---------------------------------------------------------------- Updates beside the weights of a base
 
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"

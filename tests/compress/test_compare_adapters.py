@@ -187,7 +187,7 @@ def test_notes_on_what_was_not_compared(tmp_path):
     assert any("could not be read" in note for note in report.notes)
 
 
-# ---------------------------------------------------------------- What a comparison says beside its figures
+# ---------------------------------------------------------------- Notes of a comparison
 
 
 def pair(factors):

@@ -168,7 +168,7 @@ def test_encodings_that_cannot_say_it_are_refused(name, encoding, code, original
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------- DoRA is compressed with its base at hand
+# ---------------------------------------------------------------- DoRA
 
 
 def dora(base, folder: Path, **options) -> tuple[Path, Path]:
@@ -304,7 +304,7 @@ def test_a_damaged_config_of_the_base_that_was_named_is_refused(tmp_path, text, 
     assert not (tmp_path / "out").exists()
 
 
-# ---------------------------------------------------------------- Encodings: whatever is written, PEFT's
+# ---------------------------------------------------------------- Encodings
 
 
 scales = st.one_of(
@@ -406,7 +406,7 @@ def test_patterns_name_what_differs_and_nothing_else():
     assert encoded.reason == "ranks and scales differ between modules"
 
 
-# ---------------------------------------------------------------- An adapter in other factors: the same
+# ---------------------------------------------------------------- An adapter in other factors
 
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"

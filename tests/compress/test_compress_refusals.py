@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,9 @@ def test_a_factor_that_is_no_number(tmp_path):
 def test_a_plan_that_was_edited(rank, tmp_path):
     folder = write(tmp_path / "in", FACTORS)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
-    row = plan.modules[0]
-    edited = type(row)(
-        **{**{name: getattr(row, name) for name in row.__dataclass_fields__}, "new_rank": rank}
-    )
+    edited = plan.model_copy(update={"modules": (replace(plan.modules[0], new_rank=rank), *plan.modules[1:])})
     with raises(UsageError, "plan-mismatch"):
-        write_compressed(
-            folder, plan.model_copy(update={"modules": (edited, *plan.modules[1:])}), tmp_path / "out"
-        )
+        write_compressed(folder, edited, tmp_path / "out")
 
 
 def test_output_exists(tmp_path):
@@ -153,7 +149,7 @@ def test_unknown_storage_types(dtype, tmp_path):
     assert "BF16" in refusal.value.hint
 
 
-# ---------------------------------------------------------------- --force replaces what a compression wrote
+# ---------------------------------------------------------------- --force
 
 
 @pytest.fixture
@@ -190,7 +186,7 @@ def test_a_file_that_is_not_ours_is_kept_and_named(source, tmp_path, foreign):
     assert names(tmp_path) == {"adapter", "small"}
 
 
-# ---------------------------------------------------------------- Each adapter is opened once for a command
+# ---------------------------------------------------------------- Each command opens each adapter once
 
 
 COMMANDS = {
@@ -272,20 +268,8 @@ def test_it_trains_what_the_original_trained(name, tmp_path):
 
 
 def test_names_cannot_leave_their_strings(tmp_path):
-    from factor_samples import random_factors, write
-
     evil = '"], x=__import__("os").abort(), y=["'
-    folder = write(
-        tmp_path / "in",
-        random_factors(0, (4, 10, 12), decay=0.3),
-        modules_to_save=[evil],
-        exclude_modules=[evil],
-        trainable_token_indices={evil: [1]},
-    )
+    fields = {"modules_to_save": [evil], "exclude_modules": [evil], "trainable_token_indices": {evil: [1]}}
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12), decay=0.3), **fields)
     suggested = pasted(lora_config_source(audit_adapter(folder)))
-    assert (
-        list(suggested.modules_to_save)
-        == list(suggested.exclude_modules)
-        == list(suggested.trainable_token_indices)
-        == [evil]
-    )
+    assert all([*getattr(suggested, name)] == [evil] for name in fields)

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,13 +106,9 @@ def test_an_order_of_parameters_that_is_a_guess(tmp_path):
     after = peft_updates(load_strict(Mixture("zeta", "alpha"), tmp_path / "out"))
     assert after.keys() == saved.updates.keys()
     plan = plan_compression(audit_adapter(tmp_path / "in"), ToRank(2))
-    rows = (plan.modules[0], plan.modules[1].__class__(**{**_fields(plan.modules[1]), "new_rank": 3}))
+    rows = (plan.modules[0], replace(plan.modules[1], new_rank=3))
     with raises(InputError, "parameter-order"):
         write_compressed(tmp_path / "in", plan.model_copy(update={"modules": rows}), tmp_path / "other")
-
-
-def _fields(row) -> dict:
-    return {name: getattr(row, name) for name in row.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("criterion", [ToRank(2), ToBudget(reduction=0.6)], ids=str)
@@ -167,12 +164,9 @@ def test_shards_become_one_file(tmp_path):
     (tmp_path / "in" / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "in" / "adapter_model.safetensors").unlink()
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
-    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {
-        "README.md",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "compression_report.json",
-    }
+    assert [entry.name for entry in (tmp_path / "out").glob("*.safetensors*")] == [
+        "adapter_model.safetensors"
+    ]
     errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
     for row in report.modules:
         assert row.measured_error == pytest.approx(errors[row.name], rel=1e-9)

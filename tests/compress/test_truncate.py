@@ -123,7 +123,7 @@ def test_small_differences_by_joining(seed, rank, size):
     )
 
 
-# ---------------------------------------------------------------- What holds for every adapter: nothing but
+# ---------------------------------------------------------------- Properties of every compression
 
 
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])

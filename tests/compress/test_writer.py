@@ -104,7 +104,7 @@ def test_shards_and_oddly_named_weights_are_not_carried(tmp_path):
     assert carry_files(locate(tmp_path / "one" / "mine.safetensors"), tmp_path / "out") == ([], [])
 
 
-# ---------------------------------------------------------------- The block in a model card: where it goes
+# ---------------------------------------------------------------- The block in a model card
 
 
 YAML = b"---\nlicense: mit\ntags: [lora]\n---\n"
@@ -148,7 +148,7 @@ def test_a_folder_without_a_card_gets_none_from_a_compression(tmp_path):
     assert (tmp_path / CARD).read_bytes() == YAML + BLOCK + b"# A\n"
 
 
-# ---------------------------------------------------------------- What is renamed or left out: PEFT loads
+# ---------------------------------------------------------------- Renamed and omitted tensors
 
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -159,7 +159,7 @@ def test_peft_loads_a_pickle_that_was_converted(tmp_path: Path) -> None:
     assert torch.equal(*logits)
 
 
-# ---------------------------------------------------------------- The formats that are written beside
+# ---------------------------------------------------------------- Formats beside PEFT's
 
 
 FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"

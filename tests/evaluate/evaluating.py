@@ -2,6 +2,8 @@
 
 from dataclasses import fields
 
+import torch
+
 from gradience.evaluate import Choices, Classification, Generation, Scores, evaluate_rows
 
 
@@ -18,6 +20,15 @@ def _of(procedure):
 evaluate_classification, evaluate_generation, evaluate_choices = map(
     _of, (Classification, Generation, Choices)
 )
+
+
+IDS = torch.arange(12)[None]
+
+
+def logits(engine, name):
+    """The logits of IDS with an adapter; None: of the base."""
+    with engine.using(name) as model, torch.no_grad():
+        return model(input_ids=IDS).logits
 
 
 def evaluate_scores(engine, names, rows, *, paths=None, **settings):

@@ -169,7 +169,7 @@ def test_records_of_several_adapters_take_little_memory(tmp_path, kind):
     assert peak < kept + 500_000
 
 
-# ---------------------------------------------------------------- Prompts without answers decide by the
+# ---------------------------------------------------------------- Prompts without answers: agreement decides
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import tiny_bench
 import torch
 from data_files import write_jsonl
-from evaluating import evaluate_classification, evaluate_generation, evaluate_scores
+from evaluating import IDS, evaluate_classification, evaluate_generation, evaluate_scores, logits
 from factory import edit_config
 from peft import LoraConfig, PeftModel, get_peft_model
 from raising import raises
@@ -41,13 +41,7 @@ from gradience.models import devices
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 
-IDS = torch.arange(12)[None]
 ASK = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": 4}
-
-
-def logits(engine, name):
-    with engine.using(name) as model, torch.no_grad():
-        return model(input_ids=IDS).logits
 
 
 def loaded(folder, labels=None, dtype="float32"):
@@ -260,7 +254,7 @@ def test_a_classifiers_identity_leaves_out_its_random_head(tmp_path):
     assert first.facts == second.facts
 
 
-# ---------------------------------------------------------------- How a base may lie on the disk and in
+# ---------------------------------------------------------------- Bases on the disk
 
 
 @pytest.fixture(scope="module")

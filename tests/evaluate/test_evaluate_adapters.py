@@ -226,7 +226,7 @@ def test_what_has_other_inputs_is_evaluated_again(folder, finished, what):
         assert (finished / "records" / "other.jsonl").read_bytes() == before["other.jsonl"]
 
 
-# ---------------------------------------------------------------- adapters that do nothing, or do not fit
+# ---------------------------------------------------------------- Adapters that do nothing, or do not fit
 
 
 def inert(folder, how):

@@ -128,7 +128,7 @@ def test_options_are_read_as_yaml_reads_them():
         options_of(["=1"])
 
 
-# ---------------------------------------------------------------- Several data sets in one run: names and
+# ---------------------------------------------------------------- Several data sets in one run
 
 
 WORDS = ("good", "bad", "film", "plot", "a", "is")

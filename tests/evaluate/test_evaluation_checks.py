@@ -234,7 +234,7 @@ def test_a_preview_reads_the_first_rows_of_a_file(preview, capsys, labeled):
         assert "line 1201: Expecting value" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- What is known of an evaluation before a
+# ---------------------------------------------------------------- Margins and names
 
 
 def test_margins_shrink_with_examples_and_grow_with_discordance_and_claims():
@@ -259,7 +259,7 @@ def test_a_name_that_several_folders_share_gives_way_to_the_one_above(paths, nam
     assert short_names([Path(path) for path in paths]) == names
 
 
-# ---------------------------------------------------------------- A config of `gradience evaluate`: its keys
+# ---------------------------------------------------------------- The config of `gradience evaluate`
 
 
 WHOLE = {

@@ -179,7 +179,7 @@ def test_what_cannot_be_asked(engine, examples, error, code):
         evaluate_generation(engine, "plain", examples, **ASK)
 
 
-# ---------------------------------------------------------------- Batches by a budget of tokens: what is in
+# ---------------------------------------------------------------- Batches by a budget of tokens
 
 
 GENERATE = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": 4}
@@ -354,7 +354,7 @@ def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, 
     assert device.calls == before + 1
 
 
-# ---------------------------------------------------------------- How often an evaluation tokenizes a row
+# ---------------------------------------------------------------- Each row is tokenized once
 
 
 @pytest.fixture

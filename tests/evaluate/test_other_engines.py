@@ -269,7 +269,7 @@ def test_it_needs_no_torch(server, folders, tmp_path):
     assert (tmp_path / "out" / "evaluation.json").is_file(), done.stderr
 
 
-# ---------------------------------------------------------------- What is ours of the engine of vLLM: its
+# ---------------------------------------------------------------- vLLM
 
 
 PARENT = """

@@ -186,7 +186,7 @@ def test_kl_is_never_below_nothing():
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0
 
 
-# ---------------------------------------------------------------- Likelihoods of given responses: whole
+# ---------------------------------------------------------------- Likelihoods of given responses
 
 
 TEXTS = ["1", "12 + 7 = 19", "3 + 4 = 7 and 5 + 5 = 10 and 12 + 12 = 24"]
@@ -491,7 +491,7 @@ def test_the_reference_reads_a_response_once(engine, monkeypatch):
     assert sum(read) == len(FOLLOWED)
 
 
-# ---------------------------------------------------------------- Prompt and response as ids: the cases in
+# ---------------------------------------------------------------- Prompt and response as ids
 
 
 def tokens(tokenizer, *parts):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from data_files import write_jsonl
+from evaluating import IDS, logits
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from raising import raises
@@ -20,7 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "RuntimeWarning")
 ]  # PEFT's
 
-IDS = torch.arange(12)[None]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 FEATURES = {
     "plain": {},
@@ -74,11 +74,6 @@ def written(folder: Path, seed: int, base: torch.nn.Module, **feature: object) -
 
 def alone(folder: Path) -> torch.Tensor:
     return PeftModel.from_pretrained(mixtral(), str(folder)).eval()(input_ids=IDS).logits.detach()
-
-
-def logits(engine: TransformersEngine, name: str | None) -> torch.Tensor:
-    with engine.using(name) as model, torch.no_grad():
-        return model(input_ids=IDS).logits
 
 
 def check_pair(folders: dict[tuple[str, int], Path], first: str, second: str) -> bool:

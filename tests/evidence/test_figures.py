@@ -178,7 +178,7 @@ def test_flips_are_those_that_differ_most(tmp_path):
     assert compare_logs(a, b, flips=0).flips == ()
 
 
-# ---------------------------------------------------------------- The scores in examples/evidence/ are those
+# ---------------------------------------------------------------- The scores in examples/evidence/
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -205,7 +205,7 @@ def test_an_archive_that_was_cut_off_at_any_place(tmp_path):
         assert refused(A, path).code == "bad-archive"
 
 
-# ---------------------------------------------------------------- Logs that lm-eval itself wrote: its means
+# ---------------------------------------------------------------- Logs of lm-eval
 
 
 CASES = [
@@ -288,7 +288,7 @@ def test_samples_of_an_older_version(tmp_path):
     assert (report.table, report.task, report.flips) == (now.table, None, now.flips)
 
 
-# ---------------------------------------------------------------- Records that `every_eval_ever convert`
+# ---------------------------------------------------------------- Records of Every Eval Ever
 
 
 RECORDS = LOGS / "every_eval_ever"

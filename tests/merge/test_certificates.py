@@ -167,7 +167,7 @@ def test_the_card_verb_keeps_what_a_merge_says(causal, tmp_path):
     assert "How to load it" in card
 
 
-# ---------------------------------------------------------------- Adapters that do not belong together, and
+# ---------------------------------------------------------------- Adapters and options that do not belong together
 
 
 UPDATES = {"layers.0.q": np.ones((6, 4)), "layers.1.q": np.eye(6, 4)}

@@ -310,7 +310,7 @@ def test_equal_to_mergekit(merge, tmp_path):
     np.testing.assert_allclose(merged, merge["merged"], rtol=1e-5, atol=1e-6)
 
 
-# ---------------------------------------------------------------- PEFT's add_weighted_adapter: the same ΔW
+# ---------------------------------------------------------------- PEFT's add_weighted_adapter
 
 
 WEIGHTS = [1.0, 0.5]
@@ -408,7 +408,7 @@ def test_biases_of_lora_B_where_peft_is_wrong(tmp_path):
     assert not torch.allclose(outputs(model), outputs(ours), atol=1e-3)
 
 
-# ---------------------------------------------------------------- Heads, biases and embeddings beside the
+# ---------------------------------------------------------------- Heads, biases and embeddings
 
 
 NAMES = {"bert-head": "classifier.weight", "all-biases": "bias", "modules-to-save": "lm_head.weight"}

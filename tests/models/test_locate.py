@@ -76,7 +76,7 @@ def test_code_of_the_hub_is_not_run(snapshot: Path) -> None:
     assert not ran.exists()
 
 
-# ---------------------------------------------------------------- Turns of conversations as the templates of
+# ---------------------------------------------------------------- Turns in the chat formats of model families
 
 
 EDGES = (

@@ -114,7 +114,7 @@ def test_an_environment_without_pip_is_told_so(tmp_path: Path, monkeypatch: pyte
         fetch(Release("x", "1", "x-1-py3-none-any.whl", "0" * 64, 1), tmp_path)
 
 
-# ---------------------------------------------------------------- Archives come from strangers: one named
+# ---------------------------------------------------------------- Archives of strangers
 
 
 WANTED = b"the model's bytes\n"
@@ -166,7 +166,7 @@ def test_damaged_archives_are_named(tmp_path: Path, suffix: str) -> None:
     assert "model/other" in str(refusal(archive, tmp_path / "out", "model/other"))
 
 
-# ---------------------------------------------------------------- The cache: verified each time, repaired
+# ---------------------------------------------------------------- The cache
 
 
 FILES = {"pkg/model/config.json": b"{}", "pkg/model/weights.bin": b"\x00" * 5000}

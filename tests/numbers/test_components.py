@@ -146,7 +146,7 @@ def test_a_moment_that_rounding_has_left_below_0_counts_as_none():
     assert np.isfinite(root(-1e-30 * np.eye(2), triangle)).all()
 
 
-# ---------------------------------------------------------------- The stable rank of random factors: against
+# ---------------------------------------------------------------- The stable rank of random factors
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 9), (2, 2, 6), (4, 64, 64), (8, 6, 4), (8, 16, 300), (16, 384, 96)])

@@ -282,7 +282,7 @@ def test_an_untrained_module_has_a_spectrum_of_zeros(zero):
     assert (spectrum.error_bound, spectrum.energy_error) == (0.0, 0.0)
 
 
-# ---------------------------------------------------------------- Spectra in r-space against oracles: 60
+# ---------------------------------------------------------------- Spectra against oracles
 
 
 FAMILIES = BENIGN | HOSTILE
@@ -467,7 +467,7 @@ def test_directions_that_never_meet_are_exactly_zero():
         assert spectrum.error_bound == 0
 
 
-# ---------------------------------------------------------------- ‖W‖₂ by Lanczos against a dense SVD, on
+# ---------------------------------------------------------------- ‖W‖₂ by Lanczos
 
 
 SPECTRA = {

@@ -361,7 +361,7 @@ def test_a_budget_below_what_must_stay(budget):
         plan_compression(audited, budget)
 
 
-# ---------------------------------------------------------------- Hosts: every documented limit has its
+# ---------------------------------------------------------------- Hosts
 
 
 LIMITED = {

@@ -125,7 +125,7 @@ def test_never_above_what_is_there_and_never_below_the_evidence(modules, grid, r
     assert suggestions.per_layer.r == max(pattern.values())
 
 
-# ---------------------------------------------------------------- The allocation itself: against brute
+# ---------------------------------------------------------------- Allocation, against brute force
 
 
 worths = st.lists(st.floats(0, 100), min_size=1, max_size=4).map(lambda values: sorted(values, reverse=True))

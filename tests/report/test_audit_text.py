@@ -218,7 +218,7 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     assert [len(number) for number in digits] == [4, 1]  # 1.53 and 2
 
 
-# ---------------------------------------------------------------- Markdown and HTML say what the screen says
+# ---------------------------------------------------------------- Markdown
 
 
 def test_golden_markdown_of_the_bundled_adapter(monkeypatch):
@@ -320,7 +320,7 @@ def test_ruler_numbers_never_touch_and_stand_over_their_columns(number, width):
         assert indices[position // cell_width] == int(number)
 
 
-# ---------------------------------------------------------------- The LoraConfig to copy: valid Python, and
+# ---------------------------------------------------------------- The LoraConfig to copy
 
 
 def arguments(source):

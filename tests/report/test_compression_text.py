@@ -154,7 +154,7 @@ def test_markdown_lists_every_module_until_there_are_too_many():
     assert "… 5 more modules in the JSON" in text
 
 
-# ---------------------------------------------------------------- The screen of a comparison: golden files
+# ---------------------------------------------------------------- The screen of a comparison
 
 
 def seeds():
@@ -203,7 +203,7 @@ def test_golden_screen(name):
     assert_golden(GOLDEN / f"{name}.txt", make().to_text(width=80, view=view))
 
 
-# ---------------------------------------------------------------- Two logs on the screen and as Markdown
+# ---------------------------------------------------------------- Two logs
 
 
 def two_logs(**more):

@@ -100,7 +100,7 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     assert not (tmp_path / "out").exists()
 
 
-# ---------------------------------------------------------------- `shrink --over strength`: the grid, the
+# ---------------------------------------------------------------- `shrink --over strength`
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_candidates_are_halvings_of_the_suggestion_that_make_something_smaller()
     assert [halvings(rank) for rank in (1, 24)] == [(1,), (24, 12, 6, 3, 1)]
 
 
-# ---------------------------------------------------------------- The walk down the candidates against a
+# ---------------------------------------------------------------- The walk down the candidates
 
 
 IDENTITY = SimpleNamespace(weights_sha256="w", config_sha256="c")

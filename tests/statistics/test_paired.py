@@ -131,7 +131,7 @@ def test_a_table_counts_answers() -> None:
         tango(PairedTable(n11=0, n10=0, n01=0, n00=0))
 
 
-# ---------------------------------------------------------------- The bound of the share of changed answers
+# ---------------------------------------------------------------- The bound on the share of changed answers
 
 
 @pytest.mark.parametrize(("changed", "n"), [(0, 198), (8, 1000), (9, 1000), (30, 40), (40, 40)])
@@ -165,7 +165,7 @@ def test_bound_p_value_and_number_agree():
         assert (largest_share(changed, looks, 0.05, planned) <= 0.02) == ruled_out
 
 
-# ---------------------------------------------------------------- Examples that belong together: spellings
+# ---------------------------------------------------------------- Groups of examples
 
 
 def test_spellings_share_a_key_and_other_texts_do_not() -> None:
@@ -220,7 +220,7 @@ def test_one_group_is_no_sample(tmp_path: Path) -> None:
         compare_logs(*logs(tmp_path, 1, 10))
 
 
-# ---------------------------------------------------------------- The examples in the docstrings are true
+# ---------------------------------------------------------------- The examples in the docstrings
 
 
 MODULES = [module.name for module in pkgutil.iter_modules(statistics.__path__)]

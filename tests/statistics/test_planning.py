@@ -272,7 +272,7 @@ def test_any_false_claim_of_a_run_is_within_five_per_cent(steps: int) -> None:
     assert 0.03 < false / 4000 < 0.06
 
 
-# ---------------------------------------------------------------- Group-sequential boundaries against
+# ---------------------------------------------------------------- Group-sequential boundaries
 
 
 FIFTHS = [0.2, 0.4, 0.6, 0.8, 1.0]

@@ -110,7 +110,7 @@ def test_a_hub_out_of_reach_is_a_matter_of_the_network(tmp_path, monkeypatch):
     assert "local files" in caught.value.hint
 
 
-# ---------------------------------------------------------------- Sums and differences: what counts as an
+# ---------------------------------------------------------------- Sums and differences
 
 
 NEEDED = "needs the extra `demo`: make conformance installs it"
@@ -184,7 +184,7 @@ def test_another_process_makes_the_same_questions(task):
     assert done.stdout.split() == [task.examples.fingerprint(role) for role in ROLES]
 
 
-# ---------------------------------------------------------------- The built-in guard of general text: which
+# ---------------------------------------------------------------- The built-in guard of general text
 
 
 BOOK = (
@@ -244,7 +244,7 @@ def test_the_guard_is_prose_that_comes_with_python():
     assert "Python" in task.source["text"]
 
 
-# ---------------------------------------------------------------- What counts as correct: SQuAD's normal
+# ---------------------------------------------------------------- Scorers
 
 
 def correct(name: str, output: str, gold: str, pattern: str | None = None) -> bool:
@@ -345,7 +345,7 @@ def test_a_pattern_belongs_to_regex(name, pattern):
         scorer_of(name, pattern)
 
 
-# ---------------------------------------------------------------- GLUE: the hub's columns and labels, the
+# ---------------------------------------------------------------- GLUE
 
 
 GLUE = {

@@ -72,7 +72,7 @@ def test_a_wrong_name_or_option_is_refused(profile, options, message, hint):
     assert caught.value.code in {"task-unknown", "task-option"}
 
 
-# ---------------------------------------------------------------- A task of one's own: a file, run only when
+# ---------------------------------------------------------------- A task file of the user, run only if that is allowed
 
 
 EXAMPLE = ROOT / "examples" / "custom_task.py"
@@ -183,7 +183,7 @@ def test_a_file_cannot_allow_itself(trace, tmp_path, capsys):
     assert not trace.with_name("ran").exists()
 
 
-# ---------------------------------------------------------------- Examples get their role from their
+# ---------------------------------------------------------------- Roles and identities of examples
 
 
 def prepare(rows: list[tuple[str, int]]) -> identities.Examples[LabeledExample]:

@@ -115,9 +115,6 @@ def test_files_that_leave_the_roles_open(tmp_path, names):
         tasks.load("jsonl", options)
 
 
-# --- labels ---------------------------------------------------------------------------------------
-
-
 # --- where files lie ------------------------------------------------------------------------------
 
 
@@ -144,7 +141,7 @@ def test_pairs_of_texts(tmp_path):
     assert (len(task.examples.all), task.examples.counts["duplicates"]) == (31, 1)
 
 
-# ---------------------------------------------------------------- A user's own texts: formats, labels
+# ---------------------------------------------------------------- Labeled texts of the user
 
 
 load_texts = classification.load
@@ -337,7 +334,7 @@ def test_splits_of_a_data_set_of_the_hub_have_their_roles(tmp_path, monkeypatch)
     assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 80, "dev": 20, "confirm": 20}
 
 
-# ---------------------------------------------------------------- Conversations: the tokens that are trained
+# ---------------------------------------------------------------- Conversations
 
 
 CHATML = (
