@@ -223,9 +223,6 @@ def caveat_blocks(report: EvidenceReport) -> list[Block]:
     ]
 
 
-SECTIONS: tuple[Callable[[EvidenceReport], list[Block]], ...] = (title_blocks, flip_blocks, caveat_blocks)
-
-
 def _unit(report: EvidenceReport) -> str:
     """Return the unit of a difference: points for 0/1 scores."""
     return " points" if report.table else ""
