@@ -18,6 +18,7 @@ from gradience.statistics.power import (
     pass_probability,
     power,
     seed_pass_probability,
+    seeds_for_next,
     seeds_needed,
     smallest_margin,
     variance_range,
@@ -133,6 +134,22 @@ def test_the_ends_of_what_is_needed_are_exact_intervals(changed: int) -> None:
     assert discordance_range(changed / 200, 200) == pytest.approx((exact.low, exact.high))
     ends = 199 * 4.0 / stats.chi2.ppf([0.975, 0.025], 199)
     assert variance_range(4.0, 200) == pytest.approx(tuple(ends))
+
+
+def test_seeds_for_the_next_training_are_the_fewest_whose_prediction_interval_is_within_the_margin() -> None:
+    pooled = pool(draw(np.random.default_rng(4), 1, 3, 2000, discordance=0.02, delta=0, spread=0.008)[0])
+    needed = seeds_for_next(pooled, 0.025)
+
+    def bound(seeds: int) -> float:
+        error = math.sqrt(pooled.seed_variance * (1 + 1 / seeds) + pooled.example_variance)
+        return pooled.delta - stats.t.ppf(0.95, seeds - 1) * error
+
+    assert needed is not None
+    assert pooled.runs < needed < 100
+    assert bound(needed - 1) <= -0.025 < bound(needed)
+    assert seeds_for_next(pooled, 0.025, most=needed) == needed
+    assert seeds_for_next(pooled, 0.025, most=needed - 1) is None
+    assert seeds_for_next(pool(np.zeros((1, 2000))), 0.025) is None
 
 
 def test_more_examples_than_anybody_has_are_no_number() -> None:
