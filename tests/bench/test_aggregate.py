@@ -50,6 +50,14 @@ def test_exactly_five_of_200_fewer_passes_and_six_do_not():
     assert "2 of 3 seeds pass (66.7 %; 67 % needed)" in median.reasons
 
 
+def test_the_best_variant_is_the_smallest_of_those_that_pass():
+    assert aggregate([bench(seed) for seed in (42, 123, 456)]).best == "uniform_median"
+    report = aggregate([bench(seed, {"uniform_median": (9, 0)}) for seed in (42, 123, 456)])
+    assert named(report, "uniform_median").status == "FAIL"
+    assert named(report, "uniform_median").mean_reduction > named(report, "per_layer").mean_reduction
+    assert report.best == "per_layer"
+
+
 # ---------------------------------------------------------------- missing and failed seeds
 
 
@@ -94,6 +102,8 @@ def test_notes():
     alone = aggregate([bench(42, asked=config(seeds=[42], task={"profile": "gsm8k", "eval_role": "dev"}))])
     assert "evaluated on dev" in " ".join(alone.notes)
     assert alone.probe.sd is None
+    two_seeds = aggregate(three_seeds()[:2]).probe  # 54 and 57 of 200
+    assert two_seeds.sd == pytest.approx(0.015 / 2**0.5)
 
 
 # ---------------------------------------------------------------- what may not be counted together
