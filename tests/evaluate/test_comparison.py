@@ -34,6 +34,8 @@ def test_kl_against_the_definition():
     expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
     np.testing.assert_allclose(kl_divergence(a, b), [expected, 0.0], atol=1e-15)
     np.testing.assert_allclose(kl_divergence(a + 7, b - 3), kl_divergence(a, b), atol=1e-15)
+    alike = np.random.default_rng(0).normal(size=(100, 5))
+    assert kl_divergence(alike, alike * (1 + 1e-9)).min() >= 0  # rounding alone would be below 0
 
 
 def test_every_cell_of_two_classifiers_is_counted():
