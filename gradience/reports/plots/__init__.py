@@ -1,7 +1,6 @@
 """Plots as pure data, and their renderers.
 
 plot.py     the model of a plot: axes, series of a few kinds, reference lines, a sentence, and colors
-table.py    the figures behind a plot
 kinds.py    the plots of each report
 compared.py, modules.py, runs.py   the functions that make them
 plotly.py   a plot as the JSON of a plotly figure, which a page draws

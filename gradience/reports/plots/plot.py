@@ -56,7 +56,7 @@ class Points:
     x: Sequence[float]
     y: Sequence[float]
     labels: Sequence[str] = ()
-    """Labels of the points, shown in a file if there is room; empty: no label."""
+    """Labels of the points, shown if there is room; empty: no label."""
     tone: Tone = ""
 
 
@@ -97,7 +97,7 @@ Series = Lines | Points | Intervals | Image
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A line across the plot: a margin, a target, an event."""
+    """A line across the plot: a margin, a target."""
 
     at: float
     label: str

@@ -26,7 +26,7 @@ from gradience.reports.plots.plot import (
 
 Json = dict[str, Any]
 LABEL = 32
-"""Characters of a name beside an axis; the table has the full name."""
+"""Characters of a name beside an axis."""
 SERIES_NAME = 60
 """Characters of the name of a series."""
 TICKS, MOST_ROWS = 48, 60
