@@ -236,35 +236,30 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
     broken = calibration.modules[first]._replace(
         values=np.full_like(calibration.modules[first].values, np.nan)
     )
-    replace(calibration, modules={**calibration.modules, first: broken}).write(tmp_path / "nan.safetensors")
-    replace(calibration, tokens=calibration.tokens[:3]).write(tmp_path / "short.safetensors")
     rows = calibration.report.modules
     louder = calibration.modules[first]._replace(effects=1e12 * calibration.modules[first].effects)
     loud = replace(rows[0], importance=1e24 * rows[0].importance)
-    files = {
-        "negative": {"tokens": np.where(calibration.selection, -1, calibration.tokens)},
-        "one": {"selection": np.arange(60) == 0},
-        "other": {"selection": ~calibration.selection, "tokens": 2 * calibration.tokens},
-        "twice": {"report": {"modules": (*rows, rows[0])}},
-        "importance": {"report": {"modules": (replace(rows[0], importance=7.0), *rows[1:])}},
-        "loud": {"modules": {**calibration.modules, first: louder}, "report": {"modules": (loud, *rows[1:])}},
-    }
-    for name, changes in files.items():
-        if "report" in changes:
-            changes["report"] = calibration.report.model_copy(update=changes["report"])
-        replace(calibration, **changes).write(tmp_path / f"{name}.safetensors")
-    for name, what in (
-        ("nan", "NaN or infinity"),
-        ("short", "not 60 rows"),
-        ("negative", "a row with -1 scored tokens"),
-        ("one", "fewer than 2 rows that select"),
-        ("other", "not those that its report counts"),
-        ("twice", f"the module {first} twice"),
-        ("importance", f"scores of {first} that no measurement gives"),
-        ("loud", f"scores of {first} that no measurement gives"),
+
+    def listed(*modules):
+        return calibration.report.model_copy(update={"modules": modules})
+
+    impossible = f"scores of {first} that no measurement gives"
+    for what, changes in (
+        ("NaN or infinity", {"modules": {**calibration.modules, first: broken}}),
+        ("not 60 rows", {"tokens": calibration.tokens[:3]}),
+        ("a row with -1 scored tokens", {"tokens": np.where(calibration.selection, -1, calibration.tokens)}),
+        ("fewer than 2 rows that select", {"selection": np.arange(60) == 0}),
+        (
+            "not those that its report counts",
+            {"selection": ~calibration.selection, "tokens": 2 * calibration.tokens},
+        ),
+        (f"the module {first} twice", {"report": listed(*rows, rows[0])}),
+        (impossible, {"report": listed(replace(rows[0], importance=7.0), *rows[1:])}),
+        (impossible, {"modules": {**calibration.modules, first: louder}, "report": listed(loud, *rows[1:])}),
     ):
+        replace(calibration, **changes).write(tmp_path / "damaged.safetensors")
         with pytest.raises(InputError, match=what):
-            Calibration.read(tmp_path / f"{name}.safetensors")
+            Calibration.read(tmp_path / "damaged.safetensors")
     with pytest.raises(InputError, match="no metadata called 'gradience'"):
         Calibration.read(classifier.adapter / "adapter_model.safetensors")
 
@@ -277,5 +272,4 @@ def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibrati
         " --calibration c --prompts rows.jsonl (prompts only)"
     )
     assert all(f" {size.params:,} " in shown for size in sizes)
-    assert "same size as rank parameters KL/answer KL/answer, SVD" in shown
-    assert "SVD: plain --rank K" in shown
+    assert "same size as rank parameters KL/answer KL/answer, truncation" in shown

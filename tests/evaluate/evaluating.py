@@ -2,7 +2,9 @@
 
 from dataclasses import fields
 
+import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from gradience.evaluate import Choices, Classification, Generation, Scores, evaluate_rows
 
@@ -29,6 +31,16 @@ def logits(engine, name):
     """The logits of IDS with an adapter; None: of the base."""
     with engine.using(name) as model, torch.no_grad():
         return model(input_ids=IDS).logits
+
+
+def distributions(engine, name, prompt, response):
+    """Log-probabilities after each prefix of the response, one forward pass each: (tokens, vocabulary)."""
+    rows = []
+    with engine.using(name) as model, torch.no_grad():
+        for place in range(len(response)):
+            out = model(input_ids=torch.tensor([[*prompt, *response[:place]]])).logits[0, -1]
+            rows.append(log_softmax(out.double().numpy()))
+    return np.array(rows)
 
 
 def evaluate_scores(engine, names, rows, *, paths=None, **settings):

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from data_files import write_jsonl
-from evaluating import evaluate_choices
+from evaluating import distributions, evaluate_choices
 from raising import raises
-from scipy.special import log_softmax
 from tiny_models import MEMORIES, remembering
 
 from gradience import tasks
@@ -25,15 +23,9 @@ EXAMPLES = [
 
 
 def naive(engine, name, prompt, response):
-    """Sum of the log-probabilities of each token after those before it, one forward pass without padding for each."""
-    ids = engine.tokenizer(prompt)["input_ids"]
-    total = 0.0
-    with engine.using(name) as model, torch.no_grad():
-        for token in engine.tokenizer(response, add_special_tokens=False)["input_ids"]:
-            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
-            total += float(log_softmax(logits.double().numpy())[token])
-            ids = [*ids, token]
-    return total
+    """Sum of the log-probabilities of each token after those before it."""
+    before, ids = (engine.tokenizer(text)["input_ids"] for text in (prompt, response))
+    return distributions(engine, name, before, ids)[np.arange(len(ids)), ids].sum()
 
 
 @pytest.mark.parametrize("name", [None, "plain"])

@@ -70,10 +70,10 @@ def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_p
     assert "inert: X, could not be evaluated: inert: has no effect" in " ".join(printed.out.split())
 
 
-def test_python_gets_the_same_plan_preview_notes_and_page(prepared, monkeypatch, capsys, tmp_path):
+def test_python_gets_the_same_plan_preview_and_page(prepared, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(prepared)
-    adapters, notes = ["reference", "other"], []
-    how = {"base_model": "base", "data": "rows.csv", "device": "cpu", "margin": 90, "note": notes.append}
+    adapters = ["reference", "other"]
+    how = {"base_model": "base", "data": "rows.csv", "device": "cpu", "margin": 90}
     command = ["evaluate", *adapters, "-b", "base", "--data", "rows.csv", "--device", "cpu", "--margin", "90"]
     for name in ("dry_run", "preview"):
         shown = json.loads(evaluate_adapters(adapters, **how, **{name: True}).to_json())
@@ -83,7 +83,6 @@ def test_python_gets_the_same_plan_preview_notes_and_page(prepared, monkeypatch,
         assert printed | {"process_bytes": 0} == shown | {"process_bytes": 0}
     report = evaluate_adapters(adapters, **how, output=tmp_path)
     assert (tmp_path / "evaluation.md").read_text(encoding="utf-8") == report.to_markdown()
-    assert notes == list(report.notes)
 
 
 @pytest.mark.parametrize(("grades", "code"), [("", 0), ("B", 0), ("BC", 8), ("CD", 1), ("BDCX", 4)])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import write_jsonl
-from evaluating import evaluate_scores
+from evaluating import distributions, evaluate_scores
 from raising import raises
 from scipy import stats
 from scipy.special import log_softmax, rel_entr
@@ -37,15 +37,10 @@ from gradience.tasks.harness import behind_the_blank
 EXAMPLES = sums(20)
 
 
-def distributions(engine, name, example):
-    """Log-probabilities after each prefix, one forward pass without padding for each: (tokens, vocabulary)."""
+def after_each_prefix(engine, name, example):
+    """Log-probabilities after each prefix, (tokens, vocabulary); and the tokens of the response."""
     prompt, response = encode_pair(engine.tokenizer, example.prompt, example.response)
-    rows = []
-    with engine.using(name) as model, torch.no_grad():
-        for place in range(len(response)):
-            logits = model(input_ids=torch.tensor([prompt + response[:place]])).logits[0, -1]
-            rows.append(log_softmax(logits.double().numpy()))
-    return np.array(rows), response
+    return distributions(engine, name, prompt, response), response
 
 
 @pytest.mark.parametrize("name", [None, "plain", "dora", "rslora", "with_head"])
@@ -53,7 +48,7 @@ def test_likelihoods_are_those_of_the_naive_loop(engine, name):
     run, records = evaluate_scores(engine, [name], EXAMPLES, batch_size=6)[name]
     assert (run.kind, run.adapter, run.reference) == ("scores", name, None)
     for record, example in zip(records, EXAMPLES, strict=True):
-        logs, response = distributions(engine, name, example)
+        logs, response = after_each_prefix(engine, name, example)
         assert record.id == example.id
         assert record.n_tokens == len(response) == len(example.response) + 1
         assert record.loglikelihood == pytest.approx(logs[np.arange(len(response)), response].sum(), abs=1e-4)
@@ -67,7 +62,7 @@ def test_kl_and_flips_are_scipys(engine):
     assert list(evaluations) == names
     for name in names:
         for record, example in zip(evaluations[name].records, EXAMPLES, strict=True):
-            reference, adapter = (distributions(engine, each, example)[0] for each in ("plain", name))
+            reference, adapter = (after_each_prefix(engine, each, example)[0] for each in ("plain", name))
             assert record.kl == pytest.approx(rel_entr(np.exp(reference), np.exp(adapter)).sum(), abs=1e-4)
             assert record.flips == (reference.argmax(axis=1) != adapter.argmax(axis=1)).sum()
     assert {(record.kl, record.flips) for record in evaluations["plain"].records} == {(0.0, 0)}
@@ -134,7 +129,7 @@ def test_what_a_model_does_behind_its_head_still_happens(cap):
     for record, example in zip(
         evaluate_scores(engine, [None], EXAMPLES)[None].records, EXAMPLES, strict=True
     ):
-        logs, response = distributions(engine, None, example)
+        logs, response = after_each_prefix(engine, None, example)
         assert record.loglikelihood == pytest.approx(logs[np.arange(len(response)), response].sum(), abs=1e-4)
 
 
@@ -321,7 +316,7 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
         "Candidates, compared with reference",
         f"{other.likelihood.nll:.4f}",
         "other: C, inconclusive: scores other than 0/1 need 1,000 independent examples, and there are 30",
-        "Gain of reference over the base model",
+        "than the base model: NLL",
         "No text was generated",
     ):
         assert part in words
