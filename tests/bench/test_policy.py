@@ -328,24 +328,3 @@ def test_counts_that_disagree_are_no_artifact():
     ):
         with pytest.raises(ValidationError):
             type(bench(42).variants[0]).model_validate(good | change)
-
-
-def test_a_probe_below_its_gate_makes_everything_undertrained():
-    run = bench(42, correct=19)
-    assert run.status == "UNDERTRAINED"
-    assert run.audit is None
-    assert run.best is None
-    assert {v.status for v in run.variants} == {"UNDERTRAINED"}
-    assert run.variants[0].reasons == ("the probe has 19 / 200 correct (9.5 %); its quality gate is 10 %",)
-    assert [v.name for v in run.variants] == [v.name for v in bench(42).variants]
-    assert bench(42, correct=20).status == "PASS"  # exactly at the gate
-
-
-def test_what_failed_is_a_result():
-    run = bench(42, {"per_layer": "OutOfMemoryError: 80 GB"})
-    assert run.status == "ERROR"
-    assert run.variant("per_layer").reasons == ("OutOfMemoryError: 80 GB",)
-    assert "per_layer" in run.reasons[0]
-    none = bench(42, probe_error="ValueError: no such column")
-    assert none.status == "ERROR"
-    assert {v.status for v in none.variants} == {"ERROR"}
