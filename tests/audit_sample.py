@@ -25,6 +25,16 @@ MISTRAL = {
 }
 """[m, n] of the seven projections of Mistral-7B."""
 TAU = 0.90
+RUN = RunInfo(
+    gradience_version="0.1.0",
+    command="gradience audit ./my-adapter",
+    started="2026-01-02T03:04:05Z",
+    seconds=1.5,
+    python="3.11.7",
+    numpy="2.4.6",
+    platform="linux",
+    cpu_count=2,
+)
 
 
 def power_law(r: int, exponent: float, size: float = 1.0) -> np.ndarray:
@@ -148,16 +158,7 @@ def report(
         evidence={"weight_energy": "energy of the singular values of each module's update"},
         layers=tuple(rows),
         findings=tuple(findings),
-        run=RunInfo(
-            gradience_version="0.1.0",
-            command="gradience audit ./my-adapter",
-            started="2026-01-02T03:04:05Z",
-            seconds=1.5,
-            python="3.11.7",
-            numpy="2.4.6",
-            platform="linux",
-            cpu_count=2,
-        ),
+        run=RUN,
     )
     return with_suggestions(audited, grid) if suggest else audited
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+import audit_sample
 from audit_sample import mistral_rows, report
 
 from gradience.bench.config.load import BenchConfig
@@ -13,7 +14,6 @@ from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_varian
 from gradience.bench.verdict.assemble import best_of, described, gate_sentence, measured, repeated, status_of
 from gradience.bench.verdict.policy import gate_passed
 from gradience.files.packed import pack
-from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import (
     AuditSummary,
     Bench,
@@ -37,15 +37,8 @@ MISTRAL = {
     "seeds": [42, 123, 456],
 }
 REPORT = report(mistral_rows())
-RUN = RunInfo(
-    gradience_version="0.1.0",
-    command="gradience bench run",
-    started="2026-01-02T03:04:05+00:00",
-    seconds=1234.5,
-    python="3.11.7",
-    numpy="2.4.6",
-    platform="linux",
-    cpu_count=2,
+RUN = audit_sample.RUN.model_copy(
+    update={"command": "gradience bench run", "started": "2026-01-02T03:04:05+00:00", "seconds": 1234.5}
 )
 
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import audit_sample
 from audit_sample import MISTRAL
 
 from gradience import ranks
 from gradience.reports.audit import TensorNote
-from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource
 from gradience.reports.comparison import ComparisonReport, ModuleComparison
 from gradience.reports.compression import (
@@ -20,15 +20,8 @@ from gradience.reports.compression import (
 )
 from gradience.reports.conversion import ConversionReport
 
-RUN = RunInfo(
-    gradience_version="0.1.0",
-    command="gradience compress ./my-adapter --rank 16 --output ./smaller",
-    started="2026-01-02T03:04:05Z",
-    seconds=2.5,
-    python="3.11.7",
-    numpy="2.4.6",
-    platform="linux",
-    cpu_count=2,
+RUN = audit_sample.RUN.model_copy(
+    update={"command": "gradience compress ./my-adapter --rank 16 --output ./smaller", "seconds": 2.5}
 )
 OLD, NEW = "3f9a1c0de27b" + "0" * 52, "77aa00bb11cc" + "1" * 52
 

@@ -5,30 +5,29 @@ import platform
 
 import numpy as np
 import pytest
-from processes import printed_by, python
+from processes import python
 from safetensors.numpy import save_file
 
 from gradience import audit_adapter
 
-KERNELS = """
+PROGRAM = """
 import json, sys
 import numpy, threadpoolctl
 from gradience import audit_adapter
 from gradience.reports.base.view import View
-report = audit_adapter(sys.argv[1], workers=1)
+report = audit_adapter(sys.argv[1], workers=int(sys.argv[2]))
 fields = json.loads(report.to_json())
 del fields["run"]
 kernels = [pool.get("architecture") for pool in threadpoolctl.threadpool_info()]
 print(json.dumps({"kernels": kernels, "fields": fields, "text": report.to_text(view=View(full=True))}))
 """
 
-PROGRAM = """
-import json, sys
-from gradience import audit_adapter
-report = json.loads(audit_adapter(sys.argv[1], workers=int(sys.argv[2])).to_json())
-print(report.pop("run")["cpu_count"] > 0)
-print(json.dumps(report))
-"""
+
+def audited(folder, workers=1, **environment):
+    """The audit by a process of its own."""
+    done = python("-c", PROGRAM, folder, workers, environment=environment)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +83,8 @@ def test_any_number_of_workers(folder, reference, workers):
 @pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 2), (4, 4), (3, 1)])
 def test_any_number_of_blas_threads(folder, reference, threads, workers):
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_DEFAULT_NUM_THREADS")
-    result = python("-c", PROGRAM, folder, workers, environment=dict.fromkeys(names, str(threads)))
-    assert result.stderr == ""
-    assert result.stdout == f"True\n{reference}\n"
+    fields = audited(folder, workers, **dict.fromkeys(names, str(threads)))["fields"]
+    assert json.dumps(fields) == reference
 
 
 def test_progress_and_repetition_change_nothing(folder, reference):
@@ -94,11 +92,6 @@ def test_progress_and_repetition_change_nothing(folder, reference):
     report = audit_adapter(folder, workers=2, progress=lambda done, total: seen.append((done, total)))
     assert without_run(report) == reference
     assert seen == [(done, 12) for done in range(1, 13)]
-
-
-def audited_on(kernel, folder):
-    """The audit on one of OpenBLAS's kernels, by a process of its own."""
-    return json.loads(printed_by(KERNELS, folder, environment={"OPENBLAS_CORETYPE": kernel}))
 
 
 def numbers_in(value, name=""):
@@ -112,7 +105,7 @@ def numbers_in(value, name=""):
 
 def test_another_kernel_of_blas_changes_no_digit_that_is_printed(folder):
     """The last stored digit may differ, and the noise at the end of a spectrum: nothing that a screen shows."""
-    first, second = (audited_on(kernel, folder) for kernel in ("Prescott", "Haswell"))
+    first, second = (audited(folder, OPENBLAS_CORETYPE=kernel) for kernel in ("Prescott", "Haswell"))
     if platform.machine() == "x86_64" and "OpenBLAS" in json.dumps(np.show_config(mode="dicts"), default=str):
         assert first["kernels"] != second["kernels"]
     assert first["text"] == second["text"]

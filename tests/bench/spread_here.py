@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import write_inputs
+from bench_process import RUNTIME
 from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
@@ -18,7 +18,7 @@ SECTIONS: dict[str, Any] = {
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
     "train": {"lr": 3e-3, "max_steps": 30, "per_device_train_batch_size": 4, "max_length": 16},
     "compression": {"variants": ["uniform_median"], "controls": ["rewrite_control"], "stop_early": False},
-    "runtime": {"device": "cpu", "threads": 1},
+    "runtime": RUNTIME,
     "seeds": [1, 2],
 }
 
@@ -45,10 +45,6 @@ class Here:
 
     def close(self) -> None:
         self.waiting.clear()
-
-
-def write_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS)
 
 
 class Silent(Watcher):

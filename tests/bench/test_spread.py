@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import timeless
-from spread_here import Here, runner_over, write_config
+from bench_process import timeless, write_inputs
+from spread_here import SECTIONS, Here, runner_over
 from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
@@ -22,7 +22,7 @@ ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
-    return write_config(tmp_path_factory)
+    return write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS)
 
 
 @pytest.fixture

@@ -65,30 +65,26 @@ def test_a_run_begun_by_itself_goes_on_in_ray(one_seed, one_alone, tmp_path, mon
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_workers_of_ray_are_killed(one_seed, one_alone, cluster, tmp_path, part):
-    run = Killing(one_seed, tmp_path / "out", part, "runtime.executor=ray")
-    for pid, _ in run.moments():
-        kill(pid, signal.SIGKILL)
-    run.result(one_alone)
+def kill_raylet(cluster):
+    """Another takes its place."""
+    os.kill(cluster.second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    cluster.second = cluster.add_node(num_cpus=2)
+
+
+KILLS = {
+    "worker": lambda run, cluster, worker: kill(worker, signal.SIGKILL),
+    "raylet": lambda run, cluster, worker: kill_raylet(cluster),
+    "driver": lambda run, cluster, worker: run.kill_run(),
+}
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_raylets_are_killed(one_seed, one_alone, cluster, tmp_path, part):
-    """Each time another takes its place."""
+@pytest.mark.parametrize("what", KILLS)
+def test_a_part_of_ray_is_killed(one_seed, one_alone, cluster, tmp_path, what, part):
     run = Killing(one_seed, tmp_path / "out", part, "runtime.executor=ray")
-    for _ in run.moments():
-        os.kill(cluster.second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
-        cluster.remove_node(cluster.second, allow_graceful=False)
-        cluster.second = cluster.add_node(num_cpus=2)
-    run.result(one_alone)
-
-
-@pytest.mark.parametrize("part", range(PARTS))
-def test_the_driver_of_ray_is_killed(one_seed, one_alone, cluster, tmp_path, part):
-    run = Killing(one_seed, tmp_path / "out", part, "runtime.executor=ray")
-    for _ in run.moments():
-        run.kill_run()
+    for worker, _ in run.moments():
+        KILLS[what](run, cluster, worker)
     run.result(one_alone)
 
 

@@ -59,7 +59,7 @@ class Attempt:
 
     def next_run(self) -> list[str]:
         """What is wrong with the run after it."""
-        again = undisturbed(lambda: self.writer.again(self.folder))
+        again = undisturbed(lambda: (self.writer.again or self.writer.work)(self.folder))
         if again.code != 0:
             return [f"the next run ends with {again.code}: {again.said[-300:]}"]
         return self._after_next()

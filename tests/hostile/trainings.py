@@ -46,9 +46,8 @@ TRAININGS = (
         "training",
         before_training,
         as_verb(train),
-        as_verb(train),
         ("out/adapter", "out/training.json"),
         result=("out/adapter", "out/training.json"),
     ),
-    Writer("bench run", before_bench, bench_run, bench_run, ("out/bench.json",)),
+    Writer("bench run", before_bench, bench_run, ("out/bench.json",)),
 )

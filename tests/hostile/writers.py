@@ -48,10 +48,10 @@ class Writer:
     """Put there what stands before."""
     work: Callable[[Path], int | None]
     """Write, and return the exit code."""
-    again: Callable[[Path], int | None]
-    """What the user does after it was killed."""
     units: tuple[str, ...]
     """Files and folders that are there whole or not at all."""
+    again: Callable[[Path], int | None] | None = None
+    """What the user does after it was killed; None: the same."""
     appends: bool = False
     """Whether its one unit is a file of lines that only grows."""
     removes: bool = False
@@ -173,17 +173,16 @@ def before_stage(folder: Path) -> None:
 
 
 WRITERS = (
-    Writer("compress", adapter, compress, compress_over, ("out",)),
-    Writer("compress --force", older, compress_over, compress_over, ("out",)),
-    Writer("audit --output", before_audit, audit, audit, ("audit.json",)),
-    Writer("audit --append", before_append, append, append, ("run.jsonl",), appends=True),
-    Writer("telemetry", nothing, as_verb(telemetry), as_verb(telemetry), ("run.jsonl",), appends=True),
-    Writer("records", nothing, as_verb(evaluate), as_verb(evaluate), ("first.jsonl", "second.jsonl")),
-    Writer("stages", nothing, as_verb(stage), as_verb(stage), ("seed/train/weights", "seed/eval/score")),
+    Writer("compress", adapter, compress, ("out",), again=compress_over),
+    Writer("compress --force", older, compress_over, ("out",)),
+    Writer("audit --output", before_audit, audit, ("audit.json",)),
+    Writer("audit --append", before_append, append, ("run.jsonl",), appends=True),
+    Writer("telemetry", nothing, as_verb(telemetry), ("run.jsonl",), appends=True),
+    Writer("records", nothing, as_verb(evaluate), ("first.jsonl", "second.jsonl")),
+    Writer("stages", nothing, as_verb(stage), ("seed/train/weights", "seed/eval/score")),
     Writer(
         "stages made again",
         before_stage,
-        as_verb(stage),
         as_verb(stage),
         ("seed/train/manifest.json", "seed/eval/manifest.json"),
         removes=True,
@@ -192,21 +191,13 @@ WRITERS = (
         "bench aggregate",
         before_aggregate,
         aggregate,
-        aggregate,
         ("out/bench_aggregate.json", "out/bench_aggregate.md"),
         result=("out/bench_aggregate.json", "out/bench_aggregate.md"),  # digests are those of times as well
     ),
 )
 
 
-LONG = Writer(
-    "telemetry of 240 steps",
-    nothing,
-    as_verb(long_telemetry),
-    as_verb(long_telemetry),
-    ("run.jsonl",),
-    appends=True,
-)
+LONG = Writer("telemetry of 240 steps", nothing, as_verb(long_telemetry), ("run.jsonl",), appends=True)
 """Only killed: a refused line is as good as another."""
 
 

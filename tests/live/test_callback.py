@@ -23,6 +23,7 @@ from gradience.telemetry import TelemetryReader, TelemetryWriter
 from tests.live.tiny import (
     assert_same_weights,
     give_random_factors,
+    llama,
     lora_llama,
     losses,
     records,
@@ -175,8 +176,6 @@ def test_a_nan_loss_is_recorded(tmp_path):
 
 
 def test_a_model_without_lora_is_recorded_without_spectra(tmp_path):
-    from tests.live.tiny import llama
-
     trainer(tmp_path, llama(), [GradienceCallback(spectra_every=1)], max_steps=2).train()
     rows = records(tmp_path / "run.jsonl")
     assert not [r for r in rows if r.text("kind") in ("lora_modules", "lora_spectra")]
@@ -247,17 +246,8 @@ def functions_of_the_callback():
         (TelemetryWriter, n) for n in ("__init__", "start", "train_step", "eval", "metrics", "end", "close")
     ]
     named += [(SpectralTracker, n) for n in ("__init__", "modules", "measure")]
-    named += [
-        (module, n)
-        for n in (
-            "describe_run",
-            "class_names",
-            "is_language_model",
-            "open_sinks",
-            "chart_values",
-            "_versions",
-        )
-    ]
+    own = ("describe_run", "class_names", "is_language_model", "open_sinks", "chart_values", "_versions")
+    named += [(module, n) for n in own]
     private = ("_reset", "_open", "_file", "_log_step")
     named += [(GradienceCallback, n) for n in (*private, "_measure", "_send", "_finish")]
     return [
@@ -266,11 +256,12 @@ def functions_of_the_callback():
     ]
 
 
+FOUR_STEPS = {"eval_rows": 8, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    run = trainer(
-        tmp_path_factory.mktemp("plain"), eval_rows=8, max_steps=4, eval_strategy="steps", eval_steps=2
-    )
+    run = trainer(tmp_path_factory.mktemp("plain"), **FOUR_STEPS)
     run.train()
     return run
 
@@ -301,14 +292,11 @@ def test_any_exception_anywhere_leaves_the_training_as_it_is(tmp_path, monkeypat
 
 def goes_on(error, tmp_path, monkeypatch, caplog, undisturbed, holder, name):
     """One warning, the same losses and the same weights in every bit, and a file that reads."""
-    callback = GradienceCallback(spectra_every=1)
 
     def fail(*args, **kwargs):
         raise error
 
-    run = trainer(
-        tmp_path, callbacks=[callback], eval_rows=8, max_steps=4, eval_strategy="steps", eval_steps=2
-    )  # fmt: skip
+    run = trainer(tmp_path, callbacks=[GradienceCallback(spectra_every=1)], **FOUR_STEPS)
     monkeypatch.setattr(holder, name, fail)
     with caplog.at_level(logging.WARNING, logger="gradience"):
         run.train()
@@ -350,10 +338,7 @@ def test_a_disk_that_fails_half_way_leaves_a_readable_file(tmp_path, monkeypatch
             raise OSError(code, os.strerror(code))
         return real(fd, data)
 
-    run = trainer(
-        tmp_path, callbacks=[GradienceCallback(spectra_every=1)], eval_rows=8, max_steps=4,
-        eval_strategy="steps", eval_steps=2,
-    )  # fmt: skip
+    run = trainer(tmp_path, callbacks=[GradienceCallback(spectra_every=1)], **FOUR_STEPS)
     monkeypatch.setattr("os.write", write)
     with caplog.at_level(logging.WARNING, logger="gradience"):
         run.train()

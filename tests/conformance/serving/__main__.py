@@ -10,7 +10,6 @@ answer nor explained by the scale that the runtime is said to use. (`make confor
 `make conformance-llama-cpp`; then `make docs`, which renews what the verdicts rest on.)
 """
 
-import argparse
 import json
 import re
 import sys
@@ -27,7 +26,7 @@ from conformance.serving.architectures import ARCHITECTURES, Architecture
 from conformance.serving.cases import Case, Workshop, cases_of
 from conformance.serving.compare import TOLERANCE, Compared, compare, furthest
 from conformance.serving.llama_cpp_server import LlamaCpp
-from conformance.serving.served import Asked, Reply, Served, Server, say
+from conformance.serving.served import Asked, Reply, Served, Server, parser_of, say
 from conformance.serving.vllm_server import Vllm
 from gradience.adapters.formats import open_adapter
 from gradience.runtimes.record import parts_of
@@ -38,11 +37,8 @@ ROOT = Path(__file__).parents[3]
 
 def main() -> int:
     """Run what `--architecture` and `--only` leave, and write each architecture when it is done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("runtime", choices=("vllm", "llama.cpp"))
-    parser.add_argument("--python", type=Path, required=True, help="interpreter of the runtime's environment")
     parser.add_argument("--source", type=Path, help="llama.cpp's source, for its converters")
     parser.add_argument("--architecture", default="", help="only the architectures whose name contains this")
     parser.add_argument("--only", default="", help="only these cases; writes nothing")

@@ -1,5 +1,6 @@
 """What the driver asks a runtime, and what it gets back: the same for every runtime."""
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,15 @@ class Server(Protocol):
         ...
 
     def serve(self, shop: Workshop, asked: Sequence[Asked]) -> Served: ...
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The options of a program that asks a runtime in an environment of its own."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--python", type=Path, required=True, help="interpreter of the runtime's environment")
+    return parser
 
 
 def say(text: str) -> None:

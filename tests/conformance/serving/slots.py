@@ -8,7 +8,6 @@ layers. Writes docs/conformance/vllm_slots.json and a table in docs/fleet.md. Ex
 other bytes than `gradience fleet` says of adapters on all of them. (`make conformance-vllm`)
 """
 
-import argparse
 import datetime
 import json
 import sys
@@ -22,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from conformance.serving.record import renew
-from conformance.serving.served import run, say
+from conformance.serving.served import parser_of, run, say
 from gradience import audit_fleet
 from gradience.models.embedded import smollm2
 
@@ -57,11 +56,7 @@ SETTINGS = (
 
 def main() -> int:
     """Measure every setting, and write the record and the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--python", type=Path, required=True, help="interpreter of vLLM's environment")
-    given = parser.parse_args()
+    given = parser_of(__doc__).parse_args()
     base = smollm2()
     with tempfile.TemporaryDirectory(prefix="gradience-slots-") as name:
         folders = {modules: list(adapters(base, Path(name), modules)) for modules in (ALL, QV)}

@@ -9,7 +9,6 @@ docs/conformance/written_gguf.json and a table in docs/convert.md. Exit code 1 w
 answer. (`make conformance-llama-cpp`)
 """
 
-import argparse
 import datetime
 import json
 import math
@@ -32,7 +31,7 @@ from conformance.serving.cases import Workshop, cases_of
 from conformance.serving.compare import TOLERANCE, furthest
 from conformance.serving.llama_cpp_server import LlamaCpp
 from conformance.serving.record import renew
-from conformance.serving.served import say
+from conformance.serving.served import parser_of, say
 from gradience import convert_adapter
 from gradience.errors import InputError
 from gradience.models.embedded import smollm2
@@ -78,10 +77,7 @@ class Written(NamedTuple):
 
 def main() -> int:
     """Convert, ask, compare, and write the record and the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--python", type=Path, required=True, help="interpreter that has llama_cpp")
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--source", type=Path, required=True, help="llama.cpp's source, for its converter of bases"
     )
