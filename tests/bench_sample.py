@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import audit_sample
@@ -17,6 +18,7 @@ from gradience.files.packed import pack
 from gradience.reports.bench import (
     AuditSummary,
     Bench,
+    BenchAggregate,
     BenchData,
     BenchEnvironment,
     DivergenceSummary,
@@ -232,6 +234,17 @@ PUBLISHED = {
 def three_seeds(**more: Any) -> list[Bench]:
     """Three seeds with the published probe scores."""
     return [bench(seed, changes, correct=correct, **more) for seed, (correct, changes) in PUBLISHED.items()]
+
+
+def save_seeds(folder: Path) -> None:
+    """Write the three seeds as a run leaves them."""
+    for one in three_seeds():
+        (folder / f"seed_{one.seed}").mkdir(parents=True)
+        one.save(folder / f"seed_{one.seed}" / "bench.json")
+
+
+def named(result: Bench | BenchAggregate, name: str) -> Any:
+    return next(variant for variant in result.variants if variant.name == name)
 
 
 SEEDS = (42, 123, 456)

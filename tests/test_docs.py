@@ -64,7 +64,7 @@ def test_files_that_pages_name_are_there():
 def test_links_between_documents_lead_somewhere():
     broken = [
         f"{page.relative_to(ROOT)}: {target}"
-        for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+        for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "llms.txt"]
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
         if "://" not in target and not (page.parent / target).exists()
     ]

@@ -42,8 +42,17 @@ def shown_commands():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the adapters, the config and the finished runs that the pages use."""
-    for name in ("adapter", "my_adapter", "your_adapter", "run/checkpoint-100", "run/checkpoint-200"):
+    runs = (
+        "run/checkpoint-100",
+        "run/checkpoint-200",
+        "seed42",
+        "seed123",
+        "adapters/support",
+        "adapters/sales",
+    )
+    for name in ("adapter", "my_adapter", "your_adapter", *runs):
         shutil.copytree(example_adapter(), tmp_path / name)
+    (tmp_path / "adapters" / "broken").mkdir()
     shutil.copytree(example_adapter(), tmp_path / example_adapter().relative_to(ROOT))
     shutil.copy(ROOT / "gradience" / "bench" / "configs" / "minilm_reviews.yaml", tmp_path / "my.yaml")
     for seed in (42, 123, 456):
@@ -52,6 +61,11 @@ def folder(tmp_path, monkeypatch):
         shutil.copy(kept, tmp_path / "runs" / f"seed{seed}")
     for scores in (ROOT / "examples" / "evidence").iterdir():
         shutil.copy(scores, tmp_path)
+    for name, side in (("base", "a"), ("lora", "b")):
+        (tmp_path / f"{name}_nll.csv").write_text(f"id,score\n1,2.5{len(side)}\n2,3.1\n3,1.{ord(side)}\n")
+        (log,) = (ROOT / "tests" / "evidence" / "logs" / "lm_eval" / side).glob("samples_sums_*")
+        (tmp_path / "runs" / name).mkdir()
+        shutil.copy(log, tmp_path / "runs" / name)
     shutil.copy(ROOT / "tests" / "monitor" / "runs" / "good.jsonl", tmp_path / "run.jsonl")
     rows = [{"text": f"film {n} was {'good' if n % 2 else 'bad'}", "label": n % 2} for n in range(40)]
     (tmp_path / "examples.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -106,25 +120,8 @@ DOCS = ROOT / "docs"
 GUIDES = ["compress.md", "compare.md", "evidence.md"]
 
 
-@pytest.fixture
-def guided(tmp_path, monkeypatch):
-    """A working directory with the adapters that the pages use."""
-    for name in ("my_adapter", "seed42", "seed123", "adapters/support", "adapters/sales"):
-        shutil.copytree(example_adapter(), tmp_path / name)
-    (tmp_path / "adapters" / "broken").mkdir()
-    for scores in (ROOT / "examples" / "evidence").iterdir():
-        shutil.copy(scores, tmp_path)
-    for name, side in (("base", "a"), ("lora", "b")):
-        (tmp_path / f"{name}_nll.csv").write_text(f"id,score\n1,2.5{len(side)}\n2,3.1\n3,1.{ord(side)}\n")
-        (log,) = (ROOT / "tests" / "evidence" / "logs" / "lm_eval" / side).glob("samples_sums_*")
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        shutil.copy(log, tmp_path / "runs" / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("page", GUIDES)
-def test_the_commands_work_one_after_the_other(page, guided, capsys):
+def test_the_commands_work_one_after_the_other(page, folder, capsys):
     if page == "compare.md":
         assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
     lines = [line for block in blocks(DOCS / page, "") for line in block.splitlines()]
@@ -140,13 +137,13 @@ def test_the_commands_work_one_after_the_other(page, guided, capsys):
         assert printed.out
         assert not printed.err
         if target:
-            (guided / target).write_text(printed.out, encoding="utf-8")
+            (folder / target).write_text(printed.out, encoding="utf-8")
     written = set(re.findall(r"--output (\w+)", "\n".join(lines)))
-    assert all((guided / name / "compression_report.md").exists() for name in written)
+    assert all((folder / name / "compression_report.md").exists() for name in written)
 
 
 @pytest.mark.parametrize("page", GUIDES)
-def test_the_python_works(page, guided):
+def test_the_python_works(page, folder):
     if page == "compare.md":
         assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
     sources = blocks(DOCS / page, "python")

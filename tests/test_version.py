@@ -105,20 +105,19 @@ def test_an_installed_package_has_the_digest_of_its_files(package):
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_a_clone_has_its_commit_and_says_if_it_was_modified(package):
-    def git(*words: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-        command = ["git", "-C", str(package.parent), *identity, *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    def here(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        return git(package.parent, *identity, *words).strip()
 
     installed = code_version()
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "first")
-    assert code_version() == f"commit {git('rev-parse', 'HEAD')}"
+    here("init", "-q")
+    here("add", ".")
+    here("commit", "-qm", "first")
+    assert code_version() == f"commit {here('rev-parse', 'HEAD')}"
     (package.parent / "notes.txt").write_text("beside the package")
-    assert code_version() == f"commit {git('rev-parse', 'HEAD')}"
+    assert code_version() == f"commit {here('rev-parse', 'HEAD')}"
     (package / "c.py").write_text("new and untracked")
-    assert code_version().startswith(f"commit {git('rev-parse', 'HEAD')}, modified: files ")
+    assert code_version().startswith(f"commit {here('rev-parse', 'HEAD')}, modified: files ")
     (package / "c.py").unlink()
     shutil.rmtree(package.parent / ".git")
     assert code_version() == installed

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,20 @@ def sevens(size: int) -> list[dict[str, str]]:
         for a in range(size)
         for b in range(size)
     ]
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the values of a JSON file in place."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def change_records(path: Path, change: Callable[[dict[str, Any], list[dict[str, Any]]], object]) -> None:
+    """Change the header and the rows of a file in place."""
+    header, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    change(header, rows)
+    write_jsonl(path, [header | {"n": len(rows)}, *rows])
 
 
 def start(config: Path, output: Path, *more: str) -> subprocess.Popen[str]:

@@ -4,7 +4,7 @@ import json
 from fractions import Fraction
 
 import pytest
-from bench_sample import PUBLISHED, bench, config, three_seeds
+from bench_sample import PUBLISHED, bench, config, named, save_seeds, three_seeds
 from processes import python
 
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
@@ -16,10 +16,6 @@ from gradience.reports.base.exact import exact_text
 from gradience.reports.bench import BenchAggregate
 
 
-def named(report: BenchAggregate, name: str):
-    return next(variant for variant in report.variants if variant.name == name)
-
-
 @pytest.fixture
 def runs(tmp_path):
     """A run a folder, one folder with several seeds, and one empty folder."""
@@ -27,9 +23,7 @@ def runs(tmp_path):
         folder = tmp_path / f"run{bench_of_seed.seed}"
         folder.mkdir()
         bench_of_seed.save(folder / "bench.json")
-        several = tmp_path / "all" / f"seed_{bench_of_seed.seed}"
-        several.mkdir(parents=True)
-        bench_of_seed.save(several / "bench.json")
+    save_seeds(tmp_path / "all")
     (tmp_path / "empty").mkdir()
     return tmp_path
 

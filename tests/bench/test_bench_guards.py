@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bench_process import timeless, write_config
+from bench_process import change_records, timeless, write_config
 from data_files import write_jsonl
 from spread_here import Here, runner_over
 from tiny_bench import Watcher, counted_loads
@@ -101,10 +101,7 @@ def test_it_verifies_and_one_altered_answer_on_a_guard_is_a_mismatch(whole, tmp_
     verified = verify(run, data=True)
     assert (verified.mismatches, verified.level) == ((), "L2")
     path = run / "seed_2" / "guards" / "general" / "records" / f"{CUT}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    row = json.loads(lines[3])
-    lines[3] = json.dumps(row | {"loglikelihood": row["loglikelihood"] + 1})
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    change_records(path, lambda _, rows: rows[2].update(loglikelihood=rows[2]["loglikelihood"] + 1))
     wrong = {(each.file, each.field) for each in verify(run).mismatches}
     at = "seed_2/guards/general/evaluation.json"
     assert (at, f"adapters.{CUT}.likelihood.delta") in wrong

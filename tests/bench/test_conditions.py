@@ -3,14 +3,13 @@
 from typing import Any
 
 import pytest
-from bench_sample import MISTRAL, bench, config, three_seeds
+from bench_sample import MISTRAL, SEEDS, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import obstacles_of
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"]}}
 BAD = {"random_directions": (40, 2)}
-SEEDS = (42, 123, 456)
 
 
 def runs(

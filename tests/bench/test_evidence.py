@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
+from bench_sample import LARGE, SEEDS, bench, config, ladder, named, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.evidence import graded_seed
@@ -22,14 +22,8 @@ def large(*changes: dict[str, tuple[int, int] | str], **more: Any) -> list[Bench
     return [bench(seed, change, **(LARGE | more)) for seed, change in zip(SEEDS, of_seeds, strict=True)]
 
 
-def named(report: BenchAggregate | Bench, name: str) -> Any:
-    return next(variant for variant in report.variants if variant.name == name)
-
-
 def evidence(report: BenchAggregate | Bench, name: str = "uniform_median") -> VariantEvidence:
-    one = named(report, name).evidence
-    assert one is not None
-    return one
+    return named(report, name).evidence
 
 
 def grades(report: BenchAggregate) -> dict[str, str | None]:

@@ -1,13 +1,12 @@
 """One planned seed at a time: the plan names them all, so a seed that is not there is missing, and has failed."""
 
-import json
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from bench_process import without_times, write_inputs
+from bench_process import edit, without_times, write_inputs
 
 from gradience.cli.app import run
 from gradience.reports.bench import BenchAggregate
@@ -54,9 +53,7 @@ def test_seed_by_seed_is_the_same_run(bench, tmp_path):
 def test_a_seed_of_another_process_is_counted_again_before_anything_is_certified(bench, tmp_path):
     bench(tmp_path, "--only-seed", "42")
     path = tmp_path / "seed_42" / "bench.json"
-    values = json.loads(path.read_text())
-    values["probe"]["records_sha256"] = "0" * 64
-    path.write_text(json.dumps(values))
+    edit(path, lambda values: values["probe"].update(records_sha256="0" * 64))
     bench(tmp_path, "--only-seed", "123")
     assert BenchAggregate.read(tmp_path / "bench_aggregate.json").records_verified is False
     (tmp_path / "digests.json").unlink()

@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from bench_sample import bench, config, pairs, three_seeds, variant_measures
+from bench_sample import REPORT, SEEDS, bench, config, pairs, three_seeds, variant_measures
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -26,8 +26,6 @@ from gradience.files.packed import pack
 from gradience.reports.base.graded import Bounds
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import Policy
-
-SEEDS = (42, 123, 456)
 
 
 @given(n=st.integers(1, 5000), net_loss=st.integers(-5000, 5000), k=st.integers(0, 1000))
@@ -309,8 +307,6 @@ def test_a_seed_round_trips_and_has_a_status():
 
 def test_another_number_of_parameters_than_planned_is_an_error():
     """The predecessor's per_layer was never what its report said: 7 of 7 stored runs."""
-    from bench_sample import REPORT
-
     planned = next(v for v in plan_variants(REPORT, config(), 42) if v.name == "per_layer")
     counted = pairs(200, 57, 0, 0)
     wrong = variant_measures(planned, 42, counted, lora_params=planned.lora_params + 1536)

@@ -1,15 +1,13 @@
 """`gradience verify --regenerate K`: the adapters are asked again, and what they answer otherwise is named."""
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from bench_process import RUNTIME, sevens, write_config, write_inputs
-from test_verify import SECTIONS, edit, forge
+from bench_process import RUNTIME, change_records, edit, sevens, write_config, write_inputs
+from test_verify import SECTIONS, forge
 from tiny_bench import Watcher, sentences, sums
 
 from gradience import verify
@@ -66,14 +64,6 @@ def records_of(folder: Path) -> list[Path]:
     return sorted(folder.rglob("answers.records.jsonl"))
 
 
-def change_rows(path: Path, change: Callable[[dict[str, Any]], object], *, header: bool = False) -> None:
-    """Change the records in a file, or its header."""
-    first, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    for values in [first] if header else rows:
-        change(values)
-    path.write_text("".join(json.dumps(values) + "\n" for values in [first, *rows]), encoding="utf-8")
-
-
 def answer_otherwise(row: dict[str, Any]) -> None:
     """Another answer, marked as the task marks it; a wrong output becomes another wrong output."""
     if "logits" in row:
@@ -112,7 +102,7 @@ def test_what_nobody_touched_is_answered_so_again(ended):
 
 def test_an_answer_that_was_edited_with_all_digests_is_named(copy):
     path = copy / next(one for one in records_of(copy) if one.parts[-3] == "probe").relative_to(copy)
-    change_rows(path, answer_otherwise)
+    change_records(path, lambda _, rows: [*map(answer_otherwise, rows)])
     forge_all(copy)
     file = str(path.relative_to(copy))
     report = again(copy, 10_000)
@@ -131,11 +121,11 @@ def labels(path: Path) -> bool:
 
 def test_on_another_machine_a_difference_is_counted_and_no_mismatch(copy):
     for path in copy.rglob("*.records.jsonl"):
-        change_rows(path, lambda header: header["versions"].update(torch="1.0"), header=True)
+        change_records(path, lambda header, _: header["versions"].update(torch="1.0"))
     forge_all(copy)
     assert again(copy).level == "L3"  # equal answers are equal wherever they were made
     path = next(one for one in records_of(copy) if one.parts[-3] == "probe")
-    change_rows(path, answer_otherwise)
+    change_records(path, lambda _, rows: [*map(answer_otherwise, rows)])
     forge_all(copy)
     report = again(copy, 10_000)
     assert not any("regenerated" in one.what for one in report.mismatches)

@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from bench_process import CONFIG, NO_GATE, RUNTIME, SMALL, timeless, write_inputs
-from bench_sample import LARGE, SEEDS, bench, ladder, three_seeds
+from bench_process import edit as edit_json
+from bench_sample import LARGE, SEEDS, bench, ladder, save_seeds, three_seeds
 from bench_sample import config as sample_config
 from data_files import write_jsonl
 from safetensors.torch import load_file
@@ -344,9 +345,7 @@ def test_another_config_is_refused_with_the_settings_that_differ(config_file, ou
 
 
 def test_other_data_are_refused_by_the_name_of_the_split(config_file, output):
-    plan = json.loads((output / "plan.json").read_text())
-    plan["splits"][0]["sha256"] = "0" * 64
-    (output / "plan.json").write_text(json.dumps(plan))
+    edit_json(output / "plan.json", lambda plan: plan["splits"][0].update(sha256="0" * 64))
     with pytest.raises(UsageError, match="contains a run of other data: the train examples differ"):
         again(config_file, output)
 
@@ -650,10 +649,7 @@ def test_the_code_says_whether_the_grade_is_reached(case, capsys):
 
 
 def test_aggregate_takes_it(tmp_path, capsys):
-    for one in three_seeds():
-        folder = tmp_path / f"seed_{one.seed}"
-        folder.mkdir()
-        one.save(folder / "bench.json")
+    save_seeds(tmp_path)
     assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "B"]) == 0
     assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "A", "--quiet"]) == 8
     assert "required: grade A; the best of what passes is B: per_layer" in capsys.readouterr().err

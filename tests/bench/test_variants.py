@@ -13,7 +13,7 @@ import pytest
 import torch
 from audit_sample import report, row
 from bench_process import CONFIG, NO_GATE, write_inputs
-from bench_sample import bench, three_seeds
+from bench_sample import SEEDS, bench, three_seeds
 from bench_sample import config as sample_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -446,7 +446,6 @@ def test_the_scale_of_the_probe_is_held(case, tmp_path):
 
 
 CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"], "arms": ["truncate"]}
-SEEDS = (42, 123, 456)
 
 
 def over_seeds(**lost: int | tuple[int, ...]) -> BenchAggregate:

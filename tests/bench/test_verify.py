@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import SMALL, write_inputs
+from bench_process import SMALL, change_records, edit, write_inputs
 from tiny_bench import Watcher
 
 import gradience
@@ -61,13 +61,6 @@ def named(folder: Path, root: str | None = None) -> dict[str, list[str]]:
     for one in verify(folder, root=root).mismatches:
         names.setdefault(one.file, []).append(one.field)
     return names
-
-
-def edit(path: Path, change: Callable[[Any], object]) -> None:
-    """Change the values of a JSON file in place."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    change(values)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def forge(folder: Path) -> None:
@@ -267,11 +260,7 @@ def test_a_seed_that_was_left_out_with_its_entry_in_the_plan_is_named(copy):
 def test_gold_answers_that_were_changed_are_named(copy):
     """In the records of one seed, all of them, with whatever follows from it: the other seed was asked the same."""
     for path in (copy / "seed_1").rglob("answers.records.jsonl"):
-        header, *rows = path.read_text(encoding="utf-8").splitlines()
-        first = json.loads(rows[0])
-        first["label"] = first["predicted"]
-        first["correct"] = True
-        path.write_text("\n".join([header, json.dumps(first), *rows[1:], ""]), encoding="utf-8")
+        change_records(path, lambda _, rows: rows[0].update(label=rows[0]["predicted"], correct=True))
     forge(copy)
     assert "seed_2/probe/eval/answers.records.jsonl" in named(copy)
 

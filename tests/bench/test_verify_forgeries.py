@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from bench_process import RUNTIME, sevens, write_config
+from bench_process import RUNTIME, change_records, edit, sevens, write_config
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from test_verify import edit, forge
+from test_verify import forge
 from tiny_bench import Watcher
 
 from gradience import verify
@@ -76,14 +76,6 @@ def edit_config(run: Path, change: Callable[[Any], object]) -> None:
     values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     change(values)
     (run / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-
-
-def change_records(path: Path, change: Callable[[dict[str, Any], list[dict[str, Any]]], object]) -> None:
-    """Change the header and the rows of a file in place."""
-    header, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    change(header, rows)
-    header["n"] = len(rows)
-    path.write_text("".join(json.dumps(values) + "\n" for values in [header, *rows]), encoding="utf-8")
 
 
 def replace_digests(folder: Path, digests: dict[str, str]) -> None:

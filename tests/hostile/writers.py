@@ -138,15 +138,13 @@ def long_telemetry(folder: Path) -> None:
 
 
 def before_aggregate(folder: Path) -> None:
-    for number, bench in enumerate(bench_sample.three_seeds()):
-        (folder / f"seed_{number}").mkdir()
-        bench.save(folder / f"seed_{number}" / "bench.json")
+    bench_sample.save_seeds(folder)
     aggregate(folder)
 
 
 def aggregate(folder: Path) -> int:
     """FAIL, or whatever the three seeds are worth, is a result."""
-    folders = [str(folder / f"seed_{number}") for number in range(3)]
+    folders = [str(folder / f"seed_{seed}") for seed in bench_sample.SEEDS]
     code = run(["bench", "aggregate", *folders, "-o", str(folder / "out"), "--force", "--quiet"])
     return 0 if code in (ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE) else code
 
