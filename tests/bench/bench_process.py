@@ -13,6 +13,8 @@ from data_files import write_jsonl
 from killing import HANGS
 from tiny_bench import bert, llama
 
+from gradience.reports.stage import MANIFEST
+
 NO_GATE: dict[str, Any] = {"min_value": 0, "above_base": None}
 RUNTIME: dict[str, Any] = {"device": "cpu", "threads": 1}
 CONFIG: dict[str, Any] = {
@@ -108,6 +110,11 @@ def finish(config: Path, output: Path, *more: str) -> tuple[int, str, str]:
     process = start(config, output, *more)
     out, err = process.communicate(timeout=HANGS)
     return process.returncode, out, err
+
+
+def finished(output: Path) -> dict[str, int]:
+    """Stage -> when it was finished: a stage that is made again has another time."""
+    return {str(path.parent.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob(MANIFEST)}
 
 
 def without_times(path: Path) -> Any:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench_process import start, without_times
+from bench_process import finished, start, without_times
 from killing import HANGS
 
 from gradience.reports.stage import MANIFEST, StageManifest
@@ -33,11 +33,6 @@ HITS = 2
 """Times that the process of one stage is killed: after the third the stage has failed."""
 RAY = "ray::1/"
 """How the title of a process of Ray begins that makes a stage of seed 1."""
-
-
-def finished(output: Path) -> dict[str, int]:
-    """Stage -> when it was finished: a stage that is made again has another time."""
-    return {str(path.parent.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob(MANIFEST)}
 
 
 def assert_same(output: Path, alone: Path) -> None:

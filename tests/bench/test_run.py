@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from bench_process import CONFIG, NO_GATE, RUNTIME, SMALL, timeless, write_inputs
+from bench_process import CONFIG, NO_GATE, RUNTIME, SMALL, finished, timeless, write_inputs
 from bench_process import edit as edit_json
 from bench_sample import LARGE, SEEDS, bench, ladder, save_seeds, three_seeds
 from bench_sample import config as sample_config
@@ -264,22 +264,14 @@ def output(whole, tmp_path):
 
 def again(config_file: Path, output: Path, *overrides: str) -> tuple[Bench, Watcher, set[str]]:
     """Take it up: the result, what was said, and the stages that were made again."""
-    before = written(output)
+    before = finished(output)
     watcher = Watcher()
     (bench,), _ = run_bench(load_config(config_file, overrides), output, watcher)
-    return bench, watcher, {name for name, when in written(output).items() if before.get(name) != when}
-
-
-def written(output: Path) -> dict[str, int]:
-    """Stage -> when its manifest was written."""
-    return {
-        str(path.parent.relative_to(output)): path.stat().st_mtime_ns
-        for path in output.rglob("manifest.json")
-    }
+    return bench, watcher, {name for name, when in finished(output).items() if before.get(name) != when}
 
 
 def evaluations(output: Path) -> set[str]:
-    return {name for name in written(output) if name.endswith("/eval")}
+    return {name for name in finished(output) if name.endswith("/eval")}
 
 
 def results(bench: Bench) -> Any:
@@ -441,12 +433,12 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path):
     config, output, watcher = BenchConfig.model_validate(values), tmp_path / "output", Watcher()
     with user_code.allowing():
         (wrong,), _ = run_bench(config, output, watcher)
-        first = written(output)
+        first = finished(output)
         own_task(tmp_path, "True")
         (corrected,), _ = run_bench(config, output, watcher)
     assert (wrong.probe.correct, wrong.data) == (0, corrected.data)
     assert corrected.probe.correct == corrected.probe.n - corrected.probe.failed_extractions > 0
-    assert {name for name, when in written(output).items() if first[name] != when} == evaluations(output)
+    assert {name for name, when in finished(output).items() if first[name] != when} == evaluations(output)
     assert (
         watcher.notes[0] == "the task's own code has changed: trainings are reused, evaluations are repeated"
     )
@@ -674,11 +666,6 @@ def bench_run(*words: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return run(arguments)
 
 
-def stages(output: Path) -> dict[Path, int]:
-    """When the manifest of each stage was written."""
-    return {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")}
-
-
 def test_a_run_in_a_home_folder_names_it_nowhere_and_resumes(tmp_path, monkeypatch, capsys):
     home = tmp_path / "home" / "alice"
     config, output = write_inputs(home / "inputs", **SHARED), home / "runs" / "mine"
@@ -696,21 +683,22 @@ def test_a_run_in_a_home_folder_names_it_nowhere_and_resumes(tmp_path, monkeypat
     assert naming <= NOT_TO_BE_SHARED, naming - NOT_TO_BE_SHARED
     assert "adapter_config.json" in naming
 
-    finished = stages(output)
-    shutil.rmtree(max(finished).parent)  # one stage, as if the run had died before it
+    stages = finished(output)
+    last = max(stages)
+    shutil.rmtree(output / last)  # one stage, as if the run had died before it
     assert bench_run(*words, monkeypatch=monkeypatch) in (0, 1, 8), capsys.readouterr().err
-    assert [path for path, when in stages(output).items() if finished.get(path) != when] == [max(finished)]
+    assert [name for name, when in finished(output).items() if stages.get(name) != when] == [last]
 
     # The plan holds the last part of the base's name alone: another base under the same last part is told apart.
     other = bert(tmp_path / "elsewhere" / "base")
     capsys.readouterr()
     assert bench_run(*words, f"model.name={other}", monkeypatch=monkeypatch) == 2
     assert "contains a run of another config: `model.name` is" in capsys.readouterr().err
-    before = stages(output)
+    before = finished(output)
     weights = home / "inputs" / "base" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     assert bench_run(*words, monkeypatch=monkeypatch) in (0, 1, 8), capsys.readouterr().err
-    after = stages(output)
-    assert [path for path in before if before[path] == after[path]] == []  # nothing of two bases is mixed
+    after = finished(output)
+    assert [name for name in before if before[name] == after[name]] == []  # nothing of two bases is mixed

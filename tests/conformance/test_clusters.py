@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-from bench_process import finish, start
-from elsewhere import ENDS, PARTS, Killing, assert_same, finished, kill
+from bench_process import finish, finished, start
+from elsewhere import ENDS, PARTS, Killing, assert_same, kill
 from killing import HANGS
 
 pytestmark = pytest.mark.conformance

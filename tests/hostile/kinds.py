@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path, PurePath
+from typing import Any
 
 import fleet_sample
 from factory import CONFIG, INDEX, WEIGHTS, config, modules, safetensors
@@ -61,6 +62,11 @@ class Kind:
         return self.files[self.target]
 
 
+def alone(target: str, syntax: str, content: bytes, readers: Mapping[str, Read], **more: Any) -> Kind:
+    """A file that needs none beside it."""
+    return Kind(target, syntax, {target: content}, readers, **more)
+
+
 def say(what: object) -> None:
     sys.stdout.write(f"{what}\n")
 
@@ -110,12 +116,8 @@ def artifacts() -> dict[str, Kind]:
     kinds = {}
     for name in ARTIFACTS:
         path = f"in/{name}.json"
-        kinds[f"{name}.json"] = Kind(
-            path,
-            "json",
-            {path: good[name].to_json().encode()},
-            {f"{model_of(name).__name__}.read": _reading(name, path)},
-        )
+        readers = {f"{model_of(name).__name__}.read": _reading(name, path)}
+        kinds[f"{name}.json"] = alone(path, "json", good[name].to_json().encode(), readers)
     seeds = {f"in/run/seed_{bench.seed}/bench.json": bench.to_json().encode() for bench in samples.seeds()}
     both = seeds | {"in/run/plan.json": good["bench_plan"].to_json().encode()}
     together = {"in/run/bench_aggregate.json": good["bench_aggregate"].to_json().encode()}
@@ -140,10 +142,10 @@ def artifacts() -> dict[str, Kind]:
             peft(BAD) | {"in/plan.json": samples.plan_of(peft("adapter")).to_json().encode()},
             commands(f"compress {BAD} --plan in/plan.json --output out/small"),
         ),
-        "report for a page": Kind(
+        "report for a page": alone(
             "in/run/evaluation.json",
             "json",
-            {"in/run/evaluation.json": good["evaluation"].to_json().encode()},
+            good["evaluation"].to_json().encode(),
             commands("report in/run --output out/page.html"),
         ),
     }
@@ -189,42 +191,31 @@ def verified() -> dict[str, Kind]:
 def texts() -> dict[str, Kind]:
     yaml = Path(find_config("minilm_reviews_demo")).read_bytes()
     trl = (TESTS / "check" / "configs" / "trl.yaml").read_bytes()
-    arguments = json.dumps(
-        {
-            "learning_rate": 2e-4,
-            "num_train_epochs": 1,
-            "lr_scheduler_type": "cosine",
-            "bf16": True,
-            "per_device_train_batch_size": 2,
-            "output_dir": "runs",
-        }
-    ).encode()
-    base = json.dumps(
-        {
-            "architectures": ["LlamaForCausalLM"],
-            "hidden_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "model_type": "llama",
-            "num_key_value_heads": 2,
-        }
-    ).encode()
+    arguments = {
+        "learning_rate": 2e-4,
+        "num_train_epochs": 1,
+        "lr_scheduler_type": "cosine",
+        "bf16": True,
+        "per_device_train_batch_size": 2,
+        "output_dir": "runs",
+    }
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "model_type": "llama", **heads}
+    base = {"architectures": ["LlamaForCausalLM"], **shape}
     beside = peft(BAD)
     return {
-        "bench YAML": Kind(
-            "in/config.yaml", "yaml", {"in/config.yaml": yaml}, {"load_config": _config("in/config.yaml")}
-        ),
-        "training YAML": Kind(
+        "bench YAML": alone("in/config.yaml", "yaml", yaml, {"load_config": _config("in/config.yaml")}),
+        "training YAML": alone(
             "in/trl.yaml",
             "yaml",
-            {"in/trl.yaml": trl},
+            trl,
             commands("check in/trl.yaml --verbose", "check in/trl.yaml --json"),
             codes=frozenset({0, 1}),
         ),
         "training arguments": Kind(
             "in/run/training_args.json",
             "json",
-            beside | {"in/run/training_args.json": arguments},
+            beside | {"in/run/training_args.json": json.dumps(arguments).encode()},
             commands(
                 f"check --peft-dir {BAD} --training-dir in/run",
                 "check in/run/training_args.json --json",
@@ -234,7 +225,7 @@ def texts() -> dict[str, Kind]:
         "config that names the architecture": Kind(
             "in/base/config.json",
             "json",
-            beside | {"in/base/config.json": base},
+            beside | {"in/base/config.json": json.dumps(base).encode()},
             commands(f"compress {BAD} --rank 2 --base-model in/base --output out/small"),
             tolerant=True,
         ),
@@ -256,7 +247,7 @@ def evaluations() -> dict[str, Kind]:
     text = (
         b"adapters: [a, b]  # two\nbase_model: m\ndata: rows.jsonl\ntask: jsonl\noutput: out\nmargin: 2.5\n"
     )
-    return {"evaluation YAML": Kind(path, "yaml", {path: text}, {"evaluate_settings": _request(path)})}
+    return {"evaluation YAML": alone(path, "yaml", text, {"evaluate_settings": _request(path)})}
 
 
 def _request(path: str) -> Read:
@@ -269,18 +260,15 @@ def _request(path: str) -> Read:
 def records() -> dict[str, Kind]:
     runs = TESTS / "monitor" / "runs"
     good = b"".join((runs / "good.jsonl").read_bytes().splitlines(keepends=True)[:60])
-    answers = samples.records()
-    rows = {"in/a.csv": samples.csv_rows(), "in/a.jsonl": samples.jsonl_rows()}
-    prompts, talks = {"in/a.jsonl": samples.jsonl_prompts()}, {"in/a.jsonl": samples.jsonl_messages()}
     journal = json.dumps(
         {"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": NUMERICS}
     ).encode()
     stage = samples.stage_folder()
     return {
-        "run.jsonl": Kind(
+        "run.jsonl": alone(
             "in/run.jsonl",
             "lines",
-            {"in/run.jsonl": good},
+            good,
             commands(
                 "monitor in/run.jsonl --verbose",
                 "monitor in/run.jsonl --json",
@@ -296,19 +284,15 @@ def records() -> dict[str, Kind]:
             tolerant=True,
             optional=True,
         ),
-        "records": Kind(
-            "in/a.records.jsonl", "lines", {"in/a.records.jsonl": answers}, {"read_records": _records}
+        "records": alone("in/a.records.jsonl", "lines", samples.records(), {"read_records": _records}),
+        "rows in CSV": alone("in/a.csv", "rows", samples.csv_rows(), _rows("in/a.csv")),
+        "rows in JSONL": alone("in/a.jsonl", "lines", samples.jsonl_rows(), _rows("in/a.jsonl")),
+        "prompts in JSONL": alone(
+            "in/a.jsonl", "lines", samples.jsonl_prompts(), _counts("jsonl", scorer="number")
         ),
-        "rows in CSV": Kind("in/a.csv", "rows", rows, _rows("in/a.csv")),
-        "rows in JSONL": Kind("in/a.jsonl", "lines", rows, _rows("in/a.jsonl")),
-        "prompts in JSONL": Kind("in/a.jsonl", "lines", prompts, _counts("jsonl", scorer="number")),
-        "messages in JSONL": Kind("in/a.jsonl", "lines", talks, _counts("chat")),
-        "journal of a training": Kind(
-            "out/training/started.json",
-            "json",
-            {"out/training/started.json": journal},
-            {"Journal": _journal},
-            optional=True,
+        "messages in JSONL": alone("in/a.jsonl", "lines", samples.jsonl_messages(), _counts("chat")),
+        "journal of a training": alone(
+            "out/training/started.json", "json", journal, {"Journal": _journal}, optional=True
         ),
         "manifest of a stage": Kind(
             "out/probe/manifest.json", "json", stage, {"Stages.done": _stage}, tolerant=True, optional=True

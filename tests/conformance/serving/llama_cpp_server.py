@@ -10,7 +10,7 @@ from pathlib import Path
 from conformance.serving import model
 from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Workshop
-from conformance.serving.served import Asked, Reply, Served, run, say
+from conformance.serving.served import Asked, Reply, Served, asked_of, replies_of, run, say
 from gradience.runtimes.verdict import Scale, gguf_scale
 
 SERVE = Path(__file__).with_name("serve_llama_cpp.py")
@@ -54,7 +54,7 @@ class LlamaCpp:
 
     def answers(self, base: model.Base, adapters: Mapping[str, Path], scratch: Path) -> Served:
         """What the library answers with each of the GGUF files, on the base that its own code converts."""
-        gguf, request, answer = (scratch / name for name in ("base.gguf", "request.json", "answer.json"))
+        gguf = scratch / "base.gguf"
         run(sys.executable, CONVERT_BASE, self.source, base.folder, gguf, base.architecture.name)
         content = {
             "base": str(gguf),
@@ -62,13 +62,9 @@ class LlamaCpp:
             "prompts": model.PROMPTS,
             "adapters": [{"id": name, "path": str(path)} for name, path in adapters.items()],
         }
-        request.write_text(json.dumps(content), encoding="utf-8")
-        run(self.python, "-P", SERVE, request, answer)
-        answers = json.loads(answer.read_text(encoding="utf-8"))
-        replies = {
-            row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in answers["adapters"]
-        }
-        return Served((answers["base"],), replies, {**answers["versions"], "llama.cpp": self._commit()})
+        answers = asked_of(self.python, SERVE, scratch, content)
+        versions = {**answers["versions"], "llama.cpp": self._commit()}
+        return Served((answers["base"],), replies_of(answers), versions)
 
     def _commit(self) -> str:
         """The commit of llama.cpp, from the change log of the package around it: the newest is the first."""

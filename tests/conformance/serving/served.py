@@ -1,11 +1,12 @@
 """What the driver asks a runtime, and what it gets back: the same for every runtime."""
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Case, CaseAdapter, Workshop
@@ -79,6 +80,23 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--python", type=Path, required=True, help="interpreter of the runtime's environment")
     return parser
+
+
+def asked_of(
+    python: Path, program: Path, folder: Path, content: Mapping[str, Any], name: str = ""
+) -> dict[str, Any]:
+    """What a program answers, in JSON, that runs in the environment of a runtime."""
+    request, answer = (folder / f"{kind}{name}.json" for kind in ("request", "answer"))
+    request.write_text(json.dumps(content), encoding="utf-8")
+    # -P: the folder of the program must not come before the runtime's own packages.
+    run(python, "-P", program, request, answer)
+    answers: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    return answers
+
+
+def replies_of(answers: Mapping[str, Any]) -> dict[str, Reply]:
+    """Adapter -> reply."""
+    return {row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in answers["adapters"]}
 
 
 def say(text: str) -> None:

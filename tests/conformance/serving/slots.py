@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from conformance.serving.record import renew
-from conformance.serving.served import parser_of, run, say
+from conformance.serving.served import asked_of, parser_of, say
 from gradience import audit_fleet
 from gradience.models.embedded import smollm2
 
@@ -98,7 +98,6 @@ def measured(
 ) -> dict[str, Any]:
     """The bytes that vLLM holds with a setting, and those of as many slots by `gradience fleet`."""
     loaded = [path for rank, path in zip(RANKS, folders, strict=True) if rank <= setting.max_lora_rank]
-    request, answer = folder / "request.json", folder / "answer.json"
     content = {
         "base": str(base),
         "max_loras": setting.max_loras,
@@ -106,10 +105,7 @@ def measured(
         "target_modules": list(setting.targets) or None,
         "adapters": list(map(str, loaded)),
     }
-    request.write_text(json.dumps(content), encoding="utf-8")
-    # -P: the folder of slots_vllm.py must not come before vLLM's own packages.
-    run(python, "-P", SLOTS, request, answer)
-    held = json.loads(answer.read_text(encoding="utf-8"))
+    held = asked_of(python, SLOTS, folder, content)
     sizes = {layer["layer"]: layer["bytes"] for layer in held["layers"]}
     beside = sum(sizes[layer["layer"]] for layer in held["layers"] if layer["class"] in BESIDE)
     (group,) = audit_fleet(loaded, root=folder).bases

@@ -1,6 +1,5 @@
 """vLLM, in a process of its environment for each max_lora_rank."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from conformance.serving import model
 from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Workshop
-from conformance.serving.served import Asked, Reply, Served, run, say
+from conformance.serving.served import Asked, Served, asked_of, replies_of, say
 from gradience.runtimes.verdict import Scale, peft_scale
 
 SERVE = Path(__file__).with_name("serve_vllm.py")
@@ -43,7 +42,6 @@ class Vllm:
         return Served(bases, replies, *parts[0][2:])
 
     def _serve(self, shop: Workshop, asked: Sequence[Asked], rank: int) -> Served:
-        request, answer = shop.root / f"request-{rank}.json", shop.root / f"answer-{rank}.json"
         content = {
             "base": str(shop.base.folder),
             "classify": shop.architecture.task == "SEQ_CLS",
@@ -52,14 +50,8 @@ class Vllm:
             "prompts": model.PROMPTS,
             "adapters": [{"id": item.case.id, "path": str(item.adapter.path)} for item in asked],
         }
-        request.write_text(json.dumps(content), encoding="utf-8")
         say(f"vLLM, {shop.architecture.name}, max_lora_rank {rank}: {len(asked)} adapters")
-        # -P: the folder of serve_vllm.py must not come before vLLM's own packages.
-        run(self.python, "-P", SERVE, request, answer)
-        answers = json.loads(answer.read_text(encoding="utf-8"))
+        answers = asked_of(self.python, SERVE, shop.root, content, f"-{rank}")
         if answers["not_served"]:
             return Served((), {}, answers["versions"], answers["not_served"], answers["broke"])
-        replies = {
-            row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in answers["adapters"]
-        }
-        return Served((answers["base"],), replies, answers["versions"])
+        return Served((answers["base"],), replies_of(answers), answers["versions"])
