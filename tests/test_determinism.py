@@ -5,7 +5,7 @@ import platform
 
 import numpy as np
 import pytest
-from processes import python
+from running import python
 from safetensors.numpy import save_file
 
 from gradience import audit_adapter

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from processes import gradience as command_line
-from processes import printed_by, python
+from running import gradience as command_line
+from running import printed_by, python
 
 import gradience
 

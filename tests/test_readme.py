@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from processes import gradience, printed_by
+from running import gradience, printed_by
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import gradience as command_line
+from running import gradience as command_line
 
 import gradience
 from gradience import code_version as module

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 from bench_sample import PUBLISHED, bench, config, named, save_seeds, three_seeds
-from processes import python
+from running import python
 
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.folders import find_benches

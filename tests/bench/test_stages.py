@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from killing import program
-from processes import python
+from running import python
 
 from gradience.bench.run.stages import BEGUN, Stages
 from gradience.errors import InputError, LockedError

@@ -9,8 +9,8 @@ import sys
 import ml_dtypes  # noqa: F401  (bfloat16 for numpy)
 import numpy as np
 import pytest
-from processes import gradience
 from pseudo_terminal import drawn_by
+from running import gradience
 from safetensors.numpy import load_file, save_file
 
 from gradience.cli import app, demo

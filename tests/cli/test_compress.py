@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from processes import gradience
 from pseudo_terminal import drawn_by
+from running import gradience
 
 from gradience.cli.app import run
 from gradience.reports.base.view import View

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from killing import HANGS
-from processes import gradience, python
 from pseudo_terminal import drawn_by
+from running import gradience, python
 
 import gradience as public
 from gradience import errors

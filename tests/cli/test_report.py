@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from killing import HANGS
-from processes import printed_by
+from running import printed_by
 
 from gradience.bench.config.shipped import config_titles
 from gradience.cli import app

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from processes import printed_by
+from running import printed_by
 
 from gradience import compress_adapter
 from gradience.cli.app import run

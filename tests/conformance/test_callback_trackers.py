@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import printed_by, python
+from running import printed_by, python
 
 from gradience.live.callback import GradienceCallback
 from gradience.telemetry import TelemetryReader

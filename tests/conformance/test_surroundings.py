@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes import python
+from running import python
 
 from gradience.cli.demo import example_adapter
 from gradience.models import embedded

@@ -12,8 +12,8 @@ import pytest
 import torch
 from factory import adapter, config, stored
 from fleets import MODULES, random_factors, rotated, save
-from processes import python
 from refusals import POINTER
+from running import python
 from safetensors.torch import load_file
 
 from gradience import LockedError, UsageError, audit_adapter, audit_fleet, compare_adapters, compress_fleet

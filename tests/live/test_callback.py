@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 import torch
 from hostile.programs import record as figure
-from processes import printed_by
+from running import printed_by
 from transformers import BitsAndBytesConfig
 
 from gradience.audit.adapter import audit_adapter

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from processes import python
+from running import python
 from torch import nn
 
 from gradience.errors import InputError

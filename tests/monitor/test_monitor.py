@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from processes import printed_by
+from running import printed_by
 
 from gradience.monitor import monitor_runs
 from gradience.reports.base.view import View
