@@ -30,27 +30,30 @@ def home(tmp_path):
     return home
 
 
-def said(monkeypatch, capsys, *words):
-    """Return the standard output of a verb; its command line is that of the process, as for a user."""
-    arguments = [str(word) for word in words]
-    monkeypatch.setattr(sys, "argv", ["gradience", *arguments])
-    assert run(arguments) in (0, 1)
-    return capsys.readouterr().out
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """Gives the standard output of a verb; its command line is that of the process, as for a user."""
+
+    def call(*words):
+        arguments = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["gradience", *arguments])
+        assert run(arguments) in (0, 1)
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_no_artifact_of_any_verb_names_the_home_folder(home, monkeypatch, capsys):
+def test_no_artifact_of_any_verb_names_the_home_folder(home, said):
     adapter, smaller = home / "adapter", home / "smaller"
-    said(
-        monkeypatch, capsys, "audit", adapter, "--output", home / "audit.json", "--append", home / "run.jsonl"
-    )
-    said(monkeypatch, capsys, "compress", adapter, "--rank", "2", f"--output={smaller}")
-    plan = said(monkeypatch, capsys, "compress", adapter, "--rank", "2", "--dry-run", "--json")
+    said("audit", adapter, "--output", home / "audit.json", "--append", home / "run.jsonl")
+    said("compress", adapter, "--rank", "2", f"--output={smaller}")
+    plan = said("compress", adapter, "--rank", "2", "--dry-run", "--json")
     printed = [
         plan,
-        said(monkeypatch, capsys, "audit", adapter, "--json"),
-        said(monkeypatch, capsys, "compare", adapter, smaller, "--json"),
-        said(monkeypatch, capsys, "monitor", home / "run.jsonl", "--json"),
-        said(monkeypatch, capsys, "check", adapter, home / "trl.yaml", "--json"),
+        said("audit", adapter, "--json"),
+        said("compare", adapter, smaller, "--json"),
+        said("monitor", home / "run.jsonl", "--json"),
+        said("check", adapter, home / "trl.yaml", "--json"),
     ]
     assert all("alice" not in text for text in printed)
     given = ("trl.yaml", "adapter_config.json")  # hers, and the one that PEFT loads the base by
@@ -61,8 +64,8 @@ def test_no_artifact_of_any_verb_names_the_home_folder(home, monkeypatch, capsys
     assert [path for path in written if b"alice" in path.read_bytes()] == []
 
 
-def test_a_compression_says_that_the_config_names_a_folder(home, monkeypatch, capsys):
-    said(monkeypatch, capsys, "compress", home / "adapter", "--rank", "2", "--output", home / "smaller")
+def test_a_compression_says_that_the_config_names_a_folder(home, said):
+    said("compress", home / "adapter", "--rank", "2", "--output", home / "smaller")
     report = json.loads((home / "smaller" / "compression_report.json").read_text())
     assert any("base_model_name_or_path" in warning for warning in report["warnings"])
     fields = json.loads((home / "smaller" / "adapter_config.json").read_text())

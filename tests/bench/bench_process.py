@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,17 @@ def sevens(size: int) -> list[dict[str, str]]:
         for a in range(size)
         for b in range(size)
     ]
+
+
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """A kept run in `folder`, with what its archive holds."""
+    shutil.copytree(KEPT / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.xz"))
+    with tarfile.open(KEPT / name / "everything.tar.xz") as tar:
+        tar.extractall(folder, filter="data")
+    return folder
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 from bench_sample import PUBLISHED, bench, config, named, save_seeds, three_seeds
+from raising import raises
 from running import python
 
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
@@ -131,9 +132,8 @@ def other(seed: int, **more):
 )  # fmt: skip
 def test_what_is_refused(second, code, said):
     """The predecessor: the same folder twice and another config give "3 seeds, certifiable, 41.6 %"."""
-    with pytest.raises(InputError) as caught:
+    with raises(InputError, code) as caught:
         aggregate([three_seeds()[0], second()], ["a", "b"])
-    assert caught.value.code == code
     assert said in str(caught.value)
 
 

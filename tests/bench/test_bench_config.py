@@ -11,6 +11,7 @@ import pytest
 import yaml
 from bench_process import NO_GATE
 from data_files import small_gsm8k
+from raising import raises
 from scaled_down import scaled_down
 from tiny_bench import gsm8k_values
 
@@ -280,9 +281,8 @@ def test_the_published_path_is_found_without_a_checkout(name, tmp_path, monkeypa
 )
 def test_another_path_is_not_taken_for_a_shipped_config(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError) as caught:
+    with raises(InputError, "config-not-found") as caught:
         find_config(name)
-    assert caught.value.code == "config-not-found"
     assert "minilm_reviews" in caught.value.hint
 
 

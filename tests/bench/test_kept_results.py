@@ -6,25 +6,23 @@ Counted with json alone, so that a mistake of our readers would show.
 import hashlib
 import json
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_process import KEPT, unpacked
 
 from gradience.reports.bench import Bench, BenchAggregate
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-ARCHIVES = sorted(RESULTS.glob("*/everything.tar.xz"))
-BENCHES = sorted(RESULTS.rglob("bench.json"))
+ARCHIVES = sorted(KEPT.glob("*/everything.tar.xz"))
+BENCHES = sorted(KEPT.rglob("bench.json"))
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
+def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     for archive in ARCHIVES:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder / archive.parent.name, filter="data")
+        unpacked(archive.parent.name, folder / archive.parent.name)
     return folder
 
 
@@ -34,22 +32,22 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def of(path: Path) -> str:
-    return str(path.relative_to(RESULTS).parent)
+    return str(path.relative_to(KEPT).parent)
 
 
-def test_the_page_counts_again_what_it_says(unpacked, tmp_path, monkeypatch, capsys):
-    page = (RESULTS.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
+def test_the_page_counts_again_what_it_says(results, tmp_path, monkeypatch, capsys):
+    page = (KEPT.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
     [source] = re.findall(r"^```py\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    (tmp_path / "again").symlink_to(unpacked / "minilm_reviews")
+    (tmp_path / "again").symlink_to(results / "minilm_reviews")
     monkeypatch.chdir(tmp_path)
     exec(source, {})  # our own page
     assert f"# {capsys.readouterr().out}" in source
 
 
 @pytest.mark.parametrize("path", BENCHES, ids=of)
-def test_its_counts_are_those_of_the_records(path, unpacked):
+def test_its_counts_are_those_of_the_records(path, results):
     bench = json.loads(path.read_text(encoding="utf-8"))
-    folder = unpacked / path.parent.relative_to(RESULTS)
+    folder = results / path.parent.relative_to(KEPT)
     measured = [bench["probe"], *(row["measures"] for row in bench["variants"] if row["measures"])]
     probe = rows_of(folder / bench["probe"]["records"])
     for adapter in measured:
@@ -68,7 +66,7 @@ def test_its_counts_are_those_of_the_records(path, unpacked):
             assert variant["status"] == ("PASS" if 40 * (lost - won) <= len(rows) else "FAIL")  # 0.025
 
 
-@pytest.mark.parametrize("path", [*BENCHES, *sorted(RESULTS.rglob("bench_aggregate.json"))], ids=of)
+@pytest.mark.parametrize("path", [*BENCHES, *sorted(KEPT.rglob("bench_aggregate.json"))], ids=of)
 def test_its_page_is_what_its_json_says(path):
     kind = Bench if path.name == "bench.json" else BenchAggregate
     assert path.with_suffix(".md").read_text(encoding="utf-8") == kind.read(path).to_markdown()
@@ -77,18 +75,18 @@ def test_its_page_is_what_its_json_says(path):
 @pytest.mark.parametrize("name", ["minilm_reviews", "smollm2_arithmetic"])
 def test_the_page_names_the_root_of_the_run_that_is_kept(name):
     """Whoever has it from there can see whether a folder is that run: `gradience verify DIR --root SHA256`."""
-    page = (RESULTS.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
-    root = hashlib.sha256((RESULTS / name / "digests.json").read_bytes()).hexdigest()
+    page = (KEPT.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
+    root = hashlib.sha256((KEPT / name / "digests.json").read_bytes()).hexdigest()
     assert f"`{root}`" in page
 
 
 def test_the_grades_that_the_page_speaks_of():
-    report = BenchAggregate.read(RESULTS / "minilm_reviews" / "bench_aggregate.json")
+    report = BenchAggregate.read(KEPT / "minilm_reviews" / "bench_aggregate.json")
     grades = {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
     truncated = ("per_layer.truncate", "uniform_median.truncate", "per_layer")
     assert [grades[name] for name in (*truncated, "uniform_median")] == ["A", "A", "B", "C"]
     assert report.ladder.smallest_safe == "ladder.r2"
-    report = BenchAggregate.read(RESULTS / "smollm2_arithmetic" / "bench_aggregate.json")
+    report = BenchAggregate.read(KEPT / "smollm2_arithmetic" / "bench_aggregate.json")
     grades = {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
     assert [grades[name] for name in (*truncated[:2], "uniform_median")] == ["B", "B", "C"]
     assert report.ladder.smallest_safe == "ladder.r4"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import start, write_inputs
+from bench_process import KEPT, start, write_inputs
 from killing import HANGS
 from spread_here import SECTIONS, Here, Silent, runner_over
 
@@ -121,7 +121,7 @@ def test_a_folder_that_holds_no_run(tmp_path, capsys):
 
 
 def test_a_published_run_packed_and_without_its_archive(tmp_path):
-    packed = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_reviews_demo"
+    packed = KEPT / "minilm_reviews_demo"
     status = look(packed)
     assert (status.run, status.state, len(status.stages)) == ("minilm_reviews_demo", "finished", 17)
     assert all(stage.state == "done" and stage.seconds is not None for _, stage in status.stages)

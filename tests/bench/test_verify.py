@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import SMALL, change_records, edit, write_inputs
+from bench_process import KEPT, SMALL, change_records, edit, unpacked, write_inputs
+from raising import raises
 from tiny_bench import Watcher
 
 import gradience
@@ -24,7 +25,6 @@ from gradience.errors import InputError
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.files.packed import pack, unpack
 
-KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
 SECTIONS = SMALL | {"compression": {"variants": ["uniform_r2"], "controls": ["rewrite_control", "head_only"]}}
 
 
@@ -43,11 +43,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """The kept run of the demo, unpacked."""
-    source, folder = KEPT / "minilm_reviews_demo", tmp_path_factory.mktemp("kept")
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.xz"))
-    with tarfile.open(source / "everything.tar.xz") as tar:
-        tar.extractall(folder, filter="data")
-    return folder
+    return unpacked("minilm_reviews_demo", tmp_path_factory.mktemp("kept"))
 
 
 @pytest.fixture
@@ -296,9 +292,8 @@ def test_results_without_anything_beside_them_are_not_verified(copy, tmp_path, c
     for seed in (1, 2):
         (tmp_path / f"seed_{seed}").mkdir()
         shutil.copy(copy / f"seed_{seed}" / "bench.json", tmp_path / f"seed_{seed}")
-    with pytest.raises(InputError) as error:
+    with raises(InputError, "nothing-to-verify"):
         verify(tmp_path / "seed_1")
-    assert error.value.code == "nothing-to-verify"
     assert run(["bench", "aggregate", str(tmp_path / "seed_1"), str(tmp_path / "seed_2"), "--json"]) in (
         0,
         1,
@@ -349,6 +344,5 @@ def test_an_archive_that_cannot_be_unpacked_is_named(content, tmp_path):
             tar.addfile(tarfile.TarInfo("../outside"))
     else:
         archive.write_bytes(content)
-    with pytest.raises(InputError) as error:
+    with raises(InputError, "bad-archive"):
         verify(tmp_path)
-    assert error.value.code == "bad-archive"

@@ -1,8 +1,6 @@
 """Exports of a run: Every Eval Ever, the hub's YAML; names of a stranger lead nowhere."""
 
 import json
-import shutil
-import tarfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from bench_process import KEPT, unpacked
+from raising import raises
 
 from gradience.bench.export import export_eee, export_hub
 from gradience.errors import InputError, UsageError
@@ -20,16 +20,8 @@ from gradience.reports.stage import StageManifest
 from gradience.statistics.paired import tango
 from gradience.statistics.table import PairedTable
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SCHEMAS = Path(__file__).with_name("every_eval_ever")
 """Of the wheel every-eval-ever 0.3.0, with its license."""
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    shutil.copytree(RESULTS / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.xz"))
-    with tarfile.open(RESULTS / name / "everything.tar.xz") as tar:
-        tar.extractall(folder, filter="data")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +100,8 @@ def test_manifests_name_no_file_outside_their_folder(tmp_path, kind, name):
 
 
 def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels, tmp_path):
-    with pytest.raises(UsageError) as error:
+    with raises(UsageError, "no-dataset"):
         export_hub(labels, tmp_path)
-    assert error.value.code == "no-dataset"
     export_hub(labels, tmp_path, dataset="someone/reviews")
     [entry] = yaml.safe_load((tmp_path / "seed_42" / "uniform_median.yaml").read_text())
     assert entry.keys() == {"dataset", "value", "date", "notes"}
@@ -136,6 +127,5 @@ def test_nothing_is_exported_through_a_link(labels, tmp_path):
 
 
 def test_a_smoke_run_is_not_exported(tmp_path):
-    with pytest.raises(InputError) as error:
-        export_eee(RESULTS / "smollm2_gsm8k_smoke", tmp_path)
-    assert error.value.code == "bench-smoke"
+    with raises(InputError, "bench-smoke"):
+        export_eee(KEPT / "smollm2_gsm8k_smoke", tmp_path)

@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 from peft import AdaLoraConfig, LoraConfig
+from raising import raises
 from transformers import TrainingArguments
 
 from gradience.check import check_config
@@ -309,9 +310,8 @@ def test_what_cannot_be_read_is_refused_with_a_code(tmp_path, name, content, cod
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError) as error:
+    with raises(InputError, code):
         check_config(path)
-    assert error.value.code == code
 
 
 def test_floats_of_yaml_1_1_are_numbers(tmp_path):

@@ -1,33 +1,29 @@
 """`gradience init`: what it writes runs, once what it leaves open is filled in."""
 
 import shutil
-import sys
 from pathlib import Path
 
+import adapters_to_compare
 import pytest
+import tiny_bench
 import yaml
 
 from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
 from gradience.config_errors import known_keys
 
-TESTS = Path(__file__).parents[1]
-ROWS = TESTS.parent / "examples" / "rows"
-sys.path += [str(TESTS / "bench"), str(TESTS / "evaluate")]
+ROWS = Path(__file__).parents[2] / "examples" / "rows"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} [END] {% endfor %}"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """Two bases, an adapter of each with another, and rows of every kind."""
-    import adapters_to_compare as data
-    import tiny_bench
-
     root = tmp_path_factory.mktemp("project")
     for name, make, task in (("bert", tiny_bench.bert, "SEQ_CLS"), ("llama", tiny_bench.llama, "CAUSAL_LM")):
         make(root / name)
         for seed, which in enumerate(("adapter", "smaller")):
-            data.adapter(root / f"{name}_{which}", root / name, seed, task=task, labels=3)
+            adapters_to_compare.adapter(root / f"{name}_{which}", root / name, seed, task=task, labels=3)
     reader = tiny_bench.tokenizer()
     reader.chat_template = TEMPLATE
     reader.save_pretrained(root / "llama")

@@ -1,11 +1,8 @@
 """Runs of Bench that several files compare with: the configs, and each run in one process."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from bench_process import finish, write_inputs
 from elsewhere import ENDS, ONE_SEED, TWO_SEEDS
 

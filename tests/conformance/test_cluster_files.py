@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from elsewhere import ENDS, assert_same
 
 pytestmark = pytest.mark.conformance

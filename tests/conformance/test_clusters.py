@@ -7,11 +7,8 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from bench_process import finish, finished, start
 from elsewhere import ENDS, PARTS, Killing, assert_same, kill
 from killing import HANGS

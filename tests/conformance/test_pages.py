@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from browser import assert_sound, browser, browsing, need_browser
 from long_run import write_run
 from page_samples import PAGES, RESULTS

@@ -8,6 +8,7 @@ import pytest
 import tiny_bench
 from bench_process import NO_GATE
 from data_files import write_jsonl
+from raising import raises
 
 from gradience import tasks
 from gradience.errors import GradienceError
@@ -78,9 +79,8 @@ def test_with_permission_functions_make_prompts_and_decide(write, tmp_path):
 
 
 def test_bench_trains_on_training_documents_and_confirms_on_the_test(write):
-    with pytest.raises(GradienceError, match="has no training documents") as refused:
+    with raises(GradienceError, "task-empty", "has no training documents"):
         tasks.load(write(), {})
-    assert refused.value.code == "task-empty"
     task = tasks.load(write("training_split: train"), {"dev": 5})
     assert isinstance(task, GenerationTask)
     assert {role: len(task.examples.of(role)) for role in ("train", "dev", "confirm")} == {
@@ -93,9 +93,8 @@ def test_bench_trains_on_training_documents_and_confirms_on_the_test(write):
     assert (task.stop, task.max_new_tokens) == (("\n",), 7)
     shown = scored_example(task, task.examples.of("confirm")[0], None)
     assert (shown.scored, shown.extracted, shown.correct) == ("51", "51", True)
-    with pytest.raises(GradienceError, match="' 51', used for training, would be scored wrong") as refused:
+    with raises(GradienceError, "task-answer", "' 51', used for training, would be scored wrong"):
         tasks.load(write("training_split: train", filter_list="null"), {})
-    assert refused.value.code == "task-answer"
     for example in task.examples.all:
         assert task.decide(example.id, [example.answer]).correct
     rules = tasks.scoring_of(write("training_split: train"), {})
@@ -152,15 +151,13 @@ def test_multiple_choice_that_only_lm_eval_can_count_is_not_for_bench(write):
     ],
 )
 def test_what_cannot_be_evaluated_here_says_why(write, changes, options, code, words):
-    with pytest.raises(GradienceError, match=words) as refused:
+    with raises(GradienceError, code, words):
         tasks.load(write(**changes), options, needed=())
-    assert refused.value.code == code
 
 
 def test_a_score_that_is_neither_0_nor_1_is_said_before_a_model_is_loaded(write):
-    with pytest.raises(GradienceError, match="neither 0 nor 1") as refused:
+    with raises(GradienceError, "task-metric", "neither 0 nor 1") as refused:
         tasks.load(write(metric_list="[{metric: bleu}]"), {}, needed=())
-    assert refused.value.code == "task-metric"
     assert "--option metric=NAME" in refused.value.hint
     with pytest.raises(GradienceError, match="lm-eval cannot use this task"):
         tasks.load(write(filter_list=WRONG_FILTER), {}, needed=())
@@ -185,6 +182,5 @@ def test_running_what_a_model_writes_needs_permission(write, monkeypatch):
     path = Path(write("unsafe_code: true").removeprefix("lm_eval:"))
     monkeypatch.delenv("GRADIENCE_ALLOW_CODE")
     monkeypatch.setattr(harness, "_installed", lambda *_: path)
-    with pytest.raises(GradienceError) as refused:
+    with raises(GradienceError, "code-refused"):
         tasks.load("lm_eval:sums", {}, needed=())
-    assert refused.value.code == "code-refused"

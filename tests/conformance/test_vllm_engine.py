@@ -18,6 +18,7 @@ import torch
 import urllib3
 from data_files import write_jsonl
 from peft import LoraConfig, get_peft_model
+from raising import raises
 from transformers import AutoModelForCausalLM, set_seed
 
 from conformance.tiny_vllm import WITH_VLLM, counted_starts, tiny, write_models
@@ -109,15 +110,13 @@ def test_a_larger_adapter_starts_it_anew_and_what_it_refuses_is_said_in_its_word
         "larger", prompts, max_new_tokens=12
     )
     assert vllm.generate("first", prompts, max_new_tokens=12) == before
-    with pytest.raises(InputError, match="vLLM does not yet support DoRA") as refusal:
+    with raises(InputError, "engine-refuses", "vLLM does not yet support DoRA"):
         vllm.add("dora", folders / "dora")
-    assert refusal.value.code == "engine-refuses"
     with pytest.raises(RefusedByVllm, match="vLLM does not yet support DoRA"):  # which was no guess
         vllm._process.ask("add", number=99, path=str(folders / "dora"))
     assert "dora" not in vllm.adapters
-    with pytest.raises(InputError, match="vLLM has memory for 129") as refusal:
+    with raises(InputError, "engine-context", "vLLM has memory for 129"):
         vllm.generate("first", ["1" * 100], max_new_tokens=100)
-    assert refusal.value.code == "engine-context"
     vllm.remove("larger")
     assert vllm.generate("first", prompts, max_new_tokens=12) == before
 
@@ -148,9 +147,8 @@ def test_a_base_that_it_does_not_take_is_refused_in_its_words(folders, settings)
         path.unlink()
     engine = VllmEngine.load(settings, device="cpu")
     engine._folder = folders / "pickled"
-    with pytest.raises(InputError, match=r"vLLM 0.* refuses to load the base") as refusal:
+    with raises(InputError, "engine-refuses", r"vLLM 0.* refuses to load the base"):
         engine.generate(None, ["1"], max_new_tokens=1)
-    assert refusal.value.code == "engine-refuses"
     engine.close()
 
 
@@ -328,9 +326,8 @@ def test_answers_are_those_of_transformers_and_a_killed_server_leaves_what_resum
                 if done >= ROWS // 2:
                     kill(process)
 
-        with pytest.raises(NetworkError) as error:
+        with raises(NetworkError, "no-server-answer"):  # a part of it may answer that its engine is gone
             served("killed", watcher=Killing(), batch_size=4)
-        assert error.value.code == "no-server-answer"  # a part of it may still answer that its engine is gone
     [left] = (tmp_path / "killed" / "records").glob("*.part")
     assert len(left.read_bytes().splitlines()) == 1 + ROWS // 2
     with serving(folder, port):

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+import test_foreign
 
 from gradience import compress_adapter, convert_adapter
 
@@ -19,14 +19,9 @@ CONFIGS = {"LlamaForCausalLM": "LlamaConfig", "MistralForCausalLM": "MistralConf
            "Qwen2ForCausalLM": "Qwen2Config", "Qwen3ForCausalLM": "Qwen3Config"}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def paths(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "adapters"))
-
-
 def updates(path):
     """Module -> ΔW by our reader, which other tests compare with each library."""
-    return import_module("test_foreign").updates(path)[0]
+    return test_foreign.updates(path)[0]
 
 
 def of_peft(folder: Path, architecture: str, **config: object) -> tuple[Path, Path]:

@@ -1,18 +1,15 @@
 """A tiny Llama that vLLM's kernels for processors take, adapters for it, and what the tests with real vLLM need."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models as tiny
 
 from gradience.evaluate.engines.vllm.process import PYTHON, VllmProcess
-
-sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
-import tiny_models as tiny
 
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
 """Heads of 32: vLLM's kernels for processors take no smaller ones."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from factory import adapter, config, stored
 from fleets import MODULES, random_factors, rotated, save
+from raising import raises
 from refusals import POINTER
 from running import python
 from safetensors.torch import load_file
@@ -239,9 +240,8 @@ def test_a_file_that_is_called_like_the_journal_is_neither_continued_nor_removed
     notes = Path("fleet.jsonl.part")
     for content in (b"my notes\n", b"{\n}\n", b"\n", b'{"schema":"gradience.flee \n'):
         notes.write_bytes(content)
-        with pytest.raises(InputError, match=r"fleet\.jsonl\.part: not the unfinished rows") as caught:
+        with raises(InputError, "not-ours", r"fleet\.jsonl\.part: not the unfinished rows"):
             audit_fleet("zoo", "fleet.jsonl")
-        assert caught.value.code == "not-ours"
         assert notes.read_bytes() == content
     notes.write_bytes(b'{"schema":"gradience.flee')  # a first row that a kill cut short
     assert counts() == (3, 0)

@@ -13,6 +13,7 @@ import pytest
 from hub_server import LOCATIONS, TOKEN, WAITS, serving
 from huggingface_hub import ModelCard
 from killing import HANGS
+from raising import raises
 
 from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
@@ -312,9 +313,8 @@ def test_what_is_a_name_on_the_hub(text, tmp_path, monkeypatch):
     ],
 )
 def test_another_address_is_refused(text):
-    with pytest.raises(UsageError) as caught:
+    with raises(UsageError, "bad-address"):
         address_of(text)
-    assert caught.value.code == "bad-address"
 
 
 def make_folder(path: Path) -> None:

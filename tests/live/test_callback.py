@@ -246,8 +246,8 @@ def functions_of_the_callback():
         (TelemetryWriter, n) for n in ("__init__", "start", "train_step", "eval", "metrics", "end", "close")
     ]
     named += [(SpectralTracker, n) for n in ("__init__", "modules", "measure")]
-    own = ("describe_run", "class_names", "is_language_model", "open_sinks", "chart_values", "_versions")
-    named += [(module, n) for n in own]
+    helpers = ("describe_run", "class_names", "is_language_model", "open_sinks", "chart_values", "_versions")
+    named += [(module, n) for n in helpers]
     private = ("_reset", "_open", "_file", "_log_step")
     named += [(GradienceCallback, n) for n in (*private, "_measure", "_send", "_finish")]
     return [

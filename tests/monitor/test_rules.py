@@ -68,17 +68,14 @@ def test_a_good_run_has_no_alert(name):
     assert run.outcome == "ok"
 
 
-def without_the_trainer(name, folder):
-    """The same log as of a callback, or a loop, that does not say which trainer it is."""
-    lines = []
-    for line in (RUNS / f"{name}.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if record["event"] == "run_start":
-            del record["config"]["trainer"]
-        lines.append(json.dumps(record))
+def started_otherwise(name, folder, change):
+    """The same log after `change(config)` of its start."""
+    start, *lines = (RUNS / f"{name}.jsonl").read_text().splitlines()
+    record = json.loads(start)
+    change(record["config"])
     path = folder / f"{name}.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    path.write_text("\n".join([json.dumps(record), *lines]) + "\n")
+    return monitor_runs([path]).runs[0]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +93,8 @@ def test_trainers_of_trl_are_known(name, trainer, method):
 
 
 def test_reinforcement_learning_is_recognized_by_its_rewards_if_the_trainer_is_not_known(tmp_path):
-    run = monitor_runs([without_the_trainer("grpo", tmp_path)]).runs[0]
+    """The log of a callback, or a loop, that does not say which trainer it is."""
+    run = started_otherwise("grpo", tmp_path, lambda config: config.pop("trainer"))
     assert run.setup.method == "reinforcement"
     assert run.alerts == report("grpo").alerts
 
@@ -119,12 +117,9 @@ def test_methods(classes, rewarded, method):
 
 
 def test_who_evaluates_afterwards_is_not_asked_for_an_evaluation(tmp_path):
-    lines = (RUNS / "diverging.jsonl").read_text().splitlines()
-    start = json.loads(lines[0])
-    start["config"]["evaluated_by"] = "after training, by gradience"
-    path = tmp_path / "run.jsonl"
-    path.write_text("\n".join([json.dumps(start), *lines[1:]]))
-    codes = {alert.code for alert in monitor_runs([path]).runs[0].alerts}
+    by = {"evaluated_by": "after training, by gradience"}
+    run = started_otherwise("diverging", tmp_path, lambda config: config.update(by))
+    codes = {alert.code for alert in run.alerts}
     assert "no-evaluation" not in codes
     assert "divergence" in codes
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from killing import program
+from raising import raises
 
 from gradience.errors import InputError
 from gradience.telemetry import SCHEMA, TelemetryReader, TelemetryWriter, last_position
@@ -205,9 +206,8 @@ def test_a_bad_line_never_hides_its_neighbors(tmp_path, line, code):
     ("name", "code"), [("missing.jsonl", "run-not-found"), (".", "run-not-a-file")], ids=["missing", "folder"]
 )
 def test_what_is_no_file_is_said(tmp_path, name, code):
-    with pytest.raises(InputError) as error:
+    with raises(InputError, code):
         list(TelemetryReader(tmp_path / name))
-    assert error.value.code == code
 
 
 def test_last_position(tmp_path):

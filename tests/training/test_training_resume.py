@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from killing import program
+from raising import raises
 from safetensors.torch import save_file
 from tiny_training import recipe, run, weights
 
@@ -88,9 +89,8 @@ def test_what_libraries_say_of_a_disk_is_told_from_their_other_errors(tmp_path):
 def test_an_unfinished_training_is_not_continued_with_other_settings(causal, tmp_path):
     with pytest.raises(Stop):
         run(causal, tmp_path, recipe=recipe(save_steps=1), on_step=stopped_at(3))
-    with pytest.raises(InputError, match="with different settings") as caught:
+    with raises(InputError, "other-training", "with different settings"):
         run(causal, tmp_path, recipe=recipe(save_steps=1, lr=1e-3))
-    assert caught.value.code == "other-training"
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
 
 

@@ -14,9 +14,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 from transformers.pytorch_utils import Conv1D
 
 from conformance.serving.architectures import Architecture
+from gradience.models.embedded import smollm2
 
 Logprobs = list[list[float]]
 """One list per prompt, one log-probability per token of the vocabulary."""
@@ -45,6 +47,11 @@ class Base:
         with torch.no_grad():
             rows = [self.architecture.logits(model, prompt) for prompt in PROMPTS]
         return [torch.log_softmax(row.double(), dim=-1).tolist() for row in rows]
+
+
+def smollm2_base() -> Base:
+    """SmolLM2-135M, from the package index."""
+    return Base(Architecture("LlamaForCausalLM", LlamaConfig), smollm2())
 
 
 def make_adapter(base: Base, folder: Path, seed: int, **settings: Any) -> None:

@@ -16,14 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
-
+from conformance.serving import model
 from conformance.serving.record import renew
 from conformance.serving.served import asked_of, parser_of, say
 from gradience import audit_fleet
-from gradience.models.embedded import smollm2
 
 ROOT = Path(__file__).parents[3]
 SLOTS = Path(__file__).with_name("slots_vllm.py")
@@ -57,11 +53,11 @@ SETTINGS = (
 def main() -> int:
     """Measure every setting, and write the record and the table."""
     given = parser_of(__doc__).parse_args()
-    base = smollm2()
+    base = model.smollm2_base()
     with tempfile.TemporaryDirectory(prefix="gradience-slots-") as name:
         folders = {modules: list(adapters(base, Path(name), modules)) for modules in (ALL, QV)}
         rows = [
-            measured(given.python, base, Path(name), setting, folders[setting.modules])
+            measured(given.python, base.folder, Path(name), setting, folders[setting.modules])
             for setting in SETTINGS
         ]
     versions = {row.pop("vllm") for row in rows}
@@ -76,20 +72,11 @@ def main() -> int:
     return int(any(row["linear"] != row["said"] for row in rows if row["modules"] == list(ALL)))
 
 
-def adapters(base: Path, folder: Path, modules: Sequence[str]) -> Iterator[Path]:
+def adapters(base: model.Base, folder: Path, modules: Sequence[str]) -> Iterator[Path]:
     """Write an adapter of each rank on these modules, with random factors."""
     for rank in RANKS:
-        torch.manual_seed(rank)
-        settings = LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            target_modules=list(modules),
-            task_type="CAUSAL_LM",
-            init_lora_weights=False,
-        )
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, local_files_only=True)
         target = folder / f"{len(modules)}-{rank}"
-        get_peft_model(model, settings).save_pretrained(target)
+        model.make_adapter(base, target, rank, r=rank, lora_alpha=2 * rank, target_modules=list(modules))
         yield target
 
 

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig
 
 from conformance.serving import model
 from conformance.serving.architectures import ARCHITECTURES, GATED, Architecture
@@ -34,7 +33,6 @@ from conformance.serving.record import renew
 from conformance.serving.served import parser_of, say
 from gradience import convert_adapter
 from gradience.errors import InputError
-from gradience.models.embedded import smollm2
 
 ROOT = Path(__file__).parents[3]
 RECORD = Path("docs/conformance/written_gguf.json")
@@ -112,7 +110,7 @@ def of_architecture(architecture: Architecture, scratch: Path) -> Written:
 
 def of_smollm2(scratch: Path) -> Written:
     """Adapters of rank 16 of a trained model whose head is its embedding: on every linear module; on that as well."""
-    base = model.Base(Architecture("LlamaForCausalLM", LlamaConfig), smollm2())
+    base = model.smollm2_base()
     written = Written("SmolLM2-135M", base, scratch, {}, {}, [])
     model.make_adapter(base, scratch / "linear", 1, r=16, lora_alpha=32, target_modules=list(GATED))
     for stored in STORED:
