@@ -174,18 +174,12 @@ def test_an_adapter_is_itself(capsys):
     adapter = str(example_adapter())
     assert run(["compare", adapter, adapter, "--layers"]) == 0
     text = capsys.readouterr().out
-    assert "16 modules in both\n" in text
-    assert re.search(r"difference +0 ", text)
-    assert re.search(r"cosine +1.00 ", text)
+    assert "differ by 0 % of A's norm (cosine 1.00)" in text
+    assert "16 in both\n" in text
     assert len([line for line in text.splitlines() if line.startswith("  bert.encoder.layer.")]) == 16
 
 
 # ---------------------------------------------------------------- `gradience demo`: the audit of the bundled
-
-
-def shown_commands(screen):
-    _, _, steps = screen.partition("\nNext steps\n")
-    return [line[16:] for line in steps.splitlines() if line[16:].startswith("gradience ")]
 
 
 def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):
@@ -197,8 +191,8 @@ def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):
     assert app.run(["demo"]) == 0
     screen = capsys.readouterr().out
     assert screen.startswith("$ gradience audit 'my tools/example'\n\nAudit of ")
-    commands = shown_commands(screen)
-    assert len(commands) == 5
+    commands = re.findall("  (?:Next: )?(gradience .*)$", screen, re.MULTILINE)
+    assert len(commands) == 4
     rows = [json.dumps({"text": f"review {place}", "label": place % 2}) for place in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     shutil.copytree(folder / "example", tmp_path / "your_adapter")
