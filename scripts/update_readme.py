@@ -84,26 +84,6 @@ KEPT = (
     Kept("README.md", "shrink", "minilm_shrink_rows/shrink.json", ("Candidates",)),
     Kept("docs/evaluate.md", "evaluation", "minilm_evaluation/evaluation.json"),
     Kept(
-        "docs/evaluate.md",
-        "evaluation-arithmetic",
-        "smollm2_evaluation/arithmetic.json",
-        ("Candidates",),
-    ),
-    Kept(
-        "docs/evaluate.md",
-        "evaluation-gsm8k",
-        "smollm2_evaluation/gsm8k.json",
-        ("Candidates", "Truncated or missing answers"),
-    ),
-    Kept(
-        "docs/evaluate.md",
-        "lm_eval_written",
-        "smollm2_lm_eval/written.json",
-        ("Candidates",),
-    ),
-    Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Candidates",)),
-    Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
-    Kept(
         "docs/calibrate.md",
         "calibrate",
         "minilm_prompts/calibrate.json",
@@ -116,12 +96,6 @@ KEPT = (
         named=("my_adapter", "distilled"),
     ),
     Kept("docs/shrink.md", "shrink", "minilm_shrink_looks/shrink.json"),
-    Kept(
-        "docs/shrink.md",
-        "shrink-arithmetic",
-        "smollm2_shrink/shrink.json",
-        ("Candidates",),
-    ),
     Kept("docs/fleet.md", "fleet", "fleet_probes/fleet.json"),
     Kept(
         QUESTIONS,
@@ -132,18 +106,7 @@ KEPT = (
     Kept(QUESTIONS, "truncated", "fleet_probes/fleet_compression.json"),
 )
 SCREENS: Mapping[str, type[Report]] = {
-    **dict.fromkeys(
-        (
-            "evaluation.json",
-            "arithmetic.json",
-            "gsm8k.json",
-            "written.json",
-            "chosen.json",
-            "ended.json",
-            "read.json",
-        ),
-        EvaluationReport,
-    ),
+    "evaluation.json": EvaluationReport,
     "calibrate.json": CalibrationReport,
     "distill_report.json": DistillReport,
     "shrink.json": ShrinkReport,
