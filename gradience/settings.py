@@ -1,7 +1,8 @@
 """Settings of a verb, declared once, as the fields of a dataclass.
 
 They give the flags of the command (`cli/flags.py`), the keywords of the public function (`public`), the keys of a YAML
-file and the rows of the reference pages. A field's docstring is its help everywhere.
+file and the rows of the reference pages. A field's docstring is its help everywhere. It shows settings and values in
+backticks, as in Python; the command line turns them into flags and typed values.
 """
 
 import ast

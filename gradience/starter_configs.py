@@ -62,7 +62,7 @@ class StarterSettings:
     """Config."""
 
     task: Annotated[str | None, Flag("NAME")] = None
-    """A task by its name, or path/to/file.py (default: what --data holds)."""
+    """A task by its name, or path/to/file.py (default: found from the data)."""
     base_model: Annotated[str | None, Flag("ID_OR_PATH", "-b")] = None
     """A folder, a name on the hub, or embedded:minilm."""
     data: Annotated[StrPath | None, Flag("FILE")] = None

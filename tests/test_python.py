@@ -211,6 +211,12 @@ def test_a_docstring_opens_with_an_example_that_runs(name, example_files):
     assert doctest.DocTestRunner().run(test, out=report.append).failed == 0, "".join(report)
 
 
+def test_docstrings_of_functions_name_keywords_and_not_flags():
+    functions = [value for value in vars(gradience).values() if inspect.isfunction(value)]
+    assert functions
+    assert not [function.__name__ for function in functions if "--" in (function.__doc__ or "")]
+
+
 def test_one_text_is_one_path(example_files):
     assert [run.file for run in gradience.monitor_runs("run.jsonl").runs] == ["run.jsonl"]
     assert gradience.audit_fleet("my_adapter", workers=1).adapters == 1

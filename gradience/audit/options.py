@@ -45,11 +45,11 @@ class AuditFiles:
     """Output."""
 
     output: Annotated[OutputPath | None, Flag("FILE", "-o")] = None
-    """Write audit.json to FILE."""
+    """Audit report to write, as JSON."""
     append: Annotated[StrPath | None, Flag("RUN")] = None
-    """Append a summary to RUN, the run.jsonl of the adapter's training."""
+    """The run.jsonl of the adapter's training, to which a summary is appended."""
     force: bool = False
-    """Allow --output to replace a file."""
+    """Replace an existing `output`."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -50,9 +50,9 @@ class BenchSettings(CommandSettings, DryRun):
     output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the run; with the same folder an interrupted run resumes."""
     overrides: Overrides = ()
-    """Settings that replace those of the config."""
+    """Settings that replace those of the config, such as train.lr=1e-4."""
     only_seed: Annotated[Integer | None, Flag("N")] = None
-    """Run only seed N of the planned seeds."""
+    """Run only this one of the planned seeds."""
     smoke: bool = False
     """Shorten the run to check that everything works. Its results are not evidence."""
     watcher: Annotated[Watcher | None, Internal] = None
@@ -73,10 +73,10 @@ class VerifySettings(CommandSettings):
     data: bool = False
     """Also compare every example and gold answer with the task's own data. Needs the data, but no model."""
     regenerate: Annotated[Positive | None, Flag("K")] = None
-    """Also answer K examples again, rounded up to whole batches, with every adapter whose weights are present. Needs
-    the model, the data and PyTorch."""
+    """Number of examples to answer again, rounded up to whole batches, with every adapter whose weights are present.
+    Needs the model, the data and PyTorch."""
     sample_seed: Annotated[Integer | None, Flag("N")] = None
-    """Seed of the sample for --regenerate (default: random and reported, so nobody can know the sample)."""
+    """Seed of the sample for `regenerate` (default: random and reported, so nobody can know the sample)."""
     allow_code: bool = False
     """Allow the run's own task code to score answers (also: GRADIENCE_ALLOW_CODE=1)."""
 
@@ -88,7 +88,7 @@ class AggregateSettings(CommandSettings):
     folders: Folders
     """Folders of finished runs: with a bench.json, or with seed_N/bench.json."""
     output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
-    """Write bench_aggregate.json and bench_aggregate.md to DIR."""
+    """Folder for bench_aggregate.json and bench_aggregate.md."""
     _: KW_ONLY
     force: bool = False
     """Replace an existing aggregate."""

@@ -22,11 +22,11 @@ class RowSettings:
     prompts: Annotated[StrPath, Flag("FILE")]
     """Rows with `prompt` (and optionally `completion`), `messages`, or `text` for a classifier (JSONL, CSV, TSV)."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Read at most the first N examples."""
+    """Maximum number of examples, taken from the start."""
     completion_tokens: Annotated[Positive, Flag("N")] = 64
     """Length of the completions that are sampled for examples without one."""
     seed: Annotated[Seed, Flag("N")] = 42
-    """Seed of completions, directions, the split and the order of the examples."""
+    """Seed of the sampled completions and of the split and order of the examples."""
     batch_size: Annotated[Positive, Flag("N")] = 8
     """Examples per batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None

@@ -35,7 +35,7 @@ class Fleet:
 def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: LayersOutput) -> int:
     """Every module gets the best approximation of its new rank, and the exact error is reported. Nothing is trained,
     and no base model is read. --reduction, --max-params, --max-error and --max-kl-per-token choose a rank for each
-    module.
+    module. For a fleet.jsonl of gradience fleet in place of the adapter, its adapters are truncated to --rank.
 
     Examples:
 

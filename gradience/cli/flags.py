@@ -4,8 +4,10 @@ The settings are declared once (`gradience/settings.py`); here they become what 
 no setting: then the default of the settings counts, or what a YAML file says.
 """
 
+import ast
 import inspect
 import os
+import re
 import types
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -87,7 +89,7 @@ def _read(kind: Any, name: str, value: Any) -> Any:
 def _parameter(settings: type, name: str, field: FieldInfo) -> inspect.Parameter:
     look = look_of(field)
     kind, values = (str, ()) if look.text or look.read else _typer_type(field.annotation)
-    help_text = _help(help_of(settings, name), field, values)
+    help_text = _help(_as_typed(help_of(settings, name), settings), field, values)
     if look.positional or _is_argument(settings, name):
         needed = field.is_required()
         info: Any = typer.Argument(metavar=look.metavar or None, help=help_text)
@@ -150,9 +152,24 @@ def _least(field: FieldInfo) -> int | None:
     return next((bound.ge for bound in bounds if hasattr(bound, "ge")), None)
 
 
+def _as_typed(text: str, settings: type) -> str:
+    """Return a docstring as the command line shows it: `dry_run` as --dry-run, `{"a": 1}` as a=1, `[8, 4]` as 8,4."""
+    known = fields_of(settings)
+
+    def typed(match: re.Match[str]) -> str:
+        word = match[1]
+        if word in known:
+            return flag_of(word, known[word])
+        if word[0] not in "{[":
+            return word
+        value = ast.literal_eval(word)
+        return ",".join(f"{key}={value[key]}" if isinstance(value, dict) else str(key) for key in value)
+
+    return re.sub(r"`([^`]+)`", typed, text)
+
+
 def _help(text: str, field: FieldInfo, values: tuple[str, ...]) -> str:
     """The docstring of a setting, the values that it takes, and its default."""
-    text = text.replace("`", "")
     more = [*([", ".join(map(str, values))] if len(values) > 1 else [])]
     if (
         not field.is_required()

@@ -19,6 +19,6 @@ class CompareSettings(WorkSettings):
     """The adapter to compare with it."""
     _: KW_ONLY
     adapter_a: Annotated[str | None, Flag("NAME")] = None
-    """Name of the adapter, if A contains several."""
+    """Name of the reference, if its folder or file contains several adapters."""
     adapter_b: Annotated[str | None, Flag("NAME")] = None
-    """Name of the adapter, if B contains several."""
+    """Name of the other adapter, if its folder or file contains several."""

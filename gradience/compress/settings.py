@@ -53,25 +53,25 @@ class SizeSettings:
     """Target size (give one)."""
 
     rank: Annotated[Positive | None, Flag("K")] = None
-    """Truncate every module to rank K."""
+    """Truncate every module to this rank."""
     energy: Annotated[Share | None, Flag("T")] = None
-    """Truncate every module to the smallest rank that keeps the share T of its energy."""
+    """Truncate every module to the smallest rank that keeps this share of its energy."""
     suggested: Annotated[Suggested | None, Flag("WHICH")] = None
-    """Ranks that the audit suggests."""
+    """Use the ranks that the audit suggests."""
     reduction: Annotated[Part | None, Flag("F")] = None
-    """Remove at least the share F of the LoRA parameters, with the smallest error."""
+    """Remove at least this share of the LoRA parameters, with the smallest error."""
     max_params: Annotated[Positive | None, Flag("N")] = None
-    """Keep at most N LoRA parameters."""
+    """Maximum number of LoRA parameters."""
     max_error: Annotated[Part | None, Flag("E")] = None
-    """Keep the relative error of the whole adapter at or below E."""
+    """Largest relative error of the whole adapter."""
     max_kl_per_token: Annotated[AboveZero | None, Flag("X")] = None
-    """Keep the upper bound of the predicted KL at or below X nats per scored token (needs --calibration)."""
+    """Largest upper bound of the predicted KL, in nats per scored token (needs `calibration`)."""
     host: Annotated[str | None, Flag("HOST[:MODEL]", name="--for")] = None
     """Truncate to the rank that a host documents as its maximum: wandb, together, fireworks or sagemaker."""
     plan: Annotated[
         SkipValidation[CompressionPlan | StrPath | None], BeforeValidator(_plan), Flag("FILE")
     ] = None
-    """Use the ranks of a plan that --dry-run --json printed, edited if you like."""
+    """Use the ranks of a plan that a dry run printed as JSON, edited if you like."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -79,13 +79,13 @@ class RankSettings:
     """Ranks, directions and strength."""
 
     strength: Annotated[Number | None, Flag("X")] = None
-    """Multiply the update by X, such as 0.8. Without a target size, the ranks do not change."""
+    """Factor for the update, such as 0.8. Without a target size, the ranks do not change."""
     allowed_ranks: AllowedRanks = None
-    """Ranks that modules may have, such as 4,8,16."""
+    """Ranks that modules may have, such as `[4, 8, 16]`."""
     calibration: CalibrationFile = None
     """File of gradience calibrate: choose directions and ranks by their effect on the output."""
     allow_routed: bool = False
-    """Allow KL predictions and --max-kl-per-token for a mixture-of-experts base."""
+    """Allow KL predictions and `max_kl_per_token` for a mixture-of-experts base."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -108,8 +108,7 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     """Output."""
 
     path: Annotated[StrPath, Flag("ADAPTER")]
-    """Adapter folder, a .safetensors file in one, or org/name on the hub. On the command line also a fleet.jsonl
-    from gradience fleet: its adapters are truncated to --rank."""
+    """Adapter folder, a .safetensors file in one, or org/name on the hub."""
     output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the smaller adapter."""
     _: KW_ONLY

@@ -27,6 +27,6 @@ class ConvertSettings(ReadSettings, NameSettings):
     to: Annotated[str, Flag("FORMAT", values=_targets)] = "peft"
     """Format to write: peft, mlx, gguf or diffusers."""
     base_model: Annotated[StrPath | None, Flag("NAME")] = None
-    """With --to gguf: base model, a folder or a name on the hub, whose config.json determines the module names."""
+    """For gguf: base model, a folder or a name on the hub, whose config.json determines the module names."""
     force: bool = False
     """Replace an existing adapter folder."""

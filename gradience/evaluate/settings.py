@@ -298,30 +298,31 @@ class AnswerSettings:
     columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
         field(default_factory=dict)
     )
-    """Names of your columns, if they are not recognized, such as prompt=Q,answer=A or text=review,label=stars. For a
-    data set named general: general.prompt=Q."""
+    """Names of your columns, if they are not recognized, such as `{"prompt": "Q", "answer": "A"}`. For a data set named
+    general: `{"general.prompt": "Q"}`."""
     options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
         field(default_factory=dict)
     )
-    """Option of the task, such as scorer=contains. For a data set named general: general.scorer=nll."""
+    """Option of the task, such as `{"scorer": "contains"}`. For a data set named general: `{"general.scorer":
+    "nll"}`."""
     margin: Annotated[
         Margin | Mapping[str, Margin] | None, BeforeValidator(margins_of), Flag("[NAME=]MARGIN")
     ] = None
     """Largest acceptable drop in accuracy, in points (default: 2.5). For likelihoods: nats per token (default: 0.025),
-    or the increase in perplexity, such as 2%. For one of several data sets: NAME=1."""
+    or the increase in perplexity, such as '2%'. For a data set named general: `{"general": 1}`."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Split of a task; confirm is the test set."""
     group: Annotated[str | None, Flag("COLUMN")] = None
-    """Column that names each example's document, user or template: each group counts as one example. For a data set
-    named general: general=COLUMN."""
+    """Column that names each example's document, user or template: each group counts as one example. For the data
+    set named general only: `general=COLUMN`."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Evaluate at most N examples. If a larger plan is resumed, it ends at its last look up to N."""
+    """Maximum number of examples. If a larger plan is resumed, it ends at its last look up to this number."""
     all_rows: bool = False
     """Answer all examples, instead of stopping at the first planned look with a clear result."""
     batch_size: Annotated[Positive | None, Flag("N")] = None
     """Examples per batch (default: as many as fit in memory)."""
     max_length: Annotated[Positive | None, Flag("N")] = None
-    """For classifiers: truncate texts to N tokens (default: 512)."""
+    """For classifiers: tokens to which texts are truncated (default: 512)."""
     max_new_tokens: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of a generated answer (default: the task's limit)."""
     no_kl: bool = False
@@ -329,7 +330,7 @@ class AnswerSettings:
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: sorted(OURS))] = (
         "transformers"
     )
-    """Engine that generates answers: transformers, or vllm in a separate process (--engine-python)."""
+    """Engine that generates answers: transformers, or vllm in a separate process (GRADIENCE_ENGINE_PYTHON)."""
     no_ledger: bool = False
     """Do not count this test in `.gradience/ledger.json`, which warns of repeated tests on the same examples."""
     watcher: Annotated[Watcher | None, Internal] = None
@@ -353,13 +354,13 @@ class ExampleSettings(AnswerSettings):
     guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
         field(default_factory=dict)
     )
-    """Another data set, to detect forgetting: a file, a task such as text or lm_eval:arc_easy, or text:FILE for the
-    likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per token)."""
+    """Another data set, to detect forgetting, such as `{"general": "lm_eval:arc_easy"}`: a file, a task, or text:FILE
+    for the likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
     """Prompts without answers: the share of changed answers is tested."""
     task: Annotated[str | None, Flag("NAME")] = None
-    """Name of a task, such as reviews, gsm8k or lm_eval:arc_easy, or a Python file of your own (`path/to/file.py`, with
-    --allow-code)."""
+    """Name of a task, such as reviews, gsm8k or lm_eval:arc_easy, or a Python file of your own, allowed by
+    GRADIENCE_ALLOW_CODE=1 (`path/to/file.py`)."""
 
     @property
     def data_file(self) -> Path | None:
@@ -380,20 +381,20 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Adapters and output."""
 
     adapters: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("ADAPTER…")] = ()
-    """Folders of LoRA adapters, or names on the --server; the first is the reference."""
+    """Folders of LoRA adapters, or names on the `server`; the first is the reference."""
     _: KW_ONLY
     output: Annotated[OutputPath | None, Flag("DIR", "-o")] = None
     """Folder of the result. With the same folder an interrupted evaluation resumes."""
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
         "transformers"
     )
-    """Engine that generates answers: transformers, vllm in a separate process (--engine-python), or openai for
-    adapters on a running --server."""
+    """Engine that generates answers: transformers, vllm in a separate process (GRADIENCE_ENGINE_PYTHON), or openai for
+    adapters on a running `server`."""
     server: Annotated[str | None, Flag("URL")] = None
-    """Address of a running server for --engine openai, such as http://127.0.0.1:8000/v1 (API key:
+    """Address of a running server for the engine openai, such as http://127.0.0.1:8000/v1 (API key:
     GRADIENCE_SERVER_KEY)."""
     with_base: bool = False
-    """Also evaluate the base without an adapter (always on with --guard). A classifier uses the reference's head."""
+    """Also evaluate the base without an adapter (always on with `guards`). A classifier uses the reference's head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None
     """Base folder of relative paths in the file (default: the file's own folder, which a relative value starts at)."""
 

@@ -19,7 +19,8 @@ class EvidenceSettings:
     """The candidate: a log of the same examples."""
     _: KW_ONLY
     margin: Annotated[Number | None, Flag("M")] = None
-    """Largest acceptable drop from A to B: in points for 0/1 scores (default: 2.5), else in the score's units."""
+    """Largest acceptable drop from the reference to the candidate: in points for 0/1 scores (default: 2.5), else in the
+    score's units."""
     metric: Annotated[str | None, Flag("NAME")] = None
     """Name of the score, if the logs have several."""
     filter: Annotated[str | None, Flag("NAME")] = None
@@ -27,8 +28,8 @@ class EvidenceSettings:
     group: Annotated[str | None, Flag("COLUMN")] = None
     """Column of a table that names each example's document, user or template: the test counts groups."""
     lower_is_better: bool | None = None
-    """Lower scores are better, as for losses; needs --margin (default: as the logs say, else higher is better)."""
+    """Lower scores are better, as for losses; needs `margin` (default: as the logs say, else higher is better)."""
     flips: Annotated[Integer, Field(ge=0), Flag("N")] = 5
-    """Number of changed examples to show, of each kind: those that B lost, and those that B gained."""
+    """Number of changed examples to show, of each kind: lost and gained by the candidate."""
     command: Annotated[str, Internal] = ""
     """The command line that the report names."""

@@ -27,9 +27,9 @@ class FleetSettings(WorkSettings):
     """Folder that the paths of the rows are relative to (default: the current folder if the sources are below it, else
     the common folder above them)."""
     slots: Annotated[Positive, Flag("N")] = 8
-    """Adapters that a server holds at a time: memory and flags are shown for N slots."""
+    """Adapters that a server holds at a time: memory and flags are shown for this number."""
     max_error: Annotated[Number, Flag("E")] = 0.25
-    """Recommend a lower rank only if the relative weight error of every adapter is at most E."""
+    """Largest relative weight error of an adapter at a recommended lower rank."""
     host: Annotated[str | None, Flag("HOST[:MODEL]", name="--for")] = None
     """Show the adapters above the rank that a host documents: wandb, together, fireworks or sagemaker."""
     workers: Annotated[Positive | None, Flag("N")] = None

@@ -62,18 +62,18 @@ def guarded(hook: Hook) -> Hook:
 
 
 class GradienceCallback(TrainerCallback):
-    """Writes run.jsonl next to the checkpoints: configuration, losses, evaluations, and live LoRA spectra.
+    """Write run.jsonl next to the checkpoints: configuration, losses, evaluations, and live LoRA spectra.
 
     >>> callback = GradienceCallback(spectra_every=20)  # Trainer(..., callbacks=[callback])
 
-    output          the file to append to; `<output_dir>/run.jsonl` when not given
-    notes           a sentence of yours, recorded with the configuration
-    spectra_every   measure the LoRA modules at the first logging step, then once per this many, and at the end;
-                    0 never
-    sinks           trackers that also get the spectra (tensorboard, wandb, mlflow, trackio); those that
-                    the run reports to (`report_to`) when not given; () for none
-    evaluated_by    external evaluation, if the Trainer does not evaluate ("lm-eval, after training"): recorded, and
-                    `gradience monitor` then does not ask for an evaluation
+    output: file to append to (default: `<output_dir>/run.jsonl`).
+    notes: a note of your own, recorded with the configuration.
+    spectra_every: measure the LoRA modules at the first logging step, then every N logging steps, and at the end.
+    0: never.
+    sinks: trackers that also get the spectra: 'tensorboard', 'wandb', 'mlflow', 'trackio'; () for none (default: those
+    in the Trainer's `report_to`).
+    evaluated_by: external evaluation, if the Trainer does not evaluate, such as "lm-eval, after training". It is
+    recorded, and `gradience monitor` then does not ask for an evaluation.
     """
 
     def __init__(

@@ -43,7 +43,8 @@ class MethodSettings:
     rank: Annotated[Positive | None, Flag("K")] = None
     """Rank of the merged adapter (default: the largest rank of its parents; for linear, the sum of the ranks)."""
     max_kl_per_token: Annotated[Number | None, Flag("X")] = None
-    """Choose the smallest rank whose predicted KL per token from the exact sum is below X nats on each calibration."""
+    """Choose the smallest rank whose predicted KL per token from the exact sum is below this, in nats, on each
+    calibration."""
     calibration: Annotated[Sequence[StrPath], BeforeValidator(several), Flag("FILE")] = ()
     """Calibration of the exact sum (merged with linear) on the prompts of one parent; may be repeated."""
     seed: Annotated[Integer, Flag("N")] = 0

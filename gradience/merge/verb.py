@@ -50,8 +50,8 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     >>> report.method, report.largest_rank, report.error
     ('linear', 16, 0.0)
 
-    The merge is exact except for the requested truncation, whose error is reported. With `data`, the merged adapter
-    is compared with each parent on that parent's examples.
+    `linear` without a `rank` is the exact weighted sum of the updates. Otherwise the report has the relative error of
+    the truncation and rounding. With `data`, the merged adapter is compared with each parent on that parent's examples.
 
     Keywords, named like the flags of `gradience merge`:
 

@@ -36,13 +36,13 @@ class BaseSettings:
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Flag("NAME")] = "auto"
     """Precision of the base's weights."""
     quantization: Annotated[Literal["nf4"] | None, Flag("NAME")] = None
-    """nf4: load the base in 4 bits with bitsandbytes, as QLoRA does."""
+    """With nf4, load the base in 4 bits with bitsandbytes, as QLoRA does."""
     revision: Annotated[str | None, Flag("COMMIT")] = None
     """Git revision of the base model on the hub."""
     tokenizer: Annotated[Literal["base", "adapter"] | None, Flag("NAME")] = None
     """Use the tokenizer and chat template of the base or of the adapter (default: the adapter's, if it has one)."""
     device: Annotated[str, Flag("NAME")] = "auto"
-    """Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
+    """Device that the model runs on: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -18,4 +18,4 @@ class MonitorSettings:
     """File written by GradienceCallback; several are compared."""
     _: KW_ONLY
     gap_threshold: Annotated[Number, Field(ge=1), Flag("X")] = 1.5
-    """Alert if evaluation perplexity is more than X times training perplexity."""
+    """Alert if evaluation perplexity divided by training perplexity is above this."""

@@ -58,16 +58,17 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     With the same folder an interrupted search resumes."""
     _: KW_ONLY
     ranks: Annotated[RankList | None, Flag("RANKS", read=str)] = None
-    """Ranks to test, such as 8,4,2,1 (default: the audit's p90 suggestion, halved down to 1; with --over strength the
-    adapter's own)."""
+    """Ranks to test, such as `[8, 4, 2, 1]` (default: the audit's p90 suggestion, halved down to 1; if `over` is
+    strength, the adapter's own)."""
     over: Annotated[Literal["rank", "strength"], Flag("WHAT")] = "rank"
-    """Search over rank, or over strength: scale the update down to keep the task and forget less. Needs --guard."""
+    """Search over rank, or over strength: scale the update down to keep the task and forget less. Needs `guards`."""
     strengths: Annotated[Sequence[float] | None, BeforeValidator(strengths_of), Flag("X,…", read=str)] = None
-    """With --over strength: scale factors of the update, tried on the dev examples (default: 0.9,0.8,0.7,0.6,0.5)."""
+    """If `over` is strength: scale factors of the update, tried on the dev examples (default: `[0.9, 0.8, 0.7, 0.6,
+    0.5]`)."""
     calibration: CalibrationFile = None
     """File of gradience calibrate: candidates keep the components with the largest effect on the output."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, these
+    """Prompts without answers. Without `data` or `task`, the share of changed answers is tested. With them, these
     prompts only serve to calibrate and distill."""
     card: Annotated[CardOf | None, Internal] = None
     """Makes the model card from an adapter's folder and the evidence about it, or None."""

@@ -65,9 +65,11 @@ def shrink_adapter(
     ('rank4', ['shown'])
 
     Candidates are smaller copies, tested on the same examples from the largest down. The search ends at the first that
-    is not shown to stay within the margin. With guards, a candidate must hold on every one of them as well. A dry run
-    returns the plan and the cost estimate. With `over="strength"` and guards, the update is scaled instead, and the
-    report is a `StrengthReport`.
+    is not shown to stay within the margin. With `guards`, a candidate must stay within the margin of each guard as
+    well. `over="strength"` tests scaled copies instead, and needs `guards`. Returns:
+
+    - a `ShrinkReport`, or with `over="strength"` a `StrengthReport`
+    - for a dry run a `ShrinkForecast` (plan and cost), or with `over="strength"` an `EvaluationForecast`
 
     Keywords, named like the flags of `gradience shrink`:
 
