@@ -53,8 +53,8 @@ class ModuleRule:
 
 
 VERBS = (
-    {"has": "has", "is_": "is", "was": "was", "uses": "uses", "its": "its"},
-    {"has": "have", "is_": "are", "was": "were", "uses": "use", "its": "their"},
+    {"has": "has", "is_": "is", "was": "was", "needs": "needs", "its": "its"},
+    {"has": "have", "is_": "are", "was": "were", "needs": "need", "its": "their"},
 )
 """Verbs and pronouns: singular, plural."""
 
@@ -317,7 +317,7 @@ RANDOM_MIN_SIDE = 2
 """Nor can they if the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
 trained well spreads over all of its few directions."""
 NEARLY_ALL = 0.85
-"""k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
+"""k@90 / r from which a module needs nearly all of its directions (random factors: 0.88 to 1)."""
 COARSE_BOUND = 1e-3
 """error_bound from which a finding is reported: the printed digits are no longer exact."""
 DIVERGED_NORM = 1e3
@@ -428,8 +428,8 @@ saturated = ModuleRule(
     "saturated",
     "warning",
     _uses_all,
-    "{uses} nearly all of {its} rank",
-    "truncation loses most here; a larger rank may help if you train again (rank_pattern)",
+    f"{{needs}} at least {100 * NEARLY_ALL:g} % of {{its}} directions for 90 % of {{its}} energy",
+    "truncation loses most here",
 )
 
 shape_ceiling = ModuleRule(

@@ -37,7 +37,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "distill": "Distill the reference adapter into a smaller one.",
         "merge": "Merge adapters that share a base model, and test the result.",
     },
-    "Prove": {
+    "Test and verify": {
         "evaluate": "Compare smaller adapters with a reference on the same examples.",
         "evidence": "Compare two logs of one evaluation, example by example.",
         "verify": "Verify a finished run, without a model and without PyTorch.",

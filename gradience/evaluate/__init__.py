@@ -1,7 +1,7 @@
 """One loaded base model, any number of LoRA adapters, the same batches for each: a record for every example.
 
-Every number that is reported is counted over the records, never the other way round. Only engines need torch, and
-`engine` imports one when it is called.
+Reported numbers are computed only from records. torch is imported by the engines, `checks` and `memory`; `engine`
+imports an engine when it is called.
 """
 
 from gradience.evaluate.batches import fixed_batches

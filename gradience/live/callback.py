@@ -2,7 +2,7 @@
 
 The Trainer calls hooks without protection, so an exception in a hook would end the training. Every hook here
 is therefore guarded: an exception is logged with its traceback, the callback disables itself, and training
-continues. This is the only place in the package where catching every exception is right.
+continues.
 """
 
 from __future__ import annotations
@@ -227,8 +227,7 @@ class GradienceCallback(TrainerCallback):
         self._run.train_step(state.global_step, **values)
         self._recent_losses.append(numbers["loss"])
         self._logs += 1
-        due = self._logs == 1 or self._logs % self._spectra_every == 0
-        if self._tracker is not None and due:
+        if self._tracker is not None and (self._logs == 1 or self._logs % self._spectra_every == 0):
             self._measure(state.global_step)
 
     def _measure(self, step: int) -> None:

@@ -324,7 +324,7 @@ def rank_too_large(run: MonitoredRun) -> Observations:
         + evidence("allocated rank", max(point.ranks)),
         "medium",
         f"audit the adapter; rank {rank} may be enough (retrain or truncate, then evaluate)",
-        "energy is only a crude proxy for importance, so this is a hypothesis",
+        "energy is only a crude proxy for importance",
     )
 
 

@@ -1,7 +1,7 @@
 """The ranks that an audit suggests. A suggestion is a plan: the ranks of a criterion, and what decided them. Pure.
 
 median, p90: one rank for all modules, `ToRank`. per_layer: `ToEnergy` at the threshold of the audit, on the grid.
-They are hypotheses, so that each keeps its evidence before rounding.
+Each keeps its evidence before rounding.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from gradience.reports.audit import AuditReport, PerLayer, Suggestion, Suggestio
 
 WEIGHT_ENERGY = (
     "fewest directions that hold {tau:.6g} of the squared singular values of each module. Crude: it ignores what the "
-    "directions do to the model's output. A hypothesis to test, not a promise"
+    "directions do to the model's output. Worth testing, not recommended"
 )
 
 

@@ -219,8 +219,10 @@ def test_it_measures_only_when_due(tmp_path, monkeypatch):
     trainer(tmp_path / "a", callbacks=[GradienceCallback()], max_steps=25, logging_steps=1).train()
     assert measured == [1, 10, 20, 25]
     measured.clear()
-    trainer(tmp_path / "b", callbacks=[GradienceCallback(spectra_every=0)]).train()
+    never = trainer(tmp_path / "b", callbacks=[GradienceCallback(spectra_every=0)])
+    never.train()
     assert measured == []
+    assert len(records(tmp_path / "b" / "run.jsonl", "train_step")) == len(losses(never))
 
 
 def test_the_published_names_are_one_class():

@@ -26,9 +26,9 @@ SATURATED = Finding(
     code="saturated",
     severity="warning",
     module="model.layers.31.mlp.down_proj",
-    message="2 of 224 modules use nearly all of their rank: model.layers.31.mlp.down_proj, "
-    "model.layers.30.mlp.down_proj",
-    hint="truncation loses most here; a larger rank may help if you train again (rank_pattern)",
+    message="2 of 224 modules need at least 85 % of their directions for 90 % of their energy: "
+    "model.layers.31.mlp.down_proj, model.layers.30.mlp.down_proj",
+    hint="truncation loses most here",
 )
 
 
@@ -120,15 +120,15 @@ def test_every_module_is_listed_on_request():
 
 def test_the_first_sentence_says_how_much_rank_is_used_and_what_follows():
     assert sentence_of(mistral()) == (
-        "Half of the 224 modules keep 90 % of their update's energy in at most 8 of 64 directions. This suggests"
-        " testing rank 8, with 87.5 % fewer LoRA parameters."
+        "Half of the 224 modules keep 90 % of their update's energy in at most 8 of 64 directions. Rank 8 is"
+        " worth testing, with 87.5 % fewer LoRA parameters."
     )
     one_direction = [one(f"m.layers.{i}.q", 1, index=i) for i in range(4)]
-    assert "energy in 1 of 8 directions. This suggests testing rank 1," in sentence_of(report(one_direction))
+    assert "energy in 1 of 8 directions. Rank 1 is worth testing," in sentence_of(report(one_direction))
     full = [one(f"m.layers.{i}.q", 8, index=i) for i in range(4)]
-    assert sentence_of(report(full)).endswith("at most 8 of 8 directions. This suggests no smaller rank.")
+    assert sentence_of(report(full)).endswith("at most 8 of 8 directions. No smaller rank is suggested.")
     some = [*full, *(one(f"m.layers.{i}.v", 2, index=i) for i in range(2))]
-    assert "testing a rank for each module, with 25.0 % fewer" in sentence_of(report(some))
+    assert "A rank for each module is worth testing, with 25.0 % fewer" in sentence_of(report(some))
     assert sentence_of(refused()).endswith("No smaller rank is suggested, for the reason below.")
     lost = row("m.q", None, r=8, shape=(32, 16), status="untrained")
     assert sentence_of(report([lost])) == "No module could be measured."
@@ -143,7 +143,7 @@ def sentence_of(audited):
 def test_the_next_step_finds_a_size_on_examples_and_no_rank_is_recommended():
     shown = mistral().to_text(width=None)
     assert "Next: gradience shrink ./my-adapter --data rows.jsonl\n" in shown
-    assert "4 and 6 times larger than needed" in " ".join(shown.split())
+    assert "4 to 8 times larger than needed" in " ".join(shown.split())
     assert "gradience compress" not in shown
     assert "gradience shrink" not in refused().to_text(width=None), "nothing is suggested"
 
