@@ -1,9 +1,9 @@
 """Report of `gradience shrink --over strength`: the frontier on dev rows, and the one strength that was tested."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
@@ -73,6 +73,12 @@ class StrengthReport(Report):
     test: EvaluationSetsReport | None
     """The chosen point on the test rows of every data set; null without one."""
     run: RunInfo
+
+    @model_validator(mode="after")
+    def _tested_one_of_the_points(self) -> Self:
+        if self.tested and not self.point(self.tested.name):
+            raise ValueError(f"test: {self.tested.name} is not one of the points")
+        return self
 
     @property
     def tested(self) -> JointAdapter | None:
