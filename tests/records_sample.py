@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from gradience.files.records import ClassificationRecord, ExamplesRun, GenerationRecord, ScoreRecord
+from gradience.files.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    ExamplesRun,
+    GenerationRecord,
+    ScoreRecord,
+)
 
 SHA = "0" * 64
 YES, NO = (0.0, 1.0), (1.0, 0.0)
@@ -35,6 +41,14 @@ def written(key: object, extracted: str | None, answer: str = "7", **changed: An
         "truncated": False,
     }  # fmt: skip
     return GenerationRecord(**(facts | changed))
+
+
+def chosen(key: object, label: int = 0, **changed: Any) -> ChoiceRecord:
+    facts: dict[str, Any] = {
+        "id": str(key), "prompt_sha256": SHA, "choices_sha256": SHA, "label": label, "loglikelihoods": (-1.0, -2.0),
+        "characters": (3, 3), "predictions": {"sum": 0}, "predicted": 0, "correct": label == 0, "truncated": False,
+    }  # fmt: skip
+    return ChoiceRecord(**(facts | changed))
 
 
 def scored(

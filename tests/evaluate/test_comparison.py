@@ -12,7 +12,7 @@ import pytest
 from adapters_to_compare import tiny_bench
 from data_files import write_jsonl
 from raising import raises
-from records_sample import NO, SHA, YES, labeled, run_of, scored, written
+from records_sample import NO, SHA, YES, chosen, labeled, run_of, scored, written
 
 from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.errors import InputError, UsageError
@@ -108,6 +108,15 @@ def test_other_examples_are_not_compared():
     for others in (rows[::-1], rows[:1], *([rows[0], other] for other in changed)):
         with pytest.raises(UsageError, match="examples"):
             diverge((run_of(), rows), (run_of(adapter="b"), others))
+
+
+@pytest.mark.parametrize("changed", [{"prompt_sha256": "1"}, {"choices_sha256": "1"}, {"label": 1}], ids=str)
+def test_other_choices_are_not_compared(changed):
+    runs = run_of("choices"), run_of("choices", "b")
+    rows = [chosen(0), chosen(1)]
+    assert diverge((runs[0], rows), (runs[1], rows)).flips == 0
+    with raises(UsageError, "not-paired", "examples"):
+        diverge((runs[0], rows), (runs[1], [rows[0], chosen(1, **changed)]))
 
 
 def test_counts_of_every_kind():
