@@ -1,6 +1,6 @@
-"""One loaded base model, any number of LoRA adapters, the same batches for each: a record for every example.
+"""Evaluate any number of LoRA adapters on one loaded base model, in the same batches: a record for every example.
 
-Reported numbers are computed only from records. torch is imported by the engines, `checks` and `memory`; `engine`
+Reported numbers are computed only from the records. Only the engines, `checks` and `memory` import torch; `engine`
 imports an engine when it is called.
 """
 

@@ -1,4 +1,4 @@
-"""Adapters after one another on one base: their answers, and how far each is from the reference, kept on the disk."""
+"""Evaluate adapters in turn on one base, and keep the records of their answers and of their divergence on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator, LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.kept import RECORDS, Kept
+from gradience.evaluate.kept import RECORDS, RecordStore
 from gradience.evaluate.outcome import row_of
 from gradience.files.records import Evaluation, first
 from gradience.progress import Watcher
@@ -26,28 +26,28 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class AdapterAnswers:
-    """The answers of one adapter, and the files that hold them."""
+    """Answers of one adapter, and the files with their records."""
 
     adapter: AdapterInput | None
     """None: the base."""
     answers: Evaluation[Any] | None = None
     scores: Evaluation[Any] | None = None
-    """Scores of the gold responses; None for labels, for the reference, if they are the answers, and without an engine
-    that gives any."""
+    """Scores of the gold responses. None for labels, for the reference, if the scores are the answers, or if the engine
+    has no likelihoods."""
     files: list[RecordsFile] = field(default_factory=list)
     error: str = ""
     """Reason for missing answers."""
     look: int = 0
-    """Looks up to which it has answered."""
+    """Last look that was answered."""
 
     @property
     def file_name(self) -> str:
-        """With which the names of its files begin."""
+        """Prefix of its file names."""
         return BASE_ROW if self.adapter is None else self.adapter.name
 
 
 class Answering:
-    """One base, and every adapter on it."""
+    """Evaluation of adapters on one base."""
 
     def __init__(
         self,
@@ -59,19 +59,19 @@ class Answering:
         likelihoods: bool = False,
         base: LoadedBase | None = None,
     ) -> None:
-        """output: the folder of the evaluation; None keeps nothing. rows: how many there will be at most.
+        """output: folder of the evaluation; None keeps nothing. rows: maximum number of adapters.
 
-        likelihoods: score the gold responses of the reference as well; of the others they are scored anyway.
+        likelihoods: also score the gold responses under the reference; under the candidates they are always scored.
 
         base: shared with the evaluations of other data sets.
 
-        The reference answers only the looks that some candidate needs.
+        The reference answers only the looks that a candidate needs.
         """
         request = inputs.request
         self._likelihoods = likelihoods
         self._rows = len(inputs.adapters) + request.with_base if rows is None else rows
         self.inputs, self.watcher = inputs, watcher
-        self.kept = None if output is None else Kept(output / RECORDS, watcher.note)
+        self.kept = None if output is None else RecordStore(output / RECORDS, watcher.note)
         self.evaluator = Evaluator(
             inputs.task,
             inputs.model,
@@ -96,9 +96,9 @@ class Answering:
         return self.work(Answering._all)
 
     def work(self, do: Callable[[Answering], T]) -> T:
-        """Return the result of `do`, which evaluates adapters here; the base's memory is free afterwards.
+        """Return the result of `do`, which evaluates adapters; then free the base's memory.
 
-        An automatic batch size is the cached one, or as large as the device may hold. If memory runs out,
+        An automatic batch size is the cached one, or the largest that the device may hold. If memory runs out,
         `do` is called again with smaller batches for all its adapters, since their answers are compared; the
         longest batch comes first. Raises OutOfMemoryError if smaller batches do not help.
         """
@@ -143,7 +143,7 @@ class Answering:
         return look is None or look.stopped is not None
 
     def reference(self) -> AdapterAnswers:
-        """Evaluate the reference up to the first look. Raises what keeps it from being evaluated."""
+        """Evaluate the reference up to the first look. Its errors are raised."""
         self._reference = AdapterAnswers(self.inputs.reference)
         self._reach(self._reference, 1)
         return self._reference
@@ -151,7 +151,7 @@ class Answering:
     def candidate(self, adapter: AdapterInput, stops: Callable[[AdapterAnswers], bool]) -> AdapterAnswers:
         """Evaluate an adapter, and the reference with it, look by look until `stops`.
 
-        One that cannot be evaluated is a row with its error.
+        If the adapter cannot be evaluated, its row has the error.
         """
         row = AdapterAnswers(adapter)
         try:
@@ -185,7 +185,7 @@ class Answering:
             if self.inputs.measures_divergence and (self._likelihoods or not reference):
                 row.scores = self._scores(row, "scores", f"{row.file_name}.scores.jsonl")
         if reference and self.inputs.by_agreement and row.answers is not None:  # the expected answers
-            self.inputs.task.decide.learn(row.answers.records)  # type: ignore[union-attr]
+            self.inputs.task.decide.set_reference(row.answers.records)  # type: ignore[union-attr]
 
     def _answers(self, row: AdapterAnswers) -> Evaluation[Any]:
         """Return the answers of a row; a classifier's base has the head of the reference, and no LoRA."""
@@ -205,7 +205,7 @@ class Answering:
         return answers
 
     def _follow(self, row: AdapterAnswers) -> None:
-        """Answer and score in one pass behind the answers of the reference."""
+        """Answer and score in one pass, with the reference's answers as drafts."""
         name, folder = _known(row.adapter)
         self._stage(row, "eval")
         reference, scored = self.inputs.reference, self.inputs.measures_divergence
@@ -257,8 +257,8 @@ class Answering:
     def _keep(
         self, row: AdapterAnswers, files: Mapping[str, Mapping[str, Any]], make: Any
     ) -> list[Evaluation[Any]]:
-        """Return the records of a row's files. make: (their paths, look) -> their records; files: name -> what decides
-        them."""
+        """Return the records of a row's files. make: (paths, look) -> records. files: name -> inputs that determine the
+        records."""
         looks = self.evaluator.looks
         if self.kept is None:
             if len(looks) > 1 and self._scratch is None:
@@ -298,12 +298,12 @@ class Answering:
 
     @property
     def fingerprint(self) -> str:
-        """The base by its content, if the engine can say that."""
+        """Digest of the base's content, if the engine can compute one."""
         return str(self._base["base"])
 
     @cached_property
     def data(self) -> str:
-        """The examples by their content."""
+        """Digest of the examples."""
         return fingerprint(self.inputs.examples)
 
     @cached_property
@@ -325,7 +325,7 @@ class Answering:
 
     @property
     def _device(self) -> dict[str, Any]:
-        """Everything that decides how much fits."""
+        """Everything that determines the largest batch."""
         return {**self._base, "device": self.evaluator.numerics["device"]}
 
 

@@ -22,22 +22,23 @@ T = TypeVar("T", bound=Record)
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Adapter B against adapter A on the same examples."""
+    """Adapter B against adapter A on the same examples; None for what this kind of records does not have.
+
+    Scores have KL and flips only if A was B's reference.
+    """
 
     table: PairedTable
     flips: int | None
-    """Examples with another predicted label or choice, another extracted answer (none at all counts as an answer), or,
-    for scores, another most likely token at one position or more."""
+    """Examples with a different predicted label or choice, a different extracted answer (none counts as an answer), or,
+    for scores, a different most likely token at one or more positions."""
     kl_per_example: float | None
     """Mean over examples of KL(A ‖ B) in nats: of the labels, or summed over the tokens of a response."""
     kl_per_example_standard_error: float | None
-    """Sample standard deviation over examples, divided by √n; None for a single example.
-
-    What the kind of records does not tell is None. Scores tell KL and flips only when A was B's reference."""
+    """Sample standard deviation over examples, divided by √n; None for a single example."""
 
 
 def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T]]) -> Divergence:
-    """Count what changes when adapter B answers instead of adapter A.
+    """Count the changes from adapter A to adapter B.
 
     Raises UsageError (`not-paired`) when the two were not evaluated on the same examples in the same way.
     """
@@ -76,7 +77,7 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
 
 
 def _example(record: Record) -> tuple[str | int, ...]:
-    """Return what two records of the same example have in common."""
+    """Return the fields that are equal in all records of an example."""
     if isinstance(record, ClassificationRecord):
         return record.id, record.text_sha256, record.label
     if isinstance(record, GenerationRecord):

@@ -25,8 +25,8 @@ VERSION = 3
 """Incremented when equal inputs give different records: older records are then recomputed."""
 
 
-class Kept:
-    """The records in one folder."""
+class RecordStore:
+    """The records in one folder, and their manifest."""
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
         """note: called with the reason if a finished file is recomputed."""
@@ -35,22 +35,22 @@ class Kept:
             folder.mkdir(parents=True, exist_ok=True)
         try:
             self.manifest = KeptRecords.read(folder / MANIFEST)
-        except InputError:  # none yet, or none that this version reads
+        except InputError:  # there is none, or this version cannot read it
             self.manifest = KeptRecords(files={})
 
     def planned(self, examples: int, candidates: Sequence[str] = ()) -> int:
-        """Return the number of examples that was planned before the first answers: `examples`, if there are none.
+        """Return the number of examples planned before the first answers; `examples` if there are no answers yet.
 
-        candidates: names that share the 5 %, recorded at the same time.
+        candidates: names whose tests share the 5 %, saved with it.
         """
         if self.manifest.examples is None or not self.manifest.files:
             self._write(examples=examples, claims=tuple((name,) for name in candidates))
         return self.manifest.examples or examples
 
     def first_margin(self, compares: str, margin: Fraction) -> Fraction:
-        """Return the margin that was set before the first answers: `margin`, if there are none.
+        """Return the margin set before the first answers; `margin` if there are no answers yet.
 
-        compares: `correct` or `nll`, which have margins of their own.
+        compares: `correct` or `nll`; each has its own margin.
         """
         margins = self.manifest.margins if any(self.folder.glob("*.jsonl*")) else {}
         if compares not in margins:
@@ -77,33 +77,33 @@ class Kept:
         make: Callable[[Sequence[Path], int], object],
         look: int = 1,
     ) -> list[tuple[Evaluation[Any], str]]:
-        """Return the records in each of the files up to a look or a later one, with their sha256.
+        """Return the records of each file up to a look or a later one, with their sha256.
 
-        files: name -> for each look everything that decides the records, in what JSON can hold. make: writes the files
-        up to a look, and continues what an earlier look has left.
+        files: name -> for each look, every input that determines the records, as JSON values. make: writes the files
+        up to a look, continuing those of an earlier look.
         """
         keys = {name: [_key(entry) for entry in depends] for name, depends in files.items()}
-        there = {name: self._there(name, known) for name, known in keys.items()}
-        look = max(look, *there.values())
+        reached = {name: self._look_reached(name, known) for name, known in keys.items()}
+        look = max(look, *reached.values())
         finished = {
-            name: self._is_finished(name, known[(there[name] or look) - 1]) for name, known in keys.items()
+            name: self._is_finished(name, known[(reached[name] or look) - 1]) for name, known in keys.items()
         }
-        if not all(finished[name] and there[name] >= look for name in files):
+        if not all(finished[name] and reached[name] >= look for name in files):
             for name, known in keys.items():
-                self._make_room(name, known[look - 1], finished=finished[name])
+                self._remove_stale(name, known[look - 1], finished=finished[name])
                 self._save(name, known[look - 1], None)
             make([self.folder / name for name in files], look)
             for name, known in keys.items():
                 self._save(name, known[look - 1], sha256_file(self.folder / name))
         return [(read_records(self.folder / name), self.manifest.files[name].sha256 or "") for name in files]
 
-    def _there(self, name: str, keys: Sequence[str]) -> int:
-        """Return the look that a file's key says it has reached; 0 if it has other inputs or is not there."""
+    def _look_reached(self, name: str, keys: Sequence[str]) -> int:
+        """Return the look that a file's key belongs to; 0 if the file is missing or has other inputs."""
         kept = self.manifest.files.get(name)
         return 0 if kept is None or kept.key not in keys else keys.index(kept.key) + 1
 
-    def _make_room(self, name: str, key: str, *, finished: bool) -> None:
-        """Remove a file that cannot be continued; of an unfinished one what is there stays."""
+    def _remove_stale(self, name: str, key: str, *, finished: bool) -> None:
+        """Remove a file that cannot be continued. A finished file, or an unfinished one with this key, stays."""
         kept, path = self.manifest.files.get(name), self.folder / name
         if not finished and (kept is None or kept.key != key or kept.sha256 is not None):
             with write_errors(path):
@@ -152,9 +152,9 @@ def _key(depends: Mapping[str, Any]) -> str:
 
 # ---------------------------------------------------------------- tests that are counted
 #
-# Number of tests of a reference adapter on the same rows: each further test can add a false claim.
-# `.gradience/ledger.json` beside the folders of the runs holds keyed digests, no names and no results. The same test
-# made again counts once.
+# The ledger counts the tests of a reference adapter on the same rows, since each further test can add a false claim.
+# `.gradience/ledger.json`, beside the folders of the runs, holds keyed digests, without names or results. Repeating a
+# test does not count.
 
 
 FOLDER, LEDGER = ".gradience", "ledger.json"
@@ -165,10 +165,10 @@ WAIT = 10.0
 def count_test(
     output: Path, reference: tuple[str, str], rows: str, claim: Any, note: Callable[[str], None]
 ) -> int | None:
-    """Count a test of a reference on rows, and return the number of different tests of both; None if it cannot.
+    """Count a test of a reference on rows; return the number of different tests, or None if the ledger fails.
 
-    output: folder of the run, which the ledger is beside. reference: digests of its files. rows: digest of the
-    examples. claim: what is tested, in what JSON can hold. note: called with the reason if nothing was counted.
+    output: folder of the run; the ledger is beside it. reference: digests of its files. rows: digest of the
+    examples. claim: the tested claim, as JSON values. note: called with the reason if nothing was counted.
     """
     folder = output.absolute().parent / FOLDER
     try:

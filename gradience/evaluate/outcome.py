@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # scipy is loaded where something is computed
 def report_of(
     answering: Answering, rows: Sequence[AdapterAnswers], fingerprint_of_base: str, watch: Stopwatch
 ) -> EvaluationReport:
-    """Return what the rows show, the first of them being the reference."""
+    """Return the report of the rows; the first one is the reference."""
     inputs = answering.inputs
     reference = rows[0].answers
     assert reference is not None
@@ -66,7 +66,7 @@ def report_of(
 
 
 def source_of(inputs: EvaluateInputs) -> dict[str, str]:
-    """Return where the examples are from."""
+    """Return the source of the examples."""
     return {key: sentence_text(value) for key, value in inputs.task.source.items()}
 
 
@@ -82,7 +82,7 @@ def groups_in_order(inputs: EvaluateInputs) -> tuple[int, ...] | None:
 def conditions_of(
     run: ExamplesRun, fingerprint_of_base: str, divergence_engine: str | None = None
 ) -> EvaluationConditions:
-    """Return what decides an answer, from the header of the reference's records."""
+    """Return everything that determines an answer, from the header of the reference's records."""
     names = EvaluationConditions.model_fields.keys() & ExamplesRun.model_fields.keys()
     return EvaluationConditions(
         **{name: getattr(run, name) for name in names},
@@ -142,7 +142,7 @@ def _against(
     from gradience.statistics.pooled import pool
 
     look = look_at(inputs, len(answers.records))
-    change = diverge(reference, answers)  # refuses what was not evaluated in the same way
+    change = diverge(reference, answers)  # raises if they were not evaluated in the same way
     output = _change_of_scores(answers if inputs.compares_nll else scores, change.flips)
     tested: dict[str, Any] = {}
     groups = [inputs.group_of[row.id] for row in answers.records] if inputs.group_of else None
@@ -178,7 +178,7 @@ def look_at(inputs: EvaluateInputs, n: int) -> Look | None:
 
 
 def _agreed(inputs: EvaluateInputs, look: Look | None, differences: Sequence[int]) -> dict[str, Any]:
-    """Return what `_tested` returns, by the exact bound of the share of changed answers, or of groups with any.
+    """Return what `_tested` returns, by the exact bound of the share of changed answers, or of groups with one.
 
     The mean of any score of the answers' text between 0 and 1 changes by at most that share.
     """
@@ -368,7 +368,7 @@ def _group_of_each(inputs: EvaluateInputs) -> list[int]:
 
 
 def _needs(row: EvaluatedAdapter, margin: Fraction, level: float, groups: int) -> NextGrade:
-    """Return the examples that a B needs: never fewer than one more than there are. groups: independent examples."""
+    """Return the number of examples that a B needs, always above the current number. groups: independent examples."""
     from gradience.statistics.power import (
         discordance_range,
         examples_for_mean,

@@ -1,7 +1,7 @@
-"""Rows under adapters: a record for every row and adapter, for any kind of measurement.
+"""Evaluate rows with adapters: write a record for every row and adapter, for any kind of measurement.
 
-`evaluate_rows` is the one loop. It takes any slice of the rows of a data set, so that a set may be evaluated in parts,
-and one adapter. A `Procedure` says how a row is answered and what is recorded of it.
+`evaluate_rows` is the only loop. It evaluates any slice of the rows of a data set with one adapter, so a data set may
+be evaluated in parts. A `Procedure` defines how a row is answered and what its record contains.
 """
 
 from __future__ import annotations
@@ -34,46 +34,44 @@ from gradience.progress import Progress
 from gradience.tasks.base import ChooseBy, Decide, Decision, Filter
 from gradience.words import counted
 
-EXAMPLES_OF_PROOF = 8
-"""Number of texts or prompts on which an adapter must have an effect: the shortest, which fit if any batch
-does.
-"""
+EFFECT_CHECK_EXAMPLES = 8
+"""Texts or prompts on which an adapter must have an effect: the shortest ones, which fit if any batch does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Procedure(ABC):
-    """Answering and recording of one kind of row. Rows may be of any class with the attributes it reads."""
+    """How one kind of row is answered and recorded. Rows may be of any class with the attributes that it reads."""
 
     kind: ClassVar[RecordKind]
     max_length: int | None = None
-    """Tokens of a row, its answer included; by default what the base allows. What is longer is cut."""
+    """Maximum tokens of a row and its answer (default: the base's limit). Longer rows are truncated."""
 
     def limit(self, engine: Engine) -> int | None:
         """Return the tokens that a row may have."""
         return self.max_length if self.max_length is not None else engine.max_length
 
     def settings(self, engine: Engine) -> dict[str, Any]:
-        """Return the fields of the header that say how rows are answered."""
+        """Return the header fields that describe how rows are answered."""
         return {"max_length": self.limit(engine)}
 
     def text(self, row: Any) -> str:
-        """Return what rows are sorted and batched by."""
+        """Return the text by which rows are sorted and batched."""
         return "\0".join(self.encoded(row))
 
     @abstractmethod
     def identity(self, row: Any) -> tuple[Any, ...]:
-        """Return what decides a row, its gold answer included."""
+        """Return the values that identify a row, including its gold answer."""
 
     @abstractmethod
     def encoded(self, row: Any) -> tuple[str, ...]:
-        """Return the text, or pair of texts, whose tokens a row has."""
+        """Return the text, or pair of texts, that a row is encoded from."""
 
     def added(self) -> int:
-        """Return the tokens that follow."""
+        """Return the number of tokens added to a row: its answer, or an end token."""
         return 0
 
     def sequences(self, row: Any) -> int:
-        """Return how many sequences are computed for a row."""
+        """Return the number of sequences computed for a row."""
         return 1
 
     def lengths(self, engine: Engine, rows: Sequence[Any]) -> list[int]:
@@ -82,15 +80,16 @@ class Procedure(ABC):
         whole = [count + self.added() for count in counts]
         return whole if limit is None else [min(count, limit) for count in whole]
 
-    def prove(self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool) -> None:
+    def check_adapter(
+        self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool
+    ) -> None:
         """Raise InputError if the engine does not compute the adapter as PEFT does, or the adapter has no effect.
 
-        The latter (`adapter-inert`, unless `allow_inert`) is detected from the likelihood that a prompt ends,
-        which depends on the logits of the whole vocabulary. It is not checked for an engine without
-        likelihoods.
+        No effect (`adapter-inert`, unless `allow_inert`) is detected from the likelihood of the end token after each
+        prompt, which depends on the logits of the whole vocabulary. Without likelihoods it is not checked.
         """
         prompts, limit = _shortest([row.prompt for row in rows]), self.limit(engine)
-        engine.verify(name, prompts, limit)
+        engine.check_adapter(name, prompts, limit)
         if name is None or allow_inert or engine.divergence is None:
             return
         ends = [(prompt, "") for prompt in prompts]
@@ -123,10 +122,10 @@ def evaluate_rows(
     >>> answers = evaluate_rows(engine, Scores(reference="r64"), "r8", rows)
     >>> [record.kl for record in answers.records]
 
-    batch_size: sequences that are computed together; batch_tokens: tokens of a batch in place of that. scoring: what
-    the records say of who decides what is right. path: a file, in which an evaluation resumes.
+    batch_size: sequences that are computed together; batch_tokens: tokens of a batch in place of that. scoring:
+    id of the scoring rule, stored in the records. path: file of the records; an interrupted evaluation resumes in it.
     looks: numbers of rows, up to all of them; rows of different looks share no batch, so that the records of the first
-    looks are a beginning of those of all, and a file that holds them is continued.
+    looks are a prefix of the whole file, which is continued.
     Raises UsageError (`no-examples`, `wrong-model`, `engine-cannot`), InputError (`adapter-inert` unless
     `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -145,8 +144,8 @@ def evaluate_rows(
     planned = PlannedBatches.of(engine, procedure, rows, looks, batch_size, batch_tokens)
     batches = list(chain(*planned.batches))
     file = planned.file(engine, procedure, name, rows, batches, path, scoring)
-    if not file.done:  # else it was proved before the first of these records
-        procedure.prove(engine, name, rows, allow_inert=allow_inert)
+    if not file.done:  # else the adapter was checked before the first record
+        procedure.check_adapter(engine, name, rows, allow_inert=allow_inert)
     (answered,) = answer_batches(
         [file],
         lambda places: [procedure.records(engine, name, [rows[place] for place in places])],
@@ -157,10 +156,10 @@ def evaluate_rows(
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatches:
-    """Rows in batches, and what headers say of them."""
+    """Rows in batches, and the header fields that describe them."""
 
     batches: Sequence[Sequence[list[int]]]
-    """Places of the rows in each batch, of each look."""
+    """Indices of the rows in each batch, for each look."""
     sizes: Sequence[dict[str, Any]]
     """Fields of the header at each look."""
     tokens: int | None
@@ -204,7 +203,7 @@ class PlannedBatches:
         scoring: str | None,
         **more: Any,
     ) -> RecordFile[Any]:
-        """Return the file of an adapter's records. units: places of the rows that are written at once; more: fields of
+        """Return the file of an adapter's records. units: indices of the rows that are written at once; more: fields of
         its header."""
         adapter = None if name is None else engine.adapters[name]
         identities = [procedure.identity(row) for row in rows]
@@ -231,7 +230,7 @@ class PlannedBatches:
 
 
 TOGETHER = 16
-"""Batches whose unfinished outputs are generated together: few of each are, so that there are fewer steps."""
+"""Batches whose unfinished outputs are generated together. Each has few, so this takes fewer steps."""
 
 
 def follow_rows(
@@ -251,10 +250,10 @@ def follow_rows(
     on_batch: Progress | None = None,
     looks: Sequence[int] = (),
 ) -> tuple[Evaluation[GenerationRecord], Evaluation[ScoreRecord] | None]:
-    """Return what `evaluate_rows` returns for `generation` and for `scores`, in one pass behind the answers of another
-    adapter.
+    """Return what `evaluate_rows` returns for `generation` and for `scores`, in one pass with another adapter's answers
+    as drafts.
 
-    drafts: those answers, of each row; near_tie: of `Engine.near_tie`. paths: files of both kinds of records.
+    drafts: its answer to each row; near_tie: from `Engine.near_tie`. paths: files of both kinds of records.
     """
     planned = PlannedBatches.of(engine, generation, rows, looks, batch_size, batch_tokens)
     units = [
@@ -278,7 +277,7 @@ def follow_rows(
         for number, procedure in enumerate(procedures)
     ]
     if not all(file.done for file in files):
-        generation.prove(engine, name, rows, allow_inert=False)
+        generation.check_adapter(engine, name, rows, allow_inert=False)
 
     def answer(places: Sequence[int]) -> list[list[Any]]:
         unit, some = unit_of[places[0]], [rows[place] for place in places]
@@ -318,7 +317,9 @@ def draft_of(record: GenerationRecord) -> Output:
 
 
 def _shortest(texts: Sequence[Any]) -> list[Any]:
-    return sorted(texts, key=lambda text: len(text if isinstance(text, str) else text[0]))[:EXAMPLES_OF_PROOF]
+    return sorted(texts, key=lambda text: len(text if isinstance(text, str) else text[0]))[
+        :EFFECT_CHECK_EXAMPLES
+    ]
 
 
 def _inert(engine: Engine, name: str, how: str) -> InputError:
@@ -350,7 +351,7 @@ class Classification(Procedure):
     kind: ClassVar[RecordKind] = "classification"
     max_length: int | None = 64
     lora: bool = True
-    """False: only the adapter's head, ΔW = 0."""
+    """False: use only the adapter's head, with ΔW = 0."""
 
     def limit(self, engine: Engine) -> int | None:
         return self.max_length
@@ -364,7 +365,9 @@ class Classification(Procedure):
     def encoded(self, row: Any) -> tuple[str, ...]:
         return texts_of(row)
 
-    def prove(self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool) -> None:
+    def check_adapter(
+        self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool
+    ) -> None:
         """Raise InputError (`adapter-inert`) if LoRA changes no logit (apart from its head)."""
         if name is None or not self.lora or allow_inert:
             return
@@ -402,20 +405,20 @@ class Classification(Procedure):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation(Procedure):
-    """Write behind each prompt, and find the answer in what is written (`id`, `prompt`, `answer`).
+    """Continue each prompt, and extract the answer from the output (`id`, `prompt`, `answer`).
 
-    A prompt that is too long loses its beginning. Raises UsageError (`no-room`), InputError (`empty-prompt`,
+    Prompts that are too long are truncated at the start. Raises UsageError (`no-room`), InputError (`empty-prompt`,
     `no-end-token`).
     """
 
     kind: ClassVar[RecordKind] = "generation"
     filters: Mapping[str, Filter]
-    """Ways of finding the answer; the first decides."""
+    """Name -> function that extracts the answer from an output; the first one decides."""
     same: Callable[[str, str], bool]
-    """(extracted, gold) -> whether they are the same answer."""
+    """(extracted, gold) -> True if the answers are the same."""
     max_new_tokens: int
     decide: Decide | None = None
-    """Decides in place of both."""
+    """Replaces `filters` and `same`."""
     stop: Sequence[str] = ()
 
     def settings(self, engine: Engine) -> dict[str, Any]:
@@ -446,7 +449,7 @@ class Generation(Procedure):
         return [self.record(row, output) for row, output in zip(rows, outputs, strict=True)]
 
     def record(self, row: Any, output: Output) -> GenerationRecord:
-        """Return the record of what is written behind a row's prompt."""
+        """Return the record of a row's output."""
         if self.decide is None:
             decision = decided(output.text, row.answer, self.filters, self.same)
         else:
@@ -468,7 +471,7 @@ class Generation(Procedure):
 def decided(
     output: str, gold: str, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
 ) -> Decision:
-    """Return what each filter finds in an output; it is correct when what the first one finds is the gold answer."""
+    """Return the answer that each filter extracts; the output is correct if the first one is the gold answer."""
     by_filter = {name: extract(output) for name, extract in filters.items()}
     extracted = next(iter(by_filter.values()), None)
     return Decision(extracted is not None and same(extracted, gold), by_filter)
@@ -479,17 +482,17 @@ def decided(
 
 @dataclass(frozen=True, kw_only=True)
 class Choices(Procedure):
-    """Choose the likeliest of given responses (`id`, `prompt`, `choices`, `responses`, `pairs`, `label`).
+    """Choose the most likely of the given responses (`id`, `prompt`, `choices`, `responses`, `pairs`, `label`).
 
-    As lm-evaluation-harness scores `multiple_choice`: log-likelihoods of the choices behind the prompt, without an end
-    token; the largest sum decides (its `acc`), or the largest per character of the choice (its `acc_norm`).
+    As lm-evaluation-harness scores `multiple_choice`: log-likelihoods of the choices after the prompt, without an end
+    token; the largest sum decides (`acc`), or the largest per character of the choice (`acc_norm`).
     Raises InputError (`empty-prompt`, `response-too-long`, `no-end-token`).
     """
 
     kind: ClassVar[RecordKind] = "choices"
     choose_by: ChooseBy = "sum"
     decide: Decide | None = None
-    """Decides in place of `choose_by`."""
+    """Replaces `choose_by`."""
 
     def text(self, row: Any) -> str:
         return row.prompt + "".join(row.responses)  # type: ignore[no-any-return]
@@ -530,24 +533,24 @@ class Choices(Procedure):
 
 
 def predictions_of(loglikelihoods: Sequence[float], characters: Sequence[int]) -> dict[str, int]:
-    """Return the place that each way chooses: the largest log-likelihood, and the largest for each character."""
+    """Return the index that each rule chooses: the largest log-likelihood, and the largest per character."""
     sums = np.array(loglikelihoods)
     return {"sum": int(sums.argmax()), "per_character": int((sums / np.array(characters)).argmax())}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Procedure):
-    """Score each response behind its prompt (`id`, `prompt`, `response`, its leading space included).
+    """Score each response after its prompt (`id`, `prompt`, `response` with its leading space).
 
-    Every batch is read once by the reference and once by each adapter.
+    Every batch runs once under the reference and once under each adapter.
     Raises InputError (`empty-prompt`, `response-too-long`, `no-end-token`).
     """
 
     kind: ClassVar[RecordKind] = "scores"
     reference: str | None = None
-    """The adapter that KL and flips are measured against."""
+    """Adapter that KL and flips are measured against."""
     rolling: bool = False
-    """The responses are whole texts without prompts and end tokens, read in windows."""
+    """True if responses are whole texts without prompts or end tokens, scored in windows."""
 
     def settings(self, engine: Engine) -> dict[str, Any]:
         reference = None if self.reference is None else engine.adapters[self.reference].weights_sha256 or None
@@ -562,9 +565,11 @@ class Scores(Procedure):
     def added(self) -> int:
         return 1  # the end token
 
-    def prove(self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool) -> None:
+    def check_adapter(
+        self, engine: Engine, name: str | None, rows: Sequence[Any], *, allow_inert: bool
+    ) -> None:
         for adapter in dict.fromkeys([name, self.reference]):
-            super().prove(engine, adapter, rows, allow_inert=allow_inert)
+            super().check_adapter(engine, adapter, rows, allow_inert=allow_inert)
 
     def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ScoreRecord]:
         scores = engine.score(

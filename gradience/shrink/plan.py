@@ -16,7 +16,7 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
-from gradience.evaluate.kept import RECORDS, Kept
+from gradience.evaluate.kept import RECORDS, RecordStore
 from gradience.evaluate.settings import EvaluateSettings, NamedSet, has_several, sets_of
 from gradience.evaluate.verb import EDITED, PLAN, planned_fields, planned_set, save_plan
 from gradience.files.artifact import digest_of
@@ -241,7 +241,7 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
 
     note: called with each such change. Raises InputError if an existing plan cannot be read.
     """
-    path, kept = output / PLAN, Kept(output / RECORDS, note)
+    path, kept = output / PLAN, RecordStore(output / RECORDS, note)
     answered = any((output / RECORDS).glob("*.jsonl*"))
     earlier = ShrinkPlan.read(path) if path.exists() else None
     before: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ MAX_NEW_TOKENS = 256
 
 
 class Unchanged:
-    """Decides whether an output equals the one that the reference wrote, which comes first."""
+    """Compares an output with the reference's, which comes first."""
 
     names = ("output",)
 
@@ -31,8 +31,8 @@ class Unchanged:
         output = str(responses[0])
         return Decision(self._outputs.setdefault(example_id, output) == output, {"output": output})
 
-    def learn(self, records: Iterable[GenerationRecord]) -> None:
-        """Take the reference's outputs from its records."""
+    def set_reference(self, records: Iterable[GenerationRecord]) -> None:
+        """Set the outputs to compare with: the reference's, from its records."""
         self._outputs.update((record.id, record.output) for record in records)
 
 

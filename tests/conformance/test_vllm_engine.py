@@ -99,7 +99,7 @@ def test_texts_and_likelihoods_are_those_of_transformers(vllm, name):
         for one, other in zip(here, there, strict=True):
             assert (one.n_tokens, one.exact, one.truncated) == (other.n_tokens, other.exact, other.truncated)
             assert (one.kl, one.flips) == (None, None)
-    vllm.verify(name, prompts[:8], None)
+    vllm.check_adapter(name, prompts[:8], None)
 
 
 def test_a_larger_adapter_starts_it_anew_and_what_it_refuses_is_said_in_its_words(vllm, folders):
@@ -135,7 +135,7 @@ def test_a_wrong_scale_does_not_pass_the_gate(vllm, folders, settings):
     before, vllm.peft = vllm.peft, peft
     vllm._verified.clear()
     with pytest.raises(InputError, match="vLLM and PEFT disagree") as refusal:
-        vllm.verify("first", [row.prompt for row in tiny.sums(8)], None)
+        vllm.check_adapter("first", [row.prompt for row in tiny.sums(8)], None)
     vllm.peft = before
     assert refusal.value.code == "engine-disagrees"
 

@@ -339,7 +339,7 @@ def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, 
 def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, monkeypatch):
     device = Device(monkeypatch, rows=0)
     monkeypatch.setattr(engine_module, "CPU_TOKENS", 30)
-    monkeypatch.setattr(Classification, "prove", lambda *_, **__: None)
+    monkeypatch.setattr(Classification, "check_adapter", lambda *_, **__: None)
     watcher = Notes()
     with raises(OutputError, "out-of-memory", r"not enough memory: CUDA out of memory\. 2 GiB") as caught:
         evaluate(prepared, "reference", watcher=watcher)

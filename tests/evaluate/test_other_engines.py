@@ -564,7 +564,7 @@ def test_answers_are_cut_and_summed_as_those_of_transformers(base, broken, tmp_p
             engine.add(name, folder)
     prompts, pairs = [row.prompt for row in rows], [(row.prompt, row.response) for row in rows]
     for name in ("a", "b"):
-        vllm.verify(name, prompts, None)
+        vllm.check_adapter(name, prompts, None)
     for name in (None, "a", "b"):
         given = {"max_new_tokens": 6, "stop": ["1"]}
         assert vllm.generate(name, prompts, **given) == peft.generate(name, prompts, **given)

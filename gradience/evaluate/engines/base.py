@@ -233,7 +233,7 @@ class Engine:
         """The engine that measures KL and flips with the same adapters: itself, another one, or None."""
         return self if "scores" in self.answers else None
 
-    def verify(self, name: str | None, prompts: Sequence[str], max_length: int | None) -> None:
+    def check_adapter(self, name: str | None, prompts: Sequence[str], max_length: int | None) -> None:
         """Raise if the adapter's outputs differ from PEFT's, before any scoring; a no-op for PEFT itself."""
 
     def expect(self, folders: Iterable[Path]) -> None:

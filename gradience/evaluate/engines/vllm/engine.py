@@ -192,7 +192,7 @@ class VllmEngine(Engine):
         if self._process is not None:
             self._process.ask("remove", number=served.number)
 
-    def verify(self, name: str | None, prompts: Sequence[str], max_length: int | None) -> None:
+    def check_adapter(self, name: str | None, prompts: Sequence[str], max_length: int | None) -> None:
         new = [adapter for adapter in dict.fromkeys([None, name]) if adapter not in self._verified]
         if new:
             refuse_disagreement(self, self.peft, new, prompts, max_length)
