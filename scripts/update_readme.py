@@ -22,7 +22,7 @@ from gradience.cli.app import main as main_of_gradience
 from gradience.reports.base.numbers import percent, plural
 from gradience.reports.base.report import Report
 from gradience.reports.base.view import View
-from gradience.reports.bench import BenchAggregate, VariantSummary, mean_percent, points, status_of
+from gradience.reports.bench import BenchAggregate, mean_percent, points, status_of
 from gradience.reports.calibration import CalibrationReport
 from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluationReport
@@ -260,7 +260,7 @@ def bench_table() -> str:
     variants = {variant.name: variant for variant in result.variants}
     rows = [
         f"| `{name}` | {words} | {percent(one.mean_reduction)} | {mean_percent(one.accuracy)} |"
-        f" {points(one.worst_delta)} | {passes(one)} | {status_of(one).text} |"
+        f" {points(one.worst_delta)} | {one.seeds_passed} | {status_of(one).text} |"
         for name, words in BENCH_ROWS.items()
         for one in (variants[name],)
     ]
@@ -275,12 +275,6 @@ def bench_table() -> str:
             *rows,
         ]
     )
-
-
-def passes(variant: VariantSummary) -> str:
-    """Return on how many seeds a variant passes, of those that were run."""
-    run = sum(seed.n is not None for seed in variant.seeds)
-    return f"{variant.passing} of {run}" + ("" if run == variant.planned else ", then stopped")
 
 
 def screen_of(kept: Kept) -> str:

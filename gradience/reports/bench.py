@@ -319,7 +319,7 @@ class Judged(Report, Generic[R]):
     best: str | None
     """The variant that passes and saves most, excluding controls and duplicates; null if none passes."""
     ladder: Ladder | None = None
-    """The smallest rank that is shown to be safe. Null if no ladder was planned, and for one seed of several."""
+    """The smallest rank that is shown within the margin. Null if no ladder was planned, and for one seed of several."""
     notes: tuple[str, ...] = ()
     """Limits of the verdicts."""
     run: RunInfo
@@ -476,6 +476,12 @@ class VariantSummary(OfAnArm):
     def complete(self) -> bool:
         """True if every planned seed has counts."""
         return all(row.n for row in self.seeds)
+
+    @property
+    def seeds_passed(self) -> str:
+        """How many seeds pass; of those that were run, if the others could not change the verdict."""
+        stopped = sum(row.stopped_early for row in self.seeds)
+        return f"{self.passing} of {self.planned - stopped}" + (", then stopped" if stopped else "")
 
 
 class BenchAggregate(Judged[VariantSummary]):
@@ -1021,7 +1027,7 @@ def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
     known = [row.evidence.pooled for row in report.candidates if row.evidence and row.evidence.pooled]
     several = any(each.next_training for each in known)
     cells: list[Cell] = [
-        (Column("seeds passed", ">", drop=2), lambda row: f"{row.passing} of {row.planned}"),
+        (Column("seeds passed", ">", drop=2), lambda row: row.seeds_passed),
         (Column("mean Δ", ">", shown=bool(known)), pooled(lambda each: points(each.delta))),
         (
             Column("these runs", ">", drop=3, shown=bool(known)),
@@ -1030,10 +1036,6 @@ def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
         (
             Column("next training", ">", drop=4, shown=several),
             pooled(lambda each: _interval(each.next_training)),
-        ),
-        (
-            Column("adjusted p", ">", drop=1, shown=several),
-            lambda row: p_value(row.evidence.adjusted_p if row.evidence else None),
         ),
     ]
     n = next((row.n for row in report.seeds if row.n), None)
@@ -1048,15 +1050,14 @@ def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
         legend.append(("these runs", words))
     if several:
         runs = max(each.runs for each in known)
-        legend += [
+        legend.append(
             (
                 "next training",
                 "the same for one more training, if Δ is normally distributed across trainings. Without that"
                 f" assumption, {runs} of {runs} good trainings only rule out a failure rate above"
                 f" {100 * (1 - 0.05 ** (1 / runs)):.0f} %",
-            ),
-            ("adjusted p", "of a drop of the margin or more in the next training; adjusted for all claims"),
-        ]
+            )
+        )
     return cells, legend
 
 

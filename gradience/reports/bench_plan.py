@@ -62,7 +62,7 @@ class TaskCode(Part):
 
 
 class PlannedLadder(Part):
-    """Truncations tested in sequence, from the largest down, until one is not shown to be safe."""
+    """Truncations tested in sequence, from the largest down, until one is not shown within the margin."""
 
     steps: tuple[int, ...]
     """Ranks."""

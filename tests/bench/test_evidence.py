@@ -123,7 +123,7 @@ def test_a_fail_may_be_statistically_non_inferior():
     assert named(report, "uniform_median").status == "FAIL"
     assert shown.grade == "C"
     assert shown.reason.startswith("non-inferior in these runs, but fails the policy")
-    assert shown.next_grade.obstacles == ("fails the policy",)
+    assert shown.next_grade is None
 
 
 def undertrained() -> Sequence[Bench]:
@@ -201,8 +201,8 @@ def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_no
     outcome = report.ladder
     assert [step.status for step in outcome.steps] == ["shown", "shown", "inconclusive", "not tested"]
     assert outcome.smallest_safe == "ladder.r16"
-    assert "rank 16 is the smallest shown to be safe" in outcome.sentence
-    assert "mean accuracy over trainings is" in outcome.sentence
+    assert "rank 16 is the smallest truncation shown to stay within the margin" in outcome.sentence
+    assert "on average over trainings: accuracy is" in outcome.sentence
     assert outcome.next_step.name == "ladder.r8"
     assert grades(report)["ladder.r16"] == "B"
     assert "no control that must fail was planned" in named(report, "ladder.r16").evidence.reason

@@ -165,11 +165,11 @@ class GuardSettings(ConfigSection):
 
 
 class LadderSettings(ConfigSection):
-    """Truncations of the probe, tested from the largest down to find the smallest rank that is shown to be safe."""
+    """Truncations of the probe, tested from the largest down to find the smallest rank shown within the margin."""
 
     steps: Annotated[tuple[Positive, ...], Field(min_length=1)]
     """Ranks from the largest down, such as `[16, 8, 4]`, each for every module. Tested in this order, each at the full
-    level, until one is not shown to be safe."""
+    level, until one is not shown within the margin."""
     all_rows: bool = Field(default=False, exclude_if=lambda whole: not whole)
     """Evaluate each step on all examples. By default it stops at the first planned look with a clear result."""
 

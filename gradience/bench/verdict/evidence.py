@@ -1,7 +1,8 @@
 """The seeds of a run -> evidence for every variant of it: bounds, adjusted p-values, a grade; and the ladder. Pure.
 
-Steps of a ladder are tested from the top until one is not shown to be safe. Candidates and the ladder share one error
-rate. The order and the bound are fixed in the plan, so the chance of any false claim stays at the level of one test.
+Steps of a ladder are tested from the top until one is not shown within the margin. Candidates and the ladder share
+one error rate. The order and the bound are fixed in the plan, so the chance of any false claim stays at the level of
+one test.
 """
 
 from __future__ import annotations
@@ -412,7 +413,7 @@ def walk_ladder(
         margin=margin,
         steps=tuple(rows),
         smallest_safe=safe[-1].name if safe else None,
-        sentence=_sentence(safe[-1], bound, margin, seeds) if safe else "no step is shown to be safe",
+        sentence=_sentence(safe[-1], bound, margin, seeds) if safe else "no step is shown within the margin",
         next_step=next_step,
     )
 
@@ -420,13 +421,13 @@ def walk_ladder(
 def _sentence(smallest: Step, bound: LadderBound, margin: Fraction, seeds: int) -> str:
     assert smallest.low is not None
     is_mean = bound == "mean-over-trainings"
-    where = "mean accuracy over trainings is" if is_mean else "accuracy in these runs is"
+    where = "on average over trainings" if is_mean else "in these runs"
     only = "; one seed gives no evidence about other trainings" if seeds == 1 else ""
     # Up to 7.5 % in simulations of three seeds (docs/decisions/027-sequential-tests.md): 95 % is its nominal level.
-    level = "with nominal 95 % confidence" if is_mean else "with 95 % confidence"
+    level = "nominally 95 % confidence" if is_mean else "95 % confidence"
     return (
-        f"rank {smallest.step} is the smallest shown to be safe: {level}, {where} {at_worst(smallest.low)} (margin"
-        f" {in_points(margin)}){only}"
+        f"rank {smallest.step} is the smallest truncation shown to stay within the margin {where}: accuracy is"
+        f" {at_worst(smallest.low)} ({level}, margin {in_points(margin)}){only}"
     )
 
 

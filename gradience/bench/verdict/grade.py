@@ -130,7 +130,7 @@ def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
         missing.append("the spread between training runs is unknown")
     elif exactly(following.low) <= -facts.margin:
         may = at_worst(following.low, bound="up to ")
-        missing.append(f"accuracy of the next training, if {NORMAL}, may be {may}")
+        missing.append(f"the next training may be {may}, if {NORMAL}")
     elif facts.adjusted_p is None or exactly(facts.adjusted_p) > ALPHA:
         claims = counted(facts.family, "claim")
         missing.append(f"the next training, if {NORMAL}, is inconclusive after adjustment for {claims}")
@@ -160,27 +160,24 @@ def in_points(share: Fraction) -> str:
 
 
 def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -> NextGrade | None:
-    """Return the requirements of the next better grade; None except for B and C.
+    """Return the requirements of the next better grade; None except for a B or C that passes.
 
     Grade A is adjusted for the other claims: it gets the same share of the level as the weakest claim.
     """
-    if letter not in ("B", "C") or pooled is None:
+    if letter not in ("B", "C") or pooled is None or not facts.passes:
         return None
-    obstacles = {"fails the policy": not facts.passes, "not shown on a guard": facts.guards.unshown}
-    of_policy = tuple(words for words, is_so in obstacles.items() if is_so)
+    of_guard = ("not shown on a guard",) if facts.guards.unshown else ()
     if letter == "C":
         needs = ClaimNeeds(pooled, facts.margin, "these-runs")
-        if facts.supported:  # only the policy fails
-            return NextGrade(grade="B", examples=pooled.examples, seeds=pooled.runs, obstacles=of_policy)
         return NextGrade(
             grade="B",
             examples=needs.examples(),
             examples_range=needs.range(),
             seeds=needs.seeds(),
-            obstacles=of_policy,
+            obstacles=of_guard,
         )
     seeds = seeds_for_next(pooled, float(facts.margin), level=float(ALPHA) / facts.family)
-    return NextGrade(grade="A", examples=None, seeds=seeds, obstacles=(*of_policy, *facts.besides))
+    return NextGrade(grade="A", examples=None, seeds=seeds, obstacles=(*of_guard, *facts.besides))
 
 
 class ClaimNeeds:

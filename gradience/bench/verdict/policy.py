@@ -87,13 +87,10 @@ def verdict_of_seed(n: int, only_probe: int, only_variant: int, policy: Policy) 
     else:
         change = f"{abs(net_loss):,} {'fewer' if net_loss > 0 else 'more'} correct than the probe"
     pairs = f"only probe: {only_probe:,}, only variant: {only_variant:,}"
-    bound = f"allowed: {allowed_losses(n, policy.tolerance):,} fewer ({_share(policy.tolerance, n)})"
+    share = f"{exact_percent(policy.tolerance)} of {n:,}"
+    bound = f"at most {allowed_losses(n, policy.tolerance):,} are allowed ({share})"
     status: Status = "PASS" if passes(n, net_loss, policy.tolerance) else "FAIL"
     return Verdict(status, (f"{change} ({pairs}); {bound}",))
-
-
-def _share(bound: Fraction, n: int) -> str:
-    return f"{exact_percent(bound)} of {n:,}"
 
 
 # ---------------------------------------------------------------- all seeds
@@ -144,10 +141,8 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     below = [row for row in rows if row.n and not passes(row.n, row.net_loss, policy.floor)]
     if below:
         worst = max(below, key=lambda row: Fraction(row.net_loss, row.n))
-        allowed = f"{allowed_losses(worst.n, policy.floor):,} fewer ({_share(policy.floor, worst.n)})"
-        failures.append(
-            f"seed {worst.seed}: {worst.net_loss:,} fewer correct than the probe; allowed by the floor: {allowed}"
-        )
+        allowed = f"at most {allowed_losses(worst.n, policy.floor):,} are allowed"
+        failures.append(f"seed {worst.seed}: {worst.net_loss:,} fewer correct than the probe; {allowed}")
     failures += [f"seed {row.seed}: {row.guard}" for row in rows if row.guard]
     errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
     if errors and not failures:

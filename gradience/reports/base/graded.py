@@ -238,7 +238,7 @@ class VariantEvidence(Part):
     family: int | None
     """Number of claims that share the error rate: the candidates, and the ladder as one."""
     next_grade: NextGrade | None
-    """Null for A, D and X, and without a grade."""
+    """Null for A, D and X, without a grade, and if the variant fails the policy."""
 
 
 class Noise(Part):
@@ -298,7 +298,7 @@ class NextStep(Part):
 
 
 class Ladder(Part):
-    """The smallest rank that is shown to be safe: steps are tested from the top until one is not shown."""
+    """The smallest rank that is shown within the margin: steps are tested from the top until one is not shown."""
 
     bound: LadderBound
     """The bound that was tested: `these-runs` below three seeds, which give no evidence about other training runs."""
