@@ -31,7 +31,7 @@ from gradience.bench.arms.controls import RANDOM_DIRECTIONS, REWRITE_CONTROL, wr
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.variants import NO_COMPRESSION, plan_variants
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.seed import ScaleChanged, SeedRun, hold_scale
+from gradience.bench.run.seed import ScaleChanged, SeedRun, require_same_scale
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import at_ceiling, seed_notes
 from gradience.cli.bench import code_of
@@ -437,8 +437,8 @@ def test_the_scale_of_the_probe_is_held(case, tmp_path):
     with (
         nullcontext() if held else pytest.raises(ScaleChanged, match="its scale α/r differs from the probe's")
     ):
-        hold_scale(probe, adapter, MODULES)
-    hold_scale(probe, adapter, dict.fromkeys(MODULES, 0))  # a module without its LoRA has no scale
+        require_same_scale(probe, adapter, MODULES)
+    require_same_scale(probe, adapter, dict.fromkeys(MODULES, 0))  # a module without its LoRA has no scale
 
 
 # ---------------------------------------------------------------- Controls that do not come to what they

@@ -1,12 +1,12 @@
-"""A whole Bench run: its plan on the disk before anything is trained, then seed after seed, then the aggregate.
+"""A whole Bench run: write the plan before anything is trained, run each seed, and aggregate.
 
-DIR/plan.json                  what was decided beforehand
+DIR/plan.json                  everything fixed before the run
 DIR/config.yaml                the config of the run, with all its defaults
 DIR/bench.json, bench.md       the result of one seed; with several seeds in DIR/seed_<n>/ each,
 DIR/bench_aggregate.json, .md  and theirs together
 DIR/digests.json               every file with its sha256, written last
 …/probe/train, probe/eval, audit, uniform_median/train, …   the stages
-…/run.log                      what was done when, and the traceback of what failed; one for each seed
+…/run.log                      log with the tracebacks of failures; one for each seed
 """
 
 import os
@@ -90,7 +90,7 @@ def run_bench(
         config, task.name, splits, task.code, calibration, rows, tuple(map(planned_set, guards))
     )
     planned = planned.model_copy(update={"code": code_version()})
-    # errors so far leave no folder behind
+    # The folder is created only now, after the checks.
     with only_one(output), threads(runtime.threads):
         plan = _plan_on_disk(config, planned, output, watcher)
         watcher.planned(f"plan: {sha256_file(output / PLAN)} (sha256 of {output / PLAN})")
@@ -104,19 +104,19 @@ def run_bench(
             watcher.seed(seed, number, len(config.due))
             folder, of_seed = folder_of_seed(output, config.seeds, seed), Stopwatch(command)
             if seed not in known:
-                lost = {}  # variants that the seeds so far have decided: they cannot pass any more
+                ruled_out = {}  # variants that cannot pass after the seeds so far
                 if config.only_seed is None and config.compression.stop_early:
-                    lost = no_longer_passing(benches, config.seeds, config.policy)
+                    ruled_out = no_longer_passing(benches, config.seeds, config.policy)
                 runs[seed] = SeedRun(
                     config, task, seed, folder, watcher,
-                    plan=plan_digest(plan), lost=lost, uses_looks=uses_looks(config), guards=guards,
+                    plan=plan_digest(plan), ruled_out=ruled_out, uses_looks=uses_looks(config), guards=guards,
                 )  # fmt: skip
                 with logged(folder / LOG):
                     known[seed] = runs[seed].run()
             bench = assemble(known[seed], task, data_of(task, config, plan), plan, of_seed.run_info())
             save_with_page(bench, folder / BENCH)
-            if not at_looks:  # else the ladder needs them
-                _tidy(config, bench, known[seed])
+            if not at_looks:  # else the ladder still needs the adapters
+                _remove_adapters(config, bench, known[seed])
             benches.append(bench)
         rules = LookRules.of(benches) if at_looks else None
         if rules is not None:
@@ -124,12 +124,11 @@ def run_bench(
             benches = [assemble(known[bench.seed], task, bench.data, plan, bench.run) for bench in benches]
             for bench in benches:
                 save_with_page(bench, runs[bench.seed].folder / BENCH)
-                _tidy(config, bench, known[bench.seed])
+                _remove_adapters(config, bench, known[bench.seed])
         together = None
-        if len(config.seeds) > 1 and not config.smoke:  # a smoke run is no evidence, whatever is added up
-            # the planned seeds that are there; the others are missing
-            results, of_this_process = benches_of(output, config.seeds), {bench.seed for bench in benches}
-            others = {bench.seed for bench in results} - of_this_process
+        if len(config.seeds) > 1 and not config.smoke:
+            results = benches_of(output, config.seeds)  # of the planned seeds that are finished
+            others = {bench.seed for bench in results} - {bench.seed for bench in benches}
             verified = all(_follows_from_records(output / f"seed_{seed}") for seed in others)
             together = aggregate_run(results, watch.run_info(), records_verified=verified)
             save_with_page(together, output / AGGREGATE)
@@ -142,12 +141,12 @@ def _follows_from_records(folder: Path) -> bool:
     try:
         with checked_run(folder) as run:
             return bool(run.seeds) and not run.findings.mismatches
-    except InputError:  # no records
+    except InputError:  # there are no records
         return False
 
 
 def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
-    """The plan, written now or found as it was written before."""
+    """Return the plan in the folder, which is written now unless an earlier run wrote the same."""
     path = output / PLAN
     before = BenchPlan.read(path) if path.is_file() else None
     if before is not None and promised(before) != promised(plan):
@@ -166,9 +165,9 @@ def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: W
 
 
 def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
-    """The config with all its defaults; relative paths, if there are any, are seen from `output` now."""
+    """Return the config with all its defaults, and with paths relative to `output`."""
     values = config.model_dump(mode="json", exclude_none=True)
-    if config.task.probe_gate.above_base is None:  # it says something: by default the gate asks for it
+    if config.task.probe_gate.above_base is None:  # an explicit null turns off the default
         values["task"]["probe_gate"]["above_base"] = None
     if config.runtime.executor != "local":
         values["runtime"]["executor"] = config.runtime.executor
@@ -180,11 +179,11 @@ def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
 
 
 def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: BenchPlan) -> UsageError:
-    """The error for a folder with the run of another plan: the first settings, or the data, that differ."""
-    there = output / CONFIG
+    """Return the error for a folder with a run of another plan; it names the settings or the data that differ."""
+    path = output / CONFIG
     changed = []
-    if there.is_file():
-        begun_with = strict_yaml.loads(read_file(there, MAX_BYTES), there)
+    if path.is_file():
+        begun_with = strict_yaml.loads(read_file(path, MAX_BYTES), path)
         changed = [*differences(begun_with, _resumable(config, output), ignored=UNCOUNTED)]
     if changed:
         problem = "another config: " + listed(
@@ -198,7 +197,7 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
     return UsageError(
         f"{output}: contains a run of {problem}",
         code="output-other-run",
-        hint="give another --output" + (f", or --config {there} to resume it" if there.is_file() else ""),
+        hint="give another --output" + (f", or --config {path} to resume it" if path.is_file() else ""),
     )
 
 
@@ -207,8 +206,8 @@ def _split(task: Task, role: Role, limit: int | None) -> DataSplit:
     return DataSplit(role=role, n=len(items), sha256=task.examples.fingerprint(role, limit))
 
 
-def _tidy(config: BenchConfig, bench: Bench, facts: SeedFacts) -> None:
-    """Delete the adapters that are not kept. Reports, records and manifests stay."""
+def _remove_adapters(config: BenchConfig, bench: Bench, facts: SeedFacts) -> None:
+    """Delete the adapters that `keep_adapters` does not keep. Reports, records and manifests stay."""
     if config.runtime.keep_adapters == "all" or bench.status == "ERROR":  # the next run still needs them
         return
     gone = list(facts.outcomes)
@@ -221,17 +220,20 @@ def _tidy(config: BenchConfig, bench: Bench, facts: SeedFacts) -> None:
 
 
 def uses_looks(config: BenchConfig) -> bool:
-    """Return True if this process evaluates the ladder, last of all. Else each seed answers all examples: those of a
-    single seed cannot tell when the test of all ends, and a cluster has the devices."""
+    """Return True if this process evaluates the ladder at looks, after all seeds have trained.
+
+    Otherwise each seed answers all examples: a single seed cannot decide when the test of all seeds stops, and on a
+    cluster the seeds run at the same time.
+    """
     return config.only_seed is None and config.runtime.executor == "local"
 
 
 def evaluate_ladder(
     runs: Mapping[int, SeedRun], facts: Mapping[int, SeedFacts], rules: LookRules, watcher: Watcher
 ) -> dict[int, SeedFacts]:
-    """Evaluate the steps of the ladder as far as their tests need, and return the facts of each seed with them.
+    """Evaluate the ladder steps up to the looks that their tests need, and return the facts of each seed.
 
-    One base answers for all seeds. A seed that has no variants ends the ladder: nothing can be concluded.
+    All seeds share one loaded base. If a seed has no variants, nothing can be concluded and no step is evaluated.
     """
     known, evaluator = dict(facts), next(iter(runs.values())).evaluator
     if not all(of_seed.outcomes for of_seed in known.values()):
@@ -252,17 +254,17 @@ def evaluate_ladder(
 def _is_shown(
     name: str, runs: Mapping[int, SeedRun], known: dict[int, SeedFacts], rules: LookRules, watcher: Watcher
 ) -> bool:
-    """Evaluate a step look by look until its test ends, in `known`; return True if it is shown."""
+    """Evaluate a step look by look until its test stops, updating `known`; return True if it is shown."""
     stages = 0
     for look in range(1, len(rules.looks) + 1):
         for number, (seed, run) in enumerate(runs.items(), start=1):
             watcher.seed(seed, number, len(runs))
             run.number, run.planned = stages, None
             with logged(run.folder / LOG):
-                known[seed] = run.reach(known[seed], name, look)
+                known[seed] = run.evaluate_step(known[seed], name, look)
             stages = run.number
         rows = [_differences(of_seed, name) for of_seed in known.values()]
-        if not all(rows):  # of a seed it could not be evaluated
+        if not all(rows):  # a seed could not be evaluated
             return False
         stopped = rules.decide(np.stack([row[: min(map(len, rows))] for row in rows])).stopped
         if stopped is not None:
@@ -275,7 +277,7 @@ def _planned(facts: SeedFacts, name: str) -> Any:
 
 
 def _differences(facts: SeedFacts, name: str) -> list[int]:
-    """Return step − probe for each answered example; for a twin, the values of its original."""
+    """Return step − probe for each answered example; a variant that equals another has its values."""
     known = {outcome.planned.name: outcome for outcome in facts.outcomes}
     outcome = known.get(known[name].planned.same_as or name)
     if facts.probe is None or facts.probe.answers is None or outcome is None or outcome.answers is None:

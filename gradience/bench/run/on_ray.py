@@ -1,7 +1,7 @@
 """`runtime.executor: ray`: a stage is a task of Ray Core on the cluster that RAY_ADDRESS names, or on this machine.
 
-The process of the run makes nothing. It walks through each seed (`DueStages`), submits the stages whose inputs are
-there, and walks again when something has ended, until every seed has its facts. A task receives its inputs as Ray
+This process makes no stage. It collects the finished stages of each seed (`DueStages`), submits the stages whose inputs
+are finished, and repeats this when a task has ended, until every seed has its facts. A task receives its inputs as Ray
 objects and returns the folder of its stage, so the machines share no file system. Ray places the tasks, starts them
 again when a worker or a node is lost, and cancels them. A run that was killed continues with the finished stages,
 wherever they were made.
@@ -61,7 +61,7 @@ from gradience.tasks.user_code import ALLOW
 logger = logging.getLogger("gradience.bench")
 RETRIES = 5
 """Times that Ray starts a task again whose worker or node was lost."""
-LOOK = 2.0
+POLL_SECONDS = 2.0
 """Seconds between two polls of the cluster's head."""
 PATIENCE = 20.0
 """Seconds without a reply until the head counts as lost. After 60, Ray would kill this process without our message."""
@@ -74,12 +74,12 @@ Files = list[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
 """Pieces of files of a stage's folder, in order: name inside the folder, bytes."""
 
 
-# ---------------------------------------------------------------- stages that are due, and one that is ordered
+# ---------------------------------------------------------------- due stages, and one requested stage
 
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
-    """One stage for a process on any machine that has the same base and data. Holds no code and allows none."""
+    """One stage to make, on any machine with the same base and data. It contains no code and allows none."""
 
     config: Mapping[str, Any]
     """Config of the run with all its defaults and absolute paths."""
@@ -91,7 +91,7 @@ class StageOrder:
     key: str
     """Expected key of the stage."""
     inputs: tuple[str, ...]
-    """Finished stages that the stage builds on."""
+    """Finished stages that the stage depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,12 @@ class StageFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueStages(Stages):
-    """Makes nothing: a stage that is not finished is due, unless it has failed."""
+    """Makes no stage: an unfinished stage is due, unless it has failed."""
 
     failed: Mapping[str, StageFailure]
     """Stages of this seed that failed since the run began."""
     passed: list[str] = field(default_factory=list)
-    """Finished stages that this and earlier walks have passed."""
+    """Finished stages found so far."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
         """Return the folder of a finished stage. Raises NotDone, or the error that ended the stage elsewhere."""
@@ -196,7 +196,7 @@ def make_stage(order: StageOrder, folder: Path) -> StageFailure | None:
             stages, guards = partial(OneStage, order=order), read_guards(config)
             run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages, guards=guards)
             try:
-                run.walk()
+                run.collect()
             finally:
                 run.evaluator.close()
     except StageEnded as ended:
@@ -233,7 +233,7 @@ def run_on_ray(
     watcher: Watcher,
     guards: Sequence[EvaluateInputs],
 ) -> dict[int, SeedFacts]:
-    """Have the seeds of `config` made by tasks of Ray, and return the facts of each, failures included.
+    """Run the seeds of `config` as tasks of Ray, and return the facts of each, including failures.
 
     Raises MissingExtra without Ray, NetworkError (`ray-lost`), and what cannot be written.
     """
@@ -249,7 +249,7 @@ def run_on_ray(
             for number, (seed, run) in enumerate(runs.items(), start=1):
                 if seed in known:
                     continue
-                facts, due = run.walk()
+                facts, due = run.collect()
                 if not due:
                     known[seed] = facts
                 for stage in due:
@@ -276,7 +276,7 @@ def run_on_ray(
 
 
 def gpus_of(stage: str, run: SeedRun) -> int:
-    """Return the GPUs that a stage needs on a machine that has some. Audits and truncations are numpy's work."""
+    """Return the GPUs that a stage needs on a machine that has some. Audits and truncations run in numpy."""
     return int(stage != "audit" and (not stage.endswith("/adapter") or stage in run.distilled))
 
 
@@ -322,7 +322,7 @@ class OnRay:
         self.has_gpus = device not in ("cpu", "mps") and self._most("GPU") > 0
 
     def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
-        """Give the stage to Ray."""
+        """Submit the stage to Ray."""
         cores = 1 if self.has_gpus else max(1, min(self.threads, self._most("CPU")))
         task = self.run.options(
             name=f"{order.seed}/{order.stage}", num_cpus=cores, num_gpus=gpus if self.has_gpus else 0
@@ -336,27 +336,27 @@ class OnRay:
     def ended(self) -> tuple[StageOrder, StageFailure | None]:
         """Wait until a stage has ended, and return it with its failure. Raises NetworkError (`ray-lost`)."""
         while True:
-            ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=LOOK)
+            ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=POLL_SECONDS)
             self._listen()
             if ready:
                 return self._ended(ready[0], *self.tasks.pop(ready[0]))
 
     def close(self) -> None:
-        """Cancel what runs, and leave the cluster."""
+        """Cancel the running tasks, and leave the cluster."""
         for reference in () if self.lost else self.tasks:
             self.ray.cancel(reference, force=True)
         if self.joined:
             self.ray.shutdown()
 
     def _objects(self, order: StageOrder, folder: Path, stage: str) -> list[Any]:
-        """References of the files of an input: of what its task returned, or else put from the run's folder."""
+        """Return references of an input's files: its task's results, or copies put from the run's folder."""
         if (order.seed, stage) not in self.objects:
             here = folder / stage
             put = [[self.ray.put(piece) for piece in _pieces(here, names)] for names in _names(here)]
             self.objects[order.seed, stage] = put[0], put[1]
         files, weights = self.objects[order.seed, stage]
-        is_trained_anew = order.stage.endswith("/train")  # only from the audit
-        return files if is_trained_anew else [*weights, *files]
+        is_retrained = order.stage.endswith("/train")  # only from the audit
+        return files if is_retrained else [*weights, *files]
 
     def _ended(
         self, files: Any, order: StageOrder, folder: Path, weights: Any
@@ -378,11 +378,11 @@ class OnRay:
             return order, StageFailure(
                 "ProcessEnded", str(failed.cause), log=tuple(str(failed).splitlines()[-20:])
             )
-        except errors.RayError as lost:  # memory, an object that cannot be had any more
+        except errors.RayError as lost:  # out of memory, or a lost object
             return order, StageFailure("ProcessEnded", str(lost).partition("\n")[0])
         self.objects[order.seed, order.stage] = [files], [weights]
         variant, _, kind = order.stage.rpartition("/")
-        if kind == "eval" and variant != PROBE:  # nothing builds on it any more
+        if kind == "eval" and variant != PROBE:  # no later stage depends on it
             for made_of in ("train", "adapter", "eval"):
                 self.objects.pop((order.seed, f"{variant}/{made_of}"), None)
         return order, None
@@ -391,7 +391,7 @@ class OnRay:
         """Poll the head. After a long silence the cluster counts as lost."""
         host, _, port = self.head.rpartition(":")
         try:
-            socket.create_connection((host, int(port)), timeout=LOOK).close()
+            socket.create_connection((host, int(port)), timeout=POLL_SECONDS).close()
         except OSError as error:
             if self.heard is not None and time.monotonic() - self.heard > PATIENCE:
                 raise self._gone(f"its head does not answer: {error.strerror or error}") from None
@@ -407,7 +407,7 @@ class OnRay:
         )
 
     def _most(self, resource: str) -> int:
-        """Amount on the node that has most of it."""
+        """Return the largest amount of a resource on one node."""
         return int(max((node.get(resource, 0) for node in self.nodes), default=0))
 
 

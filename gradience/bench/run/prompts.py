@@ -32,26 +32,26 @@ from gradience.settings import shared
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, Task
 
 PROMPTS = "prompts.jsonl"
-"""The rows, in the folder of a stage while it is made."""
+"""File of the rows in the folder of a running stage."""
 BEFORE = "before"
 """File beside the prompts for distillation: the adapter to distill."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRun:
-    """Rows, and how the model is run on them."""
+    """Rows, and the settings of the model on them."""
 
     rows: tuple[str, ...]
-    """Lines of JSON, as `gradience calibrate --prompts` takes them."""
+    """Lines of JSON in the format of `gradience calibrate --prompts`."""
     model: ModelSettings
     labels: int | None
     """None: a language model."""
     settings: CalibrateSettings
-    """But for adapter, rows and seed."""
+    """Without adapter, rows and seed."""
 
     @classmethod
     def of(cls, config: BenchConfig, task: Task, count: int) -> PromptRun:
-        """The first `count` examples that the probe is trained on."""
+        """Return the first `count` examples that the probe is trained on."""
         labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
         writes = task.max_new_tokens if isinstance(task, GenerationTask) else 1
         rows = rows_of(task, task.examples.of("train", config.train.train_samples)[:count])
@@ -138,7 +138,7 @@ def calibrate_probe(probe: Path, prompts: PromptRun, seed: int, folder: Path, pr
     Path(inputs.request.prompts).unlink()
 
 
-# ------------------------------------------------------------ distillation: the probe teaches
+# ------------------------------------------------------------ distillation, with the probe as teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Distillation:
 def distill_variant(
     arm: Arm, source: ArmSource, ranks: Ranks, target: Path, distillation: Distillation, progress: Progress
 ) -> None:
-    """Write the adapter with which `arm` begins, distilled, to the folder `target`.
+    """Make the adapter of `arm`, distill it, and write it to the folder `target`.
 
     Raises UsageError (`too-few-rows`), and what loading the base and encoding rows raise.
     """

@@ -1,5 +1,5 @@
-"""One seed of Bench: train the probe, check its gate, audit it, calibrate it if a variant needs that, make
-the variants, evaluate them all.
+"""One seed of Bench: train, check and audit the probe, calibrate it if a variant needs that, make the variants, and
+evaluate them all.
 
 Each slow operation is a stage (stages.py), so a killed run resumes at the interrupted stage, and the result
 is computed only from the stages' files. A failure is a result too: a variant that could not be made is an
@@ -76,11 +76,11 @@ from gradience.words import visible
 
 LOG = "run.log"
 logger = logging.getLogger("gradience.bench")
-logger.addHandler(logging.NullHandler())  # a walk that makes nothing is not logged
+logger.addHandler(logging.NullHandler())  # silent unless `logged` adds a file
 
 
 class _Visible(logging.Formatter):
-    """A line of the log, which is read in a terminal: names and tracebacks in it cannot steer it."""
+    """Escapes control characters, so that names and tracebacks in the log cannot control a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
@@ -88,7 +88,7 @@ class _Visible(logging.Formatter):
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Everything that our loggers say, appended to the file."""
+    """Append the messages of all our loggers to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -105,7 +105,7 @@ def logged(path: Path) -> Iterator[None]:
 
 
 class _InsideStage(Watcher):
-    """Passes on only steps and remarks: all stages of an evaluation are one stage here."""
+    """Passes on only steps and notes: in Bench a whole evaluation is one stage."""
 
     def __init__(self, whole: Watcher) -> None:
         self.whole = whole
@@ -118,11 +118,11 @@ class _InsideStage(Watcher):
 
 
 class ScaleChanged(Exception):
-    """An adapter whose α/r is not the probe's."""
+    """Raised for an adapter whose α/r differs from the probe's."""
 
 
 class MadeElsewhere(Exception):
-    """Finished evaluations of this seed that cannot be compared with one that is made here and now."""
+    """Raised if finished evaluations of this seed were made with different hardware or software."""
 
     def __init__(self, folders: list[Path], differences: str) -> None:
         super().__init__(differences)
@@ -141,19 +141,19 @@ class SeedRun:
         watcher: Watcher | None = None,
         *,
         plan: str | None = None,
-        lost: Mapping[str, str] = MappingProxyType({}),
+        ruled_out: Mapping[str, str] = MappingProxyType({}),
         stages: Callable[..., Stages] = Stages,
         uses_looks: bool = False,
         guards: Sequence[EvaluateInputs] = (),
     ) -> None:
-        """folder: gets one folder per stage. plan: digest of the run's plan.
+        """folder: parent of the stages' folders. plan: digest of the run's plan.
 
         guards: from `read_guards`.
-        lost: variants that can no longer pass, and why; they are not trained.
+        ruled_out: variant that can no longer pass -> reason; these variants are not trained.
         stages: class that runs the stages.
-        uses_looks: evaluate ladder steps only in `reach`, if the ladder has looks.
+        uses_looks: if the ladder has looks, evaluate its steps only in `evaluate_step`.
         """
-        self.lost, self.guards = lost, guards
+        self.ruled_out, self.guards = ruled_out, guards
         self.reached: dict[str, int] | None = {} if uses_looks else None
         """Ladder step -> last look evaluated. None: all steps are evaluated on all examples."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
@@ -175,10 +175,10 @@ class SeedRun:
         self.number = 0
         self.planned: int | None = None
         self.distilled: set[str] = set()
-        """Stages that make an adapter with the base."""
+        """Names of the stages that distill, and so need the base."""
 
     def run(self) -> SeedFacts:
-        """Run all stages. What fails is in the facts; only a kill or a refusal to begin raises."""
+        """Run all stages, and return the facts, including failures. Raises only errors that stop the whole seed."""
         try:
             while True:
                 try:
@@ -188,8 +188,8 @@ class SeedRun:
         finally:
             self.evaluator.close()
 
-    def reach(self, facts: SeedFacts, name: str, look: int) -> SeedFacts:
-        """Evaluate a step of the ladder up to a look; return the facts with its answers, or with its error."""
+    def evaluate_step(self, facts: SeedFacts, name: str, look: int) -> SeedFacts:
+        """Evaluate a ladder step up to a look, and return the facts with its answers or its error."""
         assert self.reached is not None
         self.reached[name] = look
         outcome = next(outcome for outcome in facts.outcomes if outcome.planned.name == name)
@@ -207,8 +207,8 @@ class SeedRun:
         for folder in mixed.folders:
             shutil.rmtree(folder)
 
-    def walk(self) -> tuple[SeedFacts, list[Due]]:
-        """Go through the stages once; some are left to other processes. Return the facts so far, and what is due."""
+    def collect(self) -> tuple[SeedFacts, list[Due]]:
+        """Return the facts from the finished stages, and the stages that other processes can make now."""
         self.due: list[Due] = []
         try:
             return self._from_the_beginning(), self.due
@@ -216,16 +216,13 @@ class SeedRun:
             return SeedFacts(self.config, self.seed), [stop.due]
 
     def _from_the_beginning(self) -> SeedFacts:
-        """The stages in their order; those that are done are not done again."""
+        """Run the stages in order. Finished stages are not repeated."""
         facts = SeedFacts(self.config, self.seed)
-        self.number, self.planned = 0, None  # stages; the audit says which adapters follow
+        self.number, self.planned = 0, None  # the number of stages is known after the audit
         try:
             self._probe(facts)
-        except (
-            GradienceError,
-            MadeElsewhere,
-            NotDone,
-        ):  # a message, a second pass, a stage to come: no result
+        # The caller handles errors of the user, evaluations to repeat, and stages of other processes.
+        except (GradienceError, MadeElsewhere, NotDone):
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result, traceback in run.log)
             facts.error = self._failed(PROBE, error)
@@ -247,7 +244,7 @@ class SeedRun:
     # ------------------------------------------------------------ the probe
 
     def _probe(self, facts: SeedFacts) -> None:
-        """Train, evaluate and audit the probe; fill in the facts as far as it gets."""
+        """Train, evaluate and audit the probe, and add the results to the facts."""
         outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
         report = self._train(outcome, RETRAIN, self.config.lora.peft_arguments())
         if not report.diverged:  # a diverged adapter is not evaluated
@@ -291,7 +288,7 @@ class SeedRun:
 
         def make(folder: Path) -> None:
             require_weights(adapter.folder)
-            self._free_card()
+            self._free_base()
             calibrate_probe(adapter.folder, prompts, self.seed, folder, self.watcher.step)
 
         return Calibration.read(self._stage("calibration", depends, make, resumable=False) / CALIBRATION)
@@ -303,7 +300,7 @@ class SeedRun:
             audit,
             self.config,
             self.seed,
-            lost=self.lost,
+            lost=self.ruled_out,
             calibration=facts.calibration,
             uncalibrated=facts.uncalibrated,
         )
@@ -319,7 +316,7 @@ class SeedRun:
                 if self._look(outcome.planned):
                     self._attempt(outcome, self._evaluate, probe)
         if distilled or trained:
-            self._free_card()
+            self._free_base()
         for outcome in distilled:
             self._attempt(outcome, self._derive, probe, facts)
         for outcome in trained:
@@ -328,12 +325,12 @@ class SeedRun:
             self._attempt(outcome, self._evaluate, probe)
         return outcomes
 
-    def _free_card(self) -> None:
+    def _free_base(self) -> None:
         if torch.cuda.is_available():
-            self.evaluator.close()  # a card holds one base more easily than two
+            self.evaluator.close()  # before another base is loaded
 
     def _attempt(self, outcome: Outcome, step: Callable[..., object], *arguments: object) -> None:
-        """One step of a variant; after an error its later steps are not tried."""
+        """Run one step of a variant, unless an earlier step failed or waits."""
         if outcome.error or outcome.waits:
             return
         try:
@@ -391,9 +388,7 @@ class SeedRun:
     # ------------------------------------------------------------ training and evaluating
 
     def _train(self, outcome: Outcome, arm: Arm, lora: Mapping[str, Any]) -> TrainingReport:
-        """Train the adapter of `outcome`. For the arm that trains only the head, the LoRA stays at its
-        start.
-        """
+        """Train the adapter of `outcome`. For the arm that trains only the head, LoRA keeps its initial weights."""
         config, name, has_lora = self.config, outcome.planned.name, arm.trains == "lora"
         data = self.task.examples.fingerprint("train", config.train.train_samples)
         settings: dict[str, Any] = {"lora": dict(lora), "seed": self.seed, "trained": arm.trains}
@@ -408,12 +403,12 @@ class SeedRun:
         return outcome.read_training(folder, has_lora=has_lora)
 
     def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
-        """Records of the variant's answers, and for a causal model of its divergence from the probe."""
+        """Record the variant's answers, and except for classifiers its divergence from the probe."""
         assert outcome.adapter is not None
         adapter, is_control = outcome.adapter, outcome.planned.control is not None
         reference = probe.adapter if probe else None
         if reference is not None:
-            hold_scale(reference.folder, adapter.folder, outcome.planned.ranks)
+            require_same_scale(reference.folder, adapter.folder, outcome.planned.ranks)
         name, looks = f"{adapter.name}/eval", self.evaluator.looks
         shared = {
             "adapter": adapter.sha256,
@@ -426,21 +421,21 @@ class SeedRun:
         depends = [shared | {"looks": looks[:number]} for number in range(1, len(looks) + 1)]
         depends = depends if len(looks) > 1 else [shared]
         keys = [stage_key(name, entry) for entry in depends]
-        there = key_of(self.folder / name)
-        look = max(self._look(outcome.planned), keys.index(there) + 1 if there in keys else 0)
+        key = key_of(self.folder / name)
+        look = max(self._look(outcome.planned), keys.index(key) + 1 if key in keys else 0)
 
         def make(folder: Path) -> None:
             self._refuse_mixture()
             needed = [stored.folder for stored in (adapter, reference) if stored is not None]
             for place in needed:
                 require_weights(place)
-            self.evaluator.expect(needed)  # of a run that is resumed, the probe is the larger one
+            self.evaluator.expect(needed)  # reserves memory for the larger one
             self._answer(adapter, reference, folder, look, inert=is_control)
 
         outcome.read_answers(self._stage(name, depends[look - 1], make, earlier=keys[: look - 1]))
 
     def _look(self, planned: PlannedVariant) -> int:
-        """Return the look up to which an adapter is evaluated now; 0 for a step whose turn has not come."""
+        """Return the look up to which an adapter is evaluated now; 0 for a step that is not tested yet."""
         if planned.step is None or self.reached is None or len(self.evaluator.looks) == 1:
             return len(self.evaluator.looks)
         return self.reached.get(planned.name, 0)
@@ -507,16 +502,16 @@ class SeedRun:
     def _refuse_mixture(self) -> None:
         refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
 
-    # ------------------------------------------------------------ around them
+    # ------------------------------------------------------------ what stages depend on
 
     @property
     def is_labels(self) -> bool:
-        """True if the task labels texts; else answers are free text or choices."""
+        """True for classifiers. Other tasks have free text, choices or likelihoods."""
         return isinstance(self.task, ClassificationTask)
 
     @property
     def data(self) -> str:
-        """Digest of the examples that are evaluated."""
+        """Digest of the evaluated examples."""
         return self.task.examples.fingerprint(self.config.task.eval_role, len(self.examples))
 
     @property
@@ -526,7 +521,7 @@ class SeedRun:
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """The base by its content, and how it is loaded: what answers depend on, wherever it is stored."""
+        """Digest of the base's content, and how it is loaded: everything about the base that determines answers."""
         settings = self.config.model.model_dump(mode="json", exclude={"name", "revision"})
         return {"fingerprint": fingerprint_of(self.config.model), **settings}
 
@@ -535,20 +530,19 @@ class SeedRun:
         self.watcher.note(text)
 
     def _stage(self, name: str, depends: Mapping[str, Any], make: Any, **how: Any) -> Path:
-        """how: as `Stages.done` takes it."""
+        """Run a stage. how: keywords of `Stages.done`."""
         self.number += 1
         self.watcher.stage(name, self.number, self.planned)
         logger.info("seed %d: %s", self.seed, name)
         return self.stages.done(name, depends, make, **how)
 
     def _watch_memory(self, stage: str) -> Reading:
-        """Watch the device of the stage. A training reports its own peak: it may run in other processes."""
+        """Measure the peak memory of a stage. A training reports its own, since it may run in other processes."""
         if stage.endswith("/train"):
             report = self.folder / stage / REPORT
             return lambda: TrainingReport.read(report).peak_memory_bytes
-        on_cpu = stage == "audit" or (
-            stage.endswith("/adapter") and stage not in self.distilled
-        )  # numpy's work
+        # Audits and truncations run in numpy.
+        on_cpu = stage == "audit" or (stage.endswith("/adapter") and stage not in self.distilled)
         return watch_peak(torch.device("cpu") if on_cpu else choose_device(self.config.runtime.device))
 
     def _failed(self, name: str, error: Exception) -> str:
@@ -556,11 +550,10 @@ class SeedRun:
         return sentence_text(f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])
 
 
-def hold_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:
-    """Check that every module is scaled as in the probe, by the two configs as PEFT reads them.
+def require_same_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:
+    """Raise ScaleChanged, which names the first module, if α/r differs from the probe's in the two configs.
 
-    Rank and scale are never changed together, or a verdict is about both. ranks: of the adapter; modules at rank 0 have
-    none. Raises ScaleChanged, which names the first module that differs.
+    With equal scales, a verdict is about the rank only. ranks: of the adapter; modules at rank 0 have no scale.
     """
     before, after = (read_config(folder / "adapter_config.json") for folder in (probe, adapter))
     for module, was, is_now in changed_scales(before, after, ranks):

@@ -1,7 +1,7 @@
-"""Stages: a folder each, complete when its manifest is there, identified by a key of its dependencies.
+"""Stages of a run: each has a folder, a key of its dependencies, and a manifest once it is complete.
 
-A stage may be killed at any moment. Its files are kept, so that a training resumes from its checkpoint and an
-evaluation from its last block. A stage starts with an empty folder only if its key has changed. A finished stage is
+A stage may be killed at any moment. Its files are kept, so a training resumes from its checkpoint and an evaluation
+after its last batch. A stage starts with an empty folder only if its key has changed. A finished stage is
 compared with its manifest when it is used, and repeated if a file has changed.
 """
 
@@ -30,7 +30,7 @@ from gradience.reports.training import ADAPTER
 logger = logging.getLogger("gradience.bench")
 
 VERSION = 1
-"""Raised when a stage starts to mean something else: what was made before is then made again."""
+"""Incremented when equal dependencies give different results: older stages are then repeated."""
 
 LAST_LINES = 20
 """Lines of a traceback that are kept."""
@@ -42,16 +42,16 @@ Watch = Callable[[str], Callable[[], int | None]]
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A stage that is not done, and whose inputs are there."""
+    """An unfinished stage whose inputs are finished."""
 
     stage: str
     key: str
     inputs: tuple[str, ...] = ()
-    """Finished stages that it builds on."""
+    """Finished stages that it depends on."""
 
 
 class NotDone(Exception):
-    """A stage is due, and is left to another process."""
+    """Raised for a due stage that another process makes."""
 
     def __init__(self, due: Due) -> None:
         super().__init__(due.stage)
@@ -65,9 +65,9 @@ class Stages:
     folder: Path
     watch: Watch
     plan: str | None = None
-    """Digest of the plan that the run follows; every manifest carries it."""
+    """Digest of the run's plan, stored in every manifest."""
     say: Callable[[str], None] = logger.warning
-    """Called with the reason why a stage is made again."""
+    """Called with the reason if a stage is repeated."""
 
     def done(
         self,
@@ -78,16 +78,17 @@ class Stages:
         resumable: bool = True,
         earlier: Collection[str] = (),
     ) -> Path:
-        """Return the folder of the stage `name`, made from `depends` by `make` unless it is there, unchanged.
+        """Return the folder of the stage `name`. It is made from `depends` by `make`, unless it is finished and
+        unchanged.
 
         resumable: `make` can resume from partial output after a kill; otherwise it starts with an empty folder.
-        earlier: keys of the stage up to earlier looks, which `make` continues.
+        earlier: keys of the stage at earlier looks, which `make` continues.
         """
         folder, key, before = self.folder / name, stage_key(name, depends), 0.0
-        there = key_of(folder)
-        if self.is_done(name, folder, there if there in earlier else key):
+        found = key_of(folder)
+        if self.is_done(name, folder, found if found in earlier else key):
             with write_errors(folder):
-                if there == key:
+                if found == key:
                     (folder / BEGUN).unlink(missing_ok=True)
                     return folder
                 before = StageManifest.read(folder / MANIFEST).seconds
@@ -112,13 +113,11 @@ class Stages:
             peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
         with write_errors(folder):
-            (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or resumes
+            (folder / BEGUN).unlink()  # last, so that a stage killed before this resumes
         return folder
 
     def is_done(self, name: str, folder: Path, key: str) -> bool:
-        """Return True if the stage is finished with this key and its files are unchanged; otherwise log the
-        reason.
-        """
+        """Return True if the stage is finished with this key and unchanged files; otherwise report the reason."""
         if not (folder / MANIFEST).is_file():
             return False
         try:
@@ -143,7 +142,7 @@ def write_failure(folder: Path, lines: Sequence[str]) -> None:
 
 
 def key_of(folder: Path) -> str:
-    """Return the key of a stage that is finished or begun; empty if there is none that can be read."""
+    """Return the key of a finished or started stage; empty if no key can be read."""
     with suppress(InputError):
         if (folder / MANIFEST).is_file():
             return StageManifest.read(folder / MANIFEST).key
@@ -159,7 +158,7 @@ def stage_key(name: str, depends: Mapping[str, Any]) -> str:
 
 
 def files_of(folder: Path) -> dict[str, StageFile]:
-    """Return every file below `folder` that its stage has made, with its digest."""
+    """Return the files that a stage wrote below `folder`, with their digests."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -179,7 +178,7 @@ def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
 
 
 def _is_unchanged(path: Path, file: StageFile) -> bool:
-    """Size and time first: only what has moved is read."""
+    """Compare size and time first, so that few files are read."""
     if not path.is_file():
         return False
     facts = path.stat()
@@ -189,7 +188,7 @@ def _is_unchanged(path: Path, file: StageFile) -> bool:
 
 
 def _begin(folder: Path, key: str, *, resumable: bool) -> None:
-    """Prepare the folder. Files that an interrupted run with the same key has written are kept."""
+    """Prepare the folder. Files of an interrupted run with the same key are kept."""
     begun = folder / BEGUN
     unfinished = begun.is_file() and not (folder / MANIFEST).exists()
     if resumable and unfinished and read_file(begun, MAX_SETTINGS_BYTES) == key.encode():
@@ -201,7 +200,7 @@ def _begin(folder: Path, key: str, *, resumable: bool) -> None:
 
 
 def mark_begun(folder: Path, key: str) -> None:
-    """Say in the folder of a stage that it is begun, now."""
+    """Mark a stage's folder as started with this key, and remove an earlier failure."""
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILED).unlink(missing_ok=True)
