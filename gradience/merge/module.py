@@ -1,4 +1,5 @@
-"""One module of several adapters -> the stored factors of the merged module, its exact error, and what is left of each.
+"""One module of several adapters -> the stored factors of the merged module, its error, and its overlap with each
+parent.
 
 Shapes as in `spectra`: A_i (r_i, n), B_i (m, r_i), ΔW_i = s_i·B_i·A_i. The weighted sum Σ wᵢΔW_i is the product of
 [w₁s₁B₁, w₂s₂B₂ …] and [A₁; A₂ …]: the exact merge has these factors, and its truncation is found in their joint space.
@@ -36,20 +37,20 @@ MERGED = -1
 """Place of the merged update itself among the parents."""
 
 
-class Kept(NamedTuple):
-    """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of one parent, for the stored merged update M′."""
+class ParentOverlap(NamedTuple):
+    """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of one parent and the stored merged update M′. For M′ itself both are ‖M′‖²."""
 
     energy: float
     inner: float
 
 
-def left_of(parent: int, pairs: Sequence["MergedPair"]) -> tuple[float | None, float | None]:
+def overlap_of(parent: int, pairs: Sequence["MergedPair"]) -> tuple[float | None, float | None]:
     """Return cosine ⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) and projection ⟨ΔW_i, M′⟩/‖ΔW_i‖² of a parent over all modules; None if a
     norm is 0."""
-    rows = [pair.kept[parent] for pair in pairs if parent in pair.kept]
+    rows = [pair.overlaps[parent] for pair in pairs if parent in pair.overlaps]
     energy, inner = math.fsum(row.energy for row in rows), math.fsum(row.inner for row in rows)
     # An energy that cancels may be rounded to less than 0.
-    size = math.sqrt(energy) * math.sqrt(max(0.0, math.fsum(pair.kept[MERGED].energy for pair in pairs)))
+    size = math.sqrt(energy) * math.sqrt(max(0.0, math.fsum(pair.overlaps[MERGED].energy for pair in pairs)))
     cosine = max(-1.0, min(1.0, inner / size)) if size else None
     return cosine, inner / energy if energy else None
 
@@ -69,7 +70,7 @@ class Part:
         return self.pair.scale or 0.0
 
     def rows(self) -> Callable[[slice], Dense]:
-        """Return a function that makes some rows of ΔW, in float32."""
+        """Return a function that computes a block of rows of ΔW in float32."""
         if self.dora is not None:
             update = self.dora()
             return lambda rows: update.rows(rows).astype(np.float32)
@@ -81,12 +82,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class MergedPair(LoraPair):
-    """The factors of the merged module before they are truncated, made of its parents' when they are loaded."""
+    """Factors of the merged module before truncation, made from its parents' factors when loaded."""
 
     parts: tuple[Part, ...] = ()
     recipe: MethodSettings = field(default_factory=MethodSettings)
-    kept: dict[int, Kept] = field(default_factory=dict)
-    """Parent -> what is left of it, and under `MERGED` ‖M′‖² twice; filled when the module is written."""
+    overlaps: dict[int, ParentOverlap] = field(default_factory=dict)
+    """Parent, or `MERGED` -> overlap with the merged update. Filled when the module is written."""
 
     def ranks(self, parents: int) -> tuple[int | None, ...]:
         """Return the rank in each parent; None if it lacks the module."""
@@ -94,7 +95,7 @@ class MergedPair(LoraPair):
         return tuple(ranks.get(place) for place in range(parents))
 
     def load(self) -> LoadedPair:
-        """Return the factors: as they are stored if no number changes, else in float64."""
+        """Return the factors: in the stored type if no number changes, else in float64."""
         loaded = [part.pair.load() for part in self.parts]
         a, b = self._aligned(loaded) if self.recipe.method == "knots" else self._summed(loaded)
         return LoadedPair(self, a.reshape(self.a.entry.shape), b.reshape(self.b.entry.shape))
@@ -140,7 +141,7 @@ def finite(values: FloatArray) -> FloatArray:
 
 
 def threshold(sizes: NDArray[np.floating], density: float) -> float:
-    """Return the size from which on an entry is kept, if the share `density` of all is. Partitions `sizes` in place."""
+    """Return the smallest size of a kept entry, if the share `density` is kept. Partitions `sizes` in place."""
     flat = sizes.reshape(-1)
     dropped = flat.size - max(1, int(density * flat.size))
     flat.partition(dropped)
@@ -169,15 +170,17 @@ def ties(
 
 
 def write_merged(job: Job) -> CompressedModule:
-    """The stored bytes of a merged module and their error. Raises InputError (non-finite, overflow)."""
+    """Return the stored bytes of a merged module and its error. Raises InputError (non-finite, overflow)."""
     pair = job.pair
     assert isinstance(pair, MergedPair)
     try:
         written = _from_dense(job, pair) if is_dense(pair) else write_module(job)
         # The Gram matrices of a sum contain those of its parents' factors.
         summed = pair.recipe.method in ("linear", "svd") and written.products
-        left = _from_products(job, pair, *written.products) if summed else _from_factors(job, pair, written)
-        pair.kept.update(left)
+        overlaps = (
+            _from_products(job, pair, *written.products) if summed else _from_factors(job, pair, written)
+        )
+        pair.overlaps.update(overlaps)
     except NonFiniteFactor:
         words = {part.pair.a.file.path: part.pair.load() for part in pair.parts}
         wrong = (
@@ -198,26 +201,28 @@ def is_dense(pair: MergedPair) -> bool:
     return pair.recipe.method in ("ties", "dare") or any(part.dora is not None for part in pair.parts)
 
 
-def _from_products(job: Job, pair: MergedPair, products: Products) -> Iterator[tuple[int, Kept]]:
-    """Yield what is left of each parent, from the products of the joined factors, in which it has its own rows."""
+def _from_products(job: Job, pair: MergedPair, products: Products) -> Iterator[tuple[int, ParentOverlap]]:
+    """Yield the overlap with each parent, from the products of the joined factors, where each has its own rows."""
     size = job.written_scale**2 * float((products.new_A * products.new_B).sum())
-    yield MERGED, Kept(size, size)
+    yield MERGED, ParentOverlap(size, size)
     end = 0
     for part in pair.parts:
         rows = slice(end, end := end + part.pair.rank)
         # The joined B is multiplied by w·s/S, where S is the scale of the joined pair.
         energy = job.scale**2 * float((products.old_A[rows, rows] * products.old_B[rows, rows]).sum())
         inner = job.scale * job.written_scale * float((products.cross_A[rows] * products.cross_B[rows]).sum())
-        yield part.parent, Kept(energy / part.weight**2, inner / part.weight)
+        yield part.parent, ParentOverlap(energy / part.weight**2, inner / part.weight)
 
 
-def _from_factors(job: Job, pair: MergedPair, written: CompressedModule) -> Iterator[tuple[int, Kept]]:
-    """Yield what is left of each parent, from its factors or its dense update."""
+def _from_factors(
+    job: Job, pair: MergedPair, written: CompressedModule
+) -> Iterator[tuple[int, ParentOverlap]]:
+    """Yield the overlap with each parent, from its factors or its dense update."""
     scale = job.written_scale
     new_A = np.frombuffer(written.data_A, job.dtype_A.numpy).reshape(job.stored_rank, -1).T
     new_B = np.frombuffer(written.data_B, job.dtype_B.numpy).reshape(pair.rows, -1)
     size = scale * scale * _inner(new_A, new_B, new_A, new_B)
-    yield MERGED, Kept(size, size)
+    yield MERGED, ParentOverlap(size, size)
     for part in pair.parts:
         if part.dora is not None:
             energy, inner, _ = _dense_inner(part.rows(), new_A, new_B, scale)
@@ -228,7 +233,7 @@ def _from_factors(job: Job, pair: MergedPair, written: CompressedModule) -> Iter
                 part.scale**2 * _inner(*old, *old),
                 part.scale * scale * _inner(*old, new_A, new_B),
             )
-        yield part.parent, Kept(energy, inner)
+        yield part.parent, ParentOverlap(energy, inner)
 
 
 def _inner(old_A: Words, old_B: Words, new_A: Words, new_B: Words) -> float:

@@ -21,7 +21,15 @@ from gradience.errors import InputError, UsageError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output, whole_folder
-from gradience.merge.module import BLOCK, MERGED, MergedPair, is_dense, left_of, write_merged, written_error
+from gradience.merge.module import (
+    BLOCK,
+    MERGED,
+    MergedPair,
+    is_dense,
+    overlap_of,
+    write_merged,
+    written_error,
+)
 from gradience.merge.parents import Parent, local_base, open_parents, plan_merge
 from gradience.merge.settings import SPARSE, MergeSettings
 from gradience.plan.calibrated import interval, left_out, uniform, with_calibration
@@ -208,7 +216,7 @@ def _bytes(job: Job) -> int:
 
 def _parent(parent: Parent, place: int, pairs: Sequence[MergedPair]) -> MergeParent:
     ranks = [pair.rank for pair in parent.opened.pairs]
-    cosine, projection = left_of(place, pairs)
+    cosine, projection = overlap_of(place, pairs)
     return MergeParent(
         name=parent.name,
         path=path_text(parent.path),
@@ -227,7 +235,7 @@ def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[s
     unnamed = [parent.name for parent in parents if parent.config.base_model is None]
     if unnamed:
         yield f"the config of {', '.join(unnamed)} names no base model: it was not compared with the others"
-    energies = [{place: kept.energy for place, kept in pair.kept.items()} for pair in pairs]
+    energies = [{place: overlap.energy for place, overlap in pair.overlaps.items()} for pair in pairs]
     gone = sum(energy.pop(MERGED) <= CANCELED * max(energy.values()) for energy in energies)
     if gone:
         yield f"{counted(gone, 'merged module is', 'merged modules are')} 0: untrained, or the updates cancel"

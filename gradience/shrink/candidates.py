@@ -130,7 +130,7 @@ def _key(inputs: DistillInputs) -> str:
 
 
 def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
-    """Return what a run over prompts depends on, beside the adapter's weights."""
+    """Return everything that a run over prompts depends on, besides the adapter's weights."""
     from gradience.evaluate.engines.transformers import TransformersEngine
     from gradience.models.load import fingerprint_of
 
@@ -149,7 +149,7 @@ def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
 
 
 def calibration_on(request: CalibrateSettings, file: Path) -> Calibration:
-    """Return the calibration in `file`, which is made unless it was made from the same inputs before.
+    """Return the calibration in `file`, which is made unless it is up to date.
 
     Raises what `calibrate_adapter` raises.
     """
@@ -190,9 +190,9 @@ def halvings(rank: int) -> tuple[int, ...]:
 
 
 def suggested(source: CandidateSource) -> int | None:
-    """Return the largest rank to test by default: of a calibrated adapter the largest power of two below its own.
+    """Return the largest rank to test by default; None if the audit suggests none.
 
-    Otherwise the audit's p90 suggestion; None if there is none.
+    With a calibration: the largest power of two below the adapter's rank. Otherwise: the audit's p90 suggestion.
     """
     if source.calibration is not None:
         return 2 ** ((source.rank - 1).bit_length() - 1) if source.rank > 1 else 1
@@ -206,8 +206,8 @@ def plan_candidates(
 ) -> tuple[tuple[PlannedCandidate, ...], tuple[str, ...]]:
     """Return the candidates from the largest down, and notes on ranks that were left out.
 
-    The distilled candidate precedes the smallest, which has the same size: after it, it would be tested only if nothing
-    needs distillation.
+    The distilled candidate is tested just before the smallest truncated one, which has the same size. After it, it
+    would be tested only if truncation suffices.
 
     given: ranks in place of the halvings of the rank that is `suggested`. Raises UsageError (`bad-rank`,
     `nothing-smaller`), InputError (`no-suggestion`), and what planning a compression raises.

@@ -18,7 +18,7 @@ from gradience.reports.shrink import (
     refusal_of,
 )
 from gradience.shrink.plan import Prepared
-from gradience.shrink.walk import GuardWalk, TestedCandidate, Walk
+from gradience.shrink.search import GuardResults, TaskResults, TestedCandidate
 
 STATUSES: dict[str | None, TestedStatus] = {
     None: "inconclusive",  # a single example: no interval for its likelihood
@@ -34,19 +34,19 @@ def report_of(
     prepared: Prepared,
     plan_sha256: str,
     fingerprint_of_base: str,
-    walked: Walk,
+    results: TaskResults,
     watch: Stopwatch,
-    guards: Sequence[GuardWalk] = (),
+    guards: Sequence[GuardResults] = (),
 ) -> ShrinkReport:
-    """Return the report on the answers."""
+    """Return the report of a search."""
     inputs, plan = prepared.inputs, prepared.plan
-    assert walked.reference.answers is not None
+    assert results.reference.answers is not None
     outcomes = tuple(_guard_outcome(plan, guard) for guard in guards)
-    candidates = candidates_of(inputs, plan, walked, guards)
-    rewritten = walked.control
+    candidates = candidates_of(inputs, plan, results, guards)
+    rewritten = results.control
     control = RewriteControl(
-        result=None if rewritten is None else row_of(inputs, walked.reference, rewritten),
-        reason=sentence_text(walked.control_reason if rewritten is None else rewritten.error),
+        result=None if rewritten is None else row_of(inputs, results.reference, rewritten),
+        reason=sentence_text(results.control_reason if rewritten is None else rewritten.error),
     )
     smallest = next((candidate for candidate in reversed(candidates) if candidate.status == "shown"), None)
     return ShrinkReport(
@@ -55,8 +55,8 @@ def report_of(
         source=source_of(inputs),
         plan=plan,
         plan_sha256=plan_sha256,
-        conditions=conditions_of(walked.reference.answers.run, fingerprint_of_base),
-        reference=row_of(inputs, walked.reference, walked.reference),
+        conditions=conditions_of(results.reference.answers.run, fingerprint_of_base),
+        reference=row_of(inputs, results.reference, results.reference),
         control=control,
         start=plan.candidates[0].name,
         candidates=candidates,
@@ -69,7 +69,7 @@ def report_of(
     )
 
 
-def _guard_outcome(plan: ShrinkPlan, guard: GuardWalk) -> GuardOutcome:
+def _guard_outcome(plan: ShrinkPlan, guard: GuardResults) -> GuardOutcome:
     rows = [each.row for each in guard.tested]
     return GuardOutcome(
         name=guard.inputs.name,
@@ -80,9 +80,9 @@ def _guard_outcome(plan: ShrinkPlan, guard: GuardWalk) -> GuardOutcome:
 
 
 def deciding(
-    plan: ShrinkPlan, outcome: TestedCandidate, guards: Sequence[GuardWalk]
+    plan: ShrinkPlan, outcome: TestedCandidate, guards: Sequence[GuardResults]
 ) -> tuple[EvaluatedAdapter | None, ShrinkPlan, str]:
-    """Return a candidate's deciding row, the plan of that data set, and a name to begin a sentence.
+    """Return a candidate's deciding row, the plan of its data set, and the candidate's name for a sentence.
 
     The first row that is not shown decides. It is None if a larger candidate failed on an earlier data set.
     """
@@ -99,11 +99,11 @@ def deciding(
 def candidates_of(
     inputs: EvaluateInputs,
     plan: ShrinkPlan,
-    walked: Walk,
-    guards: Sequence[GuardWalk] = (),
+    results: TaskResults,
+    guards: Sequence[GuardResults] = (),
 ) -> tuple[ShrinkCandidate, ...]:
     """Return every planned candidate with its outcome."""
-    tested = {outcome.candidate.name: outcome for outcome in walked.tested}
+    tested = {outcome.candidate.name: outcome for outcome in results.tested}
     rows = []
     for candidate in plan.candidates:
         outcome = tested.get(candidate.name)

@@ -54,7 +54,7 @@ class Prepared:
     source: CandidateSource
     plan: ShrinkPlan
     guards: Sequence[EvaluateInputs] = ()
-    """Further data sets on which a candidate must hold, in test order."""
+    """Further data sets on which a candidate must stay within the margin, in test order."""
 
 
 def prepare(settings: ShrinkSettings) -> Prepared:

@@ -1,4 +1,4 @@
-"""Make, evaluate and test candidates from the largest down, until one is not shown."""
+"""Make, evaluate and test candidates from the largest to the smallest, until one is not shown."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class TestedCandidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
-    """Results on the test rows."""
+class TaskResults:
+    """Results on the task's test rows."""
 
     reference: AdapterAnswers
     control: AdapterAnswers | None
@@ -44,7 +44,7 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardWalk:
+class GuardResults:
     """Results on one guard."""
 
     inputs: EvaluateInputs
@@ -52,32 +52,34 @@ class GuardWalk:
     tested: tuple[TestedCandidate, ...]
 
 
-def walk(
+def search_candidates(
     prepared: Prepared, output: Path, watcher: Watcher, make: Make, base: LoadedBase
-) -> tuple[Answering, Walk]:
-    """Evaluate the adapter, its rewrite control, and the candidates from the largest down, on the test rows."""
+) -> tuple[Answering, TaskResults]:
+    """Evaluate the adapter, its rewrite control, and the candidates in order on the task's test rows."""
     candidates = prepared.plan.candidates
     control, reason = _control(prepared, output)
     rows = 1 + (control is not None) + len(candidates)
     answering = Answering(prepared.inputs, output, watcher, rows=rows, likelihoods=True, base=base)
 
-    def evaluate(current: Answering) -> Walk:
+    def evaluate(current: Answering) -> TaskResults:
         reference = current.reference()
         rewritten = None if control is None else current.candidate(control, lambda row: True)
-        return Walk(reference, rewritten, reason, tuple(down(current, reference, candidates, make)))
+        return TaskResults(
+            reference, rewritten, reason, tuple(tested_in_order(current, reference, candidates, make))
+        )
 
     return answering, answering.work(evaluate)
 
 
-def walk_guards(
-    prepared: Prepared, walked: Walk, output: Path, watcher: Watcher, make: Make, base: LoadedBase
-) -> tuple[GuardWalk, ...]:
-    """Test on each guard the candidates that are shown on the data sets before it.
+def search_guards(
+    prepared: Prepared, results: TaskResults, output: Path, watcher: Watcher, make: Make, base: LoadedBase
+) -> tuple[GuardResults, ...]:
+    """Test on each guard the candidates that are shown on the earlier data sets.
 
-    A candidate is shown only if every data set shows it, so one that fails on a set needs no further one; and each set
-    goes from the largest candidate down, so the sequence of candidates stays fixed.
+    A candidate is shown only if it is shown on every data set, so one that fails is not tested on the later sets. Each
+    set is tested from the largest candidate to the smallest, so the order of the candidates stays fixed.
     """
-    walks, shown = [], shown_of(walked.tested)
+    all_results, shown = [], shown_of(results.tested)
     for number, guard in enumerate(prepared.guards, 2):
         if not shown:
             break
@@ -91,13 +93,15 @@ def walk_guards(
             current: Answering,
             guard: EvaluateInputs = guard,
             candidates: Sequence[PlannedCandidate] = candidates,
-        ) -> GuardWalk:
+        ) -> GuardResults:
             reference = current.reference()
-            return GuardWalk(guard, reference, tuple(down(current, reference, candidates, make)))
+            return GuardResults(
+                guard, reference, tuple(tested_in_order(current, reference, candidates, make))
+            )
 
-        walks.append(answering.work(evaluate))
-        shown = shown_of(walks[-1].tested)
-    return tuple(walks)
+        all_results.append(answering.work(evaluate))
+        shown = shown_of(all_results[-1].tested)
+    return tuple(all_results)
 
 
 def shown_of(tested: Sequence[TestedCandidate]) -> list[PlannedCandidate]:
@@ -105,10 +109,10 @@ def shown_of(tested: Sequence[TestedCandidate]) -> list[PlannedCandidate]:
     return [each.candidate for each in tested if each.row.grade == "B"]
 
 
-def down(
+def tested_in_order(
     answering: Answering, reference: AdapterAnswers, candidates: Sequence[PlannedCandidate], make: Make
 ) -> Iterator[TestedCandidate]:
-    """Test each candidate at the full level, and stop after the first that is not shown."""
+    """Yield each candidate tested at the full level, up to the first that is not shown."""
     largest = 0.0
     for candidate in candidates:
         answers = answering.candidate(make(candidate), answering.stops)

@@ -1,4 +1,4 @@
-"""`gradience shrink --over strength`: every strength and rank on dev rows, and one of them tested once on test rows.
+"""`gradience shrink --over strength`: evaluate all strengths and ranks on dev rows, and test the best on test rows.
 
 DIR/candidates/NAME/   each point of the grid, as `gradience compress --strength` writes it
 DIR/dev/, DIR/test/    an evaluation on several data sets each: records, reports and digests
@@ -32,9 +32,9 @@ from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationForecast
 from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.strength import StrengthPoint, StrengthReport
+from gradience.shrink.search import CANDIDATES
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.verb import ADAPTER, documents_of, put_in_place
-from gradience.shrink.walk import CANDIDATES
 from gradience.tasks.examples import LabeledExample
 
 STRENGTH = "strength.json"
@@ -44,7 +44,7 @@ DEV, TEST = "dev", "test"
 
 
 def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationForecast:
-    """Choose a strength on dev rows, and test it once.
+    """Choose a strength on the dev rows, and test it once on the test rows.
 
     Raises UsageError (`strength-needs-guard`, `strength-alone`, `bad-strength`), and what reading, compressing and
     evaluating raise.
@@ -97,7 +97,7 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
 
 
 def refuse(settings: ShrinkSettings) -> None:
-    """Raise UsageError for settings that do not go with a search over strengths."""
+    """Raise UsageError for settings that cannot be combined with a search over strengths."""
     if not has_several(settings) or not settings.guards:
         raise UsageError(
             "--over strength needs a guard, to measure what the adapter forgets",

@@ -43,8 +43,8 @@ from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED, calibration_on
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, settle
+from gradience.shrink.search import CANDIDATES, maker, search_candidates, search_guards
 from gradience.shrink.settings import CardOf, ShrinkSettings
-from gradience.shrink.walk import CANDIDATES, maker, walk, walk_guards
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 CALIBRATION = "calibration.safetensors"
@@ -97,7 +97,7 @@ def shrink_adapter(
 
 
 def _calibration(settings: ShrinkSettings, prepared: Prepared) -> Calibration | None:
-    """Return the calibration on the prompts, made once; None if no module can be calibrated, as of a DoRA adapter."""
+    """Return the calibration on the prompts, made once; None if no module can be calibrated, as with DoRA."""
     watcher, output = settings.watcher or Watcher(), settings.folder
     assert prepared.source.distillation is not None
     request = replace(prepared.source.distillation.student, progress=watcher.step)
@@ -141,12 +141,12 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
         with memory_errors():
             base = LoadedBase()
             try:
-                answering, walked = walk(prepared, output, watcher, make, base)
-                guards = walk_guards(prepared, walked, output, watcher, make, base)
+                answering, results = search_candidates(prepared, output, watcher, make, base)
+                guards = search_guards(prepared, results, output, watcher, make, base)
             finally:
                 base.close()
         plan_sha256 = sha256_file(output / PLAN)
-        report = report_of(prepared, plan_sha256, answering.fingerprint, walked, watch, guards)
+        report = report_of(prepared, plan_sha256, answering.fingerprint, results, watch, guards)
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
         write_result(report, output, settings.card)
@@ -154,7 +154,7 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
 
 
 def _count(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> int | None:
-    """Count the test of a plan: whatever decides it, its names apart."""
+    """Count the test of a plan, identified by its fields other than names."""
     names = {"adapter", "base", "changes", "suggested_rank", "given"}
     claim = plan.model_dump(mode="json", exclude=names)
     reference = plan.adapter_sha256, plan.adapter_config_sha256
@@ -162,7 +162,7 @@ def _count(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> int |
 
 
 def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> None:
-    """Write the report, its pages, and last the digests of all, of the plan, the adapter and the records."""
+    """Write the report, its pages, and last the digests of all files, including plan, adapter and records."""
     remove_digests(output)
     save_with_page(report, output / SHRUNK)
     if card is not None and report.smallest is not None:
@@ -180,7 +180,7 @@ def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> Non
 
 
 def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) -> None:
-    """Have the candidate of this name in `adapter/`, as it was evaluated; None leaves no adapter there."""
+    """Copy the candidate of this name to `adapter/`, as it was evaluated; None removes the adapter there."""
     target = output / ADAPTER
     if name is None:
         with write_errors(target):
@@ -205,7 +205,7 @@ def _same(a: Path, b: Path) -> bool:
 
 
 def documents_of(card: CardOf | None) -> Documents:
-    """Return what makes the files beside a candidate: the page of its compression, its card."""
+    """Return a function that makes the pages beside a candidate: its compression and its card."""
 
     def documents(written: Adapter, report: CompressionReport) -> dict[str, str | Card]:
         page: dict[str, str | Card] = {COMPRESSION_DOCUMENT: report.to_markdown()}

@@ -41,7 +41,7 @@ from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.plan import GUARDS, Prepared
-from gradience.shrink.walk import GuardWalk, Walk, down, shown_of
+from gradience.shrink.search import GuardResults, TaskResults, shown_of, tested_in_order
 from gradience.tasks.base import (
     ChatTask,
     ChoiceScoring,
@@ -161,18 +161,18 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
         rewritten = None
         if control is not None:
             rewritten = recorded.candidate(recorded.known[control.name], lambda row: True)
-        tested = tuple(down(recorded, reference, plan.candidates, recorded.named))
+        tested = tuple(tested_in_order(recorded, reference, plan.candidates, recorded.named))
         guards = tuple(_guard_again(place, report, findings, shown_of(tested)))
-    walked = Walk(reference, rewritten, report.control.reason, tested)
+    results = TaskResults(reference, rewritten, report.control.reason, tested)
     prepared = Prepared(recorded.inputs, cast(Any, None), plan)
     fingerprint = report.conditions.base_fingerprint
     digest = sha256_file(place / PLAN)
-    return shrunk.report_of(prepared, digest, fingerprint, walked, Stopwatch(), guards)
+    return shrunk.report_of(prepared, digest, fingerprint, results, Stopwatch(), guards)
 
 
 def _guard_again(
     place: Path, report: ShrinkReport, findings: Findings, shown: Sequence[PlannedCandidate]
-) -> Iterator[GuardWalk]:
+) -> Iterator[GuardResults]:
     """Test the candidates on the records of each guard."""
     for planned, outcome in zip(report.plan.guards, report.guards, strict=False):
         like_task = report.model_copy(
@@ -184,8 +184,8 @@ def _guard_again(
                 place / GUARDS / planned.name, like_task, rows, planned.examples, findings, likelihoods=False
             )
             reference = recorded.reference()
-            tested = tuple(down(recorded, reference, shown, recorded.named))
-        yield GuardWalk(replace(recorded.inputs, name=planned.name), reference, tested)
+            tested = tuple(tested_in_order(recorded, reference, shown, recorded.named))
+        yield GuardResults(replace(recorded.inputs, name=planned.name), reference, tested)
         shown = shown_of(tested)
 
 

@@ -132,7 +132,7 @@ def test_a_toy_kind_of_candidate_is_one_object_and_one_line(tmp_path, add):
 
     from gradience import audit_adapter
     from gradience.shrink.candidates import KINDS, CandidateSource, TruncatedKind, plan_candidates
-    from gradience.shrink.walk import maker
+    from gradience.shrink.search import maker
 
     class Twin(TruncatedKind):
         """Twice as many directions as the size says."""

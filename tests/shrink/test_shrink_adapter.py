@@ -31,7 +31,7 @@ from gradience.reports.evaluation import Ledger
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.settings import call
 from gradience.shrink import plan as planning
-from gradience.shrink import walk
+from gradience.shrink import search
 from gradience.shrink.candidates import KINDS, TRUNCATED, TruncatedKind
 from gradience.shrink.settings import ShrinkSettings
 from gradience.statistics.paired import mean_difference
@@ -335,7 +335,7 @@ def test_without_other_factors_there_is_no_floor_and_the_reason(folder, tmp_path
     def refuse(source, folder):
         raise InputError("no other factors", code="not-rotatable", hint="none")
 
-    monkeypatch.setattr(walk, "write_rotated", refuse)
+    monkeypatch.setattr(search, "write_rotated", refuse)
     report = shrink(folder, tmp_path / "out", ranks=[1])
     assert (report.control.result, report.control.reason) == (None, "no other factors")
     assert "no rewrite control: no other factors" in report.to_markdown()

@@ -19,7 +19,7 @@ from gradience.files.records import Evaluation
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
 from gradience.shrink.outcome import candidates_of
-from gradience.shrink.walk import Walk, down
+from gradience.shrink.search import TaskResults, tested_in_order
 from gradience.statistics.pooled import pool
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
@@ -41,7 +41,7 @@ def test_candidates_are_halvings_of_the_suggestion_that_make_something_smaller()
     assert [halvings(rank) for rank in (1, 24)] == [(1,), (24, 12, 6, 3, 1)]
 
 
-# ---------------------------------------------------------------- The walk down the candidates
+# ---------------------------------------------------------------- The candidates in order
 
 
 IDENTITY = SimpleNamespace(weights_sha256="w", config_sha256="c")
@@ -99,7 +99,7 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
         )
         for name in names
     )
-    tested = tuple(down(asked, known["reference"], candidates, lambda candidate: candidate.name))
+    tested = tuple(tested_in_order(asked, known["reference"], candidates, lambda candidate: candidate.name))
     right = {name: [row.correct for row in one.answers.records] for name, one in known.items()}
     pooled = {name: pool([np.subtract(right[name], right["reference"], dtype=float)]) for name in names}
     p_values = [pooled[name].p_value(float(margin)) for name in names]
@@ -112,7 +112,7 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     plan = SimpleNamespace(
         candidates=candidates, margin=Fraction(margin), compares="correct", drop=str, changes=(), guards=()
     )
-    rows = candidates_of(asked.inputs, plan, Walk(known["reference"], None, "", tested))
+    rows = candidates_of(asked.inputs, plan, TaskResults(known["reference"], None, "", tested))
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below
     if shown < len(names):
