@@ -8,8 +8,8 @@ from gradience.reports.fleet import (
     Failure,
     FleetReport,
     FleetRow,
-    Forcing,
     NotServed,
+    Oversized,
     Step,
 )
 from gradience.reports.fleet_compression import FleetCompression, Truncated
@@ -53,7 +53,7 @@ def fleet_report() -> FleetReport:
         target=16,
         recommended=False,
         above=1,
-        forcing=(Forcing(path="zoo/a", rank=32, lost_energy=0.2),),
+        forcing=(Oversized(path="zoo/a", rank=32, lost_energy=0.2),),
     )
     return FleetReport(
         adapters=4,

@@ -158,7 +158,7 @@ class StageProgress(_Bars, Watcher):
         elif line:
             self._say(f"{self._clock()}   {line}")
 
-    def showable(self, text: str) -> None:
+    def smallest_margin(self, text: str) -> None:
         """Print the margin that the examples can show."""
         self._line(text)
 

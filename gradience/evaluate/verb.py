@@ -44,7 +44,7 @@ from gradience.reports.evaluation import (
     EvaluationPreview,
     EvaluationReport,
     KeptRecords,
-    showable,
+    smallest_margin_text,
 )
 from gradience.reports.evaluation_sets import (
     EvaluationPlan,
@@ -90,7 +90,7 @@ def evaluate_adapters(
     inputs = read_inputs(settings)
     if settings.dry_run:
         return forecast_evaluation(inputs)
-    say_notes(settings, inputs, len(inputs.adapters) - 1)
+    report_notes(settings, inputs, len(inputs.adapters) - 1)
     return evaluate(inputs, None if settings.output is None else Path(settings.output))
 
 
@@ -103,8 +103,10 @@ def joint_before(settings: EvaluateSettings) -> bool:
         return EvaluationPlan.schema_id.encode() in file.read(100)
 
 
-def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int, before: str = "") -> None:
-    """Report what was noticed in the inputs, and the margin that their examples can show. before: starts each line."""
+def report_notes(
+    settings: ExampleSettings, inputs: EvaluateInputs, candidates: int, before: str = ""
+) -> None:
+    """Report notes on the inputs, and the smallest margin that their examples can show. before: starts each line."""
     if settings.note is not None:
         for note in inputs.notes:
             settings.note(f"{before}{note}")
@@ -114,13 +116,13 @@ def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int
             from gradience.statistics.agreement import largest_share
 
             least = largest_share(0, [len(set(inputs.group_of.values())) or examples])
-            settings.watcher.showable(
+            settings.watcher.smallest_margin(
                 f"{before}{counted(examples, 'prompt')} can show that at most {100 * least:.2g} % of the answers"
                 " change, if none does"
             )
             return
-        able = showable(examples, inputs.margin, margins_of(examples, candidates, inputs.looks))
-        settings.watcher.showable(f"{before}{able}")
+        text = smallest_margin_text(examples, inputs.margin, margins_of(examples, candidates, inputs.looks))
+        settings.watcher.smallest_margin(f"{before}{text}")
 
 
 def evaluate(
@@ -251,7 +253,7 @@ def evaluate_sets(
     if settings.dry_run:
         return forecast_sets(sets)
     for inputs in sets:
-        say_notes(settings, inputs, len(inputs.adapters) - 1, f"{inputs.name}: ")
+        report_notes(settings, inputs, len(inputs.adapters) - 1, f"{inputs.name}: ")
     watcher = settings.watcher or Watcher()
     if settings.output is None:
         return evaluate_each(sets, None, watcher)
@@ -285,7 +287,7 @@ def plan_of(sets: Sequence[EvaluateInputs]) -> EvaluationPlan:
     )
 
 
-def settle(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> EvaluationPlan:
+def write_plan(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> EvaluationPlan:
     """Write the plan, and return it with the changes made after the first answers.
 
     note: called with each such change. Raises InputError if an existing plan cannot be read.
@@ -350,7 +352,7 @@ def evaluate_each(
     """Evaluate every data set on one base, join the results, and write them."""
     watch, plan, digest = Stopwatch(sets[0].request.command), plan_of(sets), None
     if output is not None:
-        plan = settle(plan, output, watcher.note)
+        plan = write_plan(plan, output, watcher.note)
         digest = digest_of(plan)
         watcher.planned(f"plan: {digest} (sha256 of {output / PLAN})")
     base, reports = LoadedBase(), dict[str, EvaluationReport]()

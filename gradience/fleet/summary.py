@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gradience.adapters.locate import natural_key
 from gradience.ranks import max_lora_rank_step, percentile
-from gradience.reports.fleet import BaseGroup, Failure, FleetRow, Forcing, NotServed, Step
+from gradience.reports.fleet import BaseGroup, Failure, FleetRow, NotServed, Oversized, Step
 from gradience.runtimes.verdict import slot_bytes, steps_below
 
 FORCING = 1000
@@ -127,7 +127,7 @@ def _group(
         recommended=within and target is not None,
         above=len(higher),
         forcing=tuple(
-            Forcing(path=adapter.name, rank=adapter.rank, lost_energy=adapter.lost_at.get(target or 0))
+            Oversized(path=adapter.name, rank=adapter.rank, lost_energy=adapter.lost_at.get(target or 0))
             for adapter in higher[:FORCING]
         ),
     )

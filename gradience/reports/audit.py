@@ -31,8 +31,8 @@ from gradience.reports.base.blocks import (
     Note,
     Notes,
     Paragraph,
-    Role,
     Span,
+    Style,
     Table,
     dim,
     table_of,
@@ -715,7 +715,7 @@ def layer_blocks(report: AuditReport, view: View) -> list[Block]:
 
 # ---------------------------------------------------------------- map of modules
 
-HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
+HEAT: tuple[Style, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
 ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
 MAX_KINDS = 12
 """Maximum rows of a map; the kinds with the most parameters are drawn."""

@@ -25,8 +25,8 @@ from gradience.reports.base.blocks import (
     Note,
     Notes,
     Paragraph,
-    Role,
     Span,
+    Style,
     Table,
     dim,
     items,
@@ -532,7 +532,7 @@ Cell = tuple[Column, Callable[[Any], Inline]]
 """A column of a table, and the function that returns its cell of a row."""
 
 SMOKE = "smoke run, no evidence"
-ROLES: dict[str, Role] = {
+ROLES: dict[str, Style] = {
     "PASS": "good",
     "FAIL": "bad",
     "ERROR": "bad",
@@ -543,8 +543,8 @@ ROLES: dict[str, Role] = {
     "as expected": "good",
     "not as expected": "bad",
 }
-GRADE_ROLES: dict[Grade, Role] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
-STEP_ROLES: dict[Outcome, Role] = {
+GRADE_ROLES: dict[Grade, Style] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
+STEP_ROLES: dict[Outcome, Style] = {
     "shown": "good",
     "inconclusive": "warn",
     "worse": "bad",

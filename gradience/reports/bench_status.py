@@ -17,8 +17,8 @@ from gradience.reports.base.blocks import (
     Note,
     Notes,
     Paragraph,
-    Role,
     Span,
+    Style,
     Table,
 )
 from gradience.reports.base.numbers import plural, rough_duration
@@ -90,7 +90,7 @@ class BenchStatus(Readable):
         return blocks
 
 
-ROLES: dict[StageState, Role] = {"done": "good", "running": "info", "waiting": "dim", "failed": "bad"}
+ROLES: dict[StageState, Style] = {"done": "good", "running": "info", "waiting": "dim", "failed": "bad"}
 STATES: dict[RunState, str] = {
     "finished": "finished",
     "going on": "running",

@@ -387,7 +387,7 @@ class EvaluationForecast(ComparisonForecast):
             *((name, f"{count(other.examples)} examples") for name, other in self.others.items()),
         ]
         notes = [
-            able_note(plan.examples, plan.margin, plan.margins, of=name)
+            margin_note(plan.examples, plan.margin, plan.margins, of=name)
             for name, plan in (("", self), *self.others.items())
             if plan.margins and plan.adapters[1:]
         ]
@@ -822,17 +822,17 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
 # ---------------------------------------------------------------- dry run
 
 
-def able_note(examples: int, margin: Fraction, margins: Sequence[ShownMargin], of: str = "") -> Note:
-    """Return `showable` as a note of a dry run. of: name of the data set, if there are several."""
-    mark: Mark = "good" if _assumed(margins).margin <= margin else "warning"
-    text = f"{of}: {showable(examples, margin, margins)}" if of else showable(examples, margin, margins)
-    return Note(mark, text, [f"This share is {typical_discordances()}"])
+def margin_note(examples: int, margin: Fraction, margins: Sequence[ShownMargin], of: str = "") -> Note:
+    """Return `smallest_margin_text` as a note of a dry run. of: name of the data set, if there are several."""
+    mark: Mark = "good" if _at_assumed_share(margins).margin <= margin else "warning"
+    text = smallest_margin_text(examples, margin, margins)
+    return Note(mark, f"{of}: {text}" if of else text, [f"This share is {typical_discordances()}"])
 
 
-def showable(examples: int, margin: Fraction, margins: Sequence[ShownMargin]) -> str:
+def smallest_margin_text(examples: int, margin: Fraction, margins: Sequence[ShownMargin]) -> str:
     """Return whether the examples can show a margin, by the share on which exactly one of two adapters is correct."""
     words, share = f"margin of {in_points(float(margin))} points", f"{100 * ASSUMED:g} %"
-    smallest = f"the smallest margin is {in_points(_assumed(margins).margin)} points"
+    smallest = f"the smallest margin is {in_points(_at_assumed_share(margins).margin)} points"
     enough = [row.discordance for row in margins if row.margin <= margin]
     if not enough:
         return (
@@ -845,5 +845,5 @@ def showable(examples: int, margin: Fraction, margins: Sequence[ShownMargin]) ->
     )
 
 
-def _assumed(margins: Sequence[ShownMargin]) -> ShownMargin:
+def _at_assumed_share(margins: Sequence[ShownMargin]) -> ShownMargin:
     return next(row for row in margins if row.discordance == ASSUMED)

@@ -101,7 +101,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
-class Forcing:
+class Oversized:
     """An adapter above the target rank."""
 
     path: str
@@ -130,7 +130,7 @@ class BaseGroup:
     """True if `target` is within the error limit, or is a host's maximum."""
     above: int
     """Number of adapters above `target`."""
-    forcing: tuple[Forcing, ...]
+    forcing: tuple[Oversized, ...]
     """Adapters above `target`, the largest loss first."""
 
 

@@ -17,8 +17,8 @@ from gradience.reports.base.blocks import (
     Inline,
     Note,
     Notes,
-    Role,
     Span,
+    Style,
     Table,
     dim,
     items,
@@ -249,7 +249,7 @@ class MonitorReport(Report):
         return monitor_blocks(self, brief=not view.full, verbose=view.full)
 
 
-OUTCOMES: dict[Outcome, tuple[str, Role]] = {
+OUTCOMES: dict[Outcome, tuple[str, Style]] = {
     "ok": ("finished", "good"),
     "stopped-early": ("stopped early", "good"),
     "interrupted": ("interrupted", "warn"),
@@ -376,7 +376,7 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
         of = MISSING if use.max_rank is None else count(use.max_rank)
         return f"{trimmed(use.points[-1].energy_rank_90_p50)} / {of}"
 
-    def alerts(run: RunReport, severity: Severity, role: Role) -> Inline:
+    def alerts(run: RunReport, severity: Severity, role: Style) -> Inline:
         number = sum(alert.severity == severity for alert in run.alerts)
         return Span(str(number), role) if number else "0"
 

@@ -22,9 +22,9 @@ from gradience.reports.base.blocks import (
     Note,
     Paragraph,
     Span,
+    Style,
     table_of,
 )
-from gradience.reports.base.blocks import Role as Look
 from gradience.reports.base.numbers import count, percent, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
@@ -36,12 +36,12 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationConditions,
     EvaluationReport,
-    able_note,
     base_fact,
     bound_cell,
     examples_fact,
     kl_field,
     level_or_delta_cell,
+    margin_note,
     opening,
     outcome_fields,
     outcome_legend,
@@ -149,7 +149,7 @@ class ShrinkPlan(Artifact):
         values = {name: getattr(planned, name) for name in PLANNED}
         return self.model_copy(update={**values, "guards": ()})
 
-    def drop(self, size: Fraction | float) -> str:
+    def drop_text(self, size: Fraction | float) -> str:
         """Return the size of a drop with its unit."""
         if self.compares == "agreement":
             return f"{float(100 * size):.2g} %"
@@ -268,7 +268,7 @@ class ShrinkForecast(ComparisonForecast):
             ),
         )
         plan, heading = self.plan, Heading("Candidates, tested from the largest down")
-        able = [able_note(plan.examples, plan.margin, self.margins)] if self.margins else []
+        able = [margin_note(plan.examples, plan.margin, self.margins)] if self.margins else []
         title = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
         return self.document(title, able, _plan_facts(plan), [heading, table])
 
@@ -278,7 +278,7 @@ def tested_by(report: EvaluationReport | ShrinkReport) -> EvaluationReport | Shr
     return report.plan if isinstance(report, ShrinkReport) else report
 
 
-LOOKS: dict[CandidateStatus, tuple[Mark, Look]] = {
+STATUS_STYLES: dict[CandidateStatus, tuple[Mark, Style]] = {
     "shown": ("good", "good"),
     "inconclusive": ("unknown", "warn"),
     "worse": ("error", "bad"),
@@ -322,7 +322,7 @@ def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
         ("base", Span(plan.base, "name")),
         *_data_facts(plan),
         ("candidates", why),
-        ("margin", plan.drop(plan.margin)),
+        ("margin", plan.drop_text(plan.margin)),
     ]
 
 
@@ -356,7 +356,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     def status(row: ShrinkCandidate) -> Inline:
         if row.status == "shown" and plan.changes:
             return Span("exploratory", "warn")
-        return Span(row.status, LOOKS[row.status][1])
+        return Span(row.status, STATUS_STYLES[row.status][1])
 
     table = table_of(
         rows,
@@ -382,7 +382,9 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     legend = outcome_legend(plan.compares, looks=looks, groups=plan.groups is not None)
     if plan.compares != "agreement":
         over = " over all looks" if looks else ""
-        legend.append(("95 % bound", f"one-sided bound on Δ{over}; the margin is {plan.drop(plan.margin)}"))
+        legend.append(
+            ("95 % bound", f"one-sided bound on Δ{over}; the margin is {plan.drop_text(plan.margin)}")
+        )
     legend += [(planned.name, f"guard: {unit_words(planned)}") for planned in plan.guards]
     legend += kl_legend
     heading = Heading(("Candidates, compared with ", Span(report.reference.name, "name")))
@@ -418,7 +420,7 @@ def _answer(report: ShrinkReport) -> Note:
     """The result, with its p-value and the folder of the adapter."""
     shown = next((candidate for candidate in report.candidates if candidate.name == report.smallest), None)
     if shown is None:
-        return Note(LOOKS[_last_tested(report).status][0], report.sentence)
+        return Note(STATUS_STYLES[_last_tested(report).status][0], report.sentence)
     details: list[Inline] = []
     if shown.result is not None and shown.result.adjusted_p is not None:
         others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
@@ -433,7 +435,7 @@ def _missing(report: ShrinkReport) -> list[Note]:
     if report.smallest is None or last.status == "shown" or last.result is None:
         return []
     refused = f"{last.words.capitalize()}: {refusal_of(report.guards, last)}"
-    return [Note(LOOKS[last.status][0], last.needs if last.status == "inconclusive" else refused)]
+    return [Note(STATUS_STYLES[last.status][0], last.needs if last.status == "inconclusive" else refused)]
 
 
 def caveat_blocks(report: ShrinkReport) -> list[Block]:

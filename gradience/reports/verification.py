@@ -17,8 +17,8 @@ from gradience.reports.base.blocks import (
     Note,
     Notes,
     Paragraph,
-    Role,
     Span,
+    Style,
     Table,
     dim,
     items,
@@ -145,7 +145,7 @@ LEVELS: dict[Level, str] = {
 DATA = "; all examples and gold answers are the task's"
 OF_SEED = re.compile(r"^seed_\d+(: |/)")
 """Prefix of a sentence about one seed."""
-ROLES: dict[str, Role] = {"passed": "good", "failed": "bad", "not done": "dim"}
+ROLES: dict[str, Style] = {"passed": "good", "failed": "bad", "not done": "dim"}
 
 
 def verification_blocks(report: Verification, most: int | None = None) -> Document:

@@ -169,7 +169,7 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     measure = {"nll": "an NLL increase", "agreement": "a share of changed answers"}.get(
         plan.compares, "a drop"
     )
-    drop, margin = plan.drop(max(0.0, -row.bounds.low)), plan.drop(plan.margin)
+    drop, margin = plan.drop_text(max(0.0, -row.bounds.low)), plan.drop_text(plan.margin)
     return (
         f"{candidate} is inconclusive: with {row.n:,} examples, {measure} of up to {drop} cannot be ruled out"
         f" (margin {margin}); {needs}{row.look.why_early if row.look else ''}"

@@ -236,7 +236,7 @@ def _asked(example: Any) -> str:
 # ---------------------------------------------------------------- on the disk
 
 
-def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> ShrinkPlan:
+def write_plan(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> ShrinkPlan:
     """Write the plan, bind the records to it, and return it with the changes made after the first answers.
 
     note: called with each such change. Raises InputError if an existing plan cannot be read.
@@ -275,7 +275,7 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     if earlier.distillation and now.distillation not in (None, earlier.distillation):
         changes.append("the prompts or settings of the distillation have changed")
     if earlier.margin != now.margin:
-        before, after = (plan.drop(plan.margin) for plan in (earlier, now))
+        before, after = (plan.drop_text(plan.margin) for plan in (earlier, now))
         changes.append(f"the margin was {before}, and is {after}")
     if bool(earlier.looks) != bool(now.looks):
         changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")

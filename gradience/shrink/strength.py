@@ -18,7 +18,7 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.inputs import EvaluateInputs, with_looks
 from gradience.evaluate.settings import has_several
-from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, say_notes
+from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, report_notes
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.models.lock import only_one
@@ -62,7 +62,7 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
         planned = [replace(reference, name=point.name) for point in points]
         return forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
     for each in sets:
-        say_notes(settings, each, 0, f"{each.name}: ")
+        report_notes(settings, each, 0, f"{each.name}: ")
     documents = documents_of(settings.card)
     with only_one(output):
         for point in points:

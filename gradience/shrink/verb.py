@@ -25,7 +25,7 @@ from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
 from gradience.evaluate.settings import has_several, sets_of
-from gradience.evaluate.verb import PLAN, require_libraries, say_notes
+from gradience.evaluate.verb import PLAN, report_notes, require_libraries
 from gradience.files.artifact import digest_of
 from gradience.files.card import CARD, Card, write_card
 from gradience.files.digests import files_below, remove_digests, write_digests
@@ -42,7 +42,7 @@ from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED, calibration_on
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, settle
+from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, write_plan
 from gradience.shrink.search import CANDIDATES, maker, search_candidates, search_guards
 from gradience.shrink.settings import CardOf, ShrinkSettings
 
@@ -92,7 +92,7 @@ def shrink_adapter(
     prepared = prepare(settings)
     if calibrates:
         prepared = prepare(replace(settings, calibration=_calibration(settings, prepared)))
-    say_notes(settings, prepared.inputs, 1)
+    report_notes(settings, prepared.inputs, 1)
     return shrink(prepared, settings)
 
 
@@ -130,7 +130,7 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
     """Search for the smallest candidate shown to stay within the margin. Finished work in the folder is reused."""
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
-        prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
+        prepared = replace(prepared, plan=write_plan(prepared.plan, output, watcher.note))
         watcher.planned(f"plan: {digest_of(prepared.plan)} (sha256 of {output / PLAN})")
         tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
         make = maker(prepared, output, documents_of(settings.card))

@@ -23,8 +23,8 @@ from gradience.reports.base.blocks import (
     Note,
     Notes,
     Paragraph,
-    Role,
     Span,
+    Style,
     Table,
     items,
 )
@@ -115,7 +115,7 @@ def test_color_adds_nothing_but_color():
     document = list(each_block().values())
     colored = terminal.render(document, color=True)
     assert COLOR.sub("", colored) == terminal.render(document)
-    for role in get_args(Role):
+    for role in get_args(Style):
         colored = COLOR.search(terminal.render([Paragraph(Span("text", role))], color=True))
         assert bool(colored) == (role not in ("", "quote"))
 

@@ -21,7 +21,7 @@ from gradience.reports.distill import DistillReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import candidates, verb
 from gradience.shrink.candidates import plan_candidates
-from gradience.shrink.plan import settle
+from gradience.shrink.plan import write_plan
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -201,10 +201,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_pat
 
 def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path):
     plan = finished[0].plan
-    settle(plan, tmp_path, print)
+    write_plan(plan, tmp_path, print)
     (tmp_path / "records" / "reference.jsonl").touch()
     other = plan.distillation.model_copy(update={"prompts_sha256": "0" * 64})
-    changed = settle(
+    changed = write_plan(
         plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other}), tmp_path, print
     )
     assert changed.changes == (
@@ -216,7 +216,7 @@ def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path
     )
     assert (
         "the candidates were calibrated rank 2, distilled rank 1, calibrated rank 1, and are calibrated rank 2"
-        in settle(cut, tmp_path, print).changes
+        in write_plan(cut, tmp_path, print).changes
     )
 
 

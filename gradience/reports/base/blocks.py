@@ -12,11 +12,11 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
-Role = Literal[
+Style = Literal[
     "", "strong", "dim", "name", "quote", "good", "info", "warn", "bad",
     "heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8",
 ]  # fmt: skip
-"""The role of a piece of text. `name`: a name that somebody else chose. `quote`: an example's text, whose line breaks a
+"""Style of a piece of text. `name`: a name that somebody else chose. `quote`: an example's text, whose line breaks a
 page keeps. `heat1` … `heat8`: levels of a heat map."""
 
 Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
@@ -25,14 +25,14 @@ Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of text with a role."""
+    """A piece of text with a style."""
 
     text: str
-    role: Role = ""
+    role: Style = ""
 
 
 Inline = str | Span | tuple[str | Span, ...]
-"""Text within a line: plain, with a role, or pieces of both."""
+"""Text within a line: plain, styled, or pieces of both."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from gradience.reports.base import blocks
-from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark, Role, Span, Table, spans
+from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark, Span, Style, Table, spans
 from gradience.reports.base.names import cells, display_name, display_sentence, fit_names
 
 Line = list[Span]
@@ -112,7 +112,7 @@ def _lines(block: Block, room: int, text: int) -> list[Line]:
 # ---------------------------------------------------------------- text
 
 
-def _safe(text: Inline, role: Role = "") -> Line:
+def _safe(text: Inline, role: Style = "") -> Line:
     """Return the pieces of `text` with every invisible character written out: the only place that does this.
 
     role: the role of pieces without one.
