@@ -28,7 +28,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "compare": "Compare two adapters, module by module.",
         "fleet": "Measure many adapters, and the memory that a server needs for them.",
         "check": "Look for mistakes in a LoRA configuration before training.",
-        "monitor": "Summarize a training run: loss, evaluation, rank use, alerts.",
+        "monitor": "Summarize a training run: loss, evaluation, use of rank, alerts.",
     },
     "Shrink": {
         "shrink": "Test smaller ranks; keep the smallest shown within your margin.",

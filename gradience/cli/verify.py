@@ -9,7 +9,7 @@ from gradience.cli.output import TextsOutput
 
 def verify(settings: VerifySettings, out: TextsOutput) -> int:
     """Recomputes digests, scores of the stored answers, counts, verdicts, aggregate and pages, and compares them.
-    What was not verified is listed. Only --regenerate needs the model. The verdict is "consistent", or
+    What was not checked is listed. Only --regenerate needs the model. The verdict is "consistent", or
     "verified" if --root or --plan was given and matches. Exit codes: 0 nothing disagrees, 1 something does.
 
     Examples:

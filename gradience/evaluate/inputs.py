@@ -179,7 +179,8 @@ def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = F
             hint="add --engine openai, or remove --server",
         )
     model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
-    role = None if request.data is not None or request.prompts is not None else request.role
+    split: Role = "dev" if request.role == "dev" else "confirm"
+    role = None if request.data is not None or request.prompts is not None else split
     tokenizer = engine_type.tokenizer_of(model)
     if task is None:
         task = _prompts(request, tokenizer)
@@ -195,7 +196,7 @@ def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = F
     examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
     if not examples:
         raise UsageError(
-            f"{task.name} has no {role} examples",
+            f"{task.name} has no {request.role} examples",
             code="no-examples",
             hint="choose a --role that has examples",
         )

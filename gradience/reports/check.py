@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
+from gradience.learning_rate import rate
 from gradience.reports.base.blocks import (
     Block,
     Document,
@@ -17,7 +18,7 @@ from gradience.reports.base.blocks import (
     Span,
 )
 from gradience.reports.base.finding import Severity
-from gradience.reports.base.numbers import plural, sig, trimmed
+from gradience.reports.base.numbers import plural, trimmed
 from gradience.reports.base.report import Report
 from gradience.reports.base.view import View
 
@@ -117,7 +118,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     notes = []
     for finding in report.findings:
         where = "" if finding.where in (None, "as given") else f", {finding.where}"
-        details = [f"now: {finding.seen}", f"advised: {finding.advised}", finding.reason]
+        details = [f"now: {finding.seen}", f"advised: {finding.advised}", f"why: {finding.reason}"]
         details += [f"source: {finding.source}"] if verbose else []
         notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
     blocks += [Notes(notes)] if notes else []
@@ -143,7 +144,7 @@ def settings_sentence(report: CheckReport) -> str:
         f"α={trimmed(s.alpha)}" if s.alpha is not None else "",
         "rsLoRA" if s.use_rslora else "",
         "DoRA" if s.use_dora else "",
-        f"learning rate {sig(s.learning_rate, 2)}" if s.learning_rate is not None else "",
+        f"learning rate {rate(s.learning_rate)}" if s.learning_rate is not None else "",
         f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
         f"{trimmed(s.epochs)} epoch{'' if s.epochs == 1 else 's'}" if s.epochs is not None else "",
         f"task {report.task}" if report.task else "",

@@ -163,8 +163,9 @@ class BenchForecast(Readable):
             blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
         examples = plural(self.examples, "example") if self.examples else "an unknown number of examples"
         trained = f"trains at most {plural(self.trainings, 'adapter')}"
-        work = f"{trained} and evaluates at most {self.evaluations} on {examples}"
-        blocks += [Paragraph(f"Each of {plural(len(self.seeds), 'seed')} {work}."), Facts(_plan(self))]
+        work = f"{trained}, evaluates at most {self.evaluations} on {examples}"
+        seeds = f"{plural(len(self.seeds), 'seed')}{', each' if len(self.seeds) > 1 else ''}"
+        blocks += [Paragraph(f"{seeds}: {work}."), Facts(_plan(self))]
         if self.scenarios:
             blocks += _chances(self.scenarios)
         if self.scored:

@@ -152,9 +152,9 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
     """Return result, mismatches, checks and limits. most: number of mismatches shown."""
     answer: Inline = Span("No mismatches, but nothing could be recomputed", "warn")
     if report.verdict == "mismatch":
-        answer = Span(f"NOT VERIFIED: {plural(len(report.mismatches), 'mismatch', 'mismatches')}", "bad")
+        answer = Span(f"MISMATCH: {plural(len(report.mismatches), 'contradiction')}", "bad")
     elif report.level is not None:
-        word = Span(f"{report.verdict.capitalize()}, level {report.level}", "good")
+        word = Span(f"{_agreement(report)}, level {report.level}", "good")
         data = any(check.level == "data" and check.result == "passed" for check in report.checks)
         answer = (word, f": {LEVELS[report.level]}", DATA if data else "")
     facts: list[tuple[str, Inline]] = [
@@ -194,9 +194,16 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
             "Checks", aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated"
         ),
         table,
-        Heading("Not verified"),
+        Heading("Not checked"),
         items(text for text, _ in _of_seeds((gap, ()) for gap in report.not_verified)),
     ]
+
+
+def _agreement(report: Verification) -> str:
+    """Return `Consistent`, or what was verified by a digest from outside."""
+    given = {"root": report.root_expected, "plan": report.plan_expected}
+    verified = " and ".join(name for name, digest in given.items() if digest is not None)
+    return f"{verified} verified".capitalize() if report.verdict == "verified" else "Consistent"
 
 
 def _of_seeds(rows: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:

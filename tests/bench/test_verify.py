@@ -84,6 +84,20 @@ def test_nothing_disagrees_in_a_run_that_has_just_ended(trained):
     assert there - listed.keys() == {DIGESTS, ".lock"}
 
 
+def test_a_failed_check_counts_its_mismatches_and_an_invalid_result_does_not_blame_the_plan(copy):
+    (copy / "config.yaml").unlink()
+    for seed in (1, 2):
+        (copy / f"seed_{seed}" / "bench.json").write_text("{}")
+    report = verify(copy)
+    checks = {check.name: (check.result, check.what) for check in report.checks}
+    assert checks["files"] == ("failed", "3 mismatches")
+    assert checks["plan"][0] == "not done"
+    assert "plan.json" not in {one.file for one in report.mismatches}
+    screen = report.to_text()
+    assert f"MISMATCH: {len(report.mismatches)} contradictions" in screen
+    assert "Not checked" in screen
+
+
 def test_the_plan_that_was_printed_is_checked(copy):
     printed = sha256_file(copy / "plan.json")
     assert verify(copy, plan=printed.upper()).verdict == "verified"

@@ -7,6 +7,7 @@ from typing import Any
 from gradience.errors import shortened
 from gradience.files.differences import is_equal
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
+from gradience.words import counted
 
 Link = tuple[str, str, Any, Any]
 """File, field, recorded value, expected value."""
@@ -72,20 +73,16 @@ class Findings:
 
     @contextmanager
     def check(self, name: str, level: CheckLevel, description: str) -> Iterator[None]:
-        """Run one check. It fails if the block reports a mismatch."""
-        before, ended = len(self.mismatches), False
+        """Run one check. It fails if the block reports a mismatch. description: what holds if it passes."""
+        before, passed, what = len(self.mismatches), False, "stopped by an error"
         try:
             yield
-            ended = True
+            found = len(self.mismatches) - before
+            passed, what = not found, counted(found, "mismatch", "mismatches") if found else description
         finally:
-            passed = ended and len(self.mismatches) == before
+            result = "passed" if passed else "failed"
             self.checks.append(
-                VerificationCheck(
-                    name=name,
-                    level=level,
-                    result="passed" if passed else "failed",
-                    what=self._said(description),
-                )
+                VerificationCheck(name=name, level=level, result=result, what=self._said(what))
             )
 
     def verdict(self, *, from_outside: bool) -> Verdict:

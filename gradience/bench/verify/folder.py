@@ -121,7 +121,7 @@ class RunFolder:
         result: seed whose settings are preferred, since seeds may have run on different machines.
         Raises InputError (`other-config`) if there is none.
         """
-        fitting = [one for one in self._configs() if one.protocol_digest() == plan.protocol_digest]
+        fitting = [one for one in self.configs() if one.protocol_digest() == plan.protocol_digest]
         if not fitting:
             raise InputError(
                 f"{self.published}: neither {CONFIG} nor {BENCH} holds the config that {PLAN} was made from",
@@ -133,7 +133,7 @@ class RunFolder:
         )
         return next(of_result, fitting[0]).seen_from(self.published)
 
-    def _configs(self) -> Iterator[BenchConfig]:
+    def configs(self) -> Iterator[BenchConfig]:
         """Yield the readable configs: config.yaml, which has full paths, then those in the results."""
         with suppress(InputError, ValidationError):
             text = read_file(self.folder / CONFIG, MAX_SETTINGS_BYTES)

@@ -140,7 +140,7 @@ class _Regeneration:
         )
         undecided = sum(file.differing for file in again if file.undecidable)
         if not again and not self.mismatches:
-            why = "no adapter's answers were regenerated: see Not verified"
+            why = "no adapter's answers were regenerated: see Not checked"
             self.findings.not_done("regenerated", "L3", why)
         elif self.mismatches or not (undecided or self.uncompared):
             with self.findings.check("regenerated", "L3", counts):
