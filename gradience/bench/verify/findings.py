@@ -77,8 +77,10 @@ class Findings:
         before, passed, what = len(self.mismatches), False, "stopped by an error"
         try:
             yield
-            found = len(self.mismatches) - before
-            passed, what = not found, counted(found, "mismatch", "mismatches") if found else description
+            failures = len(self.mismatches) - before
+            passed, what = not failures, description
+            if failures:
+                what = counted(failures, "mismatch", "mismatches")
         finally:
             result = "passed" if passed else "failed"
             self.checks.append(

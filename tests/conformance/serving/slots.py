@@ -4,7 +4,7 @@
 
 Serves SmolLM2-135M (from the package index) with adapters of rank 8, 16 and 32, on all linear modules and on q and v
 alone, for each max_loras and max_lora_rank in a process of its own, and sums the bytes of the stacked factors of all
-layers. Writes docs/conformance/vllm_slots.json and a table in docs/fleet.md. Exit code 1 where the linear layers hold
+layers. Writes docs/conformance/vllm_slots.json and a table in docs/results/runtimes.md. Exit code 1 where the linear layers hold
 other bytes than `gradience fleet` says of adapters on all of them. (`make conformance-vllm`)
 """
 
@@ -24,7 +24,7 @@ from gradience import audit_fleet
 ROOT = Path(__file__).parents[3]
 SLOTS = Path(__file__).with_name("slots_vllm.py")
 RECORD = Path("docs/conformance/vllm_slots.json")
-DOCUMENT = Path("docs/fleet.md")
+DOCUMENT = Path("docs/results/runtimes.md")
 BASE = "SmolLM2-135M"
 RANKS = (8, 16, 32)
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
