@@ -323,7 +323,13 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, m
         ({"adaptors": ["a"]}, {}, 3, "evaluate.yaml: unknown key `adaptors`", "did you mean `adapters`?"),
         ({"margin": "much"}, {}, 3, "`margin`: 'much' is not a number such as 0.5", "configs.md"),
         ({"allow_code": True}, {}, 3, "unknown key `allow_code`", "configs.md"),
-        ({}, {"role": "train"}, 2, "--role train: must be 'test', 'dev' or 'confirm'", "--help describes --role"),
+        (
+            {},
+            {"role": "train"},
+            2,
+            "--role train: must be 'test', 'dev' or 'confirm'",
+            "--help describes --role",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(config, values, given, exit_code, said, hint):

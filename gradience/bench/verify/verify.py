@@ -123,7 +123,9 @@ def _check_results(run: RunFolder) -> Status | None:
 
 def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
     if not any(run.configs()):
-        run.findings.not_done("plan", "L1", f"{PLAN} cannot be checked: no valid config in {CONFIG} or {BENCH}")
+        run.findings.not_done(
+            "plan", "L1", f"{PLAN} cannot be checked: no valid config in {CONFIG} or {BENCH}"
+        )
         return
     with run.findings.check("plan", "L1", f"{PLAN} follows from the config: policy, seeds, variants"):
         try:
