@@ -4,8 +4,8 @@
 
 Serves SmolLM2-135M (from the package index) with adapters of rank 8, 16 and 32, on all linear modules and on q and v
 alone, for each max_loras and max_lora_rank in a process of its own, and sums the bytes of the stacked factors of all
-layers. Writes docs/conformance/vllm_slots.json and a table in docs/results/runtimes.md. Exit code 1 where the linear layers hold
-other bytes than `gradience fleet` says of adapters on all of them. (`make conformance-vllm`)
+layers. Writes docs/conformance/vllm_slots.json and a table in docs/results/runtimes.md. Exit code 1 where the linear
+layers hold other bytes than `gradience fleet` says of adapters on all of them. (`make conformance-vllm`)
 """
 
 import datetime
