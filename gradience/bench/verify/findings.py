@@ -82,9 +82,13 @@ class Findings:
             if failures:
                 what = counted(failures, "mismatch", "mismatches")
         finally:
-            result = "passed" if passed else "failed"
             self.checks.append(
-                VerificationCheck(name=name, level=level, result=result, what=self._said(what))
+                VerificationCheck(
+                    name=name,
+                    level=level,
+                    result="passed" if passed else "failed",
+                    what=self._said(what),
+                )
             )
 
     def verdict(self, *, from_outside: bool) -> Verdict:
