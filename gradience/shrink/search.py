@@ -65,7 +65,7 @@ def search_candidates(
         reference = current.reference()
         rewritten = None if control is None else current.candidate(control, lambda row: True)
         return TaskResults(
-            reference, rewritten, reason, tuple(tested_in_order(current, reference, candidates, make))
+            reference, rewritten, reason, tuple(search_in_order(current, reference, candidates, make))
         )
 
     return answering, answering.work(evaluate)
@@ -96,7 +96,7 @@ def search_guards(
         ) -> GuardResults:
             reference = current.reference()
             return GuardResults(
-                guard, reference, tuple(tested_in_order(current, reference, candidates, make))
+                guard, reference, tuple(search_in_order(current, reference, candidates, make))
             )
 
         all_results.append(answering.work(evaluate))
@@ -109,7 +109,7 @@ def shown_of(tested: Sequence[TestedCandidate]) -> list[PlannedCandidate]:
     return [each.candidate for each in tested if each.row.grade == "B"]
 
 
-def tested_in_order(
+def search_in_order(
     answering: Answering, reference: AdapterAnswers, candidates: Sequence[PlannedCandidate], make: Make
 ) -> Iterator[TestedCandidate]:
     """Yield each candidate tested at the full level, up to the first that is not shown."""

@@ -41,7 +41,7 @@ from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.plan import GUARDS, Prepared
-from gradience.shrink.search import GuardResults, TaskResults, shown_of, tested_in_order
+from gradience.shrink.search import GuardResults, TaskResults, search_in_order, shown_of
 from gradience.tasks.base import (
     ChatTask,
     ChoiceScoring,
@@ -161,7 +161,7 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
         rewritten = None
         if control is not None:
             rewritten = recorded.candidate(recorded.known[control.name], lambda row: True)
-        tested = tuple(tested_in_order(recorded, reference, plan.candidates, recorded.named))
+        tested = tuple(search_in_order(recorded, reference, plan.candidates, recorded.named))
         guards = tuple(_guard_again(place, report, findings, shown_of(tested)))
     results = TaskResults(reference, rewritten, report.control.reason, tested)
     prepared = Prepared(recorded.inputs, cast(Any, None), plan)
@@ -184,7 +184,7 @@ def _guard_again(
                 place / GUARDS / planned.name, like_task, rows, planned.examples, findings, likelihoods=False
             )
             reference = recorded.reference()
-            tested = tuple(tested_in_order(recorded, reference, shown, recorded.named))
+            tested = tuple(search_in_order(recorded, reference, shown, recorded.named))
         yield GuardResults(replace(recorded.inputs, name=planned.name), reference, tested)
         shown = shown_of(tested)
 

@@ -19,7 +19,7 @@ from gradience.files.records import Evaluation
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
 from gradience.shrink.outcome import candidates_of
-from gradience.shrink.search import TaskResults, tested_in_order
+from gradience.shrink.search import TaskResults, search_in_order
 from gradience.statistics.pooled import pool
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
@@ -99,7 +99,7 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
         )
         for name in names
     )
-    tested = tuple(tested_in_order(asked, known["reference"], candidates, lambda candidate: candidate.name))
+    tested = tuple(search_in_order(asked, known["reference"], candidates, lambda candidate: candidate.name))
     right = {name: [row.correct for row in one.answers.records] for name, one in known.items()}
     pooled = {name: pool([np.subtract(right[name], right["reference"], dtype=float)]) for name in names}
     p_values = [pooled[name].p_value(float(margin)) for name in names]
