@@ -110,7 +110,12 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
         [max(p_values[: place + 1]) for place in range(len(tested))]
     )
     plan = SimpleNamespace(
-        candidates=candidates, margin=Fraction(margin), compares="correct", drop=str, changes=(), guards=()
+        candidates=candidates,
+        margin=Fraction(margin),
+        compares="correct",
+        drop_text=str,
+        changes=(),
+        guards=(),
     )
     rows = candidates_of(asked.inputs, plan, TaskResults(known["reference"], None, "", tested))
     below = ["not tested"] * (len(names) - shown - 1)
