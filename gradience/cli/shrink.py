@@ -20,8 +20,8 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
     """Candidates are smaller copies of the adapter, tested from the largest down. The search stops at the first that
     is not shown to stay within the margin.
 
-    Exit codes: 0 if a candidate is shown, 8 if none is or the plan was changed after the first answers, 1 if the first
-    candidate is worse, 4 if a candidate could not be evaluated.
+    Exit codes: 0 if a candidate is shown, 8 if none is shown or the plan was changed after the first answers, 1 if
+    the first candidate is worse, 4 if a candidate could not be evaluated.
 
     Examples:
 

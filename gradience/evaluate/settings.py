@@ -326,7 +326,7 @@ class AnswerSettings:
     max_new_tokens: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of a generated answer (default: the task's limit)."""
     no_kl: bool = False
-    """Skip KL and flips, which are measured on the gold responses."""
+    """Skip KL and flips; for free text, they need another pass over the gold responses."""
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: sorted(OURS))] = (
         "transformers"
     )
@@ -349,8 +349,8 @@ class ExampleSettings(AnswerSettings):
         StrPath | Mapping[str, Any] | Rows | None, BeforeValidator(data_of), Flag("[NAME=]FILE")
     ] = None
     """Your examples: JSONL, JSON, CSV, TSV, Parquet or text, a folder saved by datasets, or hf://org/name[:split]; in
-    Python also a list of dicts, a DataFrame or a Dataset. All examples are evaluated. With several named
-    data sets, a candidate must pass on each."""
+    Python also a list of dicts, a DataFrame or a Dataset. With several named data sets, a
+    candidate must pass on each."""
     guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
         field(default_factory=dict)
     )
@@ -394,7 +394,8 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Address of a running server for the engine openai, such as http://127.0.0.1:8000/v1 (API key:
     GRADIENCE_SERVER_KEY)."""
     with_base: bool = False
-    """Also evaluate the base without an adapter (always on with `guards`). A classifier uses the reference's head."""
+    """Also evaluate the base without an adapter (always on with `guards`); for a classifier, the
+    reference with its LoRA off and its own head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None
     """Base folder of relative paths in the file (default: the file's own folder, which a relative value starts at)."""
 

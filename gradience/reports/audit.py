@@ -405,8 +405,11 @@ class AuditReport(Report):
         path = view.path(0, self.adapter.path)
         unscaled = {finding.code for finding in self.findings} & {"no-config", "unclear-scale"}
         steps = [] if view.full else [f"gradience audit {path} --layers"]
-        if self.suggestions and not unscaled:
+        testable = self.suggestions and not unscaled
+        if testable and self.adapter.format in ("peft", "safetensors"):
             steps = [f"gradience shrink {path} --data rows.jsonl"]
+        elif testable and self.adapter.format == "mlx":
+            steps = [f"gradience convert {path} as_peft", "gradience shrink as_peft --data rows.jsonl"]
         return [*audit_blocks(self, view), *(dim(f"Next: {step}") for step in steps)]
 
 
@@ -429,17 +432,16 @@ def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
 def audits_blocks(reports: Sequence[AuditReport]) -> Document:
     """Return a table of several adapters, in the order given."""
 
-    def flagged(report: AuditReport) -> Inline:
-        severities = [finding.severity for finding in report.findings]
-        flags = {"error": severities.count("error"), "warning": severities.count("warning")}
-        return Span(", ".join(plural(number, word) for word, number in flags.items() if number), "warn")
+    def flagged(report: AuditReport) -> str:
+        codes = [finding.code for finding in report.findings if finding.severity != "info"]
+        return ", ".join(dict.fromkeys(codes))
 
     table = table_of(
         reports,
         (Column("adapter"), lambda report: Span(report.adapter.path, "name")),
         (Column("rank", ">"), lambda report: number_range(layer.r for layer in report.layers)),
         (Column("k@90", ">"), lambda report: Span(trimmed(report.energy_rank_90_p50), "strong")),
-        (Column("p90", ">"), lambda report: trimmed(report.energy_rank_90_p90)),
+        (Column("90th pct", ">"), lambda report: trimmed(report.energy_rank_90_p90)),
         (Column("stable rank", ">"), lambda report: sig(report.stable_rank_median, measure_digits(report))),
         (
             Column("‖ΔW‖_F", ">", drop=1),
@@ -449,9 +451,12 @@ def audits_blocks(reports: Sequence[AuditReport]) -> Document:
             Column("uniform_median", ">", drop=2),
             lambda report: str(report.suggestions.median.rank) if report.suggestions else MISSING,
         ),
-        (Column(), flagged),
+        (Column("warnings", shown=any(map(flagged, reports))), lambda report: Span(flagged(report), "warn")),
     )
-    legend = "k@90, stable rank: medians over modules; p90: 90th percentile of k@90"
+    legend = (
+        "k@90: directions with 90 % of the energy, median and 90th percentile; stable rank: median; ‖ΔW‖_F: size of the"
+        " whole update"
+    )
     return [Heading(plural(len(reports), "adapter"), level=1), table, dim(legend)]
 
 
@@ -589,7 +594,7 @@ def finding_blocks(report: AuditReport, view: View) -> list[Block]:
 
 
 def use_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return energy ranks, stable rank and utilization over the trained modules."""
+    """Return energy ranks and stable rank over the trained modules."""
     trained = trained_layers(report)
     if not trained:
         return []
@@ -600,13 +605,11 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
         label = k_label(threshold)
         rows.append(_spread(f"{label}: directions with {label[2:]} % of Σσ²", ranks, trimmed))
     stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
-    used = [layer.utilization for layer in trained if layer.utilization is not None]
     rows.append(_spread("stable rank: Σσ²/σ₁²", stable, lambda value: sig(value, digits)))
-    rows.append(_spread("utilization: stable rank / r", used, percent))
     return [Heading("Use of rank"), Table(SPREAD, rows)]
 
 
-SPREAD = (Column("per module"), Column("median", ">"), Column("p90", ">"), Column("max", ">"))
+SPREAD = (Column("per module"), Column("median", ">"), Column("90th pct", ">"), Column("max", ">"))
 
 
 def _spread(label: str, values: Sequence[float], show: Callable[[float], str]) -> list[Inline]:
@@ -656,7 +659,7 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
         Column("rank", ">"),
         Column("parameters", ">"),
         Column("saved", ">"),
-        Column("max_lora_rank", ">", drop=2),
+        Column("vLLM max_lora_rank", ">", drop=2),
         Column(drop=1),
     ]
 

@@ -61,6 +61,7 @@ RowRole = Literal["reference", "candidate", "base"]
 REFERENCE: Literal["reference"] = "reference"
 CANDIDATE: Literal["candidate"] = "candidate"
 BASE: Literal["base"] = "base"
+BASE_MODEL = "base model"
 
 
 class OutputChange(Part):
@@ -118,9 +119,7 @@ class TestedLook(Part):
             chance = (
                 "below 0.1 %" if self.conditional_power < 0.001 else f"{100 * self.conditional_power:.1f} %"
             )
-            return (
-                f". The test stopped at look {self.number}: a B became unlikely (conditional power {chance})"
-            )
+            return f". Stopped early: with the remaining examples, the chance of grade B would be {chance}"
         return f". The test stopped at look {self.number}, at --limit" if self.stopped == "limit" else ""
 
 
@@ -129,7 +128,7 @@ class EvaluatedAdapter(Part):
 
     name: str
     role: RowRole
-    """`base`: the base without an adapter; for a classifier, the reference's head on the base's features."""
+    """`base`: the base without an adapter; for a classifier, the reference with its LoRA off and its own head."""
     path: str | None
     """Path of the adapter; null for the base."""
     sha256: str | None
@@ -288,6 +287,13 @@ class EvaluationReport(Report):
         return next((row for row in self.adapters if row.name == name), None)
 
     @property
+    def base_words(self) -> str:
+        """Name of the base's row. A classifier's base has no head of its own and is tested under the reference's."""
+        reference = self.adapters[0]
+        labels = reference.likelihood is None and self.conditions.max_new_tokens is None
+        return "LoRA off, same head" if labels and reference.other_params else BASE_MODEL
+
+    @property
     def compares(self) -> Compares:
         """Quantity compared with the reference."""
         if self.adapters[0].likelihood is not None:
@@ -379,7 +385,7 @@ class EvaluationForecast(ComparisonForecast):
 
     def blocks(self) -> Document:
         """Return the plan, the smallest margins, and the assumptions."""
-        compared = [*self.adapters[1:], *(["base model"] if self.with_base else [])]
+        compared = [*self.adapters[1:], *([BASE_MODEL] if self.with_base else [])]
         facts: list[tuple[str, Inline]] = [
             ("base", Span(self.base, "name")),
             *([("compared", first_names(compared, len(compared)))] if compared else []),
@@ -550,13 +556,16 @@ def base_fact(base: str, conditions: EvaluationConditions) -> tuple[str, Inline]
 
 
 def examples_fact(tested: EvaluationReport | ShrinkPlan) -> tuple[str, Inline]:
-    """Return `2,186 (reviews, test split), 9 looks from 328 on`, or `1,000 rows (task jsonl)` for a file."""
+    """Return `560 of 2,186 (reviews, test split), 9 looks from 328 on`, or `1,000 rows (task jsonl)` for a file."""
     task = Span(tested.task, "name")
     looks = f", {len(tested.looks)} looks from {count(tested.looks[0])} on" if tested.looks else ""
+    examples = count(tested.examples)
+    if isinstance(tested, EvaluationReport) and (tested.adapters[0].n or 0) < tested.examples:
+        examples = f"{count(tested.adapters[0].n or 0)} of {examples}"
     if tested.role is None:
-        return ("examples", (f"{count(tested.examples)} rows (task ", task, f"){looks}"))
+        return ("examples", (f"{examples} rows (task ", task, f"){looks}"))
     split = "test" if tested.role == "confirm" else tested.role
-    return ("examples", (f"{count(tested.examples)} (", task, f", {split} split){looks}"))
+    return ("examples", (f"{examples} (", task, f", {split} split){looks}"))
 
 
 OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter], Inline]]
@@ -573,25 +582,24 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         heading = Heading(("Candidates, compared with ", Span(reference.name, "name")))
     table = table_of(
         report.adapters,
-        (Column(), name_cell),
+        (Column(), lambda row: name_cell(row, report.base_words)),
         (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
         (Column("rank", ">", drop=3), ranks_cell),
         (Column("saved", ">", drop=4), saved_cell),
         *outcome_fields(report.compares, reference.n, looks=bool(report.looks)),
-        (Column("95 % interval", ">", drop=7, shown=report.compares != "agreement"), interval_cell),
+        (Column("95 % bound", ">", drop=7, shown=report.compares != "agreement"), bound_cell),
         kl,
         (Column("flips", ">", drop=1, shown=flips), lambda row: _change(row, "flipped_examples")),
     )
     legend = outcome_legend(report.compares, looks=bool(report.looks), groups=report.groups is not None)
     if report.compares != "agreement":
-        method = "Student" if by_likelihood else "Tango"
         always = ", valid at every look" if report.looks else ""
-        decides = "; the one-sided bound decides the grade" if report.candidates else ""
-        legend.append(("95 % interval", f"{method}'s two-sided interval{always}{decides}"))
+        decides = "; compared with the margin" if report.candidates else ""
+        legend.append(("95 % bound", f"one-sided bound on {'ΔNLL' if by_likelihood else 'Δ'}{always}{decides}"))
     legend += kl_legend
     if flips:
         changed = "with any changed top-1 token" if by_likelihood else "whose output changes"
-        legend.append(("flips", f"examples {changed}"))
+        legend.append(("flips", f"examples of the row {changed}"))
     return [heading, table, *([Facts(legend)] if len(report.adapters) > 1 else [])]
 
 
@@ -617,9 +625,9 @@ def outcome_fields(compares: Compares, whole: int | None, *, looks: bool) -> tup
     return (examples, *measures[compares])
 
 
-def name_cell(row: EvaluatedAdapter | JointAdapter) -> Inline:
-    """Return the name of an adapter, or `base model`."""
-    return "base model" if row.role == BASE else Span(row.name, "name")
+def name_cell(row: EvaluatedAdapter | JointAdapter, base: str = BASE_MODEL) -> Inline:
+    """Return the name of an adapter, or `base` for the base's row."""
+    return base if row.role == BASE else Span(row.name, "name")
 
 
 def saved_cell(row: EvaluatedAdapter) -> str:
@@ -745,7 +753,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
     notes: list[Note] = []
     for row in report.candidates:
         details: list[Inline] = []
-        if row.adjusted_p is not None:
+        if row.adjusted_p is not None and row.grade == "B":
             details.append(f"{probability(row.adjusted_p)} against {change} of the margin or more{adjusted}")
         if row.next_grade is not None:
             needs = examples_needed(row, report.compares)
@@ -770,7 +778,7 @@ def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
 
 
 def gain_over_base(report: EvaluationReport) -> Note | None:
-    """Return the reference's gain or loss over the base model; None if the base was not evaluated."""
+    """Return the reference's gain or loss over the base's row; None if the base was not evaluated."""
     base = next((row for row in report.adapters if row.role == BASE), None)
     if base is None or report.by_agreement or base.interval is None:
         return None
@@ -782,6 +790,9 @@ def gain_over_base(report: EvaluationReport) -> Note | None:
     low, high = sorted(-end for end in base.interval)
     show, measure, unit = (_nats, "NLL", "nats per token") if nll else (points, "accuracy", "points")
     gain = f"{measure} {show(-delta)} {unit} (95 % interval {show(low)} … {show(high)})"
+    if report.base_words != BASE_MODEL:
+        text = f"compared with {report.base_words}: {gain}. A head trained on the base model alone was not tested."
+        return Note("info", (Span(report.adapters[0].name, "name"), f" {text}"))
     better, worse = (high < 0, low > 0) if nll else (low > 0, high < 0)
     mark: Mark = "good" if better else "error" if worse else "unknown"
     verdict = "better" if better else "worse" if worse else "not shown to be better"
@@ -798,7 +809,7 @@ def answer_blocks(report: EvaluationReport) -> list[Block]:
             (row.failed_extractions, "outputs without an extractable answer"),
         )
         parts = [f"{count(number)} {problem}" for number, problem in problems if number]
-        name = "base model" if row.role == BASE else row.name
+        name = report.base_words if row.role == BASE else row.name
         rows += [f"{name}: {', '.join(parts)}"] if parts else []
     return [Heading("Truncated or missing answers"), items(rows)] if rows else []
 

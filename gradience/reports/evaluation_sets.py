@@ -157,9 +157,10 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
         rows = report.rows_on(name)
         return lambda joint: show(rows[joint.name])
 
-    one = report.rows_on(report.plan.sets[0].name)
+    first_set = report.plan.sets[0].name
+    one, base = report.rows_on(first_set), report.evaluations[first_set].base_words
     columns: list[tuple[Column, Callable[[JointAdapter], Inline]]] = [
-        (Column(), name_cell),
+        (Column(), lambda row: name_cell(row, base)),
         (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
         (Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),
         (Column("saved", ">", drop=3), lambda row: saved_cell(one[row.name])),

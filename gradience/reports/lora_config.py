@@ -46,7 +46,7 @@ def lora_config_source(report: AuditReport) -> str | None:
     comments = [
         f"Made from {display_name(adapter.path)}, sha256 {adapter.sha256[:12]}.",
         f"Each rank is the module's {k_label(plan.tau)}, rounded up to the allowed ranks: {saving}.",
-        "The ranks come from weight energy. They are worth testing on the task; none is recommended.",
+        "The ranks come from weight energy. An adapter trained at them is a different one: evaluate it on the task.",
         alpha,
     ]
     if adapter.init not in ("true", "gaussian"):

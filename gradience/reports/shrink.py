@@ -440,11 +440,13 @@ def _missing(report: ShrinkReport) -> list[Note]:
 
 def caveat_blocks(report: ShrinkReport) -> list[Block]:
     """Return the limits of the result."""
-    fixed = "Candidates, examples and margin were fixed in plan.json before this run"
+    fixed = "Candidates, examples and margin were fixed in plan.json before the first answer"
     if report.plan.changes:
         fixed = "The plan was changed after the first answers, so the 5 % error rate is not guaranteed"
     elif report.tests and report.tests > 1:
         fixed += f"; earlier tests on these examples: {report.tests - 1}"
+    elif report.tests is None:
+        fixed += "; earlier tests on these examples were not counted"
     any_scorer = f"{ANY_SCORER} " if report.plan.compares == "agreement" else ""
     return [
         Heading("Limits"),

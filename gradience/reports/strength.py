@@ -141,9 +141,10 @@ def frontier_blocks(report: StrengthReport) -> list[Block]:
         point = report.point(joint.name)
         return f"{point.strength:g}" if point else "0" if joint.role == BASE else "1"
 
+    base = next(iter(report.dev.evaluations.values())).base_words
     table = table_of(
         report.dev.adapters,
-        (Column(), name_cell),
+        (Column(), lambda row: name_cell(row, base)),
         (Column("strength", ">"), strength),
         *((Column(planned.name, ">"), cell(planned)) for planned in report.dev.plan.sets),
         (Column(), lambda row: "chosen" if row.name == report.chosen else ""),

@@ -42,7 +42,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     assert printed.out == report.to_text()
     for words in (
         "Candidates, compared with reference",
-        "better than the base model: accuracy",
+        "reference compared with LoRA off, same head: accuracy",
         "other: B, shown",
     ):
         assert words in printed.out

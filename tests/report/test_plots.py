@@ -131,11 +131,11 @@ def test_the_forest_has_the_counts_and_intervals_of_an_evaluation():
     forest = plot_of(report)
     rows = named(forest, forest.series[0].rows)
     for adapter in report.adapters[1:]:
-        label = "base model" if adapter.role == "base" else adapter.name
+        label = report.base_words if adapter.role == "base" else adapter.name
         table = adapter.pairs
         if adapter.role == "base":  # it would press the others together
             assert label not in rows
-            assert f"Off scale: base model ({points(table.delta)})." in forest.sentence
+            assert f"Off scale: LoRA off, same head ({points(table.delta)})." in forest.sentence
             continue
         drawn = rows[label]
         assert drawn.value == pytest.approx(100 * (table.n01 - table.n10) / report.examples)

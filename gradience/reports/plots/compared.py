@@ -8,7 +8,7 @@ from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.numbers import plural, signed
 from gradience.reports.bench import Bench, BenchAggregate, Outcome, saving, step_outcome
 from gradience.reports.bench_plan import PlannedSet
-from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.reports.evaluation import BASE, BASE_MODEL, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evidence import EvidenceReport
 from gradience.reports.plots.plot import Axis, ForestInterval, Intervals, Lines, Plot, Points, Reference, Tone
 from gradience.reports.shrink import ShrinkReport
@@ -84,7 +84,7 @@ def compared(report: Comparing) -> Compared:
     """Return the rows of any report that compares adapters; accuracies are in points."""
     match report:
         case EvaluationReport():
-            return _evaluated(report.adapters, float(report.margin))
+            return _evaluated(report.adapters, float(report.margin), report.base_words)
         case ShrinkReport():
             results = [candidate.result for candidate in report.candidates if candidate.result is not None]
             return _evaluated(results, float(report.plan.margin))
@@ -101,7 +101,7 @@ def _points(interval: Bounds | PairedTable) -> Ends:
     return 100 * interval.low, 100 * interval.high
 
 
-def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
+def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float, base: str = BASE_MODEL) -> Compared:
     rows: list[ForestRow] = []
     likelihoods = False
     for adapter in adapters:
@@ -115,7 +115,7 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
             ends = (scored.low, scored.high) if bounds is None else (-bounds.high, -bounds.low)
         else:
             continue
-        name = "base model" if adapter.role == BASE else adapter.name
+        name = base if adapter.role == BASE else adapter.name
         aside = "" if bounds else " (95 % interval)"
         tone = GRADES[adapter.grade]
         rows.append(ForestRow(name, delta, ends, tone, adapter.params_saved, aside))
@@ -317,7 +317,7 @@ def frontier_plot(report: StrengthReport) -> Plot | None:
         if marks:
             xs, ys = zip(*marks, strict=True)
             series.append(Lines(f"rank {rank}", xs, ys, marked=True))
-    for name, label in ((report.chosen or "", "chosen"), (base, "base model")):
+    for name, label in ((report.chosen or "", "chosen"), (base, BASE_MODEL)):
         x, y = (values[planned.name].get(name) for planned in (guard, task))
         if x is not None and y is not None:
             series.append(Points(label, [x], [y], [label], tone="good" if name == report.chosen else "dim"))
