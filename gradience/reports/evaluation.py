@@ -595,7 +595,9 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     if report.compares != "agreement":
         always = ", valid at every look" if report.looks else ""
         decides = "; compared with the margin" if report.candidates else ""
-        legend.append(("95 % bound", f"one-sided bound on {'ΔNLL' if by_likelihood else 'Δ'}{always}{decides}"))
+        legend.append(
+            ("95 % bound", f"one-sided bound on {'ΔNLL' if by_likelihood else 'Δ'}{always}{decides}")
+        )
     legend += kl_legend
     if flips:
         changed = "with any changed top-1 token" if by_likelihood else "whose output changes"
