@@ -14,7 +14,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import REPORT
-from gradience.compress.carry import DISTILL_REPORT, compressed_opening, distilled_opening
+from gradience.compress.carry import COPIED_CARD, DISTILL_REPORT, compressed_opening, distilled_opening
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
 from gradience.files.card import (
@@ -25,6 +25,7 @@ from gradience.files.card import (
     FrontMatter,
     block_in,
     read_card,
+    text_of,
     write_card,
 )
 from gradience.ranks import max_lora_rank_step
@@ -35,7 +36,7 @@ from gradience.reports.base.graded import GRADES
 from gradience.reports.base.numbers import count, number_range, sig, signed, size, trimmed
 from gradience.reports.compression import CompressionReport, RuntimeVerdict, runtime_notes
 from gradience.reports.distill import DistillReport
-from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, interval_cell
+from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, bound_cell
 from gradience.reports.merge import REPORT as MERGE_REPORT
 from gradience.reports.merge import MergeReport, card_blocks
 from gradience.reports.shrink import ShrinkReport, tested_by
@@ -82,6 +83,7 @@ TASKS = {
 }
 """Task of the config -> the hub's name."""
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
+_HEAD = re.compile(r"\.(classifier|score)(\.out_proj)?\.weight$")
 Rows = list[tuple[str, Inline]]
 Written = TypeVar("Written", CompressionReport, DistillReport, MergeReport)
 
@@ -170,7 +172,10 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         if rows:
             blocks = [Heading("Evaluation" if evaluated else "Size"), Facts(rows), *blocks]
         front = _front_matter(adapter, evaluated, derived=bool(opening))
-    return Card("\n\n".join([*opening, markdown.render(blocks)]), front)
+    parts = [*opening, markdown.render(blocks).rstrip()]
+    if (compression or distillation) and text_of(read_card(folder)).strip():
+        parts.append(COPIED_CARD)
+    return Card("\n\n".join(parts), front)
 
 
 def _front_matter(
@@ -191,7 +196,7 @@ def _front_matter(
 
 
 def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[dict[str, Any]]:
-    """Yield the accuracy, and the difference from the reference with its interval, as keywords of EvalResult."""
+    """Yield the accuracy, and the difference from the reference with its bound, as keywords of EvalResult."""
     role = tested_by(report).role
     if tested_by(report).compares == "agreement":  # no answers, no accuracy
         return
@@ -211,15 +216,15 @@ def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[d
         }
     nll = row.likelihood is not None
     delta = row.likelihood.delta if row.likelihood else row.pairs.delta if row.pairs else None
-    if delta is not None and row.interval is not None:
-        low, high = row.interval
-        interval = {"confidence": 0.95, "low": round(low, 6), "high": round(high, 6), "grade": row.grade}
+    if delta is not None and row.bounds is not None:
+        bound = -row.bounds.low if nll else row.bounds.low
+        test = {"confidence": 0.95, "one_sided": True, "bound": round(bound, 6), "grade": row.grade}
         yield {
             **about,
             "metric_type": "nll_per_token_difference" if nll else "accuracy_difference",
             "metric_name": "Difference from the reference adapter",
             "metric_value": round(delta, 6),
-            "metric_args": {**facts, **interval},
+            "metric_args": {**facts, **test},
         }
 
 
@@ -302,13 +307,10 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
     if row.correct is not None and row.n:
         rows.append(("correct", f"{count(row.correct)} / {count(row.n)} ({100 * row.correct / row.n:.1f} %)"))
     if row.pairs is not None:
-        interval = f"95 % interval {interval_cell(row)}"
-        rows.append(("Δ from the reference adapter", f"{points(row.pairs.delta)} points ({interval})"))
+        rows.append(("Δ from the reference adapter", f"{points(row.pairs.delta)} points{_bound(row)}"))
     if row.likelihood is not None and row.likelihood.delta is not None:
         evidence = row.likelihood
-        delta = f"{signed(evidence.delta)} nats per token"
-        if row.interval is not None:
-            delta += f" (95 % interval {signed(row.interval[0])} … {signed(row.interval[1])})"
+        delta = f"{signed(evidence.delta)} nats per token{_bound(row)}"
         rows.append(("ΔNLL from the reference adapter", delta))
     if row.grade is not None:  # each grade of an evaluation has its reason
         rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade][1]}"))
@@ -317,6 +319,18 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
         rows += [(f"guard {name}", f"{on.grade}: {on.reason}") for name, on in on_guards if on is not None]
         rows += [("changed after answers", change) for change in tested_by(report).changes]
     return rows
+
+
+def _bound(row: EvaluatedAdapter) -> str:
+    """Return the bound that the grade depends on, in brackets; empty if there is none."""
+    bound = bound_cell(row)
+    return f" (one-sided 95 % bound {bound})" if bound else ""
+
+
+def _labels(adapter: Adapter) -> str:
+    """Return the number of labels of the head in the file, or a placeholder."""
+    heads = [entry.shape[0] for name, entry in adapter.entries() if _HEAD.search(name)]
+    return str(heads[0]) if heads else "NUM_LABELS"
 
 
 def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block]:
@@ -329,7 +343,7 @@ def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block
         code = Code([line.replace("{base}", base) for line in lines], "python")
         return [Heading("How to load it"), code, Paragraph(run)]
     loader = LOADERS.get(task or "", "AutoPeftModel")
-    labels = ", num_labels=…" if task in ("SEQ_CLS", "TOKEN_CLS") else ""
+    labels = f", num_labels={_labels(adapter)}" if task in ("SEQ_CLS", "TOKEN_CLS") else ""
     lines = [
         f"from peft import {loader}",
         "",

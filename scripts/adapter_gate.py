@@ -93,7 +93,7 @@ def gate(output: Path) -> tuple[int, list[str]]:
     lines += [
         "",
         "## Loading the changed adapter",
-        json.loads(text)["block"].partition("## How to load it")[2],
+        json.loads(text)["block"].partition("## How to load it")[2].partition("## Copied card")[0],
     ]
     return next((code for code in (4, 1, 8) if code in (*codes, incomplete)), 0), lines
 

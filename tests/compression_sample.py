@@ -128,7 +128,7 @@ def report(modules: Sequence[ModuleResult], **more: Any) -> CompressionReport:
         "output_sha256": NEW,
         "criterion": "rank 16",
         "encoding": "uniform",
-        "encoding_reason": "all ranks and all scales agree",
+        "encoding_reason": "all modules agree; one r and one α for all modules",
         "modules": tuple(modules),
         "dropped": tuple(module.name for module in modules if module.new_rank == 0),
         "measured_error": math.hypot(sums["predicted_error"], 2e-3),

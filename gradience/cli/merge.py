@@ -31,6 +31,8 @@ def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int
       gradience merge ./arithmetic ./sorting --method ties --data A=sums.jsonl --data B=lists.jsonl -o merged
     """
     output = required_output(settings.output, "DIR", dry_run=False)
+    from gradience.card import card_of
+    from gradience.files.card import write_card
     from gradience.merge.verb import DOCUMENT, merge_adapters
     from gradience.reports.merge import REPORT
 
@@ -40,6 +42,7 @@ def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int
             if settings.data
             else out.run(merge_adapters, settings, f"merging into {Path(output).name}")
         )
+    write_card(output, card_of(output))
     out.show(call)
     if not out.quiet:
         show_written(f"{output / REPORT}, {DOCUMENT}")

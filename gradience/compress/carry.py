@@ -26,15 +26,21 @@ PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", 
 DISTILL_REPORT = "distill_report.json"
 REPORTS = ("compression_report.json", "compression_report.md", DISTILL_REPORT)
 OPENING = "> **A smaller approximation of another adapter.**"
-AROUND = "The text outside this block describes the reference adapter."
+TRAINING = ("training", "trainer_", "train_results", "eval_results", "all_results")
+"""First parts of the names of JSON files about the training of the old weights, transformers' among them."""
+COPIED_CARD = """## Copied card: not about these weights
+
+The text below was copied with the files of the reference adapter. Its ranks, scores, checksums and statements about \
+test data do not apply to this adapter."""
+"""The last lines of a block, if a card was copied: the text below the block belongs to this heading."""
 
 
 def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
     Neither: the weights and the config, which the caller writes. Left out are pickles (training state and weights of
-    the old shapes among them), reports of an earlier compression or distillation, sub-folders, hidden files, pipes,
-    links that lead elsewhere, and what is larger than `MAX_DATA_BYTES`.
+    the old shapes among them), reports of the training or of an earlier compression or distillation, sub-folders,
+    hidden files, pipes, links that lead elsewhere, and what is larger than `MAX_DATA_BYTES`.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
@@ -88,6 +94,7 @@ def _carries(entry: Path) -> bool:
         or name.lower().endswith(PICKLE_SUFFIXES)
         or (name.startswith(PICKLED_BINS) and name.endswith(".bin"))
         or name in REPORTS
+        or (name.startswith(TRAINING) and name.endswith((".json", ".jsonl")))
         or name.endswith("adapters.safetensors")  # checkpoints of MLX-LM, at the old ranks
         or (name.startswith("adapter_model") and name.endswith((".safetensors", ".safetensors.index.json")))
     )
@@ -138,10 +145,10 @@ def files_to_publish(folder: Path) -> tuple[str, ...]:
 
 
 def annotate(folder: Path, opening: str) -> tuple[str, ...]:
-    """Put `opening` into the card in `folder` and return the card's name in a tuple, empty without a card."""
+    """Put `opening` above the copied card in `folder` and return its name in a tuple, empty without a card."""
     if not (folder / CARD).is_file():
         return ()
-    write_card(folder, Card(opening))
+    write_card(folder, Card(f"{opening}\n\n{COPIED_CARD}"))
     return (CARD,)
 
 
@@ -156,7 +163,7 @@ def compressed_opening(rows: Sequence[ModuleResult], error: float, strength: flo
     scale = "same scale" if strength == 1 else f"strength {strength:g} (the update is multiplied by it)"
     return (
         f"{OPENING} `gradience compress` made it without training: LoRA rank {before} → {now}, {scale}, "
-        f"relative error of the update {percent(error)}. {AROUND}"
+        f"relative error of the update {percent(error)}."
     )
 
 
@@ -164,5 +171,5 @@ def distilled_opening(steps: int) -> str:
     """Return the opening text for the card of an adapter that was distilled for `steps` steps."""
     return (
         f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} without labels, to match the"
-        f" reference adapter's outputs. {AROUND}"
+        " reference adapter's outputs."
     )

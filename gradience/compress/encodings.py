@@ -90,7 +90,7 @@ def _fitting(targets: Sequence[Target]) -> tuple[Encoding, str]:
     equal_ranks = all(target.rank == targets[0].rank for target in targets)
     equal_scales = all(_same(target.scale, targets[0].scale) for target in targets)
     if equal_ranks and equal_scales:
-        return "uniform", "all ranks and all scales agree"
+        return "uniform", "all modules agree"
     names = [name for name, equal in (("ranks", equal_ranks), ("scales", equal_scales)) if not equal]
     reason = f"{' and '.join(names)} differ between modules"
     if uneven_experts(targets):

@@ -95,6 +95,13 @@ def without_block(card: bytes) -> bytes:
     return _BLOCK.sub(b"", card, count=1)
 
 
+def text_of(card: bytes) -> bytes:
+    """Return the text of a card that is not ours, without the YAML."""
+    text = without_block(card)
+    front = _FRONT_MATTER.match(text)
+    return text[front.end() :] if front else text
+
+
 def with_front_matter(card: bytes, front: FrontMatter, name: str) -> bytes:
     """Return the card with the facts in its YAML, through huggingface_hub. name: the model's name beside results.
 

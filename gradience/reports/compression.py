@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 from typing import ClassVar, Literal, cast
 
 from pydantic import Field
@@ -235,11 +236,11 @@ LISTED_MODULES = 1000
 """Maximum rows of the last table of a document; the JSON has all modules."""
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
-QUALITY = "A small error does not prove equal accuracy: evaluate both adapters on the task."
+QUALITY = "Weight error does not predict accuracy: evaluate both adapters on the task."
 
 
 def _screen(compression: Compression, view: View, *steps: str) -> Document:
-    pointer = () if view.full else ("--layers",)
+    pointer = () if view.full else ("every module: --layers",)
     return [*compression_blocks(compression, view), next_steps(*steps, *pointer)]
 
 
@@ -259,13 +260,14 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
             dim("Dry run: nothing was written."),
         ]
     error = f"Error: {percent(compression.measured_error)}"
-    source = ("Reference adapter: ", Span(compression.source_path, "name"))
+    commit = (f", {text}" for text in commit_of(compression.source))
+    source = ("Reference adapter: ", Span(compression.source_path, "name"), *commit)
     silent = [row for row in compression.runtimes if row.verdict in SILENT]
     notes = [*runtime_notes(silent), *(Note("warning", warning) for warning in compression.warnings)]
     return [
         Heading(("Compressed to ", Span(compression.output_path, "name")), level=1, aside=asked),
         Paragraph(f"{_result(compression, error)} {QUALITY}"),
-        Paragraph((*source, *(f", {commit}" for commit in commit_of(compression.source)))),
+        *([] if view.brief and not compression.source else [Paragraph(source)]),
         *([Notes(notes)] if notes else []),
     ]
 
@@ -325,10 +327,10 @@ def predicted(error: float | None) -> str:
 # ---------------------------------------------------------------- runtime support
 
 LOADING: dict[Verdict, tuple[Mark, str]] = {
-    "loads": ("good", "loaded similar adapters"),
-    "wrong scale": ("error", "silently applied a wrong scale to similar adapters"),
-    "wrong meaning": ("error", "silently computed wrong results with similar adapters"),
-    "refuses": ("error", "refused similar adapters"),
+    "loads": ("good", "loaded other adapters of this kind"),
+    "wrong scale": ("error", "silently applied a wrong scale to other adapters of this kind"),
+    "wrong meaning": ("error", "silently computed wrong results with other adapters of this kind"),
+    "refuses": ("error", "refused other adapters of this kind"),
     "not run": ("unknown", "not tested"),
 }
 """A mark and the words for a runtime. Success first, then silent failures."""
@@ -388,16 +390,27 @@ def _stored_rank(module: Module) -> int:
     return module.stored_rank if isinstance(module, ModuleResult) else module.new_rank
 
 
-MEASURES: tuple[Measure[Module], ...] = (
+RANKS: tuple[Measure[Module], ...] = (
     Measure(Column("rank", ">"), _change),
     Measure(
         Column("on disk", ">"),
         lambda modules: number_range(map(_stored_rank, modules)),
         lambda modules: any(_stored_rank(module) != module.new_rank for module in modules),
     ),
-    measure("predicted error", _planned_error, predicted, max),
-    measure("error", _written("measured_error"), percent, max),
-    measure("DoRA layer", OUTPUT_ERROR, percent, max),
+)
+ERRORS: tuple[tuple[str, Callable[[Module], float | None], Callable[[float | None], str]], ...] = (
+    ("error", _planned_error, predicted),
+    ("error", _written("measured_error"), percent),
+    ("DoRA layer", OUTPUT_ERROR, percent),
+)
+MEASURES = (*RANKS, *(measure(title, value, show) for title, value, show in ERRORS))
+KIND_MEASURES = (
+    *RANKS,
+    *(
+        measure(f"{name} {title}", value, show, of, drop)
+        for title, value, show in ERRORS
+        for name, of, drop in (("median", median, 1), ("largest", max, 0))
+    ),
 )
 
 
@@ -415,8 +428,8 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
         names = first_names(dropped, SHOWN_NAMES if view.brief else LISTED_NAMES)
         notes.append((f"{plural(len(dropped), 'module')} left out at rank 0: ", *names))
     return [
-        Heading("Modules", aside="largest error of each kind"),
-        module_table("kind", kinds, (NUMBER, *MEASURES)),
+        Heading("Modules"),
+        module_table("kind", kinds, (NUMBER, *KIND_MEASURES)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
         *([Notes([Note("info", note) for note in notes])] if notes else []),
     ]
@@ -445,10 +458,11 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
     most = SHOWN_NAMES if view.brief else LISTED_NAMES
     written = [module for module in report.modules if module.new_rank]
     dtypes = "+".join(sorted({module.dtype.lower() for module in written}))
-    facts: list[tuple[str, Inline]] = [
-        ("encoding", f"{report.encoding} ({report.encoding_reason})"),
-        ("stored as", dtypes),
-    ]
+    facts: list[tuple[str, Inline]] = []
+    if not view.brief or report.encoding != "uniform":
+        facts.append(("encoding", f"{report.encoding} ({report.encoding_reason})"))
+    if not view.brief:
+        facts.append(("stored as", dtypes))
     folded = sum(module.folded != 1.0 for module in written)
     if folded:
         rescaled = f"B of {plural(folded, 'module')}, because the config cannot express the scale"
@@ -464,13 +478,13 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
         ("files left out", report.left_out_files),
     )
     facts += [(label, first_names(names, most)) for label, names in lists if names]
-    return [Heading("Encoding"), Facts(facts)]
+    return [Heading("Encoding"), Facts(facts)] if facts else []
 
 
 SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
     title_blocks,
-    saved_blocks,
     kl_blocks,
+    saved_blocks,
     where_blocks,
     runtime_blocks,
     encoding_blocks,

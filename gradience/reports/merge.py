@@ -28,6 +28,7 @@ from gradience.reports.base.numbers import MISSING, number_range, percent, plura
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
+from gradience.reports.base.view import View, next_steps
 from gradience.reports.compression import RuntimeVerdict, runtime_notes
 from gradience.reports.evaluation import (
     EvaluatedAdapter,
@@ -180,6 +181,11 @@ class MergeReport(Report):
             blocks += [Heading("Runtime support"), Notes(runtime_notes(tested))]
         return blocks
 
+    def screen(self, view: View) -> Document:
+        """Return the document, and how to test an untested merge."""
+        data = " ".join(f"--data {row.name}=rows.jsonl" for row in self.parents)
+        return self.blocks() if self.certificate else [*self.blocks(), next_steps(f"add {data}")]
+
 
 def result_blocks(report: MergeReport) -> list[Block]:
     """Return the certificate with its comparisons, the size, the error, and the warnings."""
@@ -223,8 +229,7 @@ def _listed(weights: Iterable[float]) -> str:
 def _verdict(report: MergeReport) -> Note:
     certificate = report.certificate
     if certificate is None:
-        unknown = "weights do not show whether the merge is as accurate as its parents"
-        return Note("unknown", f"Not tested: {unknown}. Add --data NAME=FILE with examples of each parent.")
+        return Note("unknown", "Accuracy was not tested, and weights do not show it.")
     grades = [(row.parent, row.merged.grade) for row in certificate.parents]
     reasons = [f"{name}: {GRADES[grade][1] if grade else 'not compared'}" for name, grade in grades]
     return Note(MARKS[certificate.verdict], f"{certificate.verdict.capitalize()} ({'; '.join(reasons)})")

@@ -160,7 +160,7 @@ def steps_below(rank: int) -> tuple[int, ...]:
     return tuple(step for step in reversed(VLLM_MAX_LORA_RANKS) if step < holding)
 
 
-UNKNOWN = "the architecture is not known. Add --base-model DIR, the folder of the base model"
+UNKNOWN = "the base model's config.json is needed. Add --base-model DIR, the folder with it"
 USUAL_TYPES = frozenset(("F32", "F16", "BF16"))
 """Storage types that need no run of their own; any other type counts as tested only if a run used it."""
 NAMED_PARTS = 2

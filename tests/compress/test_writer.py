@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from gradience import audit_adapter
 from gradience.adapters.locate import locate
 from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter
-from gradience.compress.carry import annotate, carry_files
+from gradience.compress.carry import COPIED_CARD, annotate, carry_files
 from gradience.errors import InputError
 from gradience.files.card import BEGIN, CARD, END, Card, with_block, without_block, write_card
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
@@ -51,12 +51,13 @@ def test_files_beside_the_weights(tmp_path):
     source = adapter(tmp_path / "in")
     carried = (
         "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-        "trainer_state.json", "value_head.safetensors", "notes für später.txt",
+        "value_head.safetensors", "notes für später.txt",
     )  # fmt: skip
     left = (
         "optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth", "rng_state_0.pth", "adapter_model.bin",
         "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "mp_rank_00_model_states.pt", "vocabulary.pkl",
-        "compression_report.json", "compression_report.md", ".gitattributes",
+        "compression_report.json", "compression_report.md", ".gitattributes", "trainer_state.json", "training.json",
+        "training_log.jsonl", "eval_results.json",
     )  # fmt: skip
     for name in (*carried, *left):
         (source / name).write_text(f"{name}: für später")
@@ -145,7 +146,8 @@ def test_a_folder_without_a_card_gets_none_from_a_compression(tmp_path):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / CARD).write_bytes(YAML + b"# A\n")
     assert annotate(tmp_path, "Made today.") == (CARD,)
-    assert (tmp_path / CARD).read_bytes() == YAML + BLOCK + b"# A\n"
+    block = BLOCK.replace(END, b"\n" + COPIED_CARD.encode() + b"\n" + END)
+    assert (tmp_path / CARD).read_bytes() == YAML + block + b"# A\n"
 
 
 # ---------------------------------------------------------------- Renamed and omitted tensors

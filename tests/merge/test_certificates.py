@@ -155,6 +155,7 @@ def test_the_command_prints_the_verdict_and_its_exit_code(causal, tmp_path, caps
     grades = [row.merged.grade for row in report.certificate.parents]
     assert code == (1 if "D" in grades else 8 if "C" in grades else 0)
     assert report.certificate.verdict.capitalize() in capsys.readouterr().out
+    assert "How to load it" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     missing = [*arguments[:5], "--data", "A=nowhere.jsonl", "-o", str(tmp_path / "two")]
     assert run(missing) == InputError.exit_code
 

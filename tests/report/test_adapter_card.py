@@ -15,6 +15,7 @@ from raising import raises
 from gradience.card import card_of, read_evaluation
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
+from gradience.compress.carry import COPIED_CARD
 from gradience.errors import InputError
 from gradience.files.card import BEGIN, CARD, END, without_block
 from gradience.reports.compression import CompressionReport
@@ -80,6 +81,8 @@ def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, cap
         in before.decode()
     )
     assert text_of(before) == text_of((example_adapter() / CARD).read_bytes())
+    assert before.split(END)[0].decode().endswith(f"\n\n{COPIED_CARD}\n")
+    assert not {"training.json", "training_log.jsonl"} & {path.name for path in smaller.iterdir()}
     assert run(["card", str(smaller), "--json"]) == 0
     facts_in_json = json.loads(capsys.readouterr().out)
     assert facts_in_json["changed"] is False
@@ -95,23 +98,25 @@ def test_of_an_original_it_says_what_the_spectra_say(tmp_path, capsys):
     ks = energy_ranks(folder)
     assert f"energy is in {np.median(ks):g} directions (median module)" in facts(text)["energy"]
     assert facts(text)["LoRA rank"] == f"8 in {len(ks)} modules"
-    assert "AutoPeftModelForSequenceClassification.from_pretrained" in text
+    assert (
+        'AutoPeftModelForSequenceClassification.from_pretrained("path/to/this/folder", num_labels=2)' in text
+    )
     assert "smaller approximation" not in text
+    assert COPIED_CARD not in text
     assert "written" in capsys.readouterr().err
 
 
-def test_the_evaluation_above_the_folder_is_shown_with_interval_and_grade(smaller, tmp_path, capsys):
+def test_the_evaluation_above_the_folder_is_shown_with_bound_and_grade(smaller, tmp_path, capsys):
     folder = shutil.copytree(smaller, tmp_path / "adapter")
     report = ShrinkReport.read(evidence_about(folder, tmp_path))
     row = report.candidates[0].result
     assert run(["card", str(folder), "--dry-run"]) == 0
     said = facts(capsys.readouterr().out)
     assert said["grade"] == f"{row.grade}: {row.reason}"
-    assert row.pairs.low < 0 < row.pairs.high
-    assert (
-        f"(95 % interval −{-100 * row.pairs.low:.2f} … +{100 * row.pairs.high:.2f})"
-        in said["Δ from the reference adapter"]
-    )
+    assert row.pairs.low < row.bounds.low < 0
+    bound = f"(one-sided 95 % bound −{-100 * row.bounds.low:.2f})"
+    assert said["Δ from the reference adapter"].endswith(bound)
+    assert f"{-100 * row.bounds.low:.2f} points lower" in said["grade"]
     assert said["correct"].startswith(f"{row.correct:,} / {row.n:,} ")
 
 
@@ -195,8 +200,7 @@ def test_the_yaml_is_what_the_hub_reads_and_everything_else_in_it_stays(tmp_path
         assert (accuracy.dataset_name, accuracy.dataset_split) == (report.task, "test")
         assert accuracy.metric_value == pytest.approx(row.correct / row.n, abs=1e-6)
         assert difference.metric_value == pytest.approx(row.pairs.delta, abs=1e-6)
-        low, _ = row.interval
-        assert difference.metric_args["low"] == pytest.approx(low, abs=1e-6)
+        assert difference.metric_args["bound"] == pytest.approx(row.bounds.low, abs=1e-6)
         assert (difference.metric_args["grade"], difference.metric_args["examples"]) == (row.grade, row.n)
 
 
