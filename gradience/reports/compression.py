@@ -261,7 +261,7 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         ]
     error = f"Error: {percent(compression.measured_error)}"
     commit = (f", {text}" for text in commit_of(compression.source))
-    source = ("Reference adapter: ", Span(compression.source_path, "name"), *commit)
+    source: tuple[str | Span, ...] = ("Reference adapter: ", Span(compression.source_path, "name"), *commit)
     silent = [row for row in compression.runtimes if row.verdict in SILENT]
     notes = [*runtime_notes(silent), *(Note("warning", warning) for warning in compression.warnings)]
     return [
