@@ -11,7 +11,7 @@ CPU_TOKENS = 4096
 TRIED_TOKENS = 32768
 """Initial tokens in a batch on other devices, before testing if memory can hold the longest one."""
 SCORED_SHARE = 4
-"""By how much a batch of teacher-forced scoring is smaller: its logits over a whole vocabulary take the memory."""
+"""Factor by which a batch of teacher-forced scoring is smaller: its logits over the whole vocabulary need memory."""
 
 
 def fixed_batches(texts: Sequence[str], batch_size: int) -> list[list[int]]:

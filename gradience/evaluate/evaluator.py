@@ -1,4 +1,4 @@
-"""Evaluates adapters: one loaded base, the same examples in the same batches, records for each.
+"""Evaluate adapters on one loaded base: the same examples in the same batches, and records for each adapter.
 
 The base is loaded when the first evaluation that is not done yet needs it, and an adapter when it is first
 evaluated. So a run that is resumed after all evaluations loads nothing.
@@ -27,7 +27,7 @@ from gradience.progress import Progress
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 
 SCORED_AT_ONCE = 16
-"""Responses in a batch of teacher-forced scoring: its logits over a whole vocabulary take the memory."""
+"""Responses in a batch of teacher-forced scoring. Few, since logits over the whole vocabulary need much memory."""
 
 
 POSITIONS = 1000
@@ -87,7 +87,7 @@ class Evaluator:
         self._expected: list[Path] = []
 
     def procedure(self, *, lora: bool = True, reference: str | None = None) -> Procedure:
-        """Return how the task's rows are answered. reference: what likelihoods are compared with."""
+        """Return the procedure of the task's rows. reference: adapter that likelihoods are compared with."""
         task = self.task
         if isinstance(task, ClassificationTask):
             return Classification(max_length=self.max_length, lora=lora)
@@ -105,7 +105,7 @@ class Evaluator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides an answer, beside adapter, base and examples."""
+        """Everything that determines an answer, besides adapter, base and examples."""
         settings = {"engine": self.engine_type.name, **self.engine_type.decides(), **self._batches()}
         task = self.task
         if isinstance(task, ClassificationTask):
@@ -122,7 +122,7 @@ class Evaluator:
 
     @property
     def numerics(self) -> dict[str, Any]:
-        """Device, threads and versions of an evaluation here and now; nothing is loaded."""
+        """Device, threads and versions of an evaluation on this machine. Loads nothing."""
         return self.engine_type.numerics(self.device)
 
     def answers(

@@ -51,7 +51,7 @@ TEXT_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class EvaluateInputs:
-    """Everything that can be known before a model is loaded."""
+    """Inputs of an evaluation, read before a model is loaded."""
 
     request: EvaluateSettings
     adapters: tuple[AdapterInput, ...]
@@ -70,11 +70,11 @@ class EvaluateInputs:
     group_of: Mapping[str, int] = field(default_factory=dict)
     """Id of an example -> its group; empty if each example is its own."""
     grown_from: int | None = None
-    """Number of examples that was planned before the first answers, if there are more now."""
+    """Number of examples planned before the first answers, if there are more now."""
     name: str = ""
     """Name of the data set, if there are several."""
     is_guard: bool = False
-    """True for a data set that shows what else changed, with wider default margins."""
+    """True for a guard, which detects forgetting and has wider default margins."""
     first_margin: Fraction | None = None
     """Margin set before the first answers, if it has changed since."""
 
@@ -85,7 +85,7 @@ class EvaluateInputs:
 
     @property
     def classifies(self) -> bool:
-        """True if labels are given, and not text."""
+        """True if the answers are labels."""
         return isinstance(self.task, ClassificationTask)
 
     @property
@@ -100,7 +100,7 @@ class EvaluateInputs:
 
     @property
     def compares(self) -> Compares:
-        """The measure that decides."""
+        """Measure that the test compares."""
         return "nll" if self.compares_nll else "agreement" if self.by_agreement else "correct"
 
     @property
@@ -138,7 +138,7 @@ class EvaluateInputs:
 
     @property
     def max_length(self) -> int:
-        """Tokens of a text to label."""
+        """Maximum tokens of a text to label."""
         return self.request.max_length or TEXT_TOKENS
 
 
@@ -322,7 +322,7 @@ def with_looks(inputs: EvaluateInputs) -> EvaluateInputs:
 
 
 def _other_bases(adapters: Sequence[AdapterInput], base: str) -> Iterator[str]:
-    """Configs that name another base: not wrong, since a copy of it has another name."""
+    """Return notes on configs that name another base. This is no error, since a copy of the base may be renamed."""
     base = plain_name(base)
     for adapter in adapters:
         named = adapter.base_model
@@ -400,7 +400,7 @@ def _prompts(request: EvaluateSettings, tokenizer: Any) -> GenerationTask:
 
 
 def reader_of(data: Path, columns: Mapping[str, str] | None = None) -> tuple[str, Mapping[str, Any]]:
-    """Return the task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
+    """Return the task that reads these rows, and the options that it needs. Raises InputError (`task-kind`)."""
     first = next(local(data, columns).read(), None)
     kind = None if first is None else kind_of(first)
     if kind is None:
@@ -418,7 +418,7 @@ def reader_of(data: Path, columns: Mapping[str, str] | None = None) -> tuple[str
 def _kind(
     adapters: Sequence[AdapterInput], task: Task | ChatTask | None, request: EvaluateSettings
 ) -> ModelType:
-    """Return the kind of model that the adapters need; one that does not say so is like the others, or causal.
+    """Return the kind of model that the adapters need. An adapter without a task type has the others' kind, or causal.
 
     Raises UsageError (`wrong-model`) for a kind that does not fit the task or the first adapter, InputError
     (`labels-differ`) for a head with another number of labels.

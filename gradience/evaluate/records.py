@@ -1,4 +1,4 @@
-"""Records that survive a kill: every batch is on disk before the next one starts.
+"""Write records so that they survive a kill: every batch is on disk before the next one starts.
 
 `NAME.part` beside the file holds the header and the records of the completed batches, in the order in which
 they were answered. An evaluation with the same header resumes after them. Batches depend only on the
@@ -54,9 +54,9 @@ class RecordFile(Generic[R]):
             sweep_beside(path)
             try:
                 whole: Evaluation[R] | None = read_records(path) if path.exists() else None
-            except InputError:  # something else, which this evaluation replaces
+            except InputError:  # not our records; this evaluation replaces the file
                 whole = None
-            if whole is not None and whole.run == run:  # which says that the examples are the same, too
+            if whole is not None and whole.run == run:  # equal headers include the digest of the examples
                 self.done = [[whole.records[place] for place in batch] for batch in batches]
                 self.finished = True
                 return
@@ -68,7 +68,7 @@ class RecordFile(Generic[R]):
                 self.done = max(self.done, part, key=len)
 
     def keep(self, count: int) -> None:
-        """Forget all but the first `count` batches: what another adapter of the same evaluation lacks."""
+        """Drop all but the first `count` batches, which all files of the evaluation have."""
         if self.finished and count == len(self.batches):
             return
         self.done, self.finished = self.done[:count], False
@@ -78,7 +78,7 @@ class RecordFile(Generic[R]):
             write_whole(self.part, [line(self.run), *map(line, chain(*self.done))])
 
     def append(self, records: Sequence[R]) -> None:
-        """Add the next batch, and have it on the disk."""
+        """Append the next batch, and flush it to disk."""
         self.done.append(list(records))
         if self.part is not None:
             with write_errors(self.part), self.part.open("ab") as file:
@@ -98,8 +98,8 @@ class RecordFile(Generic[R]):
         return evaluation
 
     def _complete(self, content: bytes) -> Iterator[list[R]]:
-        """Yield the batches in `content` whose every record is there, is whole and answers the right example."""
-        # A partial line after the last line end was interrupted while it was written.
+        """Yield the batches in `content` whose records are all complete and of the right examples."""
+        # A partial last line was interrupted while it was written.
         header, *rows = content.split(b"\n")[:-1] or [b""]
         if header + b"\n" != line(self.run):
             return
@@ -122,7 +122,7 @@ def answer_batches(
     """Answer the batches that are missing in any of `files`, which have the same batches.
 
     answer: places of the examples in a batch -> the records for each of the files. on_batch: called after each batch
-    with how many examples are answered.
+    with the number of answered examples.
     """
     batches = files[0].batches
     sizes = [len(batch) for batch in batches]

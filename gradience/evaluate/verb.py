@@ -1,4 +1,4 @@
-"""`evaluate_adapters`: what `gradience evaluate` does, as one function: read, check, answer, compare, write.
+"""`evaluate_adapters`, the function of `gradience evaluate`: read, check, answer, compare, write.
 
 Several data sets are an ordinary evaluation in a folder for each, and one report that joins them:
 
@@ -81,7 +81,7 @@ def evaluate_adapters(
     """
     several = has_several(settings) or joint_before(settings)
     if several:
-        sets_of(settings)  # refuses what is wrong before libraries are imported
+        sets_of(settings)  # raises for invalid settings before libraries are imported
     require_libraries(settings.engine)
     if several:
         return evaluate_sets(settings)
@@ -133,7 +133,7 @@ def evaluate(
     plan: str | None = None,
     beside: Path | None = None,
 ) -> EvaluationReport:
-    """Evaluate what was read; what is finished in `output` is used again.
+    """Evaluate the inputs. Finished records in `output` are reused.
 
     Of several data sets: the `base` that they share, the digest of their `plan`, and the folder of the whole run, which
     the ledger is `beside`.
@@ -181,7 +181,7 @@ def _digests(adapter: AdapterInput) -> tuple[str, str]:
 
 
 def write_result(report: EvaluationReport, output: Path) -> None:
-    """Write the report, the page, and last the digests of both and of the records that it rests on."""
+    """Write the report, the page, and last the digests of both and of the records."""
     names = [
         EVALUATION,
         DOCUMENT,
@@ -194,7 +194,7 @@ def write_result(report: EvaluationReport, output: Path) -> None:
 
 
 def require_libraries(engine_name: str = "transformers") -> None:
-    """Check that the libraries of an evaluation are there. Raises MissingExtra, UsageError (`unknown-engine`).
+    """Check that the libraries of an evaluation are installed. Raises MissingExtra, UsageError (`unknown-engine`).
 
     Those of our engines are not imported.
     """
@@ -245,7 +245,7 @@ def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[Eva
 def evaluate_sets(
     settings: EvaluateSettings,
 ) -> EvaluationSetsReport | EvaluationForecast | EvaluationPreview:
-    """Evaluate several data sets on one base; what is finished in the output is used again."""
+    """Evaluate several data sets on one base. Finished records in the output are reused."""
     sets = read_sets(settings, preview=settings.preview)
     if settings.preview:
         previews = {each.name: preview_evaluation(each) for each in sets[1:]}
@@ -263,7 +263,7 @@ def evaluate_sets(
 
 
 def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:
-    """Return the dry run: what the evaluation of every data set needs, and can show."""
+    """Return the dry run: the memory that each evaluation needs, and the smallest margin that it can show."""
     forecasts = {inputs.name: forecast_evaluation(inputs) for inputs in sets[1:]}
     return forecast_evaluation(sets[0]).model_copy(update={"others": forecasts})
 
@@ -272,7 +272,7 @@ def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:
 
 
 def plan_of(sets: Sequence[EvaluateInputs]) -> EvaluationPlan:
-    """Return what must hold, before anything is answered."""
+    """Return the plan of an evaluation on several data sets."""
     from gradience.statistics.paired import LEVEL  # imports scipy
 
     inputs = sets[0]
@@ -324,7 +324,7 @@ def bound_plan(folder: Path) -> str | None:
         return None
     try:
         return KeptRecords.read(folder / RECORDS / MANIFEST).plan
-    except InputError:  # of another version: the records are made anew
+    except InputError:  # of another version; the records are recomputed
         return None
 
 

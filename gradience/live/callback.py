@@ -100,7 +100,7 @@ class GradienceCallback(TrainerCallback):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget everything that belongs to one training."""
+        """Reset the state of one training."""
         self._tracker: SpectralTracker | None = None
         self._sinks: dict[str, Sink] = {}
         self._training = False
@@ -120,7 +120,7 @@ class GradienceCallback(TrainerCallback):
             self._finish(RunStatus.ERROR, "train() ended early", step=None)
         self._reset()
         resumed = state.global_step or None
-        # A resumed run keeps its id, and so does one whose model was evaluated before; else it gets a new one.
+        # A resumed run keeps its id, as does a run whose model was evaluated before; other runs get a new one.
         run_id = None if self._trained else self._run_id
         if resumed is not None:
             run_id, _ = last_position(self._file(args)) or (None, None)
@@ -209,7 +209,7 @@ class GradienceCallback(TrainerCallback):
             **self._end,
         )
 
-    # ------------------------------------------------------------------ what the hooks do
+    # ------------------------------------------------------------------ recording
 
     def _file(self, args: TrainingArguments) -> Path:
         return self._output or Path(args.output_dir or ".") / "run.jsonl"
@@ -222,7 +222,7 @@ class GradienceCallback(TrainerCallback):
         return self._run
 
     def _log_step(self, state: TrainerState, numbers: dict[str, float]) -> None:
-        assert self._run is not None  # on_log has looked
+        assert self._run is not None  # checked by on_log
         values = {STEP_FIELDS.get(key, key): value for key, value in numbers.items()}
         self._run.train_step(state.global_step, **values)
         self._recent_losses.append(numbers["loss"])
@@ -239,13 +239,13 @@ class GradienceCallback(TrainerCallback):
         self._send(chart_values(metrics["summary"]), step)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
-        """To every tracker; one that fails is left out from then on, the others and run.jsonl go on."""
+        """Send to every tracker. A tracker that fails is dropped; the others and run.jsonl continue."""
         for name, sink in list(self._sinks.items()):
             try:
                 sink.send(values, step)
             except (
                 Exception
-            ):  # a tracker raises what it likes, and must not end our file; the log has its traceback
+            ):  # a tracker may raise anything, and must not stop run.jsonl; the log has its traceback
                 del self._sinks[name]
                 logger.warning("Gradience no longer reports to %s", name, exc_info=True)
 
@@ -256,7 +256,7 @@ class GradienceCallback(TrainerCallback):
         for name, sink in self._sinks.items():
             try:
                 sink.close()
-            except Exception:  # someone else's failure must not take the end from our file
+            except Exception:  # a tracker's failure must not keep the end out of run.jsonl
                 logger.warning("Gradience could not end its part of %s", name, exc_info=True)
         if self._run is not None:
             run, self._run = self._run, None
@@ -266,7 +266,7 @@ class GradienceCallback(TrainerCallback):
                 run.close()
 
     def _switch_off(self, hook: str) -> None:
-        """One warning with the traceback of what happened; from here on every hook returns at once."""
+        """Log one warning with the traceback, and disable all hooks."""
         self._off, self._training = True, False
         if self._left is not None:
             self._left.detach()
@@ -292,7 +292,7 @@ def _record_left_run(run: TelemetryWriter) -> None:
             reason=error.__name__ if error else "the process ended",
         )
         run.close()
-    except Exception:  # at exit nobody could catch it, and the process's own exit code matters more
+    except Exception:  # at exit nothing can catch it, and it must not change the exit code
         logger.warning("Gradience could not record the end of the run", exc_info=True)
 
 

@@ -50,12 +50,12 @@ def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module)
 
 
 def _name(value: Any) -> str:
-    """The value of an enumeration, or a plain one, as text."""
+    """Return the value of an enumeration, or a plain value, as text."""
     return str(getattr(value, "value", value))
 
 
 def _lora(model: nn.Module) -> dict[str, Any] | None:
-    """The LoRA config of the adapter that trains; None for a model without PEFT."""
+    """Return the LoRA config of the trained adapter; None for a model without PEFT."""
     configs: Mapping[str, Any] | None = getattr(model, "peft_config", None)
     if not configs:
         return None
@@ -85,7 +85,7 @@ def _lora(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _base(model: nn.Module) -> dict[str, Any]:
-    """The model below the adapter; if it is quantized, how."""
+    """Return the base model, and its quantization if there is one."""
     config = getattr(model, "config", None)
     read: Any = config.get if isinstance(config, dict) else lambda key: getattr(config, key, None)
     dtype, quantization = read("dtype"), read("quantization_config")
@@ -117,7 +117,7 @@ def task_type(model: nn.Module) -> str | None:
 
 
 def is_language_model(model: nn.Module) -> bool:
-    """Return whether exp(loss) is a perplexity."""
+    """Return True if exp(loss) is a perplexity."""
     if (task := task_type(model)) is not None:
         return task in LANGUAGE_TASKS
     get_base = getattr(model, "get_base_model", None)

@@ -1,4 +1,4 @@
-"""The LoRA factors inside a model, and their singular values: only r x r matrices leave the device."""
+"""Find the LoRA factors in a model, and compute their singular values: only r x r matrices leave the device."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _unmeasurable(A: Tensor, B: Tensor) -> str | None:
 
 
 def starts_at_zero(model: nn.Module, adapter: str | None) -> bool:
-    """Return whether ΔW = 0 before the first step; True for a model without PEFT."""
+    """Return True if ΔW = 0 before the first step, and for a model without PEFT."""
     while not hasattr(model, "peft_config"):  # DistributedDataParallel and torch.compile wrap it
         inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
@@ -102,9 +102,9 @@ def starts_at_zero(model: nn.Module, adapter: str | None) -> bool:
 # ---------------------------------------------------------------- from factors to singular values
 
 MAX_ETA = 10.0
-"""Float32 Gram products lose η²·6e-8; beyond this η the factors themselves go to the CPU (float64, QR)."""
+"""Float32 Gram products lose η²·6e-8. Above this η, the factors are copied to the CPU (float64, QR)."""
 LOWEST, HIGHEST = 1e-30, 1e30
-"""Outside this range a float32 Gram product may have left its own range: the same way out."""
+"""Outside this range, a float32 Gram product may have overflowed or underflowed. The factors are then copied, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,7 @@ def gram_products(pairs: Sequence[LivePair]) -> list[tuple[spectra.FloatArray, s
     """Return AAᵀ and BᵀB of every pair, (r, r) float64 each, in one copy per device."""
     products: list[Tensor] = []
     precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(
-        "highest"
-    )  # float32 as IEEE has it: no TF32, no bfloat16 passes, no autocast
+    torch.set_float32_matmul_precision("highest")  # IEEE float32: no TF32, no bfloat16 passes, no autocast
     try:
         with torch.no_grad(), torch.autocast(pairs[0].A.device.type, enabled=False):
             for pair in pairs:
@@ -145,7 +143,7 @@ def gram_products(pairs: Sequence[LivePair]) -> list[tuple[spectra.FloatArray, s
 
 
 def _to_cpu(tensors: Sequence[Tensor]) -> list[spectra.FloatArray]:
-    """Every tensor as float64 on the CPU; one copy for each device that holds some of them."""
+    """Return every tensor as float64 on the CPU, with one copy per device."""
     groups: dict[torch.device, list[int]] = {}
     for index, tensor in enumerate(tensors):
         groups.setdefault(tensor.device, []).append(index)
@@ -194,7 +192,7 @@ def _from_grams(
 
 
 def _from_factors(pair: LivePair) -> spectra.Spectrum:
-    """The slow and exact way: the factors themselves, in float64."""
+    """Return the spectrum from the factors in float64: slow and exact."""
     A, B = (factor.detach().flatten(1).cpu().double().numpy() for factor in (pair.A, pair.B))
     if not (np.isfinite(A).all() and np.isfinite(B).all()):
         raise spectra.NonFiniteFactor

@@ -1,4 +1,4 @@
-"""The experiment trackers that the run already reports to: what is measured also goes there.
+"""Send measurements to the experiment trackers that the run already reports to.
 
 Nothing is imported that the run does not use, no run is started and none is ended: the Trainer's own
 integrations do that, and this joins the run that they opened. Tags begin with `gradience/`.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CHARTS = ("energy_rank_90_p50", "energy_rank_90_p90", "stable_rank_median", "utilization_median", "fro_norm")
-"""Summary fields of a measurement that are charted."""
+"""Fields of a measurement's summary that are charted."""
 
 
 class Sink(NamedTuple):
@@ -93,5 +93,5 @@ SINKS: dict[str, Callable[[Path], Sink]] = {
 
 
 def open_sinks(names: Iterable[str], output_dir: Path) -> dict[str, Sink]:
-    """Open the sinks for those of `names` that are known."""
+    """Open the sinks of the known `names`."""
     return {name: SINKS[name](output_dir) for name in names if name in SINKS}

@@ -1,4 +1,4 @@
-"""Measurements of all modules on request, with their numbers as run.jsonl has them."""
+"""Measure all LoRA modules on request, rounded as in run.jsonl."""
 
 import math
 import time
@@ -23,14 +23,14 @@ from gradience.ranks import percentile
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All modules at one step."""
+    """Spectra of all modules at one step."""
 
     step: int
     modules: tuple[ModuleSpectrum, ...]
     seconds: float
-    """Wall time of the measurement, the wait for the device included."""
+    """Wall time of the measurement, including the wait for the device."""
     moved: int | None
-    """Modules whose k@90 differs from the measurement before; None for the first."""
+    """Number of modules whose k@90 differs from the last measurement; None for the first."""
 
     def to_metrics(self) -> dict[str, Any]:
         """Return the `lora_spectra` record of run.jsonl: a summary, and one column per measure.
@@ -95,7 +95,7 @@ class SpectralTracker:
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[LivePair], *, starts_at_zero: bool = True) -> Self:
-        """Return a tracker of LoRA that is not PEFT's: name the factors yourself."""
+        """Return a tracker for LoRA without PEFT, from named factors."""
         tracker = cls.__new__(cls)
         tracker._prepare(list(pairs), {}, zero=starts_at_zero)
         return tracker
@@ -110,12 +110,12 @@ class SpectralTracker:
             )
         self.pairs = tuple(pairs)
         self.unmeasured = unmeasured
-        """Module name -> why it is not measured."""
+        """Module name -> reason why it is not measured."""
         self.starts_at_zero = zero
         self._last: Snapshot | None = None
 
     def modules(self) -> dict[str, object]:
-        """Return the `lora_modules` record of run.jsonl: what the columns of `lora_spectra` mean."""
+        """Return the `lora_modules` record of run.jsonl, which describes the columns of `lora_spectra`."""
         return {
             "names": [pair.name for pair in self.pairs],
             "r": [pair.rank for pair in self.pairs],

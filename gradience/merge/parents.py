@@ -1,4 +1,4 @@
-"""The adapters to merge: open them, refuse those whose updates cannot be added on one base, and lay out the result.
+"""Open the adapters to merge, refuse those whose updates cannot be added on one base, and lay out the result.
 
 Only headers are read, except for tensors that are not factors.
 """
@@ -56,13 +56,13 @@ from gradience.settings import paths_of
 from gradience.spectra import FloatArray
 
 RESET = ("loftq_config", "eva_config", "corda_config", "lora_ga_config")
-"""Settings of an initialization, which a merge does not have."""
+"""Config fields of an initialization, which do not apply to a merge."""
 CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
-"""Settings that choose among modules; none is needed beside full names."""
+"""Config fields that select modules; a merge lists full names instead."""
 
 
 class Parent(NamedTuple):
-    """One adapter that is merged. name: of its folder, or its letter if two folders have one name."""
+    """One adapter to merge. name: its folder's, or its letter if two folders have the same name."""
 
     name: str
     letter: str
@@ -73,12 +73,12 @@ class Parent(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where it was read."""
+        """Path that it was read from."""
         return self.opened.location.path
 
     @property
     def dora(self) -> bool:
-        """True if its update is DoRA's."""
+        """True for DoRA."""
         return self.config.use_dora or bool(self.opened.magnitudes())
 
     def beside(self) -> Iterator[tuple[SkippedTensor, TensorFile]]:
@@ -178,7 +178,7 @@ def plan_merge(
         first.opened,
         pairs=list(pairs),
         other=list(beside.values()),
-        # Of tensors with one name the last file counts: the computed ones, then the first parent's.
+        # If several files have a tensor, the last one wins: the computed ones, then the first parent's.
         files=[*(file for parent in reversed(parents) for file in parent.opened.files), *computed],
         config=config,
         stack=ExitStack(),
@@ -429,7 +429,7 @@ def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, tu
 
 
 def _fields(parents: Sequence[Parent], encoded: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
-    """Return the config of the merged adapter: the first parent's, with what the merge changes."""
+    """Return the config of the merged adapter: the first parent's, with the changes of the merge."""
     configs = [parent.config for parent in parents]
     changes: dict[str, Any] = {
         **encoded,
@@ -448,7 +448,7 @@ def _fields(parents: Sequence[Parent], encoded: Mapping[str, Any], jobs: Sequenc
         for parent in parents
     }
     if len(targets) > 1:
-        # Each module by its full name, which hits nothing else.
+        # Each module by its full name, which matches no other module.
         names = {config_name(job.pair.module) for job in jobs}
         changes |= {"target_modules": sorted(names, key=natural_key), **dict.fromkeys(CHOICES)}
     return merged_fields(configs[0].fields, changes)

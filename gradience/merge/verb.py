@@ -1,4 +1,4 @@
-"""`merge_adapters`: what `gradience merge` does, as one function: open, refuse, merge, write, test."""
+"""`merge_adapters`, the function of `gradience merge`: open, check, merge, write, test."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -134,7 +134,7 @@ def write_merge(
 def merge_or_resume(
     parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch, stack: ExitStack
 ) -> MergeReport:
-    """Return the report of this very merge if `output` holds it, else merge.
+    """Return the report in `output` if it is of the same merge; otherwise merge.
 
     Raises UsageError (output-exists) if the folder holds anything else.
     """
@@ -193,7 +193,7 @@ def rank_within(
 
 
 def _choices(settings: MergeSettings) -> dict[str, Any]:
-    """Return the fields of a report that say, with its parents, which merge it is."""
+    """Return the report fields that identify a merge, together with its parents."""
     return {
         "method": settings.method,
         "density": settings.density if settings.method in SPARSE else None,

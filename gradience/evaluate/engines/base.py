@@ -1,7 +1,7 @@
-"""The interface of an engine, and what it returns. Everything else in `evaluate` works through it. Needs no torch.
+"""Interface of an engine, and the types that it returns. The rest of `evaluate` uses only this. Needs no torch.
 
-An engine has a name and generates text. Whatever else it can do it declares; what it cannot do is not measured, and the
-report says so.
+An engine has a name and generates text. It declares its other abilities. Measures that it does not support are left
+out, and the report says so.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The text that was written behind one prompt."""
+    """Generated text of one prompt."""
 
     text: str
     """Without the end token, up to the first stop string; other special tokens stay visible."""
     n_tokens: int
-    """Tokens that were generated, the end token or those of the stop string included."""
+    """Number of generated tokens, including the end token or the stop string."""
     stopped_by: StopReason
     truncated: bool
-    """True if the prompt was cut: it lost its beginning."""
+    """True if the prompt was truncated at the start."""
     ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
     """The tokens; empty if they are not known."""
     gaps: tuple[float, ...] = field(default=(), compare=False, repr=False)
@@ -65,7 +65,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A prompt with what another adapter wrote behind it, which this adapter may write as well."""
+    """A prompt with the output of another adapter, which this adapter may generate as well."""
 
     prompt: str
     output: Output
@@ -75,7 +75,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One response under one model; sums over its tokens and the end token if that counts, in nats."""
+    """One response under one model: sums over its tokens, and the end token if it counts, in nats."""
 
     loglikelihood: float
     n_tokens: int
@@ -84,16 +84,16 @@ class Score:
     kl: float | None
     """KL(reference ‖ adapter); None without a reference."""
     flips: int | None
-    """Tokens at which another one is the most likely than under the reference; None without a reference."""
+    """Number of tokens whose most likely token differs from the reference's; None without a reference."""
     truncated: bool
-    """True if the prompt was cut: it lost its beginning."""
+    """True if the prompt was truncated at the start."""
 
 
 class OutOfMemoryError(MemoryError):
     """The device has too little memory for a model, an adapter or a batch. The text is the first line of torch's."""
 
     divisible = False
-    """True if it was a batch of several examples."""
+    """True for a batch of several examples."""
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def memory_errors(*, batches: bool = False) -> Iterator[None]:
 
 
 def repeated(inputs: EvaluateInputs) -> Iterator[str]:
-    """Yield remarks about rows of a file that are not evaluated: one text counts once."""
+    """Yield notes on repeated rows of a file: each text is evaluated once."""
     counts = inputs.task.examples.counts if inputs.role is None else {}
     if duplicates := counts.get("duplicates", 0):
         verb = "repeats" if duplicates == 1 else "repeat"
@@ -135,15 +135,15 @@ class Engine:
     """
 
     name: ClassVar[str]
-    """The name it is registered under, written in every header of records and in the key of every evaluation."""
+    """Registered name, stored in every header of records and in the key of every evaluation."""
     answers: ClassVar[frozenset[RecordKind]] = frozenset({"generation"})
-    """The kinds of records that it can make: `classify`, `generate`, and `score` for choices and scores."""
+    """Kinds of records that it supports: by `classify`, `generate`, and `score` for choices and scores."""
     local: ClassVar[bool] = False
-    """True if base and adapters are folders on this machine; else their names are passed on as they were given."""
+    """True if base and adapters are folders on this machine; otherwise their names are passed on unchanged."""
     batches_at_once: ClassVar[int] = 1
     """Batches passed to the engine at once: an engine with its own scheduler gets more."""
     follows: ClassVar[bool] = False
-    """True if `follow` answers faster than `generate` where the outputs of another adapter are known."""
+    """True if `follow` is faster than `generate` when the outputs of another adapter are known."""
 
     def __init__(self, model: ModelSettings) -> None:
         self.model = model
@@ -153,13 +153,13 @@ class Engine:
 
     @classmethod
     def check(cls, model: ModelSettings, *, labels: int | None = None) -> None:
-        """Refuse what it cannot do, before anything is trained or loaded."""
+        """Raise UsageError for an unsupported model, before anything is trained or loaded."""
         if labels is not None:
             cls.require("classification")
 
     @classmethod
     def inspect(cls, inputs: EvaluateInputs) -> Iterator[str]:
-        """Yield what a reader must know of an evaluation before it starts; raise if it cannot be run."""
+        """Yield notes for the user before an evaluation; raise if it cannot run."""
         yield from repeated(inputs)
 
     @classmethod
@@ -178,7 +178,7 @@ class Engine:
 
     @classmethod
     def identify(cls, model: ModelSettings, device: str = "auto") -> dict[str, Any]:
-        """Return what of the base decides an answer: `base` names it by its content if the engine can."""
+        """Return everything about the base that determines answers. `base`: digest of its content, if possible."""
         return {"base": model.name}
 
     @classmethod
@@ -225,7 +225,8 @@ class Engine:
         return self._adapters
 
     def count_tokens(self, texts: Sequence[tuple[str, ...]]) -> list[int]:
-        """Return the tokens of each text, or pair of texts, with its special ones; characters if they are not known."""
+        """Return the number of tokens of each text or pair of texts, with special tokens; without a tokenizer,
+        characters."""
         return [sum(map(len, text)) for text in texts]
 
     @property
@@ -246,7 +247,7 @@ class Engine:
         self._adapters[name] = AdapterIdentity(folder)
 
     def remove(self, name: str) -> None:
-        """Forget the adapter `name` and free its memory."""
+        """Unload the adapter `name`, and free its memory."""
         del self._adapters[name]
 
     def close(self) -> None:
@@ -263,7 +264,7 @@ class Engine:
         stop: Sequence[str] = (),
         max_length: int | None = None,
     ) -> list[Output]:
-        """Return what is written behind each prompt, greedily; max_length: tokens of prompt and output together."""
+        """Return the greedy output of each prompt. max_length: maximum tokens of prompt and output together."""
         raise NotImplementedError
 
     def follow(
@@ -324,15 +325,15 @@ class Engine:
     ) -> list[Score]:
         """Return scores of the (prompt, response) pairs under an adapter, with KL and flips against `reference`.
 
-        end: whether the end token behind a response counts. Without a prompt a response follows the begin token.
-        rolling: responses are whole texts without prompts and without end tokens, of any length: what is longer than
-        `max_length` is read in windows, each of which begins behind the last token of the one before.
+        end: True if the end token after a response counts. Without a prompt, a response follows the begin token.
+        rolling: responses are whole texts without prompts and without end tokens, of any length. Texts longer than
+        `max_length` are scored in windows, each of which starts after the last token of the previous one.
         """
         raise NotImplementedError
 
     @classmethod
     def require(cls, kind: RecordKind) -> None:
-        """Raise UsageError (`engine-cannot`) for a kind of records that it does not make."""
+        """Raise UsageError (`engine-cannot`) for an unsupported kind of records."""
         if kind not in cls.answers:
             lacking = "label texts" if kind == "classification" else "score given responses"
             raise UsageError(
