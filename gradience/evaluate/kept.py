@@ -131,18 +131,18 @@ class RecordStore:
 
 
 def changed_claims(claims: Sequence[Sequence[str]] | None, candidates: Sequence[str]) -> str | None:
-    """Return the warning that the 5 % was planned for other candidates; None if they are those, or unknown.
+    """Return the warning that the candidates changed; None if they are those of the plan, or unknown.
 
     >>> changed_claims([["rank8"], ["rank4"]], ["rank4"])
-    'the 5 % was planned for rank8, rank4, and is shared by rank4 now: the candidates changed after the first answers'
+    'the candidates changed after the first answers (rank8, rank4; now rank4): p-values are adjusted for those of now'
     >>> changed_claims([["rank8"]], ["rank8"])
     """
     if claims is None or [[*names] for names in claims] == [[name] for name in candidates]:
         return None
-    before = ", ".join(name for names in claims for name in names) or "no candidate"
+    before = ", ".join(name for names in claims for name in names) or "none"
     return (
-        f"the 5 % was planned for {before}, and is shared by {', '.join(candidates) or 'no candidate'} now:"
-        " the candidates changed after the first answers"
+        f"the candidates changed after the first answers ({before}; now {', '.join(candidates) or 'none'}):"
+        " p-values are adjusted for those of now"
     )
 
 

@@ -28,7 +28,7 @@ from gradience.statistics.groups import numbered
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
 
-EXPLORATORY = "exploratory, because the choice was made after looking at answers"
+EXPLORATORY = "exploratory (the plan was changed after the first answers)"
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed
     from gradience.evaluate.answering import AdapterAnswers, Answering

@@ -53,6 +53,7 @@ from gradience.reports.base.numbers import (
     number_range,
     percent,
     plural,
+    round_up,
     sig,
     trimmed,
 )
@@ -583,16 +584,6 @@ def mean_percent(spread: Spread | None) -> str:
 def p_value(value: float | None) -> str:
     """Return a p-value with two digits, from 0.001 on."""
     return "< 0.001" if value is not None and value < 0.001 else sig(value, 2)
-
-
-def round_up(number: int) -> int:
-    """Round up to two digits: 1,063 to 1,100.
-
-    >>> round_up(1063), round_up(78), round_up(2401)
-    (1100, 78, 2500)
-    """
-    unit: int = 10 ** max(0, len(str(number)) - 2)
-    return -(-number // unit) * unit
 
 
 def saving(result: Result | None) -> float | None:

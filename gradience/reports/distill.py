@@ -190,7 +190,7 @@ def _answer(report: DistillReport) -> Note:
     )
     how = f"{closer} ({probability(p)}, null hypothesis: no change)"
     if p < LEVEL:
-        return Note("good", f"Distillation recovered {percent(recovered)} of the KL per token: {how}.")
+        return Note("good", f"Distillation reduced the KL per token by {percent(recovered)}: {how}.")
     change = f"{'fell' if recovered >= 0 else 'rose'} by {percent(abs(recovered))}"
     more = "More prompts might show a change of this size"
     return Note("unknown", f"Inconclusive: KL per token {change}, and {how}. {more}.")

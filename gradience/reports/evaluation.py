@@ -165,8 +165,8 @@ class EvaluatedAdapter(Part):
     """Holm-adjusted p-value over all evaluated candidates; null for the base, which is not tested."""
     change: OutputChange | None = None
     grade: Grade | None = None
-    """B: shown for these adapters. C: inconclusive. D: worse. X: could not be evaluated. A needs several training runs.
-    Null for the reference and the base."""
+    """B: shown for these adapters. C: inconclusive, or the plan changed after the first answers. D: worse. X: could
+    not be evaluated. A needs several training runs. Null for the reference and the base."""
     reason: str = ""
     """Explanation of the grade in one sentence."""
     next_grade: NextGrade | None = None
@@ -643,11 +643,13 @@ def ranks_cell(row: EvaluatedAdapter) -> str:
 
 
 def correct_cell(row: EvaluatedAdapter, whole: int | None = None) -> str:
-    """Return `1,793 (82.0 %)`, without the share if `whole` examples are counted and the row has fewer."""
+    """Return `1,793 (82.0 %)`, or `280 vs 281` with the reference's count on the same examples if the row has fewer."""
     if row.n is None or row.correct is None:
         return MISSING
     share = f" ({100 * row.correct / row.n:.1f} %)"
-    return count(row.correct) + (share if whole in (None, row.n) else " " * len(share))
+    if whole in (None, row.n) or row.pairs is None:
+        return count(row.correct) + share
+    return count(row.correct) + f" vs {count(row.pairs.n11 + row.pairs.n10)}".ljust(len(share))
 
 
 def _nll_cell(row: EvaluatedAdapter) -> str:
@@ -726,8 +728,9 @@ def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tup
     """Return the legend of the columns of `outcome_fields`. groups: examples belong to groups."""
     over = " over all looks" if looks else ""
     changed = "groups with a changed output" if groups else "changed outputs"
+    fewer = [("correct", "with fewer examples: candidate vs reference")] if looks else []
     legends: dict[Compares, list[tuple[str, Inline]]] = {
-        "correct": [("Δ", "candidate − reference, in points")],
+        "correct": [*fewer, ("Δ", "candidate − reference, in points")],
         "nll": [
             ("NLL", "negative log-likelihood in nats per token"),
             ("ΔNLL", "NLL − reference NLL (positive is worse)"),
@@ -769,6 +772,8 @@ def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
     loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
     if row.pairs is not None:
         loses = row.pairs.delta < 0
+    if compares == "correct" and row.pairs is not None and not row.pairs.n11 + row.pairs.n10:
+        return "the reference answers nothing correctly, so there is no accuracy to keep"
     assumption = "the true drop equals the observed one" if loses else "both adapters are equally good"
     if compares == "agreement":
         assumption = "the true share of changed answers equals the observed one"
@@ -839,22 +844,27 @@ def margin_note(examples: int, margin: Fraction, margins: Sequence[ShownMargin],
     """Return `smallest_margin_text` as a note of a dry run. of: name of the data set, if there are several."""
     mark: Mark = "good" if _at_assumed_share(margins).margin <= margin else "warning"
     text = smallest_margin_text(examples, margin, margins)
-    return Note(mark, f"{of}: {text}" if of else text, [f"This share is {typical_discordances()}"])
+    return Note(mark, f"{of}: {text}" if of else text, [f"This share is {typical_discordances()}."])
 
 
 def smallest_margin_text(examples: int, margin: Fraction, margins: Sequence[ShownMargin]) -> str:
-    """Return whether the examples can show a margin, by the share on which exactly one of two adapters is correct."""
+    """Return whether the examples can show a margin, by the share of answers that change between right and wrong."""
     words, share = f"margin of {in_points(float(margin))} points", f"{100 * ASSUMED:g} %"
     smallest = f"the smallest margin is {in_points(_at_assumed_share(margins).margin)} points"
     enough = [row.discordance for row in margins if row.margin <= margin]
     if not enough:
         return (
-            f"{plural(examples, 'example')} cannot show a {words} with 80 % power: {smallest} if exactly one of two"
-            f" equally good adapters is correct on {share} of them. Use more examples or a larger margin."
+            f"{plural(examples, 'example')} cannot show a {words} with 80 % power. If {share} of the answers change"
+            f" between right and wrong, {smallest}. Use more examples or a larger margin."
         )
+    most = max(enough)
+    if not most:
+        changes = "only if no answer changes between right and wrong"
+    else:
+        changes = f"if at most {100 * most:g} % of the answers change between right and wrong"
     return (
-        f"{plural(examples, 'example')} can show a {words} with 80 % power if exactly one of two equally good adapters"
-        f" is correct on up to {100 * max(enough):g} % of them. At {share}, {smallest}."
+        f"{plural(examples, 'example')} can show a {words} with 80 % power {changes} (for equally good adapters)."
+        f" At {share}, {smallest}."
     )
 
 

@@ -311,17 +311,19 @@ def _data_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
 
 
 def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
-    why = "from --ranks"
-    if not plan.given:
-        calibrated = plan.calibration_sha256 is not None
-        source = "the largest smaller size" if calibrated else "the audit's p90 suggestion"
-        why = f"halvings of {source}, {plan.suggested_rank}"
+    if plan.given:
+        why = "from --ranks"
+    elif plan.calibration_sha256 is not None:
+        why = "sizes of the powers of two below the rank"
+    else:
+        why = f"halvings of {plan.suggested_rank}, the audit's uniform_p90"
+    ranks = ", ".join(dict.fromkeys(str(row.rank) for row in plan.candidates))
     size = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
     return [
         ("adapter", (Span(plan.adapter, "name"), size)),
         ("base", Span(plan.base, "name")),
         *_data_facts(plan),
-        ("candidates", why),
+        ("ranks", f"{ranks} ({why})"),
         ("margin", plan.drop_text(plan.margin)),
     ]
 
@@ -425,7 +427,9 @@ def _answer(report: ShrinkReport) -> Note:
     if shown.result is not None and shown.result.adjusted_p is not None:
         others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
         p = probability(max(shown.result.adjusted_p, *(value for value in others if value is not None), 0.0))
-        details = [f"Grade {shown.result.grade} ({p}, the largest down to this rank), written to adapter/"]
+        details = [
+            f"Grade {shown.result.grade} ({p}, the largest of the candidates shown), written to adapter/"
+        ]
     return Note("unknown" if report.plan.changes else "good", report.sentence, details)
 
 

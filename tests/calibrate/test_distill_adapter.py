@@ -148,7 +148,7 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distill
     )
     shown = " ".join(report.to_text().split())
     recovered = 1 - after.mean() / before.mean()
-    assert f"Distillation recovered {100 * recovered:.1f} % of the KL" in shown
+    assert f"Distillation reduced the KL per token by {100 * recovered:.1f} %" in shown
     unsure = report.model_copy(update={"p_closer": 0.3}).to_text()
     assert "Inconclusive: KL per token fell by" in " ".join(unsure.split())
     assert "is farther from the reference" in report.model_copy(update={"p_closer": 0.99}).to_text()
@@ -363,7 +363,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     page = tmp_path / "distilled.html"
     assert run([*words, "--html", str(page)]) == 0
     assert "Distance from the reference</h2>" in page.read_text(encoding="utf-8")
-    assert "Distillation recovered" in capsys.readouterr().out
+    assert "Distillation reduced" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
     assert b"- **distilled**: KL/token from the reference adapter" in card
     assert run(["card", str(output)]) == 0

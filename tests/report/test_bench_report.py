@@ -10,7 +10,8 @@ from golden import assert_golden
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.evidence import graded_seed
 from gradience.reports.base.exact import exact_percent
-from gradience.reports.bench import counted_points, p_value, points, round_up
+from gradience.reports.base.numbers import round_up
+from gradience.reports.bench import counted_points, p_value, points
 from gradience.reports.plots.kinds import plots_of
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -93,7 +93,11 @@ def test_each_candidate_stops_at_its_look_and_has_the_repeated_interval(finished
         assert (row.grade == "B") == (row.bounds.low > -0.2) == (row.look.stopped == "shown")
         assert (row.bounds.p_value <= 0.05) == (row.grade == "B")
     assert len({row.n for row in tested} - {60}) > 0  # one at least has not needed all rows
-    assert f"{tested[0].n} (look {tested[0].look.number})" in report.to_text()
+    shown = report.to_text()
+    assert f"{tested[0].n} (look {tested[0].look.number})" in shown
+    fewer = [row for row in tested if row.n < report.reference.n]
+    assert fewer
+    assert all(f"{row.correct} vs {row.pairs.n11 + row.pairs.n10} " in shown for row in fewer)
 
 
 def test_the_same_command_resumes_at_its_look(folder, finished, tmp_path):

@@ -235,7 +235,7 @@ def test_a_plan_other_than_that_of_the_answers_caps_the_grade(
         assert report.plan.changes == (change,)
         assert (report.smallest, report.candidates[-1].result.grade) == ("rank1", "C")
         assert report.sentence.startswith("Exploratory: ")
-        assert report.candidates[-1].result.reason.startswith("exploratory, because ")
+        assert report.candidates[-1].result.reason.startswith("exploratory (")
         assert verify(output).verdict == "consistent"
 
 

@@ -47,7 +47,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     assert run([*arguments, "-o", str(out), "--margin", "90", "--quiet"]) == 8  # exploratory
     for name, words in (
         ("shrink.md", "Exploratory: rank 1 would be the smallest candidate within the margin"),
-        ("adapter/README.md", "the choice was made after looking at answers"),
+        ("adapter/README.md", "exploratory (the plan was changed after the first answers)"),
     ):
         assert words in " ".join((out / name).read_text(encoding="utf-8").split())
     capsys.readouterr()

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import Inline, Mark, Note, Span
+from gradience.reports.base.numbers import round_up
 from gradience.reports.bench_plan import LadderBound, Share
 
 if TYPE_CHECKING:  # scipy is loaded to compute evidence, not to read a file
@@ -198,8 +199,8 @@ class NextGrade(Part):
 
     @property
     def examples_words(self) -> str:
-        """The examples needed, as a range where one is known: `about 560 to 1,350`."""
-        low, high = self.examples_range or (self.examples or 0, self.examples or 0)
+        """The examples needed, rounded up to two digits, as a range where one is known: `about 560 to 1,400`."""
+        low, high = map(round_up, self.examples_range or (self.examples or 0, self.examples or 0))
         return f"about {low:,}" if low == high else f"about {low:,} to {high:,}"
 
 

@@ -107,13 +107,23 @@ def chance(value: float | None) -> str:
 
 
 def probability(value: float) -> str:
-    """Return `p = 0.41`, two digits, or `p below 0.0001`."""
-    return "p below 0.0001" if value < 1e-4 else f"p = {sig(value, 2)}"
+    """Return `p = 0.41`, two digits, or `p ≤ 0.0001`."""
+    return "p ≤ 0.0001" if value <= 1e-4 else f"p = {sig(value, 2)}"
 
 
 def in_points(difference: float | None) -> str:
     """Return a difference of shares in percentage points, two digits: 0.025 -> 2.5, 0.0119 -> 1.2."""
     return MISSING if difference is None else sig(100 * difference, 2)
+
+
+def round_up(number: int) -> int:
+    """Round up to two digits: 1,063 to 1,100.
+
+    >>> round_up(1063), round_up(78), round_up(2401)
+    (1100, 78, 2500)
+    """
+    unit: int = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // unit) * unit
 
 
 def number_range(values: Iterable[int | float]) -> str:
