@@ -5,8 +5,8 @@
 The architectures and adapters of `conformance.serving` that the format holds, some of them stored in half precision as
 well, and SmolLM2-135M (from the package index) with an adapter on every linear module. Each is converted by us, loaded
 by llama.cpp, and its log-probabilities of the next token are compared with PEFT's. Writes
-docs/conformance/written_gguf.json and a table in docs/convert.md. Exit code 1 where one is not loaded, or is not PEFT's
-answer. (`make conformance-llama-cpp`)
+docs/conformance/written_gguf.json and a table in docs/results/runtimes.md. Exit code 1 where one is not loaded, or is not
+PEFT's answer. (`make conformance-llama-cpp`)
 """
 
 import datetime
@@ -36,7 +36,7 @@ from gradience.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 RECORD = Path("docs/conformance/written_gguf.json")
-DOCUMENT = Path("docs/convert.md")
+DOCUMENT = Path("docs/results/runtimes.md")
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TOLERANCES = {"F32": TOLERANCE, "F16": 0.005, "BF16": 0.05}
 """By the type of the factors, with which PEFT computes in float32. The last two were set after a look: the largest
