@@ -5,8 +5,8 @@
 The architectures and adapters of `conformance.serving` that the format holds, some of them stored in half precision as
 well, and SmolLM2-135M (from the package index) with an adapter on every linear module. Each is converted by us, loaded
 by llama.cpp, and its log-probabilities of the next token are compared with PEFT's. Writes
-docs/conformance/written_gguf.json and a table in docs/results/runtimes.md. Exit code 1 where one is not loaded, or is not
-PEFT's answer. (`make conformance-llama-cpp`)
+docs/conformance/written_gguf.json and a table in docs/results/runtimes.md. Exit code 1 where one is not loaded, or is
+not PEFT's answer. (`make conformance-llama-cpp`)
 """
 
 import datetime
