@@ -80,6 +80,45 @@ def test_the_page_names_the_root_of_the_run_that_is_kept(name):
     assert f"`{root}`" in page
 
 
+PAGE_SECTIONS = {
+    "minilm_reviews": "MiniLM-L6 on movie reviews",
+    "smollm2_arithmetic": "SmolLM2-135M on arithmetic",
+}
+
+
+def in_points(delta: float | None) -> str:
+    return "" if delta is None else f"{100 * delta:.2f}".replace("-", "−")
+
+
+@pytest.mark.parametrize("name", PAGE_SECTIONS)
+def test_each_row_of_the_pages_tables_is_in_the_kept_aggregate(name):
+    page = (KEPT.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
+    [section] = re.findall(rf"^## {PAGE_SECTIONS[name]}\n(.*?)^## ", page, flags=re.MULTILINE | re.DOTALL)
+    aggregate = json.loads((KEPT / name / "bench_aggregate.json").read_text(encoding="utf-8"))
+    variants = {row["name"]: row for row in aggregate["variants"]}
+    lines = [line.replace("*", "") for line in section.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    told = []
+    for first, *cells in rows:
+        variant = variants.get(first.split("`")[1] if "`" in first else f"ladder.r{first}")
+        if variant is None or not (pooled := variant["evidence"]["pooled"]):
+            continue
+        bounds = [
+            in_points((pooled[kind] or {"low": None})["low"]) for kind in ("over_trainings", "next_training")
+        ]
+        saved = f"{100 * variant['mean_reduction']:.{int(0 < variant['mean_reduction'] < 1)}f} %"
+        if "`" in first:
+            assert cells[0] == (variant["evidence"]["grade"] or "")
+            assert cells[2:6] == [in_points(variant["worst_delta"]), *bounds, saved], first
+        else:
+            assert cells[:4] == [saved, in_points(pooled["delta"]), *bounds], first
+        told.append(variant["name"])
+    assert len(told) == len(set(told)) >= 10
+    steps = {step["name"]: step for step in aggregate["ladder"]["steps"]}
+    least = in_points(-steps[aggregate["ladder"]["smallest_safe"]]["low"])
+    assert f"lowers accuracy by at most {least} points" in " ".join(section.split())
+
+
 def test_the_grades_that_the_page_speaks_of():
     report = BenchAggregate.read(KEPT / "minilm_reviews" / "bench_aggregate.json")
     grades = {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
