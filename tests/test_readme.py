@@ -148,7 +148,7 @@ def test_the_python_works(page, folder):
         assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
     sources = blocks(DOCS / page, "python")
     assert sources
-    expected = "B is within the margin of A" if page == "evidence.md" else "bert.encoder.layer.0"
+    expected = "The candidate is within the margin of" if page == "evidence.md" else "bert.encoder.layer.0"
     assert expected in printed_by("\n".join(sources))
 
 

@@ -19,7 +19,8 @@ class GradedOutput(TextsOutput):
 
 
 def evidence(settings: EvidenceSettings, out: GradedOutput) -> int:
-    """Reports whether B stays within your margin of A, the confidence bounds, and the examples on which they differ.
+    """Reports whether the candidate stays within your margin of the reference, with confidence bounds, and the
+    examples on which they differ.
 
     Reads samples of lm-eval (--log_samples), logs of Inspect (.eval), records of Every Eval Ever, and CSV, TSV or
     JSON lines with `id` and `score`.
@@ -28,7 +29,7 @@ def evidence(settings: EvidenceSettings, out: GradedOutput) -> int:
 
       gradience evidence runs/base runs/lora --filter strict-match
 
-      gradience evidence a.csv b.csv --require-grade C
+      gradience evidence probe.csv truncated.csv --require-grade C
     """
     from gradience.evidence.verb import compare_logs
 

@@ -13,9 +13,9 @@ from gradience.settings import SETTINGS, Flag, Integer, Internal, Number, StrPat
 class EvidenceSettings:
     """Logs and scores."""
 
-    a: Annotated[StrPath, Flag("A")]
+    a: Annotated[StrPath, Flag("REFERENCE")]
     """The reference: a log of an evaluation, or a folder with one."""
-    b: Annotated[StrPath, Flag("B")]
+    b: Annotated[StrPath, Flag("CANDIDATE")]
     """The candidate: a log of the same examples."""
     _: KW_ONLY
     margin: Annotated[Number | None, Flag("M")] = None

@@ -94,17 +94,15 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     if flat:
         verdict = f"Inconclusive: all {n:,} differences are equal, so they say nothing about other examples."
     elif grade == "B":
-        ahead = f"; B is better by at least {amount(ends[0])}" if ends[0] > 0 else ""
+        ahead = f"; it is better by at least {amount(ends[0])}" if ends[0] > 0 else ""
         limit = f"at most {amount(bounds[0])} worse" if bounds[0] < 0 else "not worse"
         verdict = (
-            f"B is within the margin of A ({allowed}): on similar examples B is {limit}"
+            f"The candidate is within the margin of {allowed}: on similar examples it is {limit}"
             f" (one-sided 95 % bound, {n:,} examples){ahead}."
         )
     elif grade == "D":
         by = amount(bounds[1])
-        verdict = (
-            f"B is worse than A by at least {by} (one-sided 95 % bound), more than the margin of {allowed}."
-        )
+        verdict = f"The candidate is worse by at least {by} (one-sided 95 % bound), more than the margin of {allowed}."
     elif few:
         verdict = f"Inconclusive: {too_few_groups(tested.groups)}."
     else:
@@ -120,7 +118,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     if groups is not None:
         notes.append(group_note(n, groups, settings.group))
     if facts[0].sha256 == facts[1].sha256:
-        notes.append("A and B are the same file")
+        notes.append("both logs are the same file")
     if flat:
         notes.append(
             "all differences are equal, so the interval has no width and says nothing about other examples"
@@ -205,7 +203,7 @@ def binary(pairs: Sequence[ExamplePair]) -> bool:
 def flips_of(
     pairs: Sequence[ExamplePair], most: int, *, lower_is_better: bool
 ) -> tuple[int, int, tuple[Flip, ...]]:
-    """Return the numbers of examples that B lost and gained, and up to `most` of each, largest differences first."""
+    """Return how many examples the candidate lost and gained, and up to `most` of each, largest first."""
     sign = -1.0 if lower_is_better else 1.0
     changes = [(sign * (pair.b.score - pair.a.score), pair) for pair in pairs]
     lost = sorted((change for change in changes if change[0] < 0), key=lambda change: change[0])
@@ -246,7 +244,7 @@ class ExamplePair(NamedTuple):
 
 
 def paired(a: Log, b: Log) -> tuple[ExamplePair, ...]:
-    """Return the pairs in A's order.
+    """Return the pairs in the order of `a`.
 
     Raises InputError: `logs-differ` if task, metric, settings, documents or prompts are others, `logs-missing` if
     an example is in only one log, `log-no-pairs`.
@@ -289,7 +287,7 @@ def direction_of(a: Log, b: Log, chosen: bool | None) -> bool:
 
 def unchecked(a: Log, b: Log, pairs: Iterable[ExamplePair]) -> list[str]:
     """Return notes on settings that could not be compared because a log lacks them."""
-    notes = [f"{name}: {note}" for name, log in (("A", a), ("B", b)) for note in log.notes]
+    notes = [f"{name}: {note}" for name, log in (("reference", a), ("candidate", b)) for note in log.notes]
     pair = next(iter(pairs))
     if None in (pair.a.prompt, pair.b.prompt) and None in (pair.a.document, pair.b.document):
         notes.append("the logs have no prompts: examples are matched by id only")

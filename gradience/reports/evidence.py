@@ -23,7 +23,7 @@ from gradience.reports.base.blocks import (
     warned,
 )
 from gradience.reports.base.graded import GRADES, Bounds, Grade
-from gradience.reports.base.numbers import count, plain, plural, probability, sig
+from gradience.reports.base.numbers import percent, plain, plural, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import more
@@ -62,7 +62,7 @@ class Flip:
 
     id: str
     change: Literal["lost", "gained"]
-    """`lost`: A is better."""
+    """`lost`: the reference is better."""
     score_a: Float12
     score_b: Float12
     excerpt: str
@@ -80,7 +80,7 @@ class EvidenceReport(Report):
     """
 
     row_field: ClassVar[str] = "flips"
-    repair: ClassVar[str] = "compare the logs again: gradience evidence A B --json"
+    repair: ClassVar[str] = "compare the logs again: gradience evidence REFERENCE CANDIDATE --json"
     plots: ClassVar[Plots] = COMPARED_PLOTS
 
     schema_: Literal["gradience.evidence/2"] = Field(default="gradience.evidence/2", alias="schema")
@@ -101,26 +101,26 @@ class EvidenceReport(Report):
     grouped_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Column that names the groups; absent without `--group`."""
     delta: Float12
-    """B − A, in the score's own units: for 0/1 scores, −0.025 means −2.5 points."""
+    """Candidate − reference, in the score's own units: for 0/1 scores, −0.025 means −2.5 points."""
     low: Float12
     """Lower end of the 95 % interval of Δ: Tango's for 0/1 scores, Student's for others."""
     high: Float12
     """Upper end of the 95 % interval."""
     margin: Float12
-    """Largest acceptable drop of B, as a positive number."""
+    """Largest acceptable drop, as a positive number."""
     bounds: Bounds
     """One-sided 95 % bounds on Δ, and the p-value against a drop of the margin or more."""
     table: PairedTable | None
-    """Paired counts for 0/1 scores; A is the reference."""
+    """Paired counts for 0/1 scores."""
     planning: Planning
     grade: Grade
     """B: shown for these adapters. C: inconclusive. D: worse. A needs several training runs."""
     verdict: str
     """The grade explained in one sentence."""
     n_lost: int
-    """Examples on which A is better."""
+    """Examples on which the reference is better."""
     n_gained: int
-    """Examples on which B is better."""
+    """Examples on which the candidate is better."""
     flips: tuple[Flip, ...]
     """Examples that differ, up to `--flips` in each direction; unless scores are 0/1, the largest differences."""
     notes: tuple[str, ...]
@@ -145,16 +145,13 @@ class EvidenceReport(Report):
 def title_blocks(report: EvidenceReport) -> list[Block]:
     """Return the verdict, both logs with their means, the difference with its interval, the examples and warnings."""
     facts: list[tuple[str, Inline]] = []
-    for side, log in (("A", report.a), ("B", report.b)):
+    for side, log in (("reference", report.a), ("candidate", report.b)):
         model = () if log.model is None else (", ", Span(log.model, "name"))
         origin = (Span(log.path, "name"), f" ({log.format}", *model, ")")
         facts.append((side, (_mean(report, log.mean), "  ", *origin)))
-    method = "Tango" if report.table else "Student"
-    interval = (
-        f"{method}'s two-sided 95 % interval {_signed(report, report.low)} … {_signed(report, report.high)}"
-    )
+    interval = f"two-sided 95 % interval {_signed(report, report.low)} … {_signed(report, report.high)}"
     delta = f"{_signed(report, report.delta)}{_unit(report)}"
-    facts.append(("B − A", f"{delta} ({interval}; the one-sided bound decides the grade)"))
+    facts.append(("Δ", f"{delta} (candidate − reference; {interval})"))
     names = [Span(name, "name") for name in (report.task, report.metric, report.filter) if name is not None]
     scored = [part for name in names for part in (name, ", ")]
     lower = "lower is better, " if report.lower_is_better else ""
@@ -166,18 +163,19 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
 
 
 def _sample_size(report: EvidenceReport, needed: int) -> str:
-    margin, smallest = _amount(report, report.margin), report.planning.margin_80
-    these = f"; these {count(report.n)} can show {_amount(report, smallest)}" if smallest is not None else ""
-    equal = "80 % power, if A and B are equally good"
-    return f"{plural(needed, 'example')} can show a margin of {margin} ({equal}){these}"
+    """Return the number of examples that would have been enough with the disagreement of these logs."""
+    share = report.planning.variance
+    vary = f"the logs differ on {percent(share)} of them," if report.table else "scores vary"
+    equal = "80 % power, equally good adapters"
+    return f"{plural(needed, 'example')} would be enough for this margin if {vary} as here ({equal})"
 
 
 def flip_blocks(report: EvidenceReport) -> list[Block]:
-    """Return the examples on which A or B is better."""
+    """Return the examples on which the reference or the candidate is better."""
     blocks: list[Block] = [Heading("Differing examples")]
     for change, number, words in (
-        ("lost", report.n_lost, "A is better"),
-        ("gained", report.n_gained, "B is better"),
+        ("lost", report.n_lost, "The reference is better"),
+        ("gained", report.n_gained, "The candidate is better"),
     ):
         flips = [flip for flip in report.flips if flip.change == change]
         scored = report.table is None
@@ -193,16 +191,13 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
         table = table_of(
             flips,
             (Column("id"), lambda flip: Span(flip.id, "name")),
-            (Column("A", ">", shown=scored), lambda flip: plain(flip.score_a)),
-            (Column("B", ">", shown=scored), lambda flip: plain(flip.score_b)),
+            (Column("reference", ">", shown=scored), lambda flip: plain(flip.score_a)),
+            (Column("candidate", ">", shown=scored), lambda flip: plain(flip.score_b)),
             _text_field("example", "excerpt", flips),
-            _text_field("A answered", "answer_a", flips),
-            _text_field("B answered", "answer_b", flips),
+            _text_field("reference answered", "answer_a", flips),
+            _text_field("candidate answered", "answer_b", flips),
         )
         blocks += [table, *more(number - len(flips), "more example", ": --flips N")]
-    if report.table is not None:
-        test = f"McNemar's exact test: {probability(report.table.mcnemar_p)}"
-        blocks.append(Paragraph(f"{test}. A large p-value does not prove equality."))
     return blocks
 
 

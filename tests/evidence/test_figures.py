@@ -111,10 +111,10 @@ def test_the_grade_is_where_the_bounds_lie(tmp_path, cells, margin, grade):
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ((900, 10, 10, 80), "within the margin of A (2.5 points)"),
+        ((900, 10, 10, 80), "within the margin of 2.5 points"),
         ((150, 12, 8, 30), "a drop of up to 6.15 points cannot be ruled out"),
         ((700, 120, 20, 160), "(one-sided 95 % bound), more than the margin of 2.5 points"),
-        ((700, 10, 90, 200), "not worse (one-sided 95 % bound, 1,000 examples); B is better by at least"),
+        ((700, 10, 90, 200), "not worse (one-sided 95 % bound, 1,000 examples); it is better by at least"),
     ],
 )
 def test_the_verdict_is_a_sentence_with_the_numbers_that_it_hangs_on(tmp_path, cells, words):

@@ -132,7 +132,7 @@ def test_a_run_that_did_not_end(tmp_path):
     error = refused(A, rewritten(tmp_path / "b.eval", {"header.json": None}))
     assert error.code == "log-unfinished"
     failed = rewritten(tmp_path / "c.eval", {"header.json": lambda header: header | {"status": "error"}})
-    assert "B: its status is 'error', and not success" in compare_logs(A, failed).notes
+    assert "candidate: its status is 'error', and not success" in compare_logs(A, failed).notes
     later = rewritten(tmp_path / "d.eval", {"header.json": lambda header: header | {"version": 3}})
     assert "log version 3 is not supported" in str(refused(A, later))
 
