@@ -26,7 +26,7 @@ class RowSettings:
     completion_tokens: Annotated[Positive, Flag("N")] = 64
     """Length of the completions that are sampled for examples without one."""
     seed: Annotated[Seed, Flag("N")] = 42
-    """Seed of the sampled completions and of the split and order of the examples."""
+    """Seed of everything random, such as sampled completions and the order of the examples."""
     batch_size: Annotated[Positive, Flag("N")] = 8
     """Examples per batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None

@@ -47,10 +47,10 @@ def aggregate(
     records_verified: bool = False,
     notes: Sequence[str] = (),
 ) -> BenchAggregate:
-    """Return the verdicts over all planned seeds: those that the plans name, whether they are there or not.
+    """Return the verdicts over all planned seeds, including missing ones.
 
-    sources: where each was read from. records_verified: whether the counts are known to be those of the records,
-    without which nothing is certified. notes: what else limits the verdicts.
+    sources: path of each result. records_verified: True if the counts are known to match the records, which
+    a grade A requires. notes: further limits of the verdicts.
     Raises InputError if they may not be counted together (`check_together`).
     """
     if not benches:

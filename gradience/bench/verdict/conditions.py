@@ -18,7 +18,7 @@ from gradience.reports.bench_plan import Policy, allowed_losses
 def obstacles_of(
     benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
 ) -> tuple[str, ...]:
-    """Return what keeps seeds from a certificate, whatever they have counted: no single plan with a result for every
+    """Return what rules out a grade A, whatever the counts are: no single plan with a result for every
     planned seed (`rows`), a limited confirm split, or controls that are missing or not as expected.
     """
     obstacles = []
