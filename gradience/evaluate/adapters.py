@@ -1,4 +1,4 @@
-"""Adapters as an evaluation sees them: a short name for each, and what its files say. Each is opened once."""
+"""Adapters of an evaluation: a short name and the facts from the files of each. Each adapter is opened once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BASE_ROW = "base"
 
 @dataclass(frozen=True, slots=True)
 class AdapterIdentity:
-    """An adapter's folder, and digests of the two files in it that decide what it does; empty for a mere name."""
+    """An adapter's folder, and digests of its weights and config; empty for a name on a server."""
 
     folder: Path
     weights_sha256: str = ""
@@ -36,18 +36,18 @@ class AdapterIdentity:
 
 @dataclass(frozen=True, slots=True)
 class AdapterInput:
-    """One adapter, by what its files say; of a mere name nothing is known."""
+    """One adapter and the facts from its files; a name on a server has none."""
 
     name: str
-    """Short, and different from all others."""
+    """Short and unique name."""
     given: Path
     identity: AdapterIdentity
     ranks: tuple[int, int] | None = None
-    """Smallest and largest; None for a mere name."""
+    """Smallest and largest rank; None for a name on a server."""
     lora_params: int = 0
     other_params: int = 0
     base_model: str | None = None
-    """The name in its config."""
+    """Base model that its config names."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Its whole config."""
     modules: Mapping[str, int] = field(default_factory=dict)

@@ -121,7 +121,7 @@ def lengths(
     max_length: int,
     max_new_tokens: int | None,
 ) -> Iterator[str]:
-    """Yield what is to be said of examples that are too long for the base.
+    """Yield notes on examples that are too long for the base.
 
     shape: transformers' config of the base. max_length: tokens of a text to label that are read.
     Raises UsageError (`no-room`, `max-length`) and InputError (`response-too-long`): with these nothing could be run.

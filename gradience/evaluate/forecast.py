@@ -1,5 +1,5 @@
-"""Before any weight is loaded: the memory that an evaluation takes, the margin that it can show, and its first examples
-as the model sees them."""
+"""Forecast an evaluation before any weight is loaded: its memory, the smallest margin that it can show, and its first
+examples as the model sees them."""
 
 from dataclasses import replace
 from statistics import fmean
@@ -55,7 +55,7 @@ def margins_of(examples: int, claims: int, looks: tuple[int, ...] = ()) -> tuple
 
 
 def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
-    """Return what `inputs` would do: only the base's config.json and its tokenizer are read."""
+    """Return the forecast of an evaluation; only the base's config.json and tokenizer are read."""
     request, decides = inputs.request, inputs.compares == "correct"
     memory = _memory(inputs) if engine(request.engine).local else _unknown("the engine computes elsewhere.")
     notes = map(sentence_text, inputs.notes)
@@ -168,7 +168,7 @@ def read_preview(request: EvaluateSettings, *, name: str = "", is_guard: bool = 
 
 
 def preview_evaluation(inputs: EvaluateInputs) -> EvaluationPreview:
-    """Return the first examples of an evaluation as the model would see them, with what is scored in them."""
+    """Return the first examples of an evaluation as the model sees them, with their scored parts."""
     return EvaluationPreview(
         base=path_text(inputs.model.name),
         task=inputs.task.name,

@@ -163,7 +163,7 @@ def sorted_longest(lengths: Sequence[int], batch: int) -> float:
 def answering_bytes(
     shape: Any, network: Any, *, rows: int, prompt: int, new: int, scored: int, itemsize: int
 ) -> int:
-    """Return the bytes beside the base: those of a batch that is answered, or of the responses scored together.
+    """Return the bytes needed besides the base: for an answered batch, or for responses scored together.
 
     rows, prompt: shape of the batch. new: tokens that it generates; 0 for labels. scored: positions scored together,
     each with the logits of a whole vocabulary.

@@ -113,7 +113,7 @@ def row_of(inputs: EvaluateInputs, reference: AdapterAnswers, row: AdapterAnswer
     facts |= dict.fromkeys(of_files) | dict.fromkeys(
         ("lora_params", "other_params"), 0 if role == BASE else None
     )
-    if adapter is not None and adapter.ranks is not None:  # else it is a mere name
+    if adapter is not None and adapter.ranks is not None:  # else it is a name on a server
         facts["sha256"], facts["config_sha256"] = (
             adapter.identity.weights_sha256,
             adapter.identity.config_sha256,

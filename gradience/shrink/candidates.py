@@ -56,7 +56,7 @@ class CandidateKind(Protocol):
         """Name in the plan and in the result."""
 
     def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
-        """Return the ranks of a candidate and their cost, from the audit. Raises what keeps it from being made."""
+        """Return the ranks of a candidate and their cost, from the audit. Raises if it cannot be made."""
 
     def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
         """Write a candidate to `folder`, as PEFT would, replacing it. The same inputs give the same weights."""

@@ -97,7 +97,7 @@ class _Completion(BaseModel):
 
 
 class OpenAIEngine(Engine):
-    """Adapters behind a server, by name. The docstrings of `Engine` say what each method does.
+    """Adapters on a server, by name. The methods are documented in `Engine`.
 
     It computes no KL, and cannot tell whether a server applies an adapter at all.
     """

@@ -1,4 +1,4 @@
-"""One loaded base model and any number of LoRA adapters, switched by name; and what may not share a base."""
+"""One loaded base model and any number of LoRA adapters, switched by name; some combinations are refused."""
 
 from __future__ import annotations
 
@@ -464,7 +464,7 @@ class TransformersEngine(Engine):
         return config
 
     def _load(self, key: str, folder: Path, config: Any) -> list[str]:
-        """Have PEFT load the adapter; returns what is missing from the file or has no place in the model."""
+        """Load the adapter with PEFT; return the names that are missing from the file or unknown to the model."""
         from peft import get_peft_model
         from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
         from safetensors import safe_open

@@ -231,9 +231,9 @@ def room_of(max_length: int | None, max_new_tokens: int) -> int | None:
 
 
 def prompt_ids(tokenizer: Any, prompt: str, room: int | None) -> tuple[list[int], bool]:
-    """Ids of the prompt, the last `room` of them, and whether any were cut.
+    """Return the last `room` ids of the prompt, and True if it was truncated.
 
-    Raises InputError (`empty-prompt`) when there is nothing that a model could continue.
+    Raises InputError (`empty-prompt`) if the prompt has no tokens.
     """
     ids = encode_prompt(tokenizer, prompt)
     if not ids:

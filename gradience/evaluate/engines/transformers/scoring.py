@@ -1,4 +1,4 @@
-"""Likelihood of given responses, and outputs behind drafts, by teacher forcing: one forward pass a batch."""
+"""Likelihoods of given responses, and outputs from drafts, by teacher forcing: one forward pass per batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -38,7 +38,7 @@ def logit_blocks(logits: Tensor) -> Iterator[slice]:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A prompt and the response behind it, as ids."""
+    """Token ids of a prompt and its response."""
 
     prompt: list[int]
     response: list[int]
@@ -63,11 +63,11 @@ def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *
 
 
 def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[EncodedPair]:
-    """Return a whole text in windows of `max_length` tokens, each behind the last token before it; the first behind the
-    begin token.
+    """Return a whole text in windows of `max_length` tokens, each after the last token of the previous window, and the
+    first after the begin token.
 
-    As lm-evaluation-harness has them (`get_rolling_token_windows` with a context of one token): of the last window the
-    context reaches back as far as there is room. A begin token that the tokenizer puts before every text is predicted.
+    As in lm-evaluation-harness (`get_rolling_token_windows` with a context of one token): the last window has as much
+    context as fits. A begin token that the tokenizer puts before every text is predicted.
     """
     ids = encode_prompt(tokenizer, text)
     limit = max_length or max(1, len(ids))
@@ -113,7 +113,8 @@ class ResponseBatch:
         return self._read(model, lambda hidden: hidden)
 
     def states(self, model: Any) -> Tensor:
-        """Return what the head makes these logits of: shape (response tokens of the batch, width)."""
+        """Return the hidden states that the head turns into these logits: shape (response tokens of the batch,
+        width)."""
         states: list[Tensor] = []
 
         def keep(hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The engine of vLLM: in a process of its own, with a Python of its own, beside that of transformers."""
+"""The vLLM engine: a separate process with its own Python, beside the transformers engine."""
 
 from gradience.evaluate.engines.vllm.engine import VllmEngine
 

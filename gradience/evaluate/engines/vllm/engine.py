@@ -1,4 +1,4 @@
-"""vLLM answers; what it is checked against, and KL, is computed by transformers on the same base."""
+"""Answers come from vLLM. Transformers, with the same base, computes KL and the answers that check vLLM's."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Slots(NamedTuple):
     """Last parts of the names of the modules that have LoRA, such as `q_proj`."""
 
     def joined(self, other: Slots) -> Slots:
-        """Return what holds both."""
+        """Return slots that fit both."""
         return Slots(max(self.rank, other.rank), self.modules | other.modules)
 
     def settings(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class VllmEngine(Engine):
                 self._expected = self._expected.joined(needs_of(folder, self._device.type))
 
     def add(self, name: str, folder: Path) -> None:
-        """Load the PEFT adapter in `folder`, into both. Raises what transformers' engine raises, and InputError
+        """Load the PEFT adapter in `folder` into both engines. Raises what transformers' engine raises, and InputError
         (`engine-cannot`, `engine-refuses`)."""
         self.peft.add(name, folder)
         self._added += 1
@@ -288,7 +288,7 @@ class VllmEngine(Engine):
         return self._command(method, method, number=number, rows=rows, **arguments)
 
     def _server(self, needs: Slots) -> None:
-        """Have a process whose slots hold what an adapter needs; else it is started anew, with all its adapters."""
+        """Start the process again, with all its adapters, if its slots do not fit what an adapter needs."""
         if self._process is not None and self._slots.joined(needs) == self._slots:
             return
         self._stop()

@@ -1,5 +1,5 @@
-"""The process of vLLM: a Python of its own, since vLLM pins a torch of its own; what it finds in its environment (one
-device, nobody to ask, vLLM's own variables); started once, asked in lines of JSON (server.py), ended with this one."""
+"""The process of vLLM: it has its own Python, since vLLM pins its own torch, and its own environment (one device, no
+prompts, vLLM's variables). It is started once, receives requests as lines of JSON (server.py), and ends with ours."""
 
 import json
 import os
@@ -29,7 +29,7 @@ HOW = (
     " `pip install vllm`"
 )
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
-"""vLLM's own variable: answers that do not depend on what is computed beside them, at a price."""
+"""vLLM's variable for answers that do not depend on the rest of the batch. It makes vLLM slower."""
 CACHE = "VLLM_CPU_KVCACHE_SPACE"
 """vLLM's own variable: GiB for keys and values on a processor."""
 CACHE_GIB = "2"
@@ -164,7 +164,7 @@ class VllmProcess:
 
 
 def _first_line(text: str) -> str:
-    """Return a refusal in one line: pydantic's begin with how many there are, and say what it is in front of a type."""
+    """Return an error message in one line. pydantic's start with the number of errors, and end with a type."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reasons = [
         line.partition(" [type=")[0].removeprefix("Value error, ") for line in lines if " [type=" in line

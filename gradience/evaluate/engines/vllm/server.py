@@ -31,11 +31,11 @@ class Server:
         self.adapters: dict[int, Any] = {}
 
     def imports(self) -> None:
-        """Import vLLM: what is installed need not run."""
+        """Import vLLM, since an installed version may not run."""
         import vllm  # noqa: F401
 
     def start(self, *, settings: dict[str, Any]) -> dict[str, Any]:
-        """Load the base; settings: of `vllm.LLM`. Says on what kind of device it is, and how long a sequence may be."""
+        """Load the base, and return the kind of its device and the maximum length. settings: of `vllm.LLM`."""
         import vllm
         from vllm.platforms import current_platform
 
@@ -60,7 +60,7 @@ class Server:
     def generate(
         self, *, number: int | None, rows: list[list[int]], room: list[int], end: int, stop: list[str]
     ) -> list[list[int]]:
-        """Greedy: the ids behind each row, `room` of them at most, the end token or those of a stop string included."""
+        """Return the greedy output ids of each row, at most `room`, including the end token or the stop string."""
         from vllm import SamplingParams
 
         how = [
@@ -80,7 +80,7 @@ class Server:
         return [list(output.outputs[0].token_ids) for output in self._run(number, rows, how)]
 
     def score(self, *, number: int | None, rows: list[list[int]], first: list[int]) -> list[list[list[Any]]]:
-        """Log-probability of each token of a row from the place `first` on, and whether it is the most likely one.
+        """Return for each token of a row from `first` on its log-probability, and True if it is the most likely one.
 
         The last token is not read: it is the only one that may be generated. So a row may be one token longer than
         the model's context.
