@@ -39,7 +39,7 @@ from gradience.bench.verify.folder import unpacked
 from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
 from gradience.card import card_of
 from gradience.evaluate.answering import RECORDS
-from gradience.evaluate.kept import Kept
+from gradience.evaluate.kept import RecordStore
 from gradience.evaluate.verb import EVALUATION
 from gradience.evaluate.verb import write_result as write_evaluation
 from gradience.files.artifact import Artifact, digest_of
@@ -258,7 +258,7 @@ def rederive_result(place: Path) -> None:
         plan.save(place / PLAN)
         for path in place.rglob("compression_report.json"):
             kept(CompressionReport, path).save(path)
-        Kept(place / RECORDS, print).bind(digest_of(plan))
+        RecordStore(place / RECORDS, print).bind(digest_of(plan))
         again = shrink_again(place, shrunk, plan, findings)
         same = {"run": shrunk.run, "tests": shrunk.tests}
         write_shrink(again.model_copy(update=same), place, card_of)
