@@ -183,8 +183,8 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
     path = output / CONFIG
     changed = []
     if path.is_file():
-        begun_with = strict_yaml.loads(read_file(path, MAX_BYTES), path)
-        changed = [*differences(begun_with, _resumable(config, output), ignored=UNCOUNTED)]
+        earlier_config = strict_yaml.loads(read_file(path, MAX_BYTES), path)
+        changed = [*differences(earlier_config, _resumable(config, output), ignored=UNCOUNTED)]
     if changed:
         problem = "another config: " + listed(
             [f"`{key}` is {was} there, {now} here" for key, was, now in changed]

@@ -447,9 +447,9 @@ def _needed(order: StageOrder) -> Iterator[str]:
 
 def _names(folder: Path) -> tuple[list[str], list[str]]:
     """Return the files of a finished stage: other files with the manifest last, and the weights that were kept."""
-    there = [name for name in StageManifest.read(folder / MANIFEST).files if (folder / name).is_file()]
-    weights = [name for name in there if name.endswith(WEIGHTS)]
-    return [*(name for name in there if name not in weights), MANIFEST], weights
+    files = [name for name in StageManifest.read(folder / MANIFEST).files if (folder / name).is_file()]
+    weights = [name for name in files if name.endswith(WEIGHTS)]
+    return [*(name for name in files if name not in weights), MANIFEST], weights
 
 
 def _pieces(folder: Path, names: Iterable[str]) -> Iterator[Files]:

@@ -85,10 +85,10 @@ class Stages:
         earlier: keys of the stage at earlier looks, which `make` continues.
         """
         folder, key, before = self.folder / name, stage_key(name, depends), 0.0
-        found = key_of(folder)
-        if self.is_done(name, folder, found if found in earlier else key):
+        earlier_key = key_of(folder)
+        if self.is_done(name, folder, earlier_key if earlier_key in earlier else key):
             with write_errors(folder):
-                if found == key:
+                if earlier_key == key:
                     (folder / BEGUN).unlink(missing_ok=True)
                     return folder
                 before = StageManifest.read(folder / MANIFEST).seconds
