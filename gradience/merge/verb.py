@@ -70,9 +70,9 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     watch = Stopwatch(settings.command)
     output = required_output(settings.output, "DIR", dry_run=False)
     if settings.data:
-        from gradience.merge.certificate import certified
+        from gradience.merge.on_parents import merge_and_test
 
-        return certified(settings, output, watch)
+        return merge_and_test(settings, output, watch)
     with ExitStack() as stack:
         return write_merge(open_parents(settings, stack), settings, output, watch, stack)
 

@@ -1,4 +1,4 @@
-"""`merge_report.json`: the merged adapter as written, its exact error, what is left of each parent, the certificate."""
+"""`merge_report.json`: the merged adapter as written, its exact error, what is left of each parent, its tests."""
 
 from collections.abc import Iterable
 from typing import ClassVar, Literal
@@ -23,7 +23,6 @@ from gradience.reports.base.blocks import (
     table_of,
     warned,
 )
-from gradience.reports.base.graded import GRADES
 from gradience.reports.base.numbers import MISSING, number_range, percent, plural, sig, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -39,11 +38,14 @@ from gradience.reports.evaluation import (
 )
 
 REPORT = "merge_report.json"
-CertificateVerdict = Literal["holds on all parents", "holds on some parents", "inconclusive", "do not merge"]
-MARKS: dict[CertificateVerdict, Mark] = {
+ParentVerdict = Literal[
+    "holds on all parents", "holds on some parents", "inconclusive", "not evaluated", "do not merge"
+]
+MARKS: dict[ParentVerdict, Mark] = {
     "holds on all parents": "good",
     "holds on some parents": "warning",
     "inconclusive": "unknown",
+    "not evaluated": "error",
     "do not merge": "error",
 }
 
@@ -100,10 +102,10 @@ class ParentEvidence(Part):
     """Folder of the evaluation, relative to that of the merged adapter."""
 
 
-class Certificate(Part):
+class ParentTests(Part):
     """Paired comparisons of the merged adapter with each parent."""
 
-    verdict: CertificateVerdict
+    verdict: ParentVerdict
     parents: tuple[ParentEvidence, ...]
 
 
@@ -155,7 +157,7 @@ class MergeReport(Report):
     """One for each calibration; empty without."""
     architecture: str | None
     runtimes: tuple[RuntimeVerdict, ...]
-    certificate: Certificate | None = None
+    certificate: ParentTests | None = None
     """Null without examples of the parents."""
     search: tuple[SearchedMerge, ...] = ()
     """Results of the search grid on dev examples; empty without a search."""
@@ -188,7 +190,7 @@ class MergeReport(Report):
 
 
 def result_blocks(report: MergeReport) -> list[Block]:
-    """Return the certificate with its comparisons, the size, the error, and the warnings."""
+    """Return the verdict with the comparisons behind it, the size, the error, and the warnings."""
     ranks = number_range(row.rank for row in report.modules)
     sentence = (
         f"LoRA rank {ranks} in {plural(len(report.modules), 'module')}, {size(report.bytes)}. Error from truncation"
@@ -227,12 +229,13 @@ def _listed(weights: Iterable[float]) -> str:
 
 
 def _verdict(report: MergeReport) -> Note:
-    certificate = report.certificate
-    if certificate is None:
+    tests = report.certificate
+    if tests is None:
         return Note("unknown", "Accuracy was not tested, and weights do not show it.")
-    grades = [(row.parent, row.merged.grade) for row in certificate.parents]
-    reasons = [f"{name}: {GRADES[grade][1] if grade else 'not compared'}" for name, grade in grades]
-    return Note(MARKS[certificate.verdict], f"{certificate.verdict.capitalize()} ({'; '.join(reasons)})")
+    reasons: list[Inline] = [
+        (Span(row.parent, "name"), f": {row.merged.grade}, {row.merged.reason}") for row in tests.parents
+    ]
+    return Note(MARKS[tests.verdict], tests.verdict.capitalize(), reasons)
 
 
 def _parents(report: MergeReport) -> Block:
@@ -246,9 +249,9 @@ def _parents(report: MergeReport) -> Block:
     )
 
 
-def _evidence(certificate: Certificate) -> Block:
+def _evidence(tests: ParentTests) -> Block:
     return table_of(
-        certificate.parents,
+        tests.parents,
         (Column("parent"), lambda row: Span(row.parent, "name")),
         (Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
         (Column("parent's own", ">"), lambda row: level_cell(row.reference)),
@@ -256,7 +259,6 @@ def _evidence(certificate: Certificate) -> Block:
         (Column("Δ", ">"), lambda row: delta_cell(row.merged)),
         (Column("95 % interval", ">", drop=2), lambda row: interval_cell(row.merged)),
         (Column("grade"), lambda row: row.merged.grade or MISSING),
-        (Column("reason", wrap=True), lambda row: row.merged.reason),
     )
 
 

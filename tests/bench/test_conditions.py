@@ -1,4 +1,4 @@
-"""What keeps a run from a certificate besides its counts, obstacle by obstacle."""
+"""What rules out a grade A besides the counts, obstacle by obstacle."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The certificate: the merged adapter against each parent on its own rows; resuming; the search; the predicted KL."""
+"""The merged adapter against each parent on its own rows; resuming; the search; the predicted KL."""
 
 import json
 import shutil
@@ -22,8 +22,8 @@ from gradience import (
     merge_adapters,
 )
 from gradience.cli.app import run
-from gradience.merge import certificate
-from gradience.merge.certificate import GRID
+from gradience.merge import on_parents
+from gradience.merge.on_parents import GRID, verdict_of
 
 OPTIONS = {"device": "cpu", "batch_size": 8, "max_new_tokens": 4}
 
@@ -99,7 +99,7 @@ def test_every_parent_needs_its_own_rows(causal, given, code, tmp_path):
 
 def test_a_search_tries_the_grid_on_dev_rows_and_tests_once(causal, tmp_path, monkeypatch):
     grid = (("svd", 0.5, 1.0), ("ties", 1.0, 0.5))
-    monkeypatch.setattr(certificate, "GRID", grid)
+    monkeypatch.setattr(on_parents, "GRID", grid)
     report = merged(causal, tmp_path / "out", data=both(causal), search=True)
     assert [row.method for row in report.search] == ["svd", "ties"]
     (chosen,) = [row for row in report.search if row.chosen]
@@ -142,6 +142,21 @@ def test_the_smallest_rank_whose_predicted_kl_is_below_the_limit(causal, tmp_pat
     assert len(reports[0].predicted) == 2
     with raises(UsageError, "other-calibration"):
         merged(causal, tmp_path / "no", method="svd", weights=[1, 2], max_kl_per_token=1.0, calibration=files)
+
+
+@pytest.mark.parametrize(
+    ("grades", "verdict"),
+    [
+        ("BB", "holds on all parents"),
+        ("BX", "holds on some parents"),
+        ("BD", "holds on some parents"),
+        ("CC", "inconclusive"),
+        ("CX", "not evaluated"),
+        ("DX", "do not merge"),
+    ],
+)
+def test_a_comparison_that_failed_is_no_result(grades, verdict):
+    assert verdict_of(list(grades)) == verdict
 
 
 def test_the_command_prints_the_verdict_and_its_exit_code(causal, tmp_path, capsys):

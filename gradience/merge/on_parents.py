@@ -1,4 +1,4 @@
-"""The certificate of a merge: the merged adapter against each parent on that parent's examples; a search before it.
+"""Test a merged adapter against each parent on that parent's examples, after an optional search.
 
 OUTPUT/                    the merged adapter with its report
 OUTPUT/evaluation/NAME/    the comparison with each parent; a run that is interrupted resumes there
@@ -20,13 +20,14 @@ from gradience.files.whole import check_output, write_whole
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import SPARSE, MergeSettings, Method
 from gradience.merge.verb import merge_or_resume, write_report
+from gradience.reports.base.graded import Grade
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
 from gradience.reports.merge import (
-    Certificate,
-    CertificateVerdict,
     MergeReport,
     ParentEvidence,
+    ParentTests,
+    ParentVerdict,
     SearchedMerge,
 )
 from gradience.settings import call, shared
@@ -43,7 +44,7 @@ GRID: tuple[tuple[Method, float, float], ...] = (
 """Search grid, fixed in advance: (method, weight of every parent, density). In a tie, the first candidate wins."""
 
 
-def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeReport:
+def merge_and_test(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeReport:
     """Merge, and compare the result with each parent on its examples. Raises what `merge_adapters` raises."""
     require_libraries(settings.engine)
     with ExitStack() as stack:
@@ -68,17 +69,20 @@ def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeR
                 evaluation=folder,
             )
         )
-    certificate = Certificate(verdict=_verdict(evidence), parents=tuple(evidence))
-    report = report.model_copy(update={"certificate": certificate, "search": rows, "run": watch.run_info()})
+    verdict = verdict_of([row.merged.grade for row in evidence])
+    tested = ParentTests(verdict=verdict, parents=tuple(evidence))
+    report = report.model_copy(update={"certificate": tested, "search": rows, "run": watch.run_info()})
     write_report(report, output)
     return report
 
 
-def _verdict(evidence: Sequence[ParentEvidence]) -> CertificateVerdict:
-    grades = [row.merged.grade for row in evidence]
+def verdict_of(grades: Sequence[Grade | None]) -> ParentVerdict:
+    """Return the verdict on a merge with these grades on its parents' examples."""
     if "B" in grades:
         return "holds on some parents" if set(grades) - {"B"} else "holds on all parents"
-    return "do not merge" if set(grades) - {"C"} else "inconclusive"
+    if "D" in grades:
+        return "do not merge"
+    return "not evaluated" if "X" in grades else "inconclusive"
 
 
 def _tests_of(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, EvaluateSettings]:
