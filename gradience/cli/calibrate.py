@@ -27,6 +27,7 @@ def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
     if not isinstance(result, Calibration):
         out.show_aloud(result)
         return
-    out.show(result.report, paths=(str(settings.adapter), str(settings.output)))
+    base = () if settings.base_model is None else (str(settings.base_model),)
+    out.show(result.report, paths=(str(settings.adapter), str(settings.output), *base))
     if not out.quiet:
         show_written(settings.output)

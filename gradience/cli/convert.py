@@ -19,4 +19,5 @@ def convert(settings: ConvertSettings, out: ReportOutput) -> None:
     """
     from gradience.convert.verb import convert_adapter
 
-    out.show(out.run(convert_adapter, with_base(settings), f"converting {settings.path}"))
+    report = out.run(convert_adapter, with_base(settings), f"converting {settings.path}")
+    out.show(report, paths=(str(settings.output),))

@@ -3,6 +3,8 @@
 The file is read once, in constant memory. Where it holds several runs, the last one is reported.
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradience.errors import InputError
@@ -35,8 +37,20 @@ def monitor_runs(settings: MonitorSettings) -> MonitorReport:
     return MonitorReport(
         gradience_version=__version__,
         gap_threshold=settings.gap_threshold,
-        runs=tuple(_report(path, path_text(path), settings.gap_threshold) for path in paths),
+        runs=tuple(
+            _report(path, name, settings.gap_threshold)
+            for path, name in zip(paths, _names(paths), strict=True)
+        ),
     )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each log; if some would be alike, their paths below the folder that holds all of them."""
+    names = [path_text(path) for path in paths]
+    if len(set(names)) == len(set(paths)):
+        return names
+    whole = [os.path.abspath(path) for path in paths]
+    return [path_text(os.path.relpath(path, os.path.commonpath(whole))) for path in whole]
 
 
 def _report(path: Path, name: str, gap_threshold: float) -> RunReport:

@@ -47,12 +47,13 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
+    dim,
     table_of,
 )
 from gradience.reports.base.numbers import count, plural, sig, size
-from gradience.reports.base.prediction import ROUTED
+from gradience.reports.base.prediction import EARLIER, ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.reports.base.view import DOCUMENT, View, more, next_steps
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
@@ -349,7 +350,7 @@ def calibration_blocks(report: CalibrationReport, view: View) -> Document:
         ordered[: SHOWN if view.brief else None],
         (Column("module"), lambda module: Span(module.name, "name")),
         (Column("KL/token if removed", ">"), lambda module: sig(module.importance)),
-        (Column("rank", ">"), lambda module: str(module.rank)),
+        (Column("rank", ">", shown=len({row.rank for row in ordered}) > 1), lambda module: str(module.rank)),
     )
     notes = _notes(report)
     return [
@@ -369,17 +370,17 @@ def calibration_blocks(report: CalibrationReport, view: View) -> Document:
 
 
 def _answer(report: CalibrationReport) -> str:
-    """Return the predicted advantage over plain truncation at the smallest size, if sizes are predicted."""
+    """Return the predicted advantage over plain truncation at the largest size, if sizes are predicted."""
     modules = plural(len(report.modules), "module")
     if not report.sizes:
         return f"The importance of {modules} was measured on {plural(report.rows, 'prompt')}."
-    smallest = report.sizes[-1]
+    largest = report.sizes[0]
     calibrated, svd = (
         sig(kl * report.tokens_per_answer)
-        for kl in (smallest.calibrated_kl_per_token, smallest.svd_kl_per_token)
+        for kl in (largest.calibrated_kl_per_token, largest.svd_kl_per_token)
     )
     return (
-        f"At the size of rank {smallest.rank}, an adapter that keeps the components chosen by this calibration has a"
+        f"At the size of rank {largest.rank}, an adapter that keeps the components chosen by this calibration has a"
         f" predicted KL of {calibrated} per answer. Plain truncation has {svd}."
     )
 
@@ -391,12 +392,17 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
     tokens = report.tokens_per_answer
     table = table_of(
         report.sizes,
-        (Column("same size as rank", ">"), lambda point: str(point.rank)),
-        (Column("parameters", ">", drop=2), lambda point: count(point.params)),
+        (Column("parameters", ">"), lambda point: count(point.params)),
+        (Column("same size as rank", ">", drop=2), lambda point: str(point.rank)),
         (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
         (Column("KL/answer, truncation", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
     )
-    legend = "KL/answer: predicted divergence from the original outputs, in nats per average answer."
+    average = "" if tokens == 1 else f" ({tokens:.1f} scored tokens on average)"
+    legend = (
+        f"KL/answer: predicted divergence from the original outputs, in nats per answer{average}, if gradience compress"
+        " spreads the parameters over the modules (--max-params); equal ranks (--rank) change the output more."
+        f" gradience compress also shows the 95 % interval. {EARLIER} KL does not predict accuracy."
+    )
     return [Heading("Predicted change of the output"), table, Paragraph(legend)]
 
 
@@ -405,8 +411,8 @@ def _next(report: CalibrationReport, view: View) -> list[Block]:
     if not report.sizes or view.width is None:
         return []
     shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"
-    labeled, unlabeled = (Span(f"{shrink} --{flag} rows.jsonl", "dim") for flag in ("data", "prompts"))
-    return [Paragraph(("Next: ", labeled, " (examples with answers) or ", unlabeled, " (prompts only)"))]
+    shrink += f" --base-model {view.path(2, 'DIR')}" if len(view.paths) > 2 else ""
+    return [next_steps(f"{shrink} --data rows.jsonl"), dim("Without answers: --prompts instead of --data.")]
 
 
 def _notes(report: CalibrationReport) -> list[Note]:

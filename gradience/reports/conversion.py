@@ -10,6 +10,7 @@ from gradience.reports.base.numbers import plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
+from gradience.reports.base.view import View, next_steps
 from gradience.words import listed
 
 
@@ -53,7 +54,9 @@ class ConversionReport(Report):
 
     def blocks(self) -> Document:
         """Return the result, and the omitted tensors and files."""
-        renamed = f" {plural(self.renamed, 'tensor')} renamed." if self.renamed else ""
+        transposed = (self.to == "mlx") != self.source_format.startswith("MLX")
+        also = " and transposed" if transposed else ""
+        renamed = f" {plural(self.renamed, 'tensor')} renamed{also}." if self.renamed else ""
         modules = f"{plural(self.modules, 'module')}, {size(self.bytes)}"
         notes = []
         if self.left_out:
@@ -65,7 +68,7 @@ class ConversionReport(Report):
             notes.append(Note("info", "Read from a pickle in a sandboxed process"))
         return [
             Heading(("Converted to ", Span(self.output_path, "name")), level=1),
-            Paragraph(f"{self.source_format} → {self.to}: {modules}. Weights and scales unchanged.{renamed}"),
+            Paragraph(f"{self.source_format} → {self.to}: {modules}. Values and scales unchanged.{renamed}"),
             Paragraph(
                 (
                     "From ",
@@ -75,3 +78,7 @@ class ConversionReport(Report):
             ),
             *([Notes(notes)] if notes else []),
         ]
+
+    def screen(self, view: View) -> Document:
+        """Return the document and the next step."""
+        return [*self.blocks(), next_steps(f"gradience audit {view.path(0, self.output_path)}")]

@@ -314,7 +314,9 @@ def _facts(run: RunReport) -> str:
     parts += [f"resumed at step {step}" for step in run.resumed_from]
     parts += [f"last of {run.runs_in_file} runs in the file"] if run.runs_in_file > 1 else []
     parts += [
-        name for name in (setup.model, setup.trainer) if name and name not in ("Trainer", "TrainingArguments")
+        name.removeprefix("[path]/")
+        for name in (setup.model, setup.trainer)
+        if name and name not in ("Trainer", "TrainingArguments")
     ]
     parts += [setup.quantization] if setup.quantization else []
     if setup.r:
@@ -339,6 +341,8 @@ def _alerts(run: RunReport, *, verbose: bool) -> Notes:
                 values.append(f"{item.what}: {value}" + (f" at step {count(item.step)}" if item.step else ""))
             details += [*(["; ".join(values)] if values else []), f"source: {alert.source}"]
         notes.append(Note(alert.severity, f"{alert.message} ({alert.code})", details))
+    if not notes and not run.evaluations:
+        return Notes([Note("info", "No alerts. No evaluation was recorded, so overfitting was not checked.")])
     return Notes(notes or [Note("good", "No alerts")])
 
 
@@ -353,7 +357,9 @@ def overview_blocks(runs: Sequence[RunReport]) -> Document:
     parts = [plural(errors, "run has errors", "runs have errors")] if errors else []
     if warnings:
         parts.append(f"{count(warnings)} {'more' if errors else noun(warnings, 'run')} with warnings")
-    verdict = Span("no errors and no warnings", "good")
+    unchecked = sum(not run.evaluations for run in runs)
+    without = f"; {plural(unchecked, 'run')} without an evaluation" if unchecked else ""
+    verdict = Span(f"no errors and no warnings{without}", "dim" if unchecked else "good")
     if parts:
         verdict = Span(", ".join(parts), "bad" if errors else "warn")
     return [Heading(plural(len(runs), "run"), level=1, aside=verdict), runs_table(runs)]
@@ -361,6 +367,8 @@ def overview_blocks(runs: Sequence[RunReport]) -> Document:
 
 def runs_table(runs: Sequence[RunReport]) -> Table:
     """Return one row per run. In a narrow terminal steps go first, then evaluation, outcome and k@90."""
+
+    alerted = any(run.alerts for run in runs)
 
     def best(run: RunReport) -> str:
         split = next(iter(run.evaluations.values()), None)
@@ -393,10 +401,10 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
             lambda run: MISSING if run.last_step is None else count(run.last_step),
         ),
         (Column("loss"), progress),
-        (Column("best eval", ">", drop=2), best),
+        (Column("best eval", ">", drop=2, shown=any(run.evaluations for run in runs)), best),
         (Column("k@90 / r", ">", drop=4), ranks),
-        (Column("errors", ">"), lambda run: alerts(run, "error", "bad")),
-        (Column("warnings", ">"), lambda run: alerts(run, "warning", "warn")),
+        (Column("errors", ">", shown=alerted), lambda run: alerts(run, "error", "bad")),
+        (Column("warnings", ">", shown=alerted), lambda run: alerts(run, "warning", "warn")),
     )
 
 
@@ -467,7 +475,7 @@ def _rank_use(use: RankUse) -> list[Block]:
     if not use.points:
         return []
     rank = f" of {use.max_rank}" if use.max_rank else ""
-    state = "not stable yet"
+    state = "not stable at the last measurement"
     if use.untrained == use.modules:
         state = "every ΔW is zero"
     elif use.settled_since is not None:

@@ -266,10 +266,10 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
 
 def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibration, sizes):
     facts = calibration.report.model_copy(update={"sizes": sizes})
-    shown = " ".join(facts.to_text(view=View(paths=("a", "c"))).split())
+    shown = " ".join(facts.to_text(view=View(paths=("a", "c", "b"))).split())
     assert shown.endswith(
-        "Next: gradience shrink a --calibration c --data rows.jsonl (examples with answers) or gradience shrink a"
-        " --calibration c --prompts rows.jsonl (prompts only)"
+        "Next: gradience shrink a --calibration c --base-model b --data rows.jsonl Without answers: --prompts"
+        " instead of --data."
     )
     assert all(f" {size.params:,} " in shown for size in sizes)
-    assert "same size as rank parameters KL/answer KL/answer, truncation" in shown
+    assert "parameters same size as rank KL/answer KL/answer, truncation" in shown

@@ -73,6 +73,20 @@ def test_a_torn_line_is_skipped_and_said(tmp_path):
     assert "the last line was cut off" in monitor_runs([path]).to_text()
 
 
+def test_logs_with_one_name_are_told_apart_and_nothing_is_claimed_without_evaluations(tmp_path):
+    paths = [tmp_path / seed / "train" / "run.jsonl" for seed in ("seed_1", "seed_2")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        write(path, [2.0, 1.0])
+    runs = monitor_runs(paths).runs
+    assert [run.file for run in runs] == ["seed_1/train/run.jsonl", "seed_2/train/run.jsonl"]
+    text = monitor_runs(paths).to_text()
+    assert "best eval" not in text
+    assert "no errors and no warnings; 2 runs without an evaluation" in text
+    said = " ".join(monitor_runs(paths[0]).to_text().split())
+    assert "No evaluation was recorded, so overfitting was not checked." in said
+
+
 def test_the_threshold_of_the_gap_is_the_users(tmp_path):
     losses = [1.0] * 10
     path = write(tmp_path / "run.jsonl", losses, evals=[(10, 1.5)])

@@ -51,8 +51,10 @@ class PromptReport(Report):
         """Return the numbers of completions as a fact; none for a classifier. source: of the sampled ones."""
         if self.kind == "sequence_classification":
             return []
-        words = f"{count(self.given_completions)} given, {count(self.sampled_completions)} sampled{source}"
-        return [("completions", words)]
+        given, sampled = self.given_completions, self.sampled_completions
+        words = [f"{count(given)} given"] if given or not sampled else []
+        words += [f"{count(sampled)} sampled{source}"] if sampled else []
+        return [("completions", ", ".join(words))]
 
     def row_notes(self) -> list[Note]:
         """Return the numbers of rows that were cut or left out."""
