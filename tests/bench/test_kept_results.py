@@ -98,7 +98,7 @@ def test_each_row_of_the_pages_tables_is_in_the_kept_aggregate(name):
     variants = {row["name"]: row for row in aggregate["variants"]}
     lines = [line.replace("*", "") for line in section.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    told = []
+    compared = []
     for first, *cells in rows:
         variant = variants.get(first.split("`")[1] if "`" in first else f"ladder.r{first}")
         if variant is None or not (pooled := variant["evidence"]["pooled"]):
@@ -112,8 +112,8 @@ def test_each_row_of_the_pages_tables_is_in_the_kept_aggregate(name):
             assert cells[2:6] == [in_points(variant["worst_delta"]), *bounds, saved], first
         else:
             assert cells[:4] == [saved, in_points(pooled["delta"]), *bounds], first
-        told.append(variant["name"])
-    assert len(told) == len(set(told)) >= 10
+        compared.append(variant["name"])
+    assert len(compared) == len(set(compared)) >= 10
     steps = {step["name"]: step for step in aggregate["ladder"]["steps"]}
     least = in_points(-steps[aggregate["ladder"]["smallest_safe"]]["low"])
     assert f"lowers accuracy by at most {least} points" in " ".join(section.split())
