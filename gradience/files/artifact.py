@@ -67,7 +67,7 @@ class Artifact(Part):
 
     schema_id: ClassVar[str]
     """That literal."""
-    repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
+    repair: ClassVar[str] = "make the file again"
     """Hint for a file that is invalid or was written by an earlier version of Gradience."""
 
     @classmethod
@@ -189,8 +189,10 @@ def _counted(digits: str) -> int:
 def _invalid(path: Path, artifact: type[Artifact], values: Any, error: ValidationError) -> InputError:
     schema = values.get("schema") if isinstance(values, dict) else artifact.schema_id
     if schema != artifact.schema_id:
+        is_kind = str(schema).partition("/")[0] == artifact.schema_id.partition("/")[0]
+        version = ": another version of Gradience wrote it" if is_kind else ""
         return InputError(
-            f"{path}: this is {str(schema)[:120]!r}, not {artifact.schema_id}",
+            f"{path}: this is {str(schema)[:120]!r}, not {artifact.schema_id}{version}",
             code="artifact-version",
             hint=f"name the right file, or {artifact.repair}",
         )

@@ -191,8 +191,8 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
         needed, here = requirement.needed, requirement.here
         if requirement.what == "memory" and cost is not None:
             needed = memory_parts(cost.parts)
-        shown = here and requirement.what != "packages"
-        facts.append((requirement.what, f"{needed}; this machine: {here}" if shown else needed))
+        if requirement.what != "packages":  # the run names what is missing
+            facts.append((requirement.what, f"{needed}; this machine: {here}" if here else needed))
     if cost is not None:
         facts.append(("tokens", f"{count(cost.tokens_per_training)} per training, padding included"))
     return facts + [
@@ -221,9 +221,9 @@ def _chances(scenarios: Sequence[Scenario]) -> list[Block]:
     )
     spread = in_points(max(row.spread for row in scenarios))
     legend = (
-        "Margin: the smallest drop, in points, that can be ruled out with 80 % power if the variant is exactly as good"
-        f" as the probe. Ranges: the standard deviation of its true Δ over trainings is 0 to {spread} points."
-        f" Discordances are assumed: {typical_discordances()}."
+        "For a variant exactly as good as the probe. Margin: the smallest drop, in points, that can be ruled out with"
+        " 80 % power. Chance of PASS: without gate and controls. Ranges: from no variation between trainings to a"
+        f" standard deviation of {spread} points. Discordances are assumed: {typical_discordances()}."
     )
     return [Heading("Smallest margin"), table, Paragraph(legend)]
 

@@ -143,6 +143,7 @@ LEVELS: dict[Level, str] = {
     "L3": "a sample of the outputs was regenerated and is identical",
 }
 DATA = "; all examples and gold answers are the task's"
+ORIGIN = ". This does not prove where the records come from."
 OF_SEED = re.compile(r"^seed_\d+(: |/)")
 """Prefix of a sentence about one seed."""
 ROLES: dict[str, Style] = {"passed": "good", "failed": "bad", "not done": "dim"}
@@ -156,7 +157,8 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
     elif report.level is not None:
         word = Span(f"{_agreement(report)}, level {report.level}", "good")
         data = any(check.level == "data" and check.result == "passed" for check in report.checks)
-        answer = (word, f": {LEVELS[report.level]}", DATA if data else "")
+        origin = ORIGIN if report.verdict == "consistent" else ""
+        answer = (word, f": {LEVELS[report.level]}", DATA if data else "", origin)
     facts: list[tuple[str, Inline]] = [
         ("root", _digest(report.root, report.root_expected, "digests.json")),
         ("plan", _digest(report.plan, report.plan_expected, "plan.json")),
@@ -180,13 +182,17 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
         blocks += [Heading("Mismatches"), Notes(notes), *more]
     if report.regenerated:
         blocks += [Heading("Regenerated answers"), _regenerated(report.regenerated)]
-    checks = _of_seeds((check.what, (check.name, check.level, check.result)) for check in report.checks)
+    checks: dict[tuple[str, CheckLevel, str], list[str]] = {}
+    for text, key in _of_seeds(
+        (check.what, (check.name, check.level, check.result)) for check in report.checks
+    ):
+        checks.setdefault(key, []).append(text)
     table = table_of(
-        checks,
-        (Column("check"), lambda row: row[1][0]),
-        (Column("level"), lambda row: row[1][1]),
-        (Column("result"), lambda row: Span(row[1][2], ROLES[row[1][2]])),
-        (Column("details", wrap=True), lambda row: Span(row[0], "name")),
+        checks.items(),
+        (Column("check"), lambda row: row[0][0]),
+        (Column("level"), lambda row: row[0][1]),
+        (Column("result"), lambda row: Span(row[0][2], ROLES[row[0][2]])),
+        (Column("details", wrap=True), lambda row: Span("; ".join(row[1]), "name")),
     )
     return [
         *blocks,

@@ -4,6 +4,7 @@ import lzma
 import shutil
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -180,8 +181,11 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
         findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists but that are missing")
     extra = sorted(present.keys() - listed.keys())
     if extra:
+        if len(extra) > SHOWN:
+            folders = Counter(f"{name.partition('/')[0]}/" if "/" in name else name for name in extra)
+            extra = [f"{name} ({counted(number, 'file')})" for name, number in folders.items()]
         names = ", ".join(extra[:SHOWN]) + (f" and {len(extra) - SHOWN} more" if len(extra) > SHOWN else "")
-        findings.gap(f"files not listed in {DIGESTS}: {names}")
+        findings.gap(f"not listed in {DIGESTS}: {names}")
 
 
 def stages_of(seed: Path) -> list[Path]:
