@@ -107,7 +107,8 @@ def _in_folder(folder: Path, adapter: str | None) -> Location:
             code="several-adapters",
             hint=f"point at {folder / names[0]}",
         )
-    raise several_adapters(folder, "adapters", names)
+    error = several_adapters(folder, "adapters", names)
+    raise InputError(str(error), code=error.code, hint=f"{error.hint}; all of them: gradience fleet {folder}")
 
 
 def lone_weights(names: Collection[str]) -> str | None:

@@ -94,7 +94,7 @@ def check_modules(base: str, shape: Any, labels: int | None, adapters: Sequence[
         why = (
             ""
             if not names or endings & known
-            else f"it has no modules named {', '.join(sorted(endings)[:4])}"
+            else f"the base has no modules named {', '.join(sorted(endings)[:4])}"
         )
         for name in names:
             weight = getattr(modules.get(name), "weight", None)

@@ -24,10 +24,7 @@ DISCORDANCES = (0.0, 0.01, 0.03, 0.05, 0.1, 0.2)
 CHANCE = 0.8
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
 """Adapter config fields that determine the amount of computation."""
-AS_LONG = (
-    "Answers are assumed to be as long as the reference answers; a model that does not stop writes up to"
-    " `max_new_tokens`."
-)
+AS_LONG = "The memory is for answers as long as the reference answers. Longer ones, up to `max_new_tokens`, need more."
 
 SHOWN = 3
 """Number of examples in a preview."""

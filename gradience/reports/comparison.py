@@ -111,6 +111,8 @@ class ComparisonReport(Report):
 
 
 SHOWN_KINDS, SHOWN_APART = 12, 9
+UNRELATED = 0.5
+"""Cosine below which weights are not called similar."""
 PRESENCE: dict[Presence, str] = {
     "only-a": "only in A",
     "only-b": "only in B",
@@ -152,6 +154,10 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
 def answer(report: ComparisonReport) -> str:
     """Return the difference of the updates, and what it does not show."""
     advice = "Similar weights do not prove similar answers: evaluate both adapters."
+    if report.cosine is not None and report.cosine < UNRELATED:
+        advice = (
+            "That is usual for separate trainings and says nothing about the answers: evaluate both adapters."
+        )
     if report.relative_difference is None or report.cosine is None:
         return f"The updates cannot be compared as a whole: A or B is untrained. {advice}"
     differ = f"The updates of A and B differ by {percent(report.relative_difference)} of A's norm"
@@ -186,7 +192,7 @@ def _label(module: ModuleComparison) -> str:
     return module.label
 
 
-RANK: Measure[ModuleComparison] = Measure(Column("rank", ">"), _ranks)
+RANK: Measure[ModuleComparison] = Measure(Column("rank A : B", ">"), _ranks)
 WHY_APART: Measure[ModuleComparison] = Measure(Column(), _why_apart)
 EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
     RANK,
@@ -205,8 +211,8 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     legend = "difference: ‖ΔW_A − ΔW_B‖/‖ΔW_A‖; cosine: 1 for the same direction, 0 for orthogonal updates"
     if any(module.left_overlap is not None for module in report.modules):
         legend += (
-            "; outside: error of A if limited to the directions of B; output, input: overlap of the leading directions"
-            " (1: the same, 0: none)"
+            "; outside: share of A's norm outside the directions of B; output, input: overlap of the leading output and"
+            " input directions (1: the same, 0: none)"
         )
     blocks: list[Block] = [
         Heading("Modules", aside="medians of each kind"),

@@ -244,7 +244,6 @@ def _title(report: FleetReport) -> list[Block]:
     return [
         Heading(fleet, level=1),
         Paragraph(Span(answer(report), "strong")),
-        Paragraph(f"{size(report.bytes)} on disk, {count(report.params)} LoRA parameters"),
         *([] if report.limit is None else [Paragraph(f"Host limit: {report.limit}")]),
         *warned(warnings),
     ]
@@ -259,14 +258,18 @@ def answer(report: FleetReport) -> str:
     ranks = max_lora_rank(None) if None in known else number_range(filter(None, known))
     several = f" of {count(len(bases))} base models" if len(bases) > 1 else ""
     verb = "needs" if adapters == 1 else "need"
-    needed = f"{plural(adapters, 'adapter')}{several} {verb} max_lora_rank {ranks} in {report.engine}."
+    who, measured = plural(adapters, "adapter"), report.adapters - report.failed
+    if adapters < measured:
+        who = f"{count(adapters)} of {plural(measured, 'measured adapter')}"
+        several += " can be served and"
+    needed = f"{who}{several} {verb} max_lora_rank {ranks} in {report.engine}."
     lower = [base for base in bases if base.recommended]
     limit = percent(report.max_error)
     if report.limit is not None:
         above = sum(base.above for base in bases)
         return f"{needed} The host's maximum rank is too low for {count(above)} of them."
     if not lower:
-        return f"{needed} No lower max_lora_rank stays within {limit} weight error."
+        return f"{needed} No lower max_lora_rank stays within {limit} weight error (--max-error)."
     if len(bases) > 1:
         of_all = f"{count(len(lower))} of {count(len(bases))} base models"
         return f"{needed} A lower one stays within {limit} weight error for {of_all}."
@@ -320,7 +323,7 @@ def _above(report: FleetReport, most: int) -> list[Block]:
     """Return the adapters above the target rank of their base, the largest loss first."""
     forcing = [(base, adapter) for base in report.bases for adapter in base.forcing]
     forcing.sort(key=lambda pair: -(pair[1].lost_energy or 0.0))
-    if not forcing:
+    if not forcing or sum(base.adapters for base in report.bases) == 1:  # the table above has its error
         return []
     table = table_of(
         forcing[:most],

@@ -31,9 +31,9 @@ from gradience.reports.base.view import View, next_steps
 from gradience.reports.compression import RuntimeVerdict, runtime_notes
 from gradience.reports.evaluation import (
     EvaluatedAdapter,
+    bound_cell,
     delta_cell,
     examples_cell,
-    interval_cell,
     level_cell,
 )
 
@@ -172,9 +172,7 @@ class MergeReport(Report):
             *result_blocks(self),
             Heading("Parents"),
             _parents(self),
-            dim(
-                "Projection 1: the merge contains the parent's update at full strength. It does not predict accuracy."
-            ),
+            dim("strength: size of the merge along the parent's update; 1 = unchanged"),
         ]
         if self.search:
             blocks += [Heading("Search on dev examples"), _grid(self)]
@@ -193,8 +191,8 @@ def result_blocks(report: MergeReport) -> list[Block]:
     """Return the verdict with the comparisons behind it, the size, the error, and the warnings."""
     ranks = number_range(row.rank for row in report.modules)
     sentence = (
-        f"LoRA rank {ranks} in {plural(len(report.modules), 'module')}, {size(report.bytes)}. Error from truncation"
-        f" and rounding: {percent(report.error)} (‖M − M′‖ / ‖M‖)."
+        f"LoRA rank {ranks} in {plural(len(report.modules), 'module')}, {size(report.bytes)}. Truncation and"
+        f" rounding changed the merged update by {percent(report.error)} of its norm."
     )
     for row in report.predicted:
         sentence += (
@@ -235,7 +233,19 @@ def _verdict(report: MergeReport) -> Note:
     reasons: list[Inline] = [
         (Span(row.parent, "name"), f": {row.merged.grade}, {row.merged.reason}") for row in tests.parents
     ]
-    return Note(MARKS[tests.verdict], tests.verdict.capitalize(), reasons)
+    mark, verdict = MARKS[tests.verdict], tests.verdict.capitalize()
+    lower = [row.parent for row in tests.parents if row.merged.grade == "C" and _is_lower(row.merged)]
+    if lower and mark == "unknown":
+        mark, verdict = "warning", f"{verdict} at this margin, but less accurate than {' and '.join(lower)}"
+    return Note(mark, verdict, reasons)
+
+
+def _is_lower(row: EvaluatedAdapter) -> bool:
+    """Return True if the whole 95 % interval is on the side of a loss."""
+    if row.interval is None:
+        return False
+    low, high = row.interval
+    return high < 0 if row.likelihood is None else low > 0
 
 
 def _parents(report: MergeReport) -> Block:
@@ -244,8 +254,8 @@ def _parents(report: MergeReport) -> Block:
         (Column("parent"), lambda row: Span(row.name, "name")),
         (Column("weight", ">"), lambda row: f"{row.weight:g}"),
         (Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
-        (Column("cosine", ">"), lambda row: sig(row.cosine)),
-        (Column("projection", ">"), lambda row: sig(row.projection)),
+        (Column("cosine with the merge", ">"), lambda row: sig(row.cosine)),
+        (Column("strength", ">"), lambda row: sig(row.projection)),
     )
 
 
@@ -257,7 +267,7 @@ def _evidence(tests: ParentTests) -> Block:
         (Column("parent's own", ">"), lambda row: level_cell(row.reference)),
         (Column("merged", ">"), lambda row: level_cell(row.merged)),
         (Column("Δ", ">"), lambda row: delta_cell(row.merged)),
-        (Column("95 % interval", ">", drop=2), lambda row: interval_cell(row.merged)),
+        (Column("95 % bound", ">", drop=2), lambda row: bound_cell(row.merged)),
         (Column("grade"), lambda row: row.merged.grade or MISSING),
     )
 

@@ -324,7 +324,7 @@ def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
         ("base", Span(plan.base, "name")),
         *_data_facts(plan),
         ("ranks", f"{ranks} ({why})"),
-        ("margin", plan.drop_text(plan.margin)),
+        ("margin", plan.drop_text(plan.margin) + (" of the answers" if plan.compares == "agreement" else "")),
     ]
 
 

@@ -175,7 +175,7 @@ def test_a_base_that_the_adapter_does_not_fit_is_refused_before_it_is_loaded(
     classifier, writer, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
-    with pytest.raises(InputError, match="does not fit base: it has no modules named") as caught:
+    with pytest.raises(InputError, match="does not fit base: the base has no modules named") as caught:
         again(classifier._replace(base=writer.base), tmp_path / "c.safetensors")
     assert caught.value.code == "adapter-misfit"
 

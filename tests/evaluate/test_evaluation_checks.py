@@ -125,7 +125,7 @@ def test_an_adapter_of_another_architecture_or_size_is_refused(inputs, prepared,
         (
             labeled("a", "b"),
             prepared / "llama",
-            "labels does not fit llama: it has no modules named query, value",
+            "labels does not fit llama: the base has no modules named query, value",
         ),
         (prompts("a"), tmp_path / "wide", "q_proj is 64 x 64 there, and 32 x 32 in the adapter"),
     ):
