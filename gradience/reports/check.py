@@ -111,7 +111,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     nouns = {"error": "error", "warning": "warning", "info": "note"}
     counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
     applied = len({*report.passed, *(finding.code for finding in report.findings)})
-    verdict = f"{', '.join(counts) or 'No problems found'} ({plural(applied, 'rule')} checked)"
+    verdict = f"{', '.join(counts) or 'No known mistake found'} ({plural(applied, 'rule')} checked)"
     name = report.files[0].path if report.files else report.settings.base_model
     title = ("Check of ", Span(name, "name"), " before training") if name else "Check before training"
     blocks: list[Block] = [Heading(title, level=1), Paragraph(Span(verdict, "strong"))]
@@ -121,6 +121,9 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
         details = [f"now: {finding.seen}", f"advised: {finding.advised}", f"why: {finding.reason}"]
         details += [f"source: {finding.source}"] if verbose else []
         notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
+    if report.not_applicable:
+        codes = ", ".join(report.not_applicable)
+        notes.append(Note("info", f"Not checked, because the settings they need were not given: {codes}"))
     blocks += [Notes(notes)] if notes else []
     facts: list[tuple[str, Inline]] = [
         (f"{file.dialect} settings", Span(file.path, "name")) for file in report.files
@@ -129,7 +132,6 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     if verbose:
         facts += [
             ("no finding", ", ".join(report.passed) or "none"),
-            ("not applicable", ", ".join(report.not_applicable) or "none"),
         ]
     return [*blocks, Facts(facts)]
 

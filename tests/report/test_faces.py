@@ -117,7 +117,7 @@ def test_no_findings_are_no_rows_of_the_same_columns():
     report = check_config(r=16, alpha=16, lr=2e-4)
     assert report.findings == ()
     assert list(report.to_dataframe()) == list(SAMPLES["CheckReport"]().to_dataframe())
-    assert report.to_markdown().startswith("# Check before training\n\n**No problems found")
+    assert report.to_markdown().startswith("# Check before training\n\n**No known mistake found")
 
 
 def leaves(kind):
