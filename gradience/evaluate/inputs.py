@@ -356,11 +356,13 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     data = request.data_file
     if data is None:
         if request.task is None:
-            own = [name for name in tasks.PROFILES if "file" not in signature(tasks.find(name)).parameters]
+            with_examples = [
+                name for name in tasks.PROFILES if "file" not in signature(tasks.find(name)).parameters
+            ]
             raise UsageError(
                 "no examples: neither --data nor --task is given",
                 code="no-task",
-                hint=f"give --data rows.jsonl, --prompts rows.jsonl, or --task with one of {', '.join(own)}",
+                hint=f"give --data rows.jsonl, --prompts rows.jsonl, or --task with one of {', '.join(with_examples)}",
             )
         return tasks.load(request.task, options, folder=folder, needed=())
     if request.task in tasks.PROFILES and "file" not in signature(tasks.find(request.task)).parameters:
