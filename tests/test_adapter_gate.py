@@ -115,7 +115,7 @@ def test_the_steps_end_with_the_verdict_and_write_the_summary(verdict, runner, t
     assert (outputs["verdict"], outputs["exit-code"]) == (verdict, str(expected))
     summary = (runner.temp / "summary.md").read_text(encoding="utf-8")
     assert summary == (runner.folder / outputs["summary"]).read_text(encoding="utf-8")
-    for part in (f"# Adapter gate: {verdict}", reason, "95 % interval", "Minimum detectable drop with 60",
+    for part in (f"# Adapter gate: {verdict}", reason, "95 % bound", "Minimum detectable drop with 60",
                  "| LoRA rank | 8 | 8 |", "vLLM 0.32.0 refused other adapters of this kind"):  # fmt: skip
         assert part in summary
     assert ("## Guard `reviews`: FAIL" in summary) == (verdict == "FAIL")
