@@ -594,7 +594,7 @@ def finding_blocks(report: AuditReport, view: View) -> list[Block]:
 
 
 def use_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return energy ranks and stable rank over the trained modules."""
+    """Return energy ranks, stable rank and utilization over the trained modules."""
     trained = trained_layers(report)
     if not trained:
         return []
@@ -606,6 +606,8 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
         rows.append(_spread(f"{label}: directions with {label[2:]} % of Σσ²", ranks, trimmed))
     stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
     rows.append(_spread("stable rank: Σσ²/σ₁²", stable, lambda value: sig(value, digits)))
+    used = [layer.utilization for layer in trained if layer.utilization is not None]
+    rows.append(_spread("utilization: stable rank / r", used, percent))
     return [Heading("Use of rank"), Table(SPREAD, rows)]
 
 
