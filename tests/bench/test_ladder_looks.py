@@ -123,12 +123,12 @@ def test_a_run_that_stops_in_the_ladder_resumes_at_its_look(config_file, whole, 
         reached.append((self.seed, name, look))
         return climb(self, facts, name, look)
 
-    climb = SeedRun.reach
-    monkeypatch.setattr(SeedRun, "reach", stop)
+    climb = SeedRun.evaluate_step
+    monkeypatch.setattr(SeedRun, "evaluate_step", stop)
     with pytest.raises(KeyboardInterrupt):
         run_bench(load_config(config_file), tmp_path, Watcher())
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("manifest.json")}
-    monkeypatch.setattr(SeedRun, "reach", climb)
+    monkeypatch.setattr(SeedRun, "evaluate_step", climb)
     run_bench(load_config(config_file), tmp_path, Watcher())
     finished = {path for path, when in kept.items() if path.stat().st_mtime_ns == when}
     assert finished >= {path for path in kept if "ladder" not in str(path) or "/adapter/" in str(path)}
