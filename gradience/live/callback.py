@@ -68,8 +68,8 @@ class GradienceCallback(TrainerCallback):
 
     output: file to append to (default: `<output_dir>/run.jsonl`).
     notes: a note of your own, recorded with the configuration.
-    spectra_every: measure the LoRA modules at the first logging step, then every N logging steps, and at the end.
-    0: never.
+    spectra_every: measure the LoRA modules at the first logging step, then every N logging steps, and at the end; 0
+    turns this off.
     sinks: trackers that also get the spectra: 'tensorboard', 'wandb', 'mlflow', 'trackio'; () for none (default: those
     in the Trainer's `report_to`).
     evaluated_by: external evaluation, if the Trainer does not evaluate, such as "lm-eval, after training". It is
