@@ -89,10 +89,15 @@ def keep_what_lies_outside(app: Sphinx, doctree: nodes.document) -> None:
 def markdown_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """`code`, and a parameter with what it is (`name: …` or `name   …`), as autodoc reads them."""
     parameters = inspect.signature(obj).parameters if what in ("class", "function", "method") else ()
+    describing = False
     for n, line in enumerate(lines):
         described = PARAMETER.fullmatch(line)
         if described and described[1] in parameters:
-            line = f":param {described[1]}: {described[2]}"
+            line, describing = f":param {described[1]}: {described[2]}", True
+        elif describing and line:
+            line = f"    {line.lstrip()}"  # the description goes on
+        else:
+            describing = False
         lines[n] = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line)
 
 
