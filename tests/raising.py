@@ -1,4 +1,4 @@
-"""Errors of ours are told apart by their code, which is stable; the sentence may change."""
+"""Check errors by their code, which is stable; the message may change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -26,7 +26,7 @@ def gradience(*words: object, **options: Any) -> subprocess.CompletedProcess[Any
 
 
 def printed_by(code: str, *words: object, **options: Any) -> str:
-    """What Python code prints that ends well."""
+    """Run Python code that must succeed, and return what it prints."""
     done = python("-c", code, *words, **options)
     assert done.returncode == 0, done.stderr
     return str(done.stdout)

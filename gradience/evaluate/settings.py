@@ -310,8 +310,8 @@ class AnswerSettings:
     ] = None
     """Largest acceptable drop in accuracy, in points (default: 2.5). For likelihoods: nats per token (default: 0.025),
     or the increase in perplexity, such as '2%'. For a data set named general: `{"general": 1}`."""
-    role: Annotated[Literal["test", "dev", "confirm"], Flag("ROLE")] = "test"
-    """Split of a task; confirm is the name of test in files."""
+    role: Annotated[Literal["test", "dev"], Flag("ROLE")] = "test"
+    """Split of a task. Files of results call the test split confirm."""
     group: Annotated[str | None, Flag("COLUMN")] = None
     """Column that names each example's document, user or template: each group counts as one example. For the data
     set named general only: `general=COLUMN`."""

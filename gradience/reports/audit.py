@@ -419,7 +419,7 @@ MEASURED_WORTH = (
     "Worth testing; none is recommended. In 15 of our runs (MiniLM-L6, SmolLM2-135M), uniform_median and per_layer"
     " stayed within 2.5 points, but were 4 to 8 times larger than needed; others report drops of 5 points."
 )
-"""What the suggestions were worth: docs/results/predicted_drop.md."""
+"""Accuracy of adapters at the suggested ranks, as measured in docs/results/predicted_drop.md."""
 SHOWN_FINDINGS = 6
 """Findings that a brief report lists."""
 

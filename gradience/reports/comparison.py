@@ -152,12 +152,10 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
 
 
 def answer(report: ComparisonReport) -> str:
-    """Return the difference of the updates, and what it does not show."""
+    """Return a sentence with the difference between the updates and the limits of that comparison."""
     advice = "Similar weights do not prove similar answers: evaluate both adapters."
     if report.cosine is not None and report.cosine < UNRELATED:
-        advice = (
-            "That is usual for separate trainings and says nothing about the answers: evaluate both adapters."
-        )
+        advice = "This does not show how similar their answers are: evaluate both adapters."
     if report.relative_difference is None or report.cosine is None:
         return f"The updates cannot be compared as a whole: A or B is untrained. {advice}"
     differ = f"The updates of A and B differ by {percent(report.relative_difference)} of A's norm"

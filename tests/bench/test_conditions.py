@@ -1,4 +1,4 @@
-"""What rules out a grade A besides the counts, obstacle by obstacle."""
+"""Each obstacle to a grade A, apart from the counts."""
 
 from typing import Any
 

@@ -19,7 +19,7 @@ from gradience.cli.demo import example_adapter
 from gradience.reports.audit import AuditReport
 
 MODULES = 16
-"""Of the adapter that comes with the package."""
+"""Modules of the bundled adapter."""
 
 
 def audit(*arguments, **options):

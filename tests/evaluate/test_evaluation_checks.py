@@ -327,7 +327,7 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, m
             {},
             {"role": "train"},
             2,
-            "--role train: must be 'test', 'dev' or 'confirm'",
+            "--role train: must be 'test' or 'dev'",
             "--help describes --role",
         ),
     ],

@@ -51,7 +51,7 @@ class Writer:
     units: tuple[str, ...]
     """Files and folders that are there whole or not at all."""
     again: Callable[[Path], int | None] | None = None
-    """What the user does after it was killed; None: the same."""
+    """Run after a kill, as a user would go on; None: the same writer again."""
     appends: bool = False
     """Whether its one unit is a file of lines that only grows."""
     removes: bool = False

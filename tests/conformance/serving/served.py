@@ -85,7 +85,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 def asked_of(
     python: Path, program: Path, folder: Path, content: Mapping[str, Any], name: str = ""
 ) -> dict[str, Any]:
-    """What a program answers, in JSON, that runs in the environment of a runtime."""
+    """Run a program in the environment of a runtime, and return the JSON that it prints."""
     request, answer = (folder / f"{kind}{name}.json" for kind in ("request", "answer"))
     request.write_text(json.dumps(content), encoding="utf-8")
     # -P: the folder of the program must not come before the runtime's own packages.
