@@ -17,8 +17,8 @@ document:
             names = table_of(self.scenarios, (Column("variant"), lambda row: Span(row.name, "name")))
             return [Heading("Power", level=1), names]
 
-`print`, a terminal, Markdown, a notebook and a page all come from these blocks. A report with a shorter screen also has
-a method `screen`, which takes the `View` (amount of detail). Each line in `plots` is a plot: a function in `plots/`,
+`print`, a terminal, Markdown, a notebook and a page all come from these blocks. A report with a shorter screen has a
+method `screen` instead, which takes the `View` (amount of detail). Each line in `plots` is a plot: a function in `plots/`,
 and the start of its section's title.
 
 Blocks contain text, never markup: an untrusted name is `Span(name, "name")`, sentences that contain names are plain

@@ -57,7 +57,7 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.reports.base.view import View, more, next_steps
 from gradience.words import listed
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
@@ -396,21 +396,9 @@ class AuditReport(Report):
         """`rank_pattern` of the per-layer suggestion for PEFT's LoraConfig; empty without a suggestion."""
         return dict(self.suggestions.per_layer.rank_pattern) if self.suggestions else {}
 
-    def blocks(self) -> Document:
-        """Return the sections of a document."""
-        return audit_blocks(self)
-
     def screen(self, view: View) -> Document:
-        """Return the screen of one adapter, and the next command."""
-        path = view.path(0, self.adapter.path)
-        unscaled = {finding.code for finding in self.findings} & {"no-config", "unclear-scale"}
-        steps = [] if view.full else [f"gradience audit {path} --layers"]
-        testable = self.suggestions and not unscaled
-        if testable and self.adapter.format in ("peft", "safetensors"):
-            steps = [f"gradience shrink {path} --data rows.jsonl"]
-        elif testable and self.adapter.format == "mlx":
-            steps = [f"gradience convert {path} as_peft", "gradience shrink as_peft --data rows.jsonl"]
-        return [*audit_blocks(self, view), *(dim(f"Next: {step}") for step in steps)]
+        """Return the sections in reading order."""
+        return [block for section in SECTIONS for block in section(self, view)]
 
 
 BESIDE_MAP, WIDEST_MAP = 46, 128
@@ -422,11 +410,6 @@ MEASURED_WORTH = (
 """Accuracy of adapters at the suggested ranks, as measured in docs/results/predicted_drop.md."""
 SHOWN_FINDINGS = 6
 """Findings that a brief report lists."""
-
-
-def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
-    """Return the sections in reading order."""
-    return [block for section in SECTIONS for block in section(report, view)]
 
 
 def audits_blocks(reports: Sequence[AuditReport]) -> Document:
@@ -842,6 +825,19 @@ def block(share: float | Fraction) -> Span:
     return Span(EIGHTHS[level - 1], HEAT[level - 1])
 
 
+def next_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return the next commands, on a screen."""
+    path = view.path(0, report.adapter.path)
+    unscaled = {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}
+    testable = report.suggestions and not unscaled
+    steps = [] if view.full else [f"gradience audit {path} --layers"]
+    if testable and report.adapter.format in ("peft", "safetensors"):
+        steps = [f"gradience shrink {path} --data rows.jsonl"]
+    elif testable and report.adapter.format == "mlx":
+        steps = [f"gradience convert {path} as_peft", "gradience shrink as_peft --data rows.jsonl"]
+    return [next_steps(step) for step in steps] if view.is_screen else []
+
+
 SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     title_blocks,
     use_blocks,
@@ -850,4 +846,5 @@ SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     where_blocks,
     spare_blocks,
     layer_blocks,
+    next_blocks,
 )

@@ -53,7 +53,7 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import count, plural, sig, size
 from gradience.reports.base.prediction import EARLIER, ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import DOCUMENT, View, more, next_steps
+from gradience.reports.base.view import View, more, next_steps
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
@@ -144,13 +144,41 @@ class CalibrationReport(PromptReport):
         """Scored tokens of an average row that predicts; 1 for a classifier."""
         return self.scored_tokens / (self.rows - self.selection_rows)
 
-    def blocks(self) -> Document:
-        """Return the measurements of every module, and the sizes."""
-        return calibration_blocks(self, DOCUMENT)
-
     def screen(self, view: View) -> Document:
-        """Return the most important modules, the sizes, and the next command."""
-        return calibration_blocks(self, view)
+        """Return the data, the excluded modules, predictions by size, and modules by importance; on a brief screen the
+        most important ones, and on any screen the next command."""
+        predicting = self.rows - self.selection_rows
+        split = f"{count(self.selection_rows)} to select components, {count(predicting)} to predict"
+        facts: list[tuple[str, Inline]] = [
+            ("base", Span(self.base, "name")),
+            ("prompts", (Span(self.prompts, "name"), f": {split}")),
+            *self.completions(),
+        ]
+        ordered = sorted(self.modules, key=lambda module: (-module.importance, module.name))
+        table = table_of(
+            ordered[: SHOWN if view.brief else None],
+            (Column("module"), lambda module: Span(module.name, "name")),
+            (Column("KL/token if removed", ">"), lambda module: sig(module.importance)),
+            (
+                Column("rank", ">", shown=len({row.rank for row in ordered}) > 1),
+                lambda module: str(module.rank),
+            ),
+        )
+        notes = _notes(self)
+        return [
+            Heading(("Calibration of ", Span(self.adapter_path, "name")), level=1),
+            Paragraph(_answer(self)),
+            Facts(facts),
+            *([Notes(notes)] if notes else []),
+            *_size_blocks(self, view),
+            Heading("Importance of modules"),
+            table,
+            *more(len(ordered) - len(table.rows), "more module", view.rest),
+            Paragraph(
+                "KL/token if removed: predicted divergence in nats if the module's whole update is removed."
+            ),
+            *_next(self, view),
+        ]
 
 
 class CalibrationForecast(PromptForecast):
@@ -336,39 +364,6 @@ SHOWN = 5
 """Modules on the screen, unless all are requested."""
 
 
-def calibration_blocks(report: CalibrationReport, view: View) -> Document:
-    """Return the data, the excluded modules, the most important modules, and the predictions by size."""
-    predicting = report.rows - report.selection_rows
-    split = f"{count(report.selection_rows)} to select components, {count(predicting)} to predict"
-    facts: list[tuple[str, Inline]] = [
-        ("base", Span(report.base, "name")),
-        ("prompts", (Span(report.prompts, "name"), f": {split}")),
-        *report.completions(),
-    ]
-    ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
-    table = table_of(
-        ordered[: SHOWN if view.brief else None],
-        (Column("module"), lambda module: Span(module.name, "name")),
-        (Column("KL/token if removed", ">"), lambda module: sig(module.importance)),
-        (Column("rank", ">", shown=len({row.rank for row in ordered}) > 1), lambda module: str(module.rank)),
-    )
-    notes = _notes(report)
-    return [
-        Heading(("Calibration of ", Span(report.adapter_path, "name")), level=1),
-        Paragraph(_answer(report)),
-        Facts(facts),
-        *([Notes(notes)] if notes else []),
-        *_size_blocks(report, view),
-        Heading("Importance of modules"),
-        table,
-        *more(len(ordered) - len(table.rows), "more module", view.rest),
-        Paragraph(
-            "KL/token if removed: predicted divergence in nats if the module's whole update is removed."
-        ),
-        *_next(report, view),
-    ]
-
-
 def _answer(report: CalibrationReport) -> str:
     """Return the predicted advantage over plain truncation at the largest size, if sizes are predicted."""
     modules = plural(len(report.modules), "module")
@@ -408,7 +403,7 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
 
 def _next(report: CalibrationReport, view: View) -> list[Block]:
     """Return the next command, on a screen."""
-    if not report.sizes or view.width is None:
+    if not (report.sizes and view.is_screen):
         return []
     shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"
     shrink += f" --base-model {view.path(2, 'DIR')}" if len(view.paths) > 2 else ""

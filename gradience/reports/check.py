@@ -96,44 +96,33 @@ class CheckReport(Report):
     not_applicable: tuple[str, ...]
     """Codes of the rules that did not apply because a setting is missing."""
 
-    def blocks(self) -> Document:
-        """Return the findings with their number, and the settings that were read."""
-        return check_blocks(self)
-
     def screen(self, view: View) -> Document:
-        """Return the screen. full: also sources, and the rules without findings."""
-        return check_blocks(self, verbose=view.full)
-
-
-def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
-    """Return the findings with their number, and the settings. verbose: also sources and rules without findings."""
-    severities = [finding.severity for finding in report.findings]
-    nouns = {"error": "error", "warning": "warning", "info": "note"}
-    counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
-    applied = len({*report.passed, *(finding.code for finding in report.findings)})
-    verdict = f"{', '.join(counts) or 'No known mistake found'} ({plural(applied, 'rule')} checked)"
-    name = report.files[0].path if report.files else report.settings.base_model
-    title = ("Check of ", Span(name, "name"), " before training") if name else "Check before training"
-    blocks: list[Block] = [Heading(title, level=1), Paragraph(Span(verdict, "strong"))]
-    notes = []
-    for finding in report.findings:
-        where = "" if finding.where in (None, "as given") else f", {finding.where}"
-        details = [f"now: {finding.seen}", f"advised: {finding.advised}", f"why: {finding.reason}"]
-        details += [f"source: {finding.source}"] if verbose else []
-        notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
-    if report.not_applicable:
-        codes = ", ".join(report.not_applicable)
-        notes.append(Note("info", f"Not checked, because the settings they need were not given: {codes}"))
-    blocks += [Notes(notes)] if notes else []
-    facts: list[tuple[str, Inline]] = [
-        (f"{file.dialect} settings", Span(file.path, "name")) for file in report.files
-    ]
-    facts.append(("values", settings_sentence(report)))
-    if verbose:
-        facts += [
-            ("no finding", ", ".join(report.passed) or "none"),
+        """Return the findings with their number, and the settings; in full also sources, and rules without findings."""
+        severities = [finding.severity for finding in self.findings]
+        nouns = {"error": "error", "warning": "warning", "info": "note"}
+        counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
+        applied = len({*self.passed, *(finding.code for finding in self.findings)})
+        verdict = f"{', '.join(counts) or 'No known mistake found'} ({plural(applied, 'rule')} checked)"
+        name = self.files[0].path if self.files else self.settings.base_model
+        title = ("Check of ", Span(name, "name"), " before training") if name else "Check before training"
+        blocks: list[Block] = [Heading(title, level=1), Paragraph(Span(verdict, "strong"))]
+        notes = []
+        for finding in self.findings:
+            where = "" if finding.where in (None, "as given") else f", {finding.where}"
+            details = [f"now: {finding.seen}", f"advised: {finding.advised}", f"why: {finding.reason}"]
+            details += [f"source: {finding.source}"] if view.full else []
+            notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
+        if self.not_applicable:
+            codes = ", ".join(self.not_applicable)
+            notes.append(Note("info", f"Not checked, because the settings they need were not given: {codes}"))
+        blocks += [Notes(notes)] if notes else []
+        facts: list[tuple[str, Inline]] = [
+            (f"{file.dialect} settings", Span(file.path, "name")) for file in self.files
         ]
-    return [*blocks, Facts(facts)]
+        facts.append(("values", settings_sentence(self)))
+        if view.full:
+            facts.append(("no finding", ", ".join(self.passed) or "none"))
+        return [*blocks, Facts(facts)]
 
 
 def settings_sentence(report: CheckReport) -> str:

@@ -25,7 +25,7 @@ from gradience.reports.base.numbers import MISSING, count, number_range, percent
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.reports.base.view import View, more, next_steps
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
 
@@ -101,13 +101,9 @@ class ComparisonReport(Report):
     notes: tuple[str, ...]
     run: RunInfo
 
-    def blocks(self) -> Document:
-        """Return the sections, with whole lists."""
-        return comparison_blocks(self)
-
     def screen(self, view: View) -> Document:
-        """Return the sections with short lists, or with every module."""
-        return comparison_blocks(self, view)
+        """Return the sections in reading order."""
+        return [block for section in SECTIONS for block in section(self, view)]
 
 
 SHOWN_KINDS, SHOWN_APART = 12, 9
@@ -118,11 +114,6 @@ PRESENCE: dict[Presence, str] = {
     "only-b": "only in B",
     "shapes-differ": "shapes differ",
 }
-
-
-def comparison_blocks(report: ComparisonReport, view: View = DOCUMENT) -> Document:
-    """Return the sections in reading order."""
-    return [block for section in SECTIONS for block in section(report, view)]
 
 
 def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
@@ -230,11 +221,8 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
 def next_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return the command that evaluates both adapters, on the screen."""
     path_a, path_b = view.path(0, report.path_a), view.path(1, report.path_b)
-    return (
-        [dim(f"Next: gradience evaluate {path_a} {path_b} --data rows.jsonl -o evaluated")]
-        if view.width
-        else []
-    )
+    evaluate = f"gradience evaluate {path_a} {path_b} --data rows.jsonl -o evaluated"
+    return [next_steps(evaluate)] if view.is_screen else []
 
 
 def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:

@@ -39,7 +39,7 @@ from gradience.reports.base.prediction import Prediction, prediction_blocks
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import DOCUMENT, View, first_names, more, next_steps
+from gradience.reports.base.view import View, first_names, more, next_steps
 from gradience.spectra import GRAM_TOLERANCE
 
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
@@ -102,9 +102,9 @@ class _Compression(Report):
     prediction_withheld: str = ""
     """Reason why there is no prediction although there is a calibration."""
 
-    def blocks(self) -> Document:
-        """Return the sections of a document."""
-        return compression_blocks(cast("Compression", self))
+    def screen(self, view: View) -> Document:
+        """Return the sections in reading order."""
+        return [block for section in SECTIONS for block in section(cast("Compression", self), view)]
 
 
 class CompressionPlan(_Compression):
@@ -126,14 +126,6 @@ class CompressionPlan(_Compression):
     adapter_sha256: str
     modules: tuple[ModulePlan, ...]
     max_rank: int
-
-    def screen(self, view: View) -> Document:
-        """Return the brief document and the next steps."""
-        steps = (
-            "replace --dry-run with --output smaller",
-            "to edit the ranks: --json > plan.json, then --plan plan.json",
-        )
-        return _screen(self, view, *steps)
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -221,11 +213,6 @@ class CompressionReport(_Compression):
     warnings: tuple[str, ...] = ()
     run: RunInfo
 
-    def screen(self, view: View) -> Document:
-        """Return the brief document and the next steps."""
-        adapters = f"{view.path(0, self.source_path)} {view.path(1, self.output_path)}"
-        return _screen(self, view, f"gradience evaluate {adapters} --data rows.jsonl -o evaluated")
-
 
 Compression = CompressionPlan | CompressionReport
 Module = ModulePlan | ModuleResult
@@ -237,16 +224,6 @@ LISTED_MODULES = 1000
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
 QUALITY = "Weight error does not predict accuracy: evaluate both adapters on the task."
-
-
-def _screen(compression: Compression, view: View, *steps: str) -> Document:
-    pointer = () if view.full else ("every module: --layers",)
-    return [*compression_blocks(compression, view), next_steps(*steps, *pointer)]
-
-
-def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Document:
-    """Return the sections in reading order."""
-    return [block for section in SECTIONS for block in section(compression, view)]
 
 
 def title_blocks(compression: Compression, view: View) -> list[Block]:
@@ -481,6 +458,20 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
     return [Heading("Encoding"), Facts(facts)] if facts else []
 
 
+def next_blocks(compression: Compression, view: View) -> list[Block]:
+    """Return the next commands and options, on a screen."""
+    if isinstance(compression, CompressionPlan):
+        steps = [
+            "replace --dry-run with --output smaller",
+            "to edit the ranks: --json > plan.json, then --plan plan.json",
+        ]
+    else:
+        adapters = f"{view.path(0, compression.source_path)} {view.path(1, compression.output_path)}"
+        steps = [f"gradience evaluate {adapters} --data rows.jsonl -o evaluated"]
+    steps += [] if view.full else ["every module: --layers"]
+    return [next_steps(*steps)] if view.is_screen else []
+
+
 SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
     title_blocks,
     kl_blocks,
@@ -489,4 +480,5 @@ SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
     runtime_blocks,
     encoding_blocks,
     layer_blocks,
+    next_blocks,
 )

@@ -18,11 +18,10 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
-    dim,
 )
 from gradience.reports.base.numbers import count, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import View
+from gradience.reports.base.view import View, next_steps
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -131,7 +130,7 @@ class DistillReport(PromptReport):
     def screen(self, view: View) -> Document:
         """Return the document and the next command."""
         adapters = f"{view.path(0, 'REFERENCE')} {view.path(1, 'DISTILLED')}"
-        return [*self.blocks(), dim(f"Next: gradience evaluate {adapters} --data rows.jsonl -o evaluated")]
+        return [*self.blocks(), next_steps(f"gradience evaluate {adapters} --data rows.jsonl -o evaluated")]
 
 
 class DistillForecast(PromptForecast):

@@ -33,7 +33,7 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, number_range, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.reports.base.view import View, more
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
 
@@ -201,31 +201,22 @@ class FleetReport(Report):
     failures: tuple[Failure, ...]
     run: RunInfo
 
-    def blocks(self) -> Document:
-        """Return the document, with long lists."""
-        return fleet_blocks(self, DOCUMENT)
-
     def screen(self, view: View) -> Document:
-        """Return the document, with shorter lists."""
-        return fleet_blocks(self, view)
+        """Return the whole document, or the shorter lists of a screen."""
+        return [
+            *_title(self),
+            *_serving(self, SHOWN_BASES if view.brief else None),
+            *_above(self, SHOWN_FORCING if view.brief else LISTED),
+            *_commands(self, self.bases[: SHOWN_BASES if view.brief else LISTED], view.path(0, self.root)),
+            *_not_served(self),
+            *_failures(self),
+        ]
 
 
 SHOWN_BASES, SHOWN_FORCING = 5, 3
 """On the screen; Markdown and JSON list more."""
 LISTED = 100
 """Maximum number of adapters per base in a document."""
-
-
-def fleet_blocks(report: FleetReport, view: View) -> Document:
-    """Return the whole document, or the shorter lists of a screen."""
-    return [
-        *_title(report),
-        *_serving(report, SHOWN_BASES if view.brief else None),
-        *_above(report, SHOWN_FORCING if view.brief else LISTED),
-        *_commands(report, report.bases[: SHOWN_BASES if view.brief else LISTED], view.path(0, report.root)),
-        *_not_served(report),
-        *_failures(report),
-    ]
 
 
 def _title(report: FleetReport) -> list[Block]:

@@ -69,63 +69,60 @@ class FleetCompression(Report):
     adapters: tuple[Truncated, ...]
     run: RunInfo
 
-    def blocks(self) -> Document:
-        """Return totals and all adapters."""
-        return _batch_blocks(self)
-
     def screen(self, view: View) -> Document:
-        """Return totals and the first adapters of each group."""
-        return _batch_blocks(self, SHOWN)
+        """Return totals, the truncated adapters by falling error, and the others; a screen has the first of each."""
+        shown = SHOWN if view.is_screen else None
+        written = [adapter for adapter in self.adapters if adapter.status in ("written", "reused")]
+        written.sort(key=lambda adapter: -(adapter.measured_error or 0.0))
+        small = [adapter for adapter in self.adapters if adapter.status in UNCHANGED]
+        how = UNCHANGED[small[0].status] if small else "not copied"
+        failed = [adapter for adapter in self.adapters if adapter.status == "failed"]
+        failed.sort(key=lambda adapter: adapter.error != "row-outdated")
+        of_all = f"{count(len(written))} of {plural(len(self.adapters), 'adapter')}"
+        saved = f"{size(self.old_bytes)} to {size(self.new_bytes)}" if written else "nothing written"
+        counts = {
+            "written": self.written,
+            "from an earlier run": self.reused,
+            how: self.small_enough,
+            "failed": self.failed,
+        }
+        totals = ", ".join(f"{count(number)} {word}" for word, number in counts.items() if number)
+        blocks: list[Block] = [
+            Heading(f"{of_all} truncated to rank {count(self.rank)}", level=1),
+            Paragraph(f"{totals}: {saved}"),
+        ]
+        for title, adapters in (
+            ("Truncated adapters, largest error first", written),
+            (f"Already at or below rank {count(self.rank)} ({how})", small),
+        ):
+            table = table_of(
+                adapters[:shown],
+                (Column("adapter"), lambda row: Span(row.path, "name")),
+                (Column("r", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
+                (
+                    Column("error", ">"),
+                    lambda row: "" if row.new_bytes is None else percent(row.measured_error),
+                ),
+            )
+            if adapters:
+                blocks += [Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
+        notes = []
+        for adapter in failed[:shown]:
+            text = (Span(adapter.error or "", "bad"), ": ", Span(adapter.path, "name"))
+            notes.append(Note("error", text, [adapter.message or ""]))
+        if notes:
+            blocks += [
+                Heading("Not compressed"),
+                Notes(notes),
+                *more(len(failed) - len(notes), "more adapter"),
+            ]
+        if written:
+            advice = "These are weight errors. Evaluate the adapters that matter: gradience evaluate, gradience shrink"
+            blocks.append(Notes([Note("info", advice)]))
+        return blocks
 
 
 UNCHANGED = {"small enough": "not copied", "linked": "linked", "copied": "copied"}
 """Status of an adapter whose rank is low enough -> its description."""
 SHOWN = 10
 """Adapters of each group on the screen."""
-
-
-def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Document:
-    """Return totals, the truncated adapters by falling error, and the others."""
-    written = [adapter for adapter in report.adapters if adapter.status in ("written", "reused")]
-    written.sort(key=lambda adapter: -(adapter.measured_error or 0.0))
-    small = [adapter for adapter in report.adapters if adapter.status in UNCHANGED]
-    how = UNCHANGED[small[0].status] if small else "not copied"
-    failed = [adapter for adapter in report.adapters if adapter.status == "failed"]
-    failed.sort(key=lambda adapter: adapter.error != "row-outdated")
-    of_all = f"{count(len(written))} of {plural(len(report.adapters), 'adapter')}"
-    saved = f"{size(report.old_bytes)} to {size(report.new_bytes)}" if written else "nothing written"
-    counts = {
-        "written": report.written,
-        "from an earlier run": report.reused,
-        how: report.small_enough,
-        "failed": report.failed,
-    }
-    totals = ", ".join(f"{count(number)} {word}" for word, number in counts.items() if number)
-    blocks: list[Block] = [
-        Heading(f"{of_all} truncated to rank {count(report.rank)}", level=1),
-        Paragraph(f"{totals}: {saved}"),
-    ]
-    for title, adapters in (
-        ("Truncated adapters, largest error first", written),
-        (f"Already at or below rank {count(report.rank)} ({how})", small),
-    ):
-        table = table_of(
-            adapters[:shown],
-            (Column("adapter"), lambda row: Span(row.path, "name")),
-            (Column("r", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
-            (Column("error", ">"), lambda row: "" if row.new_bytes is None else percent(row.measured_error)),
-        )
-        if adapters:
-            blocks += [Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
-    notes = []
-    for adapter in failed[:shown]:
-        text = (Span(adapter.error or "", "bad"), ": ", Span(adapter.path, "name"))
-        notes.append(Note("error", text, [adapter.message or ""]))
-    if notes:
-        blocks += [Heading("Not compressed"), Notes(notes), *more(len(failed) - len(notes), "more adapter")]
-    if written:
-        advice = (
-            "These are weight errors. Evaluate the adapters that matter: gradience evaluate, gradience shrink"
-        )
-        blocks.append(Notes([Note("info", advice)]))
-    return blocks

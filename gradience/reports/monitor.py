@@ -240,13 +240,32 @@ class MonitorReport(Report):
     gap_threshold: Float12
     runs: tuple[RunReport, ...]
 
-    def blocks(self) -> Document:
-        """Return all runs, preceded by a table if there are several."""
-        return monitor_blocks(self)
-
     def screen(self, view: View) -> Document:
-        """Return the screen. full: also gradient norm, learning rate, evidence and sources."""
-        return monitor_blocks(self, brief=not view.full, verbose=view.full)
+        """Return all runs, preceded by a table if there are several; on a brief screen of several only the alerts of
+        each, and in full also gradient norm, learning rate, evidence and sources."""
+        several = len(self.runs) > 1
+        blocks: list[Block] = [*overview_blocks(self.runs)] if several else []
+        notes_before: set[str] = set()
+        for run in self.runs:
+            if several and view.brief:
+                blocks += (
+                    [Heading((Span(run.file, "name"),)), _alerts(run, verbose=False)] if run.alerts else []
+                )
+                continue
+            blocks += [*_title(run), _alerts(run, verbose=view.full), dim(_facts(run))]
+            blocks += _logged(run, verbose=view.full)
+            blocks += _rank_use(run.rank_use) if run.rank_use is not None else []
+            blocks += _audits(run)
+            notes = [*run.notes]
+            for unread in run.read_notes:
+                where = f"line {unread.first_line}"
+                if unread.count != 1:
+                    where = f"{unread.count} lines, first: line {unread.first_line}"
+                notes.append(f"{unread.message} ({where})")
+            notes = [note for note in notes if note not in notes_before]
+            notes_before.update(notes)
+            blocks += [Heading("Notes"), items(notes)] if notes else []
+        return blocks
 
 
 OUTCOMES: dict[Outcome, tuple[str, Style]] = {
@@ -266,34 +285,6 @@ NOT_SHOWN = (
     "num_tokens",
 )
 """Metrics on the evaluation itself, and metrics that grow independent of learning."""
-
-
-def monitor_blocks(report: MonitorReport, *, brief: bool = False, verbose: bool = False) -> Document:
-    """Return all runs, preceded by a table if there are several.
-
-    brief: of several runs, only the alerts. verbose: gradient norm, learning rate, evidence and sources too.
-    """
-    several = len(report.runs) > 1
-    blocks: list[Block] = [*overview_blocks(report.runs)] if several else []
-    notes_before: set[str] = set()
-    for run in report.runs:
-        if several and brief:
-            blocks += [Heading((Span(run.file, "name"),)), _alerts(run, verbose=False)] if run.alerts else []
-            continue
-        blocks += [*_title(run), _alerts(run, verbose=verbose), dim(_facts(run))]
-        blocks += _logged(run, verbose=verbose)
-        blocks += _rank_use(run.rank_use) if run.rank_use is not None else []
-        blocks += _audits(run)
-        notes = [*run.notes]
-        for unread in run.read_notes:
-            where = f"line {unread.first_line}"
-            if unread.count != 1:
-                where = f"{unread.count} lines, first: line {unread.first_line}"
-            notes.append(f"{unread.message} ({where})")
-        notes = [note for note in notes if note not in notes_before]
-        notes_before.update(notes)
-        blocks += [Heading("Notes"), items(notes)] if notes else []
-    return blocks
 
 
 def _title(run: RunReport) -> list[Block]:

@@ -115,13 +115,61 @@ class Verification(Report):
     """Regenerated answers of each adapter with weights in the folder; null without `--regenerate`."""
     run: RunInfo
 
-    def blocks(self) -> Document:
-        """Return the sections with every mismatch."""
-        return verification_blocks(self)
-
     def screen(self, view: View) -> Document:
-        """Return the sections with the first mismatches only."""
-        return verification_blocks(self, SHOWN)
+        """Return result, mismatches, checks and limits; on a brief screen the first mismatches only."""
+        answer: Inline = Span("No mismatches, but nothing could be recomputed", "warn")
+        if self.verdict == "mismatch":
+            answer = Span(f"MISMATCH: {plural(len(self.mismatches), 'contradiction')}", "bad")
+        elif self.level is not None:
+            word = Span(f"{_agreement(self)}, level {self.level}", "good")
+            data = any(check.level == "data" and check.result == "passed" for check in self.checks)
+            origin = ORIGIN if self.verdict == "consistent" else ""
+            answer = (word, f": {LEVELS[self.level]}", DATA if data else "", origin)
+        facts: list[tuple[str, Inline]] = [
+            ("root", _digest(self.root, self.root_expected, "digests.json")),
+            ("plan", _digest(self.plan, self.plan_expected, "plan.json")),
+        ]
+        if self.status is not None or self.seeds:
+            seeds = ", ".join(map(str, self.seeds))
+            again = f"recomputed for {noun(len(self.seeds), 'seed')} {seeds}" if seeds else "not recomputed"
+            facts.insert(0, ("verdict", f"{self.status or MISSING}, {again}"))
+        if self.sample_seed is not None:
+            facts.append(("sample seed", str(self.sample_seed)))
+        heading = Heading((Span("Verification of "), Span(self.folder, "name")), level=1)
+        blocks: list[Block] = [heading, Paragraph(answer), Facts(facts)]
+        if self.mismatches:
+            notes = []
+            for mismatch in self.mismatches[: SHOWN if view.brief else None]:
+                field = (": ", Span(mismatch.field, "name")) if mismatch.field else ()
+                where = (Span(mismatch.file, "name"), *field)
+                notes.append(Note("error", where, [Span(mismatch.what, "name")]))
+            hidden = len(self.mismatches) - len(notes)
+            more = [dim(f"… {plural(hidden, 'more')} in --json")] if hidden else []
+            blocks += [Heading("Mismatches"), Notes(notes), *more]
+        if self.regenerated:
+            blocks += [Heading("Regenerated answers"), _regenerated(self.regenerated)]
+        checks: dict[tuple[str, CheckLevel, str], list[str]] = {}
+        for text, key in _of_seeds(
+            (check.what, (check.name, check.level, check.result)) for check in self.checks
+        ):
+            checks.setdefault(key, []).append(text)
+        table = table_of(
+            checks.items(),
+            (Column("check"), lambda row: row[0][0]),
+            (Column("level"), lambda row: row[0][1]),
+            (Column("result"), lambda row: Span(row[0][2], ROLES[row[0][2]])),
+            (Column("details", wrap=True), lambda row: Span("; ".join(row[1]), "name")),
+        )
+        return [
+            *blocks,
+            Heading(
+                "Checks",
+                aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated",
+            ),
+            table,
+            Heading("Not checked"),
+            items(text for text, _ in _of_seeds((gap, ()) for gap in self.not_verified)),
+        ]
 
     def without_texts(self) -> Self:
         """Return the report without recorded and regenerated outputs."""
@@ -147,62 +195,6 @@ ORIGIN = ". This does not prove where the records come from."
 OF_SEED = re.compile(r"^seed_\d+(: |/)")
 """Prefix of a sentence about one seed."""
 ROLES: dict[str, Style] = {"passed": "good", "failed": "bad", "not done": "dim"}
-
-
-def verification_blocks(report: Verification, most: int | None = None) -> Document:
-    """Return result, mismatches, checks and limits. most: number of mismatches shown."""
-    answer: Inline = Span("No mismatches, but nothing could be recomputed", "warn")
-    if report.verdict == "mismatch":
-        answer = Span(f"MISMATCH: {plural(len(report.mismatches), 'contradiction')}", "bad")
-    elif report.level is not None:
-        word = Span(f"{_agreement(report)}, level {report.level}", "good")
-        data = any(check.level == "data" and check.result == "passed" for check in report.checks)
-        origin = ORIGIN if report.verdict == "consistent" else ""
-        answer = (word, f": {LEVELS[report.level]}", DATA if data else "", origin)
-    facts: list[tuple[str, Inline]] = [
-        ("root", _digest(report.root, report.root_expected, "digests.json")),
-        ("plan", _digest(report.plan, report.plan_expected, "plan.json")),
-    ]
-    if report.status is not None or report.seeds:
-        seeds = ", ".join(map(str, report.seeds))
-        again = f"recomputed for {noun(len(report.seeds), 'seed')} {seeds}" if seeds else "not recomputed"
-        facts.insert(0, ("verdict", f"{report.status or MISSING}, {again}"))
-    if report.sample_seed is not None:
-        facts.append(("sample seed", str(report.sample_seed)))
-    heading = Heading((Span("Verification of "), Span(report.folder, "name")), level=1)
-    blocks: list[Block] = [heading, Paragraph(answer), Facts(facts)]
-    if report.mismatches:
-        notes = []
-        for mismatch in report.mismatches[:most]:
-            field = (": ", Span(mismatch.field, "name")) if mismatch.field else ()
-            where = (Span(mismatch.file, "name"), *field)
-            notes.append(Note("error", where, [Span(mismatch.what, "name")]))
-        hidden = len(report.mismatches) - len(notes)
-        more = [dim(f"… {plural(hidden, 'more')} in --json")] if hidden else []
-        blocks += [Heading("Mismatches"), Notes(notes), *more]
-    if report.regenerated:
-        blocks += [Heading("Regenerated answers"), _regenerated(report.regenerated)]
-    checks: dict[tuple[str, CheckLevel, str], list[str]] = {}
-    for text, key in _of_seeds(
-        (check.what, (check.name, check.level, check.result)) for check in report.checks
-    ):
-        checks.setdefault(key, []).append(text)
-    table = table_of(
-        checks.items(),
-        (Column("check"), lambda row: row[0][0]),
-        (Column("level"), lambda row: row[0][1]),
-        (Column("result"), lambda row: Span(row[0][2], ROLES[row[0][2]])),
-        (Column("details", wrap=True), lambda row: Span("; ".join(row[1]), "name")),
-    )
-    return [
-        *blocks,
-        Heading(
-            "Checks", aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated"
-        ),
-        table,
-        Heading("Not checked"),
-        items(text for text, _ in _of_seeds((gap, ()) for gap in report.not_verified)),
-    ]
 
 
 def _agreement(report: Verification) -> str:

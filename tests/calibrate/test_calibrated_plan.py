@@ -266,7 +266,7 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
 
 def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibration, sizes):
     facts = calibration.report.model_copy(update={"sizes": sizes})
-    shown = " ".join(facts.to_text(view=View(paths=("a", "c", "b"))).split())
+    shown = " ".join(facts.to_text(view=View(brief=True, paths=("a", "c", "b"))).split())
     assert shown.endswith(
         "Next: gradience shrink a --calibration c --base-model b --data rows.jsonl Without answers: --prompts"
         " instead of --data."

@@ -15,7 +15,7 @@ from gradience.errors import require
 from gradience.files.artifact import Artifact
 from gradience.files.whole import write_whole
 from gradience.reports.base.blocks import Document
-from gradience.reports.base.view import SCREEN, View
+from gradience.reports.base.view import DOCUMENT, SCREEN, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,14 +30,15 @@ COMPARED_PLOTS: Plots = {"forest": "compared:forest_plot", "pareto": "compared:p
 
 
 class Readable(Artifact):
-    """An artifact that the command line prints."""
+    """An artifact that the command line prints. A subclass defines `blocks`, or `screen` if the amount of detail
+    differs."""
 
     def blocks(self) -> Document:
         """Return all blocks of a document."""
-        raise NotImplementedError
+        return self.screen(DOCUMENT)
 
     def screen(self, view: View) -> Document:
-        """Return the blocks that the command line prints."""
+        """Return the blocks of a view, by default those of a document."""
         return self.blocks()
 
     def to_text(self, *, width: int | None = None, color: bool = False, view: View = SCREEN) -> str:

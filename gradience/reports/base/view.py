@@ -24,6 +24,11 @@ class View:
     """Columns of the terminal; None for a document."""
 
     @property
+    def is_screen(self) -> bool:
+        """True for a screen, false for a document."""
+        return self.brief or self.full
+
+    @property
     def rest(self) -> str:
         """Return a pointer to the entries that a list leaves out."""
         return ": --layers" if self.brief else ""
