@@ -18,8 +18,8 @@ document:
             return [Heading("Power", level=1), names]
 
 `print`, a terminal, Markdown, a notebook and a page all come from these blocks. A report with a shorter screen has a
-method `screen` instead, which takes the `View` (amount of detail). Each line in `plots` is a plot: a function in `plots/`,
-and the start of its section's title.
+method `screen` instead, which takes the `View` (amount of detail). Each line in `plots` is a plot: its kind, and its
+maker in `plots/`.
 
 Blocks contain text, never markup: an untrusted name is `Span(name, "name")`, sentences that contain names are plain
 strings, and each renderer escapes all text once. A kind of block is one dataclass in `base/blocks.py` and one `case` in

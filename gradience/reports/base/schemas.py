@@ -4,14 +4,13 @@ The sources are read only when a schema is requested: reading them for every cla
 small adapter.
 """
 
-import ast
-import inspect
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from gradience.files.artifact import Artifact
+from gradience.settings import field_docstrings
 
 
 def json_schema(artifact: type[Artifact]) -> dict[str, Any]:
@@ -36,25 +35,9 @@ class DescribedFields(GenerateJsonSchema):
 def _described(cls: type[Any], schema: JsonSchemaValue) -> JsonSchemaValue:
     fields = getattr(cls, "model_fields", {})
     for ancestor in reversed(cls.__mro__):
-        if (
-            ancestor.__module__.startswith("gradience.") and "[" not in ancestor.__name__
-        ):  # Judged[VariantResult]
-            for name, text in _docstrings(ancestor).items():
-                alias = fields[name].alias if name in fields else None
-                schema.get("properties", {}).get(alias or name, {})["description"] = text
+        if ancestor.__module__.startswith("gradience."):
+            for (owner, name), text in field_docstrings(ancestor.__module__).items():
+                if owner == ancestor.__name__:
+                    alias = fields[name].alias if name in fields else None
+                    schema.get("properties", {}).get(alias or name, {})["description"] = text
     return schema
-
-
-def _docstrings(cls: type[Any]) -> dict[str, str]:
-    """Return the names annotated in the body of a class, each with the string on the line after it."""
-    definition = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    texts = {}
-    for field, text in zip(definition.body, definition.body[1:], strict=False):
-        match field, text:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(description))),
-            ):
-                texts[name] = inspect.cleandoc(description)
-    return texts
