@@ -249,5 +249,7 @@ def test_what_counts_have_and_scores_have_not():
 
 
 def test_the_next_command_of_a_comparison_has_the_paths_as_typed():
-    shown = " ".join(seeds().to_text(view=View(brief=True, paths=("/data/seed-42", "/data/seed-123"))).split())
+    shown = " ".join(
+        seeds().to_text(view=View(brief=True, paths=("/data/seed-42", "/data/seed-123"))).split()
+    )
     assert "Next: gradience evaluate /data/seed-42 /data/seed-123 --data" in shown
