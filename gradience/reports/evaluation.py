@@ -23,6 +23,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     items,
+    legend_of,
     table_of,
     warned,
 )
@@ -575,8 +576,14 @@ OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter], Inline]]
 def table_blocks(report: EvaluationReport) -> list[Block]:
     """Return one row for each adapter, the grade of each candidate, and the legend."""
     reference, by_likelihood = report.adapters[0], report.compares == "nll"
+    graded = report.compares != "agreement"
+    bound = f"one-sided bound on {'ΔNLL' if by_likelihood else 'Δ'}"
+    bound += ", valid at every look" if report.looks else ""
+    bound += "; compared with the margin" if report.candidates else ""
     flips = any(row.change is not None and row.change.flipped_examples is not None for row in report.adapters)
-    kl, kl_legend = kl_field(report.adapters)
+    changed = (
+        f"examples of the row {'with any changed top-1 token' if by_likelihood else 'whose output changes'}"
+    )
     heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
         heading = Heading(("Candidates, compared with ", Span(reference.name, "name")))
@@ -586,45 +593,46 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
         (Column("rank", ">", drop=3), ranks_cell),
         (Column("saved", ">", drop=4), saved_cell),
-        *outcome_fields(report.compares, reference.n, looks=bool(report.looks)),
-        (Column("95 % bound", ">", drop=7, shown=report.compares != "agreement"), bound_cell),
-        kl,
-        (Column("flips", ">", drop=1, shown=flips), lambda row: _change(row, "flipped_examples")),
+        *outcome_fields(report, reference.n),
+        (Column("95 % bound", ">", drop=7, shown=graded, legend=bound), bound_cell),
+        kl_field(report.adapters),
+        (
+            Column("flips", ">", drop=1, shown=flips, legend=changed),
+            lambda row: _change(row, "flipped_examples"),
+        ),
     )
-    legend = outcome_legend(report.compares, looks=bool(report.looks), groups=report.groups is not None)
-    if report.compares != "agreement":
-        always = ", valid at every look" if report.looks else ""
-        decides = "; compared with the margin" if report.candidates else ""
-        legend.append(
-            ("95 % bound", f"one-sided bound on {'ΔNLL' if by_likelihood else 'Δ'}{always}{decides}")
-        )
-    legend += kl_legend
-    if flips:
-        changed = "with any changed top-1 token" if by_likelihood else "whose output changes"
-        legend.append(("flips", f"examples of the row {changed}"))
-    return [heading, table, *([Facts(legend)] if len(report.adapters) > 1 else [])]
+    return [heading, table, *([Facts(legend_of(table))] if len(report.adapters) > 1 else [])]
 
 
-def outcome_fields(compares: Compares, whole: int | None, *, looks: bool) -> tuple[OutcomeColumn, ...]:
+def outcome_fields(tested: EvaluationReport | ShrinkPlan, whole: int | None) -> tuple[OutcomeColumn, ...]:
     """Return the columns of a comparison with the reference: accuracy or likelihood, and Δ; of prompts without answers,
     how many outputs change. whole: the reference's number of examples."""
-    examples = (Column("examples", ">", drop=6, shown=looks), examples_cell)
+    looks = bool(tested.looks)
+    over = " over all looks" if looks else ""
+    changed = "changed outputs" if tested.groups is None else "groups with a changed output"
+    fewer = "with fewer examples: candidate vs reference" if looks else ""
     measures: dict[Compares, tuple[OutcomeColumn, ...]] = {
         "correct": (
-            (Column("correct", ">"), lambda row: correct_cell(row, whole)),
-            (Column("Δ", ">"), delta_cell),
+            (Column("correct", ">", legend=fewer), lambda row: correct_cell(row, whole)),
+            (Column("Δ", ">", legend="candidate − reference, in points"), delta_cell),
         ),
-        "nll": ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), delta_cell)),
+        "nll": (
+            (Column("NLL", ">", legend="negative log-likelihood in nats per token"), _nll_cell),
+            (Column("ΔNLL", ">", legend="NLL − reference NLL (positive is worse)"), delta_cell),
+        ),
         "agreement": (
-            (Column("unchanged", ">"), correct_cell),
+            (
+                Column("unchanged", ">", legend="outputs with exactly the reference's text"),
+                correct_cell,
+            ),
             (Column("changed", ">"), lambda row: "" if row.pairs is None else count(row.pairs.n10)),
             (
-                Column("at most", ">"),
+                Column("at most", ">", legend=f"{changed}: exact binomial bound, 95 % confidence{over}"),
                 lambda row: "" if row.bounds is None else f"{-100 * row.bounds.low:.2f} %",
             ),
         ),
     }
-    return (examples, *measures[compares])
+    return ((Column("examples", ">", drop=6, shown=looks), examples_cell), *measures[tested.compares])
 
 
 def name_cell(row: EvaluatedAdapter | JointAdapter, base: str = BASE_MODEL) -> Inline:
@@ -701,20 +709,20 @@ def examples_cell(row: EvaluatedAdapter) -> str:
 
 def kl_field(
     rows: Sequence[EvaluatedAdapter], *, tokens: bool = False, floor: EvaluatedAdapter | None = None
-) -> tuple[OutcomeColumn, list[tuple[str, Inline]]]:
-    """Return the column of the KL, empty for the reference, and its legend.
+) -> OutcomeColumn:
+    """Return the column of the KL, empty for the reference.
 
     tokens: True for the KL per token, as calibrations predict it, even if it equals that per example. floor: the
     rewrite control, if one was evaluated.
     """
     changes = [row.change for row in rows if row.change is not None]
     unit = "token" if tokens or any(change.has_tokens for change in changes) else "example"
-    column = Column(f"KL/{unit}", ">", drop=2, shown=bool(changes))
     rounding = ""
     if floor is not None and floor.change is not None:
         rounding = f"; {_change(floor, f'kl_per_{unit}')} from rounding alone"
-    legend: list[tuple[str, Inline]] = [(f"KL/{unit}", f"KL from the reference outputs, in nats{rounding}")]
-    return (column, lambda row: _change(row, f"kl_per_{unit}")), legend if changes else []
+    legend = f"KL from the reference outputs, in nats{rounding}"
+    column = Column(f"KL/{unit}", ">", drop=2, shown=bool(changes), legend=legend)
+    return column, lambda row: _change(row, f"kl_per_{unit}")
 
 
 def _change(row: EvaluatedAdapter, field: str) -> str:
@@ -722,25 +730,6 @@ def _change(row: EvaluatedAdapter, field: str) -> str:
         return ""
     value = getattr(row.change, field, None)
     return count(value) if isinstance(value, int) else sig(value, 2)
-
-
-def outcome_legend(compares: Compares, *, looks: bool, groups: bool) -> list[tuple[str, Inline]]:
-    """Return the legend of the columns of `outcome_fields`. groups: examples belong to groups."""
-    over = " over all looks" if looks else ""
-    changed = "groups with a changed output" if groups else "changed outputs"
-    fewer = [("correct", "with fewer examples: candidate vs reference")] if looks else []
-    legends: dict[Compares, list[tuple[str, Inline]]] = {
-        "correct": [*fewer, ("Δ", "candidate − reference, in points")],
-        "nll": [
-            ("NLL", "negative log-likelihood in nats per token"),
-            ("ΔNLL", "NLL − reference NLL (positive is worse)"),
-        ],
-        "agreement": [
-            ("unchanged", "outputs with exactly the reference's text"),
-            ("at most", f"{changed}: exact binomial bound, 95 % confidence{over}"),
-        ],
-    }
-    return legends[compares]
 
 
 def _nats(value: float) -> str:

@@ -23,6 +23,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Style,
+    legend_of,
     table_of,
 )
 from gradience.reports.base.numbers import count, percent, probability, sig
@@ -44,7 +45,6 @@ from gradience.reports.evaluation import (
     margin_note,
     opening,
     outcome_fields,
-    outcome_legend,
     repeated_tests,
 )
 from gradience.reports.evaluation_sets import set_words, unit_words
@@ -339,12 +339,14 @@ class _Row(NamedTuple):
 
 def candidate_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for the reference and each candidate, and the legend."""
-    plan, looks = report.plan, bool(report.plan.looks)
+    plan = report.plan
     rows = [_Row(report.reference.name, str(plan.rank), report.reference)]
     rows += [_Row(row.name, str(row.rank), row.result, row) for row in report.candidates]
     results = [row.result for row in rows if row.result is not None]
     predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
-    (kl, kl_cell), kl_legend = kl_field(results, tokens=predicts, floor=report.control.result)
+    kl, kl_cell = kl_field(results, tokens=predicts, floor=report.control.result)
+    over = " over all looks" if plan.looks else ""
+    bound = f"one-sided bound on Δ{over}; the margin is {plan.drop_text(plan.margin)}"
 
     def result(cell: Callable[[EvaluatedAdapter], Inline]) -> Callable[[_Row], Inline]:
         return lambda row: "" if row.result is None else cell(row.result)
@@ -366,34 +368,27 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         (Column("outcome"), candidate(status)),
         (Column("rank", ">", drop=3), lambda row: row.rank),
         (Column("saved", ">", drop=5), candidate(lambda row: percent(row.params_saved))),
-        *(
-            (column, result(cell))
-            for column, cell in outcome_fields(plan.compares, report.reference.n, looks=looks)
-        ),
+        *((column, result(cell)) for column, cell in outcome_fields(plan, report.reference.n)),
         (
-            Column("95 % bound", ">", shown=plan.compares != "agreement"),
+            Column("95 % bound", ">", shown=plan.compares != "agreement", legend=bound),
             result(bound_cell),
         ),
-        *((column, named(cell)) for guard in report.guards for column, cell in _guard_columns(guard)),
+        *(
+            (column, named(cell))
+            for planned, guard in zip(plan.guards, report.guards, strict=False)
+            for column, cell in _guard_columns(planned, guard)
+        ),
         (kl, result(kl_cell)),
         (
             Column("predicted KL/token", ">", drop=4, shown=predicts),
             candidate(lambda row: sig(row.predicted_kl_per_token, 2)),
         ),
     )
-    legend = outcome_legend(plan.compares, looks=looks, groups=plan.groups is not None)
-    if plan.compares != "agreement":
-        over = " over all looks" if looks else ""
-        legend.append(
-            ("95 % bound", f"one-sided bound on Δ{over}; the margin is {plan.drop_text(plan.margin)}")
-        )
-    legend += [(planned.name, f"guard: {unit_words(planned)}") for planned in plan.guards]
-    legend += kl_legend
     heading = Heading(("Candidates, compared with ", Span(report.reference.name, "name")))
-    return [heading, table, Facts(legend)]
+    return [heading, table, Facts(legend_of(table))]
 
 
-def _guard_columns(guard: GuardOutcome) -> list[tuple[Column, Callable[[str], Inline]]]:
+def _guard_columns(planned: PlannedSet, guard: GuardOutcome) -> list[tuple[Column, Callable[[str], Inline]]]:
     """Return the columns of a guard, with their cells by the name of an adapter."""
     rows = {row.name: row for row in (guard.reference, *guard.results)}
 
@@ -401,7 +396,8 @@ def _guard_columns(guard: GuardOutcome) -> list[tuple[Column, Callable[[str], In
         return lambda name: show(rows[name]) if name in rows else ""
 
     bound = Column("95 % bound", ">", drop=8)
-    return [(Column(guard.name, ">"), cell(level_or_delta_cell)), (bound, cell(bound_cell))]
+    level = Column(guard.name, ">", legend=f"guard: {unit_words(planned)}")
+    return [(level, cell(level_or_delta_cell)), (bound, cell(bound_cell))]
 
 
 def _last_tested(report: ShrinkReport) -> ShrinkCandidate:

@@ -92,6 +92,8 @@ class Column:
     """False: `table_of` leaves it out."""
     drawing: bool = False
     """True for signs that form a picture: HTML leaves them out, because its plot shows the same."""
+    legend: str = ""
+    """Meaning of the column, for `legend_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,11 @@ def table_of(rows: Iterable[T], *fields: tuple[Column, Callable[[T], Inline]]) -
     """Return a table of columns that are shown, each with the function that makes its cell of a row."""
     shown = [(column, cell) for column, cell in fields if column.shown]
     return Table([column for column, _ in shown], [[cell(row) for _, cell in shown] for row in rows])
+
+
+def legend_of(table: Table) -> list[tuple[str, Inline]]:
+    """Return the titles of the columns that have a legend, each with it."""
+    return [(str(column.title), column.legend) for column in table.columns if column.legend]
 
 
 @dataclass(frozen=True, slots=True)
