@@ -1,7 +1,7 @@
 """`gradience compare --json`: two adapters, module by module."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -20,7 +20,7 @@ from gradience.reports.base.blocks import (
     dim,
     warned,
 )
-from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
+from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, sig
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -168,6 +168,11 @@ def _why_apart(modules: Sequence[ModuleComparison]) -> str:
     return f"{PRESENCE[module.presence]} ({shapes})" if shapes else PRESENCE[module.presence]
 
 
+def _single(modules: Iterable[ModuleComparison]) -> list[tuple[str, list[ModuleComparison]]]:
+    """Return a row for each module."""
+    return [(module.label, [module]) for module in modules]
+
+
 def _hundredths(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}"
 
@@ -177,26 +182,24 @@ def error_outside(compared: ModuleComparison) -> float | None:
     return None if compared.kept_energy is None else math.sqrt(max(0.0, 1 - compared.kept_energy))
 
 
-def _label(module: ModuleComparison) -> str:
-    return module.label
+RANK: ModuleField[ModuleComparison] = (Column("rank A : B", ">"), _ranks)
 
 
-RANK: Measure[ModuleComparison] = Measure(Column("rank A : B", ">"), _ranks)
-WHY_APART: Measure[ModuleComparison] = Measure(Column(), _why_apart)
-EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
-    RANK,
-    measure("difference", lambda module: module.relative_difference, percent),
-    measure("cosine", lambda module: module.cosine, sig),
-    measure("outside", error_outside, percent),
-    measure("output", lambda module: module.left_overlap, _hundredths, drop=1),
-    measure("input", lambda module: module.right_overlap, _hundredths, drop=2),
-)
+def _fields(modules: Sequence[ModuleComparison]) -> tuple[ModuleField[ModuleComparison], ...]:
+    return (
+        RANK,
+        measure(modules, "difference", lambda module: module.relative_difference, percent),
+        measure(modules, "cosine", lambda module: module.cosine, sig),
+        measure(modules, "outside", error_outside, percent),
+        measure(modules, "output", lambda module: module.left_overlap, _hundredths, drop=1),
+        measure(modules, "input", lambda module: module.right_overlap, _hundredths, drop=2),
+    )
 
 
 def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return medians of each kind, and the modules that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
-    table = module_table("kind", kinds, (NUMBER, *EVERYTHING))
+    table = module_table("kind", kinds, NUMBER, *_fields(report.modules))
     legend = "difference: ‖ΔW_A − ΔW_B‖/‖ΔW_A‖; cosine: 1 for the same direction, 0 for orthogonal updates"
     if any(module.left_overlap is not None for module in report.modules):
         legend += (
@@ -212,7 +215,7 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     apart = [row for row in report.modules if row.presence != "both"]
     if apart:
         shown = apart[: SHOWN_APART if view.brief else None]
-        blocks.append(module_table("not compared", single(shown, _label), (RANK, WHY_APART)))
+        blocks.append(module_table("not compared", _single(shown), RANK, (Column(), _why_apart)))
         hidden = len(apart) - len(shown)
         blocks += more(hidden, "more module not compared", view.rest, "more modules not compared")
     return blocks
@@ -230,7 +233,7 @@ def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
     both = [module for module in report.modules if module.presence == "both"]
     if not view.full or not both:
         return []
-    return [Heading("All modules"), module_table("module", single(both, _label), EVERYTHING)]
+    return [Heading("All modules"), module_table("module", _single(both), *_fields(both))]
 
 
 SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (

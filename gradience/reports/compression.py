@@ -26,7 +26,7 @@ from gradience.reports.base.blocks import (
     dim,
 )
 from gradience.reports.base.encodings import Encoding
-from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
+from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
 from gradience.reports.base.numbers import (
     count,
     max_lora_rank,
@@ -257,7 +257,7 @@ def _result(compression: Compression, error: str) -> str:
         number_range(getattr(module, field) for module in truncated) for field in ("old_rank", "new_rank")
     )
     ranks = f"Rank {before} → {after}" if truncated else "No module is truncated"
-    layers = [figure for module in modules if (figure := OUTPUT_ERROR(module)) is not None]
+    layers = [figure for module in modules if (figure := _layer_error(module)) is not None]
     whole = f" Largest error of a whole DoRA layer: {percent(max(layers))}." if layers else ""
     parameters = saved(compression.old_params, compression.new_params)
     return f"{ranks}. LoRA parameters: {parameters}. {error} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖).{whole}"
@@ -351,44 +351,34 @@ def _change(modules: Sequence[Module]) -> str:
     return before if before == after else f"{before} → {after}"
 
 
-def _written(field: str) -> Callable[[Module], float | None]:
-    """A figure that only a written module has."""
-    return lambda module: getattr(module, field) if isinstance(module, ModuleResult) else None
+def _error(module: Module) -> float | None:
+    return module.predicted_error if isinstance(module, ModulePlan) else module.measured_error
 
 
-OUTPUT_ERROR = _written("output_error")
-
-
-def _planned_error(module: Module) -> float | None:
-    return module.predicted_error if isinstance(module, ModulePlan) else None
+def _layer_error(module: Module) -> float | None:
+    return None if isinstance(module, ModulePlan) else module.output_error
 
 
 def _stored_rank(module: Module) -> int:
-    return module.stored_rank if isinstance(module, ModuleResult) else module.new_rank
+    return module.new_rank if isinstance(module, ModulePlan) else module.stored_rank
 
 
-RANKS: tuple[Measure[Module], ...] = (
-    Measure(Column("rank", ">"), _change),
-    Measure(
-        Column("on disk", ">"),
-        lambda modules: number_range(map(_stored_rank, modules)),
-        lambda modules: any(_stored_rank(module) != module.new_rank for module in modules),
-    ),
-)
-ERRORS: tuple[tuple[str, Callable[[Module], float | None], Callable[[float | None], str]], ...] = (
-    ("error", _planned_error, predicted),
-    ("error", _written("measured_error"), percent),
-    ("DoRA layer", OUTPUT_ERROR, percent),
-)
-MEASURES = (*RANKS, *(measure(title, value, show) for title, value, show in ERRORS))
-KIND_MEASURES = (
-    *RANKS,
-    *(
-        measure(f"{name} {title}", value, show, of, drop)
-        for title, value, show in ERRORS
-        for name, of, drop in (("median", median, 1), ("largest", max, 0))
-    ),
-)
+def _fields(compression: Compression, *, of_kinds: bool) -> list[ModuleField[Module]]:
+    """Return the columns of ranks and errors: for a kind of modules the median and the largest error."""
+    modules: Sequence[Module] = compression.modules
+    padded = any(_stored_rank(module) != module.new_rank for module in modules)
+    fields: list[ModuleField[Module]] = [
+        (Column("rank", ">"), _change),
+        (Column("on disk", ">", shown=padded), lambda some: number_range(map(_stored_rank, some))),
+    ]
+    show = predicted if isinstance(compression, CompressionPlan) else percent
+    for title, value, shown in (("error", _error, show), ("DoRA layer", _layer_error, percent)):
+        if of_kinds:
+            fields.append(measure(modules, f"median {title}", value, shown, median, drop=1))
+            fields.append(measure(modules, f"largest {title}", value, shown, max))
+        else:
+            fields.append(measure(modules, title, value, shown))
+    return fields
 
 
 def where_blocks(compression: Compression, view: View) -> list[Block]:
@@ -406,7 +396,7 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
         notes.append((f"{plural(len(dropped), 'module')} left out at rank 0: ", *names))
     return [
         Heading("Modules"),
-        module_table("kind", kinds, (NUMBER, *KIND_MEASURES)),
+        module_table("kind", kinds, NUMBER, *_fields(compression, of_kinds=True)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
         *([Notes([Note("info", note) for note in notes])] if notes else []),
     ]
@@ -420,7 +410,9 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
     shown = modules if view.full else modules[:LISTED_MODULES]
     return [
         Heading("All modules", folded=True),
-        module_table("module", single(shown), MEASURES),
+        module_table(
+            "module", [(module.name, [module]) for module in shown], *_fields(compression, of_kinds=False)
+        ),
         *more(len(modules) - len(shown), "more module", " in the JSON"),
     ]
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, Generic, Protocol, TypeVar
 
 from gradience.adapters.families import family_of, layer_of
-from gradience.reports.base.blocks import Column, Inline, Span, Table
+from gradience.reports.base.blocks import Column, Inline, Span, Table, table_of
 from gradience.reports.base.numbers import count
 
 
@@ -21,37 +21,31 @@ class NamedModule(Protocol):
 M = TypeVar("M", bound=NamedModule)
 
 
-@dataclass(frozen=True, slots=True)
-class Measure(Generic[M]):
-    """A column of a table of modules."""
-
-    column: Column
-    of: Callable[[Sequence[M]], Inline]
-    """Return the cell for one or several modules."""
-    applies: Callable[[Sequence[M]], bool] = lambda modules: True
-    """True if the measure exists for these modules; the column is left out if it applies to none."""
+ModuleField = tuple[Column, Callable[[Sequence[M]], Inline]]
+"""A column of a table of modules, and its cell for one or several modules."""
 
 
 def measure(
+    modules: Iterable[M],
     title: str,
     value: Callable[[M], float | None],
     show: Callable[[float | None], str],
     of: Callable[[list[float]], float] = median,
     drop: int = 0,
-) -> Measure[M]:
-    """Return the column of one figure: `of` the values of those modules that have it."""
+) -> ModuleField[M]:
+    """Return the column of one figure: `of` the values of those modules that have it; not shown if no module has it."""
 
-    def values(modules: Sequence[M]) -> list[float]:
-        return [figure for module in modules if (figure := value(module)) is not None]
+    def values(some: Iterable[M]) -> list[float]:
+        return [figure for module in some if (figure := value(module)) is not None]
 
-    def cell(modules: Sequence[M]) -> str:
-        figures = values(modules)
+    def cell(some: Sequence[M]) -> str:
+        figures = values(some)
         return show(of(figures) if figures else None)
 
-    return Measure(Column(title, ">", drop=drop), cell, lambda modules: bool(values(modules)))
+    return Column(title, ">", drop=drop, shown=bool(values(modules))), cell
 
 
-NUMBER: Measure[Any] = Measure(Column("", ">"), lambda modules: Span(f"× {count(len(modules))}", "dim"))
+NUMBER: ModuleField[Any] = (Column("", ">"), lambda modules: Span(f"× {count(len(modules))}", "dim"))
 
 
 def by_kind(
@@ -118,20 +112,14 @@ def layer_map(
     return LayerMap(layers[::merged], merged, whole, rows, hidden, outside)
 
 
-def module_table(
-    title: str, rows: Sequence[tuple[str, Sequence[M]]], measures: Iterable[Measure[M]]
-) -> Table:
-    """Return one row for each name and its modules; measures that apply to no module are left out."""
-    shown = [measure for measure in measures if any(measure.applies(modules) for _, modules in rows)]
-    cells = [[Span(name, "name"), *(measure.of(modules) for measure in shown)] for name, modules in rows]
-    return Table([Column(title), *(measure.column for measure in shown)], cells)
+def module_table(title: str, rows: Iterable[tuple[str, Sequence[M]]], *fields: ModuleField[M]) -> Table:
+    """Return one row for each name and its modules."""
 
+    def on_modules(cell: Callable[[Sequence[M]], Inline]) -> Callable[[tuple[str, Sequence[M]]], Inline]:
+        return lambda row: cell(row[1])
 
-def single(
-    modules: Iterable[M], label: Callable[[M], str] = lambda module: module.name
-) -> list[tuple[str, list[M]]]:
-    """Return a row for each module."""
-    return [(label(module), [module]) for module in modules]
+    name = (Column(title), lambda row: Span(row[0], "name"))
+    return table_of(rows, name, *((column, on_modules(cell)) for column, cell in fields))
 
 
 def short_labels(kinds: Sequence[str]) -> dict[str, str]:
