@@ -1,17 +1,10 @@
-"""Every system call that writes, killed or failed once, and what the next run makes of it.
+"""Every system call that writes, killed or failed once, and what the next run makes of it."""
 
-python -m hostile.crash ROOT [--writers NAME …] [--share N] [--how signal=KILL error=ENOSPC …]
-
-prints one JSON object: calls, runs, seconds, problems. An N-th of the calls is taken, spread over all of them.
-"""
-
-import argparse
-import json
 import re
 import shutil
-import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +118,12 @@ def _grown(old: dict[str, Any], here: dict[str, Any], new: dict[str, Any]) -> bo
     return len(lines_of(old)) <= len(lines) and lines == lines_of(new)[: len(lines)]
 
 
-def main(root: Path, names: list[str], share: int, hows: list[str]) -> None:
+def main(root: str, hows: Sequence[str], writers: Sequence[str] = (), share: int = 1) -> dict[str, Any]:
+    """Kill or fail a share of the calls, spread over all of them. hows: `signal=KILL`, `error=ENOSPC` …"""
     started, tally, problems = time.monotonic(), Counter(), []
-    taken = [writer for writer in (*WRITERS, LONG, *TRAININGS) if writer.name in names] or WRITERS
+    taken = [writer for writer in (*WRITERS, LONG, *TRAININGS) if writer.name in writers] or WRITERS
     for number, writer in enumerate(taken):
-        attempt = Attempt(writer, root / str(number))
+        attempt = Attempt(writer, Path(root, str(number)))
         chosen = attempt.calls[number % share :: share]
         for place, call in enumerate(chosen):
             tally[f"{writer.name}, calls"] += 1
@@ -137,15 +131,4 @@ def main(root: Path, names: list[str], share: int, hows: list[str]) -> None:
                 tally[how] += 1
                 problems += attempt.problems(call, how)
     seconds = round(time.monotonic() - started, 1)
-    answer = {"tally": dict(tally), "seconds": seconds, "problems": problems}
-    sys.stdout.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--writers", nargs="*", default=[])
-    parser.add_argument("--share", type=int, default=1)
-    parser.add_argument("--how", nargs="+", default=[KILL])
-    options = parser.parse_args()
-    main(options.root, options.writers, options.share, options.how)
+    return {"tally": dict(tally), "seconds": seconds, "problems": problems}

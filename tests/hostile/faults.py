@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from factory import lfs_pointer
+from test_names import WORST
 
 from hostile.header_faults import header_faults
 
@@ -125,74 +126,34 @@ PLACES = [
 DEEP = 100_000
 WORDS = {
     "null": b"null",
-    "true": b"true",
     "-1": b"-1",
-    "0": b"0",
     "half": b"0.5",
-    "1e308": b"1e308",
     "1e309": b"1e309",
-    "1e-320": b"1e-320",
-    "minus zero": b"-0.0",
     "NaN": b"NaN",
-    "Infinity": b"Infinity",
-    "2^63": b"9223372036854775808",
     "400 digits": b"9" * 400,
     "5000 digits": b"9" * 5000,
-    "text": b'"text"',
-    "empty text": b'""',
-    "number as text": b'"16"',
-    "ESC": rb'"\u001b[2J\u009b31m"',
-    "NUL": rb'"\u0000"',
-    "bidi": rb'"\u202egpj.exe"',
+    "worst": json.dumps(WORST).encode(),
     "surrogate": rb'"\ud800"',
     "1 MB of text": b'"' + b"x" * 2**20 + b'"',
-    "a new line": rb'"a\nerror: forged"',
-    "markup": b'"[/]<script>alert(1)</script>|`x`"',
     "path": b'"../../../../etc/passwd"',
-    "url": b'"https://evil.example/"',
     "empty list": b"[]",
-    "list of lists": b"[[[[1]]]]",
     "100,000 numbers": b"[" + b"1," * 99_999 + b"1]",
-    "empty object": b"{}",
     "object": b'{"a": {"b": [1, null]}}',
     "deep list": b"[" * DEEP + b"]" * DEEP,
-    "deep object": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
-    "regex": b'"(a+)+$"',
     "key twice": b'{"a": 1, "a": 2}',
     "regexes": json.dumps({"(a|aa)+$" + "b" * i: 2 for i in range(200)}).encode(),
 }
 """Values as they stand in a file, also those that JSON does not have."""
-FEW = (
-    "null",
-    "-1",
-    "1e309",
-    "NaN",
-    "400 digits",
-    "ESC",
-    "surrogate",
-    "empty list",
-    "deep list",
-    "object",
-    "1 MB of text",
-)
-"""For files with many fields: those that have been worst."""
 WHOLE = {
     "null": b"null",
-    "a number": b"1",
-    "a text": b'"x"',
     "a list": b"[]",
     "an empty object": b"{}",
-    "NaN": b"NaN",
     "deep lists": b"[" * DEEP,
     "deep objects": b'{"a":' * DEEP,
     "a million lists": b"[" + b"[]," * 10**6 + b"[]]",
     "100,000 keys": json.dumps({f"key{i}": i for i in range(100_000)}).encode(),
     "a key of 1 MB": json.dumps({"k" * 2**20: 1}).encode(),
-    "a key that steers": rb'{"\u001b[2J": 1}',
     "a surrogate": rb'{"a": "\ud800"}',
-    "comments": b'{"a": 1} // x',
-    "a comma too many": b'{"a": 1,}',
-    "python": b"{'r': True}",
     "a key twice": b'{"r": 1, "r": 2}',
     "the predecessor": b'{"bench_version": "0.1"}',
     "another schema": b'{"schema": "gradience.audit/99"}',
@@ -201,18 +162,17 @@ WHOLE = {
 }
 
 
-def json_faults(content: bytes, least: int) -> Iterator[Fault]:
+def json_faults(content: bytes) -> Iterator[Fault]:
     """Whole texts of JSON; and each field of the object, at the top and one below, left out or with an odd value."""
     for name, text in WHOLE.items():
         yield Fault(f"JSON: {name}", ANY, lambda _, text=text: text)
     value = json.loads(content)
     places = [(key,) for key in value]
     places += [(key, inner) for key, part in value.items() if isinstance(part, dict) for inner in part]
-    words = WORDS if len(places) < least else {name: WORDS[name] for name in FEW}
     for path in places:
         shown = ".".join(path)
         yield Fault(f"{shown} left out", ANY, lambda _, path=path: _with(value, path, None))
-        for name, word in words.items():
+        for name, word in WORDS.items():
             yield Fault(f"{shown}: {name}", ANY, lambda _, path=path, word=word: _with(value, path, word))
 
 
@@ -249,8 +209,8 @@ def line_faults(content: bytes) -> Iterator[Fault]:
             (key, inner) for key, part in row.items() if isinstance(part, dict) for inner in list(part)[:6]
         ]
         for path in places:
-            for name in FEW:
-                text = _with(row, path, WORDS[name])
+            for name, word in WORDS.items():
+                text = _with(row, path, word)
                 yield Fault(
                     f"line {place + 1}: {'.'.join(path)}: {name}",
                     ANY,
@@ -268,20 +228,13 @@ def line_faults(content: bytes) -> Iterator[Fault]:
 
 YAML_ALONE = {
     "the root in itself": b"&a [*a]",
-    "nothing but a comment": b"# nothing",
-    "a scalar": b"model",
-    "a list": b"- model",
-    "null": b"~",
     "100,000 keys": b"\n".join(b"k%d: %d" % (i, i) for i in range(100_000)),
 }
 YAML_BEHIND = {
-    "a map in itself": b"x: &a {b: *a}",
     "a merge of itself": b"x: &a\n  <<: *a",
     "aliases of aliases": b"\n".join(
         [b"a0: &a0 [x, x]", *(b"a%d: &a%d [%s]" % (i, i, b"*a%d, " % (i - 1) * 9) for i in range(1, 9))]
     ),
-    "an undefined alias": b"x: *y",
-    "another document": b"---\na: 1",
     "a list of 100,000": b"x: [" + b"1, " * 100_000 + b"1]",
     "2,000 brackets": b"x: " + b"[" * 2000 + b"]" * 2000,
     "a key of 100,000 letters": b"k" * 100_000 + b": 1",
@@ -300,13 +253,7 @@ def yaml_faults() -> Iterator[Fault]:
 
 
 ROWS = {
-    "another header": lambda content: content.replace(b"text,label", b"a,b", 1),
-    "no header": lambda content: content[11:],
     "a quote that never ends": lambda content: content.replace(b'"text number 3', b'"text number 3"', 1),
-    "a field too many": lambda content: content + b"a,b,c,d\n",
-    "a field too few": lambda content: content + b"a\n",
-    "one label": lambda content: content.replace(b"bad", b"good"),
-    "a column twice": lambda content: b"text,text,label\n" + content,
     "10,000 columns": lambda content: (
         b",".join(b"c%d" % i for i in range(10_000)) + b"\n" + b"," * 9_999 + b"\n"
     ),
@@ -373,7 +320,7 @@ def faults_of(syntax: str, content: bytes) -> Iterator[Fault]:
     yield from PLACES
     yield from BYTES
     if syntax == "json":
-        yield from json_faults(content, least=20)
+        yield from json_faults(content)
     elif syntax == "lines":
         yield from line_faults(content)
     elif syntax == "yaml":

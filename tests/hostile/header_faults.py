@@ -1,6 +1,7 @@
-"""What is wrong with weights beyond their bytes: shapes that claim, names that steer, odd numbers.
+"""What weights ask for beyond their bytes: shapes that claim, names that steer, numbers at the ends of their types.
 
-Headers that lie are in tests/adapters/test_safetensors.py, against the reference.
+Headers that lie are in tests/adapters/test_safetensors.py, against the reference; factors that do not fit together, NaN
+and infinity in tests/adapters/test_refusals.py.
 """
 
 import json
@@ -9,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from factory import PREFIX, Stored, container, factors, modules, safetensors, stored, zeros
+from test_names import WORST
 
 Make = Callable[[], bytes]
-Q = f"{PREFIX}model.layers.0.self_attn.q_proj"
-A, B = f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"
 
 
 def pair(a: Any, b: Any, module: str = "q_proj") -> Make:
@@ -48,12 +48,7 @@ def first(value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 NAMES: Mapping[str, str] = {
-    "ESC": "\x1b[2J",
-    "C1": "\x9b31m",
-    "NUL": "a\0b",
-    "a new line": "a\nerror: forged",
-    "bidi": "\u202egpj",
-    "markup": "[/]<script>|`",
+    "worst": WORST,
     "path": "../../../../out/x",
     "empty": "",
     "10,000 letters": "x" * 10_000,
@@ -117,50 +112,7 @@ def claims() -> Iterator[tuple[str, Make]]:
     )
 
 
-def pairs() -> Iterator[tuple[str, Make]]:
-    """Factors that do not fit together."""
-    good = modules()
-    yield "A without B", lambda: safetensors({name: tensor for name, tensor in good.items() if name != B})
-    yield "B without A", lambda: safetensors({name: tensor for name, tensor in good.items() if name != A})
-    yield "only A", lambda: safetensors({name: tensor for name, tensor in good.items() if "lora_A" in name})
-    yield "nothing of LoRA", lambda: safetensors({"model.weight": zeros(4, 4)})
-    yield "ranks that differ", pair(zeros(4, 16), zeros(12, 5))
-    yield "one dimension", pair(zeros(4), zeros(4))
-    yield "no dimension", pair(zeros(), zeros())
-    yield "three dimensions", pair(zeros(2, 4, 16), zeros(2, 12, 4))
-    yield "five dimensions", pair(zeros(4, 16, 1, 1, 1), zeros(12, 4, 1, 1, 1))
-    yield "whole numbers", pair(Stored("I32", (4, 16), bytes(256)), Stored("I32", (12, 4), bytes(192)))
-    yield "truth values", pair(Stored("BOOL", (4, 16), bytes(64)), Stored("BOOL", (12, 4), bytes(48)))
-    yield (
-        "bools that are neither",
-        pair(Stored("BOOL", (4, 16), b"\2" * 64), Stored("BOOL", (12, 4), b"\2" * 48)),
-    )
-    yield "complex numbers", pair(Stored("C64", (4, 16), bytes(512)), Stored("C64", (12, 4), bytes(384)))
-    yield (
-        "exponents alone",
-        pair(Stored("F8_E8M0", (4, 16), bytes(64)), Stored("F8_E8M0", (12, 4), bytes(48))),
-    )
-    yield "four bits", pair(Stored("F4", (4, 16), bytes(32)), Stored("F4", (12, 4), bytes(24)))
-    yield "as ZeRO-3 leaves them", lambda: safetensors({name: Stored("F32", (0,), b"") for name in good})
-    yield "rank above both sides", pair(zeros(64, 4), zeros(4, 64))
-    yield "a magnitude of DoRA", lambda: safetensors(good | {f"{Q}.lora_magnitude_vector.weight": zeros(3)})
-    yield (
-        "two adapters",
-        lambda: safetensors(
-            good
-            | {
-                name.replace("lora_A", "lora_A.other").replace("lora_B", "lora_B.other"): tensor
-                for name, tensor in good.items()
-            }
-        ),
-    )
-
-
 def numbers() -> Iterator[tuple[str, Make]]:
-    yield "one NaN", values(first(float("nan")))
-    yield "infinity", values(first(float("inf")))
-    yield "all NaN", values(lambda numbers: numbers * np.nan)
-    yield "all zero", values(lambda numbers: numbers * 0)
     yield "denormal", values(lambda numbers: numbers * 1e-42)
     yield "largest of F32", values(lambda numbers: np.sign(numbers) * np.finfo(np.float32).max)
     yield "F64 by 1e100", values(lambda numbers: numbers * 1e100, "f8")
@@ -179,5 +131,5 @@ def header_faults() -> Iterator[tuple[str, Make]]:
             f"a tensor called {name}",
             lambda text=text: safetensors(modules() | {text + ".weight": zeros(2)}),
         )
-    for make in (objects, claims, pairs, numbers):
+    for make in (objects, claims, numbers):
         yield from make()

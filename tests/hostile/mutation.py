@@ -1,22 +1,19 @@
-"""python -m hostile.mutation [--count N] [--core NAME]: does a test fail when our own code is wrong?
+"""Does a test fail when our own code is wrong?
 
 Mutants of the numeric core: an operator, a comparison, a constant or a condition is exchanged in the source that a
-child process imports; nothing on the disk changes. A mutant that no test of its room notices has survived. Prints JSON.
+child process imports; nothing on the disk changes. A mutant that no test of its room notices has survived.
 """
 
-import argparse
 import ast
 import copy
 import importlib.abc
 import importlib.util
-import json
 import os
 import random
 import resource
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -179,7 +176,7 @@ def _test(core: Core, tree: ast.Module, path: Path) -> NoReturn:
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        for number in (1, 2) if not os.environ.get("SHOW") else ():
+        for number in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         sys.meta_path.insert(0, Mutated(core.module, tree, str(path)))
         os.chdir(ROOT)
@@ -193,48 +190,25 @@ def _test(core: Core, tree: ast.Module, path: Path) -> NoReturn:
         os._exit(code)
 
 
-def survivors(core: Core, count: int, seed: int) -> tuple[int, int, list[str]]:
-    """How many mutants there are, how many were tried, and which no test noticed."""
-    spec = ROOT / (core.module.replace(".", "/") + ".py")
-    source = spec.read_text(encoding="utf-8")
-    assert not notices(core, ast.parse(source), spec), f"{core.tests} fail as they are"
-    every = list(mutants(source))
-    chosen = random.Random(seed).sample(every, min(count, len(every)))
-    lines = source.splitlines()
-    left = [
-        f"{core.module}:{mutant.line} {mutant.what}: {lines[mutant.line - 1].strip()}"
-        for mutant in sorted(chosen, key=lambda mutant: mutant.line)
-        if not notices(core, mutant.tree, spec)
-    ]
-    return len(every), len(chosen), left
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10**6, help="mutants of each module at most")
-    parser.add_argument("--core", choices=CORES, action="append")
-    options = parser.parse_args(arguments)
+def main(core: str, count: int) -> dict[str, Any]:
+    """Draw `count` mutants of a core, and list those that no test noticed."""
     import hypothesis
-    import mpmath
-    import numpy
-    import pydantic
+    import mpmath  # noqa: F401  (this and numpy are loaded once, for all the children)
+    import numpy  # noqa: F401
 
     patient = {"deadline": None, "suppress_health_check": list(hypothesis.HealthCheck), "derandomize": True}
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     hypothesis.settings.register_profile("unshrunk", phases=phases, **patient)
-    assert all(module for module in (mpmath, numpy, pydantic))  # loaded once, for all the children
-    results = {}
-    for name in options.core or CORES:
-        started = time.perf_counter()
-        every, tried, left = survivors(CORES[name], options.count, seed=0)
-        results[name] = {
-            "mutants": every,
-            "tried": tried,
-            "survivors": left,
-            "seconds": time.perf_counter() - started,
-        }
-    sys.stdout.write(json.dumps(results, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    module, tests = CORES[core]
+    path = ROOT / (module.replace(".", "/") + ".py")
+    source = path.read_text(encoding="utf-8")
+    assert not notices(CORES[core], ast.parse(source), path), f"{tests} fail as they are"
+    every = list(mutants(source))
+    chosen = random.Random(0).sample(every, min(count, len(every)))
+    lines = source.splitlines()
+    survivors = [
+        f"{module}:{mutant.line} {mutant.what}: {lines[mutant.line - 1].strip()}"
+        for mutant in sorted(chosen, key=lambda mutant: mutant.line)
+        if not notices(CORES[core], mutant.tree, path)
+    ]
+    return {"mutants": len(every), "tried": len(chosen), "survivors": survivors}

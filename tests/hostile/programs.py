@@ -1,9 +1,13 @@
-"""Run a program of this folder by itself, where no other test has left a thread; read its JSON, keep its figures."""
+"""Run a program of this folder by itself, where no other test has left a thread; read its JSON, keep its figures.
+
+`python -m hostile.programs MODULE '{"root": "/tmp/x", …}'` prints what `main` of hostile.MODULE answers.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,11 @@ FIGURES = "GRADIENCE_FIGURES"
 """Environment: the folder of the figures of a run of the whole harness, one file for each goal."""
 
 
-def answer_of(module: str, *options: object) -> Any:
-    """Return the JSON printed by `python -m hostile.<module>`, which must exit with 0."""
+def answer_of(module: str, **keywords: Any) -> Any:
+    """Return what `main` of hostile.<module> answers in a process of its own, which must exit with 0."""
     path = os.pathsep.join([*(str(TESTS / folder) for folder in FOLDERS), str(TESTS.parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-m", f"hostile.{module}", *map(str, options)],
+        [sys.executable, "-m", "hostile.programs", module, json.dumps(keywords, default=str)],
         env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -33,3 +37,7 @@ def record(goal: str, what: str, **figures: Any) -> None:
         name = f"{goal} {what}".replace(" ", "-").replace("/", "-")
         text = json.dumps({"goal": goal, "what": what, **figures}, ensure_ascii=False)
         (Path(folder) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    json.dump(import_module(f"hostile.{sys.argv[1]}").main(**json.loads(sys.argv[2])), sys.stdout)

@@ -1,13 +1,9 @@
-"""Many audits in one process: memory and open files at their end against those early on.
+"""Many audits in one process: memory and open files at their end against those early on."""
 
-python -m hostile.soak ADAPTER AUDITS     prints one JSON object
-"""
-
-import json
 import os
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from gradience import audit_adapter
 
@@ -18,7 +14,7 @@ def held() -> tuple[int, int]:
     return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
 
 
-def main(adapter: str, audits: int) -> None:
+def main(adapter: str, audits: int) -> dict[str, Any]:
     started, early = time.monotonic(), (0, 0)
     first = audit_adapter(adapter)
     for number in range(1, audits):
@@ -26,7 +22,7 @@ def main(adapter: str, audits: int) -> None:
             early = held()
         assert audit_adapter(adapter).layers == first.layers
     late = held()
-    answer = {
+    return {
         "audits": audits,
         "early bytes": early[0],
         "late bytes": late[0],
@@ -34,8 +30,3 @@ def main(adapter: str, audits: int) -> None:
         "late files": late[1],
         "seconds": round(time.monotonic() - started, 1),
     }
-    sys.stdout.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

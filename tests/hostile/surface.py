@@ -1,4 +1,4 @@
-"""python -m hostile.surface ROOT NAME … [--share N] [--only TEXT]: the hostile inputs of surfaces, each in a child.
+"""The hostile inputs of surfaces, each in a child.
 
 To add a surface, add `tests/hostile/surfaces/NAME.py` with a list of inputs; test_programs.py finds it:
 
@@ -27,10 +27,8 @@ An input runs in a forked child in a folder of its own with `in` (its files), `o
     take more says how much, and quotes the words of docs/reliability.md that say so in `limit`.
 """
 
-import argparse
 import contextlib
 import io
-import json
 import os
 import shlex
 import shutil
@@ -41,6 +39,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from gradience.cli.app import run
 from hostile.expected import MEMORY, problems, strict
@@ -216,19 +215,9 @@ def attacked(name: str, root: Path, share: int = 1, only: str = "") -> Tally:
     return tally
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--share", type=int, default=1)
-    parser.add_argument("--only", default="")
-    options = parser.parse_args()
+def main(root: str, names: Sequence[str], share: int = 1, only: str = "") -> list[dict[str, Any]]:
+    """The figures of each of these surfaces."""
     sys.dont_write_bytecode = True
-    root = options.root.resolve()
-    os.environ["XDG_CACHE_HOME"] = str(root / CACHE)
-    tallies = [attacked(name, root, options.share, options.only) for name in options.names]
-    json.dump([asdict(tally) for tally in tallies], sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+    home = Path(root).resolve()
+    os.environ["XDG_CACHE_HOME"] = str(home / CACHE)
+    return [asdict(attacked(name, home, share, only)) for name in names]

@@ -1,32 +1,21 @@
 """Hostile names x every report x every output format: no control characters, no markup, no lost text (R16).
 
-In each sample every text that may be any text is replaced at once. `tests/report/test_names.py` has the names.
+In each sample every text that may be any text is replaced at once.
 """
 
 import json
-import time
 from functools import cache
 
 import pytest
 from pydantic import ValidationError
-from test_names import HOSTILE, WORST, parsed, steering
+from test_names import WORST, parsed, steering
 
 from gradience.reports.base import html, terminal
 from gradience.reports.registry import reports as report_classes
 from hostile import samples
-from hostile.programs import record
 
-NAMES = HOSTILE | {
-    "ten thousand": "x" * 10_000,
-    "ten thousand wide": "模" * 10_000,
-    "separators": "../../a/b\\c:d\0e",
-    "absolute": "/etc/passwd",
-    "a drive": "C:\\Windows\\system32",
-    "rtl alone": "\u202e\u202d\u2066\u2069",
-    "arabic": "نموذج.طبقة",
-}
-FEW = {"worst": WORST, "long": NAMES["ten thousand"], "separators": NAMES["separators"]}
-"""For the suite: the renderers are tested with all of them. `make hostile` takes all of them for each report."""
+NAMES = {"worst": WORST, "long": "x" * 10_000, "separators": "../../a/b\\c:d\0e"}
+"""The escapers, of which each face has one, are tested with all names in tests/report/test_names.py."""
 
 
 @cache
@@ -80,6 +69,10 @@ def named(kind, name):
     return type(reports()[kind]).model_validate(with_text(values, places, name))
 
 
+def html_of(report):
+    return html.render(report.blocks())
+
+
 def structure(markdown):
     """Headings, and how many cells every row of a table has."""
     lines = markdown.splitlines()
@@ -88,41 +81,15 @@ def structure(markdown):
     ]
 
 
-def check(kind, name):
-    report, plain = named(kind, name), named(kind, "plain")
-    text, page = terminal.render(report.blocks(), width=80), report.to_markdown()
-    markup = html.render(report.blocks())
-    assert not steering(text, "\n")
-    assert not steering(page, "\n")
-    assert not steering(markup, "\n")
-    assert not any(line.startswith("error:") for line in text.splitlines())
-    assert structure(page) == structure(plain.to_markdown())
-    assert parsed(markup).tags == parsed(html.render(plain.blocks())).tags
-    again = type(report).model_validate_json(report.to_json())
-    assert again == report
-    assert not steering(report.to_json(), "\n")
-
-
 @pytest.mark.parametrize("kind", report_classes())
 def test_hostile_names_in_every_report(kind):
     assert len(free_places(kind)[1]) >= 5
-    for name in FEW.values():
-        check(kind, name)
-
-
-@pytest.mark.hostile
-def test_every_hostile_name_in_every_report():
-    started = time.perf_counter()
-    for kind in report_classes():
-        for name in NAMES.values():
-            check(kind, name)
-    places = sum(len(free_places(kind)[1]) for kind in report_classes())
-    record(
-        "R16",
-        "names",
-        names=len(NAMES),
-        reports=len(report_classes()),
-        places=places,
-        faces=4,
-        seconds=round(time.perf_counter() - started),
-    )
+    plain = named(kind, "plain")
+    for name in NAMES.values():
+        report = named(kind, name)
+        text, page, markup = terminal.render(report.blocks(), width=80), report.to_markdown(), html_of(report)
+        assert [steering(each, "\n") for each in (text, page, markup, report.to_json())] == [set()] * 4
+        assert not any(line.startswith("error:") for line in text.splitlines())
+        assert structure(page) == structure(plain.to_markdown())
+        assert parsed(markup).tags == parsed(html_of(plain)).tags
+        assert type(report).model_validate_json(report.to_json()) == report

@@ -1,20 +1,17 @@
 """Concurrent writers of the same output: eight at once, or a second one while the first is stopped.
 
-python -m hostile.together ROOT [--rounds N] [--stops N] [--writers NAME …]
-
-One wins or all succeed, and no output is mixed, lost or incomplete. Prints one JSON object: codes, problems, seconds.
+One wins or all succeed, and no output is mixed, lost or incomplete.
 """
 
-import argparse
-import json
 import os
 import shutil
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from killing import WRITING, each_moment, moments_of, watched
 
@@ -97,11 +94,12 @@ def attempts(writer: Writer, now: Path, rounds: int, stops: int) -> Iterator[int
         yield from [0] * (1 if writer.name == "bench run" else rounds)
 
 
-def main(root: Path, rounds: int, stops: int, names: list[str]) -> None:
+def main(root: str, rounds: int = 5, stops: int = 0, writers: Sequence[str] = ()) -> dict[str, Any]:
+    """Codes, problems and seconds of `rounds` of eight at once, or of stops at so many moments."""
     started, tally, wrong = time.monotonic(), Counter(), []
     every = [writer for writer in (*WRITERS, *TRAININGS) if writer.name not in UNLOCKED]
-    for writer in [writer for writer in every if writer.name in names] or every:
-        whole, now, before = (root / writer.name / name for name in ("whole", "now", "before"))
+    for writer in [writer for writer in every if writer.name in writers] or every:
+        whole, now, before = (Path(root, writer.name, name) for name in ("whole", "now", "before"))
         before.mkdir(parents=True)
         writer.prepare(before)
         shutil.copytree(before, whole)
@@ -116,14 +114,4 @@ def main(root: Path, rounds: int, stops: int, names: list[str]) -> None:
             tally.update(f"exit {ending.code}" for ending in endings)
             wrong += problems(writer, endings, now, whole)
     seconds = round(time.monotonic() - started, 1)
-    sys.stdout.write(json.dumps({"tally": dict(tally), "seconds": seconds, "problems": wrong}) + "\n")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--stops", type=int, default=0)
-    parser.add_argument("--writers", nargs="*", default=[])
-    options = parser.parse_args()
-    main(options.root, options.rounds, options.stops, options.writers)
+    return {"tally": dict(tally), "seconds": seconds, "problems": wrong}
