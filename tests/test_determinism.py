@@ -5,8 +5,8 @@ import platform
 
 import numpy as np
 import pytest
+from factor_samples import write
 from running import python
-from safetensors.numpy import save_file
 
 from gradience import audit_adapter
 
@@ -35,27 +35,16 @@ def folder(tmp_path_factory):
     """Modules large enough that BLAS would spread them over threads; both routes; an untrained one."""
     folder = tmp_path_factory.mktemp("adapter")
     rng = np.random.default_rng(0)
-    tensors = {}
+    factors = {}
     for index, (m, n, r) in enumerate([(1500, 1100, 48), (700, 2100, 16), (900, 900, 64), (64, 5000, 8)] * 3):
-        prefix = f"base_model.model.model.layers.{index // 4}.block{index % 4}.proj"
         A, B = rng.standard_normal((r, n)), rng.standard_normal((m, r)) * 0.8 ** np.arange(r)
         if index % 4 == 1:
             A[-1] = A[0] + 1e-6 * A[-1]
             B[:, -1] = -B[:, 0]
         if index == 7:
             B[:] = 0
-        tensors[f"{prefix}.lora_A.weight"] = A.astype(np.float32)
-        tensors[f"{prefix}.lora_B.weight"] = B.astype(np.float16 if index % 2 else np.float32)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA",
-        "r": 8,
-        "lora_alpha": 16,
-        "target_modules": ["proj"],
-        "rank_pattern": {"block0.proj": 48, "block1.proj": 16, "block2.proj": 64},
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+        factors[f"model.layers.{index // 4}.block{index % 4}.proj"] = A, B
+    return write(folder, factors, dtype_B="F16", target_modules=["proj"])
 
 
 def without_run(report) -> str:

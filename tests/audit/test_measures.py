@@ -18,8 +18,8 @@ from gradience.plan.blocking import blocks_suggestions
 from gradience.reports.audit import AuditReport
 
 
-def measures(values, rank, shape=(200, 300), tau=0.5):
-    update = Update(np.asarray(values, float), rank, shape, tau)
+def measures(values, rank):
+    update = Update(np.asarray(values, float), rank, (200, 300), 0.5)
     return {name: measure(update) for name, measure in MEASURES.items()}
 
 
@@ -104,9 +104,9 @@ def facts_of(rows):
     return AdapterFacts(rows, Adapter("peft", None, None, [], None))
 
 
-def noise(name, shape=(64, 64), r=8):
+def noise(name, shape=(64, 64)):
     """A row as random factors give it."""
-    return row(name, np.ones(r), r=r, shape=shape)
+    return row(name, np.ones(8), r=8, shape=shape)
 
 
 def test_an_adapter_that_looks_random_is_an_error_and_gets_no_suggestion():

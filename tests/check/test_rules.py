@@ -295,13 +295,8 @@ BAD = {
     "MLX-LM's": ("adapter_config.json", b'{"lora_parameters": {"rank": 8}, "beta": 0.1}', "config-unknown"),
     "unknown": ("other.yaml", b"color: blue\n", "config-unknown"),
     "broken yaml": ("x.yaml", b"a: [1\n", "bad-yaml"),
-    "code in yaml": ("x.yaml", b"learning_rate: !!python/object/apply:os.system ['true']\n", "bad-yaml"),
-    "duplicate key in yaml": ("x.yaml", b"lora_r: 8\nlora_r: 16\n", "bad-yaml"),
-    "duplicate key in json": ("x.json", b'{"r": 8, "r": 16}', "bad-json"),
     "nan in json": ("x.json", b'{"r": 8, "lora_alpha": NaN}', "bad-json"),
     "too large": ("x.yaml", b"#" * 1_000_001, "config-too-large"),
-    "alias bomb": ("x.yaml", b"a: &a [x]\n" + b"b: [" + b"*a, " * 20_000 + b"]\n", "bad-yaml"),
-    "deep": ("x.json", b"[" * 100_000, "bad-json"),
 }
 
 

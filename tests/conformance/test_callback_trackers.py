@@ -77,8 +77,9 @@ def wandb_history(log, tag):
     return by_step
 
 
-def leveldb_records(data, block=32768, header=7):
+def leveldb_records(data):
     """Payloads of a LevelDB log whose file header is 7 bytes: (crc, length, kind) before every fragment."""
+    block, header = 32768, 7
     position, parts = header, []
     while position + header <= len(data):
         room = block - position % block

@@ -27,7 +27,7 @@ def members(path):
         return {name: packed.read(name) for name in packed.namelist()}
 
 
-def rewritten(path, changes, *, source=B, compression=zipfile.ZIP_DEFLATED):
+def rewritten(path, changes, *, source=B):
     """B's log in which these members are others; None leaves one out; a function changes its JSON."""
     contents = members(source)
     for name, change in changes.items():
@@ -35,7 +35,7 @@ def rewritten(path, changes, *, source=B, compression=zipfile.ZIP_DEFLATED):
             contents[name] = json.dumps(change(json.loads(contents[name]))).encode()
         else:
             contents[name] = change
-    with zipfile.ZipFile(path, "w", compression) as packed:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in contents.items():
             if content is not None:
                 packed.writestr(name, content)
@@ -85,8 +85,8 @@ def test_two_logs_of_inspect():
     assert report.b.mean == sum(value == "C" for value in scores.values()) / 8
 
 
-def a_sample(path=B):
-    return next(name for name in members(path) if name.startswith("samples/"))
+def a_sample():
+    return next(name for name in members(B) if name.startswith("samples/"))
 
 
 def other_prompt(sample):
@@ -546,15 +546,11 @@ def test_a_csv(tmp_path, text, words):
     [
         ('{"id": 1, "score": 1', "line 2: Expecting"),
         ("[1, 2]", "line 2: not a JSON object"),
-        ('{"id": 2, "score": 1, "score": 0}', "the key 'score' occurs twice"),
         ('{"id": 2, "score": NaN}', "nan, which is no score"),
         ('{"id": 2, "score": 1e999}', "inf, which is no score"),
         ('{"id": 2, "score": "1"}', "no number under 'score'"),
         ('{"id": 2, "score": null}', "no number under 'score'"),
         ('{"id": [], "score": 1}', "no id"),
-        ('{"id": 2, "score": ' + "9" * 5000 + "}", "line 2"),
-        ('{"id": 2, "score": ' + "[" * 100 + "]" * 100 + "}", "nested too deeply"),
-        ('{"id": "\\ud800", "score": 1}', "half of a character"),
         ("\xff", "line 2"),
     ],
 )

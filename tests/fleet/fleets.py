@@ -1,23 +1,15 @@
 """Fleets for tests: folders of small adapters, some of them copies in other factors."""
 
+import factor_samples
 import numpy as np
-from factory import PREFIX, adapter, config, stored
 
 MODULES = [f"model.layers.{layer}.self_attn.{name}" for layer in range(2) for name in ("q_proj", "v_proj")]
-SHAPE = (12, 16)
-"""m and n."""
 
 
 def random_factors(seed, rank, decay=0.4):
     """Module -> (A, B), with a falling spectrum."""
-    generator = np.random.default_rng(seed)
-    return {
-        name: (
-            generator.standard_normal((rank, SHAPE[1])),
-            generator.standard_normal((SHAPE[0], rank)) * decay ** np.arange(rank),
-        )
-        for name in MODULES
-    }
+    drawn = factor_samples.random_factors(seed, *[(rank, 12, 16)] * len(MODULES), decay=decay)
+    return dict(zip(MODULES, drawn.values(), strict=True))
 
 
 def rotated(factors, seed):
@@ -32,14 +24,5 @@ def rotated(factors, seed):
 
 def save(folder, factors, **settings):
     """An adapter of PEFT with these factors."""
-    tensors = {}
-    for name, (a, b) in factors.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = stored(a.astype(np.float32))
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = stored(b.astype(np.float32))
-    rank = len(next(iter(factors.values()))[0])
-    return adapter(folder, tensors, config(**{"r": rank, "lora_alpha": 2 * rank, **settings}))
-
-
-def updates(factors, scale=2.0):
-    """ΔW of every module, in one vector."""
-    return np.concatenate([scale * (b @ a).ravel() for a, b in factors.values()])
+    fields = {"base_model_name_or_path": "org/base", "target_modules": ["q_proj", "v_proj"], **settings}
+    return factor_samples.write(folder, factors, **fields)

@@ -24,15 +24,15 @@ def lora_llama(seed=0, **lora):
     return get_peft_model(llama(seed), LoraConfig(**{**config, **lora}))
 
 
-def give_random_factors(model, seed=1, decay=0.5):
+def give_random_factors(model):
     """Factors as training leaves them: no B at zero, energies that fall."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name and "magnitude" not in name:
                 values = torch.randn(parameter.shape, generator=generator)
                 if "lora_B" in name or "embedding_B" in name:
-                    values *= decay ** torch.arange(values.shape[1]).view(1, -1, *[1] * (values.ndim - 2))
+                    values *= 0.5 ** torch.arange(values.shape[1]).view(1, -1, *[1] * (values.ndim - 2))
                 parameter.copy_(values)
     return model
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from audit_sample import mistral_rows, report, row, small_report
+from audit_sample import report, row, small_report
 from hypothesis import given
 from hypothesis import strategies as st
 from raising import raises
@@ -21,8 +21,6 @@ from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import EDITED, ToBudget, ToEnergy, ToHost, ToPlan, ToRank, ToRanks, ToSuggestion
 from gradience.plan.hosts import HostLimit, host_limits, limit_of
 from gradience.plan.modules import Grid
-from gradience.plan.suggestions import suggest
-from gradience.ranks import DEFAULT_GRID
 from gradience.reports.audit import TensorNote
 from gradience.reports.compression import CompressionPlan
 
@@ -53,23 +51,6 @@ def ranks_of(plan: CompressionPlan) -> dict[str, int]:
 def test_ranks_of_a_criterion(criterion, options, expected):
     audited = small_report([4.0, 2.0, 1.0, 0.5], [1.0, 1.0, 1.0], [3.0])
     assert list(ranks_of(plan_compression(audited, criterion, **options)).values()) == expected
-
-
-@pytest.mark.parametrize("which", ["uniform_median", "uniform_p90", "per_layer"])
-def test_what_the_audit_suggests(which):
-    rows = mistral_rows(4)
-    audited = report(rows)
-    suggestions = suggest(audited, DEFAULT_GRID)
-    audited = audited.model_copy(update={"suggestions": suggestions})
-    plan = plan_compression(audited, ToSuggestion(which))
-    if which == "per_layer":
-        assert list(ranks_of(plan).values()) == list(suggestions.per_layer.rank_pattern.values())
-        assert plan.new_params == suggestions.per_layer.params
-    else:
-        chosen = suggestions.median if which == "uniform_median" else suggestions.p90
-        assert set(ranks_of(plan).values()) == {chosen.rank}
-        assert plan.new_params == chosen.params
-        assert plan.reduction == pytest.approx(chosen.reduction)
 
 
 spectra_lists = st.lists(

@@ -8,6 +8,7 @@ from typing import Any
 
 import adapters_to_compare as data
 import pytest
+from bench_process import change_records, edit
 
 from gradience import evaluate_adapters, verify
 from gradience.bench.verify.findings import Findings
@@ -46,20 +47,6 @@ def copy(shrunk: Path, tmp_path: Path) -> Path:
 def fields(folder: Path, **options: Any) -> list[str]:
     """File and field of each mismatch."""
     return [" ".join((one.file, one.field)).strip() for one in verify(folder, **options).mismatches]
-
-
-def edit(path: Path, change: Callable[[Any], object]) -> None:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    change(values)
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def edit_records(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Change header and records, and let the header count them."""
-    rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
-    change(rows)
-    rows[0]["n"] = len(rows) - 1
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def careful(folder: Path) -> None:
@@ -120,23 +107,23 @@ def test_an_untouched_shrink_agrees_with_its_records(shrunk: Path, copy: Path) -
 # ---------------------------------------------------------------- a shrink, forged with every digest made again
 
 
-def wrong_to_right(rows: list[dict[str, Any]]) -> None:
-    row = next(row for row in rows[1:] if not row["correct"])
+def wrong_to_right(_: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    row = next(row for row in rows if not row["correct"])
     row |= {"logits": row["logits"][::-1], "predicted": row["label"], "correct": True}
 
 
 def test_a_changed_answer_contradicts_the_report(copy: Path) -> None:
-    edit_records(copy / "records" / "rank1.jsonl", wrong_to_right)
+    change_records(copy / "records" / "rank1.jsonl", wrong_to_right)
     assert {"records/rank1.jsonl", "records/rank1.jsonl sha256"} <= {*fields(copy)}
     careful(copy)
     assert "shrink.json candidates.rank1.result.correct" in fields(copy)
 
 
 def test_a_changed_score_contradicts_its_logits_even_if_all_is_counted_again(copy: Path) -> None:
-    def score(rows: list[dict[str, Any]]) -> None:
-        next(row for row in rows[1:] if not row["correct"])["correct"] = True
+    def score(_: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        next(row for row in rows if not row["correct"])["correct"] = True
 
-    edit_records(copy / "records" / "rank1.jsonl", score)
+    change_records(copy / "records" / "rank1.jsonl", score)
     made_again(copy)
     assert fields(copy) == ["records/rank1.jsonl"]
 
@@ -156,9 +143,9 @@ def test_another_adapter_under_the_claim_has_other_sizes(shrunk: Path, copy: Pat
         values["candidates"][1]["result"]["config_sha256"] = config
 
     edit(copy / "shrink.json", claim)
-    edit_records(
+    change_records(
         copy / "records" / "rank1.jsonl",
-        lambda rows: rows[0].update(adapter_sha256=weights, adapter_config_sha256=config),
+        lambda header, _: header.update(adapter_sha256=weights, adapter_config_sha256=config),
     )
     made_again(copy)
     named = fields(copy)
@@ -199,14 +186,14 @@ def test_an_edited_number_or_sentence_contradicts_the_records(
 
 
 def test_an_example_deleted_from_one_file_leaves_no_pairs(copy: Path) -> None:
-    edit_records(copy / "records" / "rank1.jsonl", lambda rows: rows.pop())
+    change_records(copy / "records" / "rank1.jsonl", lambda _, rows: rows.pop())
     careful(copy)
     assert "records/rank1.jsonl n" in fields(copy)
 
 
 def test_an_example_deleted_everywhere_contradicts_the_plan(copy: Path) -> None:
     for path in (copy / "records").glob("*.jsonl"):
-        edit_records(path, lambda rows: rows.pop())
+        change_records(path, lambda _, rows: rows.pop())
     made_again(copy)
     assert "records/reference.jsonl n" in fields(copy)
 
@@ -240,7 +227,7 @@ def test_an_example_deleted_everywhere_is_missed_in_the_tasks_own_data(tmp_path:
     rows = [json.loads(row) for row in (folder / "records" / "rank1.jsonl").read_text().splitlines()]
     wrong = next(row["id"] for row in rows[1:] if not row["correct"])
     for path in (folder / "records").glob("*.jsonl"):
-        edit_records(path, lambda rows: rows.remove(next(row for row in rows[1:] if row["id"] == wrong)))
+        change_records(path, lambda _, rows: rows.remove(next(row for row in rows if row["id"] == wrong)))
     edit(
         folder / "records" / "manifest.json",
         lambda kept: [
@@ -271,7 +258,7 @@ def test_an_evaluation_is_made_again(prepared: Path, tmp_path: Path) -> None:
         data=prepared / "rows.csv", device="cpu", with_base=True,
     )  # fmt: skip
     assert (verify(output).verdict, verify(output).level) == ("consistent", "L2")
-    edit_records(output / "records" / "other.jsonl", wrong_to_right)
+    change_records(output / "records" / "other.jsonl", wrong_to_right)
     assert "evaluation.json adapters.other.correct" in fields(output)
     edit(output / "evaluation.json", lambda report: report["adapters"][1].update(lora_params=1))
     assert "evaluation.json adapters.other.params_saved" in fields(output)
