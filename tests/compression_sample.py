@@ -1,13 +1,16 @@
 """Plans, compression reports and comparisons made by hand: shapes of real models, errors that a formula gives."""
 
 import math
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import audit_sample
 from audit_sample import MISTRAL
 
-from gradience import ranks
+from gradience import convert_adapter, ranks
+from gradience.cli.demo import example_adapter
 from gradience.reports.audit import TensorNote
 from gradience.reports.base.source import HubSource
 from gradience.reports.comparison import ComparisonReport, ModuleComparison
@@ -237,22 +240,9 @@ def comparison(modules: Iterable[ModuleComparison], **more: Any) -> ComparisonRe
 
 
 def conversion() -> ConversionReport:
-    return ConversionReport(
-        source_path="mine",
-        source_format="PEFT LoRA",
-        source_sha256="a" * 64,
-        source=HubSource(repo="org/mine", revision="v1", commit="c" * 40),
-        pickle=True,
-        output_path="as_peft",
-        output_sha256="b" * 64,
-        to="peft",
-        modules=2,
-        lora_params=100,
-        bytes=500,
-        tensors=4,
-        renamed=4,
-        left_out=(TensorNote(tensor="other.lora_A.weight", reason="another adapter (other)", params=8),),
-        carried_files=("README.md",),
-        left_out_files=("optimizer.pt",),
-        run=RUN,
-    )
+    """The bundled adapter, as if it had come from the hub as a pickle and had held another one."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = convert_adapter(example_adapter(), Path(folder, "as_peft"))
+    other = TensorNote(tensor="other.lora_A.weight", reason="another adapter (other)", params=8)
+    source = HubSource(repo="org/mine", revision="v1", commit="c" * 40)
+    return report.model_copy(update={"source": source, "pickle": True, "left_out": (other,)})

@@ -1,20 +1,11 @@
-"""Reports of fleets, made by hand."""
+"""Reports of fleets: those of a kept run, with a failure each, and a row made by hand."""
 
-from datetime import UTC, datetime
+from pathlib import Path
 
-from gradience.reports.base.run import Stopwatch
-from gradience.reports.fleet import (
-    BaseGroup,
-    Failure,
-    FleetReport,
-    FleetRow,
-    NotServed,
-    Oversized,
-    Step,
-)
+from gradience.reports.fleet import Failure, FleetReport, FleetRow
 from gradience.reports.fleet_compression import FleetCompression, Truncated
 
-RUN = Stopwatch("gradience fleet zoo", started=datetime(2026, 1, 1, tzinfo=UTC)).run_info()
+KEPT = Path(__file__).parents[1] / "benchmarks" / "results" / "fleet_probes"
 
 
 def fleet_row() -> FleetRow:
@@ -38,58 +29,13 @@ def fleet_row() -> FleetRow:
 
 
 def fleet_report() -> FleetReport:
-    steps = tuple(
-        Step(max_lora_rank=k, slot_bytes=k * 8, truncated=1, lost_energy_median=0.1, lost_energy_max=0.2)
-        for k in (16, 8, 1)
-    )
-    base = BaseGroup(
-        base_model="org/base",
-        adapters=3,
-        bytes=27,
-        largest_rank=32,
-        max_lora_rank=32,
-        slot_bytes=256,
-        steps=steps,
-        target=16,
-        recommended=False,
-        above=1,
-        forcing=(Oversized(path="zoo/a", rank=32, lost_energy=0.2),),
-    )
-    return FleetReport(
-        adapters=4,
-        measured=2,
-        reused=2,
-        failed=1,
-        incomplete=1,
-        untrained=0,
-        bytes=27,
-        params=384,
-        elsewhere=1,
-        engine="vLLM 0.32.0",
-        slots=8,
-        max_error=0.25,
-        limit=None,
-        limit_adapters=None,
-        bases=(base,),
-        not_served=(NotServed(reason="in the format of mlx, not of PEFT", adapters=1, first="zoo/m"),),
-        failures=(Failure(code="pickle", adapters=1, first="zoo/p", message="a pickle file (torch.save)"),),
-        run=RUN,
+    failure = Failure(code="pickle", adapters=1, first="zoo/p", message="a pickle file (torch.save)")
+    return FleetReport.read(KEPT / "fleet.json").model_copy(
+        update={"adapters": 10, "failed": 1, "failures": (failure,)}
     )
 
 
 def fleet_compression() -> FleetCompression:
-    return FleetCompression(
-        rank=4,
-        written=1,
-        reused=0,
-        small_enough=1,
-        failed=1,
-        old_bytes=9,
-        new_bytes=4,
-        adapters=(
-            Truncated(path="a", status="written", old_rank=8, old_bytes=9, new_bytes=4, measured_error=0.1),
-            Truncated(path="b", status="small enough", old_rank=2, old_bytes=9),
-            Truncated(path="c", status="failed", error="dora", message="a DoRA adapter"),
-        ),
-        run=RUN,
-    )
+    kept = FleetCompression.read(KEPT / "fleet_compression.json")
+    failed = Truncated(path="c", status="failed", error="dora", message="a DoRA adapter")
+    return kept.model_copy(update={"failed": 1, "adapters": (*kept.adapters, failed)})

@@ -28,11 +28,13 @@ def members(path):
 
 
 def rewritten(path, changes, *, source=B):
-    """B's log in which these members are others; None leaves one out; a function changes its JSON."""
+    """B's log in which these members are others; None leaves one out; a function changes its JSON in place."""
     contents = members(source)
     for name, change in changes.items():
         if callable(change):
-            contents[name] = json.dumps(change(json.loads(contents[name]))).encode()
+            value = json.loads(contents[name])
+            change(value)
+            contents[name] = json.dumps(value).encode()
         else:
             contents[name] = change
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -89,57 +91,31 @@ def a_sample():
     return next(name for name in members(B) if name.startswith("samples/"))
 
 
-def other_prompt(sample):
-    sample["messages"][0]["content"] = "You compare."
-    return sample
-
-
-def other_target(sample):
-    return sample | {"target": "0"}
-
-
-def warmer(header):
-    header["plan"]["config"]["temperature"] = 0.7
-    return header
-
-
-def other_solver(header):
-    header["plan"]["steps"] = header["plan"]["steps"][1:]
-    return header
-
-
-def other_task(header):
-    header["eval"]["task"] = "smaller"
-    return header
-
-
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("name", "change", "words"),
     [
-        (other_prompt, "prompt differs in 1 of 8 examples"),
-        (other_target, "document differs in 1 of 8 examples"),
-        (warmer, "different generation settings"),
-        (other_solver, "different solvers"),
-        (other_task, "different task: larger and smaller"),
+        (a_sample(), lambda it: it["messages"][0].update(content="Compare."), "prompt differs in 1 of 8 examples"),
+        (a_sample(), lambda it: it.update(target="0"), "document differs in 1 of 8 examples"),
+        ("header.json", lambda it: it["plan"]["config"].update(temperature=0.7), "different generation settings"),
+        ("header.json", lambda it: it["plan"]["steps"].pop(0), "different solvers"),
+        ("header.json", lambda it: it["eval"].update(task="smaller"), "different task: larger and smaller"),
     ],
-)
-def test_what_was_not_asked_the_same_is_refused(tmp_path, change, words):
-    name = a_sample() if "sample" in change.__code__.co_varnames else "header.json"
+)  # fmt: skip
+def test_what_was_not_asked_the_same_is_refused(tmp_path, name, change, words):
     assert words in str(refused(A, rewritten(tmp_path / "b.eval", {name: change})))
 
 
 def test_a_run_that_did_not_end(tmp_path):
     error = refused(A, rewritten(tmp_path / "b.eval", {"header.json": None}))
     assert error.code == "log-unfinished"
-    failed = rewritten(tmp_path / "c.eval", {"header.json": lambda header: header | {"status": "error"}})
+    failed = rewritten(tmp_path / "c.eval", {"header.json": lambda header: header.update(status="error")})
     assert "candidate: its status is 'error', and not success" in compare_logs(A, failed).notes
-    later = rewritten(tmp_path / "d.eval", {"header.json": lambda header: header | {"version": 3}})
+    later = rewritten(tmp_path / "d.eval", {"header.json": lambda header: header.update(version=3)})
     assert "log version 3 is not supported" in str(refused(A, later))
 
 
 def test_an_example_without_a_score(tmp_path):
-    name = a_sample()
-    gone = rewritten(tmp_path / "b.eval", {name: lambda sample: sample | {"scores": {}}})
+    gone = rewritten(tmp_path / "b.eval", {a_sample(): lambda sample: sample.update(scores={})})
     assert "no number under 'includes'" in str(refused(A, gone))
 
 
@@ -151,12 +127,9 @@ def test_an_example_that_was_run_twice_is_refused(tmp_path):
 
 
 def test_scores_of_several_keys_and_letters(tmp_path):
-    def many(sample):
-        return sample | {
-            "scores": {"graded": {"value": {"tone": 0.5, "facts": "P"}}, "says": {"value": "text"}}
-        }
-
-    changes = {name: many for name in members(A) if name.startswith("samples/")}
+    many = {"graded": {"value": {"tone": 0.5, "facts": "P"}}, "says": {"value": "text"}}
+    names = [name for name in members(A) if name.startswith("samples/")]
+    changes = {name: lambda sample: sample.update(scores=many) for name in names}
     a, b = (rewritten(tmp_path / f"{side}.eval", changes, source=path) for side, path in (("a", A), ("b", B)))
     assert "several metrics in it: graded/tone, graded/facts" in str(refused(a, b))
     assert compare_logs(a, b, metric="graded/facts").a.mean == 0.5
@@ -304,12 +277,15 @@ def lines(side):
     return path
 
 
-def copied(folder, side="b", *, record_change=dict, row_change=dict):
-    """The two files of a side in a folder of their own, changed; the checksum that the record names is left out."""
-    content = record_change(json.loads(record(side).read_text(encoding="utf-8")))
+def copied(folder, side="b", *, of_record=id, of_row=id):
+    """The two files of a side in a folder of their own, changed in place; the record's checksum is left out."""
+    content, rows = json.loads(record(side).read_text(encoding="utf-8")), rows_of(lines(side))
+    of_record(content)
+    for row in rows:
+        of_row(row)
     content.get("detailed_evaluation_results", {}).pop("checksum", None)
     folder.mkdir(exist_ok=True)
-    write_jsonl(folder / lines(side).name, [row_change(row) for row in rows_of(lines(side))])
+    write_jsonl(folder / lines(side).name, rows)
     target = folder / record(side).name
     target.write_text(json.dumps(content), encoding="utf-8")
     return target
@@ -336,30 +312,21 @@ def test_the_samples_may_be_named_instead_of_the_record(tmp_path):
     assert any("is not beside it" in note for note in report.notes)
 
 
-def other_answer(row):
-    return row | {"input": row["input"] | {"reference": ["2"]}}
-
-
-def other_template(row):
-    return row | {"input": row["input"] | {"formatted": f"<user>{row['input']['raw']}"}}
-
-
 def lower(content):
     for result in content["evaluation_results"]:
         result["metric_config"]["lower_is_better"] = True
-    return content
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"row_change": other_answer}, "document differs in 24 of 24 examples"),
-        ({"row_change": other_template}, "prompt differs in 24 of 24 examples"),
-        ({"record_change": lower}, "according to the log, lower acc is better"),
-        ({"row_change": lambda row: row | {"evaluation": {"score": None}}}, "no per-example scores"),
-        ({"row_change": lambda row: row | {"sample_id": 3}}, "no sample_id"),
+        ({"of_row": lambda row: row["input"].update(reference=["2"])}, "document differs in 24 of 24 examples"),
+        ({"of_row": lambda row: row["input"].update(formatted="<user>")}, "prompt differs in 24 of 24 examples"),
+        ({"of_record": lower}, "according to the log, lower acc is better"),
+        ({"of_row": lambda row: row.update(evaluation={"score": None})}, "no per-example scores"),
+        ({"of_row": lambda row: row.update(sample_id=3)}, "no sample_id"),
     ],
-)
+)  # fmt: skip
 def test_records_of_other_questions_are_refused(tmp_path, changes, words):
     assert words in str(refused(record("a"), copied(tmp_path / "b", **changes)))
 
@@ -369,12 +336,11 @@ def test_another_number_of_few_shot_examples(tmp_path):
         def change(content):
             for result in content["evaluation_results"]:
                 result["generation_config"] = {"additional_details": {"num_fewshot": number}}
-            return content
 
         return change
 
-    a = copied(tmp_path / "a", "a", record_change=shots("2"))
-    b = copied(tmp_path / "b", "b", record_change=shots("5"))
+    a = copied(tmp_path / "a", "a", of_record=shots("2"))
+    b = copied(tmp_path / "b", "b", of_record=shots("5"))
     error = refused(a, b)
     assert "different generation settings" in str(error)
     assert all(f'"num_fewshot": "{number}"' in str(error) for number in (2, 5))
@@ -402,51 +368,44 @@ def test_several_results_are_listed(tmp_path):
 def test_a_path_in_a_record_leads_nowhere_else(tmp_path, place):
     def elsewhere(content):
         content["detailed_evaluation_results"]["file_path"] = place
-        return content
 
-    error = refused(record("a"), copied(tmp_path / "b", record_change=elsewhere))
-    assert error.code == "log-samples"
+    assert refused(record("a"), copied(tmp_path / "b", of_record=elsewhere)).code == "log-samples"
 
 
 STRICT = {"filter": "strict-match"}
 
 
 def changed(tmp_path, change, *, task="sums", name=None):
-    """B's samples with every row changed."""
+    """B's samples with every row changed in place."""
     path = samples(task, "b")
-    return write_jsonl(tmp_path / (name or path.name), [change(row) for row in rows_of(path)])
+    rows = rows_of(path)
+    for row in rows:
+        change(row)
+    return write_jsonl(tmp_path / (name or path.name), rows)
 
 
 # ---------------------------------------------------------------- other questions
 
 
-def another_answer(row):
-    return row | ({"doc": row["doc"] | {"answer": "6"}} if row["doc_id"] in (3, 5) else {})
-
-
-def with_arguments(row, **changes):
-    return row | {"arguments": {"gen_args_0": row["arguments"]["gen_args_0"] | changes}}
-
-
-def another_template(row):
-    return with_arguments(row, arg_0=f"Sum: {row['doc']['question']}")
-
-
-def at_another_temperature(row):
-    return with_arguments(row, arg_1=row["arguments"]["gen_args_0"]["arg_1"] | {"temperature": 0.7})
-
-
 @pytest.mark.parametrize(
     ("change", "name", "words"),
     [
-        (another_answer, None, ["document differs in 2 of 24 examples (3, 5)"]),
-        (another_template, None, ["prompt differs in 24 of 24 examples (0, 1, 2 and 21 more)"]),
         (
-            at_another_temperature,
+            lambda row: row["doc"].update(answer="6") if row["doc_id"] in (3, 5) else None,
+            None,
+            ["document differs in 2 of 24 examples (3, 5)"],
+        ),
+        (
+            lambda row: row["arguments"]["gen_args_0"].update(arg_0=f"Sum: {row['doc']['question']}"),
+            None,
+            ["prompt differs in 24 of 24 examples (0, 1, 2 and 21 more)"],
+        ),
+        (
+            lambda row: row["arguments"]["gen_args_0"]["arg_1"].update(temperature=0.7),
             None,
             ["different generation settings", '"temperature": 0.0', '"temperature": 0.7'],
         ),
-        (dict, "samples_products_2026-11-26T15-53-59.572054.jsonl", ["different task: sums and products"]),
+        (id, "samples_products_2026-11-26T15-53-59.572054.jsonl", ["different task: sums and products"]),
     ],
 )
 def test_samples_of_other_questions_are_refused(tmp_path, change, name, words):
@@ -503,7 +462,7 @@ def test_several_filters_are_listed():
 
 def test_several_metrics_are_listed_and_those_without_a_number_named(tmp_path):
     def two(row):
-        return row | {"metrics": ["acc", "f1", "brier_score"], "f1": 0.5}
+        row.update(metrics=["acc", "f1", "brier_score"], f1=0.5)
 
     error = refused(samples("orders", "a"), changed(tmp_path, two, task="orders", name="x.jsonl"))
     assert "several metrics in it: acc, f1" in str(error)

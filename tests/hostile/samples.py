@@ -193,21 +193,20 @@ def evaluation_preview() -> EvaluationPreview:
     )
 
 
+FORECAST: dict[str, Any] = {
+    "margins": margins_of(200, 1),
+    "weights_bytes": None,
+    "adapter_bytes": 1,
+    "batch_bytes": None,
+    "process_bytes": None,
+    "assumptions": ("none",),
+    "notes": ("a note",),
+}
+
+
 def evaluation_forecast() -> EvaluationForecast:
     return EvaluationForecast(
-        base="m",
-        task="t",
-        adapters=("a", "b"),
-        with_base=True,
-        examples=200,
-        margin="0.025",
-        margins=margins_of(200, 1),
-        weights_bytes=None,
-        adapter_bytes=1,
-        batch_bytes=None,
-        process_bytes=None,
-        assumptions=("none",),
-        notes=("a note",),
+        base="m", task="t", adapters=("a", "b"), with_base=True, examples=200, margin="0.025", **FORECAST
     )
 
 
@@ -221,17 +220,7 @@ def shrink() -> ShrinkReport:
 
 
 def shrink_forecast() -> ShrinkForecast:
-    return ShrinkForecast(
-        plan=shrink().plan,
-        candidates=shrink().plan.candidates,
-        margins=margins_of(200, 1),
-        weights_bytes=None,
-        adapter_bytes=1,
-        batch_bytes=None,
-        process_bytes=None,
-        assumptions=("none",),
-        notes=("a note",),
-    )
+    return ShrinkForecast(plan=shrink().plan, candidates=shrink().plan.candidates, **FORECAST)
 
 
 def plan_of(files: Mapping[str, bytes]) -> CompressionPlan:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ MOVING = {
     "earlier",
 }
 """Keys whose values differ between two runs of the same."""
+VERDICTS = (ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE, ExitCode.INCOMPLETE)
 ADAPTER = "adapter"
 TORN = "torn"
 """In place of a line that is not whole."""
@@ -88,19 +90,24 @@ def adapter(folder: Path, modules: int = 3) -> Path:
     return place
 
 
+def command(line: str) -> Callable[[Path], int]:
+    """`gradience LINE --quiet`, in which `@` is the folder. A verdict, whatever it is, is a result."""
+
+    def worked(folder: Path) -> int:
+        code = run([*(word.replace("@", str(folder)) for word in line.split()), "--quiet"])
+        return 0 if code in VERDICTS else code
+
+    return worked
+
+
+COMPRESS = f"compress @/{ADAPTER} --rank 2 --output @/out"
+AGGREGATE = "bench aggregate @/seed_42 @/seed_123 @/seed_456 -o @/out --force"
+
+
 def older(folder: Path) -> None:
     """The adapter, and another one where the smaller one goes."""
     adapter(folder)
     write(folder / "out", random_factors(1, (3, 5, 5)))
-
-
-def compress(folder: Path, *more: str) -> int:
-    arguments = ["compress", str(folder / ADAPTER), "--rank", "2", "--output", str(folder / "out"), "--quiet"]
-    return run([*arguments, *more])
-
-
-def compress_over(folder: Path) -> int:
-    return compress(folder, "--force")
 
 
 def before_audit(folder: Path) -> None:
@@ -108,17 +115,9 @@ def before_audit(folder: Path) -> None:
     (folder / "audit.json").write_text("{}\n", encoding="utf-8")
 
 
-def audit(folder: Path) -> int:
-    return run(["audit", str(folder / ADAPTER), "-o", str(folder / "audit.json"), "--force", "--quiet"])
-
-
 def before_append(folder: Path) -> None:
     adapter(folder)
     telemetry(folder)
-
-
-def append(folder: Path) -> int:
-    return run(["audit", str(folder / ADAPTER), "--append", str(folder / "run.jsonl"), "--quiet"])
 
 
 def telemetry(folder: Path, steps: int = 40) -> None:
@@ -133,20 +132,9 @@ def telemetry(folder: Path, steps: int = 40) -> None:
     writer.close()
 
 
-def long_telemetry(folder: Path) -> None:
-    telemetry(folder, steps=240)
-
-
 def before_aggregate(folder: Path) -> None:
     bench_sample.save_seeds(folder)
-    aggregate(folder)
-
-
-def aggregate(folder: Path) -> int:
-    """FAIL, or whatever the three seeds are worth, is a result."""
-    folders = [str(folder / f"seed_{seed}") for seed in bench_sample.SEEDS]
-    code = run(["bench", "aggregate", *folders, "-o", str(folder / "out"), "--force", "--quiet"])
-    return 0 if code in (ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE) else code
+    command(AGGREGATE)(folder)
 
 
 def stage(folder: Path, rank: int = 2) -> None:
@@ -166,21 +154,22 @@ def stage(folder: Path, rank: int = 2) -> None:
         stages.done("eval", {"rank": rank}, second, resumable=False)
 
 
-def before_stage(folder: Path) -> None:
-    stage(folder, rank=1)
-
-
 WRITERS = (
-    Writer("compress", adapter, compress, ("out",), again=compress_over),
-    Writer("compress --force", older, compress_over, ("out",)),
-    Writer("audit --output", before_audit, audit, ("audit.json",)),
-    Writer("audit --append", before_append, append, ("run.jsonl",), appends=True),
+    Writer("compress", adapter, command(COMPRESS), ("out",), again=command(f"{COMPRESS} --force")),
+    Writer("compress --force", older, command(f"{COMPRESS} --force"), ("out",)),
+    Writer(
+        "audit --output", before_audit, command(f"audit @/{ADAPTER} -o @/audit.json --force"), ("audit.json",)
+    ),
+    Writer(
+        "audit --append", before_append, command(f"audit @/{ADAPTER} --append @/run.jsonl"), ("run.jsonl",),
+        appends=True,
+    ),
     Writer("telemetry", nothing, as_verb(telemetry), ("run.jsonl",), appends=True),
     Writer("records", nothing, as_verb(evaluate), ("first.jsonl", "second.jsonl")),
     Writer("stages", nothing, as_verb(stage), ("seed/train/weights", "seed/eval/score")),
     Writer(
         "stages made again",
-        before_stage,
+        partial(stage, rank=1),
         as_verb(stage),
         ("seed/train/manifest.json", "seed/eval/manifest.json"),
         removes=True,
@@ -188,14 +177,14 @@ WRITERS = (
     Writer(
         "bench aggregate",
         before_aggregate,
-        aggregate,
+        command(AGGREGATE),
         ("out/bench_aggregate.json", "out/bench_aggregate.md"),
         result=("out/bench_aggregate.json", "out/bench_aggregate.md"),  # digests are those of times as well
     ),
+)  # fmt: skip
+LONG = Writer(
+    "telemetry of 240 steps", nothing, as_verb(partial(telemetry, steps=240)), ("run.jsonl",), appends=True
 )
-
-
-LONG = Writer("telemetry of 240 steps", nothing, as_verb(long_telemetry), ("run.jsonl",), appends=True)
 """Only killed: a refused line is as good as another."""
 
 

@@ -94,7 +94,7 @@ def test_a_screen_fits_its_width_and_color_adds_nothing_else(name):
     view = View(full=True)
     for width in (20, 60, 80, 100, 250):
         text = report.to_text(width=width, view=view)
-        assert max(map(cell_len, text.splitlines())) <= max(70 if name == "FleetReport" else 60, width)
+        assert max(map(cell_len, text.splitlines())) <= max(100 if name == "FleetReport" else 60, width)
         assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
     colored = report.to_text(color=True, view=view)
     assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == report.to_text(view=view) != colored

@@ -127,7 +127,7 @@ TITLES = {
     "EvidenceReport": "Evidence: b.jsonl against a.jsonl",
     "ComparisonReport": "Comparison of runs/seed-42 and runs/seed-123",
     "AuditReport": "Audit of ./my-adapter",
-    "FleetReport": "Fleet: 3 of 4 adapters measured",
+    "FleetReport": "Fleet: 9 of 10 adapters measured",
     "run": "Training run good.jsonl",
     "thousand modules": "Audit of ./my-adapter",
 }
