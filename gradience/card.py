@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
-from gradience.audit.adapter import audit_adapter
+from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import COPIED_CARD, DISTILL_REPORT, compressed_opening, distilled_opening
 from gradience.digests import sha256_file
@@ -163,7 +163,7 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         if merge is not None:
             opening = [markdown.render(card_blocks(merge)).rstrip()]
         if not opening:
-            rows = _measured(audit_adapter(folder))
+            rows = _measured(audit_opened(adapter))
         rows += [("reference adapter", f"sha256 {source}")] if source else []
         evaluated = _evaluated(folder, sha256, evaluation)
         rows += [] if evaluated is None else _evaluation(*evaluated)

@@ -239,6 +239,17 @@ class Adapter(Closing):
         self.stack.close()
 
     @property
+    def folder(self) -> Path:
+        """Folder that PEFT loads: that of its config."""
+        assert self.config is not None
+        return self.config.path.parent
+
+    @property
+    def lora_params(self) -> int:
+        """LoRA parameters of all modules."""
+        return sum(pair.params for pair in self.pairs)
+
+    @property
     def bytes(self) -> int:
         """Size of the weights on disk."""
         return self.pickle.stat().st_size if self.pickle else sum(file.size for file in self.files)

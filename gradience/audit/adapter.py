@@ -259,7 +259,7 @@ def audit_opened(
         coverage=Coverage(
             tensors=len(entries),
             params=sum(entry.params for _, entry in entries),
-            audited_params=sum(pair.params for pair in opened.pairs),
+            audited_params=opened.lora_params,
             other_params=sum(note.params for note in opened.other),
             unaudited_params=sum(note.params for note in opened.unaudited),
             other=_notes(opened.other),

@@ -54,7 +54,8 @@ def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
     else:
         rows = encode_pairs(tokenizer, inputs.rows.all, request.max_length, request.completion_tokens)
     longest = max(len(row.ids) + (request.completion_tokens if not row.scored else 0) for row in rows)
-    needs = needs_of(inputs.ranks.values(), len(rows), longest * request.batch_size)
+    pairs = inputs.adapter.pairs
+    needs = needs_of((pair.rank for pair in pairs), len(rows), longest * request.batch_size)
     return CalibrationForecast(
         adapter_path=path_text(request.adapter),
         base=path_text(inputs.model.name),
@@ -65,7 +66,7 @@ def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
         sampled_completions=inputs.to_sample,
         longest=longest,
         batch_size=request.batch_size,
-        modules=len(inputs.ranks),
+        modules=len(pairs),
         process_bytes=process_bytes(request.device),
         weights_bytes=_weights_bytes(inputs.model, inputs.labels, request.device),
         file_bytes=needs.file,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.adapter import Adapter
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError, require_installed
-from gradience.evaluate.adapters import AdapterInput, adapter_input, model_of
+from gradience.evaluate.adapters import AdapterInput, model_of
 from gradience.files.shared_names import path_text
 from gradience.models.chat import chat_template
 from gradience.models.locate import locate
@@ -43,13 +44,12 @@ class CalibrateInputs:
     """Everything that can be known before the base is loaded."""
 
     request: CalibrateSettings
-    folder: Path
+    adapter: Adapter
+    """Open, in PEFT's format."""
     kind: Kind
     model: ModelSettings
     labels: int | None
     rows: CalibrationRows
-    ranks: Mapping[str, int]
-    """Module -> rank."""
     notes: tuple[str, ...] = ()
     """Remarks to read before anything is run."""
 
@@ -61,8 +61,10 @@ class CalibrateInputs:
         return sum(row.more is None for row in self.rows.all)
 
 
-def read_inputs(request: CalibrateSettings, teacher: AdapterInput | None = None) -> CalibrateInputs:
-    """Read adapter and rows. The tokenizer is loaded, the base is not.
+def read_inputs(
+    request: CalibrateSettings, opened: Adapter, teacher: AdapterInput | None = None
+) -> CalibrateInputs:
+    """Read the rows and check the open adapter of the request. The tokenizer is loaded, the base is not.
 
     teacher: an adapter of the same base, whose tokenizer is used if the request's own has none.
 
@@ -71,7 +73,7 @@ def read_inputs(request: CalibrateSettings, teacher: AdapterInput | None = None)
     """
     require_installed(*LIBRARIES, extra="hf")
     path, prompts = Path(request.adapter), Path(request.prompts)
-    adapter = adapter_input(path.name, path, tokenizer=request.tokenizer != "base")
+    adapter = AdapterInput.of(path.name, path, opened)
     adapters = [adapter] if teacher is None else [adapter, teacher]
     kind = _kind(request, adapter.fields.get("task_type"))
     labels = _labels(adapter) if kind == "sequence_classification" else None
@@ -92,7 +94,7 @@ def read_inputs(request: CalibrateSettings, teacher: AdapterInput | None = None)
         for note in notes:
             request.note(note)
     rows = read_rows(prompts, kind, tokenizer, request.limit, request.left_out)
-    return CalibrateInputs(request, adapter.folder, kind, model, labels, rows, adapter.modules, notes)
+    return CalibrateInputs(request, opened, kind, model, labels, rows, notes)
 
 
 def _kind(request: CalibrateSettings, task_type: object) -> Kind:

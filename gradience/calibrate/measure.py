@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradience.adapters.adapter import LoraPair
-from gradience.adapters.formats import open_adapter
 from gradience.calibrate.batches import (
     Batch,
     EncodedRow,
@@ -306,8 +305,9 @@ def measured(inputs: CalibrateInputs, watch: Stopwatch, progress: Progress | Non
     """The calibration. Raises InputError (`nothing-calibrated`), and what loading the base and encoding rows raise."""
     request = inputs.request
     engine = TransformersEngine.load(inputs.model, labels=inputs.labels, device=request.device)
-    engine.add(ADAPTER, inputs.folder)
-    with engine.using(ADAPTER) as model, open_adapter(inputs.folder) as opened:
+    opened = inputs.adapter
+    engine.add(ADAPTER, opened.folder)
+    with engine.using(ADAPTER) as model:
         model.requires_grad_(False)
         selects = np.array(inputs.rows.selects)
         sizes = inputs.to_sample, int(selects.sum()), len(selects)

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from gradience.audit.adapter import audit_adapter
+from gradience.adapters.formats import open_adapter
+from gradience.audit.adapter import audit_opened
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.files.whole import already_exists
@@ -34,12 +35,13 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
     output = None if settings.dry_run else required_output(settings.output)
     if output is not None and output.exists() and not settings.force:
         raise already_exists(output)
-    inputs = read_inputs(settings)
-    if output is None:
-        from gradience.calibrate.forecast import forecast_calibration
+    with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
+        inputs = read_inputs(settings, opened)
+        if output is None:
+            from gradience.calibrate.forecast import forecast_calibration
 
-        return forecast_calibration(inputs)
-    return calibrate(inputs, output)
+            return forecast_calibration(inputs)
+        return calibrate(inputs, output)
 
 
 def calibrate(inputs: CalibrateInputs, output: Path) -> Calibration:
@@ -52,7 +54,7 @@ def calibrate(inputs: CalibrateInputs, output: Path) -> Calibration:
     watch = Stopwatch(settings.command)
     with memory_errors(batches=True), memory():
         calibration = measured(inputs, watch, settings.progress)
-    facts, audited = calibration.report, audit_adapter(inputs.folder)
+    facts, audited = calibration.report, audit_opened(inputs.adapter)
     if not facts.routing:
         sizes = curve(with_calibration(audited, modules_of(audited), calibration), facts)
         calibration = replace(calibration, report=facts.model_copy(update={"sizes": sizes}))

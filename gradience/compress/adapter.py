@@ -125,22 +125,10 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
         )
 
 
-def rehearse_compression(
-    adapter: str | os.PathLike[str],
-    plan: CompressionPlan,
-    *,
-    base_model: str | os.PathLike[str] | None = None,
-    calibration: Calibration | None = None,
-) -> None:
-    """Raise what `write_compressed` would raise before it writes, for the same keywords; reads only the headers."""
-    with open_adapter(Path(adapter)) as opened:
-        lay_out(opened, plan, base_model=base_model, calibration=calibration)
-
-
 def write_compressed(
-    adapter: str | os.PathLike[str] | Adapter,
+    opened: Adapter,
     plan: CompressionPlan,
-    output: str | os.PathLike[str],
+    target: Path,
     *,
     encoding: Encoding | None = None,
     dtype: str | None = None,
@@ -153,38 +141,26 @@ def write_compressed(
     documents: Documents | None = None,
     command: str = "",
 ) -> CompressionReport:
-    """Write an adapter, which may be open already, at the ranks of `plan` to the folder `output`.
+    """Write an open adapter at the ranks of `plan` to the folder `target`.
 
     The other keywords are those of `compress_adapter`; a calibration is the one that the plan was made with.
 
     Returns the report, which is also written to the folder. Raises what `compress_adapter` raises.
     """
-    source = adapter.location.path if isinstance(adapter, Adapter) else Path(adapter)
-    target = Path(output)
+    source = opened.location.path
     watch = Stopwatch(command)
     check_output(target, source, force=force)
     refuse_foreign_files(target, names_beside(source))
-    with ExitStack() as stack:
-        opened = adapter if isinstance(adapter, Adapter) else stack.enter_context(open_adapter(source))
-        layout = lay_out(
-            opened,
-            plan,
-            encoding=encoding,
-            dtype=dtype,
-            base_model=base_model,
-            calibration=calibration,
-        )
-        work = (
-            (
-                job.pair,
-                compress_bytes(job.pair, job.new_rank, job.stored_bytes, dora=job.magnitude is not None),
-            )
-            for job in layout.jobs
-        )
-        fitting = workers_within(max_memory, [opened], work, workers)
-        pool = stack.enter_context(worker_threads(fitting))
+    layout = lay_out(
+        opened, plan, encoding=encoding, dtype=dtype, base_model=base_model, calibration=calibration
+    )
+    work = (
+        (job.pair, compress_bytes(job.pair, job.new_rank, job.stored_bytes, dora=job.magnitude is not None))
+        for job in layout.jobs
+    )
+    fitting = workers_within(max_memory, [opened], work, workers)
+    with worker_threads(fitting) as pool, whole_folder(target, force=force) as folder, ExitStack() as stack:
         digest = pool.submit(opened.sha256)
-        folder = stack.enter_context(whole_folder(target, force=force))
         weights = write_weights(folder / WEIGHTS, opened, layout, pool, 4 * fitting, progress)
         if plan.adapter_sha256 != digest.result():
             raise another_adapter(
@@ -201,7 +177,7 @@ def write_compressed(
             folder, compressed_opening(results["modules"], results["measured_error"], plan.strength)
         )
         report = CompressionReport(
-            source_path=path_text(opened.location.path),
+            source_path=path_text(source),
             source_sha256=digest.result(),
             source=hub_source(opened.source),
             output_path=path_text(target),

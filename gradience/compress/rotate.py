@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.tensors import NewTensor, WeightsWriter, decode, encode, pieces
 from gradience.errors import InputError
@@ -38,20 +37,20 @@ def rotated(
     return stacked_A.reshape(like.a.entry.shape), stacked_B.reshape(like.b.entry.shape)
 
 
-def write_rotated(source: Path, output: Path, *, seed: int = 0) -> None:
-    """Write the adapter at `source` with rotated factors to the folder `output`, each in its own storage type.
+def write_rotated(adapter: Adapter, output: Path, *, seed: int = 0) -> None:
+    """Write an open adapter with rotated factors to the folder `output`, each in its own storage type.
 
     All other tensors and the config stay. Raises InputError (`not-rotatable`) for a grouped convolution, whose B is
     block-diagonal.
     """
-    with open_adapter(source) as adapter, whole_folder(output, force=True) as folder:
-        grouped = next((pair.module for pair in adapter.pairs if pair.groups > 1), None)
-        if grouped is not None:
-            raise InputError(
-                f"{source}: {grouped} is a grouped convolution, which has no other factors",
-                code="not-rotatable",
-                hint="nothing to do: there is no rewrite control for this adapter",
-            )
+    grouped = next((pair.module for pair in adapter.pairs if pair.groups > 1), None)
+    if grouped is not None:
+        raise InputError(
+            f"{adapter.location.path}: {grouped} is a grouped convolution, which has no other factors",
+            code="not-rotatable",
+            hint="nothing to do: there is no rewrite control for this adapter",
+        )
+    with whole_folder(output, force=True) as folder:
         _write(folder / WEIGHTS, adapter, np.random.default_rng(seed))
         assert adapter.config is not None
         shutil.copyfile(adapter.config.path, folder / CONFIG)

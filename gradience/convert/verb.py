@@ -93,7 +93,7 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
             output_sha256=written.sha256,
             to=settings.to,
             modules=len(opened.pairs),
-            lora_params=sum(pair.params for pair in opened.pairs),
+            lora_params=opened.lora_params,
             bytes=written.bytes,
             tensors=written.tensors,
             renamed=written.renamed,

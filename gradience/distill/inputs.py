@@ -9,11 +9,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from gradience.adapters.adapter import Adapter
-from gradience.adapters.formats import open_adapter
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import DistillSettings
 from gradience.errors import UsageError
-from gradience.evaluate.adapters import adapter_input
+from gradience.evaluate.adapters import AdapterInput
 
 Row = TypeVar("Row")
 FEWEST = 16
@@ -30,12 +29,10 @@ class DistillInputs:
 
     request: DistillSettings
     student: CalibrateInputs
-    teacher: Path
-    """Its folder."""
+    teacher: Adapter
+    """Open, in PEFT's format."""
     student_sha256: str
     teacher_sha256: str
-    student_params: int
-    teacher_params: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +56,8 @@ def split(rows: Sequence[Row], seed: int) -> Parts[Row]:
     )
 
 
-def read_distill_inputs(request: DistillSettings) -> DistillInputs:
-    """Read both adapters and the rows. The base's tokenizer is loaded, the base is not.
+def read_distill_inputs(request: DistillSettings, student: Adapter, teacher: Adapter) -> DistillInputs:
+    """Read the rows and check both adapters. The base's tokenizer is loaded, the base is not.
 
     Raises UsageError (`not-smaller`, `same-adapter`, `other-base`, `other-modules`, `too-few-rows`), and what
     `read_inputs` raises.
@@ -72,27 +69,23 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
             hint="give a positive number, such as --lr 3e-4",
         )
     student_path, teacher_path = Path(request.adapter), Path(request.teacher)
-    with (
-        open_adapter(student_path) as student,
-        open_adapter(teacher_path, tokenizer=request.tokenizer != "base") as teacher,
-    ):
-        digests = student.sha256(), teacher.sha256()
-        if digests[0] == digests[1]:
-            raise UsageError(
-                f"{student_path} and {teacher_path} hold the same weights",
-                code="same-adapter",
-                hint="give the smaller adapter first, and the reference adapter as --teacher",
-            )
-        _refuse_unlike(student, teacher, student_path, teacher_path)
-        params = [sum(pair.params for pair in adapter.pairs) for adapter in (student, teacher)]
-    if params[0] >= params[1]:
+    digests = student.sha256(), teacher.sha256()
+    if digests[0] == digests[1]:
         raise UsageError(
-            f"{student_path} has {params[0]:,} LoRA parameters, but its teacher has {params[1]:,}",
+            f"{student_path} and {teacher_path} hold the same weights",
+            code="same-adapter",
+            hint="give the smaller adapter first, and the reference adapter as --teacher",
+        )
+    _refuse_unlike(student, teacher, student_path, teacher_path)
+    if student.lora_params >= teacher.lora_params:
+        raise UsageError(
+            f"{student_path} has {student.lora_params:,} LoRA parameters, but its teacher has"
+            f" {teacher.lora_params:,}",
             code="not-smaller",
             hint="give the smaller adapter first, and the reference adapter as --teacher",
         )
-    reference = adapter_input(teacher_path.name, teacher_path)
-    inputs = read_inputs(request.student, reference)
+    reference = AdapterInput.of(teacher_path.name, teacher_path, teacher)
+    inputs = read_inputs(request.student, student, reference)
     rows = len(inputs.rows.all)
     if rows < FEWEST:
         raise UsageError(
@@ -100,7 +93,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
             code="too-few-rows",
             hint="give a few hundred prompts like those that the adapter will see",
         )
-    return DistillInputs(request, inputs, reference.folder, *digests, *params)
+    return DistillInputs(request, inputs, teacher, *digests)
 
 
 def may_be_one_base(first: str, second: str) -> bool:

@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.calibrate.batches import Batch, EncodedRow, batches_of
 from gradience.calibrate.measure import counter, encoded_rows, length_of
@@ -189,12 +188,12 @@ def write_distilled(
 ) -> DistillReport:
     """Distill the adapter, and write it with its report to the folder `output`: weights, config, its other files."""
     request, student = inputs.request, inputs.student
-    settings, source = student.request, student.folder
+    settings, source = student.request, student.adapter.folder
     with safe_open(str(source / WEIGHTS), framework="pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
     engine = TransformersEngine.load(student.model, labels=student.labels, device=settings.device)
-    engine.add(TEACHER, inputs.teacher)
+    engine.add(TEACHER, inputs.teacher.folder)
     engine.add(STUDENT, source)
     with engine.using(STUDENT) as model:
         factors = factors_of(model)
@@ -235,14 +234,12 @@ def write_distilled(
         weights = save(stored, metadata)
     tokens = np.array([row.scored for row in parts.held_out], dtype=np.int64)
     writes = student.kind != "sequence_classification"
-    with open_adapter(source) as opened, whole_folder(output, force=force) as folder:
+    with whole_folder(output, force=force) as folder:
         (folder / WEIGHTS).write_bytes(weights)
         (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
-        carried, left_out = carry_files(opened.location, folder)
+        carried, left_out = carry_files(student.adapter.location, folder)
         if improved:
             annotate(folder, distilled_opening(best.step))
-        with open_adapter(folder) as written:
-            digest = written.sha256()
         report = DistillReport(
             **{
                 name: engine.facts[name]
@@ -252,8 +249,8 @@ def write_distilled(
             adapter_sha256=inputs.student_sha256,
             teacher_path=path_text(request.teacher),
             teacher_sha256=inputs.teacher_sha256,
-            teacher_params=inputs.teacher_params,
-            trained_params=inputs.student_params,
+            teacher_params=inputs.teacher.lora_params,
+            trained_params=student.adapter.lora_params,
             kind=student.kind,
             notes=student.notes,
             prompts=path_text(settings.prompts),
@@ -291,7 +288,7 @@ def write_distilled(
             ),
             scored_tokens=int(tokens.sum()),
             output_path=path_text(output),
-            output_sha256=digest,
+            output_sha256=sha256_file(folder / WEIGHTS),
             carried_files=tuple(carried),
             left_out_files=tuple(left_out),
             run=watch.run_info(),

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from gradience.adapters.formats import open_adapter
 from gradience.calibrate.settings import DistillSettings
 from gradience.compress.carry import refuse_foreign_files
 from gradience.distill.inputs import DistillInputs, read_distill_inputs, split
@@ -33,14 +34,19 @@ def distill_adapter(settings: DistillSettings) -> DistillReport | DistillForecas
     Raises InputError if adapters, rows or base cannot be used, UsageError for contradictory options,
     MissingExtra, OutputError for disk and memory errors.
     """
-    if settings.dry_run:
-        return forecast_distill(read_distill_inputs(settings))
-    output = required_output(settings.output, "DIR")
-    beside = Path(settings.adapter)
-    for source in (beside, Path(settings.teacher)):
-        check_output(output, source, force=settings.force)
-    refuse_foreign_files(output, os.listdir(beside) if beside.is_dir() else ())
-    return distill(read_distill_inputs(settings), output)
+    adapter, teacher = Path(settings.adapter), Path(settings.teacher)
+    output = None if settings.dry_run else required_output(settings.output, "DIR")
+    if output is not None:
+        for source in (adapter, teacher):
+            check_output(output, source, force=settings.force)
+        refuse_foreign_files(output, os.listdir(adapter) if adapter.is_dir() else ())
+    tokenizer = settings.tokenizer != "base"
+    with (
+        open_adapter(adapter, tokenizer=tokenizer) as smaller,
+        open_adapter(teacher, tokenizer=tokenizer) as reference,
+    ):
+        inputs = read_distill_inputs(settings, smaller, reference)
+        return forecast_distill(inputs) if output is None else distill(inputs, output)
 
 
 def distill(inputs: DistillInputs, output: Path) -> DistillReport:
@@ -67,7 +73,8 @@ def forecast_distill(inputs: DistillInputs) -> DistillForecast:
 
     rows = forecast_calibration(inputs.student)
     parts = split(inputs.student.rows.all, inputs.student.request.seed)
-    trained = inputs.request.steps * rows.batch_size
+    examples = inputs.request.steps * rows.batch_size
+    trained, teacher = inputs.student.adapter.lora_params, inputs.teacher.lora_params
     measured = (CHECKS + 1) * len(parts.stopping) + 2 * len(parts.held_out)
     return DistillForecast(
         adapter_path=rows.adapter_path,
@@ -83,11 +90,11 @@ def forecast_distill(inputs: DistillInputs) -> DistillForecast:
         longest=rows.longest,
         batch_size=rows.batch_size,
         steps=inputs.request.steps,
-        forward_examples=2 * (trained + measured),
-        backward_examples=trained,
-        teacher_params=inputs.teacher_params,
-        trained_params=inputs.student_params,
+        forward_examples=2 * (examples + measured),
+        backward_examples=examples,
+        teacher_params=teacher,
+        trained_params=trained,
         process_bytes=rows.process_bytes,
         weights_bytes=rows.weights_bytes,
-        held_bytes=4 * inputs.teacher_params + 5 * 4 * inputs.student_params,
+        held_bytes=4 * teacher + 5 * 4 * trained,
     )

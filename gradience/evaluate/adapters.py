@@ -1,4 +1,4 @@
-"""Adapters of an evaluation: a short name and the facts from the files of each. Each adapter is opened once."""
+"""Adapters of an evaluation: a short name and the facts from the files of each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.formats import open_adapter, require_peft
 from gradience.digests import sha256_file
@@ -59,6 +60,42 @@ class AdapterInput:
     labels: frozenset[int] = frozenset()
     """Rows of the matrices of a classifier's head that it stores."""
 
+    @classmethod
+    def of(cls, name: str, given: Path, opened: Adapter) -> AdapterInput:
+        """Return the facts of an open adapter. Raises InputError (`no-config`, and what `require_peft` raises)."""
+        config = opened.config
+        if config is None:
+            raise InputError(
+                f"{given}: there is no adapter_config.json beside the weights",
+                code="no-config",
+                hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
+            )
+        require_peft(opened)
+        shapes = {entry_name: entry.shape for entry_name, entry in opened.entries()}
+        modules = {pair.module: pair.rank for pair in opened.pairs}
+        lora = opened.lora_params
+        return cls(
+            name,
+            given,
+            AdapterIdentity.of(opened.folder),
+            ranks=(min(modules.values(), default=0), max(modules.values(), default=0)),
+            lora_params=lora,
+            other_params=sum(entry.params for _, entry in opened.entries()) - lora,
+            base_model=config.base_model,
+            fields=config.fields,
+            modules=modules,
+            sizes={pair.module: (pair.rows, pair.columns) for pair in opened.pairs},
+            tokens=stored_tokens(shapes),
+            labels=frozenset(
+                shape[0]
+                for entry_name, shape in shapes.items()
+                if entry_name.endswith(".weight")
+                and "lora_" not in entry_name
+                and len(shape) == 2
+                and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in entry_name.split("."))
+            ),
+        )
+
     @property
     def folder(self) -> Path:
         """PEFT's folder."""
@@ -68,29 +105,6 @@ class AdapterInput:
     def bytes(self) -> int:
         """Its size in float32."""
         return 4 * (self.lora_params + self.other_params)
-
-
-def adapter_inputs(
-    paths: Sequence[Path], *, tokenizer: bool = False, local: bool = True
-) -> tuple[AdapterInput, ...]:
-    """Read adapters. local: they are folders; else a path that is not a folder is a name that the engine knows.
-
-    Raises UsageError (`no-adapter`, `same-adapter`), and what `adapter_input` raises.
-    """
-    if not paths:
-        raise UsageError("no adapter given", code="no-adapter", hint="name at least one adapter folder")
-    whole = [path.resolve() for path in paths]
-    for place, path in enumerate(whole):
-        if path in whole[:place]:
-            raise UsageError(
-                f"{paths[place]} is given twice", code="same-adapter", hint="name each adapter once"
-            )
-    return tuple(
-        adapter_input(name, path, tokenizer=tokenizer)
-        if local or path.exists()
-        else AdapterInput(name, path, AdapterIdentity(path))
-        for name, path in zip(short_names(whole), paths, strict=True)
-    )
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -125,43 +139,12 @@ def _differ(names: Sequence[str]) -> bool:
 
 
 def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterInput:
-    """Read the adapter at `path`, to be called `name`. Raises InputError (`no-config`), and what reading raises.
+    """Read the adapter at `path`, to be called `name`. Raises what `open_adapter` and `AdapterInput.of` raise.
 
     tokenizer: of a name on the hub, fetch the tokenizer beside the weights as well.
     """
-    with open_adapter(path, tokenizer=tokenizer) as adapter:
-        config = adapter.config
-        if config is None:
-            raise InputError(
-                f"{path}: there is no adapter_config.json beside the weights",
-                code="no-config",
-                hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
-            )
-        require_peft(adapter)
-        shapes = {entry_name: entry.shape for entry_name, entry in adapter.entries()}
-        modules = {pair.module: pair.rank for pair in adapter.pairs}
-        lora = sum(pair.params for pair in adapter.pairs)
-        return AdapterInput(
-            name,
-            path,
-            AdapterIdentity.of(config.path.parent),
-            ranks=(min(modules.values(), default=0), max(modules.values(), default=0)),
-            lora_params=lora,
-            other_params=sum(entry.params for _, entry in adapter.entries()) - lora,
-            base_model=config.base_model,
-            fields=config.fields,
-            modules=modules,
-            sizes={pair.module: (pair.rows, pair.columns) for pair in adapter.pairs},
-            tokens=stored_tokens(shapes),
-            labels=frozenset(
-                shape[0]
-                for entry_name, shape in shapes.items()
-                if entry_name.endswith(".weight")
-                and "lora_" not in entry_name
-                and len(shape) == 2
-                and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in entry_name.split("."))
-            ),
-        )
+    with open_adapter(path, tokenizer=tokenizer) as opened:
+        return AdapterInput.of(name, path, opened)
 
 
 def model_of(settings: BaseSettings, adapter: AdapterInput, kind: ModelType) -> ModelSettings:

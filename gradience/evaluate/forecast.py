@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from gradience.errors import InputError
+from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
@@ -152,13 +153,19 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
 # ---------------------------------------------------------------- preview
 
 
-def read_preview(request: EvaluateSettings, *, name: str = "", is_guard: bool = False) -> EvaluateInputs:
+def read_preview(
+    request: EvaluateSettings,
+    adapters: tuple[AdapterInput, ...] | None = None,
+    *,
+    name: str = "",
+    is_guard: bool = False,
+) -> EvaluateInputs:
     """Read the inputs of a preview: of a file of examples only its first rows. Raises as `read_inputs` does."""
     if request.data is None:
-        return read_inputs(request, name=name, is_guard=is_guard)
+        return read_inputs(request, adapters, name=name, is_guard=is_guard)
     limit = min(request.limit or PREVIEWED, PREVIEWED)
     with first_rows(PREVIEWED):
-        inputs = read_inputs(replace(request, limit=limit), name=name, is_guard=is_guard)
+        inputs = read_inputs(replace(request, limit=limit), adapters, name=name, is_guard=is_guard)
     if len(inputs.examples) < PREVIEWED:
         return inputs
     return replace(inputs, notes=(*inputs.notes, f"a preview reads at most {PREVIEWED:,} examples of a file"))

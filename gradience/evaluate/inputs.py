@@ -13,7 +13,7 @@ from typing import Any
 from gradience import tasks
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError, require
-from gradience.evaluate.adapters import AdapterInput, adapter_inputs, model_of
+from gradience.evaluate.adapters import AdapterIdentity, AdapterInput, adapter_input, model_of, short_names
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import RECORDS_OF
 from gradience.evaluate.kept import MANIFEST, RECORDS
@@ -142,20 +142,45 @@ class EvaluateInputs:
         return self.request.max_length or TEXT_TOKENS
 
 
-def read_inputs(request: EvaluateSettings, *, name: str = "", is_guard: bool = False) -> EvaluateInputs:
+def read_adapters(request: EvaluateSettings) -> tuple[AdapterInput, ...]:
+    """Read the adapters. If the engine is a server, a path that is not a folder is a name that it knows.
+
+    Raises UsageError (`no-adapter`, `same-adapter`), and what `adapter_input` raises.
+    """
+    paths, local = paths_of(request.adapters), request.engine in OURS or engine(request.engine).local
+    if not paths:
+        raise UsageError("no adapter given", code="no-adapter", hint="name at least one adapter folder")
+    whole = [path.resolve() for path in paths]
+    for place, path in enumerate(whole):
+        if path in whole[:place]:
+            raise UsageError(
+                f"{paths[place]} is given twice", code="same-adapter", hint="name each adapter once"
+            )
+    return tuple(
+        adapter_input(name, path, tokenizer=request.tokenizer != "base")
+        if local or path.exists()
+        else AdapterInput(name, path, AdapterIdentity(path))
+        for name, path in zip(short_names(whole), paths, strict=True)
+    )
+
+
+def read_inputs(
+    request: EvaluateSettings,
+    adapters: tuple[AdapterInput, ...] | None = None,
+    *,
+    name: str = "",
+    is_guard: bool = False,
+) -> EvaluateInputs:
     """Read and check adapters, examples, and the base's small files. No model is loaded.
 
-    name: name of the data set, if there are several. is_guard: True for a guard.
+    adapters: those of the request, if they have been read. name: name of the data set, if there are several.
+    is_guard: True for a guard.
 
-    Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
-    `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.
+    Raises UsageError (`no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`, `engine-cannot`), InputError
+    (`labels-differ`), and what `read_adapters`, tasks and the engine's `inspect` raise.
     """
     requested, request = request, replace(request, limit=_planned_limit(request))
-    adapters = adapter_inputs(
-        paths_of(request.adapters),
-        tokenizer=request.tokenizer != "base",
-        local=request.engine in OURS or engine(request.engine).local,
-    )
+    adapters = adapters or read_adapters(request)
     if request.prompts is not None and (request.data is not None or request.task is not None):
         raise UsageError(
             "prompts without answers and examples with answers cannot be evaluated together",

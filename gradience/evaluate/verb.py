@@ -23,7 +23,7 @@ from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
-from gradience.evaluate.inputs import EvaluateInputs, read_inputs
+from gradience.evaluate.inputs import EvaluateInputs, read_adapters, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims, count_test
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order, report_of
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings, has_several, sets_of
@@ -231,14 +231,20 @@ def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
     }
 
 
-def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[EvaluateInputs, ...]:
-    """Read and check every data set; no model is loaded. Raises as `sets_of` and `read_inputs` do."""
-    output = None if settings.output is None else Path(settings.output)
-    read = read_preview if preview else read_inputs
+def read_sets(
+    settings: EvaluateSettings, adapters: tuple[AdapterInput, ...] | None = None
+) -> tuple[EvaluateInputs, ...]:
+    """Read and check every data set; no model is loaded. Raises as `sets_of` and `read_inputs` do.
+
+    adapters: those of the settings, if they have been read.
+    """
+    output, named = None if settings.output is None else Path(settings.output), sets_of(settings)
+    adapters = adapters or read_adapters(settings)
+    read = read_preview if settings.preview else read_inputs
     sets = []
-    for each in sets_of(settings):
+    for each in named:
         request = replace(each.settings, with_base=True, output=output and output / each.name)
-        sets.append(read(request, name=each.name, is_guard=each.guard))
+        sets.append(read(request, adapters, name=each.name, is_guard=each.guard))
     return tuple(sets)
 
 
@@ -246,7 +252,7 @@ def evaluate_sets(
     settings: EvaluateSettings,
 ) -> EvaluationSetsReport | EvaluationForecast | EvaluationPreview:
     """Evaluate several data sets on one base. Finished records in the output are reused."""
-    sets = read_sets(settings, preview=settings.preview)
+    sets = read_sets(settings)
     if settings.preview:
         previews = {each.name: preview_evaluation(each) for each in sets[1:]}
         return preview_evaluation(sets[0]).model_copy(update={"others": previews})

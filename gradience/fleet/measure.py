@@ -125,7 +125,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
         modules=len(spectra),
         trained=len(trained),
         unmeasured=missing,
-        params=sum(pair.params for pair in opened.pairs),
+        params=opened.lora_params,
         width=sum(pair.params / pair.rank for pair in opened.pairs),
         not_served=sentence_text(not_served(opened)),
         **common,

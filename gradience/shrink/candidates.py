@@ -1,17 +1,19 @@
 """Candidates: smaller adapters, each known by a size. A new kind is an object like `TRUNCATED` and a line in `KINDS`:
 it chooses ranks otherwise (from a calibration), or starts from another candidate (and distills it)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.calibrate.verb import calibrate
-from gradience.compress.adapter import Documents, rehearse_compression, write_compressed
+from gradience.compress.adapter import Documents, write_compressed
+from gradience.compress.layout import lay_out
 from gradience.digests import sha256_file, sha256_json
 from gradience.distill.inputs import DistillInputs, read_distill_inputs
 from gradience.distill.verb import distill
@@ -32,8 +34,8 @@ from gradience.words import listed
 class CandidateSource:
     """Inputs of the candidates."""
 
-    adapter: Path
-    """PEFT's folder."""
+    adapter: Adapter
+    """Open, in PEFT's format."""
     audit: AuditReport
     base_model: Path | None = None
     """A folder with the base's weights, which a DoRA needs."""
@@ -72,9 +74,7 @@ class TruncatedKind:
     def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         plan = self._ranks(source, rank)
         if plan.new_params < plan.old_params:
-            rehearse_compression(
-                source.adapter, plan, base_model=source.base_model, calibration=source.calibration
-            )
+            lay_out(source.adapter, plan, base_model=source.base_model, calibration=source.calibration)
         return plan
 
     def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
@@ -89,9 +89,8 @@ class TruncatedKind:
         )
 
     def _ranks(self, source: CandidateSource, rank: int) -> CompressionPlan:
-        return plan_compression(
-            source.audit, self.criterion(rank), path=source.adapter, calibration=source.calibration
-        )
+        path = source.adapter.location.path
+        return plan_compression(source.audit, self.criterion(rank), path=path, calibration=source.calibration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +108,20 @@ class Distilled:
         student = folder.with_name(candidate_name(cut, rank))
         cut.make(source, rank, student, documents)
         request = replace(source.distillation, adapter=student, force=True)
-        inputs, mark = read_distill_inputs(request), folder.with_suffix(".sha256")
-        key = _key(inputs)
-
-        def state() -> bytes:
-            files = [folder / WEIGHTS, folder / CONFIG]
-            return " ".join([key, *(sha256_file(file) if file.is_file() else "-" for file in files)]).encode()
-
-        if mark.is_file() and read_file(mark, MAX_SETTINGS_BYTES) == state():
-            return  # distilled before an interruption, from the same inputs
-        distill(inputs, folder)
-        write_whole(mark, [state()])
+        with open_adapter(student) as opened:
+            inputs = read_distill_inputs(request, opened, source.adapter)
+            made_once(
+                lambda: distill(inputs, folder),
+                (folder / WEIGHTS, folder / CONFIG),
+                folder.with_suffix(".sha256"),
+                _key(inputs),
+            )
 
 
 def _key(inputs: DistillInputs) -> str:
     """Return a digest of everything that a distilled adapter depends on."""
     request, student = inputs.request, inputs.student
-    teacher = [inputs.teacher_sha256, sha256_file(inputs.teacher / CONFIG)]
+    teacher = [inputs.teacher_sha256, sha256_file(inputs.teacher.folder / CONFIG)]
     return sha256_json([_decides(student), inputs.student_sha256, teacher, request.steps, request.lr])
 
 
@@ -140,7 +136,7 @@ def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
     ):  # fmt: skip
         del request[name]
     return {
-        "config": sha256_file(inputs.folder / CONFIG),
+        "config": sha256_file(inputs.adapter.folder / CONFIG),
         "prompts": [row.id for row in inputs.rows.all],
         "base": fingerprint_of(inputs.model),
         "numerics": TransformersEngine.numerics(inputs.request.device),
@@ -148,22 +144,29 @@ def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
     }
 
 
-def calibration_on(request: CalibrateSettings, file: Path) -> Calibration:
-    """Return the calibration in `file`, which is made unless it is up to date.
+def calibration_on(request: CalibrateSettings, adapter: Adapter, file: Path) -> Calibration:
+    """Return the calibration of an open adapter in `file`, which is made unless it is up to date.
 
     Raises what `calibrate_adapter` raises.
     """
-    inputs, mark = read_inputs(request), file.with_suffix(".sha256")
-    with open_adapter(inputs.folder) as opened:
-        key = sha256_json([_decides(inputs), opened.sha256()])
+    inputs = read_inputs(request, adapter)
+    key = sha256_json([_decides(inputs), adapter.sha256()])
+    made_once(lambda: calibrate(inputs, file), (file,), file.with_suffix(".sha256"), key)
+    return Calibration.read(file)
+
+
+def made_once(make: Callable[[], object], files: Sequence[Path], mark: Path, key: str) -> None:
+    """Make `files`, unless they are those made before an interruption from the same inputs.
+
+    mark: file that keeps the digests of the inputs (`key`) and of `files`.
+    """
 
     def state() -> bytes:
-        return f"{key} {sha256_file(file) if file.is_file() else '-'}".encode()
+        return " ".join([key, *(sha256_file(file) if file.is_file() else "-" for file in files)]).encode()
 
     if not mark.is_file() or read_file(mark, MAX_SETTINGS_BYTES) != state():
-        calibrate(inputs, file)
+        make()
         write_whole(mark, [state()])
-    return Calibration.read(file)
 
 
 TRUNCATED, CALIBRATED, DISTILLED = TruncatedKind(), TruncatedKind("calibrated", ToSizeOfRank), Distilled()
@@ -215,7 +218,7 @@ def plan_candidates(
     kind = kind or cut_of(source)
     if given is None and suggested(source) is None:
         raise InputError(
-            f"{source.adapter}: the audit suggests no rank",
+            f"{source.adapter.location.path}: the audit suggests no rank",
             code="no-suggestion",
             hint="give --ranks, such as 8,4,2,1; `gradience audit` says why",
         )
@@ -232,7 +235,7 @@ def plan_candidates(
         candidates.append(_planned(kind, rank, plan))
     if not candidates:
         raise UsageError(
-            f"{source.adapter}: no candidate is smaller (the adapter has rank {source.rank})",
+            f"{source.adapter.location.path}: no candidate is smaller (the adapter has rank {source.rank})",
             code="nothing-smaller",
             hint="give --ranks with smaller ranks",
         )

@@ -17,7 +17,6 @@ from gradience.reports.shrink import (
     TestedStatus,
     refusal_of,
 )
-from gradience.shrink.plan import Prepared
 from gradience.shrink.search import GuardResults, TaskResults, TestedCandidate
 
 STATUSES: dict[str | None, TestedStatus] = {
@@ -31,7 +30,8 @@ STATUSES: dict[str | None, TestedStatus] = {
 
 
 def report_of(
-    prepared: Prepared,
+    inputs: EvaluateInputs,
+    plan: ShrinkPlan,
     plan_sha256: str,
     fingerprint_of_base: str,
     results: TaskResults,
@@ -39,7 +39,6 @@ def report_of(
     guards: Sequence[GuardResults] = (),
 ) -> ShrinkReport:
     """Return the report of a search."""
-    inputs, plan = prepared.inputs, prepared.plan
     assert results.reference.answers is not None
     outcomes = tuple(_guard_outcome(plan, guard) for guard in guards)
     candidates = candidates_of(inputs, plan, results, guards)

@@ -4,16 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gradience.audit.adapter import audit_adapter
+from gradience.adapters.adapter import Adapter
+from gradience.audit.adapter import audit_opened
 from gradience.calibrate.inputs import prompt_id
 from gradience.calibrate.inputs import read_inputs as read_prompts
 from gradience.calibrate.settings import DistillSettings
 from gradience.digests import sha256_file
 from gradience.distill.inputs import FEWEST
 from gradience.errors import UsageError
-from gradience.evaluate.adapters import BASE_ROW, AdapterInput
+from gradience.evaluate.adapters import BASE_ROW, AdapterInput, short_names
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
 from gradience.evaluate.kept import RECORDS, RecordStore
@@ -45,43 +46,65 @@ LOOKED = (
 )
 
 
+class Read(NamedTuple):
+    """What a search reads before it is planned."""
+
+    inputs: EvaluateInputs
+    """Reference adapter and test rows."""
+    source: CandidateSource
+    guards: Sequence[EvaluateInputs] = ()
+    """Further data sets on which a candidate must stay within the margin, in test order."""
+    notes: Sequence[str] = ()
+    """On prompts and calibration."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Inputs and plan, before a model is loaded."""
 
     inputs: EvaluateInputs
-    """Reference adapter and test rows."""
     source: CandidateSource
+    guards: Sequence[EvaluateInputs]
     plan: ShrinkPlan
-    guards: Sequence[EvaluateInputs] = ()
-    """Further data sets on which a candidate must stay within the margin, in test order."""
 
 
-def prepare(settings: ShrinkSettings) -> Prepared:
-    """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
-    request, candidates, prompts = settings.evaluation, settings.ranks, None
+def read(settings: ShrinkSettings, opened: Adapter) -> Read:
+    """Audit the open adapter, and read all rows. Raises what reading and auditing raise."""
+    request, prompts = settings.evaluation, None
     if settings.prompts_beside_examples:
         request, prompts = replace(request, prompts=None), settings.prompts
     request, *guarding = _requests(request)
     calibration = calibration_argument(settings.calibration)
-    inputs = replace(read_inputs(replace(request, limit=_planned_limit(settings))), request=request)
-    adapter = inputs.reference
+    adapter = reference_of(settings, opened)
+    inputs = replace(
+        read_inputs(replace(request, limit=_planned_limit(settings)), (adapter,)), request=request
+    )
     guards = [_guard(guard, settings, adapter) for guard in guarding]
     tested = frozenset(_asked(example) for each in (inputs, *guards) for example in each.examples)
-    distillation, left_out = (
-        (None, ()) if prompts is None else distillation_of(request, Path(prompts), tested)
+    distillation, notes = (
+        (None, ()) if prompts is None else distillation_of(request, opened, Path(prompts), tested)
     )
-    source = CandidateSource(
-        adapter.folder, audit_adapter(adapter.folder), calibration=calibration, distillation=distillation
-    )
+    source = CandidateSource(opened, audit_opened(opened), calibration=calibration, distillation=distillation)
     if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
         source = replace(source, base_model=locate(inputs.model).folder)
-    planned, notes = plan_candidates(source, candidates)
+    return Read(inputs, source, guards, (*notes, *notes_on_calibration(calibration, tested)))
+
+
+def reference_of(settings: ShrinkSettings, opened: Adapter) -> AdapterInput:
+    """Return the facts of the open adapter, under its short name. Raises what `AdapterInput.of` raises."""
+    path = Path(settings.adapter)
+    return AdapterInput.of(short_names([path.resolve()])[0], path, opened)
+
+
+def prepare(read: Read, ranks: Sequence[int] | None) -> Prepared:
+    """Plan the candidates of `ranks` (by default, those that the audit suggests). Raises what planning raises."""
+    inputs, source, guards, further = read
+    adapter, calibration, distillation = inputs.reference, source.calibration, source.distillation
+    planned, notes = plan_candidates(source, ranks)
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    notes = (*inputs.notes, *notes, *left_out, *notes_on_calibration(calibration, tested))
-    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=notes))
+    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=(*inputs.notes, *notes, *further)))
     guards = [replace(guard, adapters=(adapter,)) for guard in guards]
     from gradience.statistics.paired import LEVEL
 
@@ -102,7 +125,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
             else "Tango's score test"
         ),
         suggested_rank=suggested(source),
-        given=candidates is not None,
+        given=ranks is not None,
         candidates=planned,
         calibration_sha256=None if calibration is None else calibration.sha256,
         distillation=None
@@ -117,7 +140,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         ),
         guards=tuple(map(planned_set, guards)),
     )
-    return Prepared(inputs, source, plan, guards)
+    return Prepared(inputs, source, guards, plan)
 
 
 def _requests(request: EvaluateSettings) -> list[Any]:
@@ -131,8 +154,8 @@ def _requests(request: EvaluateSettings) -> list[Any]:
 def _guard(guard: NamedSet, settings: ShrinkSettings, adapter: AdapterInput) -> EvaluateInputs:
     """Read a guard. Raises what `read_inputs` raises."""
     request = replace(guard.settings, limit=_planned_limit(settings, guard.name))
-    inputs = read_inputs(request, name=guard.name, is_guard=guard.guard)
-    return with_looks(replace(inputs, request=guard.settings, adapters=(adapter,)))
+    inputs = read_inputs(request, (adapter,), name=guard.name, is_guard=guard.guard)
+    return with_looks(replace(inputs, request=guard.settings))
 
 
 def _planned_limit(settings: ShrinkSettings, guard: str = "") -> int | None:
@@ -186,7 +209,7 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
 
 
 def distillation_of(
-    settings: EvaluateSettings, prompts: Path, tested: frozenset[str]
+    settings: EvaluateSettings, opened: Adapter, prompts: Path, tested: frozenset[str]
 ) -> tuple[DistillSettings, tuple[str, ...]]:
     """Return settings to distill the smallest candidate (defaults of `gradience distill`), and a note on excluded
     prompts.
@@ -198,7 +221,7 @@ def distillation_of(
     adapter = paths_of(settings.adapters)[0]
     base = {**shared(settings, BaseSettings), "max_length": settings.max_length, "left_out": tested}
     distillation = DistillSettings(adapter, teacher=adapter, prompts=prompts, **base)
-    rows = read_prompts(distillation.student).rows
+    rows = read_prompts(distillation.student, opened).rows
     if len(rows.all) < FEWEST:
         raise UsageError(
             f"{prompts}: {len(rows.all)} different rows that are not tested, but distillation needs at least {FEWEST}",

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradience.audit.adapter import audit_adapter
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.formats import open_adapter
+from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import Documents, write_compressed
 from gradience.digests import in_first_half
 from gradience.errors import UsageError
@@ -32,6 +34,7 @@ from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationForecast
 from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.strength import StrengthPoint, StrengthReport
+from gradience.shrink.plan import reference_of
 from gradience.shrink.search import CANDIDATES
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.verb import ADAPTER, documents_of, put_in_place
@@ -50,11 +53,15 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
     evaluating raise.
     """
     refuse(settings)
+    with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
+        return _search(settings, opened)
+
+
+def _search(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | EvaluationForecast:
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
-    check_output(output / ADAPTER, Path(settings.adapter), force=(output / STRENGTH).exists())
-    sets = read_sets(replace(settings.evaluation, output=output))
-    reference = sets[0].reference
-    audit = audit_adapter(reference.folder)
+    reference = reference_of(settings, opened)
+    sets = read_sets(replace(settings.evaluation, output=output), (reference,))
+    audit = audit_opened(opened)
     rank = max((layer.r for layer in audit.layers), default=0)
     points = grid(settings.strengths or STRENGTHS, settings.ranks or (rank,), rank)
     dev, test = zip(*map(split, sets), strict=True)
@@ -66,7 +73,7 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
     documents = documents_of(settings.card)
     with only_one(output):
         for point in points:
-            make(audit, reference.folder, point, rank, output / CANDIDATES / point.name, documents)
+            make(audit, opened, point, rank, output / CANDIDATES / point.name, documents)
         written = {
             point.name: adapter_input(point.name, output / CANDIDATES / point.name) for point in points
         }
@@ -97,7 +104,10 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
 
 
 def refuse(settings: ShrinkSettings) -> None:
-    """Raise UsageError for settings that cannot be combined with a search over strengths."""
+    """Refuse settings that cannot be combined with a search over strengths, and what the output would replace.
+
+    Raises UsageError (`strength-needs-guard`, `strength-alone`, `output-exists`).
+    """
     if not has_several(settings) or not settings.guards:
         raise UsageError(
             "--over strength needs a guard, to measure what the adapter forgets",
@@ -110,6 +120,8 @@ def refuse(settings: ShrinkSettings) -> None:
             code="strength-alone",
             hint="run `gradience shrink` with them first, then search the strength of the adapter it writes",
         )
+    output = settings.folder
+    check_output(output / ADAPTER, Path(settings.adapter), force=(output / STRENGTH).exists())
 
 
 def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[StrengthPoint, ...]:
@@ -130,11 +142,11 @@ def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[S
 
 
 def make(
-    audit: AuditReport, adapter: Path, point: StrengthPoint, rank: int, folder: Path, documents: Documents
+    audit: AuditReport, adapter: Adapter, point: StrengthPoint, rank: int, folder: Path, documents: Documents
 ) -> None:
     """Write one point of the grid to `folder`, replacing it."""
     criterion = ToOwnRanks() if point.rank == rank else ToRank(point.rank)
-    plan = plan_compression(audit, criterion, path=adapter, strength=point.strength)
+    plan = plan_compression(audit, criterion, path=adapter.location.path, strength=point.strength)
     write_compressed(adapter, plan, folder, force=True, documents=documents)
 
 

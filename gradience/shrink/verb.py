@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradience.adapters.adapter import Adapter
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
@@ -40,9 +41,9 @@ from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.reports.strength import StrengthReport
 from gradience.settings import public
-from gradience.shrink.candidates import DISTILLED, calibration_on
+from gradience.shrink.candidates import DISTILLED, CandidateSource, calibration_on
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, write_plan
+from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, read, write_plan
 from gradience.shrink.search import CANDIDATES, maker, search_candidates, search_guards
 from gradience.shrink.settings import CardOf, ShrinkSettings
 
@@ -83,28 +84,32 @@ def shrink_adapter(
         from gradience.shrink.strength import search_strength
 
         return search_strength(settings)
-    calibrates = settings.prompts_beside_examples and settings.calibration is None
-    if settings.dry_run:
-        forecast = forecast_shrink(prepare(settings))
-        notes = (CALIBRATES,) if calibrates else ()
-        return forecast.model_copy(update={"notes": (*forecast.notes, *notes)})
-    refuse_output(Path(settings.adapter), settings.folder)
-    prepared = prepare(settings)
-    if calibrates:
-        prepared = prepare(replace(settings, calibration=_calibration(settings, prepared)))
-    report_notes(settings, prepared.inputs, 1)
-    return shrink(prepared, settings)
+    if not settings.dry_run:
+        refuse_output(Path(settings.adapter), settings.folder)
+    with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
+        found = read(settings, opened)
+        prepared = prepare(found, settings.ranks)
+        calibrates = settings.prompts_beside_examples and settings.calibration is None
+        if settings.dry_run:
+            forecast = forecast_shrink(prepared)
+            notes = (CALIBRATES,) if calibrates else ()
+            return forecast.model_copy(update={"notes": (*forecast.notes, *notes)})
+        if calibrates:
+            source = replace(found.source, calibration=_calibration(settings, found.source))
+            prepared = prepare(found._replace(source=source), settings.ranks)
+        report_notes(settings, prepared.inputs, 1)
+        return shrink(prepared, settings)
 
 
-def _calibration(settings: ShrinkSettings, prepared: Prepared) -> Calibration | None:
+def _calibration(settings: ShrinkSettings, source: CandidateSource) -> Calibration | None:
     """Return the calibration on the prompts, made once; None if no module can be calibrated, as with DoRA."""
     watcher, output = settings.watcher or Watcher(), settings.folder
-    assert prepared.source.distillation is not None
-    request = replace(prepared.source.distillation.student, progress=watcher.step)
+    assert source.distillation is not None
+    request = replace(source.distillation.student, progress=watcher.step)
     with only_one(output):
         watcher.stage(f"{Path(settings.adapter).name}/calibration", 1, None)
         try:
-            return calibration_on(request, output / CALIBRATION)
+            return calibration_on(request, source.adapter, output / CALIBRATION)
         except InputError as error:
             if error.code != "nothing-calibrated":
                 raise
@@ -146,7 +151,9 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
             finally:
                 base.close()
         plan_sha256 = sha256_file(output / PLAN)
-        report = report_of(prepared, plan_sha256, answering.fingerprint, results, watch, guards)
+        report = report_of(
+            prepared.inputs, prepared.plan, plan_sha256, answering.fingerprint, results, watch, guards
+        )
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
         write_result(report, output, settings.card)

@@ -188,7 +188,7 @@ def check_distillation(folder: Path, findings: Findings) -> None:
 
 def _distilled(report: DistillReport, adapter: Adapter) -> Facts:
     yield DISTILL_REPORT, "output_sha256", report.output_sha256, adapter.sha256()
-    yield DISTILL_REPORT, "trained_params", report.trained_params, sum(pair.params for pair in adapter.pairs)
+    yield DISTILL_REPORT, "trained_params", report.trained_params, adapter.lora_params
     if not report.improved:
         yield DISTILL_REPORT, "adapter_sha256", report.adapter_sha256, report.output_sha256
 

@@ -40,7 +40,7 @@ from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport,
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
-from gradience.shrink.plan import GUARDS, Prepared
+from gradience.shrink.plan import GUARDS
 from gradience.shrink.search import GuardResults, TaskResults, search_in_order, shown_of
 from gradience.tasks.base import (
     ChatTask,
@@ -164,10 +164,9 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
         tested = tuple(search_in_order(recorded, reference, plan.candidates, recorded.named))
         guards = tuple(_guard_again(place, report, findings, shown_of(tested)))
     results = TaskResults(reference, rewritten, report.control.reason, tested)
-    prepared = Prepared(recorded.inputs, cast(Any, None), plan)
     fingerprint = report.conditions.base_fingerprint
     digest = sha256_file(place / PLAN)
-    return shrunk.report_of(prepared, digest, fingerprint, results, Stopwatch(), guards)
+    return shrunk.report_of(recorded.inputs, plan, digest, fingerprint, results, Stopwatch(), guards)
 
 
 def _guard_again(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compressing import compress
 from factor_samples import random_factors, tensor, updates, write
 from factory import PREFIX, Stored
 from hypothesis import HealthCheck, given, settings
@@ -12,11 +13,8 @@ from hypothesis import strategies as st
 from raising import raises
 from scipy.linalg import subspace_angles
 
-from gradience import audit_adapter
 from gradience.compare.adapters import compare_adapters
-from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
-from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -98,8 +96,7 @@ def test_it_confirms_what_compress_reports(criterion, encoding, tmp_path):
     folder = write(
         tmp_path / "in", random_factors(0, (6, 40, 30), (8, 12, 9), (5, 9, 9)), dtype="BF16", lora_alpha=5
     )
-    plan = plan_compression(audit_adapter(folder), criterion)
-    compression = write_compressed(folder, plan, tmp_path / "out", encoding=encoding)
+    compression = compress(folder, tmp_path / "out", criterion, encoding=encoding)
     report = compare_adapters(folder, tmp_path / "out")
     assert report.relative_difference == pytest.approx(compression.measured_error, rel=1e-9)
     rows = {row.name: row for row in report.modules}

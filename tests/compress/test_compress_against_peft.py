@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file
 
 import gradience
 from gradience import audit_adapter, compress_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.compress.encodings import ENCODINGS as EVERY_ENCODING
 from gradience.compress.encodings import Target, alpha_for, encode_modules
 from gradience.compress.rotate import write_rotated
@@ -417,7 +418,8 @@ WEIGHTS = "adapter_model.safetensors"
 def test_only_the_factors_differ_and_their_product_does_not(tmp_path, dtype, close):
     source, rotated = tmp_path / "source", tmp_path / "rotated"
     compress_adapter(EXAMPLE, source, rank=4, dtype=dtype)
-    write_rotated(source, rotated)
+    with open_adapter(source) as opened:
+        write_rotated(opened, rotated)
     before, after = load_file(source / WEIGHTS), load_file(rotated / WEIGHTS)
     assert before.keys() == after.keys()
     assert {name: tensor.dtype for name, tensor in before.items()} == {
@@ -441,7 +443,8 @@ def test_only_the_factors_differ_and_their_product_does_not(tmp_path, dtype, clo
 
 
 def test_the_seed_decides_the_factors(tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_rotated(EXAMPLE, tmp_path / name, seed=seed)
+    with open_adapter(EXAMPLE) as opened:
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            write_rotated(opened, tmp_path / name, seed=seed)
     a, b, c = ((tmp_path / name / WEIGHTS).read_bytes() for name in "abc")
     assert a == b != c

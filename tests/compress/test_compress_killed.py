@@ -13,6 +13,7 @@ from killing import HANGS
 from raising import raises
 
 from gradience import audit_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.cli.app import run
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
@@ -184,7 +185,7 @@ def test_the_input_changed_since_it_was_planned(tmp_path):
         lambda: write(folder, random_factors(0, (6, 20, 30)), lora_alpha=99),
     ):
         changed()
-        with raises(UsageError, "plan-mismatch"):
-            write_compressed(folder, plan, tmp_path / "out")
+        with open_adapter(folder) as opened, raises(UsageError, "plan-mismatch"):
+            write_compressed(opened, plan, tmp_path / "out")
         assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
     assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 99

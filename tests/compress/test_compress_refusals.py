@@ -19,6 +19,7 @@ from peft_models import save
 from raising import raises
 
 from gradience import audit_adapter, compress_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import TensorFile
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -92,23 +93,21 @@ def test_a_plan_that_was_edited(rank, tmp_path):
     folder = write(tmp_path / "in", FACTORS)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     edited = plan.model_copy(update={"modules": (replace(plan.modules[0], new_rank=rank), *plan.modules[1:])})
-    with raises(UsageError, "plan-mismatch"):
-        write_compressed(folder, edited, tmp_path / "out")
+    with open_adapter(folder) as opened, raises(UsageError, "plan-mismatch"):
+        write_compressed(opened, edited, tmp_path / "out")
 
 
 def test_output_exists(tmp_path):
     folder = write(tmp_path / "in", FACTORS)
-    plan = plan_compression(audit_adapter(folder), ToRank(2))
-    write_compressed(folder, plan, tmp_path / "out")
+    compress(folder, tmp_path / "out", ToRank(2))
     before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
-    plan = plan_compression(audit_adapter(folder), ToRank(1))
     with raises(UsageError, "output-exists"):
-        write_compressed(folder, plan, tmp_path / "out")
+        compress(folder, tmp_path / "out", ToRank(1))
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
-    write_compressed(folder, plan, tmp_path / "out", force=True)
+    compress(folder, tmp_path / "out", ToRank(1), force=True)
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() != before
     with raises(UsageError, "output-is-input"):
-        write_compressed(folder, plan, folder / "small", force=True)
+        compress(folder, folder / "small", ToRank(1), force=True)
 
 
 # ---------------------------------------------------------------- copies that PEFT keeps

@@ -15,6 +15,7 @@ from raising import raises
 from safetensors.torch import load_file, save_file
 
 from gradience import audit_adapter, convert_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
@@ -107,8 +108,8 @@ def test_an_order_of_parameters_that_is_a_guess(tmp_path):
     assert after.keys() == saved.updates.keys()
     plan = plan_compression(audit_adapter(tmp_path / "in"), ToRank(2))
     rows = (plan.modules[0], replace(plan.modules[1], new_rank=3))
-    with raises(InputError, "parameter-order"):
-        write_compressed(tmp_path / "in", plan.model_copy(update={"modules": rows}), tmp_path / "other")
+    with open_adapter(tmp_path / "in") as opened, raises(InputError, "parameter-order"):
+        write_compressed(opened, plan.model_copy(update={"modules": rows}), tmp_path / "other")
 
 
 @pytest.mark.parametrize("criterion", [ToRank(2), ToBudget(reduction=0.6)], ids=str)

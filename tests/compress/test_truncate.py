@@ -16,12 +16,10 @@ from hypothesis import strategies as st
 from raising import raises
 
 from gradience import audit_adapter
-from gradience.compress.adapter import write_compressed
 from gradience.compress.check import WrittenWrong
 from gradience.compress.module import frobenius, norm_from_grams, truncation, write_module
 from gradience.compress.weights import write_weights
 from gradience.errors import InputError
-from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 from gradience.spectra import array_blocks, gram, joined, triangle
 
@@ -287,10 +285,8 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, strength, tmp_pat
 
 def test_documents_are_written_with_the_rest(tmp_path):
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12)))
-    plan = plan_compression(audit_adapter(folder), ToRank(2))
-    write_compressed(
+    compress(
         folder,
-        plan,
         tmp_path / "out",
         documents=lambda written, report: {"notes.md": f"rank {report.modules[0].new_rank}"},
     )

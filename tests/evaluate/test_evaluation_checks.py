@@ -347,7 +347,7 @@ def test_options_and_a_task_file_start_at_its_folder_too(config, monkeypatch):
         "from pathlib import Path\n\nfrom gradience.tasks.jsonl import load as rows\n\n\n"
         "def load(file: Path):\n    raise ValueError(str(file))\n"
     )
-    monkeypatch.setattr("gradience.evaluate.inputs.adapter_inputs", lambda *_, **__: ())
+    monkeypatch.setattr("gradience.evaluate.inputs.read_adapters", lambda request: ())
     with allowing(), pytest.raises(ValueError, match=str(path.parent / "rows.jsonl")):
         read_inputs(evaluate_settings({}, path))
 

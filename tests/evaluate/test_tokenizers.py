@@ -13,6 +13,7 @@ from raising import raises
 from transformers import AutoModelForCausalLM
 
 from gradience import calibrate_adapter, evaluate_adapters
+from gradience.adapters.formats import open_adapter
 from gradience.calibrate import inputs as calibration
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.cli.app import run
@@ -99,12 +100,15 @@ def test_the_records_belong_to_a_tokenizer_and_the_report_names_it(folders, tmp_
 def test_a_calibration_and_a_distillation_use_it_too(folders, tmp_path, capsys):
     given = {"prompts": folders / "rows.jsonl", "base_model": str(folders / "base")}
     for of, begins in ((None, "very film"), ("base", "film")):
-        rows = calibration.read_inputs(CalibrateSettings(adapter=folders / "own", tokenizer=of, **given)).rows
+        settings = CalibrateSettings(adapter=folders / "own", tokenizer=of, **given)
+        with open_adapter(settings.adapter) as opened:
+            rows = calibration.read_inputs(settings, opened).rows
         assert all(row.text.startswith(begins) for row in rows.all)
     written = calibrate_adapter(folders / "own", tmp_path / "c.safetensors", device="cpu", **given)
     assert "saved with" in written.report.notes[0]
     settings = DistillSettings(adapter=folders / "bare", teacher=folders / "own", **given)
-    distillation = read_distill_inputs(settings)
+    with open_adapter(settings.adapter) as student, open_adapter(settings.teacher) as teacher:
+        distillation = read_distill_inputs(settings, student, teacher)
     assert all(row.text.startswith("very film") for row in distillation.student.rows.all)
     command = ["calibrate", str(folders / "own"), "-b", str(folders / "base"), "--dry-run"]
     assert run([*command, "--prompts", str(folders / "rows.jsonl")]) == 0
@@ -148,8 +152,11 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
     ) as caught:
         read_inputs(evaluate_settings({"adapters": [tmp_path / "adapter"], **given}))
     calibrated = {"prompts": tmp_path / "rows.jsonl", "base_model": str(base)}
-    with pytest.raises(InputError, match="trained with a vocabulary of 33 tokens"):
-        calibration.read_inputs(CalibrateSettings(adapter=tmp_path / "adapter", **calibrated))
+    with (
+        open_adapter(tmp_path / "adapter") as opened,
+        pytest.raises(InputError, match="trained with a vocabulary of 33 tokens"),
+    ):
+        calibration.read_inputs(CalibrateSettings(adapter=tmp_path / "adapter", **calibrated), opened)
     # What the hint says, and then PEFT's own logits.
     assert "resize_token_embeddings(33)" in caught.value.hint
     with quiet():

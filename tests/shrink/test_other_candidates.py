@@ -8,7 +8,9 @@ import pytest
 from data_files import write_jsonl
 from raising import raises
 
-from gradience import audit_adapter, compress_adapter, shrink_adapter
+from gradience import compress_adapter, shrink_adapter
+from gradience.adapters.formats import open_adapter
+from gradience.audit.adapter import audit_opened
 from gradience.calibrate.settings import DistillSettings
 from gradience.calibrate.verb import calibrate as calibrate_inputs
 from gradience.calibrate.verb import calibrate_adapter
@@ -222,14 +224,13 @@ def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path
 
 def test_a_calibrated_search_starts_at_the_largest_smaller_size(folder):
     calibration = Calibration.read(folder / "c.safetensors")
-    source = candidates.CandidateSource(
-        folder / "reference", audit_adapter(folder / "reference"), calibration=calibration
-    )
-    ranks = [each.rank for each in plan_candidates(source, None)[0]]
+    distilled = DistillSettings(folder / "reference", teacher=folder / "reference", prompts="p.jsonl")
+    with open_adapter(folder / "reference") as opened:
+        source = candidates.CandidateSource(opened, audit_opened(opened), calibration=calibration)
+        ranks = [each.rank for each in plan_candidates(source, None)[0]]
+        planned, _ = plan_candidates(replace(source, distillation=distilled), None)
     assert ranks == sorted(ranks, reverse=True)
     assert ranks[0] == max(2**power for power in range(9) if 2**power < source.rank)
-    distilled = DistillSettings(folder / "reference", teacher=folder / "reference", prompts="p.jsonl")
-    planned, _ = plan_candidates(replace(source, distillation=distilled), None)
     assert [(each.kind, each.rank) for each in planned[-2:]] == [
         ("distilled", ranks[-1]),
         ("calibrated", ranks[-1]),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from gradience.adapters.formats import open_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRanks
@@ -65,7 +66,8 @@ def truncate(source: ArmSource, ranks: Ranks, target: Path) -> None:
     """Write the probe, truncated to `ranks`, to the folder `target`."""
     criterion = ToRanks(ranks, "the ranks of a Bench variant")
     plan = plan_compression(source.audit, criterion, calibration=source.calibration)
-    write_compressed(source.probe, plan, target, calibration=source.calibration, force=True)
+    with open_adapter(source.probe) as probe:
+        write_compressed(probe, plan, target, calibration=source.calibration, force=True)
 
 
 RETRAIN = Arm("retrain", words="retrained from scratch at the smaller ranks", suffix=False)

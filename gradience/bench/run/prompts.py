@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.config.load import BenchConfig
@@ -79,18 +80,16 @@ class PromptRun:
             **{name: getattr(self.settings, name) for name in names},
         }
 
-    def inputs(self, adapter: Path, folder: Path, seed: int) -> CalibrateInputs:
-        """The rows in a file in `folder`, read as `read_inputs` reads them, for the adapter in PEFT's folder `adapter`.
+    def inputs(self, adapter: Adapter, folder: Path, seed: int) -> CalibrateInputs:
+        """The rows in a file in `folder`, read as `read_inputs` reads them, for an open adapter.
 
-        Raises UsageError (`too-few-rows`), and what opening the adapter raises.
+        Raises UsageError (`too-few-rows`).
         """
         file = write_whole(folder / PROMPTS, [self.text.encode()])
         kind: Kind = "causal_lm" if self.labels is None else "sequence_classification"
-        request = replace(self.settings, adapter=adapter, prompts=file, seed=seed)
+        request = replace(self.settings, adapter=adapter.folder, prompts=file, seed=seed)
         rows = read_rows(file, kind, load_tokenizer(self.model))
-        with open_adapter(adapter) as opened:
-            ranks = {pair.module: pair.rank for pair in opened.pairs}
-        return CalibrateInputs(request, adapter, kind, self.model, self.labels, rows, ranks)
+        return CalibrateInputs(request, adapter, kind, self.model, self.labels, rows)
 
 
 def rows_of(task: Task, examples: Sequence[Any]) -> Iterator[str]:
@@ -133,8 +132,9 @@ def calibrate_probe(probe: Path, prompts: PromptRun, seed: int, folder: Path, pr
 
     Raises UsageError (`too-few-rows`), and what loading the base, encoding rows and measuring raise.
     """
-    inputs = prompts.inputs(probe, folder, seed)
-    measured(inputs, Stopwatch(), progress).write(folder / CALIBRATION)
+    with open_adapter(probe) as opened:
+        inputs = prompts.inputs(opened, folder, seed)
+        measured(inputs, Stopwatch(), progress).write(folder / CALIBRATION)
     Path(inputs.request.prompts).unlink()
 
 
@@ -172,29 +172,21 @@ def distill_variant(
     before = target.with_name(BEFORE)
     arm.make(source, ranks, before)
     # like `read_distill_inputs`, except that the student may be as large as the teacher
-    inputs = distillation.prompts.inputs(before, before.parent, source.seed)
-    if len(inputs.rows.all) < FEWEST:
-        raise UsageError(
-            f"{len(inputs.rows.all)} different training prompts, but distillation needs at least {FEWEST}",
-            code="too-few-rows",
-            hint="train on more examples, or remove distill from compression.arms",
-        )
-    settings = DistillSettings(
-        **shared(inputs.request, DistillSettings),
-        teacher=source.probe,
-        steps=distillation.steps,
-        lr=distillation.lr,
-    )
     with open_adapter(before) as student, open_adapter(source.probe) as teacher:
-        of_both = DistillInputs(
-            settings,
-            inputs,
-            source.probe,
-            student.sha256(),
-            teacher.sha256(),
-            sum(pair.params for pair in student.pairs),
-            sum(pair.params for pair in teacher.pairs),
+        inputs = distillation.prompts.inputs(student, before.parent, source.seed)
+        if len(inputs.rows.all) < FEWEST:
+            raise UsageError(
+                f"{len(inputs.rows.all)} different training prompts, but distillation needs at least {FEWEST}",
+                code="too-few-rows",
+                hint="train on more examples, or remove distill from compression.arms",
+            )
+        settings = DistillSettings(
+            **shared(inputs.request, DistillSettings),
+            teacher=source.probe,
+            steps=distillation.steps,
+            lr=distillation.lr,
         )
-    write_distilled(of_both, target, Stopwatch(), progress, force=True)
+        of_both = DistillInputs(settings, inputs, teacher, student.sha256(), teacher.sha256())
+        write_distilled(of_both, target, Stopwatch(), progress, force=True)
     shutil.rmtree(before)
     Path(inputs.request.prompts).unlink()

@@ -15,8 +15,9 @@ from peft import PeftModel
 from conformance.serving import model
 from conformance.serving.architectures import Architecture
 from conformance.serving.model import Base, copy_adapter, make_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.patterns import anchored_key
-from gradience.audit.adapter import audit_adapter
+from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank
@@ -130,8 +131,9 @@ def _compressed(
     original: str, criterion: Criterion, encoding: Encoding, shop: Workshop, folder: Path
 ) -> CaseAdapter:
     source = shop.originals[original]
-    plan = plan_compression(audit_adapter(source), criterion)
-    write_compressed(source, plan, folder, encoding=encoding)
+    with open_adapter(source) as opened:
+        plan = plan_compression(audit_opened(opened), criterion)
+        write_compressed(opened, plan, folder, encoding=encoding)
     ranks = {row.name: row.new_rank for row in plan.modules}
     oracle = None if original == "experts" else model.dense_logprobs(shop.base, source, ranks)
     return CaseAdapter(folder, oracle, ranks)
