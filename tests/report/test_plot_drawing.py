@@ -14,7 +14,7 @@ from gradience.reports.plots.plot import (
     SERIES,
     TONES,
     Axis,
-    ForestInterval,
+    ForestRow,
     Image,
     Intervals,
     Lines,
@@ -43,14 +43,15 @@ PLOT = Plot(
     "It falls from 3 to 1.",
     [Reference(2.0, "margin"), Reference(1e4, "event", on="x", tone="bad")],
 )
-ROWS = [ForestInterval(1.0, 0.5, 2.0), ForestInterval(-1.0, -1.5, 0.0), ForestInterval(0.5, None, None)]
+ENDS = [(1.0, 0.5, 2.0), (-1.0, -1.5, 0.0), (0.5, None, None)]
+ROWS = [ForestRow("", value, low, high, "good") for value, low, high in ENDS]
 FOREST = Plot(
-    "forest", "Forest", Axis("Δ", "points"), Axis("", categories=["first", HOSTILE, "x"]), [Intervals("95 %", ROWS)],
-    "One row of two is above 0.",
+    "forest", "Forest", Axis("Δ", "points"), Axis("", categories=["first", HOSTILE, "x"]),
+    [Intervals(ROWS, {"good": "shown"})], "One row of two is above 0.",
 )  # fmt: skip
 HEAT = Plot(
     "heat", "Heat", Axis("layer", categories=[str(i) for i in range(90)]), NAMES,
-    [Image("", [[i / 90 for i in range(90)], [None] * 90, [0.5] * 90], color=Axis("use", low=0, high=1, form="share"))],
+    [Image([[i / 90 for i in range(90)], [None] * 90, [0.5] * 90], color=Axis("use", low=0, high=1, form="share"))],
     "Use rises.",
 )  # fmt: skip
 EVERY = [PLOT, FOREST, HEAT]

@@ -150,16 +150,6 @@ def items(texts: Iterable[Inline]) -> Notes:
     return Notes([Note("item", text) for text in texts])
 
 
-def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
-    """Return labels, each with its figure and the description of the figure."""
-    return Facts(
-        [
-            (label, (Span(figure, "strong"), f" ({meaning})" if meaning else ""))
-            for label, figure, meaning in rows
-        ]
-    )
-
-
 EIGHTHS = "▁▂▃▄▅▆▇█"
 
 

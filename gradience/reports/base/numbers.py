@@ -60,19 +60,19 @@ def count(number: int) -> str:
     """9,216; 147,456; 167.8 M; 7.2 B."""
     if abs(number) < 1_000_000:
         return f"{number:,}"
-    return _scaled(number, 1000, ("", "k", "M", "B", "T"))
+    return _scaled(number, ("", "k", "M", "B", "T"))
 
 
 def size(number: int) -> str:
     """Return bytes in powers of 1000: 812 B, 298.5 kB, 335.5 MB."""
-    return _scaled(number, 1000, ("B", "kB", "MB", "GB", "TB"))
+    return _scaled(number, ("B", "kB", "MB", "GB", "TB"))
 
 
-def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
+def _scaled(number: float, units: tuple[str, ...]) -> str:
     power = 0
     # 999.96 would be printed as 1000.0 in the smaller unit.
-    while abs(number) >= base - 0.05 and power < len(units) - 1:
-        number /= base
+    while abs(number) >= 999.95 and power < len(units) - 1:
+        number /= 1000
         power += 1
     return f"{number:.0f} {units[0]}".rstrip() if power == 0 else f"{number:.1f} {units[power]}"
 

@@ -3,13 +3,7 @@
 import math
 
 from gradience.files.artifact import Float12, Part
-from gradience.reports.base.blocks import (
-    Block,
-    Heading,
-    Paragraph,
-    figures,
-    warned,
-)
+from gradience.reports.base.blocks import Block, Facts, Heading, Inline, Paragraph, Span, warned
 from gradience.reports.base.numbers import count, plural, sig
 
 RATIOS = {
@@ -73,11 +67,13 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
     kl = sig(prediction.kl_per_token)
     if prediction.low is not None and prediction.high is not None:
         kl += f", 95 % interval {sig(prediction.low, 2)} … {sig(prediction.high, 2)}"
-    rows = [("predicted KL/token", kl, "nats per scored token")]
+    facts: list[tuple[str, Inline]] = [
+        ("predicted KL/token", (Span(kl, "strong"), " (nats per scored token)"))
+    ]
     tokens = prediction.scored_tokens / prediction.rows
     if tokens != 1:
-        average = f"nats, {tokens:.1f} scored tokens on average"
-        rows.append(("predicted KL/answer", sig(prediction.kl_per_token * tokens), average))
+        whole = Span(sig(prediction.kl_per_token * tokens), "strong")
+        facts.append(("predicted KL/answer", (whole, f" (nats, {tokens:.1f} scored tokens on average)")))
     notes = []
     if prediction.routing:
         many_times = "measured KL can be many times the prediction. Evaluate"
@@ -105,4 +101,4 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
         f"Second-order estimate from {plural(prediction.rows, 'example')} ({scored}) that were not used to choose the"
         f" components.{earlier}{left_out} Evaluate the result."
     )
-    return [heading, figures(rows), *warned(notes), Paragraph(basis)]
+    return [heading, Facts(facts), *warned(notes), Paragraph(basis)]

@@ -10,7 +10,7 @@ from gradience.reports.bench import Bench, BenchAggregate, Outcome, saving, step
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, BASE_MODEL, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evidence import EvidenceReport
-from gradience.reports.plots.plot import Axis, ForestInterval, Intervals, Lines, Plot, Points, Reference, Tone
+from gradience.reports.plots.plot import Axis, ForestRow, Intervals, Lines, Plot, Points, Reference, Tone
 from gradience.reports.shrink import ShrinkReport
 from gradience.reports.strength import StrengthReport, value_of
 from gradience.statistics.table import PairedTable
@@ -37,23 +37,6 @@ LABELS = 0.16
 FAR = 0.5
 """Rows further away than this share of the candidates' span are named instead of drawn."""
 
-Ends = tuple[float | None, float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ForestRow:
-    """One adapter against the reference."""
-
-    name: str
-    delta: float
-    ends: Ends
-    """The interval that is compared with the margin."""
-    tone: Tone
-    saved: float | None = None
-    """Share of the reference's LoRA parameters."""
-    aside: str = ""
-    """Suffix of the name if its interval is of a different kind."""
-
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -67,7 +50,6 @@ class Compared:
     measure: str = "Δ accuracy"
     """Quantity on the axis of Δ."""
     unit: str = "points"
-    lower_is_better: bool = False
     words: dict[Tone, str] = field(default_factory=lambda: WORDS)
 
     @property
@@ -75,9 +57,9 @@ class Compared:
         """Return the candidates, or all rows if there are none."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
-    def figure(self, value: float | None) -> str:
+    def figure(self, value: float) -> str:
         """Return a formatted Δ; points have two decimals, as in tables."""
-        return signed(value) if value is None or self.unit != "points" else points(value / 100)
+        return points(value / 100) if self.unit == "points" else signed(value)
 
 
 def compared(report: Comparing) -> Compared:
@@ -97,13 +79,14 @@ def compared(report: Comparing) -> Compared:
             return _seeds(report)
 
 
-def _points(interval: Bounds | PairedTable) -> Ends:
+def _points(interval: Bounds | PairedTable) -> tuple[float, float]:
     return 100 * interval.low, 100 * interval.high
 
 
 def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float, base: str = BASE_MODEL) -> Compared:
     rows: list[ForestRow] = []
     likelihoods = False
+    ends: tuple[float | None, float | None]
     for adapter in adapters:
         pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
         if adapter.role == REFERENCE:
@@ -118,9 +101,9 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float, base: str = 
         name = base if adapter.role == BASE else adapter.name
         aside = "" if bounds else " (95 % interval)"
         tone = GRADES[adapter.grade]
-        rows.append(ForestRow(name, delta, ends, tone, adapter.params_saved, aside))
+        rows.append(ForestRow(name, delta, *ends, tone, adapter.params_saved, aside))
     if likelihoods:
-        return _named(Compared(rows, margin, STUDENT, "ΔNLL", "nats per token", lower_is_better=True))
+        return _named(Compared(rows, margin, STUDENT, "ΔNLL", "nats per token"))
     return _named(Compared(rows, -100 * margin, TANGO))
 
 
@@ -132,16 +115,16 @@ def _named(outcome: Compared) -> Compared:
 
 
 def _logs(report: EvidenceReport) -> Compared:
-    lower = report.lower_is_better
     scale, unit = (1, "") if report.table is None else (100, "points")
     row = ForestRow(
         report.b.model or report.b.path,
         scale * report.delta,
-        (scale * report.bounds.low, scale * report.bounds.high),
+        scale * report.bounds.low,
+        scale * report.bounds.high,
         GRADES[report.grade],
     )
-    margin = scale * (report.margin if lower else -report.margin)
-    return Compared([row], margin, ONE_SIDED, f"Δ of {report.metric}", unit, lower)
+    margin = scale * (report.margin if report.lower_is_better else -report.margin)
+    return Compared([row], margin, ONE_SIDED, f"Δ of {report.metric}", unit)
 
 
 def _one_seed(report: Bench) -> Compared:
@@ -154,7 +137,7 @@ def _one_seed(report: Bench) -> Compared:
         tone = "warn" if report.smoke else STATUSES.get(variant.status, "warn")
         tone = "dim" if variant.is_control else tone
         ends = _points(variant.pairs)
-        rows.append(ForestRow(variant.name, 100 * variant.delta, ends, tone, variant.reduction))
+        rows.append(ForestRow(variant.name, 100 * variant.delta, *ends, tone, variant.reduction))
     words = WORDS if report.smoke else BY_STATUS
     return Compared(rows, -100 * float(report.policy.tolerance), TANGO, words=words)
 
@@ -177,7 +160,7 @@ def _seeds(report: Bench | BenchAggregate) -> Compared:
             ForestRow(
                 variant.name,
                 100 * pooled.delta,
-                _points(pooled.over_trainings or pooled.these_runs),
+                *_points(pooled.over_trainings or pooled.these_runs),
                 "dim" if variant.is_control else tone,
                 saving(variant),
                 " (these runs)" if several and pooled.over_trainings is None else "",
@@ -197,11 +180,11 @@ def forest_plot(report: Comparing) -> Plot | None:
     """
     outcome = compared(report)
     judged = outcome.judged
-    if all(row.ends == (None, None) for row in outcome.rows):
+    if all(row.low is None for row in outcome.rows):
         return None
-    left, right = _room([0.0, outcome.margin, *_drawn(judged)], FAR)
-    near = [row for row in outcome.rows if row in judged or left <= row.delta <= right]
-    far = ", ".join(f"{row.name} ({outcome.figure(row.delta)})" for row in outcome.rows if row not in near)
+    left, right = _room([0.0, outcome.margin, *(end for row in judged for end in row.drawn)], FAR)
+    near = [row for row in outcome.rows if row in judged or left <= row.value <= right]
+    far = ", ".join(f"{row.name} ({outcome.figure(row.value)})" for row in outcome.rows if row not in near)
     far = f"Off scale: {far}." if far else ""
     of_tone = {tone: [row.name for row in judged if row.tone == tone] for tone in outcome.words}
     several = len(judged) > 1
@@ -217,14 +200,13 @@ def forest_plot(report: Comparing) -> Plot | None:
             result.append(f"{word[0].upper()}{word[1:]}: {', '.join(of_tone[tone])}.")
     if all(row.tone == "dim" for row in outcome.rows):
         result = ["Nothing is graded."]
-    low, high = _room([0.0, outcome.margin, *_drawn(near)], 0.08)
-    intervals = [ForestInterval(row.delta, *row.ends, row.tone) for row in near]
+    low, high = _room([0.0, outcome.margin, *(end for row in near for end in row.drawn)], 0.08)
     return Plot(
         "forest",
         f"{outcome.measure}, with {outcome.interval}",
         Axis(outcome.measure, outcome.unit, low=low, high=high),
         Axis("", categories=[f"{row.name}{row.aside}" for row in near]),
-        [Intervals(outcome.interval, intervals, outcome.words)],
+        [Intervals(near, outcome.words)],
         " ".join(filter(None, [*result, far])),
         [Reference(0.0, "", on="x"), Reference(outcome.margin, "margin", on="x", tone="bad")],
         note=far,
@@ -252,13 +234,13 @@ def pareto_plot(report: Comparing) -> Plot | None:
                 Points(
                     words,
                     [kept[row.name] for row in of_tone],
-                    [row.delta for row in of_tone],
+                    [row.value for row in of_tone],
                     [row.name for row in of_tone],
                     tone,
                 )
             )
     left, right = _room(list(kept.values()), 0.12)
-    low, high = _room([0.0, outcome.margin, *(row.delta for row in rows)], 0.06)
+    low, high = _room([0.0, outcome.margin, *(row.value for row in rows)], 0.06)
     safe = [row for row in rows if (row.name == chosen if by_status else row.tone == "good")]
     smallest = (safe or rows)[0]
     who, verb = "adapter", "is shown to stay within the margin"
@@ -277,14 +259,9 @@ def pareto_plot(report: Comparing) -> Plot | None:
         Axis(outcome.measure, outcome.unit, low=low, high=high),
         series,
         f"{which}, {smallest.name}, keeps {100 * kept[smallest.name]:.1f} % of the LoRA parameters, with"
-        f" {outcome.measure} {outcome.figure(smallest.delta)} {outcome.unit}.",
+        f" {outcome.measure} {outcome.figure(smallest.value)} {outcome.unit}.",
         [Reference(0.0, "reference"), Reference(outcome.margin, "margin", tone="bad")],
     )
-
-
-def _drawn(rows: Iterable[ForestRow]) -> list[float]:
-    """Return every value that is drawn of the rows."""
-    return [end for row in rows for end in (row.delta, *row.ends) if end is not None]
 
 
 def _room(values: Sequence[float], share: float) -> tuple[float, float]:

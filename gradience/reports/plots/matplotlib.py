@@ -139,7 +139,7 @@ def _draw(plot: Plot, axes: Axes) -> None:
             case Points():
                 _draw_points(axes, series, place)
             case Intervals():
-                _draw_intervals(axes, series, place)
+                _draw_intervals(axes, series)
             case Image():
                 _draw_image(axes, series)
     _draw_axis(axes, "x", plot.x)
@@ -208,14 +208,13 @@ def _draw_labels(axes: Axes, points: Sequence[Points]) -> None:
             text.remove()
 
 
-def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
+def _draw_intervals(axes: Axes, series: Intervals) -> None:
     """Draw a mark with a line for each row."""
     named = dict(series.legend)
     for at, row in enumerate(series.rows):
-        color = series_color(row.tone, place)
+        color = series_color(row.tone)
         if row.low is not None and row.high is not None:
             axes.plot((row.low, row.high), (at, at), color=color, linewidth=1.6, marker="|", markersize=6)
-        mark = MARK_OF_TONE.get(row.tone, MARKS[place % len(MARKS)])
         edge: dict[str, Any] = {
             "markeredgecolor": "white",
             "markeredgewidth": 0.5,
@@ -223,7 +222,7 @@ def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
             "linestyle": "",
         }
         name = named.pop(row.tone, "")
-        axes.plot(row.value, at, marker=mark, color=color, label=name, **edge)
+        axes.plot(row.value, at, marker=MARK_OF_TONE[row.tone], color=color, label=name, **edge)
     axes.set_ylim(-0.7, len(series.rows) - 0.3)
 
 

@@ -45,7 +45,7 @@ def heatmap_plot(report: AuditReport) -> Plot | None:
         title,
         Axis("layer", categories=list(map(str, stack.layers))),
         Axis("module", categories=[name for name, _ in stack.rows]),
-        [Image(title, values, color)],
+        [Image(values, color)],
         f"{title} of {plural(report.n_layers - elsewhere, 'module')}: {spread}{rest}{more}.",
     )
 

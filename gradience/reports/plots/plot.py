@@ -6,7 +6,7 @@ gap.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Form = Literal["number", "count", "share"]
@@ -61,23 +61,32 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class ForestInterval:
-    """One row of a forest plot."""
+class ForestRow:
+    """One adapter against the reference: a row of a forest plot."""
 
+    name: str
     value: float
     low: float | None
     high: float | None
-    """Upper end of the interval; both ends are None if it is unknown."""
-    tone: Tone = ""
+    """Upper end of the interval that is compared with the margin; both ends are None if it is unknown."""
+    tone: Tone
+    saved: float | None = None
+    """Share of the reference's LoRA parameters."""
+    aside: str = ""
+    """Suffix of the name if its interval is of a different kind."""
+
+    @property
+    def drawn(self) -> list[float]:
+        """Return the value and the known ends."""
+        return [end for end in (self.value, self.low, self.high) if end is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
     """A forest plot: a value and its interval on x for each category of y."""
 
-    name: str
-    rows: Sequence[ForestInterval]
-    legend: Mapping[Tone, str] = field(default_factory=dict)
+    rows: Sequence[ForestRow]
+    legend: Mapping[Tone, str]
     """Meaning of each tone."""
 
 
@@ -85,10 +94,9 @@ class Intervals:
 class Image:
     """A heat map: a color for each cell of two axes of categories."""
 
-    name: str
     values: Sequence[Sequence[float | None]]
     """One row for each category of y, with one value for each category of x; None for a cell without a value."""
-    color: Axis = Axis("")
+    color: Axis
     """The quantity shown by the color, and its range."""
 
 

@@ -188,9 +188,10 @@ def _points(series: Points, place: int) -> Json:
 def _intervals(series: Intervals) -> list[Json]:
     """Return two traces per tone: its intervals as one line with gaps, and its values as markers."""
     traces: list[Json] = []
-    tones = {row.tone for row in series.rows}
-    for tone in sorted(tones, key=list(series.legend or tones).index):
+    for tone, name in series.legend.items():
         rows = [(place, row) for place, row in enumerate(series.rows) if row.tone == tone]
+        if not rows:
+            continue
         x: list[float | None] = []
         y: list[float | None] = []
         for place, row in rows:
@@ -200,7 +201,6 @@ def _intervals(series: Intervals) -> list[Json]:
         traces.append({**QUIET, "x": _numbers(x), "y": y, "line": line})
         marker = {"color": series_color(tone), "symbol": SYMBOLS.get(tone, "circle"), "size": 10}
         values: Json = {"x": _numbers(row.value for _, row in rows), "y": [place for place, _ in rows]}
-        name = series.legend.get(tone, "")
         traces.append(_named(name, type="scatter", mode="markers", marker=marker, **values))
     return traces
 
