@@ -44,10 +44,10 @@ from gradience.reports.base.blocks import (
     Heading,
     Inline,
     Note,
-    Notes,
     Paragraph,
     Span,
     dim,
+    noted,
     table_of,
 )
 from gradience.reports.base.numbers import count, plural, sig, size
@@ -164,12 +164,11 @@ class CalibrationReport(PromptReport):
                 lambda module: str(module.rank),
             ),
         )
-        notes = _notes(self)
         return [
             Heading(("Calibration of ", Span(self.adapter_path, "name")), level=1),
             Paragraph(_answer(self)),
             Facts(facts),
-            *([Notes(notes)] if notes else []),
+            *noted(_notes(self)),
             *_size_blocks(self, view),
             Heading("Importance of modules"),
             table,

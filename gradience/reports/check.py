@@ -13,9 +13,9 @@ from gradience.reports.base.blocks import (
     Heading,
     Inline,
     Note,
-    Notes,
     Paragraph,
     Span,
+    noted,
 )
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import plural, trimmed
@@ -115,7 +115,7 @@ class CheckReport(Report):
         if self.not_applicable:
             codes = ", ".join(self.not_applicable)
             notes.append(Note("info", f"Not checked, because the settings they need were not given: {codes}"))
-        blocks += [Notes(notes)] if notes else []
+        blocks += noted(notes)
         facts: list[tuple[str, Inline]] = [
             (f"{file.dialect} settings", Span(file.path, "name")) for file in self.files
         ]

@@ -24,6 +24,7 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     dim,
+    noted,
 )
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
@@ -245,7 +246,7 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         Heading(("Compressed to ", Span(compression.output_path, "name")), level=1, aside=asked),
         Paragraph(f"{_result(compression, error)} {QUALITY}"),
         *([] if view.brief and not compression.source else [Paragraph(source)]),
-        *([Notes(notes)] if notes else []),
+        *noted(notes),
     ]
 
 
@@ -398,7 +399,7 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
         Heading("Modules"),
         module_table("kind", kinds, NUMBER, *_fields(compression, of_kinds=True)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        *([Notes([Note("info", note) for note in notes])] if notes else []),
+        *noted(Note("info", note) for note in notes),
     ]
 
 

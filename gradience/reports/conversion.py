@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.reports.audit import TensorNote
-from gradience.reports.base.blocks import Document, Heading, Note, Notes, Paragraph, Span
+from gradience.reports.base.blocks import Document, Heading, Note, Paragraph, Span, noted
 from gradience.reports.base.numbers import plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -76,7 +76,7 @@ class ConversionReport(Report):
                     *(f", {commit}" for commit in commit_of(self.source)),
                 )
             ),
-            *([Notes(notes)] if notes else []),
+            *noted(notes),
         ]
 
     def screen(self, view: View) -> Document:

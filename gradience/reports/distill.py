@@ -7,7 +7,6 @@ from pydantic.dataclasses import dataclass as row_dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
 from gradience.reports.base.blocks import (
-    Block,
     Column,
     Document,
     Facts,
@@ -18,6 +17,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
+    noted,
 )
 from gradience.reports.base.numbers import count, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
@@ -212,10 +212,10 @@ def _split(report: DistillReport | DistillForecast) -> str:
     )
 
 
-def _notes(report: DistillReport) -> list[Block]:
+def _notes(report: DistillReport) -> list[Notes]:
     notes = [Note("info", note) for note in report.notes]
     if report.held_out_rows < FEW:
         few = f"only {plural(report.held_out_rows, 'held-out example')}: use a few hundred"
         notes.append(Note("warning", few))
     notes += report.row_notes()
-    return [Notes(notes)] if notes else []
+    return noted(notes)

@@ -19,11 +19,11 @@ from gradience.reports.base.blocks import (
     Inline,
     Mark,
     Note,
-    Notes,
     Paragraph,
     Span,
     items,
     legend_of,
+    noted,
     table_of,
     warned,
 )
@@ -272,12 +272,6 @@ class EvaluationReport(Report):
         """Return the sections of the report."""
         return [*title_blocks(self), *table_blocks(self), *answer_blocks(self), *caveat_blocks(self)]
 
-    def summary(self) -> list[Note] | None:
-        """Return the verdicts on the candidates, the gain over the base, and the scope; None without both."""
-        gain = gain_over_base(self)
-        scope = [Note("info", ONE_TRAINING)] if self.candidates else []
-        return [*grade_notes(self), *([] if gain is None else [gain]), *scope] or None
-
     @property
     def candidates(self) -> tuple[EvaluatedAdapter, ...]:
         """Rows of the candidates."""
@@ -354,10 +348,9 @@ class ComparisonForecast(Readable):
         """Return the margins that can be shown, the facts of the plan with its memory, notes, and the tables."""
         parts = [("memory", memory_parts(self.memory))] if self.memory else []
         heading = Heading(title, level=1, aside="dry run: no model was loaded")
-        assumptions = [Note("info", text) for text in self.assumptions]
-        warnings = [Note("warning", text) for text in self.notes]
-        opening, notes = ([Notes(group)] if group else [] for group in (able, [*warnings, *assumptions]))
-        return [heading, *opening, Facts([*facts, *parts]), *notes, *tables]
+        notes = [Note("warning", text) for text in self.notes]
+        notes += [Note("info", text) for text in self.assumptions]
+        return [heading, *noted(able), Facts([*facts, *parts]), *noted(notes), *tables]
 
 
 class EvaluationForecast(ComparisonForecast):
@@ -512,18 +505,20 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
     title = ("Evaluation against ", Span(report.adapters[0].name, "name"), " on ", Span(report.task, "name"))
-    return opening(title, report.summary(), facts, warnings_of(report))
+    gain = gain_over_base(report)
+    answer = [*grade_notes(report), *([] if gain is None else [gain])]
+    answer += [Note("info", ONE_TRAINING)] if report.candidates else []
+    return opening(title, answer, facts, warnings_of(report))
 
 
 def opening(
     title: Inline,
-    answer: Sequence[Note] | None,
+    answer: Sequence[Note],
     facts: Sequence[tuple[str, Inline]],
     warnings: Sequence[Inline],
 ) -> list[Block]:
     """Return the title, the answer, the conditions, and the warnings."""
-    answered = [Notes(answer)] if answer else []
-    return [Heading(title, level=1), *answered, Facts(facts), *warned(warnings)]
+    return [Heading(title, level=1), *noted(answer), Facts(facts), *warned(warnings)]
 
 
 def warnings_of(report: EvaluationReport) -> list[str]:

@@ -119,10 +119,6 @@ class EvaluationSetsReport(Report):
         """Return the sections of the report."""
         return [*title_blocks(self), *table_blocks(self), *caveat_blocks(self)]
 
-    def summary(self) -> list[Note] | None:
-        """Return the grade of each candidate, and the gains over the base; None without both."""
-        return [*joint_notes(self), *base_notes(self)] or None
-
 
 def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     """Return base, data sets, device and warnings."""
@@ -133,7 +129,8 @@ def title_blocks(report: EvaluationSetsReport) -> list[Block]:
         notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
     sets = plural(len(report.plan.sets), "data set")
     title = ("Evaluation of ", Span(report.adapters[0].name, "name"), f" on {sets}")
-    return opening(title, report.summary(), facts, list(dict.fromkeys(notes)))
+    answer = [*joint_notes(report), *base_notes(report)]
+    return opening(title, answer, facts, list(dict.fromkeys(notes)))
 
 
 def conditions_fact(report: EvaluationSetsReport) -> tuple[str, Inline]:

@@ -131,11 +131,6 @@ class EvidenceReport(Report):
         """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
-    def summary(self) -> list[Note]:
-        """Return the verdict, the grade and the p-value."""
-        test = f"{probability(self.bounds.p_value)} against a drop of {_amount(self, self.margin)} or more"
-        return [Note(GRADES[self.grade][0], self.verdict, [f"Grade {self.grade}, {test}"])]
-
     def without_texts(self) -> Self:
         """Return the flips without prompts and answers."""
         flips = tuple(replace(flip, excerpt="", answer_a="", answer_b="") for flip in self.flips)
@@ -159,7 +154,9 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
     if report.planning.examples_80 is not None:
         facts.append(("sample size", _sample_size(report, report.planning.examples_80)))
     title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
-    return [Heading(title, level=1), Notes(report.summary()), Facts(facts), *warned(report.notes)]
+    test = f"{probability(report.bounds.p_value)} against a drop of {_amount(report, report.margin)} or more"
+    answer = Note(GRADES[report.grade][0], report.verdict, [f"Grade {report.grade}, {test}"])
+    return [Heading(title, level=1), Notes([answer]), Facts(facts), *warned(report.notes)]
 
 
 def _sample_size(report: EvidenceReport, needed: int) -> str:

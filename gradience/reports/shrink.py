@@ -240,11 +240,6 @@ class ShrinkReport(Report):
         """Return the sections of the report."""
         return [*title_blocks(self), *candidate_blocks(self), *caveat_blocks(self)]
 
-    def summary(self) -> list[Note]:
-        """Return the result, why the next smaller candidate is not shown, and the limit of its scope."""
-        scope = [] if self.smallest is None else [Note("info", ONE_TRAINING)]
-        return [_answer(self), *_missing(self), *scope]
-
 
 class ShrinkForecast(ComparisonForecast):
     """Dry run of a shrink: candidates, memory, and the smallest margin that can be shown. No model is loaded."""
@@ -298,7 +293,8 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
         *repeated_tests(report.tests),
     ]
     title = ("Shrink of ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
-    return opening(title, report.summary(), facts, warnings)
+    scope = [] if report.smallest is None else [Note("info", ONE_TRAINING)]
+    return opening(title, [_answer(report), *_missing(report), *scope], facts, warnings)
 
 
 def _data_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:

@@ -93,10 +93,6 @@ class StrengthReport(Report):
         """Return the sections of the report."""
         return [*title_blocks(self), *frontier_blocks(self), *result_blocks(self), *limit_blocks(self)]
 
-    def summary(self) -> list[Note]:
-        """Return the result, and the gains over the base."""
-        return [_answer(self), *([] if self.test is None else base_notes(self.test))]
-
 
 def value_of(row: EvaluatedAdapter) -> float | None:
     """Return NLL per token, or accuracy as a share; None if it was not evaluated."""
@@ -127,7 +123,8 @@ def title_blocks(report: StrengthReport) -> list[Block]:
         *((f"{planned.name}, dev", set_words(planned)) for planned in report.dev.plan.sets),
         ("grid", grid),
     ]
-    return opening(("Strength of ", Span(report.adapter, "name")), report.summary(), facts, ())
+    answer = [_answer(report), *([] if report.test is None else base_notes(report.test))]
+    return opening(("Strength of ", Span(report.adapter, "name")), answer, facts, ())
 
 
 def frontier_blocks(report: StrengthReport) -> list[Block]:

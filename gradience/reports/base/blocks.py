@@ -134,10 +134,15 @@ def spans(text: Inline) -> tuple[Span, ...]:
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts)
 
 
+def noted(notes: Iterable[Note]) -> list[Notes]:
+    """Return a list of statements; no block without any."""
+    listed = list(notes)
+    return [Notes(listed)] if listed else []
+
+
 def warned(texts: Iterable[Inline]) -> list[Notes]:
-    """Return the warnings as a list; empty without any."""
-    notes = [Note("warning", text) for text in texts]
-    return [Notes(notes)] if notes else []
+    """Return the warnings as a list; no block without any."""
+    return noted(Note("warning", text) for text in texts)
 
 
 def dim(text: str) -> Paragraph:
