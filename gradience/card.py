@@ -49,15 +49,16 @@ EVALUATED = "evaluated on"
 """The row that every block with an evaluation has."""
 BESIDE = ("evaluation.json", "shrink.json")
 """Evaluations that are looked for in the adapter's folder and in the one above it."""
-LOADERS = {
-    "CAUSAL_LM": "AutoPeftModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
-    "TOKEN_CLS": "AutoPeftModelForTokenClassification",
-    "QUESTION_ANS": "AutoPeftModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
+TASKS = {
+    "CAUSAL_LM": ("text-generation", "AutoPeftModelForCausalLM"),
+    "SEQ_2_SEQ_LM": ("text2text-generation", "AutoPeftModelForSeq2SeqLM"),
+    "SEQ_CLS": ("text-classification", "AutoPeftModelForSequenceClassification"),
+    "TOKEN_CLS": ("token-classification", "AutoPeftModelForTokenClassification"),
+    "QUESTION_ANS": ("question-answering", "AutoPeftModelForQuestionAnswering"),
+    "FEATURE_EXTRACTION": ("feature-extraction", "AutoPeftModelForFeatureExtraction"),
 }
-"""Task of the config -> PEFT's class (0.21, auto.py)."""
+"""Task of the config -> the hub's name, and PEFT's class (0.21, auto.py)."""
+OTHER_TASK = ("other", "AutoPeftModel")
 OTHER_LOADERS = {
     "mlx": (
         [
@@ -73,15 +74,6 @@ OTHER_LOADERS = {
     ),
 }
 """Format beside PEFT's -> how its library loads it, and what was run (tests/conformance/test_written_formats.py)."""
-TASKS = {
-    "CAUSAL_LM": "text-generation",
-    "SEQ_2_SEQ_LM": "text2text-generation",
-    "SEQ_CLS": "text-classification",
-    "TOKEN_CLS": "token-classification",
-    "QUESTION_ANS": "question-answering",
-    "FEATURE_EXTRACTION": "feature-extraction",
-}
-"""Task of the config -> the hub's name."""
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 _HEAD = re.compile(r"\.(classifier|score)(\.out_proj)?\.weight$")
 Rows = list[tuple[str, Inline]]
@@ -184,7 +176,7 @@ def _front_matter(
     """Return the metadata for the hub. derived: the rest of the card describes another adapter."""
     config = adapter.config
     base = config.base_model if config else None
-    task = TASKS.get(config.task_type or "", "other") if config else "other"
+    task, _ = TASKS.get(config.task_type or "", OTHER_TASK) if config else OTHER_TASK
     fields: dict[str, Any] = {
         "base_model": base if base and _PLAIN.fullmatch(base) else None,
         "base_model_relation": "adapter",
@@ -342,7 +334,7 @@ def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block
         lines, run = OTHER_LOADERS[adapter.format]
         code = Code([line.replace("{base}", base) for line in lines], "python")
         return [Heading("How to load it"), code, Paragraph(run)]
-    loader = LOADERS.get(task or "", "AutoPeftModel")
+    _, loader = TASKS.get(task or "", OTHER_TASK)
     labels = f", num_labels={_labels(adapter)}" if task in ("SEQ_CLS", "TOKEN_CLS") else ""
     lines = [
         f"from peft import {loader}",

@@ -24,15 +24,15 @@ def environment() -> dict[str, Any]:
     from threadpoolctl import threadpool_info
 
     from gradience import __version__
+    from gradience.blas import processors
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = installed_versions()
     return {
         "gradience": __version__,
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "platform": platform.platform(),
-        "cpu": {"count": os.cpu_count(), "usable": usable},
+        "cpu": {"count": os.cpu_count(), "usable": processors()},
         "blas": [
             {
                 "library": library["internal_api"],

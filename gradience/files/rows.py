@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TextIO, runtime_checkable
@@ -201,16 +202,16 @@ def _listed_rows(lines: _Lines) -> Iterator[PlacedRow]:
 def _paragraphs(lines: _Lines) -> Iterator[PlacedRow]:
     """A plain text: each paragraph, up to the next blank line, is a row with the column `text`."""
     paragraph: list[str] = []
-    for line in lines:
+    place = ""
+    for line in chain(lines, [""]):
         if line.strip():
+            place = place if paragraph else f"{lines.path}: line {lines.number}"
             paragraph.append(line)
             continue
         lines.characters = 0
         if paragraph:
-            yield f"{lines.path}: line {lines.number - len(paragraph)}", {"text": "".join(paragraph).strip()}
+            yield place, {"text": "".join(paragraph).strip()}
         paragraph = []
-    if paragraph:
-        yield f"{lines.path}: line {lines.number - len(paragraph) + 1}", {"text": "".join(paragraph).strip()}
 
 
 def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
