@@ -40,15 +40,19 @@ def refused(
     keys = [key_of(detail, known) for detail in named]
     places = [_place(key, overrides) or path for key in keys]
     rest = f" (and {len(details) - len(named)} more)" if len(details) > len(named) else ""
-    kind = InputError if path in places else UsageError
     if not unknown:
-        return kind(f"{places[0]}: {_what(keys[0], details[0])}{rest}", code="config-value", hint=KEYS)
+        message = f"{places[0]}: {_what(keys[0], details[0])}{rest}"
+        if path in places:
+            return InputError(message, code="config-value", hint=KEYS)
+        return UsageError(message, code="config-value", hint=KEYS)
     message = "; ".join(
         f"{place}: unknown key{'s' if places.count(place) > 1 else ''} "
         + ", ".join(f"`{key}`" for key, its in zip(keys, places, strict=True) if its == place)
         for place in dict.fromkeys(places)
     )
-    return kind(message + rest, code="config-key", hint=_meant(keys, known, instead))
+    if path in places:
+        return InputError(message + rest, code="config-key", hint=_meant(keys, known, instead))
+    return UsageError(message + rest, code="config-key", hint=_meant(keys, known, instead))
 
 
 def _what(key: str, detail: ErrorDetails) -> str:
