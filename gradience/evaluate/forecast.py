@@ -1,7 +1,9 @@
 """Forecast an evaluation before any weight is loaded: its memory, the smallest margin that it can show, and its first
 examples as the model sees them."""
 
+from bisect import bisect_right
 from dataclasses import replace
+from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
@@ -33,8 +35,12 @@ PREVIEWED = 1000
 """Rows of a file that are read for them."""
 
 
-def margins_of(examples: int, claims: int, looks: tuple[int, ...] = ()) -> tuple[ShownMargin, ...]:
+def margins_of(
+    examples: int, margin: Fraction, claims: int, looks: tuple[int, ...] = ()
+) -> tuple[ShownMargin, ...]:
     """Return the smallest margin that this number of `examples` can show, for several discordances.
+
+    One of them is the largest discordance at which they can show `margin`, rounded down to a tenth of a percent.
 
     claims: candidates that share the error of 5 %; the smallest p-value must pass the strictest of Holm's levels.
     looks: planned looks; the last of them has less than the whole error.
@@ -43,13 +49,13 @@ def margins_of(examples: int, claims: int, looks: tuple[int, ...] = ()) -> tuple
     from gradience.statistics.sequential import nominal_levels
 
     level = nominal_levels(looks or (examples,), 0.05 / max(1, claims))[-1]
-    return tuple(
-        ShownMargin(
-            discordance=discordance,
-            margin=smallest_margin(examples, discordance, level=level, wanted=CHANCE),
-        )
-        for discordance in DISCORDANCES
-    )
+
+    def smallest(discordance: float) -> float:
+        return smallest_margin(examples, discordance, level=level, wanted=CHANCE)
+
+    too_much = bisect_right(range(1001), float(margin), key=lambda tenth: smallest(tenth / 1000))
+    shares = {*DISCORDANCES, max(0, too_much - 1) / 1000}
+    return tuple(ShownMargin(discordance=share, margin=smallest(share)) for share in sorted(shares))
 
 
 def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
@@ -65,7 +71,7 @@ def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
         with_base=request.with_base,
         examples=len(inputs.examples),
         margin=inputs.margin,
-        margins=margins_of(len(inputs.examples), claims, inputs.looks) if decides else (),
+        margins=margins_of(len(inputs.examples), inputs.margin, claims, inputs.looks) if decides else (),
         adapter_bytes=inputs.adapter_bytes,
         **{**memory, "notes": (*notes, *memory["notes"])},
     )

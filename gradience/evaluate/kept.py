@@ -133,8 +133,11 @@ class RecordStore:
 def changed_claims(claims: Sequence[Sequence[str]] | None, candidates: Sequence[str]) -> str | None:
     """Return the warning that the candidates changed; None if they are those of the plan, or unknown.
 
-    >>> changed_claims([["rank8"], ["rank4"]], ["rank4"])
-    'the candidates changed after the first answers (rank8, rank4; now rank4): p-values are adjusted for those of now'
+    No grade changes: a test of other candidates has its own 5 %, and the ledger counts it.
+
+    >>> changed_claims([["rank8"], ["rank4"]], ["rank4"])  # doctest: +NORMALIZE_WHITESPACE
+    'the candidates changed after the first answers (rank8, rank4; now rank4): this is a further test, and its p-values
+    are adjusted for the current candidates only'
     >>> changed_claims([["rank8"]], ["rank8"])
     """
     if claims is None or [[*names] for names in claims] == [[name] for name in candidates]:
@@ -142,7 +145,7 @@ def changed_claims(claims: Sequence[Sequence[str]] | None, candidates: Sequence[
     before = ", ".join(name for names in claims for name in names) or "none"
     return (
         f"the candidates changed after the first answers ({before}; now {', '.join(candidates) or 'none'}):"
-        " p-values are adjusted for those of now"
+        " this is a further test, and its p-values are adjusted for the current candidates only"
     )
 
 

@@ -28,7 +28,7 @@ from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims, count_tes
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order, report_of
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings, has_several, sets_of
 from gradience.files.artifact import digest_of
-from gradience.files.digests import files_below, remove_digests, write_digests
+from gradience.files.digests import files_below, other_run, refuse_other_run, remove_digests, write_digests
 from gradience.files.shared_names import path_text
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
@@ -75,13 +75,17 @@ def evaluate_adapters(
     the first examples. With several data sets, such as `guards={"general": "general.jsonl"}`, the report is an
     `EvaluationSetsReport`. Keywords, named like the flags of `gradience evaluate`:
 
-    Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options,
-    MissingExtra, LockedError if another evaluation is writing to `output`, OutputError for disk and memory
-    errors.
+    Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options or if `output`
+    contains a run of another command, MissingExtra, LockedError if another evaluation is writing to `output`,
+    OutputError for disk and memory errors.
     """
     several = has_several(settings) or joint_before(settings)
     if several:
         sets_of(settings)  # raises for invalid settings before libraries are imported
+    if settings.output is not None:
+        refuse_other_run(Path(settings.output), "evaluate")
+        if not several and (Path(settings.output) / PLAN).is_file():
+            raise other_run(Path(settings.output), f"{PLAN} of another command", "evaluate")
     require_libraries(settings.engine)
     if several:
         return evaluate_sets(settings)
@@ -121,7 +125,8 @@ def report_notes(
                 " change, if none does"
             )
             return
-        text = smallest_margin_text(examples, inputs.margin, margins_of(examples, candidates, inputs.looks))
+        margins = margins_of(examples, inputs.margin, candidates, inputs.looks)
+        text = smallest_margin_text(examples, inputs.margin, margins)
         settings.watcher.smallest_margin(f"{before}{text}")
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.digests import sha256_file
+from gradience.errors import UsageError
 from gradience.files.artifact import Artifact
 from gradience.files.shared_names import PlainName, given_text
 from gradience.files.whole import write_errors
@@ -16,6 +17,15 @@ from gradience.files.whole import write_errors
 DIGESTS = "digests.json"
 NOT_LISTED = (DIGESTS, "model.sig")
 """At the root: this file and its signature."""
+RUNS = {
+    "evaluation.json": "evaluate",
+    "evaluation_sets.json": "evaluate",
+    "shrink.json": "shrink",
+    "strength.json": "shrink --over strength",
+    "bench.json": "bench run",
+    "bench_aggregate.json": "bench run",
+}
+"""Report of a run -> the command that wrote it, and keeps records and digests in the same folder."""
 
 
 class Digests(Artifact):
@@ -52,6 +62,23 @@ def write_digests(folder: Path, only: Collection[str] | None = None) -> str:
         if path.is_file() and (only is None or name in only)
     }
     return sha256_file(Digests(files=files).save(folder / DIGESTS))
+
+
+def refuse_other_run(folder: Path, command: str) -> None:
+    """Raise UsageError (`output-other-run`) if `folder` has a report of another command, with records beside it."""
+    for report, other in RUNS.items():
+        if other != command and (folder / report).is_file():
+            raise other_run(folder, f"{report} of gradience {other}", command)
+
+
+def other_run(folder: Path, content: str, command: str) -> UsageError:
+    """Return the error for an output with the run of another command. content: the file that shows it."""
+    free = folder.with_name(f"{folder.name}-{command.split()[0]}")
+    return UsageError(
+        f"{folder}: contains {content}, whose records would be overwritten",
+        code="output-other-run",
+        hint=f"choose another folder, such as --output {free}",
+    )
 
 
 def remove_digests(folder: Path) -> None:

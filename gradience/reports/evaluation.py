@@ -842,14 +842,14 @@ def smallest_margin_text(examples: int, margin: Fraction, margins: Sequence[Show
             f" between right and wrong, {smallest}. Use more examples or a larger margin."
         )
     most = max(enough)
-    if not most:
-        changes = "only if no answer changes between right and wrong"
+    changes = f"if at most {100 * most:.3g} % of the answers change between right and wrong"
+    if most in (0, 1):
+        changes = "if no answer changes between right and wrong" if not most else "whatever answers change"
+    if most >= ASSUMED:
+        able = f"{plural(examples, 'example')} can show a {words} with 80 % power {changes}"
     else:
-        changes = f"if at most {100 * most:g} % of the answers change between right and wrong"
-    return (
-        f"{plural(examples, 'example')} can show a {words} with 80 % power {changes} (for equally good adapters)."
-        f" At {share}, {smallest}."
-    )
+        able = f"{plural(examples, 'example')} may be too few for a {words}: 80 % power only {changes}"
+    return f"{able} (for equally good adapters). At {share}, {smallest}."
 
 
 def _at_assumed_share(margins: Sequence[ShownMargin]) -> ShownMargin:

@@ -195,7 +195,7 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
         candidates=plan.candidates,
         margins=()
         if inputs.compares_nll or inputs.by_agreement
-        else margins_of(len(inputs.examples), 1, inputs.looks),
+        else margins_of(len(inputs.examples), inputs.margin, 1, inputs.looks),
         weights_bytes=expected.weights_bytes,
         adapter_bytes=expected.adapter_bytes,
         batch_bytes=largest.batch_bytes,

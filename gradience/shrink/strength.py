@@ -21,6 +21,7 @@ from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.inputs import EvaluateInputs, with_looks
 from gradience.evaluate.settings import has_several
 from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, report_notes
+from gradience.files.digests import refuse_other_run
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.models.lock import only_one
@@ -53,6 +54,7 @@ def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationFore
     evaluating raise.
     """
     refuse(settings)
+    refuse_other_run(settings.folder, "shrink --over strength")
     with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
         return _search(settings, opened)
 

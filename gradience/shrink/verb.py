@@ -29,7 +29,7 @@ from gradience.evaluate.settings import has_several, sets_of
 from gradience.evaluate.verb import PLAN, report_notes, require_libraries
 from gradience.files.artifact import digest_of
 from gradience.files.card import CARD, Card, write_card
-from gradience.files.digests import files_below, remove_digests, write_digests
+from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests
 from gradience.files.whole import check_output, whole_folder, write_errors
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
@@ -120,8 +120,9 @@ def _calibration(settings: ShrinkSettings, source: CandidateSource) -> Calibrati
 def refuse_output(adapter: Path, output: Path) -> None:
     """Refuse an output in or over the adapter, or with an adapter in it that no search has written.
 
-    Raises UsageError (`output-is-input`, `output-exists`, `not-ours`).
+    Raises UsageError (`output-is-input`, `output-exists`, `not-ours`, `output-other-run`).
     """
+    refuse_other_run(output, "shrink")
     check_output(output / ADAPTER, adapter, force=(output / SHRUNK).exists() or (output / PLAN).exists())
     if output.resolve() == adapter.resolve():
         raise UsageError(

@@ -16,6 +16,7 @@ from gradience.cli.app import run
 from gradience.cli.evaluate import code_of
 from gradience.errors import GradienceError, UsageError
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.settings import EvaluateSettings, options_of, sets_of
 from gradience.evaluate.verb import joint_rows
 from gradience.files.digests import Digests
@@ -28,6 +29,29 @@ from gradience.reports.evaluation_sets import EvaluationSetsReport
 def arguments(prepared, monkeypatch):
     monkeypatch.chdir(prepared)
     return ["evaluate", "reference", "other", "-b", "base", "--data", "rows.csv", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("command", "there", "content"),
+    [
+        ("evaluate", "shrink.json", "shrink.json of gradience shrink"),
+        ("evaluate", "plan.json", "plan.json of another command"),  # of an interrupted run
+        ("evaluate", "bench.json", "bench.json of gradience bench run"),
+        ("shrink", "evaluation.json", "evaluation.json of gradience evaluate"),
+    ],
+)
+def test_the_run_of_another_command_is_not_overwritten(
+    arguments, tmp_path, capsys, monkeypatch, command, there, content
+):
+    monkeypatch.setattr(Evaluator, "engine", property(lambda self: pytest.fail("a model is loaded")))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / there).write_text("{}", encoding="utf-8")
+    adapters = {"evaluate": ["reference", "other"], "shrink": ["reference"]}[command]
+    assert run([command, *adapters, *arguments[3:], "-o", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert f"out: contains {content}, whose records would be overwritten" in " ".join(printed.split())
+    assert f"--output {tmp_path}/out-{command}" in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [there]
 
 
 def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import adapters_to_compare as data
@@ -21,12 +22,13 @@ from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate import checks
 from gradience.evaluate.adapters import short_names
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.forecast import margins_of
+from gradience.evaluate.forecast import DISCORDANCES, margins_of
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
-from gradience.reports.evaluation import EvaluationPreview
+from gradience.reports.evaluation import EvaluationPreview, smallest_margin_text
+from gradience.statistics.power import examples_needed
 from gradience.tasks.user_code import allowing
 
 TEMPLATE = (
@@ -238,10 +240,21 @@ def test_a_preview_reads_the_first_rows_of_a_file(preview, capsys, labeled):
 
 
 def test_margins_shrink_with_examples_and_grow_with_discordance_and_claims():
-    few, many = margins_of(200, 1), margins_of(2_000, 1)
-    assert all(a.margin > b.margin for a, b in zip(few, many, strict=True))
+    margin = Fraction("0.05")  # shown at a discordance that is not among the assumed ones
+    several, few, many = (
+        margins_of(*given) for given in ((200, margin, 3), (200, margin, 1), (2_000, margin, 1))
+    )
     assert sorted(each.margin for each in few) == [each.margin for each in few]
-    assert all(a.margin > b.margin for a, b in zip(margins_of(200, 3), few, strict=True))
+    at = [{row.discordance: row.margin for row in rows} for rows in (several, few, many)]
+    assert all(at[0][share] > at[1][share] > at[2][share] for share in DISCORDANCES)
+
+
+@pytest.mark.parametrize(("examples", "share"), [(500, "3.9 %"), (1500, "14.5 %")])
+def test_the_share_of_changed_answers_is_the_largest_that_the_margin_allows(examples, share):
+    margin, share_of_one = Fraction("0.025"), float(share[:-2]) / 100
+    text = smallest_margin_text(examples, margin, margins_of(examples, margin, 1))
+    assert f"if at most {share} of the answers change" in text
+    assert examples_needed(share_of_one, 0.025) <= examples < examples_needed(share_of_one + 0.001, 0.025)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def evaluation_preview() -> EvaluationPreview:
 
 
 FORECAST: dict[str, Any] = {
-    "margins": margins_of(200, 1),
+    "margins": margins_of(200, Fraction("0.025"), 1),
     "weights_bytes": None,
     "adapter_bytes": 1,
     "batch_bytes": None,

@@ -281,7 +281,9 @@ def test_an_evaluation_keeps_the_planned_shares_of_its_error(prepared: Path, tmp
     assert manifest["claims"] == [["other"], ["smaller"]]
     assert not fields(output)
     report = evaluate_adapters(given[:2], **options)
-    assert any("first answers (other, smaller; now other): p-values" in note for note in report.notes)
+    assert any(
+        "first answers (other, smaller; now other): this is a further test" in note for note in report.notes
+    )
     assert not [field for field in fields(output) if "claims" in field]
     edit(output / "evaluation.json", lambda values: values.update(notes=[]))
     assert "records/manifest.json claims" in fields(output)

@@ -47,7 +47,7 @@ from gradience.evaluate.engines import engine, require_local
 from gradience.evaluate.verb import planned_set
 from gradience.files import strict_yaml
 from gradience.files.differences import differences
-from gradience.files.digests import write_digests
+from gradience.files.digests import refuse_other_run, write_digests
 from gradience.files.whole import write_whole
 from gradience.models.devices import choose_device, threads
 from gradience.models.lock import only_one
@@ -90,6 +90,7 @@ def run_bench(
         config, task.name, splits, task.code, calibration, rows, tuple(map(planned_set, guards))
     )
     planned = planned.model_copy(update={"code": code_version()})
+    refuse_other_run(output, "bench run")
     # The folder is created only now, after the checks.
     with only_one(output), threads(runtime.threads):
         plan = _plan_on_disk(config, planned, output, watcher)
