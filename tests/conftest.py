@@ -51,6 +51,18 @@ def causal(tmp_path_factory):
     return writers(tmp_path_factory.mktemp("writers"))
 
 
+@pytest.fixture
+def command(capsys):
+    """`gradience ARGUMENTS`, which must end with `code`: what it prints to stdout, and what to stderr."""
+    from gradience.cli.app import run
+
+    def call(*arguments, code=0):
+        assert run([*map(str, arguments)]) == code
+        return capsys.readouterr()
+
+    return call
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with a slow test come first: the last process to end has then only short ones left."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -14,7 +14,6 @@ from running import gradience as command_line
 
 import gradience
 from gradience import code_version as module
-from gradience.cli.app import run
 from gradience.code_version import code_version
 from gradience.errors import MissingExtra, require
 
@@ -52,10 +51,9 @@ def tags_that_lie(repository):
     return [tag for tag in tags if versions(files_of(repository, tag)) != {tag[1:]}]
 
 
-def test_the_files_and_the_command_name_one_version(capsys):
+def test_the_files_and_the_command_name_one_version(command):
     assert versions(lambda path: (ROOT / path).read_text(encoding="utf-8")) == {gradience.__version__}
-    assert run(["--version"]) == 0
-    assert capsys.readouterr().out == f"gradience {gradience.__version__}\n"
+    assert command("--version").out == f"gradience {gradience.__version__}\n"
 
 
 def test_a_tag_points_to_its_version():

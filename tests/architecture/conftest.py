@@ -61,13 +61,12 @@ def new_file(monkeypatch):
 
 
 @pytest.fixture
-def command(capsys, monkeypatch):
-    """`gradience ARGUMENTS`, which must end with `code`: what it prints to stdout, and what to stderr."""
+def command(command, monkeypatch):
+    """The same with the toys: a process makes its command line when it starts."""
 
-    def call(*arguments, code=0):
-        monkeypatch.setattr(app, "app", app.application())  # a process makes it when it starts
-        assert app.run([*map(str, arguments)]) == code
-        return capsys.readouterr()
+    def call(*arguments, **code):
+        monkeypatch.setattr(app, "app", app.application())
+        return command(*arguments, **code)
 
     return call
 

@@ -12,7 +12,6 @@ from gradience import audit_adapter
 from gradience.adapters.adapter import Adapter
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import MEASURES, Update
-from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.plan.blocking import blocks_suggestions
 from gradience.reports.audit import AuditReport
@@ -183,15 +182,13 @@ def test_a_folder_without_weights_is_an_error(tmp_path):
         audit_adapter(adapter(tmp_path / "adapter"), base_model=tmp_path / "empty")
 
 
-def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, capsys):
+def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, command):
     at = adapter(tmp_path / "adapter", factors(Q) | factors(V))
     folder = base(tmp_path / "base", {f"{Q}.weight": stored(weights((12, 16)))})
-    assert run(["audit", str(at), "--base-model", str(folder), "--json"]) == 0
-    printed = capsys.readouterr().out
+    printed = command("audit", at, "--base-model", folder, "--json").out
     report = AuditReport.model_validate_json(printed)
     assert report.base.base == "base"
     assert json.loads(printed)["base"]["modules"][0]["name"] == Q
-    assert run(["audit", str(at), "--base-model", str(folder)]) == 0
-    text = capsys.readouterr().out
+    text = command("audit", at, "--base-model", folder).out
     for part in ("Size relative to the base", "‖ΔW‖₂/‖W‖₂", "1 module not compared"):
         assert part in text

@@ -15,20 +15,18 @@ from gradience.cli.predecessor import INSTEAD
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def test_the_screen(capsys):
-    assert run(["check", str(CONFIGS / "trl.yaml")]) == 0
-    out = capsys.readouterr().out
+def test_the_screen(command):
+    out = command("check", CONFIGS / "trl.yaml").out
     assert "trl settings" in out
     assert "only attention is adapted" in out
     assert "advised: all-linear" in out
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_an_error_finding_is_exit_code_1_and_json_says_the_same(tmp_path, capsys):
+def test_an_error_finding_is_exit_code_1_and_json_says_the_same(tmp_path, command):
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({"peft_type": "LORA", "r": 0, "lora_alpha": 8}))
-    assert run(["check", str(path), "--json"]) == 1
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(command("check", path, "--json", code=1).out)
     assert report["schema"] == "gradience.check/2"
     assert [f["code"] for f in report["findings"] if f["severity"] == "error"] == ["impossible-number"]
 
@@ -45,10 +43,9 @@ CANNOT = {
 
 
 @pytest.mark.parametrize(("arguments", "code"), CANNOT.values(), ids=CANNOT)
-def test_exit_codes_of_what_cannot_be_checked(arguments, code, capsys, monkeypatch, tmp_path):
+def test_exit_codes_of_what_cannot_be_checked(arguments, code, command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert run(["check", *arguments]) == code
-    captured = capsys.readouterr()
+    captured = command("check", *arguments, code=code)
     assert captured.out == ""
     assert "error:" in captured.err
 
@@ -105,34 +102,30 @@ def test_a_training_folder_and_a_file_of_any_name(folder):
     ],
 )
 @pytest.mark.parametrize("option", ["--task", "--dataset"])
-def test_the_originals_tasks_are_understood(name, task, option, capsys):
+def test_the_originals_tasks_are_understood(name, task, option, command):
     assert task_of(name) == task
-    assert run(["check", str(example_adapter()), option, name, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["task"] == task
+    assert json.loads(command("check", example_adapter(), option, name, "--json").out)["task"] == task
 
 
-def test_settings_that_are_typed_count_before_the_file(capsys):
+def test_settings_that_are_typed_count_before_the_file(command):
     arguments = ["check", str(CONFIGS / "trl.yaml"), "--lr", "1e-6", "--r", "64", "--alpha", "128", "--json"]
-    assert run(arguments) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(command(*arguments).out)
     assert (report["settings"]["r"], report["settings"]["scale"]) == (64, 2.0)
     finding = next(f for f in report["findings"] if f["code"] == "learning-rate")
     assert (finding["seen"], finding["where"]) == ("1e-06", "as given")
 
 
-def test_settings_alone_are_judged_for_what_they_say(capsys):
-    assert run(["check", "--r", "8", "--alpha", "256", "--lr", "2e-3", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+def test_settings_alone_are_judged_for_what_they_say(command):
+    report = json.loads(command("check", "--r", "8", "--alpha", "256", "--lr", "2e-3", "--json").out)
     assert report["files"] == []
     assert [f["code"] for f in report["findings"]] == ["learning-rate", "scale"]
     assert run(["check", "--r", "0", "--json"]) == 1
 
 
 @pytest.mark.parametrize(("verb", "option"), INSTEAD, ids=" ".join)
-def test_an_option_of_the_original_is_answered_with_what_to_type(verb, option, capsys):
+def test_an_option_of_the_original_is_answered_with_what_to_type(verb, option, command):
     group = ["bench"] if verb in ("run", "aggregate") else []
-    assert run([*group, verb, "x", option, "y"]) == 2
-    said = capsys.readouterr().err
+    said = command(*group, verb, "x", option, "y", code=2).err
     assert f"No such option: {option}" in said
     assert f"hint: {INSTEAD[verb, option]}" in said
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import tiny_models as tiny
 import torch
 import urllib3
 from data_files import write_jsonl
@@ -21,7 +22,6 @@ from peft import LoraConfig, get_peft_model
 from raising import raises
 from transformers import AutoModelForCausalLM, set_seed
 
-from conformance.tiny_vllm import WITH_VLLM, counted_starts, tiny, write_models
 from gradience import evaluate_adapters
 from gradience.bench.run.seed import MadeElsewhere, refuse_mixture
 from gradience.bench.verdict.facts import ANSWERS, SCORES
@@ -39,7 +39,13 @@ from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
 from gradience.settings import call
 
-pytestmark = WITH_VLLM
+pytestmark = [
+    pytest.mark.conformance,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(not os.environ.get(PYTHON), reason=f"{PYTHON} names no Python with vLLM"),
+]
+SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+"""Heads of 32: vLLM's kernels for processors take no smaller ones."""
 ADAPTERS = {
     "first": {"r": 4},
     "rslora": {"r": 8, "use_rslora": True},
@@ -59,6 +65,15 @@ SHORT = [
     "task.eval_samples=24", "task.probe_gate.min_value=0", "task.probe_gate.above_base=null",
     "compression.ladder.steps=[8,2]", "compression.variants=[uniform_median]", "compression.controls=[rewrite_control]",
 ]  # fmt: skip
+
+
+def write_models(root, adapters):
+    """The base, and adapters by their names beside it."""
+    tiny.llama(**SHAPE).save_pretrained(root / "base")
+    tiny.letters_tokenizer().save_pretrained(root / "base")
+    for seed, (name, config) in enumerate(adapters.items(), start=1):
+        tiny.llama_adapter(root / name, seed, base=tiny.llama(**SHAPE), **config)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +165,20 @@ def test_a_base_that_it_does_not_take_is_refused_in_its_words(folders, settings)
     with raises(InputError, "engine-refuses", r"vLLM 0.* refuses to load the base"):
         engine.generate(None, ["1"], max_new_tokens=1)
     engine.close()
+
+
+@contextmanager
+def counted_starts():
+    """Process ids of vLLM, in the order in which they were started meanwhile."""
+    pids, start = [], VllmProcess.__init__
+
+    def counted(self, *arguments):
+        start(self, *arguments)
+        pids.append(self._child.pid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VllmProcess, "__init__", counted)
+        yield pids
 
 
 @pytest.fixture(scope="module")

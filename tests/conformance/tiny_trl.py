@@ -43,7 +43,7 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words_of, eos_token="<eos>", pad_token="<pad>")
 
 
-def speaker(folder, steps=150):
+def speaker(folder):
     """A base that was trained to say four to eight words and stop."""
     dice = torch.Generator().manual_seed(3)
     rows = []
@@ -61,7 +61,7 @@ def speaker(folder, steps=150):
     model = llama(pad_token_id=PAD, eos_token_id=EOS)
     args = TrainingArguments(
         output_dir=str(folder),
-        max_steps=steps,
+        max_steps=150,
         learning_rate=5e-3,
         per_device_train_batch_size=32,
         **SETTINGS,
@@ -70,11 +70,18 @@ def speaker(folder, steps=150):
     return model
 
 
-# Rewards. A completion has at most 24 words.
+def shared(model, callbacks, adapter=None):
+    """What all trainers are given: a copy of the model among it."""
+    return {
+        "model": copy.deepcopy(model),
+        "processing_class": tokenizer(),
+        "peft_config": adapter or lora(),
+        "callbacks": callbacks,
+    }
 
 
 def brevity(completions, **kwargs):
-    """Fewer words are better: a goal that the model reaches by itself."""
+    """A reward: of at most 24 words, fewer are better, a goal that the model reaches by itself."""
     return [1 - len(text.split()) / 24 for text in completions]
 
 
@@ -85,13 +92,10 @@ def grpo(folder, model, callbacks, **arguments):
         "max_completion_length": 24, "beta": 0.04, "lr_scheduler_type": "constant", "logging_steps": 2,
     }  # fmt: skip
     return trl.GRPOTrainer(
-        model=copy.deepcopy(model),
         reward_funcs=brevity,
         args=trl.GRPOConfig(output_dir=str(folder), **{**SETTINGS, **settings, **arguments}),
         train_dataset=Dataset.from_list([{"prompt": f"w{i % 20} w{(7 * i) % 20}"} for i in range(32)]),
-        processing_class=tokenizer(),
-        peft_config=lora(),
-        callbacks=callbacks,
+        **shared(model, callbacks),
     )
 
 
@@ -106,13 +110,10 @@ def dpo(folder, model, callbacks, **arguments):
         "logging_steps": 2, "eval_strategy": "steps", "eval_steps": 20,
     }  # fmt: skip
     return trl.DPOTrainer(
-        model=copy.deepcopy(model),
         args=trl.DPOConfig(output_dir=str(folder), **{**SETTINGS, **settings, **arguments}),
         train_dataset=Dataset.from_list(rows[:48]),
         eval_dataset=Dataset.from_list(rows[48:]),
-        processing_class=tokenizer(),
-        peft_config=lora(),
-        callbacks=callbacks,
+        **shared(model, callbacks),
     )
 
 
@@ -125,13 +126,10 @@ def sft(folder, model, callbacks, adapter=None, **arguments):
         "dataset_kwargs": {"skip_prepare_dataset": True}, "pad_token": None,
     }  # fmt: skip
     return trl.SFTTrainer(
-        model=copy.deepcopy(model),
         args=trl.SFTConfig(output_dir=str(folder), **{**SETTINGS, **settings, **arguments}),
         train_dataset=Dataset.from_list(rows[:192]),
         eval_dataset=Dataset.from_list(rows[192:]),
-        processing_class=tokenizer(),
-        peft_config=adapter or lora(),
-        callbacks=callbacks,
+        **shared(model, callbacks, adapter),
     )
 
 

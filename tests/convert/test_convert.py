@@ -120,13 +120,11 @@ def test_a_folder_is_not_named_like_a_gguf_file_by_mistake(adapter: Path, tmp_pa
         convert_adapter(adapter, tmp_path / "adapter.gguf")
 
 
-def test_an_output_is_replaced_with_force_alone(adapter: Path, tmp_path: Path, capsys) -> None:
+def test_an_output_is_replaced_with_force_alone(adapter: Path, tmp_path: Path, command) -> None:
     words = ["convert", str(adapter), str(tmp_path / "out")]
-    assert run([*words, "--to", "peft"]) == 0
-    assert "Converted to" in capsys.readouterr().out
+    assert "Converted to" in command(*words, "--to", "peft").out
     assert run(words) == 2
-    assert run([*words, "--force", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["to"] == "peft"
+    assert json.loads(command(*words, "--force", "--json").out)["to"] == "peft"
 
 
 def test_peft_loads_a_pickle_that_was_converted(tmp_path: Path) -> None:
@@ -374,15 +372,13 @@ def test_what_a_format_cannot_hold_is_said(to, options, base, says, tmp_path):
         ("mlx-dora", "", "DoRA"),
     ],
 )
-def test_what_peft_has_no_names_for_is_refused(kind, file, says, tmp_path, capsys):
-    assert run(["convert", str(FOREIGN / kind / file), str(tmp_path / "new")]) == 3
-    assert says in capsys.readouterr().err
+def test_what_peft_has_no_names_for_is_refused(kind, file, says, tmp_path, command):
+    assert says in command("convert", FOREIGN / kind / file, tmp_path / "new", code=3).err
 
 
-def test_adapters_without_a_common_module_are_not_compared(tmp_path, capsys):
+def test_adapters_without_a_common_module_are_not_compared(tmp_path, command):
     a, b = (
         peft_adapter(tmp_path / "a", {Q: 4}),
         peft_adapter(tmp_path / "b", {"transformer.h.0.attn.c_attn": 4}),
     )
-    assert run(["compare", str(a), str(b)]) == 3
-    assert "have no module in common" in " ".join(capsys.readouterr().err.split())
+    assert "have no module in common" in " ".join(command("compare", a, b, code=3).err.split())

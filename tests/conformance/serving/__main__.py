@@ -26,7 +26,7 @@ from conformance.serving.architectures import ARCHITECTURES, Architecture
 from conformance.serving.cases import Case, Workshop, cases_of
 from conformance.serving.compare import TOLERANCE, Compared, compare, furthest
 from conformance.serving.llama_cpp_server import LlamaCpp
-from conformance.serving.served import Asked, Reply, Served, Server, parser_of, say
+from conformance.serving.served import Asked, Reply, Served, parser_of, say
 from conformance.serving.vllm_server import Vllm
 from gradience.adapters.formats import open_adapter
 from gradience.runtimes.record import parts_of
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only these cases; writes nothing")
     given = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
-    server: Server = Vllm(given.python) if given.runtime == "vllm" else LlamaCpp(given.python, given.source)
+    server = Vllm(given.python) if given.runtime == "vllm" else LlamaCpp(given.python, given.source)
     odd = 0
     for architecture in ARCHITECTURES:
         if server.asks(architecture) and given.architecture in architecture.name:
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def run_architecture(
-    server: Server, architecture: Architecture, only: str
+    server: Vllm | LlamaCpp, architecture: Architecture, only: str
 ) -> tuple[list[dict[str, Any]], float, Mapping[str, str]]:
     """The rows of the record, how far the base model is from PEFT's, and the versions of the runtime."""
     cases = [
@@ -108,7 +108,7 @@ def swap(shop: Workshop, base: model.Logprobs, path: Path, peft: model.Logprobs,
 
 
 def row_of(
-    server: Server, item: Asked, served: Served, base: model.Logprobs, shop: Workshop
+    server: Vllm | LlamaCpp, item: Asked, served: Served, base: model.Logprobs, shop: Workshop
 ) -> dict[str, Any]:
     """One row of the record: what was measured, and whether what was loaded is PEFT's answer or the rule's."""
     reply = served.replies.get(item.case.id, Reply(None, served.not_served))

@@ -31,9 +31,7 @@ def furthest(first: Logprobs, second: Logprobs) -> float:
     )
 
 
-def compare(
-    *, peft: Logprobs | None, base: Logprobs, served: Logprobs | None, refusal: str = "", floor: float = MOVES
-) -> Compared:
+def compare(*, peft: Logprobs | None, base: Logprobs, served: Logprobs | None, refusal: str = "") -> Compared:
     """The outcome of a case.
 
     peft: PEFT's log-probabilities; None where PEFT was not asked.   base: of the base model.
@@ -46,5 +44,5 @@ def compare(
         return Compared("void", None, moved)
     difference = furthest(served, peft)
     if difference <= TOLERANCE:
-        return Compared("equal" if moved >= floor else "void", difference, moved)
+        return Compared("equal" if moved >= MOVES else "void", difference, moved)
     return Compared("no effect" if furthest(served, base) <= TOLERANCE else "differs", difference, moved)

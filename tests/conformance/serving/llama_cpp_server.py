@@ -30,11 +30,7 @@ class LlamaCpp:
     name: str = "llama.cpp"
     slug: str = "llama_cpp"
     claims: bool = False
-
-    @property
-    def scale(self) -> Scale:
-        """α over the rank of the tensors."""
-        return gguf_scale
+    scale: Scale = gguf_scale  # α over the rank of the tensors
 
     def asks(self, architecture: Architecture) -> bool:
         """Those that its own converter and ours of the base model were tried on."""

@@ -4,16 +4,15 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from conformance.serving.architectures import Architecture
-from conformance.serving.cases import Case, CaseAdapter, Workshop
+from conformance.serving.cases import Case, CaseAdapter
 from conformance.serving.compare import Compared
 from conformance.serving.model import Logprobs
 from gradience.runtimes.record import Parts
-from gradience.runtimes.verdict import LoadedAdapter, Scale
+from gradience.runtimes.verdict import LoadedAdapter
 
 
 class Asked(NamedTuple):
@@ -50,27 +49,6 @@ class Served(NamedTuple):
     versions: Mapping[str, str]
     not_served: str = ""
     broke: bool = False
-
-
-class Server(Protocol):
-    """A runtime under test.
-
-    name: as in `gradience.runtimes`.   slug: of the JSON file and of the block in docs/results/runtimes.md.
-    scale: the one that it gives a module.   claims: it is asked about adapters that only claim something.
-    """
-
-    name: str
-    slug: str
-    claims: bool
-
-    @property
-    def scale(self) -> Scale: ...
-
-    def asks(self, architecture: Architecture) -> bool:
-        """True where this architecture is asked of it."""
-        ...
-
-    def serve(self, shop: Workshop, asked: Sequence[Asked]) -> Served: ...
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:

@@ -15,17 +15,17 @@ SERVE = Path(__file__).with_name("serve_vllm.py")
 
 @dataclass(frozen=True)
 class Vllm:
-    """python: the interpreter of vLLM's environment."""
+    """python: the interpreter of vLLM's environment.
+
+    name: as in `gradience.runtimes`.   slug: of the JSON file and of the block in docs/results/runtimes.md.
+    claims: it is asked about adapters that only claim something.   scale: what it gives a module.
+    """
 
     python: Path
     name: str = "vLLM"
     slug: str = "vllm"
     claims: bool = True
-
-    @property
-    def scale(self) -> Scale:
-        """PEFT's, the patterns included."""
-        return peft_scale
+    scale: Scale = peft_scale
 
     def asks(self, architecture: Architecture) -> bool:
         """All of them: that it does not serve one is a result."""
