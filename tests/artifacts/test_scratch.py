@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from factory import adapter
-from killing import HANGS, program
+from killing import program
 from prompt_samples import calibration_report
 from raising import raises
 
@@ -275,29 +275,6 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     with whole_folder(tmp_path / "out", force=False) as scratch:
         fill(scratch)
     assert names(tmp_path) == {"out", rest.name}
-
-
-def test_two_runs_at_once_give_one_whole_folder(tmp_path):
-    out, results = tmp_path / "out", []
-
-    def work(text):
-        try:
-            with whole_folder(out, force=False) as scratch:
-                fill(scratch, text)
-                barrier.wait(HANGS)
-            results.append(text)
-        except UsageError as error:
-            results.append(error.code)
-
-    barrier = threading.Barrier(2)
-    threads = [threading.Thread(target=work, args=(text,)) for text in ("one", "two")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    winner = (out / "adapter_config.json").read_text()
-    assert sorted(results) == sorted([winner, "output-exists"])
-    assert names(tmp_path) == {"out"}
 
 
 # ---------------------------------------------------------------- where the output may be
