@@ -1,6 +1,7 @@
 """Predicted cost of a smaller adapter, from a calibration: a part of a compression's plan and report."""
 
 import math
+from collections.abc import Mapping
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import Block, Facts, Heading, Inline, Paragraph, Span, warned
@@ -16,10 +17,17 @@ RATIOS = {
 }
 """Range of measured KL / predicted KL over three seeds (one for sums), excluding random directions and KL below three
 times the bfloat16 noise. Sources: docs/results/calibration.md and docs/results/predicted_drop.md."""
-EARLIER = (
-    f"In earlier runs, the measured KL was {min(low for low, _ in RATIOS.values()):g} to"
-    f" {max(high for _, high in RATIOS.values()):g} times the prediction."
-)
+
+
+def in_earlier_runs(ratios: Mapping[str, tuple[float, float]]) -> str:
+    """Return the range of measured / predicted KL in a sentence; empty without any."""
+    if not ratios:
+        return ""
+    ends = [end for ratio in ratios.values() for end in ratio]
+    return f"In earlier runs, the measured KL was {min(ends):g} to {max(ends):g} times the prediction."
+
+
+EARLIER = in_earlier_runs(RATIOS)
 ROUTED = "the base routes each token to {}, and a prediction assumes that no token changes its experts"
 
 
@@ -91,12 +99,7 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
     left_out = ""
     if prediction.excluded_modules:
         left_out = f" It excludes {plural(prediction.excluded_modules, 'module')}, which keep their rank."
-    ends = [end for ratio in prediction.ratios.values() for end in ratio]
-    earlier = (
-        f" In earlier runs, the measured KL was {min(ends):g} to {max(ends):g} times the prediction."
-        if ends
-        else ""
-    )
+    earlier = f" {in_earlier_runs(prediction.ratios)}".rstrip()
     basis = (
         f"Second-order estimate from {plural(prediction.rows, 'example')} ({scored}) that were not used to choose the"
         f" components.{earlier}{left_out} Evaluate the result."

@@ -96,9 +96,13 @@ class Report(Readable):
         return cast("DataFrame", pandas.json_normalize(rows))
 
     def _repr_html_(self) -> str:
-        from gradience.reports.base.notebook import to_notebook
+        """Return what a notebook shows: the screen, and the most informative plot."""
+        from gradience.reports.base import html
+        from gradience.reports.plots.kinds import plots_of
+        from gradience.reports.plots.matplotlib import html_image
 
-        return to_notebook(self)
+        plot = next(iter(plots_of(self).values()), None)
+        return html.render(self.screen(SCREEN)) + (html_image(plot) if plot else "")
 
     def __str__(self) -> str:
         """Return what the command line prints."""

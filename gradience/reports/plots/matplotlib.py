@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from gradience.errors import require
-from gradience.reports.base.names import display_name
+from gradience.errors import MissingExtra, require
+from gradience.reports.base.names import display_name, html_text
 from gradience.reports.base.numbers import count, sig
 from gradience.reports.plots.plot import (
     SHADES,
@@ -69,6 +70,8 @@ SIZE = (5.2, 3.6)
 """Width and minimum height of a plot, in inches."""
 ROW = 0.28
 """Height of one row of a forest plot or a heat map, in inches."""
+IN_A_CELL = 760
+"""Maximum width of a picture in a notebook, in pixels."""
 
 
 def figure_of(plot: Plot) -> Figure:
@@ -102,6 +105,16 @@ def image_of(plot: Plot, kind: str) -> bytes:
     with _style():
         figure.savefig(file, format=kind, metadata=metadata[kind], dpi=200)
     return file.getvalue()
+
+
+def html_image(plot: Plot) -> str:
+    """Return the plot as a self-contained image for HTML, without a script; without matplotlib, how to install it."""
+    try:
+        image = b64encode(image_of(plot, "svg")).decode()
+    except MissingExtra as missing:
+        return f"<p>{html_text(f'To see the plot, install matplotlib: {missing.hint}')}</p>"
+    label = html_text(f"{plot.title}. {plot.sentence}")
+    return f'<img alt="{label}" style="max-width:min(100%, {IN_A_CELL}px)" src="data:image/svg+xml;base64,{image}">'
 
 
 @contextmanager
