@@ -13,7 +13,6 @@ from gradience.shrink.settings import ShrinkSettings
 
 if TYPE_CHECKING:
     from gradience.reports.shrink import ShrinkReport
-    from gradience.reports.strength import StrengthReport
 
 
 def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> int:
@@ -49,7 +48,7 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
                     [f"{settings.folder / 'strength.json'}", "strength.md", *(f"{n}/" for n in folders)]
                 )
             )
-        return strength_code_of(result)
+        return code_of_grades(["C" if result.tested is None else result.tested.grade or "C"])
     if not isinstance(result, ShrinkReport):
         out.show_aloud(result)
         return ExitCode.DONE
@@ -60,11 +59,6 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
         show_written(f"{output / SHRUNK}, {DOCUMENT}{adapter}")
         show_root(output)
     return code_of(result)
-
-
-def strength_code_of(report: StrengthReport) -> ExitCode:
-    """Return 0 if the chosen strength is shown on every data set, 1 if it is worse on one, 4 if it failed, else 8."""
-    return code_of_grades(["C" if report.tested is None else report.tested.grade or "C"])
 
 
 def code_of(report: ShrinkReport) -> ExitCode:

@@ -154,7 +154,8 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
     if report.planning.examples_80 is not None:
         facts.append(("sample size", _sample_size(report, report.planning.examples_80)))
     title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
-    test = f"{probability(report.bounds.p_value)} against a drop of {_amount(report, report.margin)} or more"
+    drop = f"{sig(100 * report.margin if report.table else report.margin)}{_unit(report)}"
+    test = f"{probability(report.bounds.p_value)} against a drop of {drop} or more"
     answer = Note(GRADES[report.grade][0], report.verdict, [f"Grade {report.grade}, {test}"])
     return [Heading(title, level=1), Notes([answer]), Facts(facts), *warned(report.notes)]
 
@@ -218,11 +219,6 @@ def caveat_blocks(report: EvidenceReport) -> list[Block]:
 def _unit(report: EvidenceReport) -> str:
     """Return the unit of a difference: points for 0/1 scores."""
     return " points" if report.table else ""
-
-
-def _amount(report: EvidenceReport, value: float | None) -> str:
-    """Return the size of a difference with its unit."""
-    return f"{sig(100 * value if value is not None and report.table else value)}{_unit(report)}"
 
 
 def _signed(report: EvidenceReport, value: float) -> str:

@@ -91,7 +91,11 @@ class StrengthReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [*title_blocks(self), *frontier_blocks(self), *result_blocks(self), *limit_blocks(self)]
+        shown = [*title_blocks(self), *frontier_blocks(self)]
+        if self.test is None:
+            return shown
+        _, *table = table_blocks(self.test)
+        return [*shown, Heading("Test", aside="test rows, once"), *table, *caveat_blocks(self.test)]
 
 
 def value_of(row: EvaluatedAdapter) -> float | None:
@@ -147,16 +151,3 @@ def frontier_blocks(report: StrengthReport) -> list[Block]:
         (Column(), lambda row: "chosen" if row.name == report.chosen else ""),
     )
     return [Heading("Frontier", aside="dev rows"), table, Paragraph(f"Chosen: {report.rule}.")]
-
-
-def result_blocks(report: StrengthReport) -> list[Block]:
-    """Return the chosen point on the test rows."""
-    if report.test is None:
-        return []
-    _, *table = table_blocks(report.test)
-    return [Heading("Test", aside="test rows, once"), *table]
-
-
-def limit_blocks(report: StrengthReport) -> list[Block]:
-    """Return the limits of the result."""
-    return [] if report.test is None else caveat_blocks(report.test)
