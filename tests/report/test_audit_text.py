@@ -1,7 +1,6 @@
 """The screen: golden files, its size, and the order of its answers."""
 
 import ast
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -225,31 +224,6 @@ def test_golden_markdown_of_the_bundled_adapter(monkeypatch):
     monkeypatch.chdir(example_adapter().parents[2])
     report = audit_adapter("gradience/examples/minilm-reviews-r8")
     assert_golden(GOLDEN / "minilm-reviews-r8.md", report.to_markdown())
-
-
-class Reader(HTMLParser):
-    """Cells by row, and whether every tag is closed in its order."""
-
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.open, self.rows, self.text = [], [], ""
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "br":
-            return
-        self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
 
 
 # ---------------------------------------------------------------- The map of layers and kinds of modules

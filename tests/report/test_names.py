@@ -69,17 +69,19 @@ def steering(text, allowed=""):
 
 
 class Tags(HTMLParser):
-    """Start and end tags, attributes, and the text between them."""
+    """Start and end tags, attributes, and the text between them; those of `open` are not closed."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
-        self.tags, self.text = [], ""
+        self.tags, self.text, self.open = [], "", []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, attrs))
+        self.open += [tag] if tag not in ("br", "meta") else []
 
     def handle_endtag(self, tag):
         self.tags.append(tag)
+        assert self.open.pop() == tag
 
     def handle_comment(self, data):
         raise AssertionError(f"a comment: {data}")
