@@ -13,8 +13,10 @@ from pathlib import Path
 
 from gradience.digests import in_first_half
 from gradience.errors import UsageError, did_you_mean
+from gradience.evaluate.adapters import AdapterInput, adapter_input, short_names
+from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import EvaluateSettings, sets_of
-from gradience.evaluate.verb import evaluate_adapters, require_libraries
+from gradience.evaluate.verb import evaluate, report_notes, require_libraries
 from gradience.files.rows import rows_of
 from gradience.files.whole import check_output, write_whole
 from gradience.merge.parents import Parent, open_parents
@@ -30,7 +32,7 @@ from gradience.reports.merge import (
     ParentVerdict,
     SearchedMerge,
 )
-from gradience.settings import call, shared
+from gradience.settings import shared
 
 EVALUATIONS = "evaluation"
 
@@ -52,18 +54,21 @@ def merge_and_test(settings: MergeSettings, output: Path, watch: Stopwatch) -> M
         tests = _tests_of(parents, settings)
         for parent in parents:
             check_output(output, parent.path, force=settings.force or output.exists())
+        references = {
+            parent.name: AdapterInput.of(parent.name, parent.path, parent.opened) for parent in parents
+        }
         rows: tuple[SearchedMerge, ...] = ()
         if settings.search:
-            settings, tests, rows = _search(parents, settings, tests, output, stack)
+            settings, tests, rows = _search(parents, references, settings, tests, output, stack)
             parents = _weighted(parents, settings)
         report = merge_or_resume(parents, settings, output, watch, stack)
-    evidence = []
-    for parent in parents:
-        folder = f"{EVALUATIONS}/{parent.name}"
-        evaluation = _evaluated(tests[parent.name], (parent.path, output), output / folder)
+    evidence, merged = [], adapter_input(output.name, output)
+    for name, reference in references.items():
+        folder = f"{EVALUATIONS}/{name}"
+        evaluation = _evaluated(tests[name], (reference, merged), output / folder)
         evidence.append(
             ParentEvidence(
-                parent=parent.name,
+                parent=name,
                 reference=evaluation.adapters[0],
                 merged=evaluation.candidates[0],
                 evaluation=folder,
@@ -107,11 +112,14 @@ def _tests_of(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, E
     return tests
 
 
-def _evaluated(test: EvaluateSettings, adapters: Sequence[Path], folder: Path) -> EvaluationReport:
+def _evaluated(test: EvaluateSettings, adapters: Sequence[AdapterInput], folder: Path) -> EvaluationReport:
     """Compare adapters with the first on one data set."""
-    report = call(evaluate_adapters, test, adapters=tuple(adapters), output=folder)
-    assert isinstance(report, EvaluationReport)
-    return report
+    names = short_names([adapter.given.resolve() for adapter in adapters])
+    named = tuple(replace(adapter, name=name) for adapter, name in zip(adapters, names, strict=True))
+    request = replace(test, adapters=tuple(adapter.given for adapter in adapters), output=folder)
+    inputs = read_inputs(request, named)
+    report_notes(request, inputs, len(adapters) - 1)
+    return evaluate(inputs, folder)
 
 
 # ---------------------------------------------------------------- search
@@ -119,6 +127,7 @@ def _evaluated(test: EvaluateSettings, adapters: Sequence[Path], folder: Path) -
 
 def _search(
     parents: Sequence[Parent],
+    references: Mapping[str, AdapterInput],
     settings: MergeSettings,
     tests: Mapping[str, EvaluateSettings],
     output: Path,
@@ -127,18 +136,18 @@ def _search(
     """Return the settings of the best candidate on the dev rows, the test rows, and the results of all candidates."""
     folder = output.with_name(f"{output.name}.search")
     halves = {name: _split(test, folder / "rows", name) for name, test in tests.items()}
-    tried, folders = [], []
+    tried, candidates = [], []
     for method, share, density in GRID:
         shares = (share,) * len(parents)
         asked = replace(settings, method=method, weights=shares, density=density, force=False)
         place = folder / "candidates" / f"{method}-{share:g}-{density:g}"
         merge_or_resume(_weighted(parents, asked), asked, place, Stopwatch(), stack)
         tried.append(asked)
-        folders.append(place)
+        candidates.append(adapter_input(place.name, place))
     gains = []
-    for parent in parents:
-        dev = replace(halves[parent.name][0], all_rows=True, no_ledger=True)
-        report = _evaluated(dev, (parent.path, *folders), folder / "dev" / parent.name)
+    for name, reference in references.items():
+        dev = replace(halves[name][0], all_rows=True, no_ledger=True)
+        report = _evaluated(dev, (reference, *candidates), folder / "dev" / name)
         gains.append([_gain(row) for row in report.candidates])
     deltas = list(zip(*gains, strict=True))
     best = max(range(len(tried)), key=lambda place: (min(deltas[place]), sum(deltas[place])))

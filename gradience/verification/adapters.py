@@ -1,7 +1,8 @@
 """An adapter's files against the reports about it: digests, ranks, parameters and types from its headers."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,24 @@ from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.distill.divergence import mean_kl, p_closer
 from gradience.errors import InputError
-from gradience.evaluate.adapters import adapter_input
+from gradience.evaluate.adapters import AdapterInput
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import BASE, EvaluatedAdapter
 
 Facts = Iterable[Link]
+WEIGHTS_MATCH = "{}: digest, ranks, parameters and types match the weights"
 
 
-def source_at(place: Path, path: str | None, sha256: str | None) -> Path | None:
-    """Return the adapter that a report names, if it is in the folder, beside it or here, with this digest."""
-    if path is None or sha256 is None:
-        return None
+def open_source(place: Path, path: str, sha256: str) -> Adapter | None:
+    """Open the adapter that a report names, if it is in the folder, beside it or here, with this digest."""
     for folder in (place / "candidates" / Path(path).name, place.parent / Path(path).name, Path(path)):
         try:
-            with open_adapter(folder) as adapter:
-                if adapter.sha256() == sha256:
-                    return folder
+            adapter = open_adapter(folder)
+            if adapter.sha256() == sha256:
+                return adapter
+            adapter.close()
         except InputError:
             continue
     return None
@@ -53,7 +54,9 @@ def check_evaluated(
     """Compare the row of an evaluation with the adapter. folder: where it must be; by default where it is found."""
     if row.role == BASE or row.sha256 is None:
         return
-    folder = folder or source_at(place, row.path, row.sha256)
+    found = open_source(place, row.path, row.sha256) if folder is None and row.path else None
+    if found is not None:
+        folder = found.location.path
     if folder is None:
         findings.gap(
             f"ranks and parameters of {row.name}: its weights are not here (sha256 {row.sha256[:12]}…)"
@@ -64,7 +67,8 @@ def check_evaluated(
         "adapter", "L1", f"{row.name}: digest, ranks and parameters match the files of {where}/"
     ):
         try:
-            adapter = adapter_input(row.name, folder)
+            with found or open_adapter(folder) as opened:
+                adapter = AdapterInput.of(row.name, folder, opened)
         except InputError as error:
             findings.mismatch(where, str(error))
             return
@@ -97,19 +101,20 @@ def check_compression(folder: Path, findings: Findings) -> CompressionReport | N
     if not (folder / REPORT).is_file():
         return None
     report = CompressionReport.read(folder / REPORT)
-    _opened(folder, findings, REPORT, lambda adapter: _compressed(report, adapter))
-    source = source_at(folder, report.source_path, report.source_sha256)
-    if source is None:
-        findings.gap(
-            f"the errors in {REPORT}: the original is not here (sha256 {report.source_sha256[:12]}…)"
+    with ExitStack() as stack:
+        with findings.check("weights", "L1", WEIGHTS_MATCH.format(REPORT)):
+            after = stack.enter_context(open_adapter(folder))
+            findings.compare(_compressed(report, after))
+        before = open_source(folder, report.source_path, report.source_sha256)
+        if before is None:
+            findings.gap(
+                f"the errors in {REPORT}: the original is not here (sha256 {report.source_sha256[:12]}…)"
+            )
+            return report
+        stack.enter_context(before)
+        stack.enter_context(
+            findings.check("errors", "L1", f"{REPORT}: the errors of all modules, measured again")
         )
-        return report
-    description = f"{REPORT}: the errors of all modules, measured again"
-    with (
-        findings.check("errors", "L1", description),
-        open_adapter(source) as before,
-        open_adapter(folder) as after,
-    ):
         now, rows = {pair.module: pair for pair in after.pairs}, {row.name: row for row in report.modules}
         for pair in before.pairs:
             error = compare_modules(pair, now.get(pair.module))[1].relative_difference
@@ -156,7 +161,11 @@ def check_distillation(folder: Path, findings: Findings) -> None:
     if not (folder / DISTILL_REPORT).is_file():
         return
     report = DistillReport.read(folder / DISTILL_REPORT)
-    _opened(folder, findings, DISTILL_REPORT, lambda adapter: _distilled(report, adapter))
+    with (
+        findings.check("weights", "L1", WEIGHTS_MATCH.format(DISTILL_REPORT)),
+        open_adapter(folder) as adapter,
+    ):
+        findings.compare(_distilled(report, adapter))
     with findings.check("held-out rows", "L1", f"{DISTILL_REPORT}: the means follow from these examples"):
         tokens = np.array([row.tokens for row in report.by_row], dtype=np.int64)
         before, after = (
@@ -191,12 +200,3 @@ def _distilled(report: DistillReport, adapter: Adapter) -> Facts:
     yield DISTILL_REPORT, "trained_params", report.trained_params, adapter.lora_params
     if not report.improved:
         yield DISTILL_REPORT, "adapter_sha256", report.adapter_sha256, report.output_sha256
-
-
-def _opened(folder: Path, findings: Findings, name: str, facts: Callable[[Adapter], Facts]) -> None:
-    with findings.check("weights", "L1", f"{name}: digest, ranks, parameters and types match the weights"):
-        try:
-            with open_adapter(folder) as adapter:
-                findings.compare(facts(adapter))
-        except InputError as error:
-            findings.mismatch(name, str(error))
