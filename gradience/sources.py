@@ -5,6 +5,7 @@ The one reader of reports for drawing and sharing: `gradience plot` takes one re
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,16 +131,27 @@ def _read(path: Path, name: str) -> PageSource:
             code="not-a-report",
             hint=AnyArtifact.repair,
         )
-    report = reader.parse(path, text)
-    verify, prompts = verification_of(report, path.parent), partial(prompts_of, report, path.parent)
-    return PageSource(name, report, sha256_bytes(text).hex(), verify, path.parent, prompts)
+    source = source_of(reader.parse(path, text), path.parent)
+    return replace(source, name=name, sha256=sha256_bytes(text).hex())
 
 
-def prompts_of(report: Report, folder: Path) -> PromptTexts:
-    """Return the prompts of a report's examples; empty if the data are not on this machine.
+def source_of(report: Report, folder: Path | None, *, data: Path | None = None) -> PageSource:
+    """Return a report in memory as a source of a page.
 
-    The data belong to a task that comes with Gradience, or are a file of the recorded name and digest: in the working
-    directory, in `folder`, or in the folder above. Nothing is fetched, and no code of a user's task is run.
+    folder: folder of the records that the report names. data: file of its examples, if it is known.
+    """
+    if folder is None:
+        return PageSource("", report)
+    prompts = partial(prompts_of, report, folder, data)
+    return PageSource("", report, verify=verification_of(report, folder), folder=folder, prompts=prompts)
+
+
+def prompts_of(report: Report, folder: Path, data: Path | None = None) -> PromptTexts:
+    """Return the prompts of a report's examples; empty if their data cannot be read again.
+
+    The data belong to a task that comes with Gradience, or are a file of the recorded name and digest: `data`, or one
+    in the working directory, in `folder`, or in the folder above. Nothing is fetched, and no code of a user's task is
+    run.
     """
     from gradience import tasks
     from gradience.models.embedded import REVIEWS, cache_folder
@@ -149,7 +161,8 @@ def prompts_of(report: Report, folder: Path) -> PromptTexts:
     files = []
     for words in source.values():
         name, _, sha256 = words.partition(" sha256:")
-        places = (place / Path(name).name for place in (Path(), folder, folder.parent))
+        places = [place / Path(name).name for place in (Path(), folder, folder.parent)]
+        places += [] if data is None else [data]
         files += [path for path in places if sha256 and path.is_file() and sha256_file(path) == sha256]
     unpacked = task == "reviews" and any((cache_folder() / "assets").glob(f"{REVIEWS.key}*"))
     if task not in tasks.PROFILES or not (files or unpacked or task == "arithmetic"):

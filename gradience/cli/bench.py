@@ -70,7 +70,7 @@ def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
     out.show_aloud(result, folder=output)
     if not out.json:
         name = "bench_aggregate" if isinstance(result, BenchAggregate) else "bench"
-        show_written(f"{output / name}.json, {name}.md")
+        show_written(*(output / f"{name}.{suffix}" for suffix in ("json", "md")))
     return ended(result, out.require_grade)
 
 

@@ -1,7 +1,6 @@
 """`gradience calibrate`: what each component of an adapter does to the model's output, on your prompts."""
 
 from gradience.calibrate.settings import CalibrateSettings
-from gradience.cli.console import show_written
 from gradience.cli.options import require_files
 from gradience.cli.output import LayersOutput
 
@@ -29,5 +28,4 @@ def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
         return
     base = () if settings.base_model is None else (str(settings.base_model),)
     out.show(result.report, paths=(str(settings.adapter), str(settings.output), *base))
-    if not out.quiet:
-        show_written(settings.output)
+    out.written(settings.output)

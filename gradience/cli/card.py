@@ -29,5 +29,5 @@ def card(settings: CardSettings, hub: PushSettings, out: JsonOutput) -> None:
     elif settings.dry_run:
         print_text(f"{card.block.rstrip()}\n")
     else:
-        show_written(card.path, "written" if card.changed else "unchanged")
+        show_written(card.path, label="written" if card.changed else "unchanged")
     hub.run(card.path.parent)

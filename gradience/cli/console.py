@@ -62,9 +62,9 @@ def show_note(text: str) -> None:
     print(note_line(text), file=beneath(sys.stderr), flush=True)
 
 
-def show_written(value: object, label: str = "written") -> None:
+def show_written(*values: object, label: str = "written") -> None:
     """Print `written: …` on stderr, on one line, every character of it visible."""
-    print(f"{label}: {printable(str(value))}", file=beneath(sys.stderr), flush=True)
+    print(f"{label}: {printable(', '.join(map(str, values)))}", file=beneath(sys.stderr), flush=True)
 
 
 def show_root(folder: Path) -> None:
@@ -73,7 +73,7 @@ def show_root(folder: Path) -> None:
 
     root = root_of(folder)
     if root is not None:
-        show_written(f"{root} (sha256 of {folder / DIGESTS})", "root")
+        show_written(f"{root} (sha256 of {folder / DIGESTS})", label="root")
 
 
 def note_line(text: str) -> str:

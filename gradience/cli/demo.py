@@ -66,7 +66,7 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     result = ReportOutput().watch(run_bench, settings)
     assert isinstance(result, Bench)  # of one seed
     print(result)
-    show_written(f"{output / 'bench.json'}, bench.md")
+    show_written(output / "bench.json", output / "bench.md")
     return code_of(result.status)
 
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from gradience.calibrate.settings import DistillSettings
-from gradience.cli.console import show_written
 from gradience.cli.options import require_files
 from gradience.cli.output import ReportOutput
 
@@ -29,5 +28,4 @@ def distill(settings: DistillSettings, out: ReportOutput) -> None:
         out.show_aloud(result)
         return
     out.show(result, paths=(str(settings.teacher), str(settings.output)))
-    if not out.quiet:
-        show_written(settings.output)
+    out.written(settings.output)

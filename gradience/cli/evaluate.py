@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from gradience.cli.console import show_root, show_written
+from gradience.cli.console import show_root
 from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import TextsOutput
@@ -46,7 +46,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
     settings = evaluate_settings(given, None if how.config is None else Path(how.config))
     output = None if settings.dry_run or settings.preview else required_output(settings.output, "DIR")
     out.refuse_page(dry_run=output is None)
-    from gradience.evaluate.verb import DOCUMENT, EVALUATION, evaluate_adapters
+    from gradience.evaluate.verb import DOCUMENT, EVALUATION, JOINT, JOINT_DOCUMENT, evaluate_adapters
     from gradience.reports.evaluation import EvaluationReport
     from gradience.reports.evaluation_sets import EvaluationSetsReport
 
@@ -55,14 +55,10 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
     if output is None or not isinstance(result, EvaluationReport | EvaluationSetsReport):
         out.show_aloud(result)
         return ExitCode.DONE
-    out.show(result, folder=output)
+    out.show(result, folder=output, data=settings.data_file)
+    joint = isinstance(result, EvaluationSetsReport)
+    out.written(*(output / name for name in ((JOINT, JOINT_DOCUMENT) if joint else (EVALUATION, DOCUMENT))))
     if not out.quiet:
-        written = f"{output / EVALUATION}, {DOCUMENT}"
-        if isinstance(result, EvaluationSetsReport):
-            from gradience.evaluate.verb import JOINT, JOINT_DOCUMENT
-
-            written = f"{output / JOINT}, {JOINT_DOCUMENT}"
-        show_written(written)
         show_root(output)
     return code_of(result)
 

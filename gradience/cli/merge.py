@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradience.cli.console import show_written
 from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import ReportOutput
@@ -44,8 +43,7 @@ def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int
         )
     write_card(output, card_of(output))
     out.show(call)
-    if not out.quiet:
-        show_written(f"{output / REPORT}, {DOCUMENT}")
+    out.written(output / REPORT, output / DOCUMENT)
     return code_of(call)
 
 

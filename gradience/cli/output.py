@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.cli.console import beneath, show_note, wants_color
+from gradience.cli.console import beneath, show_note, show_written, wants_color
 from gradience.errors import UsageError
 from gradience.settings import SETTINGS, Flag, StrPath, call
 
@@ -71,27 +71,30 @@ class PageOutput(JsonOutput):
         """True if the page quotes examples and answers."""
         return True
 
-    def show(self, report: Readable, *, folder: Path | None = None, paths: Sequence[str] = ()) -> None:
+    def show(
+        self,
+        report: Readable,
+        *,
+        folder: Path | None = None,
+        data: Path | None = None,
+        paths: Sequence[str] = (),
+    ) -> None:
         """Write the requested page, and print.
 
-        folder: folder of the artifact's records. paths: paths as typed, for the next command.
+        folder, data: see `source_of`. paths: paths as typed, for the next command.
         """
         if self.html is not None:
-            self.save_page(report, folder=folder)  # type: ignore[arg-type]
+            self.save_page(report, folder=folder, data=data)  # type: ignore[arg-type]
         self.print(report, paths)
 
-    def save_page(self, *reports: Report, folder: Path | None = None) -> None:
+    def save_page(self, *reports: Report, folder: Path | None = None, data: Path | None = None) -> None:
         """Write the page of `--html`, if requested."""
         if self.html is None:
             return
-        from gradience.reports.page.parts import PageSource
         from gradience.reports.page.render import write_page
-        from gradience.sources import verification_of
+        from gradience.sources import source_of
 
-        sources = [
-            PageSource("", report, verify=verification_of(report, folder) if folder else "", folder=folder)
-            for report in reports
-        ]
+        sources = [source_of(report, folder, data=data) for report in reports]
         write_page(Path(self.html), sources, texts=self.texts)
 
     def refuse_page(self, *, dry_run: bool) -> None:
@@ -126,6 +129,11 @@ class ReportOutput(PageOutput):
     @property
     def silent(self) -> bool:
         return self.quiet
+
+    def written(self, *paths: object) -> None:
+        """Print the paths that were written, with the page of `--html`, unless --quiet is given."""
+        if not self.quiet:
+            show_written(*paths, *([] if self.html is None else [self.html]))
 
     def show_aloud(self, report: Readable, *, folder: Path | None = None) -> None:
         """Show the plan of a dry run, or a result, that --quiet does not silence."""

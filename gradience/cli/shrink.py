@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradience.cli.console import show_root, show_written
+from gradience.cli.console import show_root
 from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings, require_files
 from gradience.cli.output import TextsOutput
@@ -41,22 +41,17 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
         result = out.watch(shrink_adapter, replace(settings, card=card_of))
     if isinstance(result, StrengthReport):
         out.show(result)
-        if not out.quiet:
-            folders = [name for name in ("dev", "test", "adapter") if (settings.folder / name).is_dir()]
-            show_written(
-                ", ".join(
-                    [f"{settings.folder / 'strength.json'}", "strength.md", *(f"{n}/" for n in folders)]
-                )
-            )
+        folders = [name for name in ("dev", "test", "adapter") if (settings.folder / name).is_dir()]
+        out.written(*(settings.folder / name for name in ("strength.json", "strength.md", *folders)))
         return code_of_grades(["C" if result.tested is None else result.tested.grade or "C"])
     if not isinstance(result, ShrinkReport):
         out.show_aloud(result)
         return ExitCode.DONE
     output = settings.folder
-    out.show(result, folder=output)
+    out.show(result, folder=output, data=settings.data_file)
+    adapter = [] if result.smallest is None else [ADAPTER]
+    out.written(*(output / name for name in (SHRUNK, DOCUMENT, *adapter)))
     if not out.quiet:
-        adapter = "" if result.smallest is None else f", {ADAPTER}/"
-        show_written(f"{output / SHRUNK}, {DOCUMENT}{adapter}")
         show_root(output)
     return code_of(result)
 

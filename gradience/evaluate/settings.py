@@ -316,7 +316,8 @@ class AnswerSettings:
     """Column that names each example's document, user or template: each group counts as one example. For the data
     set named general only: `general=COLUMN`."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Maximum number of examples. If a larger plan is resumed, it ends at its last look up to this number."""
+    """Maximum number of examples. A larger plan that is resumed ends at its last look up to this number, or at its
+    first."""
     all_rows: bool = False
     """Answer all examples, instead of stopping at the first planned look with a clear result."""
     batch_size: Annotated[Positive | None, Flag("N")] = None

@@ -114,6 +114,9 @@ def report_notes(
     if settings.note is not None:
         for note in inputs.notes:
             settings.note(f"{before}{note}")
+        if inputs.looks and settings.limit is not None and settings.limit < inputs.looks[0]:
+            first = f"the first planned look, at {inputs.looks[0]} examples, is completed"
+            settings.note(f"{before}--limit {settings.limit} has no effect below {inputs.looks[0]}: {first}")
     if settings.watcher is not None and candidates and not inputs.compares_nll:
         examples = len(inputs.examples)
         if inputs.by_agreement:

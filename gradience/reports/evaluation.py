@@ -497,7 +497,7 @@ ONE_TRAINING = "The result holds for these adapters; another training run may di
 def title_blocks(report: EvaluationReport) -> list[Block]:
     """Return base, examples, device and warnings."""
     conditions = report.conditions
-    facts = [base_fact(report.base, conditions), examples_fact(report)]
+    facts = [base_fact(report.base, conditions), examples_fact(report, report.adapters[0].n)]
     if conditions.engine != "transformers":
         version = conditions.versions.get(conditions.engine, "")
         varies = ", not batch-invariant" if conditions.batch_invariant is False else ""
@@ -551,17 +551,31 @@ def base_fact(base: str, conditions: EvaluationConditions) -> tuple[str, Inline]
     return ("base", (Span(base, "name"), Span(f"  {weights}{device}", "dim")))
 
 
-def examples_fact(tested: EvaluationReport | ShrinkPlan) -> tuple[str, Inline]:
-    """Return `560 of 2,186 (reviews, test split), 9 looks from 328 on`, or `1,000 rows (task jsonl)` for a file."""
-    task = Span(tested.task, "name")
-    looks = f", {len(tested.looks)} looks from {count(tested.looks[0])} on" if tested.looks else ""
-    examples = count(tested.examples)
-    if isinstance(tested, EvaluationReport) and (tested.adapters[0].n or 0) < tested.examples:
-        examples = f"{count(tested.adapters[0].n or 0)} of {examples}"
+def examples_fact(tested: EvaluationReport | ShrinkPlan, answered: int | None = None) -> tuple[str, Inline]:
+    """Return `560 of 2,186 (reviews, test split), stopped at look 2 of 9`, or `1,000 rows (task jsonl)` for a file.
+
+    answered: examples that the reference answered; None for a plan.
+    """
+    task, looks = Span(tested.task, "name"), looks_words(tested.looks, answered)
+    examples = answered_words(tested.examples, answered)
     if tested.role is None:
         return ("examples", (f"{examples} rows (task ", task, f"){looks}"))
     split = "test" if tested.role == "confirm" else tested.role
     return ("examples", (f"{examples} (", task, f", {split} split){looks}"))
+
+
+def answered_words(planned: int, answered: int | None) -> str:
+    """Return `560 of 2,186`, or `2,186` if all were answered, and for a plan."""
+    return count(planned) if answered in (None, planned) else f"{count(answered or 0)} of {count(planned)}"
+
+
+def looks_words(looks: Sequence[int], answered: int | None) -> str:
+    """Return the planned looks, or at which the tests stopped; empty without looks."""
+    if not looks:
+        return ""
+    if answered is None:
+        return f", up to {len(looks)} looks, the first at {count(looks[0])} examples"
+    return f", stopped at look {sum(look <= answered for look in looks)} of {len(looks)}"
 
 
 OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter], Inline]]

@@ -30,17 +30,20 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationReport,
     RowRole,
+    answered_words,
     base_fact,
     change_warnings,
     gain_over_base,
     interval_cell,
     level_or_delta_cell,
+    looks_words,
     name_cell,
     opening,
     ranks_cell,
     saved_cell,
     warnings_of,
 )
+from gradience.words import noun
 
 
 class EvaluationPlan(Artifact):
@@ -123,7 +126,7 @@ class EvaluationSetsReport(Report):
 def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     """Return base, data sets, device and warnings."""
     facts = [conditions_fact(report)]
-    facts += [(planned.name, set_words(planned)) for planned in report.plan.sets]
+    facts += [(planned.name, words) for planned, words in set_facts(report)]
     notes = change_warnings(report.plan.changes)
     for name, evaluation in report.evaluations.items():
         notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
@@ -138,11 +141,20 @@ def conditions_fact(report: EvaluationSetsReport) -> tuple[str, Inline]:
     return base_fact(report.base, next(iter(report.evaluations.values())).conditions)
 
 
-def set_words(planned: PlannedSet) -> Inline:
-    """Return a data set in one line: `1,319 of gsm8k, margin 2.5 points`."""
+def set_facts(report: EvaluationSetsReport) -> list[tuple[PlannedSet, Inline]]:
+    """Return each data set with its examples, looks and margin."""
+    answered = {name: evaluation.adapters[0].n for name, evaluation in report.evaluations.items()}
+    return [(planned, set_words(planned, answered[planned.name])) for planned in report.plan.sets]
+
+
+def set_words(planned: PlannedSet, answered: int | None = None) -> Inline:
+    """Return a data set in one line: `1,319 examples of gsm8k, margin 2.50 points`.
+
+    answered: examples that the reference answered; None for a plan.
+    """
     role = "guard, " if planned.guard else ""
-    looks = f", {plural(len(planned.looks), 'look')}" if planned.looks else ""
-    examples = f"{role}{plural(planned.examples, 'example')} of "
+    examples = f"{role}{answered_words(planned.examples, answered)} {noun(planned.examples, 'example')} of "
+    looks = looks_words(planned.looks, answered)
     return (examples, Span(planned.task, "name"), f"{looks}, margin {planned.margin_words}")
 
 

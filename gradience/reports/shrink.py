@@ -285,7 +285,7 @@ STATUS_STYLES: dict[CandidateStatus, tuple[Mark, Style]] = {
 def title_blocks(report: ShrinkReport) -> list[Block]:
     """Return adapter, base, examples, plan and warnings."""
     plan, control = report.plan, report.control
-    facts = [base_fact(plan.base, report.conditions), *_data_facts(plan)]
+    facts = [base_fact(plan.base, report.conditions), *_data_facts(plan, report)]
     warnings = [
         *(f"plan changed after the first answers: {change}" for change in plan.changes),
         *report.notes,
@@ -297,9 +297,11 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
     return opening(title, [_answer(report), *_missing(report), *scope], facts, warnings)
 
 
-def _data_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
-    """Return the examples, the guards, and the training of a distilled candidate."""
-    facts = [examples_fact(plan), *((planned.name, set_words(planned)) for planned in plan.guards)]
+def _data_facts(plan: ShrinkPlan, result: ShrinkReport | None = None) -> list[tuple[str, Inline]]:
+    """Return the examples, the guards, and the training of a distilled candidate. result: None for a plan."""
+    guards = {} if result is None else {guard.name: guard.reference.n for guard in result.guards}
+    facts = [examples_fact(plan, None if result is None else result.reference.n)]
+    facts += [(planned.name, set_words(planned, guards.get(planned.name))) for planned in plan.guards]
     if plan.distillation is not None:
         steps = f"up to {count(plan.distillation.steps)} steps on "
         facts.append(("distilled", (steps, Span(plan.distillation.prompts, "name"))))
@@ -420,7 +422,8 @@ def _answer(report: ShrinkReport) -> Note:
         others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
         p = probability(max(shown.result.adjusted_p, *(value for value in others if value is not None), 0.0))
         details = [
-            f"Grade {shown.result.grade} ({p}, the largest of the candidates shown), written to adapter/"
+            f"Grade {shown.result.grade} ({p}, the largest of the candidates shown), saved in the output"
+            " folder as adapter/"
         ]
     return Note("unknown" if report.plan.changes else "good", report.sentence, details)
 

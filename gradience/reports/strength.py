@@ -27,7 +27,7 @@ from gradience.reports.evaluation_sets import (
     base_notes,
     caveat_blocks,
     conditions_fact,
-    set_words,
+    set_facts,
     table_blocks,
 )
 
@@ -124,7 +124,7 @@ def title_blocks(report: StrengthReport) -> list[Block]:
     grid = f"strengths {', '.join(f'{strength:g}' for strength in strengths)} at rank {', '.join(map(str, ranks))}"
     facts: list[tuple[str, Inline]] = [
         conditions_fact(report.dev),
-        *((f"{planned.name}, dev", set_words(planned)) for planned in report.dev.plan.sets),
+        *((f"{planned.name}, dev", words) for planned, words in set_facts(report.dev)),
         ("grid", grid),
     ]
     answer = [_answer(report), *([] if report.test is None else base_notes(report.test))]

@@ -61,7 +61,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     report = EvaluationReport.read(out / "evaluation.json")
     assert (code, report.candidates[0].grade) == (0, "B")
     assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can show a margin of 90 points ")
-    for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, evaluation.md"):
+    for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, {out}/evaluation.md\n"):
         assert words in printed.err
     assert printed.out == report.to_text()
     for words in (
@@ -85,6 +85,27 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
         Digests.read(out / "digests.json").files["evaluation.md"]
         == hashlib.sha256(page.read_bytes()).hexdigest()
     )
+
+
+def test_the_page_of_a_run_quotes_the_prompts_it_has_just_read(prepared, monkeypatch, tmp_path, capsys):
+    """Also if the data are neither in the working directory nor beside the output."""
+    monkeypatch.chdir(tmp_path)
+    paths = {name: str(prepared / name) for name in ("reference", "other", "base", "rows.csv")}
+    command = [
+        "evaluate",
+        paths["reference"],
+        paths["other"],
+        "-b",
+        paths["base"],
+        "--data",
+        paths["rows.csv"],
+    ]
+    assert run([*command, "--device", "cpu", "-o", "deep/out", "--html", "page.html"]) in (0, 1, 8)
+    assert "written: deep/out/evaluation.json, deep/out/evaluation.md, page.html\n" in capsys.readouterr().err
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "prompts not shown" not in page
+    for words in ("correct answers, ", ">prompt</th>", "<bdi>bad</bdi>"):
+        assert words in page
 
 
 def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_path, capsys):

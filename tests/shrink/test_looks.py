@@ -95,6 +95,8 @@ def test_each_candidate_stops_at_its_look_and_has_the_repeated_interval(finished
     assert len({row.n for row in tested} - {60}) > 0  # one at least has not needed all rows
     shown = report.to_text()
     assert f"{tested[0].n} (look {tested[0].look.number})" in shown
+    look = LOOKS.index(report.reference.n) + 1
+    assert f"{report.reference.n} of 60 rows (task classification), stopped at look {look} of 9" in shown
     fewer = [row for row in tested if row.n < report.reference.n]
     assert fewer
     assert all(f"{row.correct} vs {row.pairs.n11 + row.pairs.n10} " in shown for row in fewer)
@@ -125,6 +127,9 @@ def test_a_limit_stops_at_an_earlier_look_and_growth_is_a_change_of_the_plan(fol
     assert (row.n, row.look.stopped, row.grade) == (25, "limit", "C")
     assert stopped.plan.looks == LOOKS
     assert stopped.plan.changes == ()
+    notes = []
+    assert shrink(folder, output, margin="1", limit=5, note=notes.append).candidates[0].result.n == LOOKS[0]
+    assert notes[-1].startswith("--limit 5 has no effect below 20: ")
     assert shrink(folder, output, margin="1").candidates == whole.candidates
     small = tmp_path / "small"
     assert shrink(folder, small, limit=40).plan.examples == 40

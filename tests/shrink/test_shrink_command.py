@@ -36,7 +36,10 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     report = ShrinkReport.read(out / "shrink.json")
     assert printed.out == report.to_text()
     assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can show a margin of 90 points ")
-    for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
+    for words in (
+        "stage 4 of 4: evaluating rank1",
+        f"written: {out}/shrink.json, {out}/shrink.md, {out}/adapter\n",
+    ):
         assert words in printed.err
     assert "Rank 1 is the smallest candidate shown to stay within the margin: 75.0 %" in " ".join(
         printed.out.split()

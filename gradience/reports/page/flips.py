@@ -65,7 +65,7 @@ def flip_blocks(
         return []
     known = prompts() if prompts is not None and texts else PromptTexts({})
     aside = f"up to {SHOWN} per kind"
-    aside += "; the prompts were not found on this machine" if texts and not known.texts else ""
+    aside += "; prompts not shown: no local data file could be read" if texts and not known.texts else ""
     blocks: list[Block] = [Heading(TITLE, aside=aside, folded=True)]
     for name, words, pairs in flips:
         title = f": {plural(len(pairs), 'correct answer')}, {words}"
