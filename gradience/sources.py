@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from gradience.adapters.locate import CONFIG, natural_key
 from gradience.adapters.tensors import TensorFile
@@ -50,7 +50,7 @@ class AnyArtifact(Artifact):
         "name an adapter's folder, a run.jsonl, or a file that Gradience wrote: audit.json, evaluation.json …"
     )
 
-    schema_: str = Field(default="Gradience", alias="schema")
+    schema_: str = "Gradience"
 
 
 def report_at(path: Path) -> Report:

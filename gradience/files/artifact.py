@@ -56,6 +56,7 @@ class Part(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
+        alias_generator=lambda name: name.removesuffix("_"),  # `schema_` is `schema` in the file
     )
 
 

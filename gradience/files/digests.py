@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.files.artifact import Artifact
@@ -33,7 +31,7 @@ class Digests(Artifact):
 
     repair: ClassVar[str] = "make it again: the same command with the same --output uses what is finished"
 
-    schema_: Literal["gradience.digests/1"] = Field(default="gradience.digests/1", alias="schema")
+    schema_: Literal["gradience.digests/1"] = "gradience.digests/1"
     files: dict[PlainName, str]
     """Path inside the folder -> sha256. Not listed: this file, its signature, and names that begin with a dot
     (locks, temporaries)."""

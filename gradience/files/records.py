@@ -31,7 +31,7 @@ StopReason = Literal["eos", "stop_string", "length"]
 class ExamplesRun(Part):
     """The first line: run settings that can affect answers."""
 
-    schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
+    schema_: Literal["gradience.records/1"] = "gradience.records/1"
     """Name and version of the format."""
     kind: RecordKind
     """Kind of the records that follow."""

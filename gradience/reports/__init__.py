@@ -10,7 +10,7 @@ document:
 
     class PowerReport(Report):
         row_field: ClassVar[str] = "scenarios"
-        schema_: Literal["gradience.power/3"] = Field(default="gradience.power/3", alias="schema")
+        schema_: Literal["gradience.power/3"] = "gradience.power/3"
         scenarios: tuple[Scenario, ...]
 
         def blocks(self) -> Document:

@@ -351,7 +351,7 @@ class AuditReport(Report):
     repair: ClassVar[str] = "audit the adapter again: gradience audit ./my_adapter --output audit.json"
     plots: ClassVar[Plots] = PLOTS
 
-    schema_: Literal["gradience.audit/3"] = Field(default="gradience.audit/3", alias="schema")
+    schema_: Literal["gradience.audit/3"] = "gradience.audit/3"
     adapter: AdapterInfo
     total_lora_params: int
     """Parameters of the audited A and B factors."""

@@ -301,7 +301,7 @@ class Judged(Report, Generic[R]):
 
     row_field: ClassVar[str] = "variants"
 
-    schema_: str = Field(alias="schema")
+    schema_: str
     status: Status
     """ERROR if any result is an ERROR, or a planned seed has none; otherwise PASS if a variant passes."""
     reasons: tuple[str, ...] = ()
@@ -354,7 +354,7 @@ class Bench(Judged[VariantResult]):
         "make it again: gradience bench run with the same --config and --output, which uses the finished stages"
     )
 
-    schema_: Literal["gradience.bench/4"] = Field(default="gradience.bench/4", alias="schema")
+    schema_: Literal["gradience.bench/4"] = "gradience.bench/4"
     smoke: bool
     """True for a shortened run, which checks that everything works: no evidence, regardless of the verdicts."""
     seed: int
@@ -496,9 +496,7 @@ class BenchAggregate(Judged[VariantSummary]):
     plots: ClassVar[Plots] = COMPARED_PLOTS
     repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
 
-    schema_: Literal["gradience.bench_aggregate/4"] = Field(
-        default="gradience.bench_aggregate/4", alias="schema"
-    )
+    schema_: Literal["gradience.bench_aggregate/4"] = "gradience.bench_aggregate/4"
     task: str
     eval_role: Literal["dev", "confirm"]
     splits: tuple[DataSplit, ...]

@@ -117,7 +117,7 @@ class PlannedCalibration(Part):
 class BenchPlan(Artifact):
     """Decisions made before training. Every later artifact contains the digest of this file."""
 
-    schema_: Literal["gradience.bench_plan/3"] = Field(default="gradience.bench_plan/3", alias="schema")
+    schema_: Literal["gradience.bench_plan/3"] = "gradience.bench_plan/3"
     code: str | None = None
     """Commit of Gradience, or the sha256 of its installed files; null in older plans."""
     config_digest: str

@@ -4,8 +4,6 @@ from collections import Counter
 from datetime import datetime
 from typing import Literal
 
-from pydantic import Field
-
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
     Block,
@@ -56,7 +54,7 @@ class SeedStatus(Part):
 class BenchStatus(Readable):
     """Progress of a Bench run. The run is not modified, and no file is compared with its digest."""
 
-    schema_: Literal["gradience.bench_status/2"] = Field(default="gradience.bench_status/2", alias="schema")
+    schema_: Literal["gradience.bench_status/2"] = "gradience.bench_status/2"
     run: str
     """Name of the run's folder."""
     looked: datetime

@@ -27,7 +27,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from pydantic.dataclasses import dataclass as row_dataclass
 
 from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes, in_order_of_type
@@ -124,7 +123,7 @@ class CalibrationReport(PromptReport):
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "calibrate again with `gradience calibrate`"
 
-    schema_: Literal["gradience.calibration/2"] = Field(default="gradience.calibration/2", alias="schema")
+    schema_: Literal["gradience.calibration/2"] = "gradience.calibration/2"
     prompt_ids: tuple[str, ...] = ()
     """Id of each row, in the order of the arrays: the first 16 hexadecimal digits of the sha256 of its
     prompt. Empty in older files."""
@@ -183,9 +182,7 @@ class CalibrationReport(PromptReport):
 class CalibrationForecast(PromptForecast):
     """Requirements of a calibration; the base is not loaded."""
 
-    schema_: Literal["gradience.calibration_forecast/1"] = Field(
-        default="gradience.calibration_forecast/1", alias="schema"
-    )
+    schema_: Literal["gradience.calibration_forecast/1"] = "gradience.calibration_forecast/1"
     selection_rows: int
     modules: int
     file_bytes: int

@@ -2,8 +2,6 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from gradience.files.artifact import Float12, Part
 from gradience.learning_rate import rate
 from gradience.reports.base.blocks import (
@@ -85,7 +83,7 @@ class CheckReport(Report):
 
     row_field: ClassVar[str] = "findings"
 
-    schema_: Literal["gradience.check/2"] = Field(default="gradience.check/2", alias="schema")
+    schema_: Literal["gradience.check/2"] = "gradience.check/2"
     gradience_version: str
     task: str | None
     files: tuple[SourceFile, ...]

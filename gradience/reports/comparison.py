@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12
@@ -79,7 +78,7 @@ class ComparisonReport(Report):
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "compare the adapters again: gradience compare A B --json"
 
-    schema_: Literal["gradience.comparison/3"] = Field(default="gradience.comparison/3", alias="schema")
+    schema_: Literal["gradience.comparison/3"] = "gradience.comparison/3"
     path_a: str
     sha256_a: str
     path_b: str

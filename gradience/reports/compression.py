@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import ClassVar, Literal, cast
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
@@ -75,7 +74,7 @@ class _Compression(Report):
 
     row_field: ClassVar[str] = "modules"
 
-    schema_: str = Field(alias="schema")
+    schema_: str
     criterion: str
     """Description, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
     strength: Float12 = 1.0
@@ -120,9 +119,7 @@ class CompressionPlan(_Compression):
         "print a new plan with `gradience compress --dry-run --json`, and edit only new_rank"
     )
 
-    schema_: Literal["gradience.compression_plan/2"] = Field(
-        default="gradience.compression_plan/2", alias="schema"
-    )
+    schema_: Literal["gradience.compression_plan/2"] = "gradience.compression_plan/2"
     adapter_path: str
     adapter_sha256: str
     modules: tuple[ModulePlan, ...]
@@ -179,7 +176,7 @@ class CompressionReport(_Compression):
     ('50%', '12.6%')
     """
 
-    schema_: Literal["gradience.compression/3"] = Field(default="gradience.compression/3", alias="schema")
+    schema_: Literal["gradience.compression/3"] = "gradience.compression/3"
     source_path: str
     source_sha256: str
     source: HubSource | None = None

@@ -2,8 +2,6 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from gradience.reports.audit import TensorNote
 from gradience.reports.base.blocks import Document, Heading, Note, Paragraph, Span, noted
 from gradience.reports.base.numbers import plural, size
@@ -25,7 +23,7 @@ class ConversionReport(Report):
     row_field: ClassVar[str] = "left_out"
     repair: ClassVar[str] = "convert the adapter again: gradience convert ./my_adapter converted --json"
 
-    schema_: Literal["gradience.conversion/1"] = Field(default="gradience.conversion/1", alias="schema")
+    schema_: Literal["gradience.conversion/1"] = "gradience.conversion/1"
     source_path: str
     source_format: str
     """Name of the source format, such as `PEFT LoRA`."""

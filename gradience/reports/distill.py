@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass as row_dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
@@ -64,7 +63,7 @@ class DistillReport(PromptReport):
     row_field: ClassVar[str] = "by_row"
     repair: ClassVar[str] = "distill again with `gradience distill`"
 
-    schema_: Literal["gradience.distill/1"] = Field(default="gradience.distill/1", alias="schema")
+    schema_: Literal["gradience.distill/1"] = "gradience.distill/1"
     teacher_path: str
     teacher_sha256: str
     output_path: str
@@ -136,9 +135,7 @@ class DistillReport(PromptReport):
 class DistillForecast(PromptForecast):
     """Steps and requirements of a distillation; the base is not loaded."""
 
-    schema_: Literal["gradience.distill_forecast/1"] = Field(
-        default="gradience.distill_forecast/1", alias="schema"
-    )
+    schema_: Literal["gradience.distill_forecast/1"] = "gradience.distill_forecast/1"
     teacher_path: str
     training_rows: int
     stopping_rows: int

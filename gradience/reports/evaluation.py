@@ -235,7 +235,7 @@ class EvaluationReport(Report):
     repair: ClassVar[str] = "repeat the gradience evaluate command"
     plots: ClassVar[Plots] = COMPARED_PLOTS
 
-    schema_: Literal["gradience.evaluation/2"] = Field(default="gradience.evaluation/2", alias="schema")
+    schema_: Literal["gradience.evaluation/2"] = "gradience.evaluation/2"
     base: str
     task: str
     source: dict[str, str]
@@ -316,7 +316,7 @@ class ShownMargin(Part):
 class ComparisonForecast(Readable):
     """The part that the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
 
-    schema_: str = Field(alias="schema")
+    schema_: str
     margins: tuple[ShownMargin, ...]
     """Empty if likelihoods are compared: the spread of their differences is not known in advance."""
     weights_bytes: int | None
@@ -356,9 +356,7 @@ class ComparisonForecast(Readable):
 class EvaluationForecast(ComparisonForecast):
     """Dry run of an evaluation: adapters, memory and smallest margins. No model is loaded."""
 
-    schema_: Literal["gradience.evaluation_forecast/2"] = Field(
-        default="gradience.evaluation_forecast/2", alias="schema"
-    )
+    schema_: Literal["gradience.evaluation_forecast/2"] = "gradience.evaluation_forecast/2"
     base: str
     task: str
     adapters: tuple[str, ...]
@@ -398,9 +396,7 @@ class EvaluationForecast(ComparisonForecast):
 class EvaluationPreview(Readable):
     """Preview of the first prompts and of how they are scored. No model is loaded."""
 
-    schema_: Literal["gradience.evaluation_preview/2"] = Field(
-        default="gradience.evaluation_preview/2", alias="schema"
-    )
+    schema_: Literal["gradience.evaluation_preview/2"] = "gradience.evaluation_preview/2"
     base: str
     task: str
     scored_by: str
@@ -438,7 +434,7 @@ class Ledger(Artifact):
 
     repair: ClassVar[str] = "remove it: tests are then counted from 1 again"
 
-    schema_: Literal["gradience.ledger/1"] = Field(default="gradience.ledger/1", alias="schema")
+    schema_: Literal["gradience.ledger/1"] = "gradience.ledger/1"
     key: str
     """Random key of the digests, so that those of two ledgers cannot be compared."""
     tests: dict[str, tuple[str, ...]]
@@ -466,7 +462,7 @@ class KeptBudget(Part):
 class KeptRecords(Artifact):
     """`records/manifest.json`: the records that can be reused."""
 
-    schema_: Literal["gradience.kept_records/2"] = Field(default="gradience.kept_records/2", alias="schema")
+    schema_: Literal["gradience.kept_records/2"] = "gradience.kept_records/2"
     files: dict[PlainName, KeptFile]
     """File name -> key and digest."""
     plan: str | None = None

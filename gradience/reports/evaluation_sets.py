@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from gradience.files.artifact import Artifact, Part
 from gradience.files.shared_names import PlainName
 from gradience.reports.base.blocks import (
@@ -51,9 +49,7 @@ class EvaluationPlan(Artifact):
 
     repair: ClassVar[str] = "give another --output (an edited plan is not valid)"
 
-    schema_: Literal["gradience.evaluation_plan/1"] = Field(
-        default="gradience.evaluation_plan/1", alias="schema"
-    )
+    schema_: Literal["gradience.evaluation_plan/1"] = "gradience.evaluation_plan/1"
     reference_sha256: str
     """sha256 of the reference adapter's weights file."""
     reference_config_sha256: str
@@ -96,9 +92,7 @@ class EvaluationSetsReport(Report):
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
 
-    schema_: Literal["gradience.evaluation_sets/1"] = Field(
-        default="gradience.evaluation_sets/1", alias="schema"
-    )
+    schema_: Literal["gradience.evaluation_sets/1"] = "gradience.evaluation_sets/1"
     base: str
     plan: EvaluationPlan
     plan_sha256: str | None

@@ -83,7 +83,7 @@ class EvidenceReport(Report):
     repair: ClassVar[str] = "compare the logs again: gradience evidence REFERENCE CANDIDATE --json"
     plots: ClassVar[Plots] = COMPARED_PLOTS
 
-    schema_: Literal["gradience.evidence/2"] = Field(default="gradience.evidence/2", alias="schema")
+    schema_: Literal["gradience.evidence/2"] = "gradience.evidence/2"
     a: LogFacts
     """The reference."""
     b: LogFacts

@@ -43,7 +43,7 @@ class FleetRow(Artifact):
 
     repair: ClassVar[str] = "measure the fleet again: gradience fleet DIR -o fleet.jsonl"
 
-    schema_: Literal["gradience.fleet_row/2"] = Field(default="gradience.fleet_row/2", alias="schema")
+    schema_: Literal["gradience.fleet_row/2"] = "gradience.fleet_row/2"
     path: str
     """Relative to the root, with `/` between its parts."""
     status: RowStatus
@@ -167,7 +167,7 @@ class FleetReport(Report):
     row_field: ClassVar[str] = "bases"
     repair: ClassVar[str] = "measure the fleet again: gradience fleet DIR --json"
 
-    schema_: Literal["gradience.fleet/2"] = Field(default="gradience.fleet/2", alias="schema")
+    schema_: Literal["gradience.fleet/2"] = "gradience.fleet/2"
     adapters: int
     measured: int
     """Adapters measured in this run, including `incomplete` and `untrained`. `measured`, `reused` and `failed` add up

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12
@@ -54,9 +53,7 @@ class FleetCompression(Report):
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "run the batch again: finished adapters are kept"
 
-    schema_: Literal["gradience.fleet_compression/1"] = Field(
-        default="gradience.fleet_compression/1", alias="schema"
-    )
+    schema_: Literal["gradience.fleet_compression/1"] = "gradience.fleet_compression/1"
     rank: int
     written: int
     reused: int

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Literal
 
-from pydantic import Field
-
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
     Block,
@@ -120,9 +118,7 @@ class Scenario(Part):
 class BenchForecast(Readable):
     """Dry run of a Bench run. No model is loaded."""
 
-    schema_: Literal["gradience.bench_forecast/4"] = Field(
-        default="gradience.bench_forecast/4", alias="schema"
-    )
+    schema_: Literal["gradience.bench_forecast/4"] = "gradience.bench_forecast/4"
     config_digest: str
     protocol_digest: str
     smoke: bool

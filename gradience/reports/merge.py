@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
@@ -131,7 +130,7 @@ class MergeReport(Report):
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "merge again: gradience merge A B -o DIR --force"
 
-    schema_: Literal["gradience.merge/1"] = Field(default="gradience.merge/1", alias="schema")
+    schema_: Literal["gradience.merge/1"] = "gradience.merge/1"
     parents: tuple[MergeParent, ...]
     base: str | None
     """Base model that the configs name."""

@@ -235,7 +235,7 @@ class MonitorReport(Report):
         "rank": "runs:rank_plot",
     }
 
-    schema_: Literal["gradience.monitor/3"] = Field(default="gradience.monitor/3", alias="schema")
+    schema_: Literal["gradience.monitor/3"] = "gradience.monitor/3"
     gradience_version: str
     gap_threshold: Float12
     runs: tuple[RunReport, ...]

@@ -100,7 +100,7 @@ class ShrinkPlan(Artifact):
 
     repair: ClassVar[str] = "give another --output (an edited plan is not valid)"
 
-    schema_: Literal["gradience.shrink_plan/2"] = Field(default="gradience.shrink_plan/2", alias="schema")
+    schema_: Literal["gradience.shrink_plan/2"] = "gradience.shrink_plan/2"
     adapter: str
     adapter_sha256: str
     """sha256 of the weights file."""
@@ -206,7 +206,7 @@ class ShrinkReport(Report):
     repair: ClassVar[str] = "repeat the gradience shrink command"
     plots: ClassVar[Plots] = COMPARED_PLOTS
 
-    schema_: Literal["gradience.shrink/2"] = Field(default="gradience.shrink/2", alias="schema")
+    schema_: Literal["gradience.shrink/2"] = "gradience.shrink/2"
     base: str
     task: str
     source: dict[str, str]
@@ -244,9 +244,7 @@ class ShrinkReport(Report):
 class ShrinkForecast(ComparisonForecast):
     """Dry run of a shrink: candidates, memory, and the smallest margin that can be shown. No model is loaded."""
 
-    schema_: Literal["gradience.shrink_forecast/4"] = Field(
-        default="gradience.shrink_forecast/4", alias="schema"
-    )
+    schema_: Literal["gradience.shrink_forecast/4"] = "gradience.shrink_forecast/4"
     plan: ShrinkPlan
     candidates: tuple[PlannedCandidate, ...]
 

@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from gradience.files.artifact import Artifact, Float12, Part
 from gradience.files.shared_names import PlainName
 
@@ -22,7 +20,7 @@ class StageFile(Part):
 class StageManifest(Artifact):
     """Inputs and outputs of a stage."""
 
-    schema_: Literal["gradience.stage/1"] = Field(default="gradience.stage/1", alias="schema")
+    schema_: Literal["gradience.stage/1"] = "gradience.stage/1"
     stage: str
     key: str
     """sha256 over the stage's name, its version and everything that it depends on."""

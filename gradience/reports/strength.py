@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
@@ -58,7 +58,7 @@ class StrengthReport(Report):
     repair: ClassVar[str] = "search again: gradience shrink … --over strength --output DIR"
     plots: ClassVar[Plots] = {"frontier": "compared:frontier_plot"}
 
-    schema_: Literal["gradience.strength/1"] = Field(default="gradience.strength/1", alias="schema")
+    schema_: Literal["gradience.strength/1"] = "gradience.strength/1"
     adapter: str
     rank: int
     """Largest rank of the reference adapter."""

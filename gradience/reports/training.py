@@ -50,7 +50,7 @@ class Earlier(Part):
 class TrainingReport(Artifact):
     """One training run and its adapter."""
 
-    schema_: Literal["gradience.training/1"] = Field(default="gradience.training/1", alias="schema")
+    schema_: Literal["gradience.training/1"] = "gradience.training/1"
     base: str
     base_fingerprint: str
     """The commit on the hub, or sha256 over the names and hashes of the folder's files."""

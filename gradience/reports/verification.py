@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field
-
 from gradience.files.artifact import Part
 from gradience.reports.base.blocks import (
     Block,
@@ -85,7 +83,7 @@ class Verification(Report):
 
     row_field: ClassVar[str] = "checks"
 
-    schema_: Literal["gradience.verification/2"] = Field(default="gradience.verification/2", alias="schema")
+    schema_: Literal["gradience.verification/2"] = "gradience.verification/2"
     folder: str
     verdict: Verdict
     """`verified` only if nothing disagrees and a root or plan was given from outside."""

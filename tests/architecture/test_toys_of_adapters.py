@@ -243,8 +243,6 @@ TOY_REPORT = '''
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from gradience.reports.base.blocks import Column, Document, Heading, Note, Notes, Span, table_of
 from gradience.reports.base.report import Report
 
@@ -254,7 +252,7 @@ class LetterReport(Report):
 
     row_field: ClassVar[str] = "names"
 
-    schema_: Literal["gradience.letters/1"] = Field(default="gradience.letters/1", alias="schema")
+    schema_: Literal["gradience.letters/1"] = "gradience.letters/1"
     names: tuple[str, ...]
     """In alphabetical order."""
 

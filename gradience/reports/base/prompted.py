@@ -16,7 +16,7 @@ Kind = Literal["causal_lm", "sequence_classification"]
 class PromptReport(Report):
     """A report of a run over prompts."""
 
-    schema_: str = Field(alias="schema")
+    schema_: str
     adapter_path: str
     adapter_sha256: str
     """sha256 of the adapter's weights as given."""
@@ -69,7 +69,7 @@ class PromptReport(Report):
 class PromptForecast(Readable):
     """Dry run over prompts: the base is not loaded."""
 
-    schema_: str = Field(alias="schema")
+    schema_: str
     adapter_path: str
     base: str
     kind: Kind
