@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,10 @@ from typing import Any
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.memory import compress_bytes, workers_within
 from gradience.adapters.patterns import anchored_key
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_opened
-from gradience.blas import worker_threads
 from gradience.compress.carry import (
     annotate,
     carry_files,
@@ -28,21 +27,19 @@ from gradience.compress.carry import (
     names_beside,
     refuse_foreign_files,
 )
-from gradience.compress.check import check_written
 from gradience.compress.encodings import (
     Target,
     changed_fields,
     rule_of,
     uneven_experts,
-    write_config,
 )
 from gradience.compress.layout import Layout, another_adapter, lay_out
 from gradience.compress.module import CompressedModule, Job
 from gradience.compress.settings import CompressSettings
-from gradience.compress.weights import write_weights
+from gradience.compress.weights import written_adapter
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
-from gradience.files.whole import check_output, whole_folder
+from gradience.files.whole import check_output
 from gradience.plan.compression import SIZES, criterion_of, plan_compression
 from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
@@ -159,19 +156,18 @@ def write_compressed(
         for job in layout.jobs
     )
     fitting = workers_within(max_memory, [opened], work, workers)
-    with worker_threads(fitting) as pool, whole_folder(target, force=force) as folder, ExitStack() as stack:
-        digest = pool.submit(opened.sha256)
-        weights = write_weights(folder / WEIGHTS, opened, layout, pool, 4 * fitting, progress)
+    with ExitStack() as stack:
+        digest = stack.enter_context(ThreadPoolExecutor(1)).submit(opened.sha256)
+        folder, written, weights = stack.enter_context(
+            written_adapter(target, layout, fitting, progress, force=force)
+        )
         if plan.adapter_sha256 != digest.result():
             raise another_adapter(
                 opened, f"sha256 {plan.adapter_sha256[:12]}… there, {digest.result()[:12]}… here"
             )
-        write_config(folder / CONFIG, layout.new_fields)
         carried_files, left_out = carry_files(opened.location, folder)
         base = None if base_model is None else base_folder(base_model)
         architecture = architecture_of(layout.config, opened.location.root, base)
-        written = stack.enter_context(open_adapter(folder))
-        check_written(written, layout, weights.modules, weights.size)
         results = _results(opened, plan, layout, weights.modules)
         annotated = annotate(
             folder, compressed_opening(results["modules"], results["measured_error"], plan.strength)
@@ -192,7 +188,7 @@ def write_compressed(
             **results,
             old_bytes=opened.bytes,
             new_bytes=weights.size,
-            carried_tensors=len(layout.carried),
+            carried_tensors=len(layout.beside),
             left_out_tensors=tuple(layout.left_out),
             renamed=sum(name != tensor for tensor, name in layout.names.items()),
             carried_files=tuple(name for name in carried_files if name not in annotated),
@@ -286,9 +282,7 @@ def _warnings(
     """Yield the report's warnings. output: the folder as named in the report."""
     if opened.format == "mlx":
         yield f"written as PEFT LoRA; for mlx-lm: gradience convert {output} {output}-mlx --to mlx"
-    beside = [
-        name for name in layout.carried if "lora_" not in name
-    ]  # a lora_bias is scaled with its factors
+    beside = [name for name in layout.beside if "lora_" not in name]  # a lora_bias is scaled with its factors
     if plan.strength != 1 and beside:
         yield (
             f"the strength applies to the LoRA update only: {counted(len(beside), 'other trained tensor')}"

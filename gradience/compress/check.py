@@ -12,6 +12,9 @@ from gradience.compress.module import CompressedModule
 CHECKED_PARAMS = 2**20
 """Parameters of the modules whose errors are measured twice: all of a small adapter, a few modules of a large one."""
 
+Measure = Callable[[LoraPair, LoraPair], float | None]
+"""(a module, the same module as written) -> its relative error; None if the update is 0."""
+
 
 class WrittenWrong(RuntimeError):
     """The written adapter differs from the plan: a bug in Gradience, so it keeps its traceback."""
@@ -27,7 +30,7 @@ def check_written(
     layout: Layout,
     modules: Mapping[str, CompressedModule],
     size: int,
-    measure: Callable[[LoraPair, LoraPair], float | None] = compared,
+    measure: Measure = compared,
 ) -> None:
     """Compare the adapter that was read back with what was to be written.
 
@@ -44,7 +47,7 @@ def _complaints(
     layout: Layout,
     modules: Mapping[str, CompressedModule],
     size: int,
-    measure: Callable[[LoraPair, LoraPair], float | None],
+    measure: Measure,
 ) -> Iterator[str]:
     if written.bytes != size:
         yield f"{written.bytes} bytes, not {size}"

@@ -8,14 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradience.adapters.adapter import DORA_REASON, LORA_BIAS_REASON, Adapter, LoraPair, SkippedTensor
+from gradience.adapters.adapter import (
+    DORA_REASON,
+    LORA_BIAS_REASON,
+    Adapter,
+    LoraPair,
+    SkippedTensor,
+    tensors_of,
+)
 from gradience.adapters.base_weights import BaseWeights, base_folder
 from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, initialization_of
 from gradience.adapters.formats import words_of
 from gradience.adapters.keys import config_name, ends_with, factor_name, parse_key, peft_name
 from gradience.adapters.locate import natural_key
 from gradience.adapters.peft import fields_in_peft_order, guessed_orders
-from gradience.adapters.tensors import DTYPES, DType
+from gradience.adapters.tensors import DTYPES, DType, NewTensor, stored_pieces
 from gradience.compress.encodings import (
     EncodedModules,
     Target,
@@ -52,7 +59,7 @@ class Layout:
     """Tensors and config of a smaller adapter.
 
     dropped: modules at rank 0.
-    carried: other tensors, copied byte for byte.
+    beside: PEFT's name -> type, shape and bytes of every tensor that is not a factor; read when it is written.
     left_out: tensors of other adapters in the file.
     names: tensor -> PEFT's name, under which it is written.
     config: config of the reference adapter.
@@ -63,7 +70,7 @@ class Layout:
     encoded: EncodedModules
     jobs: Sequence[Job]
     dropped: Sequence[LoraPair]
-    carried: Sequence[str]
+    beside: Mapping[str, tuple[NewTensor, Iterable[bytes]]]
     left_out: Sequence[str]
     names: Mapping[str, str]
     new_fields: Mapping[str, Any]
@@ -115,7 +122,7 @@ def lay_out(
         )
     if base is not None:
         jobs = _with_magnitudes(opened, jobs, base, transposed=config.fan_in_fan_out)
-    names = _names(opened, jobs, carried)
+    names = peft_names(opened, jobs, carried)
     if not (encoding or dtype or dropped or plan.strength != 1):
         _refuse_copy(opened, jobs, names)
     changes = {
@@ -129,7 +136,9 @@ def lay_out(
         **(fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}),
     }
     new = merged_fields(config.fields, changes)
-    return Layout(config, encoded, jobs, dropped, carried, left_out, names, new)
+    tensors = tensors_of(opened.files)
+    beside = {names[tensor]: stored_pieces(tensors[tensor].file, tensor) for tensor in carried}
+    return Layout(config, encoded, jobs, dropped, beside, left_out, names, new)
 
 
 def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
@@ -214,7 +223,7 @@ def _with_magnitudes(
     return complete
 
 
-def _names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:
+def peft_names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:
     """Return tensor -> name that PEFT loads it under."""
     names = {
         factor.tensor: factor_name(factor.tensor, job.pair.module, job.pair.kind, side)

@@ -7,7 +7,7 @@ A′ = T_A·A and B′ = B·T_B.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -339,15 +339,12 @@ def write_module(job: Job) -> CompressedModule:
     if not math.isfinite(norm):
         raise overflow(job, "the norm of the update is beyond double precision")
     if recoded is not None and job.stored_rank == job.pair.rank:
-        data_A, data_B = recoded.stored_A, recoded.stored_B
+        data_A, data_B = recoded.stored_A.tobytes(), recoded.stored_B.tobytes()
     else:
-        shape_A, shape_B = job.shapes()
-        data_A = np.concatenate([_padded(job, part.words_A).T for part in parts]).reshape(shape_A)
-        # B of stacked experts: (m, r, E), the expert last.
-        data_B = np.stack([_padded(job, part.words_B) for part in parts], axis=-1).reshape(shape_B)
+        data_A, data_B = packed(job, [(part.words_A, part.words_B) for part in parts])
     return CompressedModule(
-        data_A.tobytes(),
-        data_B.tobytes(),
+        data_A,
+        data_B,
         lost / norm if norm else None,
         norm,
         next((part.method for part in parts if part.method == "qr"), parts[0].method),
@@ -365,9 +362,18 @@ def overflow(job: Job, problem: str) -> InputError:
     )
 
 
+def packed(job: Job, experts: Sequence[tuple[Words, Words]]) -> tuple[bytes, bytes]:
+    """Return the stored bytes of A and B from each expert's Aᵀ and B, with zeros up to the rank on disk."""
+    shape_A, shape_B = job.shapes()
+    data_A = np.concatenate([_padded(job, words_A).T for words_A, _ in experts]).reshape(shape_A)
+    # B of stacked experts: (m, r, E), the expert last.
+    data_B = np.stack([_padded(job, words_B) for _, words_B in experts], axis=-1).reshape(shape_B)
+    return data_A.tobytes(), data_B.tobytes()
+
+
 def _padded(job: Job, words: Words) -> Words:
-    """Zeros up to the rank on disk. All storage types write zero as a word of zeros."""
-    short = job.stored_rank - job.new_rank
+    """All storage types write zero as a word of zeros."""
+    short = job.stored_rank - words.shape[1]
     return np.pad(words, ((0, 0), (0, short))) if short else words
 
 
@@ -378,12 +384,13 @@ def _recoded(job: Job, loaded: LoadedPair) -> LoadedPair:
     """The same factors in another storage type, or with a factor folded into B: the basis stays what it was."""
     return LoadedPair(
         loaded.pair,
-        _converted(job, loaded.stored_A, 1.0, job.dtype_A),
-        _converted(job, loaded.stored_B, job.fold, job.dtype_B),
+        converted(job, loaded.stored_A, 1.0, job.dtype_A),
+        converted(job, loaded.stored_B, job.fold, job.dtype_B),
     )
 
 
-def _converted(job: Job, words: Words, factor: float, wanted: DType) -> Words:
+def converted(job: Job, words: Words, factor: float, wanted: DType) -> Words:
+    """Return `factor` times the words in another storage type. Raises InputError (overflow)."""
     if factor == 1.0 and words.dtype == wanted.numpy:
         return words
     flat = words.reshape(-1)

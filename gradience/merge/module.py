@@ -10,21 +10,24 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
-from gradience.adapters.tensors import DType, Words, decode, encode
+from gradience.adapters.adapter import LoadedPair, LoraPair
+from gradience.adapters.tensors import Words, decode
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.check import compared
-from gradience.compress.module import CompressedModule, Job, Products, overflow, write_module
+from gradience.compress.module import CompressedModule, Job, Products, converted, packed, write_module
 from gradience.errors import InputError
 from gradience.merge.settings import MethodSettings
-from gradience.spectra import FloatArray, NonFiniteFactor
+from gradience.spectra import FloatArray, NonFiniteFactor, relative_error
 
 Dense = NDArray[np.float32]
+Rows = Callable[[slice], Dense]
+"""Some rows of a dense update."""
 BLOCK = 2**20
 """Entries of a block of rows of a dense update."""
 SMALL = 1024
@@ -33,30 +36,7 @@ BESIDE, SETTLED, PASSES = 16, 1e-4, 12
 """Subspace iteration: directions beside those that are kept, growth of the held energy that ends it, most passes."""
 
 
-MERGED = -1
-"""Place of the merged update itself among the parents."""
-
-
-class ParentOverlap(NamedTuple):
-    """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of one parent and the stored merged update M′. For M′ itself both are ‖M′‖²."""
-
-    energy: float
-    inner: float
-
-
-def overlap_of(parent: int, pairs: Sequence["MergedPair"]) -> tuple[float | None, float | None]:
-    """Return cosine ⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) and projection ⟨ΔW_i, M′⟩/‖ΔW_i‖² of a parent over all modules; None if a
-    norm is 0."""
-    rows = [pair.overlaps[parent] for pair in pairs if parent in pair.overlaps]
-    energy, inner = math.fsum(row.energy for row in rows), math.fsum(row.inner for row in rows)
-    # An energy that cancels may be rounded to less than 0.
-    size = math.sqrt(energy) * math.sqrt(max(0.0, math.fsum(pair.overlaps[MERGED].energy for pair in pairs)))
-    cosine = max(-1.0, min(1.0, inner / size)) if size else None
-    return cosine, inner / energy if energy else None
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One parent's update of a module: ΔW = s·B·A, or DoRA's. parent: its place; weight: w of the merge."""
 
     parent: int
@@ -69,8 +49,8 @@ class Part:
         """s."""
         return self.pair.scale or 0.0
 
-    def rows(self) -> Callable[[slice], Dense]:
-        """Return a function that computes a block of rows of ΔW in float32."""
+    def rows(self) -> Rows:
+        """Return a function that computes a block of rows of ΔW."""
         if self.dora is not None:
             update = self.dora()
             return lambda rows: update.rows(rows).astype(np.float32)
@@ -86,41 +66,49 @@ class MergedPair(LoraPair):
 
     parts: tuple[Part, ...] = ()
     recipe: MethodSettings = field(default_factory=MethodSettings)
-    overlaps: dict[int, ParentOverlap] = field(default_factory=dict)
-    """Parent, or `MERGED` -> overlap with the merged update. Filled when the module is written."""
+    overlaps: FloatArray = field(default_factory=lambda: np.zeros((0, 2)))
+    """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of every parent and, in the last row, of the stored merged update M′ itself. Filled when
+    the module is written; 0 for a parent without the module."""
 
-    def ranks(self, parents: int) -> tuple[int | None, ...]:
-        """Return the rank in each parent; None if it lacks the module."""
+    @property
+    def is_dense(self) -> bool:
+        """True if the module is merged from dense updates: entry by entry, or with a DoRA update."""
+        return self.recipe.method in ("ties", "dare") or any(part.dora is not None for part in self.parts)
+
+    @property
+    def parent_ranks(self) -> tuple[int | None, ...]:
+        """Rank in each parent; None if it lacks the module."""
         ranks = {part.parent: part.pair.rank for part in self.parts}
-        return tuple(ranks.get(place) for place in range(parents))
+        return tuple(map(ranks.get, range(len(self.overlaps) - 1)))
 
     def load(self) -> LoadedPair:
         """Return the factors: in the stored type if no number changes, else in float64."""
-        loaded = [part.pair.load() for part in self.parts]
-        a, b = self._aligned(loaded) if self.recipe.method == "knots" else self._summed(loaded)
+        a, b = self._aligned() if self.recipe.method == "knots" else self.joined(self.b.entry.dtype.name)
         return LoadedPair(self, a.reshape(self.a.entry.shape), b.reshape(self.b.entry.shape))
 
-    def _summed(self, loaded: Sequence[LoadedPair]) -> tuple[Words, Words]:
-        factors = [part.weight * part.scale / (self.scale or 1.0) for part in self.parts]
+    def joined(self, dtype: str = "F64") -> tuple[Words, Words]:
+        """Return [A₁; A₂ …] and [w₁s₁B₁, w₂s₂B₂ …]/s, where s is the scale of this pair."""
+        loaded = [part.pair.load() for part in self.parts]
         words_A, words_B = [one.words_A().T for one in loaded], [one.words_B() for one in loaded]
-        if self.b.entry.dtype.name == "F64":
+        if dtype == "F64":
+            factors = [part.weight * part.scale / (self.scale or 1.0) for part in self.parts]
             words_A = [decode(words) for words in words_A]
             words_B = [factor * decode(words) for factor, words in zip(factors, words_B, strict=True)]
         return np.concatenate(words_A), np.concatenate(words_B, axis=1)
 
-    def _aligned(self, loaded: Sequence[LoadedPair]) -> tuple[Words, Words]:
+    def _aligned(self) -> tuple[FloatArray, FloatArray]:
         """KnOTS: [ΔW₁, ΔW₂ …] = U·Σ·[V₁ᵀ, V₂ᵀ …]; TIES merges the ΣVᵢᵀ, (k, n) each, and U turns the result back.
 
         Source: Stoica et al., "Model merging with SVD to tie the KnOTS", arXiv 2410.19735; their code scales V by Σ
         (gstoica27/KnOTS, task_merger.py) and, as here for each module, trims, elects signs and averages.
         """
+        loaded = [part.pair.load() for part in self.parts]
+        factors_A = [finite(decode(one.words_A()).T) for one in loaded]
         factors_B = [
             finite(part.scale * decode(one.words_B())) for part, one in zip(self.parts, loaded, strict=True)
         ]
         b, triangle = np.linalg.qr(np.hstack(factors_B))
-        factors_A = [finite(decode(one.words_A()).T) for one in loaded]
-        ends = np.cumsum([len(a) for a in factors_A])[:-1]
-        columns = np.split(triangle, ends, axis=1)
+        columns = np.split(triangle, np.cumsum([len(a) for a in factors_A])[:-1], axis=1)
         core = np.hstack(
             [t @ np.asarray(np.linalg.qr(a.T, mode="r")).T for t, a in zip(columns, factors_A, strict=True)]
         )
@@ -128,12 +116,11 @@ class MergedPair(LoraPair):
         tasks = [left.T @ t @ a for t, a in zip(columns, factors_A, strict=True)]
         cuts = [threshold(np.abs(task), self.recipe.density) for task in tasks]
         merged = ties(tasks, [part.weight for part in self.parts], cuts)
-        u = b @ left
         short = self.rank - len(merged)  # fewer directions than ranks if a side of ΔW is smaller
-        return np.pad(merged, ((0, short), (0, 0))), np.pad(u, ((0, 0), (0, short)))
+        return np.pad(merged, ((0, short), (0, 0))), np.pad(b @ left, ((0, 0), (0, short)))
 
 
-def finite(values: FloatArray) -> FloatArray:
+def finite(values: NDArray[Any]) -> NDArray[Any]:
     """Return the values. Raises NonFiniteFactor if one is NaN or infinite."""
     if not np.isfinite(values).all():
         raise NonFiniteFactor
@@ -174,120 +161,15 @@ def write_merged(job: Job) -> CompressedModule:
     pair = job.pair
     assert isinstance(pair, MergedPair)
     try:
-        written = _from_dense(job, pair) if is_dense(pair) else write_module(job)
-        # The Gram matrices of a sum contain those of its parents' factors.
-        summed = pair.recipe.method in ("linear", "svd") and written.products
-        overlaps = (
-            _from_products(job, pair, *written.products) if summed else _from_factors(job, pair, written)
-        )
-        pair.overlaps.update(overlaps)
+        return _from_dense(job, pair) if pair.is_dense else _from_factors(job, pair)
     except NonFiniteFactor:
-        words = {part.pair.a.file.path: part.pair.load() for part in pair.parts}
-        wrong = (
-            path
-            for path, loaded in words.items()
-            if not np.isfinite(loaded.stored_A).all() or not np.isfinite(loaded.stored_B).all()
-        )
+        factors = [factor for part in pair.parts for factor in part.pair.factors.values()]
+        broken = [factor.file.path for factor in factors if not np.isfinite(factor.read()).all()]
         raise InputError(
-            f"{next(wrong, pair.a.file.path)}: {pair.module} contains NaN or infinity",
+            f"{[*broken, pair.a.file.path][0]}: {pair.module} contains NaN or infinity",
             code="non-finite",
             hint="use an earlier checkpoint; `gradience audit` lists such modules",
         ) from None
-    return written
-
-
-def is_dense(pair: MergedPair) -> bool:
-    """Return True if a module is merged from dense updates: entry by entry, or with a DoRA update."""
-    return pair.recipe.method in ("ties", "dare") or any(part.dora is not None for part in pair.parts)
-
-
-def _from_products(job: Job, pair: MergedPair, products: Products) -> Iterator[tuple[int, ParentOverlap]]:
-    """Yield the overlap with each parent, from the products of the joined factors, where each has its own rows."""
-    size = job.written_scale**2 * float((products.new_A * products.new_B).sum())
-    yield MERGED, ParentOverlap(size, size)
-    end = 0
-    for part in pair.parts:
-        rows = slice(end, end := end + part.pair.rank)
-        # The joined B is multiplied by w·s/S, where S is the scale of the joined pair.
-        energy = job.scale**2 * float((products.old_A[rows, rows] * products.old_B[rows, rows]).sum())
-        inner = job.scale * job.written_scale * float((products.cross_A[rows] * products.cross_B[rows]).sum())
-        yield part.parent, ParentOverlap(energy / part.weight**2, inner / part.weight)
-
-
-def _from_factors(
-    job: Job, pair: MergedPair, written: CompressedModule
-) -> Iterator[tuple[int, ParentOverlap]]:
-    """Yield the overlap with each parent, from its factors or its dense update."""
-    scale = job.written_scale
-    new_A = np.frombuffer(written.data_A, job.dtype_A.numpy).reshape(job.stored_rank, -1).T
-    new_B = np.frombuffer(written.data_B, job.dtype_B.numpy).reshape(pair.rows, -1)
-    size = scale * scale * _inner(new_A, new_B, new_A, new_B)
-    yield MERGED, ParentOverlap(size, size)
-    for part in pair.parts:
-        if part.dora is not None:
-            energy, inner, _ = _dense_inner(part.rows(), new_A, new_B, scale)
-        else:
-            loaded = part.pair.load()
-            old = loaded.words_A(), loaded.words_B()
-            energy, inner = (
-                part.scale**2 * _inner(*old, *old),
-                part.scale * scale * _inner(*old, new_A, new_B),
-            )
-        yield part.parent, ParentOverlap(energy, inner)
-
-
-def _inner(old_A: Words, old_B: Words, new_A: Words, new_B: Words) -> float:
-    """⟨B·A, B′·A′⟩ = Σ (BᵀB′)∘(AA′ᵀ), of Aᵀ and B as stored words."""
-    return float((_cross(old_A, new_A) * _cross(old_B, new_B)).sum())
-
-
-def _cross(first: Words, second: Words) -> FloatArray:
-    """XᵀY of stored words, block by block."""
-    height = max(256, 2**18 // max(first.shape[1], second.shape[1]))
-    total = np.zeros((first.shape[1], second.shape[1]))
-    blocks = zip(word_blocks(first, height)(), word_blocks(second, height)(), strict=True)
-    for one, other in blocks:
-        total += one.T @ other
-    return total
-
-
-def _slices(rows: int, columns: int) -> Iterator[slice]:
-    height = max(1, BLOCK // columns)
-    return (slice(start, min(rows, start + height)) for start in range(0, rows, height))
-
-
-def _dense_inner(
-    update: Callable[[slice], Dense], words_A: Words, words_B: Words, scale: float
-) -> tuple[float, float, float]:
-    """Return ‖ΔW‖², ⟨ΔW, M′⟩ and ‖ΔW − M′‖² of a dense update and M′ = s·B·A, with Aᵀ and B as stored words."""
-    a, energy, inner, lost = scale * decode(words_A).T, 0.0, 0.0, 0.0
-    for rows in _slices(len(words_B), a.shape[1]):
-        dense, merged = update(rows).astype(np.float64), decode(words_B[rows]) @ a
-        energy += float(np.vdot(dense, dense))
-        inner += float(np.vdot(dense, merged))
-        dense -= merged
-        lost += float(np.vdot(dense, dense))
-    return energy, inner, lost
-
-
-# ---------------------------------------------------------------- from dense updates
-
-
-def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
-    merged = merged_dense(pair)
-    b, a = leading(merged, job.new_rank, pair)
-    words_A, words_B = _encoded(job, a.T, job.dtype_A), _encoded(job, b / job.written_scale, job.dtype_B)
-    total, _, lost = _dense_inner(merged.__getitem__, words_A, words_B, job.written_scale)
-    shape_A, shape_B = job.shapes()
-    short = ((0, 0), (0, job.stored_rank - words_A.shape[1]))
-    return CompressedModule(
-        np.pad(words_A, short).T.reshape(shape_A).tobytes(),
-        np.pad(words_B, short).reshape(shape_B).tobytes(),
-        math.sqrt(lost / total) if total else None,
-        math.sqrt(total),
-        "qr",
-        noise=1e-6,  # the dense update is float32
-    )
 
 
 def written_error(pair: LoraPair, written: LoraPair) -> float | None:
@@ -295,19 +177,81 @@ def written_error(pair: LoraPair, written: LoraPair) -> float | None:
 
     None if the merge is 0.
     """
-    if not (isinstance(pair, MergedPair) and is_dense(pair)):
+    if not (isinstance(pair, MergedPair) and pair.is_dense):
         return compared(pair, written)
-    loaded = written.load()
-    merged, words = merged_dense(pair), (loaded.words_A(), loaded.words_B())
-    total, _, lost = _dense_inner(merged.__getitem__, *words, written.scale or 0.0)
-    return math.sqrt(lost / total) if total else None
+    loaded, updates = written.load(), [merged_dense(pair).__getitem__]
+    measured = _distances(updates, loaded.words_A(), loaded.words_B(), written.scale or 0.0)
+    return relative_error(measured[0, 2], measured[0, 0])
 
 
-def _encoded(job: Job, values: FloatArray, dtype: DType) -> Words:
-    words = encode(values, dtype)
-    if not np.isfinite(decode(words)).all():
-        raise overflow(job, f"the merged factors do not fit into {dtype.name}")
-    return words
+def _from_factors(job: Job, pair: MergedPair) -> CompressedModule:
+    """Write a merge of factors, and fill its overlaps from products with the parents' joined factors."""
+    written = write_module(job)
+    if written.products and pair.recipe.method != "knots":
+        (products,) = written.products
+    else:
+        old_A, old_B = pair.joined()
+        new_A = decode(np.frombuffer(written.data_A, job.dtype_A.numpy)).reshape(job.stored_rank, -1)
+        new_B = decode(np.frombuffer(written.data_B, job.dtype_B.numpy)).reshape(pair.rows, -1)
+        products = Products(
+            old_A @ old_A.T,
+            old_B.T @ old_B,
+            old_A @ new_A.T,
+            old_B.T @ new_B,
+            new_A @ new_A.T,
+            new_B.T @ new_B,
+        )
+    pair.overlaps[-1] = job.written_scale**2 * float((products.new_A * products.new_B).sum())
+    energies = job.scale**2 * products.old_A * products.old_B
+    inners = job.scale * job.written_scale * products.cross_A * products.cross_B
+    end = 0
+    for part in pair.parts:
+        rows = slice(end, end := end + part.pair.rank)
+        # The joined factors hold w·ΔW of each parent.
+        pair.overlaps[part.parent] = (
+            energies[rows, rows].sum() / part.weight**2,
+            inners[rows].sum() / part.weight,
+        )
+    return written
+
+
+def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
+    merged = merged_dense(pair)
+    b, a = leading(merged, job.new_rank, pair)
+    words_A = converted(job, a.T, 1.0, job.dtype_A)
+    words_B = converted(job, b / job.written_scale, 1.0, job.dtype_B)
+    updates = [merged.__getitem__, *(part.rows() for part in pair.parts)]
+    measured = _distances(updates, words_A, words_B, job.written_scale)
+    pair.overlaps[[*(part.parent for part in pair.parts), -1]] = measured[1:, :2]
+    energy, _, lost = measured[0]
+    return CompressedModule(
+        *packed(job, [(words_A, words_B)]),
+        relative_error(lost, energy),
+        math.sqrt(energy),
+        "qr",
+        noise=1e-6,  # the dense update is float32
+    )
+
+
+def _distances(updates: Sequence[Rows], words_A: Words, words_B: Words, scale: float) -> FloatArray:
+    """Return ‖X‖², ⟨X, M′⟩ and ‖X − M′‖² of every update X, and in the last row of M′ = s·B·A itself.
+
+    words_A, words_B: Aᵀ and B as stored.
+    """
+    a, sums = scale * decode(words_A).T, np.zeros((len(updates) + 1, 3))
+    for rows in _slices(len(words_B), a.shape[1]):
+        merged = decode(words_B[rows]) @ a
+        blocks = (update(rows).astype(np.float64) for update in updates)
+        for place, dense in enumerate(chain(blocks, [merged])):
+            sums[place, :2] += np.vdot(dense, dense), np.vdot(dense, merged)
+            dense -= merged
+            sums[place, 2] += np.vdot(dense, dense)
+    return sums
+
+
+def _slices(rows: int, columns: int) -> Iterator[slice]:
+    height = max(1, BLOCK // columns)
+    return (slice(start, min(rows, start + height)) for start in range(0, rows, height))
 
 
 def merged_dense(pair: MergedPair) -> Dense:
@@ -318,26 +262,21 @@ def merged_dense(pair: MergedPair) -> Dense:
     cuts = []
     for part in parts if recipe.method == "ties" else ():
         make = part.rows()
-        for rows in _slices(pair.rows, pair.columns):
+        for rows in _slices(*merged.shape):
             np.abs(make(rows), out=merged[rows])
         cuts.append(threshold(merged, recipe.density))
     makers = [part.rows() for part in parts]
     name = zlib.crc32(pair.module.encode())
     draws = [np.random.default_rng([recipe.seed, name, 0, part.parent]) for part in parts]
-    for rows in _slices(pair.rows, pair.columns):
+    for rows in _slices(*merged.shape):
         updates = [make(rows) for make in makers]
-        if cuts:
-            merged[rows] = ties(updates, weights, cuts)
-            continue
         if recipe.method == "dare":  # Yu et al., "Language Models are Super Mario", arXiv 2311.03099
             for update, draw in zip(updates, draws, strict=True):
                 update *= draw.random(update.shape, np.float32) < recipe.density
                 update /= np.float32(recipe.density)
-        merged[rows] = sum(
-            np.float32(weight) * update for weight, update in zip(weights, updates, strict=True)
-        )
-    if not all(np.isfinite(merged[rows]).all() for rows in _slices(pair.rows, pair.columns)):
-        raise NonFiniteFactor
+        summed = (np.float32(weight) * update for weight, update in zip(weights, updates, strict=True))
+        merged[rows] = ties(updates, weights, cuts) if cuts else sum(summed)
+        finite(merged[rows])
     return merged
 
 

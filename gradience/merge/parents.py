@@ -5,15 +5,14 @@ Only headers are read, except for tensors that are not factors.
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from string import ascii_uppercase
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from gradience.adapters.adapter import (
 from gradience.adapters.base_weights import BaseWeights, base_folder
 from gradience.adapters.config import PeftConfig, config_of
 from gradience.adapters.formats import open_adapter, require_order
-from gradience.adapters.keys import PREFIX, config_name, factor_name, parse_key, peft_name
+from gradience.adapters.keys import PREFIX, config_name, parse_key, peft_name
 from gradience.adapters.locate import natural_key
 from gradience.adapters.tensors import (
     DTYPES,
@@ -37,23 +36,22 @@ from gradience.adapters.tensors import (
     NewTensor,
     TensorEntry,
     TensorFile,
-    WeightsWriter,
     decode,
     encode,
     pieces,
+    stored_pieces,
 )
 from gradience.audit.dominance import DoraUpdate
 from gradience.blas import processors
 from gradience.compress.encodings import Target, encode_modules, merged_fields, require_config
-from gradience.compress.layout import Layout, refuse_adapter, refuse_meaning
+from gradience.compress.layout import Layout, not_held, peft_names, refuse_adapter, refuse_meaning
 from gradience.compress.module import Job
-from gradience.digests import sha256_file
+from gradience.digests import sha256_file, sha256_parts
 from gradience.errors import InputError, UsageError
-from gradience.merge.module import MergedPair, Part, is_dense
+from gradience.merge.module import MergedPair, Part
 from gradience.merge.settings import MergeSettings
 from gradience.models.locate import EMBEDDED
 from gradience.settings import paths_of
-from gradience.spectra import FloatArray
 
 RESET = ("loftq_config", "eva_config", "corda_config", "lora_ga_config")
 """Config fields of an initialization, which do not apply to a merge."""
@@ -61,11 +59,22 @@ CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """Config fields that select modules; a merge lists full names instead."""
 
 
+TOKENS, BASE = "trainable_token_indices", "base_model_name_or_path"
+_ONE_BASE = "if both mean the same weights, write one base_model_name_or_path and revision into both configs"
+_ONE_TASK = "merge adapters of one task type, with the same trained tokens"
+SAME = {
+    BASE: ("other-base", _ONE_BASE),
+    "revision": ("other-base", _ONE_BASE),
+    "task_type": ("other-config", _ONE_TASK),
+    TOKENS: ("other-config", _ONE_TASK),
+}
+"""Config fields that must agree in both adapters, if both have them -> code and hint of the error."""
+
+
 class Parent(NamedTuple):
     """One adapter to merge. name: its folder's, or its letter if two folders have the same name."""
 
     name: str
-    letter: str
     opened: Adapter
     config: PeftConfig
     weight: float
@@ -91,43 +100,25 @@ class Parent(NamedTuple):
 def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     """Open the adapters, and return them if they can be merged.
 
-    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl, no-data,
+    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl,
     same-adapter); InputError if an adapter cannot be read or is not a plain LoRA or DoRA, or two do not belong to one
     base (other-base, other-config, shapes-differ).
     """
     paths = paths_of(settings.adapters)
     weights = settings.weights or [1.0] * len(paths)
-    _refuse_settings(settings, len(paths), weights)
+    _refuse_settings(settings, paths, weights)
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
-        names = list(ascii_uppercase[: len(paths)])
+        names = list(ascii_uppercase)
     adapters = [stack.enter_context(open_adapter(path, allow_pickle=settings.allow_pickle)) for path in paths]
     with ThreadPoolExecutor(settings.workers or processors()) as pool:
         digests = list(pool.map(Adapter.sha256, adapters))
-    configs = [require_config(opened) for opened in adapters]
-    rows = zip(names, ascii_uppercase, adapters, configs, weights, digests, strict=False)
+    rows = zip(names, adapters, map(require_config, adapters), weights, digests, strict=False)
     parents = [Parent(*row) for row in rows]
     for parent in parents:
         _refuse(parent, settings)
     for first, other in combinations(parents, 2):
-        if first.sha256 == other.sha256:
-            raise UsageError(
-                f"{first.path} and {other.path} hold the same weights",
-                code="same-adapter",
-                hint="give different adapters",
-            )
-    for other in parents[1:]:
-        _refuse_together(parents[0], other)
-    shapes: dict[str, tuple[Parent, str]] = {}
-    for parent in parents:
-        for pair in parent.opened.pairs:
-            owner, known = shapes.setdefault(pair.module, (parent, _shape(pair)))
-            if known != _shape(pair):
-                raise InputError(
-                    f"{pair.module} is {known} in {owner.path}, and {_shape(pair)} in {parent.path}",
-                    code="shapes-differ",
-                    hint="merge adapters of one base model",
-                )
+        _refuse_together(first, other)
     return parents
 
 
@@ -140,8 +131,8 @@ def local_base(name: str | os.PathLike[str] | None) -> Path | None:
 
 def plan_merge(
     parents: Sequence[Parent], settings: MergeSettings, rank: int | None, stack: ExitStack
-) -> tuple[Adapter, Layout]:
-    """Decide what is written: the first parent with the merged modules and the tensors beside them, and their layout.
+) -> Layout:
+    """Return the layout of the merged adapter.
 
     rank: of the merged adapter; None: the default of the method.
 
@@ -153,7 +144,7 @@ def plan_merge(
     for pair in pairs:
         name, most = config_name(pair.module), min(pair.rows, pair.columns)
         largest = pair.rank if settings.method == "linear" else min(wanted, most)
-        kept = largest if is_dense(pair) else min(pair.rank, largest)
+        kept = largest if pair.is_dense else min(pair.rank, largest)
         known = targets.setdefault(name, Target(name, kept, pair.scale or 1.0))
         targets[name] = known._replace(rank=min(known.rank, kept))
     encoded = encode_modules(sorted(targets.values(), key=lambda target: natural_key(target.name)), None)
@@ -164,27 +155,11 @@ def plan_merge(
         type_A = _common_type([part.pair.a.entry.dtype for part in pair.parts])
         type_B = _common_type([part.pair.b.entry.dtype for part in pair.parts])
         jobs.append(Job(pair, targets[name].rank, *written, type_A, type_B))
-    beside, computed = _beside(parents, settings, jobs, stack)
-    names = {
-        factor.tensor: factor_name(factor.tensor, pair.module, pair.kind, side)
-        for pair in pairs
-        for side, factor in pair.factors.items()
-    }
-    names |= {note.tensor: name for name, note in beside.items()}
-    first = parents[0]
     fields = _fields(parents, encoded.fields, jobs)
-    config = config_of(first.config.path, fields)
-    opened = replace(
-        first.opened,
-        pairs=list(pairs),
-        other=list(beside.values()),
-        # If several files have a tensor, the last one wins: the computed ones, then the first parent's.
-        files=[*(file for parent in reversed(parents) for file in parent.opened.files), *computed],
-        config=config,
-        stack=ExitStack(),
-    )
-    carried = sorted(note.tensor for note in beside.values())
-    return opened, Layout(config, encoded, jobs, (), carried, (), names, fields)
+    config = config_of(parents[0].config.path, fields)
+    beside = _beside(parents, settings) | _lora_biases(parents, jobs)
+    names = peft_names(parents[0].opened, jobs, ()) | {name: name for name in beside}
+    return Layout(config, encoded, jobs, (), beside, (), names, fields)
 
 
 def _common_type(types: Sequence[DType], otherwise: str = "F32") -> DType:
@@ -194,18 +169,17 @@ def _common_type(types: Sequence[DType], otherwise: str = "F32") -> DType:
 # ---------------------------------------------------------------- refusals
 
 
-def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[float]) -> None:
+def _refuse_settings(settings: MergeSettings, paths: Sequence[Path], weights: Sequence[float]) -> None:
     calibrated, method = settings.max_kl_per_token is not None, settings.method
-    if not 2 <= parents <= len(ascii_uppercase):
-        first = next(iter(paths_of(settings.adapters)), "./my_adapter")
+    if not 2 <= len(paths) <= len(ascii_uppercase):
         raise UsageError(
             "a merge takes 2 to 26 adapters",
             code="one-parent",
-            hint=f"for example: gradience merge {first} ./other_adapter -o merged",
+            hint=f"for example: gradience merge {[*paths, './my_adapter'][0]} ./other_adapter -o merged",
         )
-    if len(weights) != parents or not all(math.isfinite(weight) and weight for weight in weights):
+    if len(weights) != len(paths) or not all(math.isfinite(weight) and weight for weight in weights):
         raise UsageError(
-            f"--weights: {parents} adapters need one nonzero number each",
+            f"--weights: {len(paths)} adapters need one nonzero number each",
             code="bad-weights",
             hint="give one number per adapter, such as --weights 1,0.5",
         )
@@ -222,12 +196,6 @@ def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[fl
             code="max-kl",
             hint="give --method svd --max-kl-per-token X --calibration FILE, and no --rank",
         )
-    if settings.search and not settings.data:
-        raise UsageError(
-            "--search needs the examples of each parent",
-            code="no-data",
-            hint="name a file for each parent: --data A=rows_a.jsonl --data B=rows_b.jsonl",
-        )
 
 
 def _refuse(parent: Parent, settings: MergeSettings) -> None:
@@ -240,52 +208,41 @@ def _refuse(parent: Parent, settings: MergeSettings) -> None:
         opened.scale_of(pair)
         if pair.groups > 1 or pair.experts > 1:
             what = "a grouped convolution" if pair.groups > 1 else "a stack of experts"
-            raise InputError(
-                f"{parent.path}: cannot be merged: {pair.module} is {what}",
-                code="not-in-format",
-                hint="apply this adapter to its base instead",
-            )
+            hint = "apply this adapter to its base instead"
+            raise not_held(opened, "a merged adapter", f"{pair.module} is {what}", hint)
 
 
 def _refuse_together(first: Parent, other: Parent) -> None:
-    """Raise InputError (other-base, other-config) for different bases, task types or trained tokens.
-
-    Bases with different names count as equal if both are folders with the same files.
-    """
-    configs = first.config, other.config
-    names = [config.base_model for config in configs]
-    bases = {name: _base_digests(name) for name in names if name}
-    revisions = sorted({config.fields["revision"] for config in configs if config.fields.get("revision")})
-    if len(bases) > 1 and (None in bases.values() or len(set(map(str, bases.values()))) > 1):
-        problem = f"trained on different base models ({names[0]}, {names[1]})"
-    elif len(revisions) > 1:
-        problem = f"trained on different revisions of {names[0]} ({', '.join(revisions)})"
-    else:
-        tokens = "trainable_token_indices"
-        types = {config.task_type for config in configs if config.task_type}
-        if len(types) < 2 and (configs[0].fields.get(tokens) or None) == (
-            configs[1].fields.get(tokens) or None
-        ):
-            return
-        name = "task_type" if len(types) > 1 else tokens
-        here, there = (config.fields.get(name) or "empty" for config in configs)
+    """Raise UsageError (same-adapter), or InputError (other-base, other-config, shapes-differ) for two adapters whose
+    updates do not add up."""
+    both = f"{first.path} and {other.path}"
+    if first.sha256 == other.sha256:
+        raise UsageError(f"{both} hold the same weights", code="same-adapter", hint="give different adapters")
+    for name, (code, hint) in SAME.items():
+        here, there = (parent.config.fields.get(name) or "" for parent in (first, other))
+        unknown = "" in (here, there) and name != TOKENS
+        if here == there or unknown or (name == BASE and _same_files(here, there)):
+            continue
         raise InputError(
-            f"{first.path} and {other.path}: {name} is {here} in the first and {there} in the second",
-            code="other-config",
-            hint="merge adapters of one task type, with the same trained tokens",
+            f"{both}: {name} is {here or 'empty'} in the first, {there or 'empty'} in the second",
+            code=code,
+            hint=hint,
         )
-    raise InputError(
-        f"{first.path} and {other.path}: {problem}",
-        code="other-base",
-        hint="if both names mean the same weights, write one base_model_name_or_path (and revision) into both configs",
-    )
+    shapes = {pair.module: _shape(pair) for pair in first.opened.pairs}
+    for pair in other.opened.pairs:
+        here, there = shapes.get(pair.module), _shape(pair)
+        if here not in (None, there):
+            raise InputError(
+                f"{pair.module} is {here} in {first.path}, and {there} in {other.path}",
+                code="shapes-differ",
+                hint="merge adapters of one base model",
+            )
 
 
-def _base_digests(name: str) -> dict[str, str] | None:
-    """Return the digest of each weights file of a base model; None if `name` is not a folder."""
-    folder = Path(name)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else None
-    return None if files is None else {path.name: sha256_file(path) for path in files}
+def _same_files(*bases: str) -> bool:
+    """Return True if the base models are folders with equal weights files."""
+    files = [{path.name: sha256_file(path) for path in Path(base).glob("*.safetensors")} for base in bases]
+    return files[0] == files[1] != {}
 
 
 def _shape(pair: LoraPair) -> str:
@@ -296,27 +253,27 @@ def _shape(pair: LoraPair) -> str:
 
 
 def _pairs(parents: Sequence[Parent], settings: MergeSettings, stack: ExitStack) -> list[MergedPair]:
-    parts: dict[str, list[Part]] = {}
-    base = _base_of(parents, settings, stack)
+    groups: dict[str, list[Part]] = defaultdict(list)
+    base = None
     for place, parent in enumerate(parents):
-        magnitudes = parent.opened.magnitudes()
+        if parent.dora and base is None:
+            base = stack.enter_context(BaseWeights.open(_base_of(parent, settings)))
+        magnitudes, transposed = parent.opened.magnitudes(), parent.config.fan_in_fan_out
         for pair in parent.opened.pairs:
-            update = None
+            part = Part(place, parent.weight, pair)
             if parent.dora and base is not None:
-                magnitude, transposed = magnitudes.get(pair.module), parent.config.fan_in_fan_out
-                update = partial(DoraUpdate, pair, magnitude, base, transposed=transposed)
-            parts.setdefault(pair.module, []).append(Part(place, parent.weight, pair, update))
-    scales = [part.weight * part.scale for group in parts.values() for part in group]
+                magnitude = magnitudes.get(pair.module)
+                part = part._replace(dora=partial(DoraUpdate, pair, magnitude, base, transposed=transposed))
+            groups[pair.module].append(part)
+    scales = [part.weight * part.scale for parts in groups.values() for part in parts]
     same = settings.method in ("linear", "svd") and base is None and scales[0] != 0
     same = same and all(math.isclose(scale, scales[0], rel_tol=1e-12) for scale in scales)
-    return [_merged_pair(group, settings, scales[0] if same else None) for group in parts.values()]
+    scale = scales[0] if same else None
+    return [_merged_pair(parts, settings, scale, len(parents)) for parts in groups.values()]
 
 
-def _base_of(parents: Sequence[Parent], settings: MergeSettings, stack: ExitStack) -> BaseWeights | None:
-    """Open the base weights if a DoRA update depends on them. Raises UsageError (dora-method)."""
-    parent = next((parent for parent in parents if parent.dora), None)
-    if parent is None:
-        return None
+def _base_of(parent: Parent, settings: MergeSettings) -> Path:
+    """Return the folder of the base weights that a DoRA update depends on. Raises UsageError (dora-method)."""
     if settings.method in ("linear", "knots"):
         raise UsageError(
             f"{parent.path}: a DoRA update has full rank, so --method {settings.method} has no factors for it",
@@ -324,11 +281,12 @@ def _base_of(parents: Sequence[Parent], settings: MergeSettings, stack: ExitStac
             hint="give --method svd --rank K, ties or dare",
         )
     assert settings.base_model is not None  # refused by `open_parents`
-    folder = local_base(settings.base_model) or base_folder(settings.base_model, weights=True)
-    return stack.enter_context(BaseWeights.open(folder))
+    return local_base(settings.base_model) or base_folder(settings.base_model, weights=True)
 
 
-def _merged_pair(parts: Sequence[Part], settings: MergeSettings, scale: float | None) -> MergedPair:
+def _merged_pair(
+    parts: Sequence[Part], settings: MergeSettings, scale: float | None, parents: int
+) -> MergedPair:
     """Return the pair of one module. scale: common scale of all parts, whose values then stay exact; None if scales
     differ."""
     first, rank = parts[0].pair, sum(part.pair.rank for part in parts)
@@ -339,54 +297,55 @@ def _merged_pair(parts: Sequence[Part], settings: MergeSettings, scale: float | 
         factor._replace(entry=TensorEntry(dtype, shape, 0, math.prod(shape) * dtype.bits // 8), turn=None)
         for factor, shape in zip((first.a, first.b), shapes, strict=True)
     )
-    known = (first.module, first.kind, a, b, rank, first.rows, first.columns)
-    return MergedPair(*known, scale=1.0 if scale is None else scale, parts=tuple(parts), recipe=settings)
+    return MergedPair(
+        first.module,
+        first.kind,
+        a,
+        b,
+        rank,
+        first.rows,
+        first.columns,
+        scale=1.0 if scale is None else scale,
+        parts=tuple(parts),
+        recipe=settings,
+        overlaps=np.zeros((parents + 1, 2)),
+    )
 
 
 # ---------------------------------------------------------------- tensors beside the factors
 
 
-def _beside(
-    parents: Sequence[Parent], settings: MergeSettings, jobs: Sequence[Job], stack: ExitStack
-) -> tuple[dict[str, SkippedTensor], list[TensorFile]]:
-    """Return written name -> tensor for tensors that are not factors, and the files with computed tensors."""
-    holders: dict[str, list[tuple[Parent, SkippedTensor, TensorFile]]] = {}
+Beside = dict[str, tuple[NewTensor, Iterable[bytes]]]
+"""Written name -> type, shape and bytes."""
+
+
+def _beside(parents: Sequence[Parent], settings: MergeSettings) -> Beside:
+    """Return the tensors that are not factors: those of the parents if they agree, else their average."""
+    holders: dict[str, list[tuple[Parent, SkippedTensor, TensorFile]]] = defaultdict(list)
     for parent in parents:
         for note, file in parent.beside():
             if note.reason != LORA_BIAS_REASON:
-                name = peft_name(note.tensor, parent.opened.adapter_name)
-                holders.setdefault(name, []).append((parent, note, file))
-    beside = {name: group[0][1] for name, group in holders.items()}
-    computed: dict[str, tuple[NewTensor, Iterable[bytes]]] = {}
+                holders[peft_name(note.tensor, parent.opened.adapter_name)].append((parent, note, file))
+    beside: Beside = {}
     for name, group in holders.items():
-        entries = [file.entries[note.tensor] for _, note, file in group]
-        streams = [pieces(file, note.tensor) for _, note, file in group]
+        stored = [stored_pieces(file, note.tensor) for _, note, file in group]
         complete = len(group) == len(parents) or group[0][1].reason == BASE_REASON
-        alike = len({(entry.dtype, entry.shape) for entry in entries}) == 1
-        if complete and alike and all(len(set(parts)) == 1 for parts in zip(*streams, strict=True)):
+        alike = complete and len({tensor for tensor, _ in stored}) == 1
+        beside[name] = stored_pieces(group[0][2], group[0][1].tensor)
+        if alike and len({sha256_parts(stream) for _, stream in stored}) == 1:
             continue
-        if settings.saved == "refuse" or not (complete and alike):
-            names = " and ".join(str(parent.path) for parent, _, _ in group)
+        if settings.saved == "refuse" or not alike:
             there = "differs in" if len(group) == len(parents) else "is trained only in"
             raise InputError(
-                f"{name.removeprefix(PREFIX)} {there} {names}: full weights do not add up",
+                f"{name.removeprefix(PREFIX)} {there} {' and '.join(str(parent.path) for parent, _, _ in group)}:"
+                " full weights do not add up",
                 code="saved-differ",
                 hint="use --saved average to average them, weighted by --weights",
             )
         streams = [pieces(file, note.tensor) for _, note, file in group]
-        averages = _averages(name, [parent.weight for parent, _, _ in group], streams, entries[0].dtype)
-        computed[group[0][1].tensor] = NewTensor(entries[0].dtype.name, entries[0].shape), averages
-    for name, (bias, dtype) in _lora_biases(parents, jobs).items():
-        beside[name] = SkippedTensor(name, LORA_BIAS_REASON, len(bias))
-        computed[name] = NewTensor(dtype.name, bias.shape), [encode(bias, dtype).tobytes()]
-    if not computed:
-        return beside, []
-    path = Path(stack.enter_context(TemporaryDirectory())) / "computed.safetensors"
-    with WeightsWriter(path, {name: tensor for name, (tensor, _) in computed.items()}, {}) as writer:
-        for name in writer.names:
-            for piece in computed[name][1]:
-                writer.put(piece)
-    return beside, [stack.enter_context(TensorFile.open(path))]
+        tensor, weights = stored[0][0], [parent.weight for parent, _, _ in group]
+        beside[name] = tensor, _averages(name, weights, streams, DTYPES[tensor.dtype])
+    return beside
 
 
 def _averages(
@@ -405,24 +364,26 @@ def _averages(
         yield encode(np.average(values, axis=0, weights=weights), dtype).tobytes()
 
 
-def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, tuple[FloatArray, DType]]:
+def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> Beside:
     """Return Σ w·s·b/s′ for every module if a parent trained biases of lora_B, which PEFT multiplies by the scale."""
-    by_module = {job.pair.module: job for job in jobs if job.pair.kind in ("linear", "conv")}
-    biases = {module: np.zeros(job.pair.rows) for module, job in by_module.items()}
-    trained = False
-    for parent in parents:
-        scales = {pair.module: parent.weight * (pair.scale or 0.0) for pair in parent.opened.pairs}
-        for note, file in parent.beside():
-            module = parse_key(note.tensor).module
-            if note.reason == LORA_BIAS_REASON and module in biases:
-                bias = decode(file.read_words(note.tensor)) * scales[module]
-                biases[module] += bias / by_module[module].written_scale
-                trained = True
-    return {
-        f"{PREFIX}{module}.lora_B.bias": (bias, by_module[module].dtype_B)
-        for module, bias in biases.items()
-        if trained
-    }
+    trained = [
+        (place, parse_key(note.tensor).module, decode(file.read_words(note.tensor)))
+        for place, parent in enumerate(parents)
+        for note, file in parent.beside()
+        if note.reason == LORA_BIAS_REASON
+    ]
+    biases: Beside = {}
+    for job in jobs if trained else ():
+        pair, bias = job.pair, np.zeros(job.pair.rows)
+        assert isinstance(pair, MergedPair)
+        scales = {part.parent: part.weight * part.scale for part in pair.parts}
+        for place, module, values in trained:
+            if module == pair.module:
+                bias += values * scales[place] / job.written_scale
+        if pair.kind in ("linear", "conv"):
+            tensor = NewTensor(job.dtype_B.name, bias.shape)
+            biases[f"{PREFIX}{pair.module}.lora_B.bias"] = tensor, [encode(bias, job.dtype_B).tobytes()]
+    return biases
 
 
 # ---------------------------------------------------------------- config
@@ -433,21 +394,18 @@ def _fields(parents: Sequence[Parent], encoded: Mapping[str, Any], jobs: Sequenc
     configs = [parent.config for parent in parents]
     changes: dict[str, Any] = {
         **encoded,
-        "base_model_name_or_path": next((config.base_model for config in configs if config.base_model), None),
+        BASE: next((config.base_model for config in configs if config.base_model), None),
         "use_dora": False,
         "init_lora_weights": True,
         "lora_bias": any(config.fields.get("lora_bias") for config in configs),
         "bias": max((config.bias for config in configs), key=("none", "lora_only", "all").index),
-        "modules_to_save": list(dict.fromkeys(name for one in configs for name in one.modules_to_save))
-        or None,
+        "modules_to_save": [*dict.fromkeys(name for one in configs for name in one.modules_to_save)] or None,
         "inference_mode": True,
         **dict.fromkeys(RESET),
     }
-    targets = {
-        (parent.config.target_modules, frozenset(pair.module for pair in parent.opened.pairs))
-        for parent in parents
-    }
-    if len(targets) > 1:
+    modules = [{pair.module for pair in parent.opened.pairs} for parent in parents]
+    targets = [config.target_modules for config in configs]
+    if any(one != modules[0] for one in modules) or any(one != targets[0] for one in targets):
         # Each module by its full name, which matches no other module.
         names = {config_name(job.pair.module) for job in jobs}
         changes |= {"target_modules": sorted(names, key=natural_key), **dict.fromkeys(CHOICES)}

@@ -1,5 +1,6 @@
 """`merge_adapters`, the function of `gradience merge`: open, check, merge, write, test."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -7,32 +8,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gradience.adapters.formats import open_adapter
-from gradience.adapters.locate import CONFIG, WEIGHTS
+import numpy as np
+
 from gradience.adapters.memory import compress_bytes, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_adapter
-from gradience.blas import worker_threads
-from gradience.compress.check import check_written
-from gradience.compress.encodings import write_config
 from gradience.compress.module import Job
-from gradience.compress.weights import write_weights
+from gradience.compress.weights import written_adapter
 from gradience.errors import InputError, UsageError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
-from gradience.files.whole import already_exists, check_output, whole_folder
-from gradience.merge.module import (
-    BLOCK,
-    MERGED,
-    MergedPair,
-    is_dense,
-    overlap_of,
-    write_merged,
-    written_error,
-)
+from gradience.files.whole import already_exists, check_output
+from gradience.merge.module import BLOCK, MergedPair, write_merged, written_error
 from gradience.merge.parents import Parent, local_base, open_parents, plan_merge
 from gradience.merge.settings import SPARSE, MergeSettings
-from gradience.plan.calibrated import interval, left_out, uniform, with_calibration
+from gradience.plan.calibrated import smallest_rank, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.base import markdown
 from gradience.reports.base.report import save_with_page
@@ -69,82 +59,84 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     """
     watch = Stopwatch(settings.command)
     output = required_output(settings.output, "DIR", dry_run=False)
-    if settings.data:
+    if settings.data or settings.search:
         from gradience.merge.on_parents import merge_and_test
 
         return merge_and_test(settings, output, watch)
     with ExitStack() as stack:
-        return write_merge(open_parents(settings, stack), settings, output, watch, stack)
+        return write_merge(open_parents(settings, stack), settings, output, watch)
 
 
 def write_merge(
-    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch, stack: ExitStack
+    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch
 ) -> MergeReport:
     """Merge open adapters into the folder `output` and return the report."""
-    rank = settings.rank
-    predicted: tuple[PredictedKl, ...] = ()
+    rank, predictions = settings.rank, tuple[PredictedKl, ...]()
     if settings.max_kl_per_token is not None:
-        rank, predicted = rank_within(parents, settings, settings.max_kl_per_token)
-    opened, layout = plan_merge(parents, settings, rank, stack)
-    for parent in parents:
-        check_output(output, parent.path, force=settings.force)
-    pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
-    work = [(job.pair, _bytes(job)) for job in layout.jobs]
-    sources = [parent.opened for parent in parents]
-    fitting = workers_within(settings.max_memory, sources, work, settings.workers)
-    with worker_threads(fitting) as pool, whole_folder(output, force=settings.force) as folder:
-        weights = write_weights(
-            folder / WEIGHTS, opened, layout, pool, 2 * fitting, settings.progress, write_merged
+        rank, predictions = rank_within(parents, settings, settings.max_kl_per_token)
+    opened = [parent.opened for parent in parents]
+    with ExitStack() as stack:
+        layout = plan_merge(parents, settings, rank, stack)
+        for parent in parents:
+            check_output(output, parent.path, force=settings.force)
+        pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
+        work = [(job.pair, _bytes(job)) for job in layout.jobs]
+        fitting = workers_within(settings.max_memory, opened, work, settings.workers)
+        writing = written_adapter(
+            output,
+            layout,
+            fitting,
+            settings.progress,
+            force=settings.force,
+            make=write_merged,
+            measure=written_error,
         )
-        write_config(folder / CONFIG, layout.new_fields)
-        with open_adapter(folder) as written:
-            check_written(written, layout, weights.modules, weights.size, written_error)
-            base = local_base(settings.base_model)
-            architecture = architecture_of(layout.config, parents[0].opened.location.root, base)
-            report = MergeReport(
-                parents=tuple(_parent(parent, place, pairs) for place, parent in enumerate(parents)),
-                base=layout.config.base_model,
-                output_path=path_text(output),
-                output_sha256=weights.sha256,
-                **_choices(settings),
-                largest_rank=max(job.new_rank for job in layout.jobs),
-                dtype="+".join(sorted({type_names(job.dtype_A, job.dtype_B) for job in layout.jobs})),
-                error=error_of_all((row.norm, row.error or 0.0) for row in weights.modules.values()),
-                bytes=weights.size,
-                predicted=predicted,
-                architecture=architecture,
-                runtimes=verdicts(written, architecture),
-                modules=tuple(
-                    MergedModule(
-                        name=pair.module,
-                        parent_ranks=pair.ranks(len(parents)),
-                        rank=job.stored_rank,
-                        norm=weights.modules[pair.module].norm,
-                        error=weights.modules[pair.module].error,
-                    )
-                    for job, pair in zip(layout.jobs, pairs, strict=True)
-                ),
-                notes=tuple(_notes(parents, pairs)),
-                run=watch.run_info(),
-            )
+        folder, written, weights = stack.enter_context(writing)
+        base, rows = local_base(settings.base_model), weights.modules
+        architecture = architecture_of(layout.config, opened[0].location.root, base)
+        report = MergeReport(
+            parents=tuple(_parents(parents, pairs)),
+            base=layout.config.base_model,
+            output_path=path_text(output),
+            output_sha256=weights.sha256,
+            **_choices(settings),
+            largest_rank=max(job.new_rank for job in layout.jobs),
+            dtype=type_names(*(dtype for job in layout.jobs for dtype in (job.dtype_A, job.dtype_B))),
+            error=error_of_all((row.norm, row.error or 0.0) for row in rows.values()),
+            bytes=weights.size,
+            predicted=predictions,
+            architecture=architecture,
+            runtimes=verdicts(written, architecture),
+            modules=tuple(
+                MergedModule(
+                    name=pair.module,
+                    parent_ranks=pair.parent_ranks,
+                    rank=job.stored_rank,
+                    norm=rows[pair.module].norm,
+                    error=rows[pair.module].error,
+                )
+                for job, pair in zip(layout.jobs, pairs, strict=True)
+            ),
+            notes=tuple(_notes(parents, pairs)),
+            run=watch.run_info(),
+        )
         write_report(report, folder)
     return report
 
 
 def merge_or_resume(
-    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch, stack: ExitStack
+    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch
 ) -> MergeReport:
     """Return the report in `output` if it is of the same merge; otherwise merge.
 
     Raises UsageError (output-exists) if the folder holds anything else.
     """
     if settings.force or not output.exists():
-        return write_merge(parents, settings, output, watch, stack)
+        return write_merge(parents, settings, output, watch)
     with suppress(InputError):
-        report = MergeReport.read(output / REPORT)
-        there = [(parent.sha256, parent.weight) for parent in report.parents]
-        choices = _choices(settings)
-        if there == [(parent.sha256, parent.weight) for parent in parents] and choices == {
+        report, choices = MergeReport.read(output / REPORT), _choices(settings)
+        merged = [(parent.sha256, parent.weight) for parent in report.parents]
+        if merged == [(parent.sha256, parent.weight) for parent in parents] and choices == {
             name: getattr(report, name) for name in choices
         }:
             return report
@@ -165,12 +157,11 @@ def rank_within(
     The calibrations are of the exact sum: a parent's own does not see the directions of the other parents.
     Raises UsageError (`other-calibration`) for a calibration of another adapter.
     """
-    calibrations = [Calibration.read(path) for path in paths_of(settings.calibration)]
-    with TemporaryDirectory() as scratch, ExitStack() as stack:
+    with TemporaryDirectory() as scratch:
         exact = replace(settings, method="linear", max_kl_per_token=None, calibration=())
-        folder = Path(scratch) / "sum"
-        write_merge(parents, exact, folder, Stopwatch(), stack)
-        audit = audit_adapter(folder)
+        write_merge(parents, exact, Path(scratch) / "sum", Stopwatch())
+        audit = audit_adapter(Path(scratch) / "sum")
+    calibrations = [Calibration.read(path) for path in paths_of(settings.calibration)]
     try:
         measured = [with_calibration(audit, modules_of(audit), calibration) for calibration in calibrations]
     except UsageError as error:
@@ -180,16 +171,11 @@ def rank_within(
             code="other-calibration",
             hint=f"gradience merge {paths} -o SUM, then gradience calibrate SUM on each parent's prompts",
         ) from None
-    largest = max(module.rank for module in measured[0])
-    for rank in range(1, largest + 1):
-        rows = []
-        for calibration, modules in zip(calibrations, measured, strict=True):
-            tokens = next(module.effects.tokens for module in modules if module.effects is not None)
-            kl, _, high, _ = interval(left_out(modules, uniform(modules, rank), svd=True), tokens)
-            rows.append(PredictedKl(calibration_sha256=calibration.sha256, kl_per_token=kl, high=high))
-        if rank == largest or all(row.high <= limit for row in rows):
-            break
-    return rank, tuple(rows)
+    rank, predictions = smallest_rank(measured, limit)
+    return rank, tuple(
+        PredictedKl(calibration_sha256=calibration.sha256, kl_per_token=kl, high=high)
+        for calibration, (kl, high) in zip(calibrations, predictions, strict=True)
+    )
 
 
 def _choices(settings: MergeSettings) -> dict[str, Any]:
@@ -207,35 +193,37 @@ def _bytes(job: Job) -> int:
     """Return the bytes needed to merge one module."""
     pair = job.pair
     needed = compress_bytes(pair, job.new_rank, job.stored_bytes)
-    if isinstance(pair, MergedPair) and is_dense(pair):
+    if isinstance(pair, MergedPair) and pair.is_dense:
         beside = 4 * (len(pair.parts) + 3) * BLOCK
         sides = pair.rows + pair.columns
         needed += 4 * pair.rows * pair.columns + beside + 16 * sides * (job.new_rank + pair.rank)
     return needed
 
 
-def _parent(parent: Parent, place: int, pairs: Sequence[MergedPair]) -> MergeParent:
-    ranks = [pair.rank for pair in parent.opened.pairs]
-    cosine, projection = overlap_of(place, pairs)
-    return MergeParent(
-        name=parent.name,
-        path=path_text(parent.path),
-        sha256=parent.sha256,
-        source=hub_source(parent.opened.source),
-        weight=parent.weight,
-        modules=len(ranks),
-        smallest_rank=min(ranks),
-        largest_rank=max(ranks),
-        cosine=cosine,
-        projection=projection,
-    )
+def _parents(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[MergeParent]:
+    energies, inners = np.sum([pair.overlaps for pair in pairs], axis=0).T.tolist()
+    merged = math.sqrt(max(0.0, energies[-1]))  # energies that cancel may be rounded to less than 0
+    for parent, energy, inner in zip(parents, energies, inners, strict=False):
+        ranks = [pair.rank for pair in parent.opened.pairs]
+        size = math.sqrt(energy) * merged
+        yield MergeParent(
+            name=parent.name,
+            path=path_text(parent.path),
+            sha256=parent.sha256,
+            source=hub_source(parent.opened.source),
+            weight=parent.weight,
+            modules=len(ranks),
+            smallest_rank=min(ranks),
+            largest_rank=max(ranks),
+            cosine=max(-1.0, min(1.0, inner / size)) if size else None,
+            projection=inner / energy if energy else None,
+        )
 
 
 def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[str]:
     unnamed = [parent.name for parent in parents if parent.config.base_model is None]
     if unnamed:
         yield f"the config of {', '.join(unnamed)} names no base model: it was not compared with the others"
-    energies = [{place: overlap.energy for place, overlap in pair.overlaps.items()} for pair in pairs]
-    gone = sum(energy.pop(MERGED) <= CANCELED * max(energy.values()) for energy in energies)
+    gone = sum(pair.overlaps[-1, 0] <= CANCELED * pair.overlaps[:, 0].max() for pair in pairs)
     if gone:
         yield f"{counted(gone, 'merged module is', 'merged modules are')} 0: untrained, or the updates cancel"

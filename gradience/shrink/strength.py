@@ -9,16 +9,15 @@ DIR/strength.json      the frontier, the choice, and the result
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import Documents, write_compressed
-from gradience.digests import in_first_half
 from gradience.errors import UsageError
-from gradience.evaluate.adapters import AdapterInput, adapter_input
-from gradience.evaluate.inputs import EvaluateInputs, with_looks
+from gradience.evaluate.adapters import adapter_input
+from gradience.evaluate.halves import split, with_adapters
+from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.settings import has_several
 from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, report_notes
 from gradience.files.digests import refuse_other_run
@@ -39,7 +38,6 @@ from gradience.shrink.plan import reference_of
 from gradience.shrink.search import CANDIDATES
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.verb import ADAPTER, documents_of, put_in_place
-from gradience.tasks.examples import LabeledExample
 
 STRENGTH = "strength.json"
 STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -150,49 +148,6 @@ def make(
     criterion = ToOwnRanks() if point.rank == rank else ToRank(point.rank)
     plan = plan_compression(audit, criterion, path=adapter.location.path, strength=point.strength)
     write_compressed(adapter, plan, folder, force=True, documents=documents)
-
-
-def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
-    """Return the dev rows and the test rows: a task's own if it has dev examples, else halves by their content.
-
-    Groups stay whole. Raises UsageError (`too-few-rows`).
-    """
-    examples = inputs.examples
-    dev = inputs.task.examples.of("dev", inputs.request.limit) if inputs.role == "confirm" else ()
-    if not dev:
-        keys: dict[int, str] = {}
-        for row in examples:
-            group = inputs.group_of.get(row.id, -1)
-            keys[group] = min(keys.get(group, content_of(row)), content_of(row))
-        held = [
-            keys[inputs.group_of[row.id]] if row.id in inputs.group_of else content_of(row)
-            for row in examples
-        ]
-        first = [in_first_half(f"dev\0{key}") for key in held]
-        dev = tuple(row for row, is_dev in zip(examples, first, strict=True) if is_dev)
-        examples = tuple(row for row, is_dev in zip(examples, first, strict=True) if not is_dev)
-    if not dev or not examples:
-        raise UsageError(
-            f"{inputs.task.name}: {len(inputs.examples)} examples are too few for a dev half and a test half",
-            code="too-few-rows",
-            hint="give a few hundred examples",
-        )
-    request = replace(inputs.request, no_ledger=True, all_rows=True)
-    return replace(inputs, examples=dev, looks=(), group_of={}, request=request), replace(
-        inputs, examples=examples
-    )
-
-
-def content_of(row: Any) -> str:
-    """Return the text of an example, by which rows are split."""
-    if isinstance(row, LabeledExample):
-        return f"{row.text}\0{row.text_pair or ''}"
-    return f"{row.prompt}\0{row.response}"
-
-
-def with_adapters(inputs: EvaluateInputs, adapters: Sequence[AdapterInput]) -> EvaluateInputs:
-    """Return a data set with other adapters, and the looks of its examples."""
-    return with_looks(replace(inputs, adapters=tuple(adapters)))
 
 
 def choose(report: EvaluationSetsReport) -> str | None:

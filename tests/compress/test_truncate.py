@@ -277,7 +277,7 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, strength, tmp_pat
     """A bug in writing must not become somebody's adapter."""
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12)))
     wrong = partial(write_weights, make=slipping(write_module, slip))
-    monkeypatch.setattr("gradience.compress.adapter.write_weights", wrong)
+    monkeypatch.setattr("gradience.compress.weights.write_weights", wrong)
     with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1, strength=strength)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]

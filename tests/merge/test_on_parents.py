@@ -1,6 +1,5 @@
 """The merged adapter against each parent on its own rows; resuming; the search; the predicted KL."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from raising import raises
 
 import gradience
 from gradience import (
+    EvaluationReport,
     InputError,
     MergeReport,
     UsageError,
@@ -22,6 +22,9 @@ from gradience import (
     merge_adapters,
 )
 from gradience.cli.app import run
+from gradience.evaluate.halves import split
+from gradience.evaluate.inputs import read_inputs
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.merge import on_parents
 from gradience.merge.on_parents import GRID, verdict_of
 
@@ -107,17 +110,11 @@ def test_a_search_tries_the_grid_on_dev_rows_and_tests_once(causal, tmp_path, mo
     assert min(chosen.deltas) == max(worst)
     assert report.method == chosen.method
     assert tuple(parent.weight for parent in report.parents) == chosen.weights
-    rows = tmp_path / "out.search" / "rows"
-    for parent in ("reference", "other"):
-        halves = [(rows / f"{parent}.{half}.jsonl").read_text().splitlines() for half in ("dev", "test")]
-        assert not {*halves[0]} & {*halves[1]}
-        lines = (causal / f"{parent}.jsonl").read_text().splitlines()
-        assert sorted(map(json.loads, halves[0] + halves[1]), key=str) == sorted(
-            map(json.loads, lines), key=str
-        )
-    assert [row.merged.n for row in report.certificate.parents] == [
-        len((rows / f"{name}.test.jsonl").read_text().splitlines()) for name in ("reference", "other")
-    ]
+    for row in report.certificate.parents:
+        dev = EvaluationReport.read(tmp_path / "out.search" / "dev" / row.parent / "evaluation.json")
+        assert [adapter.name for adapter in dev.candidates] == ["svd-0.5-1", "ties-1-0.5"]
+        examples = read_inputs(EvaluateSettings((causal / row.parent,), data=causal / f"{row.parent}.jsonl"))
+        assert (dev.examples, row.merged.n) == tuple(len(half.examples) for half in split(examples))
 
 
 def test_the_grid_is_what_the_page_says():
@@ -206,15 +203,15 @@ def again(folder: Path, updates: dict[str, np.ndarray], **fields: object) -> Non
 UNLIKE = {
     "bases": (
         lambda a, b: edit_config(b, base_model_name_or_path="org/other"),
-        "other-base", 3, "different base models (org/base, org/other)",
+        "other-base", 3, "base_model_name_or_path is org/base in the first, org/other",
     ),
     "revisions": (
         lambda a, b: (edit_config(a, revision="v1"), edit_config(b, revision="v2")),
-        "other-base", 3, "different revisions of org/base (v1, v2)",
+        "other-base", 3, "revision is v1 in the first, v2 in the second",
     ),
     "tasks": (
         lambda a, b: (edit_config(a, task_type="CAUSAL_LM"), edit_config(b, task_type="SEQ_CLS")),
-        "other-config", 3, "task_type is CAUSAL_LM in the first and SEQ_CLS",
+        "other-config", 3, "task_type is CAUSAL_LM in the first, SEQ_CLS",
     ),
     "shapes": (
         lambda a, b: again(b, {"layers.0.q": np.ones((7, 4))}), "shapes-differ", 3, "layers.0.q is 6 x 4 (linear) in"
