@@ -21,7 +21,7 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.files import Closing
 from gradience.adapters.keys import Key, Kind, Side, is_applied, parse_key
 from gradience.adapters.locate import Location
-from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
+from gradience.adapters.tensors import DType, NewTensor, TensorEntry, TensorFile, Words, decode, pieces
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
 from gradience.files.hub import HubCommit
@@ -97,9 +97,18 @@ class Factor(NamedTuple):
         words = self.file.read_words(self.tensor)
         return words if self.turn is None else self.turn(words)
 
+    def to_write(self) -> tuple[NewTensor, Iterator[bytes]]:
+        """Return the type, the shape and the stored bytes, which are read piece by piece."""
+        return NewTensor(self.entry.dtype.name, self.entry.shape), pieces(self.file, self.tensor)
+
     def turned(self, shape: tuple[int, ...], turn: Callable[[Words], Words]) -> Factor:
         """The factor as PEFT has it: `shape` once `turn` has been applied."""
         return self._replace(entry=self.entry._replace(shape=shape), turn=turn)
+
+    def resized(self, dtype: DType, shape: tuple[int, ...]) -> Factor:
+        """Return a factor of this type and shape that is still to be made."""
+        entry = TensorEntry(dtype, shape, 0, math.prod(shape) * dtype.bits // 8)
+        return self._replace(entry=entry, turn=None)
 
     def transposed(self) -> Factor:
         """Return the factor in PEFT's orientation when the file stores its transpose."""
@@ -272,6 +281,19 @@ class Adapter(Closing):
         PEFT once kept.
         """
         return note.reason == GHOST_REASON or parse_key(note.tensor).adapter not in (None, self.adapter_name)
+
+    @property
+    def is_dora(self) -> bool:
+        """True if the config says so, or the file contains magnitudes."""
+        declared = self.config is not None and self.config.use_dora
+        return declared or any(note.reason == DORA_REASON for note in self.other)
+
+    def beside(self) -> Iterator[tuple[SkippedTensor, Factor]]:
+        """Yield every understood tensor that is not a factor and belongs to this adapter, with the stored tensor."""
+        tensors = tensors_of(self.files)
+        for note in self.other:
+            if not self.is_foreign(note):
+                yield note, tensors[note.tensor]
 
     def magnitudes(self) -> dict[str, Factor]:
         """Return the magnitude of each DoRA module that has one."""

@@ -397,9 +397,3 @@ def pieces(file: TensorFile, name: str) -> Iterator[bytes]:
     """Return the stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
     entry = file.entries[name]
     return pread_blocks(file.handle, entry.size, entry.start, file.path)
-
-
-def stored_pieces(file: TensorFile, name: str) -> tuple[NewTensor, Iterator[bytes]]:
-    """Return a stored tensor as one to be written, with its bytes."""
-    entry = file.entries[name]
-    return NewTensor(entry.dtype.name, entry.shape), pieces(file, name)

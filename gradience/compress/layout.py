@@ -8,21 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradience.adapters.adapter import (
-    DORA_REASON,
-    LORA_BIAS_REASON,
-    Adapter,
-    LoraPair,
-    SkippedTensor,
-    tensors_of,
-)
+from gradience.adapters.adapter import LORA_BIAS_REASON, Adapter, LoraPair, SkippedTensor
 from gradience.adapters.base_weights import BaseWeights, base_folder
 from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, initialization_of
 from gradience.adapters.formats import words_of
 from gradience.adapters.keys import config_name, ends_with, factor_name, parse_key, peft_name
 from gradience.adapters.locate import natural_key
 from gradience.adapters.peft import fields_in_peft_order, guessed_orders
-from gradience.adapters.tensors import DTYPES, DType, NewTensor, stored_pieces
+from gradience.adapters.tensors import DTYPES, DType, NewTensor
 from gradience.compress.encodings import (
     EncodedModules,
     Target,
@@ -91,7 +84,7 @@ def lay_out(
     Raises InputError if the adapter cannot be compressed so, UsageError for arguments that make no sense.
     """
     config = require_config(opened)
-    dora = config.use_dora or any(note.reason == DORA_REASON for note in opened.other)
+    dora = opened.is_dora
     base = None
     if base_model is not None:
         folder = base_folder(base_model, weights=dora)
@@ -103,14 +96,14 @@ def lay_out(
             code="dora",
             hint="leave out --strength (Python: strength=); a plain LoRA adapter can have another strength",
         )
-    refuse_adapter(opened, config, dora=dora, has_base=base is not None)
+    refuse_adapter(opened, config, has_base=base is not None)
     _refuse_plan(opened, plan, calibration)
-    kept = [note for note in opened.other if not opened.is_foreign(note)]
+    kept = {note.tensor: (note, stored) for note, stored in opened.beside()}
     left_out = sorted(note.tensor for note in opened.other if opened.is_foreign(note))
-    carried = sorted({note.tensor for note in kept})
+    carried = sorted(kept)
     encoded = encode_modules(_targets(opened, plan), encoding)
     jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration)
-    _refuse_jobs(opened, config, jobs, kept)
+    _refuse_jobs(opened, config, jobs, [note for note, _ in kept.values()])
     parameter = next(
         (pair.module for pair in dropped if is_wrapped(pair.module, config.target_parameters)), None
     )
@@ -136,8 +129,7 @@ def lay_out(
         **(fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}),
     }
     new = merged_fields(config.fields, changes)
-    tensors = tensors_of(opened.files)
-    beside = {names[tensor]: stored_pieces(tensors[tensor].file, tensor) for tensor in carried}
+    beside = {names[tensor]: kept[tensor][1].to_write() for tensor in carried}
     return Layout(config, encoded, jobs, dropped, beside, left_out, names, new)
 
 
@@ -254,7 +246,7 @@ def another_adapter(opened: Adapter, difference: str) -> UsageError:
     )
 
 
-def refuse_adapter(opened: Adapter, config: PeftConfig, *, dora: bool, has_base: bool) -> None:
+def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool) -> None:
     """Raise InputError for an adapter that cannot be written smaller, whatever the ranks.
 
     has_base: the weights of the base model are available (DoRA needs them).
@@ -274,13 +266,13 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, dora: bool, has_base:
         )
     if opened.format == "mlx":
         refuse_tied_embedding(opened, "PEFT LoRA")
-    if dora and not has_base:
+    if opened.is_dora and not has_base:
         raise InputError(
             f"{path}: a DoRA adapter: a smaller B·A depends on the base weights W: m·(W + s·B·A)/‖W + s·B·A‖",
             code="dora",
             hint="pass the folder of the base model as --base-model (Python: base_model=)",
         )
-    if dora and config.fields.get("layer_replication"):
+    if opened.is_dora and config.fields.get("layer_replication"):
         raise InputError(
             f"{path}: DoRA on replicated layers: its modules are numbered differently from the base weights",
             code="dora",

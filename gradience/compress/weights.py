@@ -38,10 +38,10 @@ def written_adapter(
     layout: Layout,
     workers: int,
     progress: Progress | None,
-    *,
-    force: bool,
     make: Make = write_module,
     measure: Measure = compared,
+    *,
+    force: bool,
 ) -> Iterator[tuple[Path, Adapter, WrittenWeights]]:
     """Write weights and config; yield the folder, the adapter as read back and checked, and the written weights.
 

@@ -6,11 +6,9 @@ Shapes as in `spectra`: A_i (r_i, n), B_i (m, r_i), ΔW_i = s_i·B_i·A_i. The w
 TIES and DARE choose entry by entry, so they need one dense ΔW of a module at a time, in float32.
 """
 
-import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,20 +18,11 @@ from gradience.adapters.adapter import LoadedPair, LoraPair
 from gradience.adapters.tensors import Words, decode
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.check import compared
-from gradience.compress.module import CompressedModule, Job, Products, converted, packed, write_module
+from gradience.compress.dense import Dense, Rows, distances, row_blocks, write_dense
+from gradience.compress.module import CompressedModule, Job, Products, write_module
 from gradience.errors import InputError
 from gradience.merge.settings import MethodSettings
 from gradience.spectra import FloatArray, NonFiniteFactor, relative_error
-
-Dense = NDArray[np.float32]
-Rows = Callable[[slice], Dense]
-"""Some rows of a dense update."""
-BLOCK = 2**20
-"""Entries of a block of rows of a dense update."""
-SMALL = 1024
-"""Smaller side of a dense update up to which its SVD is exact; above, subspace iteration finds its directions."""
-BESIDE, SETTLED, PASSES = 16, 1e-4, 12
-"""Subspace iteration: directions beside those that are kept, growth of the held energy that ends it, most passes."""
 
 
 class Part(NamedTuple):
@@ -180,7 +169,7 @@ def written_error(pair: LoraPair, written: LoraPair) -> float | None:
     if not (isinstance(pair, MergedPair) and pair.is_dense):
         return compared(pair, written)
     loaded, updates = written.load(), [merged_dense(pair).__getitem__]
-    measured = _distances(updates, loaded.words_A(), loaded.words_B(), written.scale or 0.0)
+    measured = distances(updates, loaded.words_A(), loaded.words_B(), written.scale or 0.0)
     return relative_error(measured[0, 2], measured[0, 0])
 
 
@@ -216,42 +205,11 @@ def _from_factors(job: Job, pair: MergedPair) -> CompressedModule:
 
 
 def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
-    merged = merged_dense(pair)
-    b, a = leading(merged, job.new_rank, pair)
-    words_A = converted(job, a.T, 1.0, job.dtype_A)
-    words_B = converted(job, b / job.written_scale, 1.0, job.dtype_B)
-    updates = [merged.__getitem__, *(part.rows() for part in pair.parts)]
-    measured = _distances(updates, words_A, words_B, job.written_scale)
-    pair.overlaps[[*(part.parent for part in pair.parts), -1]] = measured[1:, :2]
-    energy, _, lost = measured[0]
-    return CompressedModule(
-        *packed(job, [(words_A, words_B)]),
-        relative_error(lost, energy),
-        math.sqrt(energy),
-        "qr",
-        noise=1e-6,  # the dense update is float32
-    )
-
-
-def _distances(updates: Sequence[Rows], words_A: Words, words_B: Words, scale: float) -> FloatArray:
-    """Return ‖X‖², ⟨X, M′⟩ and ‖X − M′‖² of every update X, and in the last row of M′ = s·B·A itself.
-
-    words_A, words_B: Aᵀ and B as stored.
-    """
-    a, sums = scale * decode(words_A).T, np.zeros((len(updates) + 1, 3))
-    for rows in _slices(len(words_B), a.shape[1]):
-        merged = decode(words_B[rows]) @ a
-        blocks = (update(rows).astype(np.float64) for update in updates)
-        for place, dense in enumerate(chain(blocks, [merged])):
-            sums[place, :2] += np.vdot(dense, dense), np.vdot(dense, merged)
-            dense -= merged
-            sums[place, 2] += np.vdot(dense, dense)
-    return sums
-
-
-def _slices(rows: int, columns: int) -> Iterator[slice]:
-    height = max(1, BLOCK // columns)
-    return (slice(start, min(rows, start + height)) for start in range(0, rows, height))
+    """Write a merge of dense updates, and fill its overlaps."""
+    known, updates = zip(*((part.pair.load().words_A(), part.rows()) for part in pair.parts), strict=True)
+    written, distances_of = write_dense(job, merged_dense(pair), known, updates)
+    pair.overlaps[[*(part.parent for part in pair.parts), -1]] = distances_of[:, :2]
+    return written
 
 
 def merged_dense(pair: MergedPair) -> Dense:
@@ -262,13 +220,13 @@ def merged_dense(pair: MergedPair) -> Dense:
     cuts = []
     for part in parts if recipe.method == "ties" else ():
         make = part.rows()
-        for rows in _slices(*merged.shape):
+        for rows in row_blocks(*merged.shape):
             np.abs(make(rows), out=merged[rows])
         cuts.append(threshold(merged, recipe.density))
     makers = [part.rows() for part in parts]
     name = zlib.crc32(pair.module.encode())
     draws = [np.random.default_rng([recipe.seed, name, 0, part.parent]) for part in parts]
-    for rows in _slices(*merged.shape):
+    for rows in row_blocks(*merged.shape):
         updates = [make(rows) for make in makers]
         if recipe.method == "dare":  # Yu et al., "Language Models are Super Mario", arXiv 2311.03099
             for update, draw in zip(updates, draws, strict=True):
@@ -278,28 +236,3 @@ def merged_dense(pair: MergedPair) -> Dense:
         merged[rows] = ties(updates, weights, cuts) if cuts else sum(summed)
         finite(merged[rows])
     return merged
-
-
-def leading(merged: Dense, rank: int, pair: MergedPair) -> tuple[FloatArray, FloatArray]:
-    """Return B′ (m, rank) and A′ (rank, n), balanced: the leading `rank` singular components of a dense update.
-
-    Exact up to a smaller side of `SMALL`. Above, subspace iteration (Halko et al., SIAM Review 53(2), 2011)
-    starts from the row spaces of the parents' factors, and ends when the energy that it holds grows by less than
-    `SETTLED` of itself. The error that is reported is that of these factors, whatever they are.
-    """
-    if min(merged.shape) <= SMALL:
-        u, values, v = np.linalg.svd(merged.astype(np.float64), full_matrices=False)
-    else:
-        random = np.random.default_rng(0).standard_normal((pair.columns, rank + BESIDE), np.float32)
-        known = [decode(part.pair.load().words_A()).astype(np.float32) for part in pair.parts]
-        basis, held = np.linalg.qr(merged @ np.hstack([*known, random]))[0], 0.0
-        for _ in range(PASSES):
-            across = basis.T @ merged
-            energy = float(np.linalg.eigvalsh(across @ across.T)[-rank:].sum())
-            if energy - held <= SETTLED * energy:
-                break
-            held, basis = energy, np.linalg.qr(merged @ np.linalg.qr(across.T)[0])[0]
-        small, values, v = np.linalg.svd((basis.T @ merged).astype(np.float64), full_matrices=False)
-        u = basis @ small
-    roots = np.sqrt(values[:rank])
-    return u[:, :rank] * roots, roots[:, None] * v[:rank]

@@ -4,11 +4,11 @@ Only headers are read, except for tensors that are not factors.
 """
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +22,7 @@ from gradience.adapters.adapter import (
     DORA_REASON,
     LORA_BIAS_REASON,
     Adapter,
+    Factor,
     LoraPair,
     SkippedTensor,
 )
@@ -30,17 +31,7 @@ from gradience.adapters.config import PeftConfig, config_of
 from gradience.adapters.formats import open_adapter, require_order
 from gradience.adapters.keys import PREFIX, config_name, parse_key, peft_name
 from gradience.adapters.locate import natural_key
-from gradience.adapters.tensors import (
-    DTYPES,
-    DType,
-    NewTensor,
-    TensorEntry,
-    TensorFile,
-    decode,
-    encode,
-    pieces,
-    stored_pieces,
-)
+from gradience.adapters.tensors import DTYPES, DType, NewTensor, decode, encode
 from gradience.audit.dominance import DoraUpdate
 from gradience.blas import processors
 from gradience.compress.encodings import Target, encode_modules, merged_fields, require_config
@@ -50,25 +41,14 @@ from gradience.digests import sha256_file, sha256_parts
 from gradience.errors import InputError, UsageError
 from gradience.merge.module import MergedPair, Part
 from gradience.merge.settings import MergeSettings
-from gradience.models.locate import EMBEDDED
+from gradience.models.locate import local_base
 from gradience.settings import paths_of
 
 RESET = ("loftq_config", "eva_config", "corda_config", "lora_ga_config")
 """Config fields of an initialization, which do not apply to a merge."""
 CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """Config fields that select modules; a merge lists full names instead."""
-
-
-TOKENS, BASE = "trainable_token_indices", "base_model_name_or_path"
-_ONE_BASE = "if both mean the same weights, write one base_model_name_or_path and revision into both configs"
-_ONE_TASK = "merge adapters of one task type, with the same trained tokens"
-SAME = {
-    BASE: ("other-base", _ONE_BASE),
-    "revision": ("other-base", _ONE_BASE),
-    "task_type": ("other-config", _ONE_TASK),
-    TOKENS: ("other-config", _ONE_TASK),
-}
-"""Config fields that must agree in both adapters, if both have them -> code and hint of the error."""
+BASE, TOKENS = "base_model_name_or_path", "trainable_token_indices"
 
 
 class Parent(NamedTuple):
@@ -85,17 +65,6 @@ class Parent(NamedTuple):
         """Path that it was read from."""
         return self.opened.location.path
 
-    @property
-    def dora(self) -> bool:
-        """True for DoRA."""
-        return self.config.use_dora or bool(self.opened.magnitudes())
-
-    def beside(self) -> Iterator[tuple[SkippedTensor, TensorFile]]:
-        """Yield the adapter's tensors that are not factors or magnitudes, each with its file."""
-        for note in self.opened.other:
-            if note.reason != DORA_REASON and not self.opened.is_foreign(note):
-                yield note, next(file for file in self.opened.files if note.tensor in file.entries)
-
 
 def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     """Open the adapters, and return them if they can be merged.
@@ -105,7 +74,7 @@ def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     base (other-base, other-config, shapes-differ).
     """
     paths = paths_of(settings.adapters)
-    weights = settings.weights or [1.0] * len(paths)
+    weights = [1.0] * len(paths) if settings.weights is None else settings.weights
     _refuse_settings(settings, paths, weights)
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
@@ -120,13 +89,6 @@ def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     for first, other in combinations(parents, 2):
         _refuse_together(first, other)
     return parents
-
-
-def local_base(name: str | os.PathLike[str] | None) -> Path | None:
-    """Return the folder of a base model on this disk, or of one in a package; None for a name on the hub."""
-    if str(name) in EMBEDDED:
-        return EMBEDDED[str(name)][0]()
-    return Path(name) if name is not None and os.path.isdir(name) else None
 
 
 def plan_merge(
@@ -201,7 +163,7 @@ def _refuse_settings(settings: MergeSettings, paths: Sequence[Path], weights: Se
 def _refuse(parent: Parent, settings: MergeSettings) -> None:
     """Raise InputError for an adapter whose update is not s·B·A (or DoRA's) on the unchanged base."""
     opened = parent.opened
-    refuse_adapter(opened, parent.config, dora=parent.dora, has_base=settings.base_model is not None)
+    refuse_adapter(opened, parent.config, has_base=settings.base_model is not None)
     refuse_meaning(opened, "a merged adapter", dora=True)
     require_order(opened)
     for pair in opened.pairs:
@@ -218,15 +180,16 @@ def _refuse_together(first: Parent, other: Parent) -> None:
     both = f"{first.path} and {other.path}"
     if first.sha256 == other.sha256:
         raise UsageError(f"{both} hold the same weights", code="same-adapter", hint="give different adapters")
-    for name, (code, hint) in SAME.items():
+    for name in (BASE, "revision", "task_type", TOKENS):
         here, there = (parent.config.fields.get(name) or "" for parent in (first, other))
         unknown = "" in (here, there) and name != TOKENS
         if here == there or unknown or (name == BASE and _same_files(here, there)):
             continue
         raise InputError(
             f"{both}: {name} is {here or 'empty'} in the first, {there or 'empty'} in the second",
-            code=code,
-            hint=hint,
+            code="other-base" if name in (BASE, "revision") else "other-config",
+            hint="merge adapters of one base, task type and set of trained tokens; write one name into both configs if"
+            " two names mean the same base",
         )
     shapes = {pair.module: _shape(pair) for pair in first.opened.pairs}
     for pair in other.opened.pairs:
@@ -256,12 +219,12 @@ def _pairs(parents: Sequence[Parent], settings: MergeSettings, stack: ExitStack)
     groups: dict[str, list[Part]] = defaultdict(list)
     base = None
     for place, parent in enumerate(parents):
-        if parent.dora and base is None:
+        if parent.opened.is_dora and base is None:
             base = stack.enter_context(BaseWeights.open(_base_of(parent, settings)))
         magnitudes, transposed = parent.opened.magnitudes(), parent.config.fan_in_fan_out
         for pair in parent.opened.pairs:
             part = Part(place, parent.weight, pair)
-            if parent.dora and base is not None:
+            if parent.opened.is_dora and base is not None:
                 magnitude = magnitudes.get(pair.module)
                 part = part._replace(dora=partial(DoraUpdate, pair, magnitude, base, transposed=transposed))
             groups[pair.module].append(part)
@@ -289,27 +252,13 @@ def _merged_pair(
 ) -> MergedPair:
     """Return the pair of one module. scale: common scale of all parts, whose values then stay exact; None if scales
     differ."""
-    first, rank = parts[0].pair, sum(part.pair.rank for part in parts)
+    pair, rank = parts[0].pair, sum(part.pair.rank for part in parts)
     types = [factor.entry.dtype for part in parts for factor in part.pair.factors.values()]
     dtype = DTYPES["F64"] if scale is None else _common_type(types, "F64")
-    shapes = (rank, *first.a.entry.shape[1:]), (first.rows, rank, *first.b.entry.shape[2:])
-    a, b = (
-        factor._replace(entry=TensorEntry(dtype, shape, 0, math.prod(shape) * dtype.bits // 8), turn=None)
-        for factor, shape in zip((first.a, first.b), shapes, strict=True)
-    )
-    return MergedPair(
-        first.module,
-        first.kind,
-        a,
-        b,
-        rank,
-        first.rows,
-        first.columns,
-        scale=1.0 if scale is None else scale,
-        parts=tuple(parts),
-        recipe=settings,
-        overlaps=np.zeros((parents + 1, 2)),
-    )
+    a = pair.a.resized(dtype, (rank, *pair.a.entry.shape[1:]))
+    b = pair.b.resized(dtype, (pair.rows, rank, *pair.b.entry.shape[2:]))
+    merged = MergedPair(pair.module, pair.kind, a, b, rank, pair.rows, pair.columns, scale=scale or 1.0)
+    return replace(merged, parts=tuple(parts), recipe=settings, overlaps=np.zeros((parents + 1, 2)))
 
 
 # ---------------------------------------------------------------- tensors beside the factors
@@ -320,66 +269,56 @@ Beside = dict[str, tuple[NewTensor, Iterable[bytes]]]
 
 
 def _beside(parents: Sequence[Parent], settings: MergeSettings) -> Beside:
-    """Return the tensors that are not factors: those of the parents if they agree, else their average."""
-    holders: dict[str, list[tuple[Parent, SkippedTensor, TensorFile]]] = defaultdict(list)
+    """Return the tensors that are not factors: those of the parents if they agree, else their weighted average."""
+    holders: dict[str, list[tuple[Parent, SkippedTensor, Factor]]] = defaultdict(list)
     for parent in parents:
-        for note, file in parent.beside():
-            if note.reason != LORA_BIAS_REASON:
-                holders[peft_name(note.tensor, parent.opened.adapter_name)].append((parent, note, file))
+        for note, stored in parent.opened.beside():
+            if note.reason not in (DORA_REASON, LORA_BIAS_REASON):
+                holders[peft_name(note.tensor, parent.opened.adapter_name)].append((parent, note, stored))
     beside: Beside = {}
     for name, group in holders.items():
-        stored = [stored_pieces(file, note.tensor) for _, note, file in group]
+        factors, weights = [stored for _, _, stored in group], [parent.weight for parent, _, _ in group]
+        tensors, contents = zip(*(stored.to_write() for stored in factors), strict=True)
         complete = len(group) == len(parents) or group[0][1].reason == BASE_REASON
-        alike = complete and len({tensor for tensor, _ in stored}) == 1
-        beside[name] = stored_pieces(group[0][2], group[0][1].tensor)
-        if alike and len({sha256_parts(stream) for _, stream in stored}) == 1:
+        alike = complete and len(set(tensors)) == 1
+        if alike and len(set(map(sha256_parts, contents))) == 1:
+            beside[name] = factors[0].to_write()
             continue
-        if settings.saved == "refuse" or not alike:
+        numbers = factors[0].entry.dtype.numpy is not None and math.fsum(weights) != 0
+        if settings.saved == "refuse" or not (alike and numbers):
             there = "differs in" if len(group) == len(parents) else "is trained only in"
             raise InputError(
                 f"{name.removeprefix(PREFIX)} {there} {' and '.join(str(parent.path) for parent, _, _ in group)}:"
                 " full weights do not add up",
                 code="saved-differ",
-                hint="use --saved average to average them, weighted by --weights",
+                hint="use --saved average to average them, with --weights that do not add up to 0",
             )
-        streams = [pieces(file, note.tensor) for _, note, file in group]
-        tensor, weights = stored[0][0], [parent.weight for parent, _, _ in group]
-        beside[name] = tensor, _averages(name, weights, streams, DTYPES[tensor.dtype])
+        beside[name] = tensors[0], _averages(factors, weights)
     return beside
 
 
-def _averages(
-    name: str, weights: Sequence[float], streams: Sequence[Iterable[bytes]], dtype: DType
-) -> Iterator[bytes]:
-    """Yield the weighted average of one tensor in pieces. Raises UsageError (bad-weights) if weights add up to 0."""
-    total = math.fsum(weights)
-    if not total or dtype.numpy is None:
-        raise UsageError(
-            f"{name}: {dtype.name} tensors cannot be averaged with weights that add up to {total:g}",
-            code="bad-weights",
-            hint="give --weights with a nonzero sum",
-        )
-    for parts in zip(*streams, strict=True):
+def _averages(factors: Sequence[Factor], weights: Sequence[float]) -> Iterator[bytes]:
+    """Yield the weighted average of stored tensors of one type in pieces."""
+    dtype = factors[0].entry.dtype
+    for parts in zip(*(factor.to_write()[1] for factor in factors), strict=True):
         values = [decode(np.frombuffer(part, dtype.numpy)) for part in parts]
         yield encode(np.average(values, axis=0, weights=weights), dtype).tobytes()
 
 
 def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> Beside:
     """Return Σ w·s·b/s′ for every module if a parent trained biases of lora_B, which PEFT multiplies by the scale."""
-    trained = [
-        (place, parse_key(note.tensor).module, decode(file.read_words(note.tensor)))
+    trained = {
+        (place, parse_key(note.tensor).module): decode(stored.read())
         for place, parent in enumerate(parents)
-        for note, file in parent.beside()
+        for note, stored in parent.opened.beside()
         if note.reason == LORA_BIAS_REASON
-    ]
+    }
     biases: Beside = {}
     for job in jobs if trained else ():
         pair, bias = job.pair, np.zeros(job.pair.rows)
-        assert isinstance(pair, MergedPair)
-        scales = {part.parent: part.weight * part.scale for part in pair.parts}
-        for place, module, values in trained:
-            if module == pair.module:
-                bias += values * scales[place] / job.written_scale
+        for part in pair.parts if isinstance(pair, MergedPair) else ():
+            factor = part.weight * part.scale / job.written_scale
+            bias += factor * trained.get((part.parent, pair.module), 0.0)
         if pair.kind in ("linear", "conv"):
             tensor = NewTensor(job.dtype_B.name, bias.shape)
             biases[f"{PREFIX}{pair.module}.lora_B.bias"] = tensor, [encode(bias, job.dtype_B).tobytes()]

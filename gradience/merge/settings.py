@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import WorkSettings
-from gradience.errors import UsageError
 from gradience.evaluate.settings import AnswerSettings, guards_of
 from gradience.models.settings import BaseSettings
 from gradience.settings import SETTINGS, Flag, Integer, Number, OutputPath, Positive, StrPath, several
@@ -19,15 +18,11 @@ SPARSE = ("ties", "dare", "knots")
 
 
 def numbers_of(text: str) -> tuple[float, ...]:
-    """Read `1,0.5`. Raises UsageError (`bad-weights`)."""
+    """Read `1,0.5`. A text that is not a list of numbers gives none, and a merge needs one for each adapter."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(
-            f"--weights {text}: not a list of numbers",
-            code="bad-weights",
-            hint="give one number per adapter, such as --weights 1,0.5",
-        ) from None
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

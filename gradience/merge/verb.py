@@ -13,15 +13,17 @@ import numpy as np
 from gradience.adapters.memory import compress_bytes, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_adapter
+from gradience.compress.dense import dense_bytes
 from gradience.compress.module import Job
 from gradience.compress.weights import written_adapter
 from gradience.errors import InputError, UsageError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output
-from gradience.merge.module import BLOCK, MergedPair, write_merged, written_error
-from gradience.merge.parents import Parent, local_base, open_parents, plan_merge
+from gradience.merge.module import MergedPair, write_merged, written_error
+from gradience.merge.parents import Parent, open_parents, plan_merge
 from gradience.merge.settings import SPARSE, MergeSettings
+from gradience.models.locate import local_base
 from gradience.plan.calibrated import smallest_rank, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.base import markdown
@@ -82,16 +84,11 @@ def write_merge(
         pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
         work = [(job.pair, _bytes(job)) for job in layout.jobs]
         fitting = workers_within(settings.max_memory, opened, work, settings.workers)
-        writing = written_adapter(
-            output,
-            layout,
-            fitting,
-            settings.progress,
-            force=settings.force,
-            make=write_merged,
-            measure=written_error,
+        folder, written, weights = stack.enter_context(
+            written_adapter(
+                output, layout, fitting, settings.progress, write_merged, written_error, force=settings.force
+            )
         )
-        folder, written, weights = stack.enter_context(writing)
         base, rows = local_base(settings.base_model), weights.modules
         architecture = architecture_of(layout.config, opened[0].location.root, base)
         report = MergeReport(
@@ -191,12 +188,9 @@ def _choices(settings: MergeSettings) -> dict[str, Any]:
 
 def _bytes(job: Job) -> int:
     """Return the bytes needed to merge one module."""
-    pair = job.pair
-    needed = compress_bytes(pair, job.new_rank, job.stored_bytes)
+    pair, needed = job.pair, compress_bytes(job.pair, job.new_rank, job.stored_bytes)
     if isinstance(pair, MergedPair) and pair.is_dense:
-        beside = 4 * (len(pair.parts) + 3) * BLOCK
-        sides = pair.rows + pair.columns
-        needed += 4 * pair.rows * pair.columns + beside + 16 * sides * (job.new_rank + pair.rank)
+        needed += dense_bytes(pair, job.new_rank, len(pair.parts))
     return needed
 
 

@@ -1,5 +1,6 @@
 """A base model by its name -> a folder on this disk: an embedded package, a folder, or one commit on the hub."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,13 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Base
         )
     folder, commit = fetch_folder(address, files, OTHER_COPIES, local=is_local_only())
     return BaseSource(folder, address.repo, commit)
+
+
+def local_base(name: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder of a base model on this disk, or of one in a package; None for a name on the hub."""
+    if str(name) in EMBEDDED:
+        return EMBEDDED[str(name)][0]()
+    return Path(name) if name is not None and os.path.isdir(name) else None
 
 
 def hub_address(settings: ModelSettings) -> Address | None:

@@ -215,10 +215,9 @@ def card_blocks(report: MergeReport) -> list[Block]:
 
 def _method(report: MergeReport) -> str:
     """Return `ties, weights 1, 1, density 0.5`."""
-    parts = [report.method, f"weights {_listed(row.weight for row in report.parents)}"]
-    parts += [] if report.density is None else [f"density {report.density:g}"]
-    parts += [] if report.seed is None else [f"seed {report.seed}"]
-    return ", ".join(parts)
+    density = "" if report.density is None else f", density {report.density:g}"
+    seed = "" if report.seed is None else f", seed {report.seed}"
+    return f"{report.method}, weights {_listed(row.weight for row in report.parents)}{density}{seed}"
 
 
 def _listed(weights: Iterable[float]) -> str:
@@ -241,9 +240,7 @@ def _verdict(report: MergeReport) -> Note:
 
 def _is_lower(row: EvaluatedAdapter) -> bool:
     """Return True if the whole 95 % interval is on the side of a loss."""
-    if row.interval is None:
-        return False
-    low, high = row.interval
+    low, high = row.interval or (0.0, 0.0)
     return high < 0 if row.likelihood is None else low > 0
 
 

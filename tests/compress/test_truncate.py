@@ -18,7 +18,7 @@ from raising import raises
 from gradience import audit_adapter
 from gradience.compress.check import WrittenWrong
 from gradience.compress.module import frobenius, norm_from_grams, truncation, write_module
-from gradience.compress.weights import write_weights
+from gradience.compress.weights import written_adapter
 from gradience.errors import InputError
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 from gradience.spectra import array_blocks, gram, joined, triangle
@@ -276,8 +276,8 @@ def test_where_nothing_gets_smaller_nothing_is_written(criterion, tmp_path):
 def test_the_result_is_checked_before_it_is_put_in_place(slip, strength, tmp_path, monkeypatch):
     """A bug in writing must not become somebody's adapter."""
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12)))
-    wrong = partial(write_weights, make=slipping(write_module, slip))
-    monkeypatch.setattr("gradience.compress.weights.write_weights", wrong)
+    wrong = partial(written_adapter, make=slipping(write_module, slip))
+    monkeypatch.setattr("gradience.compress.adapter.written_adapter", wrong)
     with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1, strength=strength)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
