@@ -37,11 +37,11 @@ def write_dense(
     b, a = leading(update, job.new_rank, known)
     words_A = converted(job, a.T, 1.0, job.dtype_A)
     words_B = converted(job, b / job.written_scale, 1.0, job.dtype_B)
-    own, *rest = distances([update.__getitem__, *others], words_A, words_B, job.written_scale)
-    energy, _, lost = own
+    measured = distances([update.__getitem__, *others], words_A, words_B, job.written_scale)
+    energy, _, lost = measured[0].tolist()
     data_A, data_B = packed(job, [(words_A, words_B)])
     error, noise = relative_error(lost, energy), 1e-6  # the update is float32
-    return CompressedModule(data_A, data_B, error, math.sqrt(energy), "qr", noise), np.array(rest)
+    return CompressedModule(data_A, data_B, error, math.sqrt(energy), "qr", noise), measured[1:]
 
 
 def distances(updates: Sequence[Rows], words_A: Words, words_B: Words, scale: float) -> FloatArray:
