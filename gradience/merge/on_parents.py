@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from gradience.errors import UsageError, did_you_mean
-from gradience.evaluate.adapters import adapter_inputs
+from gradience.evaluate.adapters import AdapterInput, adapter_input, short_names
 from gradience.evaluate.halves import split, with_adapters
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs
 from gradience.evaluate.settings import EvaluateSettings, sets_of
@@ -47,14 +47,16 @@ def merge_and_test(settings: MergeSettings, output: Path, watch: Stopwatch) -> M
         sets = _read_sets(parents, settings, output)
         searched: tuple[SearchedMerge, ...] = ()
         if settings.search:
-            dev, sets = ({name: split(inputs)[half] for name, inputs in sets.items()} for half in (0, 1))
+            halves = {name: split(inputs) for name, inputs in sets.items()}
+            sets = {name: test for name, (_, test) in halves.items()}
+            dev = {name: half for name, (half, _) in halves.items()}
             place = output.with_name(f"{output.name}.search")
             parents, settings, searched = _search(parents, settings, dev, place)
         report = merge_or_resume(parents, settings, output, watch)
-    evidence = []
+    evidence, candidate = [], adapter_input(output.name, output)
     for parent in parents:
         folder = f"{EVALUATIONS}/{parent.name}"
-        reference, merged = _compared(sets[parent.name], [parent.path, output], output / folder)
+        reference, merged = _compared(sets[parent.name], [candidate], output / folder)
         evidence.append(
             ParentEvidence(parent=parent.name, reference=reference, merged=merged, evaluation=folder)
         )
@@ -87,7 +89,9 @@ def _read_sets(parents: Sequence[Parent], settings: MergeSettings, output: Path)
             )
         parent = named[each.name]
         place = output / EVALUATIONS / parent.name
-        sets[parent.name] = read_inputs(replace(each.settings, adapters=(parent.path,), output=place))
+        request = replace(each.settings, adapters=(parent.path,), output=place)
+        reference = AdapterInput.of(parent.name, parent.path, parent.opened)
+        sets[parent.name] = read_inputs(request, (reference,))
     missing = [parent.name for parent in parents if parent.name not in sets]
     if missing:
         raise UsageError(
@@ -98,10 +102,15 @@ def _read_sets(parents: Sequence[Parent], settings: MergeSettings, output: Path)
     return sets
 
 
-def _compared(inputs: EvaluateInputs, adapters: Sequence[Path], folder: Path) -> list[EvaluatedAdapter]:
-    """Compare adapters with the first on one data set, and return their rows."""
-    inputs = with_adapters(inputs, adapter_inputs(adapters))
-    report_notes(inputs.request, inputs, len(adapters) - 1)
+def _compared(
+    inputs: EvaluateInputs, candidates: Sequence[AdapterInput], folder: Path
+) -> list[EvaluatedAdapter]:
+    """Compare candidates with a parent on its examples, and return the rows of all."""
+    adapters = (inputs.reference, *candidates)
+    names = short_names([adapter.given.resolve() for adapter in adapters])
+    named = [replace(adapter, name=name) for adapter, name in zip(adapters, names, strict=True)]
+    inputs = with_adapters(inputs, named)
+    report_notes(inputs.request, inputs, len(candidates))
     report = evaluate(inputs, folder)
     return [report.adapters[0], *report.candidates]
 
@@ -120,9 +129,9 @@ def _search(
         place = folder / "candidates" / f"{method}-{share:g}-{density:g}"
         merge_or_resume(weighted, asked, place, Stopwatch())
         candidates[place] = weighted, asked
-    gains = []
-    for parent in parents:
-        _, *tested = _compared(dev[parent.name], [parent.path, *candidates], folder / "dev" / parent.name)
+    merges, gains = [adapter_input(place.name, place) for place in candidates], []
+    for name, inputs in dev.items():
+        _, *tested = _compared(inputs, merges, folder / "dev" / name)
         gains.append(map(_gain, tested))
     deltas = dict(zip(candidates, zip(*gains, strict=True), strict=True))
     best = max(candidates, key=lambda place: (min(deltas[place]), sum(deltas[place])))
