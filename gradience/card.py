@@ -301,8 +301,7 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
     if row.pairs is not None:
         rows.append(("Δ from the reference adapter", f"{points(row.pairs.delta)} points{_bound(row)}"))
     if row.likelihood is not None and row.likelihood.delta is not None:
-        evidence = row.likelihood
-        delta = f"{signed(evidence.delta)} nats per token{_bound(row)}"
+        delta = f"{signed(row.likelihood.delta)} nats per token{_bound(row)}"
         rows.append(("ΔNLL from the reference adapter", delta))
     if row.grade is not None:  # each grade of an evaluation has its reason
         rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade][1]}"))

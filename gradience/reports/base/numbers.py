@@ -97,10 +97,8 @@ def percent(fraction: float | None) -> str:
     return f"{value:.1f} %" if abs(value) >= 1 else f"{sig(value, 2)} %"
 
 
-def chance(value: float | None) -> str:
+def chance(value: float) -> str:
     """Return a probability in whole per cent, never as certain: 85 %, over 99 %, under 1 %."""
-    if value is None:
-        return MISSING
     if value > 0.99:
         return "over 99 %"
     return f"{100 * value:.0f} %" if value >= 0.01 else "under 1 %"
@@ -111,9 +109,9 @@ def probability(value: float) -> str:
     return "p ≤ 0.0001" if value <= 1e-4 else f"p = {sig(value, 2)}"
 
 
-def in_points(difference: float | None) -> str:
+def in_points(difference: float) -> str:
     """Return a difference of shares in percentage points, two digits: 0.025 -> 2.5, 0.0119 -> 1.2."""
-    return MISSING if difference is None else sig(100 * difference, 2)
+    return sig(100 * difference, 2)
 
 
 def round_up(number: int) -> int:
@@ -156,10 +154,8 @@ def rough_duration(seconds: float) -> str:
     return f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
-def signed(value: float | None) -> str:
+def signed(value: float) -> str:
     """Return +0.31, −0.02."""
-    if value is None:
-        return MISSING
     return f"{'−' if value < 0 else '+'}{sig(abs(value))}"
 
 
