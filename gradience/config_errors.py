@@ -17,7 +17,6 @@ MOST = 10
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """Pydantic's types of the error of a key that a model, or a dataclass, does not have."""
 KEYS = "docs/reference/configs.md lists all keys"
-MISSING: Any = object()
 CLOSE = 0.6
 """Smallest similarity (difflib's ratio) at which one word counts as a misspelling of another."""
 
@@ -74,7 +73,7 @@ def _meant(keys: Sequence[str], known: Sequence[str], instead: Mapping[str, str]
 
 def _place(key: str, overrides: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return the last override that sets `key` or something inside it; None if the file sets it."""
-    setting = [text for text, change in overrides.items() if value_at(change, key, MISSING) is not MISSING]
+    setting = [text for text, change in overrides.items() if _sets(change, key)]
     return setting[-1] if setting else None
 
 
@@ -120,11 +119,10 @@ def _like(name: str, keys: Mapping[str, str]) -> list[str]:
     return [keys[match] for match in difflib.get_close_matches(name, keys, n=1, cutoff=CLOSE)]
 
 
-def value_at(values: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """Return the value under a dotted key; `default` if there is none."""
-    value: Any = values
+def _sets(change: Any, key: str) -> bool:
+    """Return True if there is a value under a dotted key."""
     for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return default
-        value = value[part]
-    return value
+        if not isinstance(change, Mapping) or part not in change:
+            return False
+        change = change[part]
+    return True
