@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from factory import edit_config
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -18,10 +19,8 @@ RUNS = Path(__file__).parent / "monitor" / "runs"
 def home(tmp_path):
     """Alice's home folder, with an adapter whose base she has on her disk."""
     home = tmp_path / "home" / "alice"
-    shutil.copytree(example_adapter(), home / "adapter")
-    config = home / "adapter" / "adapter_config.json"
-    fields = json.loads(config.read_text()) | {"base_model_name_or_path": str(home / "models" / "base")}
-    config.write_text(json.dumps(fields))
+    adapter = shutil.copytree(example_adapter(), home / "adapter")
+    edit_config(adapter, base_model_name_or_path=str(home / "models" / "base"))
     shutil.copy(RUNS / "good.jsonl", home / "run.jsonl")
     (home / "trl.yaml").write_text(
         f"model_name_or_path: {home}/models/base\noutput_dir: {home}/out\nlearning_rate: 1e-4\nlora_r: 8\n"

@@ -309,14 +309,6 @@ def test_what_cannot_be_read_is_refused_with_a_code(tmp_path, name, content, cod
         check_config(path)
 
 
-def test_floats_of_yaml_1_1_are_numbers(tmp_path):
-    path = tmp_path / "x.yaml"
-    path.write_text("use_peft: true\nlearning_rate: 1e-4\nweight_decay: '0.3'\n")
-    report = check_config(path)
-    assert report.settings.learning_rate == 1e-4
-    assert not [f for f in report.findings if f.code == "unreadable-value"]
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [

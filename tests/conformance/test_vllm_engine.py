@@ -3,8 +3,8 @@
 Its Python is what GRADIENCE_ENGINE_PYTHON names. What needs no vLLM is in tests/evaluate/test_other_engines.py.
 """
 
-import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +18,7 @@ import tiny_models as tiny
 import torch
 import urllib3
 from data_files import write_jsonl
+from factory import edit_config
 from peft import LoraConfig, get_peft_model
 from raising import raises
 from transformers import AutoModelForCausalLM, set_seed
@@ -138,14 +139,8 @@ def test_a_larger_adapter_starts_it_anew_and_what_it_refuses_is_said_in_its_word
 
 def test_a_wrong_scale_does_not_pass_the_gate(vllm, folders, settings):
     peft = TransformersEngine.load(settings, device="cpu")
-    config = folders / "first" / "adapter_config.json"
-    other = folders / "other_scale"
-    other.mkdir()
-    (other / "adapter_model.safetensors").write_bytes(
-        (folders / "first" / "adapter_model.safetensors").read_bytes()
-    )
-    fields = json.loads(config.read_text())
-    (other / "adapter_config.json").write_text(json.dumps(fields | {"lora_alpha": 2 * fields["lora_alpha"]}))
+    other = shutil.copytree(folders / "first", folders / "other_scale")
+    edit_config(other, lora_alpha=2 * LoraConfig.from_pretrained(other).lora_alpha)
     peft.add("first", other)
     before, vllm.peft = vllm.peft, peft
     vllm._verified.clear()

@@ -12,10 +12,11 @@ import pytest
 import torch
 import transformers
 from factor_samples import write
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft_models import llama
 from raising import raises
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
 
 from gradience import audit_adapter, compare_adapters, compress_adapter, convert_adapter
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
@@ -129,10 +130,6 @@ def test_an_output_is_replaced_with_force_alone(adapter: Path, tmp_path: Path, c
 
 def test_peft_loads_a_pickle_that_was_converted(tmp_path: Path) -> None:
     """Of a file that torch.save wrote: the same logits as from the adapter that PEFT saved, to the bit."""
-    import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
-    from safetensors.torch import load_file as load_tensors
-
     torch.manual_seed(0)
     model = get_peft_model(
         llama(), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False)
@@ -265,8 +262,7 @@ def test_names_are_those_of_the_library_of_llama_cpp(arch):
 def test_rows_in_another_order_are_not_compared_as_they_are(conversions, tmp_path):
     folder = conversions("LlamaForCausalLM")
     source = shutil.copytree(folder / "first", tmp_path / "first")
-    config = json.loads((source / "adapter_config.json").read_text())
-    (source / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/base"}))
+    factory.edit_config(source, base_model_name_or_path="org/base")
     with raises(GradienceError, "no-model-config", "number of heads is unknown"):
         compare_adapters(source, folder / "first-gguf")
     shutil.copy(folder / "base" / "config.json", source)  # as the hint says

@@ -1,11 +1,11 @@
 """A base by its name on the hub: one commit of it, out of a cache without a network; neither pickles nor code."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from chat_families import FAMILIES, QUESTION
+from factory import edit_config
 from hypothesis import given
 from hypothesis import strategies as st
 from raising import raises
@@ -66,9 +66,8 @@ def test_a_pickle_of_the_hub_is_not_opened(snapshot: Path) -> None:
 
 
 def test_code_of_the_hub_is_not_run(snapshot: Path) -> None:
-    config = json.loads((snapshot / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}
-    (snapshot / "config.json").write_text(json.dumps(config))
+    code = {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}
+    edit_config(snapshot, model_type="mine", auto_map=code)
     ran = snapshot.parent / "ran"
     (snapshot / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
     with raises(InputError, "model-unreadable"):
