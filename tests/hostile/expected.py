@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence, Set
 
 from gradience.cli.exit_codes import ExitCode
-from hostile.sandbox import CPU_SECONDS, Outcome
+from hostile.sandbox import Outcome
 
 MEMORY = 500_000_000
 """Bytes that a verb without torch may use at most, or eight times its files, whichever is more."""
@@ -15,18 +15,12 @@ RESULTS = {ExitCode.DONE, ExitCode.GATE_FAILED, ExitCode.INCOMPLETE, ExitCode.IN
 
 
 def problems(
-    outcome: Outcome, names: Sequence[str], codes: Set[int], memory: float, seconds: float = CPU_SECONDS
-) -> list[str]:
+    outcome: Outcome, names: Sequence[str], codes: Set[int], memory: float, seconds: float
+) -> Iterator[str]:
     """What is wrong with an outcome; nothing where all promises hold.
 
     names: a message must hold one of them.   codes: those that fit.   memory, seconds: most that it may take.
     """
-    return list(_problems(outcome, names, codes, memory, seconds))
-
-
-def _problems(
-    outcome: Outcome, names: Sequence[str], codes: Set[int], memory: float, seconds: float
-) -> Iterator[str]:
     code, said = outcome.code, outcome.stderr.decode("utf-8", "backslashreplace")
     if outcome.tried:
         yield f"tried {outcome.tried}"

@@ -52,39 +52,22 @@ def middle(content: bytes, inserted: bytes) -> bytes:
 PAGE = b"<!DOCTYPE html>\n<html><body>401 Unauthorized</body></html>\n"
 BYTES = [
     Fault("empty", REFUSED, lambda content: b""),
-    Fault("one byte", REFUSED, lambda content: content[:1]),
     *(
         Fault(f"cut to {share}/8", REFUSED, lambda content, share=share: content[: len(content) * share // 8])
         for share in range(1, 8)
     ),
-    Fault("without its last bytes", REFUSED, lambda content: content.rstrip()[:-2]),
     Fault("twice", ANY, lambda content: content + content),
     Fault("git lfs pointer", REFUSED, lambda content: lfs_pointer()),
     Fault("web page", REFUSED, lambda content: PAGE),
-    Fault("zip", REFUSED, lambda content: b"PK\x03\x04" + bytes(200)),
-    Fault("gzip", REFUSED, lambda content: b"\x1f\x8b\x08" + bytes(200)),
-    Fault("png", REFUSED, lambda content: b"\x89PNG\r\n\x1a\n" + bytes(64)),
-    *(
-        Fault(
-            f"pickle {protocol}",
-            REFUSED,
-            lambda content, protocol=protocol: pickle.dumps(Payload(), protocol),
-        )
-        for protocol in (0, 2, 4, 5)
-    ),
-    Fault("shell script", REFUSED, lambda content: b"#!/bin/sh\ntouch out/ran\n"),
+    Fault("pickle in letters", REFUSED, lambda content: pickle.dumps(Payload(), 0)),
+    Fault("pickle", REFUSED, lambda content: pickle.dumps(Payload(), 4)),
     Fault("zeros", REFUSED, lambda content: bytes(2**20)),
-    Fault("spaces", REFUSED, lambda content: b" " * 2**20),
-    Fault("random bytes", REFUSED, lambda content: bytes((i * 7919 + 13) % 251 for i in range(5000))),
     Fault("NUL bytes inside", ANY, lambda content: middle(content, bytes(16))),
     Fault("a byte that is no UTF-8", ANY, lambda content: middle(content, b"\xff")),
     Fault("a surrogate in UTF-8", ANY, lambda content: middle(content, b"\xed\xa0\x80")),
     Fault("byte order mark", ANY, lambda content: b"\xef\xbb\xbf" + content),
     Fault("UTF-16", ANY, lambda content: content.decode("latin-1").encode("utf-16")),
-    Fault("UTF-32", ANY, lambda content: content.decode("latin-1").encode("utf-32")),
-    Fault("EBCDIC", REFUSED, lambda content: content.decode("latin-1").encode("cp037", "replace")),
     Fault("line ends of Windows", ANY, lambda content: content.replace(b"\n", b"\r\n")),
-    Fault("line ends of old Macs", ANY, lambda content: content.replace(b"\n", b"\r")),
     Fault("32 MB of spaces behind it", ANY, lambda content: content + b" " * 2**25),
     Fault("32 MB of letters", REFUSED, lambda content: b"x" * 2**25),
     Fault("4 MB of lines", ANY, lambda content: b"a\n" * 2**21),

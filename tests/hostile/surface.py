@@ -35,8 +35,9 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -87,23 +88,6 @@ class Surface:
     good: Sequence[Input] = ()
     may: Sequence[str] = ()
     """Beginnings of audit events that the verbs themselves raise, such as "socket." or "subprocess."."""
-
-
-@dataclass
-class Tally:
-    """Figures of one surface: a row of the table."""
-
-    what: str
-    inputs: int = 0
-    writes: int = 0
-    executions: int = 0
-    tracebacks: int = 0
-    over: int = 0
-    """Inputs over 10 s or 500 MB, as docs/reliability.md says."""
-    slowest: float = 0.0
-    peak_bytes: int = 0
-    seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
 
 
 def lay_out(files: Mapping[str, bytes | str | Path | Place], folder: Path) -> None:
@@ -167,15 +151,15 @@ def warm(case: Input, folder: Path) -> None:
     assert code in case.codes, f"{case.name}: {code}: {said.getvalue()}"
 
 
-def attack(case: Input, surface: Surface, folder: Path, tally: Tally) -> None:
-    """Run one input, and note what is wrong with how it ended."""
+def attack(case: Input, surface: Surface, folder: Path, figures: Counter[str]) -> list[str]:
+    """Run one input, count how it ended, and return what is wrong with that."""
     lay_out(case.files, folder)
     before = contents(folder)
     writable = [folder / "out", folder / "tmp", folder.parent.parent / CACHE]
     outcome = contained(work_of(case, folder), folder, writable, surface.may, int(case.seconds) + 2)
     names = case.names or [part for name in case.files for part in (name, os.path.dirname(name))]
     outcome = replace(outcome, peak_bytes=max(0, outcome.peak_bytes - outcome.had_bytes))
-    wrong = problems(outcome, names, case.codes, case.memory, case.seconds)
+    wrong = [*problems(outcome, names, case.codes, case.memory, case.seconds)]
     if isinstance(case.run, str) and "--json" in case.run and not (outcome.code or strict(outcome.stdout)):
         wrong.append("its JSON is not strict")
     if changed := sorted(set(before.items()) ^ set(contents(folder).items())):
@@ -184,40 +168,41 @@ def attack(case: Input, surface: Surface, folder: Path, tally: Tally) -> None:
         words = " ".join((ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split())
         assert case.limit, f"{case.name}: no words of docs/reliability.md"
         assert case.limit in words, case.name
-    count(tally, outcome, bool(changed))
-    tally.problems += [f"{surface.what} | {case.name} | {problem}" for problem in wrong]
+    count(figures, outcome, bool(changed))
+    return [f"{surface.what} | {case.name} | {problem}" for problem in wrong]
 
 
-def count(tally: Tally, outcome: Outcome, changed: bool) -> None:
-    """Add an outcome to the figures."""
+def count(figures: Counter[str], outcome: Outcome, changed: bool) -> None:
+    """Add an outcome to the figures: a row of the table."""
     wrote = outcome.tried.startswith(("open ", *CHANGES))
-    tally.inputs += 1
-    tally.writes += wrote or changed
-    tally.executions += bool(outcome.tried) and not wrote
-    tally.tracebacks += b"Traceback (most recent call last)" in outcome.stderr
-    tally.over += outcome.cpu_seconds > SECONDS or outcome.peak_bytes > MEMORY or outcome.code < 0
-    tally.slowest = max(tally.slowest, outcome.cpu_seconds)
-    tally.peak_bytes = max(tally.peak_bytes, outcome.peak_bytes)
+    figures["inputs"] += 1
+    figures["writes outside the output"] += wrote or changed
+    figures["executions"] += bool(outcome.tried) and not wrote
+    figures["tracebacks"] += b"Traceback (most recent call last)" in outcome.stderr
+    over = outcome.cpu_seconds > SECONDS or outcome.peak_bytes > MEMORY or outcome.code < 0
+    figures["over 10 s or 500 MB"] += over
+    figures["slowest, seconds"] = max(figures["slowest, seconds"], round(outcome.cpu_seconds, 1))
+    figures["largest, MB"] = max(figures["largest, MB"], round(outcome.peak_bytes / 1e6))
 
 
-def attacked(name: str, root: Path, share: int = 1, only: str = "") -> Tally:
+def attacked(name: str, root: Path, share: int, only: str) -> dict[str, Any]:
     """Run every `share`-th input of a surface whose name contains `only`, and those that are always run."""
     kept = root / name
     kept.mkdir(parents=True, exist_ok=True)
     surface: Surface = import_module(f"hostile.surfaces.{name}").surface(kept)
     for number, case in enumerate(surface.good):
         warm(case, kept / f"good{number}")
-    tally, started = Tally(surface.what), time.perf_counter()
+    figures, wrong, started = Counter(), [], time.perf_counter()
     for number, case in enumerate(case for case in surface.inputs if only in case.name):
         if case.always or number % share == 0:
-            attack(case, surface, kept / "case", tally)
-    tally.seconds = time.perf_counter() - started
-    return tally
+            wrong += attack(case, surface, kept / "case", figures)
+    figures["seconds"] = round(time.perf_counter() - started)
+    return {"what": surface.what, "figures": figures, "problems": wrong}
 
 
 def main(root: str, names: Sequence[str], share: int = 1, only: str = "") -> list[dict[str, Any]]:
-    """The figures of each of these surfaces."""
+    """The figures and the problems of each of these surfaces."""
     sys.dont_write_bytecode = True
     home = Path(root).resolve()
     os.environ["XDG_CACHE_HOME"] = str(home / CACHE)
-    return [asdict(attacked(name, home, share, only)) for name in names]
+    return [attacked(name, home, share, only) for name in names]

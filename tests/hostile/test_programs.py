@@ -32,7 +32,7 @@ def test_a_sample_of_every_surface(share, tmp_path):
     names = [name for name in NAMES if SHARES[name] == share]
     tallies = answer_of("surface", root=tmp_path, names=names, share=share)
     assert [problem for tally in tallies for problem in tally["problems"]] == []
-    assert all(tally["inputs"] for tally in tallies)
+    assert all(tally["figures"]["inputs"] for tally in tallies)
 
 
 @pytest.mark.hostile
@@ -40,20 +40,7 @@ def test_a_sample_of_every_surface(share, tmp_path):
 def test_every_input_of_a_surface(name, tmp_path):
     (tally,) = answer_of("surface", root=tmp_path, names=[name], share=SHARES[name] // 10)
     assert tally["problems"] == []
-    record(
-        "R1" if name == "files" else "R19",
-        tally["what"],
-        **{
-            "inputs": tally["inputs"],
-            "writes outside the output": tally["writes"],
-            "executions": tally["executions"],
-            "tracebacks": tally["tracebacks"],
-            "over 10 s or 500 MB": tally["over"],
-            "slowest, seconds": round(tally["slowest"], 1),
-            "largest, MB": round(tally["peak_bytes"] / 1e6),
-            "seconds": round(tally["seconds"]),
-        },
-    )
+    record("R1" if name == "files" else "R19", tally["what"], **tally["figures"])
 
 
 # ---------------------------------------------------------------- every call that writes, killed and failed (R5, R7)

@@ -11,13 +11,9 @@ RUNS = Path(__file__).parent / "runs"
 GOOD, NAN = str(RUNS / "good.jsonl"), str(RUNS / "nan.jsonl")
 
 
-def test_verbose_adds_evidence_and_sources(capsys):
-    run(["monitor", NAN])
-    brief = capsys.readouterr().out
-    run(["monitor", NAN, "--verbose"])
-    full = capsys.readouterr().out
-    assert "source:" in full
-    assert "source:" not in brief
+def test_verbose_adds_evidence_and_sources(command):
+    assert "source:" not in command("monitor", NAN).out
+    assert "source:" in command("monitor", NAN, "--verbose").out
 
 
 @pytest.mark.parametrize(
@@ -37,7 +33,7 @@ def test_exit_codes_of_what_cannot_be_done(arguments, code):
     assert run(["monitor", *arguments]) == code
 
 
-def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, capsys):
+def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, command):
     from tests.live.tiny import give_random_factors, lora_llama
 
     give_random_factors(lora_llama()).save_pretrained(tmp_path / "adapter")
@@ -50,15 +46,13 @@ def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, capsys):
     assert record["run_id"] == json.loads(last)["run_id"]
     assert record["metrics"]["n_layers"] == 14
     assert record["metrics"]["suggested_r_global_90"] >= 1
-    capsys.readouterr()
-    run(["monitor", str(path)])
-    out = capsys.readouterr().out
+    out = command("monitor", path).out
     assert "Audits" in out
     assert f"suggests rank {record['metrics']['suggested_r_global_90']}" in out
     assert run(["audit", str(tmp_path / "adapter"), "--append", str(tmp_path / "none.jsonl")]) == 2
 
 
-def test_an_audit_is_appended_to_no_file_that_is_no_run(tmp_path, capsys):
+def test_an_audit_is_appended_to_no_file_that_is_no_run(tmp_path, command):
     """A mistyped name, or a link that leads elsewhere, must not gain a line."""
     from tests.adapters.factory import adapter, modules
 
@@ -67,8 +61,8 @@ def test_an_audit_is_appended_to_no_file_that_is_no_run(tmp_path, capsys):
     link.symlink_to(other)
     folder = adapter(tmp_path / "adapter", modules())
     for path in (other, link):
-        assert run(["audit", str(folder), "--append", str(path), "--output", str(tmp_path / "a.json")]) == 3
-        assert f"{path}: contains no telemetry records" in capsys.readouterr().err
+        said = command("audit", folder, "--append", path, "--output", tmp_path / "a.json", code=3).err
+        assert f"{path}: contains no telemetry records" in said
     assert other.read_text() == "root:x:0:0\n"
     assert not (tmp_path / "a.json").exists()
     (tmp_path / "empty.jsonl").touch()

@@ -5,39 +5,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import spectra_cases as cases
 from hypothesis import given
 from hypothesis import strategies as st
-from spectra_cases import (
-    BENIGN,
-    EPS,
-    HOSTILE,
-    dense_singular_values,
-    exact_singular_values,
-    gaussian,
-    orthonormal,
-    power_law,
-    trained_from_zero,
-)
 
 from gradience import spectra
 from gradience.audit.dominance import TOLERANCE, spectral_norm, steps_for
-from gradience.spectra import (
-    NonFiniteFactor,
-    Spectrum,
-    array_blocks,
-    cumulative_energy,
-    effective_rank,
-    energy_margin,
-    energy_rank,
-    lost_energy,
-    relative_error,
-    stable_rank,
-)
 
 seeds = st.integers(0, 2**32 - 1)
 ranks = st.integers(1, 12)
-families = st.sampled_from([gaussian, power_law, trained_from_zero, *HOSTILE.values()])
-mild = st.sampled_from([gaussian, power_law, trained_from_zero])
+families = st.sampled_from(
+    [cases.gaussian, cases.power_law, cases.trained_from_zero, *cases.HOSTILE.values()]
+)
+mild = st.sampled_from([cases.gaussian, cases.power_law, cases.trained_from_zero])
 
 
 @st.composite
@@ -56,7 +36,9 @@ spectra_of_values = st.lists(st.floats(0, 1e6), min_size=1, max_size=30).map(
 
 
 def measure(A, B, block=4096):
-    return spectra.spectrum(array_blocks(np.ascontiguousarray(A.T), block), array_blocks(B, block))
+    return spectra.spectrum(
+        spectra.array_blocks(np.ascontiguousarray(A.T), block), spectra.array_blocks(B, block)
+    )
 
 
 def assert_same(left, right, extra=0.0):
@@ -68,14 +50,14 @@ def assert_same(left, right, extra=0.0):
     bound = left.error_bound + right.error_bound + extra + 1e-14
     if bound >= 1:
         return
-    for of in (stable_rank, effective_rank):
+    for of in (spectra.stable_rank, spectra.effective_rank):
         assert of(left.values) == pytest.approx(of(right.values), rel=bound)
     top = [spectrum.values[0] for spectrum in (left, right)]
     assert top[0] == pytest.approx(math.ldexp(top[1], right.exponent - left.exponent), rel=bound)
     error = left.energy_error + right.energy_error + extra + spectra.ENERGY_SLACK
     for tau in (0.9, 0.95, 0.99):
-        if energy_margin(left.values, [tau]) > error:
-            assert energy_rank(left.values, tau) == energy_rank(right.values, tau)
+        if spectra.energy_margin(left.values, [tau]) > error:
+            assert spectra.energy_rank(left.values, tau) == spectra.energy_rank(right.values, tau)
 
 
 # ---------------------------------------------------------------- what changes nothing
@@ -127,7 +109,7 @@ def test_gauge(pair, power, seed):
     """(GA, BG⁻¹) is the same update as (A, B). cond(G) ≤ 1e4; the products GA and BG⁻¹ are rounded themselves."""
     A, B = pair
     rng, r = np.random.default_rng(seed), A.shape[0]
-    left, right = orthonormal(rng, r, r), orthonormal(rng, r, r)
+    left, right = cases.orthonormal(rng, r, r), cases.orthonormal(rng, r, r)
     stretch = np.geomspace(1, 10.0**power, r)
     plain = measure(A, B)
     other = measure((left * stretch) @ (right.T @ A), ((B @ right) / stretch) @ left.T)
@@ -144,7 +126,7 @@ def test_block_size(pair, one, other):
 @given(pairs())
 def test_the_wide_route_is_the_same_update(pair):
     A, B = pair
-    tall = array_blocks(np.ascontiguousarray(A.T)), array_blocks(B)
+    tall = spectra.array_blocks(np.ascontiguousarray(A.T)), spectra.array_blocks(B)
     assert_same(spectra.spectrum(*tall), spectra.spectrum(*tall, wide=True))
 
 
@@ -152,7 +134,9 @@ def test_a_rank_far_above_the_shape_costs_no_square_of_it():
     """r = 60,000 on a 2 × 3 matrix: an r x r Gram matrix would need 29 GB."""
     rng = np.random.default_rng(0)
     A, B = rng.standard_normal((60_000, 3)), rng.standard_normal((2, 60_000))
-    spectrum = spectra.spectrum(array_blocks(np.ascontiguousarray(A.T)), array_blocks(B), wide=True)
+    spectrum = spectra.spectrum(
+        spectra.array_blocks(np.ascontiguousarray(A.T)), spectra.array_blocks(B), wide=True
+    )
     assert spectrum.scaled() == pytest.approx(np.linalg.svd(B @ A, compute_uv=False), rel=1e-12)
 
 
@@ -167,9 +151,9 @@ def test_ranks_are_ordered(pair):
         return
     room = 1 + 1e-12
     assert len(spectrum.values) == min(*A.shape, B.shape[0])
-    assert 1 <= stable_rank(spectrum.values) <= effective_rank(spectrum.values) * room
-    assert effective_rank(spectrum.values) <= len(spectrum.values) * room
-    energy_ranks = [energy_rank(spectrum.values, tau) for tau in (0.01, 0.5, 0.9, 0.95, 0.99, 1.0)]
+    assert 1 <= spectra.stable_rank(spectrum.values) <= spectra.effective_rank(spectrum.values) * room
+    assert spectra.effective_rank(spectrum.values) <= len(spectrum.values) * room
+    energy_ranks = [spectra.energy_rank(spectrum.values, tau) for tau in (0.01, 0.5, 0.9, 0.95, 0.99, 1.0)]
     assert energy_ranks == sorted(energy_ranks)
     assert energy_ranks[0] >= 1
     assert energy_ranks[-1] <= len(spectrum.values)
@@ -177,17 +161,17 @@ def test_ranks_are_ordered(pair):
 
 @given(spectra_of_values, st.floats(0.01, 1.0))
 def test_an_energy_rank_is_the_smallest_that_is_enough(values, tau):
-    k = energy_rank(values, tau)
-    held = cumulative_energy(values)
+    k = spectra.energy_rank(values, tau)
+    held = spectra.cumulative_energy(values)
     assert held[k - 1] >= tau - spectra.ENERGY_SLACK
     assert k == 1 or held[k - 2] < tau - spectra.ENERGY_SLACK
 
 
 @given(spectra_of_values, st.lists(st.floats(0.01, 1.0), min_size=1, max_size=4))
 def test_the_margin_is_the_distance_to_the_nearest_threshold(values, taus):
-    held = cumulative_energy(values)[:-1]
+    held = spectra.cumulative_energy(values)[:-1]
     expected = min((abs(energy - tau) for energy in held for tau in taus), default=1.0)
-    assert energy_margin(values, taus) == pytest.approx(min(expected, 1.0))
+    assert spectra.energy_margin(values, taus) == pytest.approx(min(expected, 1.0))
 
 
 @given(pairs(mild), st.integers(0, 12))
@@ -199,14 +183,16 @@ def test_truncation_error_is_that_of_the_best_approximation(pair, k):
     best = (U[:, :k] * sigma[:k]) @ Vt[:k]
     expected = np.linalg.norm(dense - best) / np.linalg.norm(dense)
     energies = np.square(measure(A, B).values)
-    error = relative_error(lost_energy(energies, k), lost_energy(energies, 0))
+    error = spectra.relative_error(spectra.lost_energy(energies, k), spectra.lost_energy(energies, 0))
     assert error == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
 def test_truncation_error_does_not_cancel():
     """1 − energy would be 0 here."""
     energies = np.array([1.0, 1e-24])
-    assert relative_error(lost_energy(energies, 1), lost_energy(energies, 0)) == pytest.approx(1e-12)
+    assert spectra.relative_error(
+        spectra.lost_energy(energies, 1), spectra.lost_energy(energies, 0)
+    ) == pytest.approx(1e-12)
 
 
 # ---------------------------------------------------------------- worked examples
@@ -233,10 +219,10 @@ def test_truncation_error_does_not_cancel():
 )
 def test_worked_examples(values, stable, effective, k90, k99):
     sigma = np.array(values)
-    assert stable_rank(sigma) == pytest.approx(stable)
-    assert effective_rank(sigma) == pytest.approx(effective)
-    assert energy_rank(sigma, 0.90) == k90
-    assert energy_rank(sigma, 0.99) == k99
+    assert spectra.stable_rank(sigma) == pytest.approx(stable)
+    assert spectra.effective_rank(sigma) == pytest.approx(effective)
+    assert spectra.energy_rank(sigma, 0.90) == k90
+    assert spectra.energy_rank(sigma, 0.99) == k99
 
 
 def test_factors_of_a_known_update():
@@ -244,7 +230,7 @@ def test_factors_of_a_known_update():
     A, B = np.zeros((2, 50)), np.zeros((30, 2))
     A[0, 7], A[1, 11], B[3, 0], B[29, 1] = 1.0, 2.0, 1.0, 1.0
     assert measure(A, B).scaled(0.5) == pytest.approx([1.0, 0.5])
-    assert stable_rank(measure(A, B).values) == 1.25
+    assert spectra.stable_rank(measure(A, B).values) == 1.25
 
 
 @pytest.mark.parametrize("scale", [1.0, -2.0])
@@ -254,7 +240,7 @@ def test_the_sign_of_the_scale_is_no_part_of_a_singular_value(scale):
 
 def test_values_beyond_float64_are_inf_or_zero_only_once_scaled():
     huge = measure(np.eye(2) * 1e300, np.eye(2) * 1e300)
-    assert stable_rank(huge.values) == 2.0
+    assert spectra.stable_rank(huge.values) == 2.0
     assert np.isinf(huge.scaled()).all()
     assert huge.scaled(1e-300) == pytest.approx([1e300] * 2)
     assert (measure(np.eye(2) * 1e-300, np.eye(2) * 1e-300).scaled() == 0).all()
@@ -264,19 +250,19 @@ def test_values_beyond_float64_are_inf_or_zero_only_once_scaled():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("route", [spectra.gram, spectra.triangle])
 def test_nan_and_infinity_are_no_numbers(factor, bad, route):
-    A, B = gaussian(np.random.default_rng(0), 3, 8, 9)
+    A, B = cases.gaussian(np.random.default_rng(0), 3, 8, 9)
     (A if factor == "A" else B)[2, 1] = bad
-    with pytest.raises(NonFiniteFactor):
+    with pytest.raises(spectra.NonFiniteFactor):
         measure(A, B)
-    with pytest.raises(NonFiniteFactor):
+    with pytest.raises(spectra.NonFiniteFactor):
         measure(np.zeros_like(A) if factor == "B" else A, B)
-    with pytest.raises(NonFiniteFactor):
-        route(array_blocks(np.ascontiguousarray(A.T) if factor == "A" else B, 2))
+    with pytest.raises(spectra.NonFiniteFactor):
+        route(spectra.array_blocks(np.ascontiguousarray(A.T) if factor == "A" else B, 2))
 
 
 @pytest.mark.parametrize("zero", ["A", "B", "both"])
 def test_an_untrained_module_has_a_spectrum_of_zeros(zero):
-    A, B = gaussian(np.random.default_rng(0), 3, 8, 9)
+    A, B = cases.gaussian(np.random.default_rng(0), 3, 8, 9)
     spectrum = measure(A * (zero == "B"), B * (zero == "A"))
     assert spectrum.values.tolist() == [0.0] * 3
     assert (spectrum.error_bound, spectrum.energy_error) == (0.0, 0.0)
@@ -285,7 +271,7 @@ def test_an_untrained_module_has_a_spectrum_of_zeros(zero):
 # ---------------------------------------------------------------- Spectra against oracles
 
 
-FAMILIES = BENIGN | HOSTILE
+FAMILIES = cases.BENIGN | cases.HOSTILE
 TRIALS = 84
 """For each family. All of them together must be at least 2,000."""
 TAUS = (0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -293,7 +279,7 @@ TAUS = (0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 def routes(A, B, block=4096):
     """The spectra of B·A by name of the route; the gram route may decline."""
-    tall_A, tall_B = array_blocks(np.ascontiguousarray(A.T), block), array_blocks(B, block)
+    tall_A, tall_B = spectra.array_blocks(np.ascontiguousarray(A.T), block), spectra.array_blocks(B, block)
     by_route = {
         "auto": spectra.spectrum(tall_A, tall_B),
         "gram": spectra.spectrum_from_grams(spectra.gram(tall_A), spectra.gram(tall_B)),
@@ -302,7 +288,7 @@ def routes(A, B, block=4096):
     return {name: spectrum for name, spectrum in by_route.items() if spectrum is not None}
 
 
-def implied_errors(spectrum: Spectrum) -> np.ndarray:
+def implied_errors(spectrum: spectra.Spectrum) -> np.ndarray:
     """Bound of the error of each σ in units of σ₁, recovered from the energy error that is published."""
     count = len(spectrum.values)
     if spectrum.method == "qr":
@@ -313,7 +299,7 @@ def implied_errors(spectrum: Spectrum) -> np.ndarray:
     )
 
 
-def check(spectrum: Spectrum, exact: np.ndarray, exponent: int, slack: float = 0.0) -> None:
+def check(spectrum: spectra.Spectrum, exact: np.ndarray, exponent: int, slack: float = 0.0) -> None:
     """`spectrum` describes `exact · 2^exponent` as well as it says; `slack` is the oracle's own error, in σ₁."""
     assert len(spectrum.values) == len(exact)
     if exact[0] == 0:
@@ -323,15 +309,15 @@ def check(spectrum: Spectrum, exact: np.ndarray, exponent: int, slack: float = 0
         return
     sigma = np.ldexp(spectrum.values, spectrum.exponent - exponent)
     assert (np.diff(sigma) <= 0).all()
-    assert (np.abs(sigma - exact) <= exact[0] * (implied_errors(spectrum) + 4 * EPS + slack)).all()
-    bound = spectrum.error_bound + 16 * EPS + 2 * len(exact) * slack
+    assert (np.abs(sigma - exact) <= exact[0] * (implied_errors(spectrum) + 4 * cases.EPS + slack)).all()
+    bound = spectrum.error_bound + 16 * cases.EPS + 2 * len(exact) * slack
     assert sigma[0] == pytest.approx(exact[0], rel=bound)
     assert spectra.stable_rank(sigma) == pytest.approx(spectra.stable_rank(exact), rel=bound)
     entropy_slack = slack * len(exact) * 80
     assert spectra.effective_rank(sigma) == pytest.approx(
         spectra.effective_rank(exact), rel=bound + entropy_slack
     )
-    energy_error = spectrum.energy_error + 8 * EPS + 4 * len(exact) * slack
+    energy_error = spectrum.energy_error + 8 * cases.EPS + 4 * len(exact) * slack
     held = spectra.cumulative_energy(exact)
     assert np.abs(spectra.cumulative_energy(sigma) - held).max() <= energy_error
     for tau in TAUS:
@@ -356,7 +342,7 @@ def test_within_the_stated_bounds_of_sixty_digits(family):
         A, B, rng = draw(family, seed, largest_rank=12 if seed % 7 == 0 else 7, largest_side=48)
         spectra_by_route = routes(A, B, block=int(rng.choice([1, 3, 7, 4096])))
         exponent = spectra_by_route["auto"].exponent
-        exact = exact_singular_values(A, B, exponent)
+        exact = cases.exact_singular_values(A, B, exponent)
         for spectrum in spectra_by_route.values():
             check(spectrum, exact, exponent)
         # What is published must be a measurement wherever there is something to measure.
@@ -366,14 +352,14 @@ def test_within_the_stated_bounds_of_sixty_digits(family):
     assert measured >= TRIALS / 2
 
 
-@pytest.mark.parametrize("family", BENIGN)
+@pytest.mark.parametrize("family", cases.BENIGN)
 def test_within_the_stated_bounds_of_a_dense_svd(family):
     for seed in range(12):
         A, B, _ = draw(family, 1000 + seed, largest_rank=64, largest_side=300)
         # The product of the oracle is rounded too: ε·η·σ₁ with a constant; dense SVDs of clusters err by 61 ε.
         for spectrum in routes(A, B).values():
-            slack = EPS * (64 + 4 * math.sqrt(A.shape[0])) * spectrum.eta
-            dense = dense_singular_values(A, B)
+            slack = cases.EPS * (64 + 4 * math.sqrt(A.shape[0])) * spectrum.eta
+            dense = cases.dense_singular_values(A, B)
             check(spectrum, np.where(dense > slack * dense[0], dense, 0.0), 0, slack)
 
 
@@ -386,12 +372,12 @@ def test_tight_clusters(rank, worst):
         gap = 10.0 ** -rng.uniform(5, 16)
         steps = np.arange(rank) if seed % 2 else rng.random(rank)
         sigma = np.sort(1 + gap * steps)[::-1]
-        A, B = orthonormal(rng, rank, rank).T, orthonormal(rng, rank, rank) * sigma
-        exact = exact_singular_values(A, B)
+        A, B = cases.orthonormal(rng, rank, rank).T, cases.orthonormal(rng, rank, rank) * sigma
+        exact = cases.exact_singular_values(A, B)
         for spectrum in routes(A, B).values():
             check(spectrum, exact, 0)
         qr = routes(A, B)["qr"]
-        errors.append(np.abs(np.ldexp(qr.values, qr.exponent) - exact).max() / EPS)
+        errors.append(np.abs(np.ldexp(qr.values, qr.exponent) - exact).max() / cases.EPS)
     assert max(errors) <= 64
 
 
@@ -402,31 +388,31 @@ def test_long_sums_of_equal_terms(rows, rank):
     rng = np.random.default_rng(rows)
     for value in (0.75 * (1 + 1e-9 * rng.random()), *rng.uniform(0.5, 1, 2)):
         factor = np.full((rows, rank), value)
-        blocks = array_blocks(factor)
+        blocks = spectra.array_blocks(factor)
         gram, triangle = spectra.gram(blocks), spectra.triangle(blocks)
         exact = Fraction(value) ** 2 * rows
         ratio = Fraction(float(gram.matrix.max())) * Fraction(2) ** (2 * gram.exponent) / exact
-        assert abs(float(ratio - 1)) <= 48 * EPS
+        assert abs(float(ratio - 1)) <= 48 * cases.EPS
         assert (
             abs(float(ratio - 1)) <= spectra._gram_rounding(gram, gram) / 2
         )  # what the error bound rests on
         norm = Fraction(float(np.linalg.norm(triangle.matrix))) * Fraction(2) ** triangle.exponent
-        assert abs(float(norm**2 / (exact * rank) - 1)) <= 2 * 96 * EPS
+        assert abs(float(norm**2 / (exact * rank) - 1)) <= 2 * 96 * cases.EPS
         # B·A for A = 1 (rank, 3): one singular value, value · rank · √(3 rows).
         for spectrum in routes(np.ones((rank, 3)), factor).values():
             sigma = math.ldexp(float(spectrum.values[0]), spectrum.exponent)
             assert sigma == pytest.approx(
-                value * rank * math.sqrt(3 * rows), rel=spectrum.error_bound + 4 * EPS
+                value * rank * math.sqrt(3 * rows), rel=spectrum.error_bound + 4 * cases.EPS
             )
 
 
 def test_the_gram_route_is_refused_where_it_would_lie():
     """cond(A) = cond(B) = 1e8 and lined up to cancel: gram is off by more than any tolerance, qr is taken."""
     rng = np.random.default_rng(3)
-    turn, stretch = orthonormal(rng, 8, 8), np.geomspace(1, 1e8, 8)
-    A = (turn * stretch) @ orthonormal(rng, 40, 8).T
-    B = (orthonormal(rng, 30, 8) / stretch) @ turn.T
-    exact = exact_singular_values(A, B)
+    turn, stretch = cases.orthonormal(rng, 8, 8), np.geomspace(1, 1e8, 8)
+    A = (turn * stretch) @ cases.orthonormal(rng, 40, 8).T
+    B = (cases.orthonormal(rng, 30, 8) / stretch) @ turn.T
+    exact = cases.exact_singular_values(A, B)
     by_route = routes(A, B)
     assert by_route["auto"].method == "qr"
     assert spectra.stable_rank(by_route["auto"].values) == pytest.approx(spectra.stable_rank(exact), rel=1e-6)

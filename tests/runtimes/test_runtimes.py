@@ -240,12 +240,6 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hf" / "hub"
 
 
-def test_the_config_of_a_base_model_on_this_machine_says_it(tmp_path, hub):
-    base = base_config(tmp_path / "base")
-    config = adapter_config(tmp_path / "a", base_model_name_or_path=base)
-    assert architecture_of(config, tmp_path / "a") == "MistralForCausalLM"
-
-
 def test_the_cache_of_the_hub_says_it(tmp_path, hub):
     commit, model = "0123456789" * 4, hub / "models--org--name"
     (model / "refs").mkdir(parents=True)
