@@ -88,7 +88,7 @@ KEPT = (
         "docs/calibrate.md",
         "calibrate",
         "minilm_prompts/calibrate.json",
-        named=("my_adapter", "calibration.safetensors"),
+        named=("my_adapter", "calibration.safetensors", "embedded:minilm"),
     ),
     Kept(
         "docs/distill.md",
@@ -289,7 +289,8 @@ def screen_of(kept: Kept) -> str:
     """Return a kept result as its command and its screen, or some sections of it."""
     result = SCREENS[Path(kept.file).name].read(ROOT / "benchmarks" / "results" / kept.file)
     screen = result.to_text(view=View(brief=True, paths=kept.named))
-    return f"```text\n$ {result.run.command}\n\n{part_of(screen, kept.sections).strip()}\n```"
+    command = result.run.command.removesuffix(" --json")  # the kept file is its output
+    return f"```text\n$ {command}\n\n{part_of(screen, kept.sections).strip()}\n```"
 
 
 def portable(page: str) -> str:

@@ -42,7 +42,7 @@ LORA_BIAS_REASON = "bias of lora_B (lora_bias)"
 SAVED_REASON = "full-weight module (modules_to_save)"
 TOKENS_REASON = "trained rows of an embedding (trainable_token_indices)"
 BASE_BIAS_REASON, BIAS_REASON = "bias of the base layer", "bias"
-GHOST_REASON = "ghost copy of a module"
+GHOST_REASON = "copy of a module under original_module or modules_to_save"
 BASE_REASON = "weight of the base model saved beside the adapter"
 _HEADS = frozenset(
     ("classifier", "score", "lm_head", "qa_outputs", "embed_tokens", "embed_out", "pre_classifier", "pooler")
@@ -302,7 +302,7 @@ class Adapter(Closing):
         return {parse_key(tensor).module: tensors[tensor] for tensor in named}
 
     def misnamed(self) -> list[str]:
-        """Tensors of this adapter under names that PEFT does not look for (see `keys`); none of another format."""
+        """Return the names of this adapter's tensors that PEFT would ignore (see `keys`); none for another format."""
         if not self.of_peft:
             return []
         factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]

@@ -279,8 +279,8 @@ def learning_rate(context: Context) -> Problems:
         f"{rate:g}",
         f"{reference:.1g}",
         f"{_times(ratio)} the usual learning rate for LoRA with α = {written_alpha:g}",
-        "LoRA usually trains best at about ten times the rate of full fine-tuning (5e-5), at any rank. α multiplies"
-        " the update, so the usual rate is 5e-4 · 32/α",
+        "LoRA usually trains best at about ten times the learning rate of full fine-tuning (5e-5), at any rank. α"
+        " multiplies the update, so the usual learning rate is 5e-4 at α = 32, and scales with 1/α",
         "error" if ratio >= HOPELESS else None,
     )
 

@@ -286,7 +286,7 @@ def _warnings(
     if plan.strength != 1 and beside:
         yield (
             f"the strength applies to the LoRA update only: {counted(len(beside), 'other trained tensor')}"
-            f" ({beside[0]}{', …' if len(beside) > 1 else ''}) at full strength"
+            f" ({beside[0]}{', …' if len(beside) > 1 else ''}) {'is' if len(beside) == 1 else 'are'} not scaled"
         )
     for reason, count in Counter(module.fixed for module in plan.modules if module.fixed).items():
         yield f"{counted(count, 'module keeps its rank', 'modules keep their rank')}: {reason}"

@@ -28,7 +28,7 @@ from gradience.statistics.groups import numbered
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
 
-EXPLORATORY = "exploratory (the plan was changed after the first answers)"
+EXPLORATORY = "exploratory ({} after the first answers)"
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed
     from gradience.evaluate.answering import AdapterAnswers, Answering
@@ -293,16 +293,19 @@ def _graded(inputs: EvaluateInputs, rows: Sequence[EvaluatedAdapter]) -> list[Ev
         else row
         for row in rows
     ]
-    changed = inputs.grown_from is not None or inputs.first_margin is not None
-    return list(map(exploratory, grades)) if changed else grades
+    if inputs.first_margin is not None:
+        return [exploratory(row, "the margin was changed") for row in grades]
+    if inputs.grown_from is not None:
+        return [exploratory(row, "examples were added") for row in grades]
+    return grades
 
 
-def exploratory(row: EvaluatedAdapter) -> EvaluatedAdapter:
-    """Return a row with at most grade C: its plan was changed after the first answers."""
+def exploratory(row: EvaluatedAdapter, change: str = "the plan was changed") -> EvaluatedAdapter:
+    """Return a row with at most grade C, because of a change after the first answers."""
     if row.grade != "B":
         return row
     claim = row.reason.partition(": ")[2]
-    return row.model_copy(update={"grade": "C", "reason": f"{EXPLORATORY}: {claim}"})
+    return row.model_copy(update={"grade": "C", "reason": f"{EXPLORATORY.format(change)}: {claim}"})
 
 
 def graded(

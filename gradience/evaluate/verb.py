@@ -448,7 +448,7 @@ def _joined(
             number = len(adjusted)
             grade, reason = "C", f"inconclusive after adjustment for {number} candidates: {reason}"
         if grade == "B" and changed:
-            grade, reason = "C", f"{reason}; {EXPLORATORY}"
+            grade, reason = "C", f"{reason}; {EXPLORATORY.format('the plan was changed')}"
     evaluated = grade not in (None, "X")
     return JointAdapter(
         name=name,

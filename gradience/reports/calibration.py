@@ -153,11 +153,12 @@ class CalibrationReport(PromptReport):
             ("prompts", (Span(self.prompts, "name"), f": {split}")),
             *self.completions(),
         ]
+        tokens = self.tokens_per_answer
         ordered = sorted(self.modules, key=lambda module: (-module.importance, module.name))
         table = table_of(
             ordered[: SHOWN if view.brief else None],
             (Column("module"), lambda module: Span(module.name, "name")),
-            (Column("KL/token if removed", ">"), lambda module: sig(module.importance)),
+            (Column("KL/answer if removed", ">"), lambda module: sig(module.importance * tokens)),
             (
                 Column("rank", ">", shown=len({row.rank for row in ordered}) > 1),
                 lambda module: str(module.rank),
@@ -173,7 +174,7 @@ class CalibrationReport(PromptReport):
             table,
             *more(len(ordered) - len(table.rows), "more module", view.rest),
             Paragraph(
-                "KL/token if removed: predicted divergence in nats if the module's whole update is removed."
+                "KL/answer if removed: predicted divergence in nats if the module's whole update is removed."
             ),
             *_next(self, view),
         ]
@@ -403,7 +404,10 @@ def _next(report: CalibrationReport, view: View) -> list[Block]:
         return []
     shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"
     shrink += f" --base-model {view.path(2, 'DIR')}" if len(view.paths) > 2 else ""
-    return [next_steps(f"{shrink} --data rows.jsonl"), dim("Without answers: --prompts instead of --data.")]
+    return [
+        next_steps(f"{shrink} --data test_rows.jsonl"),
+        dim("Test on rows other than these prompts. Without answers: --prompts instead of --data."),
+    ]
 
 
 def _notes(report: CalibrationReport) -> list[Note]:

@@ -221,7 +221,7 @@ LISTED_MODULES = 1000
 """Maximum rows of the last table of a document; the JSON has all modules."""
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
-QUALITY = "Weight error does not predict accuracy: evaluate both adapters on the task."
+QUALITY = "Weight error is only a crude guide to accuracy: evaluate both adapters on the task."
 
 
 def title_blocks(compression: Compression, view: View) -> list[Block]:
@@ -263,10 +263,11 @@ def _result(compression: Compression, error: str) -> str:
 
 def saved_blocks(compression: Compression, view: View) -> list[Block]:
     """Return parameters, bytes and vLLM's max_lora_rank, before and after."""
+    stored = "weights file" if isinstance(compression, CompressionReport) else "LoRA tensors"
     rows: list[list[Inline]] = []
     for label, shown, old, new in (
         ("LoRA parameters", count, compression.old_params, compression.new_params),
-        ("weights", size, compression.old_bytes, compression.new_bytes),
+        (stored, size, compression.old_bytes, compression.new_bytes),
     ):
         saving = Span(saved(old, new), "good" if new < old else "dim")
         rows.append([label, shown(old), Span(shown(new), "strong"), saving])

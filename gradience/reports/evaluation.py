@@ -547,6 +547,7 @@ def base_fact(base: str, conditions: EvaluationConditions) -> tuple[str, Inline]
     return ("base", (Span(base, "name"), Span(f"  {weights}{device}", "dim")))
 
 
+<<<<<<< HEAD
 def examples_fact(tested: EvaluationReport | ShrinkPlan, answered: int | None = None) -> tuple[str, Inline]:
     """Return `560 of 2,186 (reviews, test split), stopped at look 2 of 9`, or `1,000 rows (task jsonl)` for a file.
 
@@ -554,6 +555,17 @@ def examples_fact(tested: EvaluationReport | ShrinkPlan, answered: int | None = 
     """
     task, looks = Span(tested.task, "name"), looks_words(tested.looks, answered)
     examples = answered_words(tested.examples, answered)
+=======
+def examples_fact(tested: EvaluationReport | ShrinkPlan) -> tuple[str, Inline]:
+    """Return `560 of 2,186 (reviews, test split), up to 9 looks, the first after 328`, or `1,000 rows (task jsonl)`."""
+    task = Span(tested.task, "name")
+    looks = (
+        f", up to {len(tested.looks)} looks, the first after {count(tested.looks[0])}" if tested.looks else ""
+    )
+    examples = count(tested.examples)
+    if isinstance(tested, EvaluationReport) and (tested.adapters[0].n or 0) < tested.examples:
+        examples = f"{count(tested.adapters[0].n or 0)} of {examples}"
+>>>>>>> f4288e88 (Screens name what they show: units, files, and which answers a row compares; a warning of an audit names its code)
     if tested.role is None:
         return ("examples", (f"{examples} rows (task ", task, f"){looks}"))
     split = "test" if tested.role == "confirm" else tested.role
@@ -587,7 +599,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     bound += "; compared with the margin" if report.candidates else ""
     flips = any(row.change is not None and row.change.flipped_examples is not None for row in report.adapters)
     changed = (
-        f"examples of the row {'with any changed top-1 token' if by_likelihood else 'whose output changes'}"
+        f"examples whose {'top-1 tokens differ' if by_likelihood else 'output differs'} from the reference's"
     )
     heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
@@ -615,7 +627,7 @@ def outcome_fields(tested: EvaluationReport | ShrinkPlan, whole: int | None) -> 
     looks = bool(tested.looks)
     over = " over all looks" if looks else ""
     changed = "changed outputs" if tested.groups is None else "groups with a changed output"
-    fewer = "with fewer examples: candidate vs reference" if looks else ""
+    fewer = "candidate vs reference, if the candidate stopped earlier" if looks else ""
     measures: dict[Compares, tuple[OutcomeColumn, ...]] = {
         "correct": (
             (Column("correct", ">", legend=fewer), lambda row: correct_cell(row, whole)),

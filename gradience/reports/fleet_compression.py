@@ -95,7 +95,7 @@ class FleetCompression(Report):
             table = table_of(
                 adapters[:shown],
                 (Column("adapter"), lambda row: Span(row.path, "name")),
-                (Column("r", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
+                (Column("old rank", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
                 (
                     Column("error", ">"),
                     lambda row: "" if row.new_bytes is None else percent(row.measured_error),

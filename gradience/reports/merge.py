@@ -79,7 +79,7 @@ class MergeParent(Part):
     cosine: Float12 | None
     """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) over all modules."""
     projection: Float12 | None
-    """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules: 1 if the merge contains the update at full strength."""
+    """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules: the component of the merge along the update, relative to the update."""
 
 
 class PredictedKl(Part):
@@ -171,7 +171,7 @@ class MergeReport(Report):
             *result_blocks(self),
             Heading("Parents"),
             _parents(self),
-            dim("strength: size of the merge along the parent's update; 1 = unchanged"),
+            dim("strength: component of the merge along the parent's update, relative to that update"),
         ]
         if self.search:
             blocks += [Heading("Search on dev examples"), _grid(self)]

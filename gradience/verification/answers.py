@@ -350,7 +350,7 @@ class _Recorded(Answering):
         if not path.is_file():
             if recorded.grade != "X":
                 self.findings.mismatch(name, "missing")
-            self.findings.gap(f"{row.file_name}: that it could not be evaluated")
+            self.findings.gap(f"{row.file_name}: the reason why it could not be evaluated")
             raise InputError(recorded.reason.partition(": ")[2], code="not-evaluated", hint="")
         read, digest = read_records(path), sha256_file(path)
         self.findings.compare((name, *fact) for fact in self._facts(row, file, read, digest))

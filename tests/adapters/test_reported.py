@@ -184,7 +184,7 @@ def test_copies_of_a_module_count_once(places, read, nested, tmp_path, capsys):
     name = f"classifier.{nested}".rstrip(".")
     assert [layer["name"] for layer in outcome.report["layers"]].count(name) == 1
     assert len(outcome.report["layers"]) == 5
-    copies = [tensor for tensor, reason in outcome.other.items() if reason == "ghost copy of a module"]
+    copies = [tensor for tensor, reason in outcome.other.items() if reason == GHOST_REASON]
     assert len(copies) == 2 * (len(places) - 1)
     assert ("ghost-copies" in outcome.codes) == (len(places) > 1)
     # Which of the copies is read shows in its numbers.

@@ -268,7 +268,7 @@ def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibrati
     facts = calibration.report.model_copy(update={"sizes": sizes})
     shown = " ".join(facts.to_text(view=View(brief=True, paths=("a", "c", "b"))).split())
     assert shown.endswith(
-        "Next: gradience shrink a --calibration c --base-model b --data rows.jsonl Without answers: --prompts"
+        "Next: gradience shrink a --calibration c --base-model b --data test_rows.jsonl Test on rows other than these prompts. Without answers: --prompts"
         " instead of --data."
     )
     assert all(f" {size.params:,} " in shown for size in sizes)
