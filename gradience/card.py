@@ -221,7 +221,7 @@ def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[d
 
 
 def _verdicts(adapter: Adapter, folder: Path) -> tuple[RuntimeVerdict, ...]:
-    config = adapter.config if adapter.of_peft else None
+    config = adapter.config if adapter.loads_in_peft else None
     return verdicts(adapter, architecture_of(config, folder)) if config else ()
 
 

@@ -20,7 +20,7 @@ def environment() -> dict[str, Any]:
     """Return facts about this installation. No paths, no host name, no user name."""
     import platform
 
-    import numpy as np  # noqa: F401  (loads its BLAS, which is what is looked at)
+    import numpy as np  # noqa: F401  (loads BLAS, so that threadpool_info finds it)
     from threadpoolctl import threadpool_info
 
     from gradience import __version__

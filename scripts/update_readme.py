@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "gradience/examples/minilm-reviews-r8"
 FOREIGN = "tests/adapters/foreign/diffusers"
 RUN = "benchmarks/results/minilm_reviews_demo"
-AUDIT = "audit ./adapter"
+AUDIT = "audit my_adapter"
 PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
@@ -71,6 +71,7 @@ class Kept(NamedTuple):
     """A block of a page, and the kept result below benchmarks/results whose screen it shows.
 
     named: paths in the command that the screen suggests next.
+    output: name of the output folder on the page, if another page uses that of the kept run.
     """
 
     page: str
@@ -78,12 +79,13 @@ class Kept(NamedTuple):
     file: str
     sections: Sequence[str] = ()
     named: tuple[str, ...] = ()
+    output: str | None = None
 
 
 QUESTIONS = "docs/questions.md"
 KEPT = (
-    Kept("README.md", "shrink", "minilm_shrink_rows/shrink.json", ("Candidates",)),
-    Kept("docs/evaluate.md", "evaluation", "minilm_evaluation/evaluation.json"),
+    Kept("README.md", "shrink", "minilm_shrink_looks/shrink.json", ("Candidates",)),
+    Kept("docs/evaluate.md", "evaluation", "minilm_evaluation/evaluation.json", output="evaluated"),
     Kept(
         "docs/calibrate.md",
         "calibrate",
@@ -269,7 +271,7 @@ def bench_table() -> str:
     return "\n".join(
         [
             f"MiniLM-L6 on movie reviews, {tests:,} test examples, {seeds}. The probe (rank {result.probe_rank}) has "
-            f"{mean_percent(result.probe)} correct; a variant may lose {allowed:g} points."
+            f"{mean_percent(result.probe)} correct (mean ± SD over seeds); a variant may lose {allowed:g} points."
             f" At least one variant passes, so the run is a **{result.status}**:",
             "",
             "| variant | description | saved | correct | worst Δ, points | seeds passed | |",
@@ -290,6 +292,8 @@ def screen_of(kept: Kept) -> str:
     result = SCREENS[Path(kept.file).name].read(ROOT / "benchmarks" / "results" / kept.file)
     screen = result.to_text(view=View(brief=True, paths=kept.named))
     command = result.run.command.removesuffix(" --json")  # the kept file is its output
+    if kept.output is not None:
+        command = re.sub(r"(?<=--output )\S+", kept.output, command)
     return f"```text\n$ {command}\n\n{part_of(screen, kept.sections).strip()}\n```"
 
 

@@ -149,7 +149,7 @@ def programs() -> Iterator[tuple[Path, str]]:
     """Yield (path, source) of programs that the suite does not run, and of the notebooks."""
     for folder in ("benchmarks", "scripts", "examples", "tests/conformance"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path.name != "original_launcher.py":  # it runs the public predecessor
+            if path.name != "original_launcher.py":  # it runs the original project
                 yield path, path.read_text(encoding="utf-8")
     for path in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

@@ -84,35 +84,35 @@ class Factor(NamedTuple):
     """One stored factor: its tensor and its position in the file.
 
     entry: with the shape that PEFT gives this factor, (r, n…) for A and (m, r…) for B.
-    turn: converts the stored words of another format into a view with PEFT's axis order.
+    to_peft_axes: converts the stored words of another format into a view with PEFT's axis order.
     """
 
     tensor: str
     file: TensorFile
     entry: TensorEntry
-    turn: Callable[[Words], Words] | None = None
+    to_peft_axes: Callable[[Words], Words] | None = None
 
     def read(self) -> Words:
         """The stored words, in PEFT's order of axes. Raises InputError (truncated, unreadable)."""
         words = self.file.read_words(self.tensor)
-        return words if self.turn is None else self.turn(words)
+        return words if self.to_peft_axes is None else self.to_peft_axes(words)
 
     def to_write(self) -> tuple[NewTensor, Iterator[bytes]]:
         """Return the type, the shape and the stored bytes, which are read piece by piece."""
         return NewTensor(self.entry.dtype.name, self.entry.shape), pieces(self.file, self.tensor)
 
-    def turned(self, shape: tuple[int, ...], turn: Callable[[Words], Words]) -> Factor:
-        """The factor as PEFT has it: `shape` once `turn` has been applied."""
-        return self._replace(entry=self.entry._replace(shape=shape), turn=turn)
+    def with_axes(self, shape: tuple[int, ...], to_peft_axes: Callable[[Words], Words]) -> Factor:
+        """Return the factor as PEFT has it: of this shape after `to_peft_axes`."""
+        return self._replace(entry=self.entry._replace(shape=shape), to_peft_axes=to_peft_axes)
 
     def resized(self, dtype: DType, shape: tuple[int, ...]) -> Factor:
         """Return a factor of this type and shape that is still to be made."""
         entry = TensorEntry(dtype, shape, 0, math.prod(shape) * dtype.bits // 8)
-        return self._replace(entry=entry, turn=None)
+        return self._replace(entry=entry, to_peft_axes=None)
 
     def transposed(self) -> Factor:
         """Return the factor in PEFT's orientation when the file stores its transpose."""
-        return self.turned(self.entry.shape[::-1], np.transpose)
+        return self.with_axes(self.entry.shape[::-1], np.transpose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ class Adapter(Closing):
     """An open adapter in any supported format. Use as a context manager.
 
     format: name of the format in reports.
-    of_peft: PEFT loads these files itself and looks the tensors up by name.
+    loads_in_peft: PEFT loads these files itself and looks the tensors up by name.
     unwritable: the reason why no smaller adapter can be written, if PEFT has no equivalent of this one.
     pairs: the LoRA modules, in file order.
     other: tensors that are understood but are not a low-rank update.   unaudited: the rest, with reasons.
@@ -236,7 +236,7 @@ class Adapter(Closing):
     unwritable: str | None = None
     no_scale: str | None = None
     """Why no scale is known, although there is a config."""
-    of_peft: bool = False
+    loads_in_peft: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
     source: HubCommit | None = None
     """Hub repository and commit it was read from."""
@@ -303,7 +303,7 @@ class Adapter(Closing):
 
     def misnamed(self) -> list[str]:
         """Return the names of this adapter's tensors that PEFT would ignore (see `keys`); none for another format."""
-        if not self.of_peft:
+        if not self.loads_in_peft:
             return []
         factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]
         others = [note.tensor for note in self.other if not self.is_foreign(note)]

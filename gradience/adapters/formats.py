@@ -121,7 +121,7 @@ def require_peft(opened: Adapter) -> None:
             code="expert-order",
             hint=f"write it in PEFT's order first: gradience convert {opened.location.path} converted",
         )
-    if opened.of_peft:
+    if opened.loads_in_peft:
         return
     raise InputError(
         f"{opened.location.path}: {words_of(opened.format)} cannot be loaded into a model: only PEFT's format can",

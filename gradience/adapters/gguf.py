@@ -99,7 +99,7 @@ def pairs_of_transformers(opened: Adapter, model_config: Mapping[str, Any] | Non
                     code="no-model-config",
                     hint="put the base model's config.json beside the adapter it is compared with",
                 )
-            b = b.turned(b.entry.shape, partial(_in_halves, heads=heads))
+            b = b.with_axes(b.entry.shape, partial(_in_halves, heads=heads))
         pairs[name] = replace(pair, module=name, b=b)
     return pairs
 

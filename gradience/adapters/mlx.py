@@ -112,8 +112,10 @@ def _pair(module: str, a: Factor, b: Factor) -> LoraPair | str:
         columns = shape_a[-1]
         if math.prod(shape_a[:-1]) != experts * rank or len(shape_a) > 3:
             return mismatch(a, b)
-        flat = a.turned((experts * rank, columns), lambda words: words.reshape(experts * rank, columns))
-        last = b.turned((rows, rank * experts), lambda words: words.transpose(1, 2, 0))  # (m, r, E), a view
+        flat = a.with_axes((experts * rank, columns), lambda words: words.reshape(experts * rank, columns))
+        last = b.with_axes(
+            (rows, rank * experts), lambda words: words.transpose(1, 2, 0)
+        )  # (m, r, E), a view
         return LoraPair(module, "expert", flat, last, rank, rows, columns, experts=experts)
     if len(shape_a) != 2 or len(shape_b) != 2:
         return f"factors of {list(shape_a)} and {list(shape_b)}: not a layer that MLX-LM adapts"

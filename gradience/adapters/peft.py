@@ -160,7 +160,7 @@ def open_peft(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
     keys = {name: parse_key(name) for name in tensors}
     name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
-    opened = Adapter("peft" if config else "safetensors", location, config, files, name, of_peft=True)
+    opened = Adapter("peft" if config else "safetensors", location, config, files, name, loads_in_peft=True)
     _sort_tensors(opened, tensors, keys)
     if not opened.pairs and not opened.unaudited:
         raise no_factors(location.path, entries)
@@ -278,5 +278,5 @@ def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> Lo
     if layout not in (*LAYOUTS, None):
         return f"stacked experts: {LAYOUT_FIELD} is {layout!r} in the config, not {' or '.join(LAYOUTS)}"
     if layout == "grouped_by_expert":
-        b = b.turned(b.entry.shape, lambda words: words.reshape(rows, experts, rank).transpose(0, 2, 1))
+        b = b.with_axes(b.entry.shape, lambda words: words.reshape(rows, experts, rank).transpose(0, 2, 1))
     return LoraPair(parameter, kind, a, b, rank, rows, columns, experts, layout=layout)

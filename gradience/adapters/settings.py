@@ -38,7 +38,8 @@ class WorkSettings(ReadSettings):
     """Memory."""
 
     max_memory: Annotated[Integer | None, Flag("SIZE", read=bytes_of)] = None
-    """Refuse an adapter that needs more memory (default: 500MB or eight times its files, whichever is larger)."""
+    """Refuse an adapter that needs more memory (default: 500MB or, if larger, eight times its files, up to
+    half of the machine's memory)."""
     workers: Annotated[Integer | None, PythonOnly] = None
     """Modules at a time; the processor count by default. The result does not depend on it."""
     progress: Annotated[Progress | None, PythonOnly] = None

@@ -18,7 +18,7 @@ import typer
 from gradience.cli.console import VisibleStream, show_error, show_note
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
-from gradience.cli.predecessor import instead_of
+from gradience.cli.original_options import instead_of
 from gradience.errors import GradienceError
 from gradience.words import plainly, printable
 

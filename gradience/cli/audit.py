@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=SETTINGS)
 class AuditedSettings:
-    """Base model."""
+    """Inputs."""
 
     adapters: Annotated[Sequence[str], Flag("ADAPTER")] = ()
     """Adapter folder, Trainer checkpoint, .safetensors file or org/name on the hub. Several adapters are compared in
@@ -62,7 +62,7 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
     """
     paths = [*inputs.adapters, *([inputs.peft_dir] if inputs.peft_dir else [])]
     _check_usage(paths, given, out)
-    # One BLAS thread for each of ours; numpy would start more, which spin for a while, before blas.py stops them.
+    # Set before numpy is imported: its BLAS would start one thread for each core, and they busy-wait at first.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from gradience.audit.adapter import audit_adapter
 

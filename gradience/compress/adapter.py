@@ -77,9 +77,9 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     33792
 
     Every module gets the best approximation of its new rank, at its old scale or at `strength` times that scale.
-    Nothing is trained. A base model is read only for DoRA. A dry run returns the plan. Give exactly one of the keywords
-    from `rank` to `plan`, or only `strength`. `suggested` is "uniform_median", "uniform_p90" or "per_layer". Keywords,
-    named like the flags of `gradience compress`:
+    Nothing is trained. The base model's weights are read only for DoRA. A dry run returns the plan. Give exactly one of
+    the keywords from `rank` to `plan`, or only `strength`. `suggested` is "uniform_median", "uniform_p90" or
+    "per_layer". Keywords, named like the flags of `gradience compress`:
 
     Raises InputError if the adapter cannot be compressed, UsageError for invalid arguments (WrongType, a TypeError
     too, for a wrong type), OutputError if the folder cannot be written. No partial output is left behind.

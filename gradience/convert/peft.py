@@ -66,7 +66,7 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
         fields = {**fields, **fields_in_peft_order(fields)}
     write_config(folder / CONFIG, fields)
     renamed = sum(tensor.old != tensor.new for tensor in tensors.values())
-    names = {pair.module: _inside(pair.module) for pair in opened.pairs if not opened.of_peft}
+    names = {pair.module: _inside(pair.module) for pair in opened.pairs if not opened.loads_in_peft}
     return Written(digest, writer.size, len(tensors), renamed, left_out, names)
 
 
@@ -92,10 +92,10 @@ def _tensors(opened: Adapter, without: set[str]) -> Iterator[_Tensor]:
     for pair in opened.pairs:
         for side, factor in pair.factors.items():
             factors.add(factor.tensor)
-            if opened.of_peft and factor.turn is None:
+            if opened.loads_in_peft and factor.to_peft_axes is None:
                 yield _copied(opened, factor.file, factor.tensor)
                 continue
-            if opened.of_peft:  # experts in Unsloth's order
+            if opened.loads_in_peft:  # experts in Unsloth's order
                 new = peft_name(factor.tensor, opened.adapter_name)
             elif pair.kind == "expert":
                 raise not_held(
@@ -112,7 +112,7 @@ def _tensors(opened: Adapter, without: set[str]) -> Iterator[_Tensor]:
             yield _Tensor(factor.tensor, new, header, partial(_words, factor))
     for file in opened.files:
         for name in file.entries:
-            if opened.of_peft and name not in factors and name not in without:
+            if opened.loads_in_peft and name not in factors and name not in without:
                 yield _copied(opened, file, name)
 
 

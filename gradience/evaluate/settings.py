@@ -303,7 +303,7 @@ class AnswerSettings:
     options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
         field(default_factory=dict)
     )
-    """Option of the task, such as `{"scorer": "contains"}`. For a data set named general: `{"general.scorer":
+    """Options of the task, such as `{"scorer": "contains"}`. For a data set named general: `{"general.scorer":
     "nll"}`."""
     margin: Annotated[
         Margin | Mapping[str, Margin] | None, BeforeValidator(margins_of), Flag("[NAME=]MARGIN")
@@ -311,10 +311,10 @@ class AnswerSettings:
     """Largest acceptable drop in accuracy, in points (default: 2.5). For likelihoods: nats per token (default: 0.025),
     or the increase in perplexity, such as '2%'. For a data set named general: `{"general": 1}`."""
     role: Annotated[Literal["test", "dev"], Flag("ROLE")] = "test"
-    """Split of a task. Files of results call the test split confirm."""
+    """Split of the task (default: test; files of results call it confirm)."""
     group: Annotated[str | None, Flag("COLUMN")] = None
     """Column that names each example's document, user or template: each group counts as one example. For the data
-    set named general only: `general=COLUMN`."""
+    set named general only: `"general=COLUMN"`."""
     limit: Annotated[Positive | None, Flag("N")] = None
     """Maximum number of examples. A larger plan that is resumed ends at its last look up to this number, or at its
     first."""
@@ -355,8 +355,9 @@ class ExampleSettings(AnswerSettings):
     guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
         field(default_factory=dict)
     )
-    """Another data set, to detect forgetting, such as `{"general": "lm_eval:arc_easy"}`: a file, a task, or text:FILE
-    for the likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per token)."""
+    """Further data sets by name, to detect forgetting, such as `{"general": "lm_eval:arc_easy"}`: a file, a task, or
+    text:FILE for the likelihood of a text. A candidate must stay within the margin on every one (default: 5 points, or
+    0.05 nats per token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
     """Prompts without answers: the share of changed answers is tested."""
     task: Annotated[str | None, Flag("NAME")] = None
@@ -398,7 +399,7 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Also evaluate the base without an adapter (always on with `guards`); for a classifier, the
     reference with its LoRA off and its own head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None
-    """Base folder of relative paths in the file (default: the file's own folder, which a relative value starts at)."""
+    """Folder that relative paths in the config start at (default: the folder of the config)."""
 
 
 def evaluate_settings(given: Mapping[str, Any], config: Path | None = None) -> EvaluateSettings:

@@ -1,6 +1,7 @@
-"""Setup of a run as plain values for `run_start`: names, numbers and switches, no data and no text.
+"""Fields of `run_start` that come from the arguments, the state and the model: names, numbers and switches.
 
-An allow-list: only the fields named here are recorded. docs/train_and_monitor.md lists them.
+An allow-list: no other argument is recorded. `callback.py` adds trainer, notes, evaluated_by and data;
+docs/train_and_monitor.md lists all fields.
 """
 
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def _lora(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _base(model: nn.Module) -> dict[str, Any]:
-    """Return the base model, and its quantization if there is one."""
+    """Return facts about the base model: name, size, storage type and quantization."""
     config = getattr(model, "config", None)
     read: Any = config.get if isinstance(config, dict) else lambda key: getattr(config, key, None)
     dtype, quantization = read("dtype"), read("quantization_config")

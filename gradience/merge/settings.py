@@ -41,7 +41,7 @@ class MethodSettings:
     """Choose the smallest rank whose predicted KL per token from the exact sum is below this, in nats, on each
     calibration."""
     calibration: Annotated[Sequence[StrPath], BeforeValidator(several), Flag("FILE")] = ()
-    """Calibration of the exact sum (merged with linear) on the prompts of one parent; may be repeated."""
+    """One or several calibrations of the exact sum (merged with linear), each on the prompts of one parent."""
     seed: Annotated[Integer, Flag("N")] = 0
     """Seed of the entries that dare drops."""
     saved: Annotated[Literal["refuse", "average"], Flag("HOW")] = "refuse"

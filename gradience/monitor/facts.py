@@ -226,7 +226,7 @@ def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
 
 
 def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> Setup:
-    """Return the setup in the `config` of a `run_start`; the public predecessor's files have fewer fields.
+    """Return the setup in the `config` of a `run_start`; the original project's files have fewer fields.
 
     rewarded: the run logged a reward or a KL, which tells the method if the trainer's class does not.
     """

@@ -213,7 +213,7 @@ def no_evaluation(run: MonitoredRun) -> Observations:
     )
 
 
-@rule("memorization-gap", "warning", "the public predecessor's threshold of 1.5")
+@rule("memorization-gap", "warning", "the original project's threshold of 1.5")
 def memorization_gap(run: MonitoredRun) -> Observations:
     """The last evaluation is far above the training loss: exp(difference) reaches the threshold."""
     facts = need_method(run, "supervised")

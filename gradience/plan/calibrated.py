@@ -85,8 +85,8 @@ class ToKl:
     >>> plan.prediction.kl_per_token < plan.prediction.high <= 0.001
     True
 
-    Components are taken by effect per parameter; the first ranks are taken from which on the upper end of no
-    prediction's interval exceeds it.
+    Components are taken by effect per parameter. Ranks grow until the upper end of every prediction's 95 % interval is
+    at or below the limit.
     """
 
     max_kl_per_token: AboveZero

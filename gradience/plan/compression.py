@@ -104,7 +104,7 @@ def plan_compression(
 
     allowed_ranks: every rank is one of these, or the module's own.
     path: path of the adapter for error messages, since a report omits parent folders.
-    calibration: worth of its components, in place of the weights' energy; the plan then has a prediction.
+    calibration: ranks components by their effect on the output instead of their energy, and adds a prediction.
     allow_routed: predict the KL, and accept a limit on it, even if the base routes tokens to experts.
     strength: factor for the update, above 0 and at most 10; by default that of an earlier plan, else 1.
 

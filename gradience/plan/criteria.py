@@ -122,7 +122,7 @@ class ToEnergy:
 
 @checked
 class ToSuggestion:
-    """Follow the audit's suggestion: one rank (median or 90th percentile) or the audit's energy threshold.
+    """Follow one of the audit's suggestions: "uniform_median", "uniform_p90" or "per_layer".
 
     >>> plan_compression(audit_adapter("my_adapter"), ToSuggestion("uniform_median")).criterion
     'suggested (uniform_median)'

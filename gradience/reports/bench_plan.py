@@ -148,7 +148,7 @@ class BenchPlan(Artifact):
     """True if a variant is no longer retrained once it cannot pass; null in older plans, which always stopped early."""
     policy: Policy
     margin: Share
-    """Largest acceptable loss: the margin of the non-inferiority tests."""
+    """Largest acceptable drop in accuracy: the margin of the non-inferiority tests."""
     alpha: Share
     """One-sided error rate of all claims of one grade together."""
     claims: tuple[tuple[str, ...], ...] | None = None
@@ -159,4 +159,4 @@ class BenchPlan(Artifact):
     groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda groups: groups is None)
     """Group of each evaluated example, in the order of the records. Absent if each is its own, and in older plans."""
     guards: tuple[PlannedSet, ...] = Field(default=(), exclude_if=lambda guards: not guards)
-    """Further data sets on which every variant must hold, on every seed. Absent without any."""
+    """Further data sets on which every variant must stay within the margin, on every seed. Absent without any."""

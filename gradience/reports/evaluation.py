@@ -547,7 +547,6 @@ def base_fact(base: str, conditions: EvaluationConditions) -> tuple[str, Inline]
     return ("base", (Span(base, "name"), Span(f"  {weights}{device}", "dim")))
 
 
-<<<<<<< HEAD
 def examples_fact(tested: EvaluationReport | ShrinkPlan, answered: int | None = None) -> tuple[str, Inline]:
     """Return `560 of 2,186 (reviews, test split), stopped at look 2 of 9`, or `1,000 rows (task jsonl)` for a file.
 
@@ -555,17 +554,6 @@ def examples_fact(tested: EvaluationReport | ShrinkPlan, answered: int | None = 
     """
     task, looks = Span(tested.task, "name"), looks_words(tested.looks, answered)
     examples = answered_words(tested.examples, answered)
-=======
-def examples_fact(tested: EvaluationReport | ShrinkPlan) -> tuple[str, Inline]:
-    """Return `560 of 2,186 (reviews, test split), up to 9 looks, the first after 328`, or `1,000 rows (task jsonl)`."""
-    task = Span(tested.task, "name")
-    looks = (
-        f", up to {len(tested.looks)} looks, the first after {count(tested.looks[0])}" if tested.looks else ""
-    )
-    examples = count(tested.examples)
-    if isinstance(tested, EvaluationReport) and (tested.adapters[0].n or 0) < tested.examples:
-        examples = f"{count(tested.adapters[0].n or 0)} of {examples}"
->>>>>>> f4288e88 (Screens name what they show: units, files, and which answers a row compares; a warning of an audit names its code)
     if tested.role is None:
         return ("examples", (f"{examples} rows (task ", task, f"){looks}"))
     split = "test" if tested.role == "confirm" else tested.role

@@ -221,7 +221,7 @@ class RunReport(Part):
 
 
 class MonitorReport(Report):
-    """One or several runs.
+    """Summary of one or several training runs.
 
     >>> from gradience import monitor_runs
     >>> report = monitor_runs(["run.jsonl"])

@@ -125,7 +125,7 @@ def not_served(adapter: Adapter) -> str:
     GPT-2 is recognized without its config: only its Conv1D modules are called `c_attn` and have `fan_in_fan_out`.
     """
     config = adapter.config
-    if not adapter.of_peft or config is None:
+    if not adapter.loads_in_peft or config is None:
         return f"{adapter.format} format; vLLM loads only PEFT adapters"
     mapping = config.fields.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None

@@ -1,11 +1,11 @@
 """Planning: examples and seeds that a claim needs, and the smallest margin that a budget can show.
 
 The mean difference of S seeds on n examples has the variance pd·(1 + (S − 1)·ρ)/(S·n) + τ²/S: pd the discordance, ρ the
-correlation of two seeds' differences on one example, τ the spread between runs. What decides is a score test, whose
-errors are those of a candidate at the margin: they are larger where few answers change, so more examples are needed
-than by the textbook's formula. Half a lost example and the added group of the design effect are counted as in the test.
-For the mean over trainings τ is not known but estimated from S seeds, by the runs' spread minus what the examples
-explain, and with it the degrees of freedom: the power is the mean over what may be estimated.
+correlation of two seeds' differences on one example, τ the spread between runs. The test is a score test: its standard
+error is that of a candidate at the margin. It is larger if few answers change, so more examples are needed than by the
+textbook's formula. Half a lost example and the added group of the design effect are counted as in the test.
+For the mean over trainings, τ and the degrees of freedom are estimated from S seeds (the runs' spread minus the part
+that the examples explain), so the power is averaged over the distribution of that estimate.
 """
 
 import math
@@ -20,7 +20,7 @@ from gradience.statistics.pooled import Claim, Pooled
 
 DEFAULT_CORRELATION = 0.2
 MOST_EXAMPLES = 10**9
-"""More are not looked for."""
+"""Upper limit of the search."""
 WORST = 3.0
 """Standard deviations by which the worst of a few hundred normal differences is below their mean."""
 SMALLEST_SHARE = 1e-8
@@ -44,21 +44,22 @@ def power(
 
     Raises ValueError for "mean-over-trainings" with one seed.
     """
-    effect, pairs = 1 + (seeds - 1) * correlation, seeds * n
-    sampling = max(effect / pairs * (discordance - delta**2), _SMALLEST_VARIANCE)
-    effect = (pairs * discordance * effect + seeds**2) / (
-        pairs * discordance + seeds
-    )  # as `pool` estimates it
-    at_margin = effect / pairs * _variance_at(discordance, delta, -margin)
+    design_effect, pairs = 1 + (seeds - 1) * correlation, seeds * n
+    sampling = max(design_effect / pairs * (discordance - delta**2), _SMALLEST_VARIANCE)
+    changed = pairs * discordance
+    estimated_effect = (changed * design_effect + seeds**2) / (changed + seeds)  # as `pool` estimates it
+    at_margin = estimated_effect / pairs * _variance_at(discordance, delta, -margin)
     if claim == "these-runs":  # half a lost example: the exact chance has steps
-        error = -scipy.special.ndtri(level) * math.sqrt(at_margin) + effect / pairs / 2
+        error = -scipy.special.ndtri(level) * math.sqrt(at_margin) + estimated_effect / pairs / 2
         return float(scipy.special.ndtr((delta + margin - error) / math.sqrt(sampling)))
     # Part of the runs' spread that the examples explain.
     of_one_run = (discordance - delta**2) * (1 - correlation) / n
     estimated = np.maximum(0.0, (spread**2 + of_one_run) * _spreads(seeds) - of_one_run) / seeds
-    doubt = at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1)  # 0 at a margin of 1
-    freedom = np.divide((at_margin + estimated) ** 2, doubt, out=np.ones_like(doubt), where=doubt > 0)
-    errors = -scipy.special.stdtrit(freedom, level) * np.sqrt(at_margin + estimated)
+    # Satterthwaite's degrees of freedom; the denominator is 0 at a margin of 1.
+    denominator = at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1)
+    some = denominator > 0
+    degrees = np.divide((at_margin + estimated) ** 2, denominator, out=np.ones_like(denominator), where=some)
+    errors = -scipy.special.stdtrit(degrees, level) * np.sqrt(at_margin + estimated)
     return float(
         scipy.special.ndtr((delta + margin - errors) / math.sqrt(sampling + spread**2 / seeds)).mean()
     )
@@ -156,7 +157,7 @@ def smallest_margin(
     n: int, discordance: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
     correlation: float = DEFAULT_CORRELATION, level: float = 0.05, wanted: float = 0.8,
 ) -> float:  # fmt: skip
-    """Return the margin that an equal candidate shows with the power `wanted`; 1, which excludes nothing, if none does.
+    """Return the margin that an equal candidate shows with the power `wanted`; 1 if no margin reaches it.
 
     >>> round(smallest_margin(200, 0.16, seeds=3), 3), round(smallest_margin(1319, 0.16, seeds=3), 3)
     (0.051, 0.019)
@@ -183,11 +184,11 @@ def examples_for_mean(
     variance: of the differences of single examples. Never below the floor of a grade. Normal quantiles, and the example
     that the test adds, `WORST` standard deviations below the mean.
     """
-    distance, deviation = scipy.special.ndtri(wanted) - scipy.special.ndtri(level), math.sqrt(variance)
-    if margin <= SMALLEST_SHARE * distance * deviation:
+    quantiles, deviation = scipy.special.ndtri(wanted) - scipy.special.ndtri(level), math.sqrt(variance)
+    if margin <= SMALLEST_SHARE * quantiles * deviation:
         return None
-    reach = distance * deviation  # margin·n = reach·√n + WORST·deviation
-    root = (reach + math.sqrt(reach**2 + 4 * margin * WORST * deviation)) / (2 * margin)
+    slope = quantiles * deviation  # margin·n = slope·√n + WORST·deviation
+    root = (slope + math.sqrt(slope**2 + 4 * margin * WORST * deviation)) / (2 * margin)
     return max(FEWEST_GROUPS, math.ceil(root**2 - 1e-9))
 
 
@@ -197,8 +198,8 @@ def smallest_margin_of_mean(n: int, variance: float, *, level: float = 0.05, wan
     >>> round(smallest_margin_of_mean(677, 0.25), 3)
     0.05
     """
-    distance = scipy.special.ndtri(wanted) - scipy.special.ndtri(level)
-    return float(distance * math.sqrt(variance / n) + WORST * math.sqrt(variance) / n)
+    quantiles = scipy.special.ndtri(wanted) - scipy.special.ndtri(level)
+    return float(quantiles * math.sqrt(variance / n) + WORST * math.sqrt(variance) / n)
 
 
 def _variance_at(discordance: float, delta: float, null: float) -> float:

@@ -1,7 +1,7 @@
 """The shape of one line of run.jsonl, and the step from Python values to strict JSON and back.
 
 The envelope (`schema`, `ts`, `run_id`, `event`, `step`) and the events are those of the
-public predecessor, so its files read as well. The fields of an event are beside those of the envelope.
+original project, so its files read as well. The fields of an event are beside those of the envelope.
 """
 
 import json

@@ -19,7 +19,7 @@ from gradience.telemetry.redaction import clean
 
 
 class RunStatus(StrEnum):
-    """Final status of a run. The public predecessor's `aborted` is read as `interrupted`."""
+    """Final status of a run. `aborted` in files of the original project is read as `interrupted`."""
 
     OK = "ok"
     INTERRUPTED = "interrupted"

@@ -223,7 +223,7 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
 
 
 def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> None:
-    """Compare adapter/ with the candidate that it is said to be, its reports with it, and its card with the result."""
+    """Check that adapter/ is the smallest candidate shown, and that its compression report and its card match."""
     folder = place / shrink.ADAPTER
     chosen = next(candidate for candidate in report.candidates if candidate.name == report.smallest)
     if chosen.result is None or not (folder / WEIGHTS).is_file():
@@ -287,7 +287,7 @@ def check_data(name: str, place: Path, findings: Findings) -> None:
 
 
 class _Recorded(Answering):
-    """An evaluation that reads its records: nothing is loaded, and whatever lacks records is missing."""
+    """An evaluation that reads its records: no model is loaded. An adapter without records is reported as missing."""
 
     def __init__(
         self,
@@ -366,27 +366,30 @@ class _Recorded(Answering):
     def _facts(
         self, row: AdapterAnswers, file: str, read: Evaluation[Any], digest: str
     ) -> Sequence[tuple[str, Any, Any]]:
-        run, recorded, of_all = read.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
+        run, recorded = read.run, self.rows[row.file_name]
+        reference = self.rows[self.inputs.reference.name]
         looks = self.evaluator.looks
-        answered = [look for look in looks if look >= (recorded.n or 0)] or looks[-1:]  # dev rows are others
-        of = of_all if row.adapter is None and run.kind == "classification" else recorded
+        answered = [look for look in looks if look >= (recorded.n or 0)] or looks[
+            -1:
+        ]  # dev rows have their own numbers
+        compared = reference if row.adapter is None and run.kind == "classification" else recorded
         facts: list[tuple[str, Any, Any]] = [
             ("id", repeated(read.records)[:3], []),
             ("n", run.n, run.n if run.n in answered else answered[0]),
             ("looks", run.looks, looks[: len(run.looks)]),
             ("base", run.base, self._header.base),
-            ("adapter", run.adapter, None if of.role == BASE else of.name),
+            ("adapter", run.adapter, None if compared.role == BASE else compared.name),
             (
                 "examples_sha256",
                 run.examples_sha256,
                 self._examples.setdefault((run.kind, run.n), run.examples_sha256),
             ),
         ]
-        if of.sha256 is not None:
-            facts.append(("adapter_sha256", run.adapter_sha256, of.sha256))
-            facts.append(("adapter_config_sha256", run.adapter_config_sha256, of.config_sha256))
-        if run.kind == "scores" and of_all.sha256 is not None:
-            facts.append(("reference_sha256", run.reference_sha256, of_all.sha256))
+        if compared.sha256 is not None:
+            facts.append(("adapter_sha256", run.adapter_sha256, compared.sha256))
+            facts.append(("adapter_config_sha256", run.adapter_config_sha256, compared.config_sha256))
+        if run.kind == "scores" and reference.sha256 is not None:
+            facts.append(("reference_sha256", run.reference_sha256, reference.sha256))
         if file in self.listed:
             facts.append(("sha256", digest, self.listed[file].sha256))
         return facts

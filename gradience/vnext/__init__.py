@@ -1,1 +1,1 @@
-"""Names under which the public predecessor published the callback. Nothing inside imports from here."""
+"""Names under which the original project published the callback. Nothing inside imports from here."""

@@ -19,6 +19,7 @@ from peft_models import bert, llama, mixtral, t5
 from raising import raises
 from torch import nn
 
+from gradience.adapters.adapter import GHOST_REASON
 from gradience.adapters.families import family_of, layer_of, module_type
 from gradience.adapters.keys import Key, choose_adapter, parse_key
 from gradience.adapters.patterns import (

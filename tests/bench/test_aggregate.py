@@ -131,7 +131,7 @@ def other(seed: int, **more):
     ids=range(10),
 )  # fmt: skip
 def test_what_is_refused(second, code, said):
-    """The predecessor: the same folder twice and another config give "3 seeds, certifiable, 41.6 %"."""
+    """The original project: the same folder twice and another config give "3 seeds, certifiable, 41.6 %"."""
     with raises(InputError, code) as caught:
         aggregate([three_seeds()[0], second()], ["a", "b"])
     assert said in str(caught.value)

@@ -306,7 +306,7 @@ def test_a_seed_round_trips_and_has_a_status():
 
 
 def test_another_number_of_parameters_than_planned_is_an_error():
-    """The predecessor's per_layer was never what its report said: 7 of 7 stored runs."""
+    """The original project's per_layer was never what its report said: 7 of 7 stored runs."""
     planned = next(v for v in plan_variants(REPORT, config(), 42) if v.name == "per_layer")
     counted = pairs(200, 57, 0, 0)
     wrong = variant_measures(planned, 42, counted, lora_params=planned.lora_params + 1536)

@@ -130,7 +130,7 @@ def test_peft_makes_what_was_planned_with_the_scale_of_the_probe(rslora):
 
 
 def test_ranks_are_never_rounded_down_and_never_above_the_probe():
-    """The predecessor: nearest allowed rank (20 -> 16 of 8, 16, 24 …), and nothing above 32."""
+    """The original project: nearest allowed rank (20 -> 16 of 8, 16, 24 …), and nothing above 32."""
     assert set(planned(audited(20, 20), allowed_ranks=[8, 16, 24])["uniform_median"].ranks.values()) == {24}
     wide = audited(58, 58, r=64)
     assert planned(wide)["uniform_median"].skipped == NO_COMPRESSION

@@ -268,8 +268,8 @@ def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibrati
     facts = calibration.report.model_copy(update={"sizes": sizes})
     shown = " ".join(facts.to_text(view=View(brief=True, paths=("a", "c", "b"))).split())
     assert shown.endswith(
-        "Next: gradience shrink a --calibration c --base-model b --data test_rows.jsonl Test on rows other than these prompts. Without answers: --prompts"
-        " instead of --data."
+        "Next: gradience shrink a --calibration c --base-model b --data test_rows.jsonl"
+        " Test on rows other than these prompts. Without answers: --prompts instead of --data."
     )
     assert all(f" {size.params:,} " in shown for size in sizes)
     assert "parameters same size as rank KL/answer KL/answer, truncation" in shown

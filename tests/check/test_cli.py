@@ -10,7 +10,7 @@ from gradience.check import check_config
 from gradience.check.settings import TASKS, task_of
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.cli.predecessor import INSTEAD
+from gradience.cli.original_options import INSTEAD
 
 CONFIGS = Path(__file__).parent / "configs"
 

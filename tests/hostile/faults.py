@@ -138,7 +138,7 @@ WHOLE = {
     "a key of 1 MB": json.dumps({"k" * 2**20: 1}).encode(),
     "a surrogate": rb'{"a": "\ud800"}',
     "a key twice": b'{"r": 1, "r": 2}',
-    "the predecessor": b'{"bench_version": "0.1"}',
+    "the original project": b'{"bench_version": "0.1"}',
     "another schema": b'{"schema": "gradience.audit/99"}',
     "a schema that steers": rb'{"schema": "\u001b[2J"}',
     "a schema of 1 MB": json.dumps({"schema": "x" * 2**20}).encode(),

@@ -1,4 +1,4 @@
-"""What monitor makes of files: resumed runs, several runs, the predecessor's files, very long ones."""
+"""What monitor makes of files: resumed runs, several runs, the original project's files, very long ones."""
 
 import json
 from pathlib import Path
@@ -106,7 +106,7 @@ PREDECESSOR = [
 ]  # fmt: skip
 
 
-def test_a_file_of_the_public_predecessor(tmp_path):
+def test_a_file_of_the_original_project(tmp_path):
     path = tmp_path / "run.jsonl"
     envelope = {"schema": "gradience.vnext.telemetry/v1", "ts": 1768400325.6, "run_id": "f8"}
     path.write_text("".join(json.dumps(envelope | record) + "\n" for record in PREDECESSOR))

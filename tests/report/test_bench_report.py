@@ -81,7 +81,7 @@ def test_the_policy_in_counts(floor, meaning):
 
 
 def test_head_parameters_are_not_counted_as_saved():
-    """The predecessor's 61 % counted 592,130 parameters of the head in both numbers."""
+    """The original project's 61 % counted 592,130 parameters of the head in both numbers."""
     facts = {"correct": 57, "n": 200, "gate": "0.1", "other_params": 592_130}
     seeds = [seed.model_copy(update={"probe": probe_of(seed.seed, **facts)}) for seed in three_seeds()]
     together = aggregate(seeds)

@@ -216,8 +216,8 @@ def measured(
 ) -> VariantResult:
     """Return the result of a variant that was made and evaluated.
 
-    A parameter count that differs from the plan is an ERROR: the predecessor's per_layer never had the ranks that it
-    reported.
+    A parameter count that differs from the plan is an ERROR: per_layer of the original project never had
+    the ranks that it reported.
     """
     verdict = verdict_of_seed(pairs.n, pairs.n10, pairs.n01, policy)
     status, reasons = verdict.status, verdict.reasons

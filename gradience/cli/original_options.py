@@ -1,4 +1,4 @@
-"""Options of the original's command line that are answered with what to type instead."""
+"""Options of the original project's command line, each with what to type instead."""
 
 IN_THE_FILE = "it is read from the configuration: gradience check config.yaml"
 NO_BASE = (
