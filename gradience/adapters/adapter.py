@@ -424,13 +424,12 @@ def sort_tensors(
     places: Mapping[str, Place],
     make: Callable[[str, Factor, Factor], LoraPair | str],
     known: Callable[[str], str | None] = lambda name: None,
-    unknown: str = "unknown tensor",
 ) -> None:
     """Sort every tensor of the adapter's only file into pairs, understood tensors and the rest.
 
     make: (module, A, B) -> the pair, or the reason why they form none; called once per module that has both
     factors.
-    known: name of a tensor that is not a factor -> its description; None if it is `unknown`.
+    known: name of a tensor that is not a factor -> its description; None if it is unknown.
     """
     tensors = tensors_of(adapter.files)
     modules: dict[str, dict[Side, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -449,4 +448,4 @@ def sort_tensors(
         if name not in places:
             reason = known(name)
             notes = adapter.unaudited if reason is None else adapter.other
-            notes += notes_of([name], reason or unknown, tensors)
+            notes += notes_of([name], reason or "unknown tensor", tensors)

@@ -301,9 +301,9 @@ class _Measured:
     svd: Components
 
 
-def measured(inputs: CalibrateInputs, watch: Stopwatch, progress: Progress | None) -> Calibration:
+def measured(inputs: CalibrateInputs) -> Calibration:
     """The calibration. Raises InputError (`nothing-calibrated`), and what loading the base and encoding rows raise."""
-    request = inputs.request
+    request, watch = inputs.request, Stopwatch(inputs.request.command)
     engine = TransformersEngine.load(inputs.model, labels=inputs.labels, device=request.device)
     opened = inputs.adapter
     engine.add(ADAPTER, opened.folder)
@@ -311,7 +311,7 @@ def measured(inputs: CalibrateInputs, watch: Stopwatch, progress: Progress | Non
         model.requires_grad_(False)
         selects = np.array(inputs.rows.selects)
         sizes = inputs.to_sample, int(selects.sum()), len(selects)
-        advance = counter(progress, sum(-(-size // request.batch_size) for size in sizes))
+        advance = counter(request.progress, sum(-(-size // request.batch_size) for size in sizes))
         rows = encoded_rows(inputs, engine, model, advance)
         selecting = [row for row, chooses in zip(rows, selects, strict=True) if chooses]
         first = batches_of(engine.tokenizer, selecting, request.batch_size, model.device)

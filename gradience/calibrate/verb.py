@@ -10,7 +10,6 @@ from gradience.calibrate.settings import CalibrateSettings
 from gradience.files.whole import already_exists
 from gradience.plan.calibrated import curve, with_calibration
 from gradience.plan.modules import modules_of
-from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration, CalibrationForecast
 from gradience.settings import public, required_output
 
@@ -50,10 +49,8 @@ def calibrate(inputs: CalibrateInputs, output: Path) -> Calibration:
     from gradience.evaluate.engines.base import memory_errors
     from gradience.evaluate.engines.transformers.engine import memory
 
-    settings = inputs.request
-    watch = Stopwatch(settings.command)
     with memory_errors(batches=True), memory():
-        calibration = measured(inputs, watch, settings.progress)
+        calibration = measured(inputs)
     facts, audited = calibration.report, audit_opened(inputs.adapter)
     if not facts.routing:
         sizes = curve(with_calibration(audited, modules_of(audited), calibration), facts)

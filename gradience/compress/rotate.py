@@ -37,7 +37,7 @@ def rotated(
     return stacked_A.reshape(like.a.entry.shape), stacked_B.reshape(like.b.entry.shape)
 
 
-def write_rotated(adapter: Adapter, output: Path, *, seed: int = 0) -> None:
+def write_rotated(adapter: Adapter, output: Path) -> None:
     """Write an open adapter with rotated factors to the folder `output`, each in its own storage type.
 
     All other tensors and the config stay. Raises InputError (`not-rotatable`) for a grouped convolution, whose B is
@@ -51,7 +51,7 @@ def write_rotated(adapter: Adapter, output: Path, *, seed: int = 0) -> None:
             hint="nothing to do: there is no rewrite control for this adapter",
         )
     with whole_folder(output, force=True) as folder:
-        _write(folder / WEIGHTS, adapter, np.random.default_rng(seed))
+        _write(folder / WEIGHTS, adapter, np.random.default_rng(0))
         assert adapter.config is not None
         shutil.copyfile(adapter.config.path, folder / CONFIG)
 

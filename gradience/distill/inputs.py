@@ -13,6 +13,7 @@ from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import DistillSettings
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterInput
+from gradience.models.locate import last_part
 
 Row = TypeVar("Row")
 FEWEST = 16
@@ -107,11 +108,7 @@ def may_be_one_base(first: str, second: str) -> bool:
     """
     if ON_HUB.fullmatch(first) and ON_HUB.fullmatch(second):
         return first.casefold() == second.casefold()
-    return _last(first) == _last(second)
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2].casefold()
+    return last_part(first) == last_part(second)
 
 
 def _refuse_unlike(student: Adapter, teacher: Adapter, student_path: Path, teacher_path: Path) -> None:

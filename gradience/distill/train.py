@@ -33,10 +33,9 @@ from gradience.distill.inputs import DistillInputs, Parts, split
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.scoring import logit_blocks, measure
-from gradience.files.card import CardOf, write_card
+from gradience.files.card import write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder
-from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.distill import DistillCheck, DistillReport, HeldOutRow
 from gradience.spectra import FloatArray
@@ -177,17 +176,9 @@ def divergences(
     return np.array([sums[row.id] for row in rows])
 
 
-def write_distilled(
-    inputs: DistillInputs,
-    output: Path,
-    watch: Stopwatch,
-    progress: Progress | None,
-    *,
-    force: bool,
-    card: CardOf | None = None,
-) -> DistillReport:
+def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
     """Distill the adapter, and write it with its report to the folder `output`: weights, config, its other files."""
-    request, student = inputs.request, inputs.student
+    request, student, watch = inputs.request, inputs.student, Stopwatch(inputs.request.command)
     settings, source = student.request, student.adapter.folder
     with safe_open(str(source / WEIGHTS), framework="pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -207,7 +198,7 @@ def write_distilled(
     with engine.using(TEACHER) as model:
         sizes = student.to_sample, *[len(split(student.rows.all, settings.seed).held_out)] * 2
         batches = sum(-(-size // settings.batch_size) for size in sizes)
-        advance = counter(progress, batches + request.steps)
+        advance = counter(request.progress, batches + request.steps)
         rows = encoded_rows(student, engine, model, advance)
         parts = split(rows, settings.seed)
     held_out = batches_of(engine.tokenizer, parts.held_out, settings.batch_size, engine.base.device)
@@ -234,7 +225,7 @@ def write_distilled(
         weights = save(stored, metadata)
     tokens = np.array([row.scored for row in parts.held_out], dtype=np.int64)
     writes = student.kind != "sequence_classification"
-    with whole_folder(output, force=force) as folder:
+    with whole_folder(output, force=request.force) as folder:
         (folder / WEIGHTS).write_bytes(weights)
         (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
         carried, left_out = carry_files(student.adapter.location, folder)
@@ -294,7 +285,7 @@ def write_distilled(
             run=watch.run_info(),
         )
         report.save(folder / DISTILL_REPORT)
-        if card is not None:
-            write_card(folder, card(folder))
+        if request.card is not None:
+            write_card(folder, request.card(folder))
         refuse_foreign_files(output, os.listdir(folder))
     return report

@@ -9,7 +9,6 @@ from gradience.compress.carry import refuse_foreign_files
 from gradience.distill.inputs import DistillInputs, read_distill_inputs, split
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
-from gradience.reports.base.run import Stopwatch
 from gradience.reports.distill import DistillForecast, DistillReport
 from gradience.settings import public, required_output
 
@@ -55,12 +54,8 @@ def distill(inputs: DistillInputs, output: Path) -> DistillReport:
     from gradience.evaluate.engines.base import memory_errors
     from gradience.evaluate.engines.transformers.engine import memory
 
-    request = inputs.request
-    watch = Stopwatch(request.command)
     with memory_errors(batches=True), memory():
-        return write_distilled(
-            inputs, output, watch, request.progress, force=request.force, card=request.card
-        )
+        return write_distilled(inputs, output)
 
 
 def forecast_distill(inputs: DistillInputs) -> DistillForecast:

@@ -20,7 +20,7 @@ from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.rows import is_on_hub
 from gradience.files.shared_names import path_text
-from gradience.models.locate import plain_name
+from gradience.models.locate import last_part, plain_name
 from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
@@ -351,15 +351,11 @@ def _other_bases(adapters: Sequence[AdapterInput], base: str) -> Iterator[str]:
     base = plain_name(base)
     for adapter in adapters:
         named = adapter.base_model
-        if named is not None and _last(named) != _last(base) and not base.startswith("embedded:"):
+        if named is not None and last_part(named) != last_part(base) and not base.startswith("embedded:"):
             yield (
                 f"{adapter.name}: its config names {path_text(named)} as its base, and it is evaluated on"
                 f" {path_text(base)}"
             )
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2].casefold()
 
 
 # ---------------------------------------------------------------- examples

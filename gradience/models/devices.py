@@ -6,7 +6,7 @@ the first one.
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -45,29 +45,22 @@ def choose_device(device: str = "auto") -> torch.device:
         )
     if chosen.type != "cuda":
         return chosen
-    index = chosen.index or 0
-    if index >= torch.cuda.device_count():
-        raise _no_gpu(index, torch.cuda.device_count())
+    index, count = chosen.index or 0, torch.cuda.device_count()
+    if index >= count:
+        raise UsageError(
+            f"there is no cuda:{index}: this machine has {counted(count, 'GPU')}",
+            code="no-device",
+            hint=f"set another runtime.device; {SEEN}",
+        )
     return torch.device("cuda", index)
 
 
-def devices_of(device: str) -> Sequence[str]:
-    """The GPUs that commands may use, as CUDA_VISIBLE_DEVICES names them: none on a processor, for `cuda:1` that one.
-
-    Raises UsageError (`no-device`) for a GPU that this machine lacks.
-    """
-    if device in ("cpu", "mps") or not torch.cuda.is_available():
-        return ()
-    _, _, index = device.partition(":")
-    count = torch.cuda.device_count()
-    if index and int(index) >= count:
-        raise _no_gpu(int(index), count)
-    visible = os.environ.get(VISIBLE)
-    names = (
-        [name.strip() for name in visible.split(",")] if visible else [str(number) for number in range(count)]
-    )
-    names = names[:count]  # behind an entry that names no GPU, CUDA sees none
-    return [names[int(index)]] if index else names
+def visible_name(device: torch.device) -> str:
+    """Return a GPU as CUDA_VISIBLE_DEVICES names it; empty for another device."""
+    if device.type != "cuda":
+        return ""
+    index, visible = device.index or 0, os.environ.get(VISIBLE)
+    return visible.split(",")[index].strip() if visible else str(index)
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -114,11 +107,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
-
-
-def _no_gpu(index: int, count: int) -> UsageError:
-    return UsageError(
-        f"there is no cuda:{index}: this machine has {counted(count, 'GPU')}",
-        code="no-device",
-        hint=f"set another runtime.device; {SEEN}",
-    )

@@ -101,6 +101,11 @@ def plain_name(name: str) -> str:
     return name if address is None else address.repo
 
 
+def last_part(name: str) -> str:
+    """Return the last part of a base model's name or path, in lower case: a copy may be in another folder."""
+    return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2].casefold()
+
+
 def require_weights(folder: Path, *, pickles: bool = True) -> None:
     """Raise InputError (`model-unreadable`) unless there are weights in `folder`; without `pickles` in safetensors."""
     if any(folder.glob("*.safetensors")):

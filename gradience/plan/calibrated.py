@@ -17,7 +17,7 @@ from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
 from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, item_of, size_at
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.prediction import RATIOS, ROUTED, Prediction
+from gradience.reports.base.prediction import RATIOS, Prediction
 from gradience.reports.calibration import Calibration, CalibrationReport, CurvePoint
 from gradience.settings import AboveZero, checked
 from gradience.spectra import FloatArray
@@ -100,7 +100,11 @@ class ToKl:
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if all(module.effects is None for module in modules):
-            raise _needs_calibration("predicting a KL divergence")
+            raise UsageError(
+                "predicting a KL divergence needs a calibration",
+                code="no-calibration",
+                hint="give --calibration FILE, written by `gradience calibrate`",
+            )
         items = [item_of(module, grid) for module in modules]
         chosen = {item.name: item.start for item in items}
         steps = steps_of(items)
@@ -122,11 +126,10 @@ class ToSizeOfRank:
     """
 
     rank: int
-    why: str = ""
 
     @property
     def words(self) -> str:
-        return f"{self.why}at most the parameters of rank {self.rank}, allocated by effect per parameter"
+        return f"at most the parameters of rank {self.rank}, allocated by effect per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         params, _ = size_at(modules, uniform(modules, self.rank))
@@ -239,18 +242,6 @@ def left_out(modules: Sequence[Module], ranks: Ranks, *, svd: bool = False) -> F
     return np.sum(changes, axis=0)  # type: ignore[no-any-return]
 
 
-def refuse_routed(calibration: Calibration, criterion: Criterion) -> None:
-    """Raise UsageError (`routed-base`) for a limit of predicted KL on a base that routes tokens to experts."""
-    routing = calibration.report.routing
-    if routing and isinstance(criterion, ToKl):
-        raise UsageError(
-            f"{calibration.path}: {ROUTED.format(routing)}",
-            code="routed-base",
-            hint="give --reduction, --max-params or --rank and evaluate the result, or add --allow-routed"
-            " (Python: allow_routed=True)",
-        )
-
-
 def curve(modules: Sequence[Module], facts: CalibrationReport) -> tuple[CurvePoint, ...]:
     """Predictions at the parameters of uniform ranks: powers of two below the largest rank. facts: see `predicted`."""
     largest = max(module.rank for module in modules)
@@ -276,14 +267,6 @@ def curve(modules: Sequence[Module], facts: CalibrationReport) -> tuple[CurvePoi
 def _wide(effects: NDArray[np.float32], rank: int) -> FloatArray:
     """(rows, rank): components that B·A does not have do nothing."""
     return np.pad(effects.astype(np.float64), ((0, 0), (0, rank - effects.shape[1])))
-
-
-def _needs_calibration(what: str) -> UsageError:
-    return UsageError(
-        f"{what} needs a calibration",
-        code="no-calibration",
-        hint="give --calibration FILE, written by `gradience calibrate`",
-    )
 
 
 def _other(calibration: Calibration, why: str) -> UsageError:

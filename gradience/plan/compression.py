@@ -13,7 +13,6 @@ from gradience.plan.calibrated import (
     ToKl,
     calibrated,
     predicted,
-    refuse_routed,
     with_calibration,
 )
 from gradience.plan.criteria import (
@@ -127,8 +126,13 @@ def plan_compression(
         return _described(report, modules, chosen, criterion.words + grid.words, strength)
     modules, criterion = with_calibration(report, modules, calibration), calibrated(criterion)
     routing = calibration.report.routing
-    if routing and not allow_routed:
-        refuse_routed(calibration, criterion)
+    if routing and not allow_routed and isinstance(criterion, ToKl):
+        raise UsageError(
+            f"{calibration.path}: {ROUTED.format(routing)}",
+            code="routed-base",
+            hint="give --reduction, --max-params or --rank and evaluate the result, or add --allow-routed"
+            " (Python: allow_routed=True)",
+        )
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
     plan = _described(report, modules, chosen, criterion.words + grid.words)

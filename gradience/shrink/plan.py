@@ -181,9 +181,7 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
         for candidate in plan.candidates
     ]
     rewritten = replace(inputs.reference, name=CONTROL)
-    expected = forecast_evaluation(
-        replace(inputs, adapters=(inputs.reference, rewritten, *smaller), notes=inputs.notes)
-    )
+    expected = forecast_evaluation(replace(inputs, adapters=(inputs.reference, rewritten, *smaller)))
     forecasts = [
         expected,
         *(forecast_evaluation(replace(guard, notes=())) for guard in prepared.guards),

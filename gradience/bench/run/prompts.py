@@ -27,7 +27,6 @@ from gradience.models.settings import ModelSettings
 from gradience.plan.modules import Ranks
 from gradience.progress import Progress
 from gradience.reports.base.prompted import Kind
-from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench_plan import PlannedCalibration
 from gradience.settings import shared
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, Task
@@ -80,14 +79,14 @@ class PromptRun:
             **{name: getattr(self.settings, name) for name in names},
         }
 
-    def inputs(self, adapter: Adapter, folder: Path, seed: int) -> CalibrateInputs:
+    def inputs(self, adapter: Adapter, folder: Path, seed: int, progress: Progress) -> CalibrateInputs:
         """The rows in a file in `folder`, read as `read_inputs` reads them, for an open adapter.
 
         Raises UsageError (`too-few-rows`).
         """
         file = write_whole(folder / PROMPTS, [self.text.encode()])
         kind: Kind = "causal_lm" if self.labels is None else "sequence_classification"
-        request = replace(self.settings, adapter=adapter.folder, prompts=file, seed=seed)
+        request = replace(self.settings, adapter=adapter.folder, prompts=file, seed=seed, progress=progress)
         rows = read_rows(file, kind, load_tokenizer(self.model))
         return CalibrateInputs(request, adapter, kind, self.model, self.labels, rows)
 
@@ -133,8 +132,8 @@ def calibrate_probe(probe: Path, prompts: PromptRun, seed: int, folder: Path, pr
     Raises UsageError (`too-few-rows`), and what loading the base, encoding rows and measuring raise.
     """
     with open_adapter(probe) as opened:
-        inputs = prompts.inputs(opened, folder, seed)
-        measured(inputs, Stopwatch(), progress).write(folder / CALIBRATION)
+        inputs = prompts.inputs(opened, folder, seed, progress)
+        measured(inputs).write(folder / CALIBRATION)
     Path(inputs.request.prompts).unlink()
 
 
@@ -173,7 +172,7 @@ def distill_variant(
     arm.make(source, ranks, before)
     # like `read_distill_inputs`, except that the student may be as large as the teacher
     with open_adapter(before) as student, open_adapter(source.probe) as teacher:
-        inputs = distillation.prompts.inputs(student, before.parent, source.seed)
+        inputs = distillation.prompts.inputs(student, before.parent, source.seed, progress)
         if len(inputs.rows.all) < FEWEST:
             raise UsageError(
                 f"{len(inputs.rows.all)} different training prompts, but distillation needs at least {FEWEST}",
@@ -185,8 +184,9 @@ def distill_variant(
             teacher=source.probe,
             steps=distillation.steps,
             lr=distillation.lr,
+            force=True,
         )
         of_both = DistillInputs(settings, inputs, teacher, student.sha256(), teacher.sha256())
-        write_distilled(of_both, target, Stopwatch(), progress, force=True)
+        write_distilled(of_both, target)
     shutil.rmtree(before)
     Path(inputs.request.prompts).unlink()

@@ -16,7 +16,7 @@ import torch
 
 from gradience.errors import EngineError, UsageError
 from gradience.evaluate.engines.base import OutOfMemoryError
-from gradience.models.devices import VISIBLE, devices_of
+from gradience.models.devices import VISIBLE, visible_name
 from gradience.words import counted
 
 PYTHON = "GRADIENCE_ENGINE_PYTHON"
@@ -88,7 +88,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
-        VISIBLE: devices_of("cuda")[device.index or 0] if device.type == "cuda" else "",
+        VISIBLE: visible_name(device),
     }
 
 
