@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gradience.adapters.adapter import Adapter
 from gradience.audit.adapter import audit_opened
@@ -46,29 +46,27 @@ LOOKED = (
 )
 
 
-class Read(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class SearchInputs:
     """What a search reads before it is planned."""
 
     inputs: EvaluateInputs
     """Reference adapter and test rows."""
     source: CandidateSource
-    guards: Sequence[EvaluateInputs] = ()
+    guards: Sequence[EvaluateInputs]
     """Further data sets on which a candidate must stay within the margin, in test order."""
     notes: Sequence[str] = ()
     """On prompts and calibration."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+@dataclass(frozen=True, kw_only=True)
+class Prepared(SearchInputs):
     """Inputs and plan, before a model is loaded."""
 
-    inputs: EvaluateInputs
-    source: CandidateSource
-    guards: Sequence[EvaluateInputs]
     plan: ShrinkPlan
 
 
-def read(settings: ShrinkSettings, opened: Adapter) -> Read:
+def read_search(settings: ShrinkSettings, opened: Adapter) -> SearchInputs:
     """Audit the open adapter, and read all rows. Raises what reading and auditing raise."""
     request, prompts = settings.evaluation, None
     if settings.prompts_beside_examples:
@@ -87,7 +85,8 @@ def read(settings: ShrinkSettings, opened: Adapter) -> Read:
     source = CandidateSource(opened, audit_opened(opened), calibration=calibration, distillation=distillation)
     if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
         source = replace(source, base_model=locate(inputs.model).folder)
-    return Read(inputs, source, guards, (*notes, *notes_on_calibration(calibration, tested)))
+    notes = (*notes, *notes_on_calibration(calibration, tested))
+    return SearchInputs(inputs=inputs, source=source, guards=guards, notes=notes)
 
 
 def reference_of(settings: ShrinkSettings, opened: Adapter) -> AdapterInput:
@@ -96,16 +95,16 @@ def reference_of(settings: ShrinkSettings, opened: Adapter) -> AdapterInput:
     return AdapterInput.of(short_names([path.resolve()])[0], path, opened)
 
 
-def prepare(read: Read, ranks: Sequence[int] | None) -> Prepared:
+def prepare(search: SearchInputs, ranks: Sequence[int] | None) -> Prepared:
     """Plan the candidates of `ranks` (by default, those that the audit suggests). Raises what planning raises."""
-    inputs, source, guards, further = read
-    adapter, calibration, distillation = inputs.reference, source.calibration, source.distillation
+    inputs, source, adapter = search.inputs, search.source, search.inputs.reference
+    calibration, distillation = source.calibration, source.distillation
     planned, notes = plan_candidates(source, ranks)
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=(*inputs.notes, *notes, *further)))
-    guards = [replace(guard, adapters=(adapter,)) for guard in guards]
+    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=(*inputs.notes, *notes, *search.notes)))
+    guards = [replace(guard, adapters=(adapter,)) for guard in search.guards]
     from gradience.statistics.paired import LEVEL
 
     plan = ShrinkPlan(
@@ -140,7 +139,7 @@ def prepare(read: Read, ranks: Sequence[int] | None) -> Prepared:
         ),
         guards=tuple(map(planned_set, guards)),
     )
-    return Prepared(inputs, source, guards, plan)
+    return Prepared(inputs=inputs, source=source, guards=guards, plan=plan)
 
 
 def _requests(request: EvaluateSettings) -> list[Any]:

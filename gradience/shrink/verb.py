@@ -43,7 +43,7 @@ from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED, CandidateSource, calibration_on
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, read, write_plan
+from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, read_search, write_plan
 from gradience.shrink.search import CANDIDATES, maker, search_candidates, search_guards
 from gradience.shrink.settings import CardOf, ShrinkSettings
 
@@ -87,16 +87,16 @@ def shrink_adapter(
     if not settings.dry_run:
         refuse_output(Path(settings.adapter), settings.folder)
     with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
-        found = read(settings, opened)
-        prepared = prepare(found, settings.ranks)
+        search = read_search(settings, opened)
+        prepared = prepare(search, settings.ranks)
         calibrates = settings.prompts_beside_examples and settings.calibration is None
         if settings.dry_run:
             forecast = forecast_shrink(prepared)
             notes = (CALIBRATES,) if calibrates else ()
             return forecast.model_copy(update={"notes": (*forecast.notes, *notes)})
         if calibrates:
-            source = replace(found.source, calibration=_calibration(settings, found.source))
-            prepared = prepare(found._replace(source=source), settings.ranks)
+            source = replace(search.source, calibration=_calibration(settings, search.source))
+            prepared = prepare(replace(search, source=source), settings.ranks)
         report_notes(settings, prepared.inputs, 1)
         return shrink(prepared, settings)
 

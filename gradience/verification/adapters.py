@@ -54,9 +54,9 @@ def check_evaluated(
     """Compare the row of an evaluation with the adapter. folder: where it must be; by default where it is found."""
     if row.role == BASE or row.sha256 is None:
         return
-    found = open_source(place, row.path, row.sha256) if folder is None and row.path else None
-    if found is not None:
-        folder = found.location.path
+    source = open_source(place, row.path, row.sha256) if folder is None and row.path else None
+    if source is not None:
+        folder = source.location.path
     if folder is None:
         findings.gap(
             f"ranks and parameters of {row.name}: its weights are not here (sha256 {row.sha256[:12]}…)"
@@ -67,7 +67,7 @@ def check_evaluated(
         "adapter", "L1", f"{row.name}: digest, ranks and parameters match the files of {where}/"
     ):
         try:
-            with found or open_adapter(folder) as opened:
+            with source or open_adapter(folder) as opened:
                 adapter = AdapterInput.of(row.name, folder, opened)
         except InputError as error:
             findings.mismatch(where, str(error))
