@@ -27,13 +27,13 @@ from gradience.models.lock import only_one
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToOwnRanks, ToRank
 from gradience.progress import Watcher
-from gradience.reports.audit import AuditReport
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationForecast
 from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.strength import StrengthPoint, StrengthReport
+from gradience.shrink.candidates import CandidateSource
 from gradience.shrink.plan import reference_of
 from gradience.shrink.search import CANDIDATES
 from gradience.shrink.settings import ShrinkSettings
@@ -61,9 +61,8 @@ def _search(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | Evalu
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     reference = reference_of(settings, opened)
     sets = read_sets(replace(settings.evaluation, output=output), (reference,))
-    audit = audit_opened(opened)
-    rank = max((layer.r for layer in audit.layers), default=0)
-    points = grid(settings.strengths or STRENGTHS, settings.ranks or (rank,), rank)
+    source = CandidateSource(opened, audit_opened(opened))
+    points = grid(settings.strengths or STRENGTHS, settings.ranks or (source.rank,), source.rank)
     dev, test = zip(*map(split, sets), strict=True)
     if settings.dry_run:
         planned = [replace(reference, name=point.name) for point in points]
@@ -73,7 +72,7 @@ def _search(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | Evalu
     documents = documents_of(settings.card)
     with only_one(output):
         for point in points:
-            make(audit, opened, point, rank, output / CANDIDATES / point.name, documents)
+            make(source, point, output / CANDIDATES / point.name, documents)
         written = {
             point.name: adapter_input(point.name, output / CANDIDATES / point.name) for point in points
         }
@@ -90,7 +89,7 @@ def _search(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | Evalu
         tested = None if chosen is None else evaluated(test, [chosen], output / TEST)
         report = StrengthReport(
             adapter=path_text(reference.given),
-            rank=rank,
+            rank=source.rank,
             points=points,
             dev=on_dev,
             chosen=chosen,
@@ -141,13 +140,12 @@ def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[S
     )
 
 
-def make(
-    audit: AuditReport, adapter: Adapter, point: StrengthPoint, rank: int, folder: Path, documents: Documents
-) -> None:
+def make(source: CandidateSource, point: StrengthPoint, folder: Path, documents: Documents) -> None:
     """Write one point of the grid to `folder`, replacing it."""
-    criterion = ToOwnRanks() if point.rank == rank else ToRank(point.rank)
-    plan = plan_compression(audit, criterion, path=adapter.location.path, strength=point.strength)
-    write_compressed(adapter, plan, folder, force=True, documents=documents)
+    criterion = ToOwnRanks() if point.rank == source.rank else ToRank(point.rank)
+    path = source.adapter.location.path
+    plan = plan_compression(source.audit, criterion, path=path, strength=point.strength)
+    write_compressed(source.adapter, plan, folder, force=True, documents=documents)
 
 
 def choose(report: EvaluationSetsReport) -> str | None:
