@@ -70,6 +70,7 @@ def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
         adapters=tuple(adapter.name for adapter in inputs.adapters),
         with_base=request.with_base,
         examples=len(inputs.examples),
+        looks=inputs.looks,
         margin=inputs.margin,
         margins=margins_of(len(inputs.examples), inputs.margin, claims, inputs.looks) if decides else (),
         adapter_bytes=inputs.adapter_bytes,

@@ -359,7 +359,7 @@ class ExampleSettings(AnswerSettings):
     text:FILE for the likelihood of a text. A candidate must stay within the margin on every one (default: 5 points, or
     0.05 nats per token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers: the share of changed answers is tested."""
+    """Prompts without answers, for a causal language model: the share of changed answers is tested."""
     task: Annotated[str | None, Flag("NAME")] = None
     """Name of a task, such as reviews, gsm8k or lm_eval:arc_easy, or a Python file of your own, allowed by
     GRADIENCE_ALLOW_CODE=1 (`path/to/file.py`)."""

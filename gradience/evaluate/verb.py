@@ -129,7 +129,7 @@ def report_notes(
             )
             return
         margins = margins_of(examples, inputs.margin, candidates, inputs.looks)
-        text = smallest_margin_text(examples, inputs.margin, margins)
+        text = smallest_margin_text(examples, inputs.margin, margins, inputs.looks)
         settings.watcher.smallest_margin(f"{before}{text}")
 
 

@@ -52,7 +52,7 @@ from gradience.reports.base.view import first_names
 from gradience.reports.bench_plan import Compares, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts, typical_discordances
 from gradience.statistics.table import PairedTable
-from gradience.words import points
+from gradience.words import noun, points
 
 if TYPE_CHECKING:
     from gradience.reports.evaluation_sets import JointAdapter
@@ -363,6 +363,8 @@ class EvaluationForecast(ComparisonForecast):
     """Names of the adapters, the reference first."""
     with_base: bool
     examples: int
+    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Numbers of examples at the planned looks; absent if all examples are answered at once."""
     margin: Share
     others: dict[PlainName, EvaluationForecast] = Field(
         default_factory=dict, exclude_if=lambda value: not value
@@ -375,17 +377,23 @@ class EvaluationForecast(ComparisonForecast):
         parts = [super().memory, *(other.memory for other in self.others.values())]
         return max(parts, key=lambda memory: sum(memory.values()))
 
+    @property
+    def words(self) -> Inline:
+        """Examples, looks and margin of a further data set."""
+        margin = margin_text(self.margin, nll=not self.margins)
+        return planned_words(self.examples, self.task, self.looks, margin)
+
     def blocks(self) -> Document:
         """Return the plan, the smallest margins, and the assumptions."""
         compared = [*self.adapters[1:], *([BASE_MODEL] if self.with_base else [])]
         facts: list[tuple[str, Inline]] = [
             ("base", Span(self.base, "name")),
             *([("compared", first_names(compared, len(compared)))] if compared else []),
-            ("examples", count(self.examples)),
-            *((name, f"{count(other.examples)} examples") for name, other in self.others.items()),
+            ("examples", f"{count(self.examples)}{looks_words(self.looks, None)}"),
+            *((name, other.words) for name, other in self.others.items()),
         ]
         notes = [
-            margin_note(plan.examples, plan.margin, plan.margins, of=name)
+            margin_note(plan.examples, plan.margin, plan.margins, plan.looks, of=name)
             for name, plan in (("", self), *self.others.items())
             if plan.margins and plan.adapters[1:]
         ]
@@ -417,10 +425,10 @@ class EvaluationPreview(Readable):
         blocks: list[Block] = [heading, *warned(self.notes)]
         if not self.scored:
             return blocks
-        legend = "scored: the expected answer."
+        legend = "expected: the correct answer."
         shown_examples = [row for preview in (self, *self.others.values()) for row in preview.scored]
         if any(row.response is not None for row in shown_examples):
-            legend += " response: the gold response, used for likelihood and KL."
+            legend += " gold response: used for likelihood and KL."
         if any(row.correct is not None for row in shown_examples):
             legend += " extracted: the answer that the scorer finds in the gold response."
         for name, shown in (("Sample examples", self), *self.others.items()):
@@ -565,6 +573,17 @@ def answered_words(planned: int, answered: int | None) -> str:
     return count(planned) if answered in (None, planned) else f"{count(answered or 0)} of {count(planned)}"
 
 
+def planned_words(
+    examples: int, task: str, looks: Sequence[int], margin: str, answered: int | None = None
+) -> tuple[str | Span, ...]:
+    """Return a data set in one line: `1,319 examples of gsm8k, margin 2.50 points`.
+
+    answered: examples that the reference answered; None for a plan.
+    """
+    number = f"{answered_words(examples, answered)} {noun(examples, 'example')} of "
+    return (number, Span(task, "name"), f"{looks_words(looks, answered)}, margin {margin}")
+
+
 def looks_words(looks: Sequence[int], answered: int | None) -> str:
     """Return the planned looks, or at which the tests stopped; empty without looks."""
     if not looks:
@@ -574,6 +593,12 @@ def looks_words(looks: Sequence[int], answered: int | None) -> str:
     return f", stopped at look {sum(look <= answered for look in looks)} of {len(looks)}"
 
 
+CHANGES: dict[Compares, str] = {
+    "correct": "drop",
+    "nll": "NLL increase",
+    "agreement": "share of changed answers",
+}
+"""What the margin limits."""
 OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter], Inline]]
 """A column, and its cell for a row."""
 
@@ -598,7 +623,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
         (Column("rank", ">", drop=3), ranks_cell),
         (Column("saved", ">", drop=4), saved_cell),
-        *outcome_fields(report, reference.n),
+        *outcome_fields(report, report.adapters),
         (Column("95 % bound", ">", drop=7, shown=graded, legend=bound), bound_cell),
         kl_field(report.adapters),
         (
@@ -609,16 +634,19 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     return [heading, table, *([Facts(legend_of(table))] if len(report.adapters) > 1 else [])]
 
 
-def outcome_fields(tested: EvaluationReport | ShrinkPlan, whole: int | None) -> tuple[OutcomeColumn, ...]:
+def outcome_fields(
+    tested: EvaluationReport | ShrinkPlan, rows: Sequence[EvaluatedAdapter]
+) -> tuple[OutcomeColumn, ...]:
     """Return the columns of a comparison with the reference: accuracy or likelihood, and Δ; of prompts without answers,
-    how many outputs change. whole: the reference's number of examples."""
-    looks = bool(tested.looks)
+    how many outputs change. rows: the reference, and those compared with it."""
+    looks, whole = bool(tested.looks), rows[0].n
     over = " over all looks" if looks else ""
     changed = "changed outputs" if tested.groups is None else "groups with a changed output"
-    fewer = "candidate vs reference, if the candidate stopped earlier" if looks else ""
+    fewer = any(row.n != whole and row.pairs is not None for row in rows)
+    versus = "candidate vs reference, if the candidate stopped earlier" if fewer else ""
     measures: dict[Compares, tuple[OutcomeColumn, ...]] = {
         "correct": (
-            (Column("correct", ">", legend=fewer), lambda row: correct_cell(row, whole)),
+            (Column("correct", ">", legend=versus), lambda row: correct_cell(row, whole)),
             (Column("Δ", ">", legend="candidate − reference, in points"), delta_cell),
         ),
         "nll": (
@@ -690,14 +718,6 @@ def delta_cell(row: EvaluatedAdapter) -> str:
     return MISSING if row.pairs is None else points(row.pairs.delta)
 
 
-def interval_cell(row: EvaluatedAdapter) -> str:
-    """Return `−0.92 … +0.25`, in points or in nats per token; empty for the reference."""
-    if row.interval is None:
-        return ""
-    low, high = map(points if row.likelihood is None else _nats, row.interval)
-    return f"{low} … {high}"
-
-
 def bound_cell(row: EvaluatedAdapter) -> str:
     """Return the one-sided bound that is compared with the margin: `−2.34` points, or `+0.0120` of ΔNLL."""
     if row.bounds is None:
@@ -747,13 +767,12 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
     """Return the grade of each candidate, its p-value, and the examples that a B would need."""
     tested = sum(row.adjusted_p is not None for row in report.candidates)
     adjusted = f", Holm-adjusted for {tested} candidates" if tested > 1 else ""
-    change = "a drop" if report.adapters[0].likelihood is None else "an NLL increase"
-    change = "changes" if report.by_agreement else change
+    null = f"null hypothesis: the {CHANGES[report.compares]} is at least the margin"
     notes: list[Note] = []
     for row in report.candidates:
         details: list[Inline] = []
         if row.adjusted_p is not None and row.grade == "B":
-            details.append(f"{probability(row.adjusted_p)} against {change} of the margin or more{adjusted}")
+            details.append(f"{probability(row.adjusted_p)}{adjusted} ({null})")
         if row.next_grade is not None:
             needs = examples_needed(row, report.compares)
             details.append(f"For grade B: {needs}")
@@ -772,7 +791,8 @@ def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
     if compares == "agreement":
         assumption = "the true share of changed answers equals the observed one"
     if row.next_grade is None or not row.next_grade.examples:
-        return f"if {assumption}, no number of examples can show the margin"
+        observed = f"the observed {CHANGES[compares]} is at least the margin"
+        return f"{observed}, so more examples help only if the true one is smaller"
     at_once = "" if row.look is None else " with --all-rows"
     number = row.next_grade.examples_words
     return f"{number} examples are needed{at_once} for 80 % power, if {assumption}"
@@ -834,32 +854,41 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
 # ---------------------------------------------------------------- dry run
 
 
-def margin_note(examples: int, margin: Fraction, margins: Sequence[ShownMargin], of: str = "") -> Note:
+def margin_note(
+    examples: int, margin: Fraction, margins: Sequence[ShownMargin], looks: Sequence[int], of: str = ""
+) -> Note:
     """Return `smallest_margin_text` as a note of a dry run. of: name of the data set, if there are several."""
     mark: Mark = "good" if _at_assumed_share(margins).margin <= margin else "warning"
-    text = smallest_margin_text(examples, margin, margins)
-    return Note(mark, f"{of}: {text}" if of else text, [f"This share is {typical_discordances()}."])
+    text = smallest_margin_text(examples, margin, margins, looks)
+    return Note(mark, f"{of}: {text}" if of else text, [f"Answers that change: {typical_discordances()}."])
 
 
-def smallest_margin_text(examples: int, margin: Fraction, margins: Sequence[ShownMargin]) -> str:
-    """Return whether the examples can show a margin, by the share of answers that change between right and wrong."""
-    words, share = f"margin of {in_points(float(margin))} points", f"{100 * ASSUMED:g} %"
+def smallest_margin_text(
+    examples: int, margin: Fraction, margins: Sequence[ShownMargin], looks: Sequence[int]
+) -> str:
+    """Return the power to rule out a drop of the margin, by the share of answers that change between right and wrong.
+
+    The margins are those of the last look: earlier looks add to the power.
+    """
+    words, share = f"rule out a drop of {in_points(float(margin))} points", f"{100 * ASSUMED:g} %"
     smallest = f"the smallest margin is {in_points(_at_assumed_share(margins).margin)} points"
+    counted = f", counting only the last of {len(looks)} looks" if looks else ""
+    condition = f"(equally good adapters{counted})"
     enough = [row.discordance for row in margins if row.margin <= margin]
     if not enough:
         return (
-            f"{plural(examples, 'example')} cannot show a {words} with 80 % power. If {share} of the answers change"
-            f" between right and wrong, {smallest}. Use more examples or a larger margin."
+            f"{plural(examples, 'example')} are too few to {words} with 80 % power if {share} of the answers change"
+            f" between right and wrong {condition}: {smallest}. Use more examples or a larger margin."
         )
     most = max(enough)
     changes = f"if at most {100 * most:.3g} % of the answers change between right and wrong"
     if most in (0, 1):
         changes = "if no answer changes between right and wrong" if not most else "whatever answers change"
     if most >= ASSUMED:
-        able = f"{plural(examples, 'example')} can show a {words} with 80 % power {changes}"
+        able = f"{plural(examples, 'example')} can {words} with 80 % power {changes}"
     else:
-        able = f"{plural(examples, 'example')} may be too few for a {words}: 80 % power only {changes}"
-    return f"{able} (for equally good adapters). At {share}, {smallest}."
+        able = f"{plural(examples, 'example')} may be too few to {words}: 80 % power only {changes}"
+    return f"{able} {condition}. At {share}, {smallest}."
 
 
 def _at_assumed_share(margins: Sequence[ShownMargin]) -> ShownMargin:

@@ -28,20 +28,18 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationReport,
     RowRole,
-    answered_words,
     base_fact,
+    bound_cell,
     change_warnings,
     gain_over_base,
-    interval_cell,
     level_or_delta_cell,
-    looks_words,
     name_cell,
     opening,
+    planned_words,
     ranks_cell,
     saved_cell,
     warnings_of,
 )
-from gradience.words import noun
 
 
 class EvaluationPlan(Artifact):
@@ -142,14 +140,9 @@ def set_facts(report: EvaluationSetsReport) -> list[tuple[PlannedSet, Inline]]:
 
 
 def set_words(planned: PlannedSet, answered: int | None = None) -> Inline:
-    """Return a data set in one line: `1,319 examples of gsm8k, margin 2.50 points`.
-
-    answered: examples that the reference answered; None for a plan.
-    """
-    role = "guard, " if planned.guard else ""
-    examples = f"{role}{answered_words(planned.examples, answered)} {noun(planned.examples, 'example')} of "
-    looks = looks_words(planned.looks, answered)
-    return (examples, Span(planned.task, "name"), f"{looks}, margin {planned.margin_words}")
+    """Return `planned_words` of a data set, after `guard` if it is one."""
+    words = planned_words(planned.examples, planned.task, planned.looks, planned.margin_words, answered)
+    return ("guard, ", *words) if planned.guard else words
 
 
 def table_blocks(report: EvaluationSetsReport) -> list[Block]:
@@ -171,12 +164,12 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
     for place, planned in enumerate(report.plan.sets):
         columns += [
             (Column(planned.name, ">"), cell(planned.name, _set_cell)),
-            (Column("95 % interval", ">", drop=4 + place), cell(planned.name, interval_cell)),
+            (Column("95 % bound", ">", drop=4 + place), cell(planned.name, bound_cell)),
         ]
     heading = Heading(
         ("Candidates, compared with ", Span(first.name, "name")) if report.candidates else "Results"
     )
-    legend = unit_legend(report.plan.sets)
+    legend = [*unit_legend(report.plan.sets), ("95 % bound", "one-sided bound; compared with the margin")]
     legend += [("grade", "B only if the candidate is shown on every data set")] if report.candidates else []
     return [heading, table_of(report.adapters, *columns), Facts(legend)]
 
@@ -232,8 +225,8 @@ def caveat_blocks(report: EvaluationSetsReport) -> list[Block]:
     return [
         Heading("Limits"),
         Paragraph(
-            "With one training run per side, grade B is the best possible. A D comes from one data set: with several, a"
-            " wrong D is more likely. Outputs for other texts may still have changed. The margins are valid only if"
-            " they were chosen before anyone saw the answers."
+            "With one training run per side, grade B is the best possible. One data set is enough for a D, so testing"
+            " several makes a false D more likely. Outputs for other texts may still have changed. The margins are"
+            " valid only if they were chosen before anyone saw the answers."
         ),
     ]

@@ -151,21 +151,25 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
     scored = [part for name in names for part in (name, ", ")]
     lower = "lower is better, " if report.lower_is_better else ""
     facts.append(("metric", (*scored, f"{lower}{plural(report.n, 'example')}")))
-    if report.planning.examples_80 is not None:
+    if report.grade == "C" and report.planning.examples_80 is not None:
         facts.append(("sample size", _sample_size(report, report.planning.examples_80)))
     title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
     drop = f"{sig(100 * report.margin if report.table else report.margin)}{_unit(report)}"
-    test = f"{probability(report.bounds.p_value)} against a drop of {drop} or more"
-    answer = Note(GRADES[report.grade][0], report.verdict, [f"Grade {report.grade}, {test}"])
+    test = f", {probability(report.bounds.p_value)} (null hypothesis: a drop of {drop} or more)"
+    grade = f"Grade {report.grade}{'' if report.grade == 'D' else test}"
+    answer = Note(GRADES[report.grade][0], report.verdict, [grade])
     return [Heading(title, level=1), Notes([answer]), Facts(facts), *warned(report.notes)]
 
 
 def _sample_size(report: EvidenceReport, needed: int) -> str:
-    """Return the number of examples that would have been enough with the disagreement of these logs."""
-    share = report.planning.variance
-    vary = f"the logs differ on {percent(share)} of them," if report.table else "scores vary"
-    equal = "80 % power, equally good adapters"
-    return f"{plural(needed, 'example')} would be enough for this margin if {vary} as here ({equal})"
+    """Return the number of examples for equally good adapters that disagree as here, and whether more would help."""
+    vary = f"{percent(report.planning.variance)} differ" if report.table else "scores vary"
+    words = f"equally good adapters need {plural(needed, 'example')} (80 % power, if {vary} as here)"
+    drop = report.delta if report.lower_is_better else -report.delta
+    if drop >= report.margin:
+        observed = "the observed drop is at least the margin"
+        return f"{words}; {observed}, so more examples help only if the true one is smaller"
+    return f"{words}; with the observed drop, more" if drop > 0 and needed <= report.n else words
 
 
 def flip_blocks(report: EvidenceReport) -> list[Block]:

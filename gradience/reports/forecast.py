@@ -217,8 +217,9 @@ def _chances(scenarios: Sequence[Scenario]) -> list[Block]:
     )
     spread = in_points(max(row.spread for row in scenarios))
     legend = (
-        "For a variant exactly as good as the probe. Margin: the smallest drop, in points, that can be ruled out with"
-        " 80 % power. Chance of PASS: without gate and controls. Ranges: from no variation between trainings to a"
+        "For a variant exactly as good as the probe. Margin: the smallest drop, in points, that one test of all"
+        " examples can rule out with 80 % power. Chance of PASS: without gate and controls. Ranges: from no variation"
+        " between trainings to a"
         f" standard deviation of {spread} points. Discordances are assumed: {typical_discordances()}."
     )
     return [Heading("Smallest margin"), table, Paragraph(legend)]
@@ -245,8 +246,8 @@ def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tupl
     for example in examples:
         facts.append(("prompt", _quoted(example.prompt)))
         if example.response is not None:
-            facts.append(("response", _quoted(example.response)))
-        facts.append(("scored", _quoted(example.scored)))
+            facts.append(("gold response", _quoted(example.response)))
+        facts.append(("expected", _quoted(example.scored)))
         if example.correct is not None:
             text = "nothing" if example.extracted is None else _quoted(example.extracted)
             verdict = Span(": correct", "good") if example.correct else Span(": wrong", "bad")

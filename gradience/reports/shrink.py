@@ -261,7 +261,7 @@ class ShrinkForecast(ComparisonForecast):
             ),
         )
         plan, heading = self.plan, Heading("Candidates, tested from the largest down")
-        able = [margin_note(plan.examples, plan.margin, self.margins)] if self.margins else []
+        able = [margin_note(plan.examples, plan.margin, self.margins, plan.looks)] if self.margins else []
         title = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
         return self.document(title, able, _plan_facts(plan), [heading, table])
 
@@ -364,7 +364,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         (Column("outcome"), candidate(status)),
         (Column("rank", ">", drop=3), lambda row: row.rank),
         (Column("saved", ">", drop=5), candidate(lambda row: percent(row.params_saved))),
-        *((column, result(cell)) for column, cell in outcome_fields(plan, report.reference.n)),
+        *((column, result(cell)) for column, cell in outcome_fields(plan, results)),
         (
             Column("95 % bound", ">", shown=plan.compares != "agreement", legend=bound),
             result(bound_cell),

@@ -68,8 +68,8 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     calibration: CalibrationFile = None
     """File of gradience calibrate: candidates keep the components with the largest effect on the output."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. Without `data` or `task`, the share of changed answers is tested. With them, the
-    prompts are used only to calibrate and distill."""
+    """Prompts without answers. Without `data` or `task`, the share of changed answers is tested (only for a causal
+    language model). With them, the prompts are used only to calibrate and distill."""
     card: Annotated[CardOf | None, Internal] = None
     """Makes the model card from an adapter's folder and the evidence about it, or None."""
 

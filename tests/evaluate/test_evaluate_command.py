@@ -23,6 +23,7 @@ from gradience.files.digests import Digests
 from gradience.reports.base.graded import Bounds
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationForecast, EvaluationReport
 from gradience.reports.evaluation_sets import EvaluationSetsReport
+from gradience.words import points
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     printed = capsys.readouterr()
     report = EvaluationReport.read(out / "evaluation.json")
     assert (code, report.candidates[0].grade) == (0, "B")
-    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can show a margin of 90 points ")
+    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can rule out a drop of 90 points ")
     for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, {out}/evaluation.md\n"):
         assert words in printed.err
     assert printed.out == report.to_text()
@@ -145,7 +146,7 @@ def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, mo
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert 100e6 < plan.process_bytes < 4e9  # PyTorch and transformers
     assert run([*arguments, "--dry-run"]) == 0
-    assert "60 examples cannot show a margin of 2.5 points" in capsys.readouterr().out
+    assert "60 examples are too few to rule out a drop of 2.5 points" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,9 @@ def test_two_sets_share_one_base_and_each_is_an_ordinary_evaluation(causal, text
     assert [row.role for row in report.adapters] == ["reference", "candidate", "base"]
     assert verify(output).verdict == "consistent"
     assert EvaluationSetsReport.read(output / "evaluation_sets.json") == report
+    screen, bound = report.to_text(width=160), report.rows_on("task")["other"].bounds.low
+    assert f" {points(bound)} " in screen  # the bound that decides the grade, not the two-sided interval
+    assert "95 % bound     one-sided bound; compared with the margin" in screen
 
 
 def test_the_examples_of_a_built_in_guard_are_those_of_its_task(causal, texts, tmp_path):

@@ -252,8 +252,13 @@ def test_margins_shrink_with_examples_and_grow_with_discordance_and_claims():
 @pytest.mark.parametrize(("examples", "share"), [(500, "3.9 %"), (1500, "14.5 %")])
 def test_the_share_of_changed_answers_is_the_largest_that_the_margin_allows(examples, share):
     margin, share_of_one = Fraction("0.025"), float(share[:-2]) / 100
-    text = smallest_margin_text(examples, margin, margins_of(examples, margin, 1))
-    assert f"if at most {share} of the answers change" in text
+    margins = margins_of(examples, margin, 1)
+    text = smallest_margin_text(examples, margin, margins, ())
+    assert (
+        f"if at most {share} of the answers change between right and wrong (equally good adapters)." in text
+    )
+    looked = smallest_margin_text(examples, margin, margins, (200, examples))
+    assert "(equally good adapters, counting only the last of 2 looks)." in looked
     assert examples_needed(share_of_one, 0.025) <= examples < examples_needed(share_of_one + 0.001, 0.025)
 
 

@@ -244,8 +244,27 @@ SCORES = {"table": None, "metric": "nll", "lower_is_better": True, "delta": 0.00
 def test_what_counts_have_and_scores_have_not():
     counts, scores = two_logs().to_text(), " ".join(two_logs(**SCORES).to_text().split())
     assert "reference    81.0 %, 162 / 200  a.jsonl (lm-eval, base)" in counts
-    assert "p ≤ 0.0001 against a drop of 0.0500 or more" in scores
+    assert "p ≤ 0.0001 (null hypothesis: a drop of 0.0500 or more)" in scores
     assert "nll, strict-match, lower is better" in scores
+
+
+def test_the_sample_size_is_shown_if_more_examples_may_help():
+    shown = {
+        name: " ".join(two_logs(**facts).to_text().split())
+        for name, facts in {
+            "more": {},
+            "drop": {"planning": Planning(variance=0.1, examples_80=190, margin_80=0.02)},
+            "beyond": {"delta": -0.025},
+            "B": {"grade": "B"},
+            "D": {"grade": "D"},
+        }.items()
+    }
+    needs = "sample size equally good adapters need {} examples (80 % power, if 10.0 % differ as here)"
+    assert f"{needs.format(990)} Differing" in shown["more"]
+    assert f"{needs.format(190)}; with the observed drop, more Differing" in shown["drop"]
+    assert f"{needs.format(990)}; the observed drop is at least the margin, so more" in shown["beyond"]
+    assert not any("sample size" in shown[grade] for grade in "BD")
+    assert [name for name in shown if "p = 0.41" not in shown[name]] == ["D"]
 
 
 def test_the_next_command_of_a_comparison_has_the_paths_as_typed():

@@ -36,7 +36,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     printed = capsys.readouterr()
     report = ShrinkReport.read(out / "shrink.json")
     assert printed.out == report.to_text()
-    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can show a margin of 90 points ")
+    assert printed.err.startswith(f"note: {data.LABELS}\n60 examples can rule out a drop of 90 points ")
     for words in (
         "stage 4 of 4: evaluating rank1",
         f"written: {out}/shrink.json, {out}/shrink.md, {out}/adapter\n",
@@ -97,7 +97,7 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     printed = capsys.readouterr().out
     for words in (
         "Candidates, tested from the largest down",
-        "60 examples cannot show a margin of 2.5 points",
+        "60 examples are too few to rule out a drop of 2.5 points",
         "Python and libraries",
     ):
         assert words in printed
