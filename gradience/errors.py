@@ -3,8 +3,9 @@
 import importlib
 import importlib.util
 from collections.abc import Iterable
+from functools import partial
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 MAX_MESSAGE_BYTES, MAX_HINT_BYTES = 1400, 500
 """Size limits of an error in UTF-8: it may quote names and values of megabytes from an untrusted file."""
@@ -29,6 +30,10 @@ class GradienceError(Exception):
         super().__init__(shortened(message, MAX_MESSAGE_BYTES))
         self.code = code
         self.hint = shortened(hint, MAX_HINT_BYTES)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it whole, for an error of another process."""
+        return partial(type(self), code=self.code, hint=self.hint), self.args
 
 
 def shortened(text: str, limit: int) -> str:

@@ -1,5 +1,6 @@
 """Runs of Bench over workers that are calls in this process."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tiny_bench import Watcher
 from gradience.bench.config.load import load_config
 from gradience.bench.run import on_ray
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.on_ray import StageFailure, StageOrder, make_stage
+from gradience.bench.run.on_ray import StageOrder, make_stage
 
 SECTIONS: dict[str, Any] = {
     "task": {"profile": "classification", "probe_gate": {"min_value": 0.01}},
@@ -24,7 +25,7 @@ SECTIONS: dict[str, Any] = {
 
 
 class Here:
-    """Workers that are calls in this process; `plot` gives the failure of a stage that is not made."""
+    """Workers that are calls in this process; `plot` gives the error of a stage that is not made."""
 
     def __init__(self, plot: Any = None) -> None:
         self.plot = plot or (lambda name: None)
@@ -36,12 +37,14 @@ class Here:
         self.waiting.append((order, folder))
         self.gpus[f"{order.seed}/{order.stage}"] = gpus
 
-    def ended(self) -> tuple[StageOrder, StageFailure | None]:
+    def ended(self) -> tuple[StageOrder, Exception | None]:
         order, folder = self.waiting.pop()  # the last first: no order is relied on
         name = f"{order.seed}/{order.stage}"
-        failure = self.plot(name) or make_stage(order, folder)
-        self.done[name] += failure is None
-        return order, failure
+        if error := self.plot(name):
+            return order, pickle.loads(pickle.dumps(error))  # as it comes from another process
+        make_stage(order, folder)
+        self.done[name] += 1
+        return order, None
 
     def close(self) -> None:
         self.waiting.clear()

@@ -15,7 +15,7 @@ from tiny_bench import Watcher, counted_loads
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.on_ray import StageOrder, _needed
+from gradience.bench.run.on_ray import _needed
 from gradience.bench.verdict.grade import GradeFacts, grade
 from gradience.bench.verdict.guards import GuardEvidence
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
@@ -158,7 +158,7 @@ def test_stages_that_other_processes_make_give_the_same(config_file, whole, tmp_
         )
         assert alone == spread
     inputs = ("probe/train", "audit", f"{CUT}/adapter", f"{CUT}/eval")
-    assert [*_needed(StageOrder({}, "", 1, "guards/general", "", inputs))] == [*inputs]
+    assert [*_needed("guards/general", inputs)] == [*inputs]
 
 
 def test_the_dry_run_names_the_guards(config_file):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.on_ray import StageFailure, StageOrder, make_stage
+from gradience.bench.run.on_ray import StageOrder, make_stage
 from gradience.bench.verdict.facts import FAILED
-from gradience.errors import NetworkError
+from gradience.errors import InputError, NetworkError, UsageError
 
 ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
 
@@ -51,23 +52,23 @@ def test_the_result_is_that_of_one_process(alone, spread_over, tmp_path):
 
 
 def test_a_failed_stage_is_an_error_of_its_variant_with_its_traceback(spread_over, tmp_path):
-    failure = StageFailure("ProcessEnded", "its process ended with -9")
-    here = Here(lambda name: failure if name == "1/uniform_median/train" else None)
+    error = RuntimeError("the card fell off the bus")
+    here = Here(lambda name: error if name == "1/uniform_median/train" else None)
     watcher = spread_over(here, tmp_path / "out")
     one, two = (results(tmp_path / "out")[f"seed_{seed}/bench.json"] for seed in (1, 2))
     (row,) = [row for row in one["variants"] if row["name"] == "uniform_median"]
     assert row["status"] == "ERROR"
-    assert "ProcessEnded: its process ended with -9" in row["reasons"][0]
+    assert "RuntimeError: the card fell off the bus" in row["reasons"][0]
     assert "ERROR" not in {row["status"] for row in two["variants"]}
-    assert watcher.notes == ["uniform_median/train: failed: its process ended with -9"]
+    assert watcher.notes == ["uniform_median/train: failed: the card fell off the bus"]
     failed = tmp_path / "out" / "seed_1" / "uniform_median" / "train" / FAILED
-    assert failed.read_text() == "ProcessEnded: its process ended with -9"
+    assert failed.read_text() == "RuntimeError: the card fell off the bus"
 
 
 def test_an_error_of_the_probe_ends_the_run_as_in_one_process(spread_over, tmp_path):
-    failure = StageFailure("NetworkError", "no answer", "hub-connection", "try again")
+    lost = NetworkError("no answer", code="hub-connection", hint="try again")
     with pytest.raises(NetworkError, match="no answer") as error:
-        spread_over(Here(lambda name: failure if name == "1/probe/train" else None), tmp_path / "out")
+        spread_over(Here(lambda name: lost if name == "1/probe/train" else None), tmp_path / "out")
     assert (error.value.code, error.value.hint) == ("hub-connection", "try again")
 
 
@@ -119,8 +120,8 @@ def order_of(finished, tmp_path):
 def test_inputs_are_those_that_the_walk_has_passed(order_of):
     order, folder = order_of("audit")
     assert order.inputs == ("probe/train", "probe/eval")
-    assert make_stage(order, folder) is None
-    assert make_stage(order, folder) is None  # it is there
+    make_stage(order, folder)
+    make_stage(order, folder)  # it is there
 
 
 @pytest.mark.parametrize("changed", ["key", "config"])
@@ -129,10 +130,9 @@ def test_other_data_on_a_machine_are_a_failure_with_a_reason(order_of, changed):
     order, folder = order_of("probe/eval")
     elsewhere = {**order.config, "train": {**order.config["train"], "lr": 1e-3}}
     values = {"key": "0" * 64} if changed == "key" else {"config": elsewhere}
-    failure = make_stage(replace(order, **values), folder)
-    assert failure is not None
-    assert (failure.kind, failure.code) == ("InputError", "stage-differs")
-    assert failure.log[0].startswith("on ")
+    with pytest.raises(InputError, match="differ from those of the process that started") as caught:
+        make_stage(replace(order, **values), folder)
+    assert caught.value.code == "stage-differs"
 
 
 def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, order_of, tmp_path):
@@ -142,5 +142,6 @@ def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, order_of, tm
         assert here.gpus[f"1/{name}"] == (name == "uniform_median/train")
         order, folder = order_of(name)
         runtime = {**order.config["runtime"], "device": "cuda"}
-        failure = make_stage(replace(order, config={**order.config, "runtime": runtime}), folder)
-        assert (failure is None) == (here.gpus[f"1/{name}"] == 0)
+        refused = pytest.raises(UsageError, match="cuda") if here.gpus[f"1/{name}"] else nullcontext()
+        with refused:
+            make_stage(replace(order, config={**order.config, "runtime": runtime}), folder)

@@ -13,7 +13,7 @@ from spread_here import SECTIONS, Here, Silent, runner_over
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.on_ray import StageFailure, StageOrder
+from gradience.bench.run.on_ray import StageOrder
 from gradience.bench.status import look
 from gradience.cli.app import run
 from gradience.reports.bench_status import BenchStatus, StageStatus
@@ -105,14 +105,14 @@ def test_stages_of_other_processes_are_running_until_they_end(config_file, tmp_p
             super().submit(order, folder, gpus)
             seen.append(look(output))
 
-    failure = StageFailure("ProcessEnded", "its process ended with -9")
-    here = Looks(lambda name: failure if name == "2/uniform_median/train" else None)
+    error = RuntimeError("the card fell off the bus")
+    here = Looks(lambda name: error if name == "2/uniform_median/train" else None)
     runner_over(config_file, monkeypatch)(here, output)
     states = [stage_of(status, 1, "probe/train").state for status in seen]
     assert list(dict.fromkeys(states)) == ["waiting", "running", "done"]
     over = look(output)
     assert over.state == "finished"
-    assert stage_of(over, 2, "uniform_median/train").message == "ProcessEnded: its process ended with -9"
+    assert stage_of(over, 2, "uniform_median/train").message == "RuntimeError: the card fell off the bus"
 
 
 def test_a_folder_that_holds_no_run(tmp_path, capsys):

@@ -144,9 +144,9 @@ def peak():
 
 def made(on, stage, *inputs):
     on.run = ray.remote(num_returns=2)(toy)
-    assert on.submit(StageOrder({}, "", 1, stage, "", inputs), folder, 0)
-    _, failure = on.ended()
-    assert failure is None, failure
+    on.submit(StageOrder({}, "", 1, stage, "", inputs), folder, 0)
+    _, error = on.ended()
+    assert error is None, error
     assert json.loads((folder / stage / "sizes.json").read_text()).get("probe/train", 2**30) >= 2**30
 
 on = on_ray.OnRay("cpu", 1)

@@ -102,8 +102,10 @@ class PlannedVariant:
         """Return r, lora_alpha and the two patterns for PEFT's LoraConfig.
 
         The patterns name every module, so that none falls back on `r`; they are empty if all modules have one
-        rank. Modules at rank 0 are excluded by name.
+        rank. Modules at rank 0 are excluded by name. Nothing for the probe, and if only a head is trained.
         """
+        if not self.ranks or self.making.trains == "head":
+            return {}
         kept = {name: rank for name, rank in self.ranks.items() if rank}
         widest = max(kept, key=lambda name: kept[name])
         uniform = len(set(kept.values())) == 1 and len(set(self.alphas.values())) == 1

@@ -105,12 +105,12 @@ def run_bench(
             watcher.seed(seed, number, len(config.due))
             folder, of_seed = folder_of_seed(output, config.seeds, seed), Stopwatch(command)
             if seed not in known:
-                ruled_out = {}  # variants that cannot pass after the seeds so far
+                lost = {}  # variants that cannot pass after the seeds so far
                 if config.only_seed is None and config.compression.stop_early:
-                    ruled_out = no_longer_passing(benches, config.seeds, config.policy)
+                    lost = no_longer_passing(benches, config.seeds, config.policy)
                 runs[seed] = SeedRun(
                     config, task, seed, folder, watcher,
-                    plan=plan_digest(plan), ruled_out=ruled_out, uses_looks=uses_looks(config), guards=guards,
+                    plan=plan_digest(plan), lost=lost, uses_looks=uses_looks(config), guards=guards,
                 )  # fmt: skip
                 with logged(folder / LOG):
                     known[seed] = runs[seed].run()

@@ -26,16 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
-from gradience import errors
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
 from gradience.bench.run.stages import (
-    LAST_LINES,
     Due,
     Make,
     NotDone,
@@ -47,7 +44,7 @@ from gradience.bench.run.stages import (
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import folder_of_seed
 from gradience.digests import sha256_file
-from gradience.errors import GradienceError, InputError, NetworkError, require
+from gradience.errors import InputError, NetworkError, require
 from gradience.evaluate.engines.vllm.process import BATCH_INVARIANT, PYTHON
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.shared_names import plain_name, sentence_text
@@ -91,50 +88,15 @@ class StageOrder:
     key: str
     """Expected key of the stage."""
     inputs: tuple[str, ...]
-    """Finished stages that the stage depends on."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageFailure:
-    """An exception of another process."""
-
-    kind: str
-    """Class name of the exception."""
-    message: str
-    """One line."""
-    code: str = ""
-    """Code of an error that a user can act on; empty for any other."""
-    hint: str = ""
-    log: tuple[str, ...] = ()
-    """Last lines of its traceback, and the machine."""
-
-    @classmethod
-    def of(cls, error: Exception) -> StageFailure:
-        """Return a picklable form of the error that is being handled."""
-        known = error if isinstance(error, GradienceError) else None
-        return cls(
-            kind=type(error).__name__,
-            message=sentence_text(str(error).split("\n", maxsplit=1)[0]),
-            code=known.code if known else "",
-            hint=known.hint if known else "",
-            log=(f"on {socket.gethostname()}", *traceback.format_exc().splitlines()[-LAST_LINES:]),
-        )
-
-    def error(self) -> Exception:
-        """Return the exception again, so that a run treats it as one of its own process."""
-        ours = getattr(errors, self.kind, None)
-        if self.code and isinstance(ours, type) and issubclass(ours, GradienceError):
-            return ours(self.message, code=self.code, hint=self.hint)
-        other: type[Exception] = type(self.kind, (Exception,), {})
-        return other(self.message)
+    """Finished stages that it reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueStages(Stages):
     """Makes no stage: an unfinished stage is due, unless it has failed."""
 
-    failed: Mapping[str, StageFailure]
-    """Stages of this seed that failed since the run began."""
+    failed: Mapping[str, Exception]
+    """Stages of this seed that failed since the run began, and why."""
     passed: list[str] = field(default_factory=list)
     """Finished stages found so far."""
 
@@ -145,7 +107,7 @@ class DueStages(Stages):
             self.passed.append(name)
             return folder
         if name in self.failed:
-            raise self.failed[name].error()
+            raise self.failed[name]
         raise NotDone(Due(name, key, tuple(dict.fromkeys(self.passed))))
 
 
@@ -153,9 +115,9 @@ class StageEnded(BaseException):
     """Raised when the requested stage has finished or failed. Not an Exception, so that error handling does not catch
     it."""
 
-    def __init__(self, failure: StageFailure | None) -> None:
+    def __init__(self, error: Exception | None) -> None:
         super().__init__()
-        self.failure = failure
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,49 +128,44 @@ class OneStage(Stages):
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
         """Return the folder of a finished stage. Raises NotDone, and StageEnded after the requested stage."""
-        folder, key = self.folder / name, stage_key(name, depends)
-        is_ordered = name == self.order.stage
-        if not is_ordered and self.is_done(name, folder, key):
+        folder, key, error = self.folder / name, stage_key(name, depends), None
+        if name != self.order.stage and self.is_done(name, folder, key):
             return folder
-        if (
-            key != self.order.key
-            if is_ordered
-            else name in self.order.inputs and (folder / MANIFEST).is_file()
-        ):
-            raise StageEnded(StageFailure.of(_differs(name)))
-        if not is_ordered:
+        if name not in (self.order.stage, *self.order.inputs):
             raise NotDone(Due(name, key))
+        if name in self.order.inputs or key != self.order.key:
+            raise StageEnded(_differs(name))
         try:
             Stages.done(self, name, depends, make, **how)
-        except MadeElsewhere as mixed:
-            raise StageEnded(StageFailure.of(_mixed(mixed))) from None
-        except Exception as error:  # noqa: BLE001  (the boundary of a stage: its error goes to the run's process)
-            raise StageEnded(StageFailure.of(error)) from None
-        raise StageEnded(None)
+        except Exception as failed:  # noqa: BLE001  (the boundary of a stage: its error goes to the run's process)
+            error = failed
+        raise StageEnded(error)
 
 
-def make_stage(order: StageOrder, folder: Path) -> StageFailure | None:
-    """Run the requested stage in its seed's folder, which holds the inputs. Return the failure, or None."""
-    try:
-        config = BenchConfig.model_validate(order.config)
-        task = rendered(config.task.load(), config.model)
-        with threads(config.runtime.threads):
-            stages, guards = partial(OneStage, order=order), read_guards(config)
-            run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages, guards=guards)
-            try:
-                run.collect()
-            finally:
-                run.evaluator.close()
-    except StageEnded as ended:
-        return ended.failure
-    except (GradienceError, ValidationError) as error:
-        return StageFailure.of(error)
-    return StageFailure.of(_differs(order.stage))
+def make_stage(order: StageOrder, folder: Path) -> None:
+    """Run the requested stage in its seed's folder, which holds the inputs. Raises what ended it."""
+    config = BenchConfig.model_validate(order.config)
+    task = rendered(config.task.load(), config.model)
+    with threads(config.runtime.threads):
+        stages, guards = partial(OneStage, order=order), read_guards(config)
+        run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages, guards=guards)
+        try:
+            run.collect()
+        except StageEnded as ended:
+            if isinstance(ended.error, MadeElsewhere):
+                raise _mixed(ended.error) from None
+            if ended.error is not None:
+                raise ended.error from None
+            return
+        finally:
+            run.evaluator.close()
+    raise _differs(order.stage)
 
 
 def _differs(name: str) -> InputError:
     return InputError(
-        f"{name}: data, base or adapter differ on this machine from those of the process that started the run",
+        f"{name}: data, base or adapter on the machine {socket.gethostname()} differ from those of the process that"
+        " started the run",
         code="stage-differs",
         hint="give all machines the same files, versions and settings",
     )
@@ -237,7 +194,7 @@ def run_on_ray(
 
     Raises MissingExtra without Ray, NetworkError (`ray-lost`), and what cannot be written.
     """
-    runs, failed = dict[int, SeedRun](), dict[int, dict[str, StageFailure]]()
+    runs, failed = dict[int, SeedRun](), dict[int, dict[str, Exception]]()
     for seed in config.due:
         folder, failed[seed] = folder_of_seed(output, config.seeds, seed), {}
         stages = partial(DueStages, failed=failed[seed])
@@ -255,7 +212,8 @@ def run_on_ray(
                 for stage in due:
                     if (seed, stage.stage) in at_work:
                         continue
-                    order = StageOrder(whole, plan, seed, stage.stage, stage.key, stage.inputs)
+                    inputs = tuple(_needed(stage.stage, stage.inputs))
+                    order = StageOrder(whole, plan, seed, stage.stage, stage.key, inputs)
                     workers.submit(order, run.folder, gpus_of(stage.stage, run))
                     mark_begun(run.folder / stage.stage, stage.key)
                     at_work.add((seed, stage.stage))
@@ -264,12 +222,13 @@ def run_on_ray(
                     watcher.stage(stage.stage, submitted, None)
             if len(known) == len(runs):
                 return known
-            order, failure = workers.ended()
+            order, error = workers.ended()
             at_work.remove((order.seed, order.stage))
-            if failure is not None:
-                failed[order.seed][order.stage] = failure
-                watcher.note(f"{order.stage}: failed: {failure.message}")
-                lines = failure.log or (f"{failure.kind}: {failure.message}",)
+            if error is not None:
+                failed[order.seed][order.stage] = error
+                why = sentence_text(str(error).partition("\n")[0])
+                watcher.note(f"{order.stage}: failed: {why}")
+                lines = "".join(traceback.format_exception(error)).splitlines()
                 write_failure(runs[order.seed].folder / order.stage, lines)
                 with logged(runs[order.seed].folder / LOG):
                     logger.error("seed %d: %s failed\n%s", order.seed, order.stage, "\n".join(lines))
@@ -328,13 +287,13 @@ class OnRay:
             name=f"{order.seed}/{order.stage}", num_cpus=cores, num_gpus=gpus if self.has_gpus else 0
         )
         environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
-        inputs = [(stage, ref) for stage in _needed(order) for ref in self._objects(order, folder, stage)]
+        inputs = [(stage, ref) for stage in order.inputs for ref in self._objects(order, folder, stage)]
         stages, objects = [stage for stage, _ in inputs], [ref for _, ref in inputs]
         files, weights = task.remote(order, environment, stages, *objects)
         self.tasks[files] = order, folder, weights
 
-    def ended(self) -> tuple[StageOrder, StageFailure | None]:
-        """Wait until a stage has ended, and return it with its failure. Raises NetworkError (`ray-lost`)."""
+    def ended(self) -> tuple[StageOrder, Exception | None]:
+        """Wait until a stage has ended, and return it with its error. Raises NetworkError (`ray-lost`)."""
         while True:
             ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=POLL_SECONDS)
             self._listen()
@@ -360,26 +319,21 @@ class OnRay:
 
     def _ended(
         self, files: Any, order: StageOrder, folder: Path, weights: Any
-    ) -> tuple[StageOrder, StageFailure | None]:
+    ) -> tuple[StageOrder, Exception | None]:
         errors = self.ray.exceptions
         here = folder / order.stage
         try:
-            result = self.ray.get(files)
-            if isinstance(result, StageFailure):
-                return order, result
-            with write_errors(here):
-                shutil.rmtree(here, ignore_errors=True)
-                _unpack(here, [*self.ray.get(weights), *result])  # the manifest is the last of them
+            made = [*self.ray.get(weights), *self.ray.get(files)]  # the manifest is the last of them
         except errors.LocalRayletDiedError:
             raise self._gone("Ray's process on this machine (the raylet) has ended") from None
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.TaskCancelledError) as lost:
-            return order, StageFailure("ProcessEnded", f"{type(lost).__name__} after {RETRIES} retries")
-        except errors.RayTaskError as failed:  # a bug, or a machine without Gradience
-            return order, StageFailure(
-                "ProcessEnded", str(failed.cause), log=tuple(str(failed).splitlines()[-20:])
-            )
-        except errors.RayError as lost:  # out of memory, or a lost object
-            return order, StageFailure("ProcessEnded", str(lost).partition("\n")[0])
+        except errors.RayTaskError as failed:
+            failed.cause.__cause__ = failed.with_traceback(None)  # its text is the other process's traceback
+            return order, failed.cause
+        except errors.RayError as lost:  # a lost process, node or object; out of memory
+            return order, lost.with_traceback(None)
+        with write_errors(here):
+            shutil.rmtree(here, ignore_errors=True)
+            _unpack(here, made)
         self.objects[order.seed, order.stage] = [files], [weights]
         variant, _, kind = order.stage.rpartition("/")
         if kind == "eval" and variant != PROBE:  # no later stage depends on it
@@ -413,10 +367,10 @@ class OnRay:
 
 def run_stage(
     order: StageOrder, environment: Mapping[str, str], stages: Sequence[str], *inputs: Files
-) -> tuple[Any, Files]:
+) -> tuple[Files, Files]:
     """Make a stage in a folder for temporary files, from inputs: pieces of the files of `stages`.
 
-    Returns its files other than weights, or its failure; and its weights.
+    Returns its files other than weights, and its weights.
     """
     os.environ.update(environment)
     with tempfile.TemporaryDirectory(prefix="gradience-") as place:
@@ -424,9 +378,7 @@ def run_stage(
         for stage in dict.fromkeys(stages):
             pieces = [files for name, files in zip(stages, inputs, strict=True) if name == stage]
             _unpack(folder / stage, chain.from_iterable(pieces))
-        failure = make_stage(order, folder)
-        if failure is not None:
-            return failure, []
+        make_stage(order, folder)
         return packed(folder / order.stage)
 
 
@@ -436,13 +388,13 @@ def packed(folder: Path) -> tuple[Files, Files]:
     return files, weights
 
 
-def _needed(order: StageOrder) -> Iterator[str]:
-    """Yield the inputs that a stage reads: those of the probe, the base and the same variant; for a guard, all
-    inputs."""
-    variant = order.stage.rpartition("/")[0]
-    for stage in order.inputs:
-        if variant == GUARDS or stage.rpartition("/")[0] in ("", PROBE, "base", variant):
-            yield stage
+def _needed(stage: str, finished: Sequence[str]) -> Iterator[str]:
+    """Yield the finished stages that a stage reads: those of the probe, the base and the same variant; for a guard,
+    all."""
+    variant = stage.rpartition("/")[0]
+    for name in finished:
+        if variant == GUARDS or name.rpartition("/")[0] in ("", PROBE, "base", variant):
+            yield name
 
 
 def _names(folder: Path) -> tuple[list[str], list[str]]:

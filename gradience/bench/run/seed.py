@@ -22,10 +22,10 @@ import torch
 
 from gradience.adapters.config import read_config
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.arm import RETRAIN, Arm, ArmSource
+from gradience.bench.arms.arm import ArmSource
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import evaluated_rows
-from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant, plan_variants
+from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
 from gradience.bench.run.stages import (
     Due,
@@ -36,25 +36,25 @@ from gradience.bench.run.stages import (
     require_weights,
     stage_key,
 )
-from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.evidence import SCALE_CHANGED
 from gradience.bench.verdict.facts import (
     ANSWERS,
     AUDIT,
-    CALIBRATION,
     SCORES,
     SIZES,
+    Answers,
     Outcome,
     SeedFacts,
     StoredAdapter,
     changed_scales,
 )
+from gradience.bench.verdict.walk import SeedWalk
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.records import numerics_differences
-from gradience.evaluate.verb import EVALUATION, evaluate
+from gradience.evaluate.verb import evaluate
 from gradience.files.records import ExamplesRun, read_records
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import write_whole
@@ -64,8 +64,7 @@ from gradience.plan.modules import Ranks
 from gradience.progress import Watcher
 from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.reports.audit import AuditReport
-from gradience.reports.calibration import Calibration, CalibrationReport
-from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.calibration import CalibrationReport
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
@@ -129,7 +128,7 @@ class MadeElsewhere(Exception):
         self.folders, self.differences = folders, differences
 
 
-class SeedRun:
+class SeedRun(SeedWalk):
     """The stages of one seed, in order."""
 
     def __init__(
@@ -141,22 +140,22 @@ class SeedRun:
         watcher: Watcher | None = None,
         *,
         plan: str | None = None,
-        ruled_out: Mapping[str, str] = MappingProxyType({}),
+        lost: Mapping[str, str] = MappingProxyType({}),
         stages: Callable[..., Stages] = Stages,
         uses_looks: bool = False,
         guards: Sequence[EvaluateInputs] = (),
     ) -> None:
-        """folder: parent of the stages' folders. plan: digest of the run's plan.
+        """folder, lost: as in `SeedWalk`. plan: digest of the run's plan.
 
         guards: from `read_guards`.
-        ruled_out: variant that can no longer pass -> reason; these variants are not trained.
         stages: class that runs the stages.
         uses_looks: if the ladder has looks, evaluate its steps only in `evaluate_step`.
         """
-        self.ruled_out, self.guards = ruled_out, guards
+        super().__init__(config, seed, folder, lost)
+        self.guards = {inputs.name: inputs for inputs in guards}
         self.reached: dict[str, int] | None = {} if uses_looks else None
         """Ladder step -> last look evaluated. None: all steps are evaluated on all examples."""
-        self.config, self.task, self.seed, self.folder = config, task, seed, folder
+        self.task = task
         self.watcher = watcher or Watcher()
         self.stages = stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
         self.examples, looks, _ = evaluated_rows(config, task)
@@ -174,6 +173,8 @@ class SeedRun:
         )
         self.number = 0
         self.planned: int | None = None
+        self.due: list[Due] = []
+        """Stages found unfinished that other processes can make now."""
         self.distilled: set[str] = set()
         """Names of the stages that distill, and so need the base."""
 
@@ -182,7 +183,7 @@ class SeedRun:
         try:
             while True:
                 try:
-                    return self._from_the_beginning()
+                    return self.walk()
                 except MadeElsewhere as mixed:
                     self._forget_answers(mixed)
         finally:
@@ -195,7 +196,7 @@ class SeedRun:
         outcome = next(outcome for outcome in facts.outcomes if outcome.planned.name == name)
         try:
             if outcome.planned.is_made:
-                self._attempt(outcome, self._evaluate, facts.probe)
+                self._attempt(outcome, self.evaluate, facts.probe)
             self.evaluator.forget(PROBE)  # the next seed may use the same base
         except MadeElsewhere as mixed:
             self._forget_answers(mixed)
@@ -209,61 +210,42 @@ class SeedRun:
 
     def collect(self) -> tuple[SeedFacts, list[Due]]:
         """Return the facts from the finished stages, and the stages that other processes can make now."""
-        self.due: list[Due] = []
-        try:
-            return self._from_the_beginning(), self.due
-        except NotDone as stop:
-            return SeedFacts(self.config, self.seed), [stop.due]
+        return self.walk(), self.due
 
-    def _from_the_beginning(self) -> SeedFacts:
-        """Run the stages in order. Finished stages are not repeated."""
-        facts = SeedFacts(self.config, self.seed)
+    def walk(self) -> SeedFacts:
+        """Make the stages in order, and return their facts. Finished stages are not repeated."""
         self.number, self.planned = 0, None  # the number of stages is known after the audit
+        self.due = []
+        return super().walk()
+
+    def attempt(self, name: str, step: Callable[..., object], *arguments: object) -> str:
+        """Take a step. Raises MadeElsewhere, the errors of a disk, and errors of the user at the probe."""
         try:
-            self._probe(facts)
-        # The caller handles errors of the user, evaluations to repeat, and stages of other processes.
-        except (GradienceError, MadeElsewhere, NotDone):
+            step(*arguments)
+        except NotDone as stop:
+            self.due.append(stop.due)
+        except (OutputError, MadeElsewhere):  # a full disk stops all of it
             raise
-        except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result, traceback in run.log)
-            facts.error = self._failed(PROBE, error)
-        if facts.probe is None or facts.audit is None:
-            return facts
-        if self.config.compression.calibration is not None:
-            try:
-                facts.calibration = self._calibration(facts.probe)
-            except (OutputError, MadeElsewhere, NotDone):
+        except Exception as error:  # the boundary of a probe, a variant, a guard: its failure is a result
+            if name == PROBE and isinstance(error, GradienceError):
                 raise
-            except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
-                facts.uncalibrated = self._failed("calibration", error)
-        facts.outcomes = self._variants(facts.probe, facts.audit, facts)
-        if not any(outcome.waits for outcome in facts.outcomes):
-            for inputs in self.guards:
-                self._guard(inputs, facts)
-        return facts
+            logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())
+            return sentence_text(f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])
+        return ""
 
     # ------------------------------------------------------------ the probe
 
-    def _probe(self, facts: SeedFacts) -> None:
-        """Train, evaluate and audit the probe, and add the results to the facts."""
-        outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
-        report = self._train(outcome, RETRAIN, self.config.lora.peft_arguments())
-        if not report.diverged:  # a diverged adapter is not evaluated
-            self._evaluate(outcome, None)
-        facts.probe, answers = outcome, outcome.answers
-        if answers is not None and reaches_gate(self.config, answers):
-            if self.config.task.probe_gate.above_base is not None and not self.is_labels:
-                depends = {"base": self.base, "data": self.data, **self._asking}
-                folder = self._stage("base/eval", depends, self._answer_without_adapter)
-                facts.base = read_records(folder / ANSWERS)
-            if leads_base(self.config, answers, facts.base):
-                facts.gate_passed = True
-                facts.audit = self._audit(outcome)
+    def evaluate_base(self) -> Answers:
+        """Record the answers of the base without an adapter."""
+        depends = {"base": self.base, "data": self.data, **self._asking}
+        return read_records(self._stage("base/eval", depends, self._answer_without_adapter) / ANSWERS)
 
     def _answer_without_adapter(self, folder: Path) -> None:
         self._refuse_mixture()
         self.evaluator.answers(None, None, folder / ANSWERS)
 
-    def _audit(self, probe: Outcome) -> AuditReport:
+    def audit(self, probe: Outcome) -> Path:
+        """Audit the probe."""
         assert probe.adapter is not None
         adapter, energy = probe.adapter.folder, self.config.compression.energy
         depends = {"adapter": probe.adapter.sha256, "energy": energy, "schema": AuditReport.schema_id}
@@ -272,9 +254,10 @@ class SeedRun:
             require_weights(adapter)
             audit_adapter(adapter, tau=energy).save(folder / AUDIT)
 
-        return AuditReport.read(self._stage("audit", depends, make, resumable=False) / AUDIT)
+        return self._stage("audit", depends, make, resumable=False)
 
-    def _calibration(self, probe: Outcome) -> Calibration:
+    def calibrate(self, probe: Outcome) -> Path:
+        """Calibrate the probe on its training prompts."""
         adapter, prompts = probe.adapter, calibration_prompts(self.config, self.task)
         assert adapter is not None
         assert prompts is not None
@@ -291,63 +274,41 @@ class SeedRun:
             self._free_base()
             calibrate_probe(adapter.folder, prompts, self.seed, folder, self.watcher.step)
 
-        return Calibration.read(self._stage("calibration", depends, make, resumable=False) / CALIBRATION)
+        return self._stage("calibration", depends, make, resumable=False)
 
     # ------------------------------------------------------------ the variants
 
-    def _variants(self, probe: Outcome, audit: AuditReport, facts: SeedFacts) -> list[Outcome]:
-        planned = plan_variants(
-            audit,
-            self.config,
-            self.seed,
-            lost=self.ruled_out,
-            calibration=facts.calibration,
-            uncalibrated=facts.uncalibrated,
-        )
-        outcomes = [Outcome(variant) for variant in planned]
-        due = [outcome for outcome in outcomes if outcome.planned.is_made]
+    def variants(self, facts: SeedFacts, probe: Outcome) -> None:
+        """Make and evaluate the variants: truncations first, while the base is loaded."""
+        due = [outcome for outcome in facts.outcomes if outcome.planned.is_made]
         self.planned = self.number + 2 * len(due) - sum(self._look(outcome.planned) == 0 for outcome in due)
         self.planned += len(self.guards)
         distilled = [outcome for outcome in due if outcome.planned.is_distilled]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
         for outcome in due:
-            if outcome not in distilled and outcome not in trained:  # while the base is loaded
+            if outcome not in distilled and outcome not in trained:
                 self._attempt(outcome, self._derive, probe, facts)
                 if self._look(outcome.planned):
-                    self._attempt(outcome, self._evaluate, probe)
+                    self._attempt(outcome, self.evaluate, probe)
         if distilled or trained:
             self._free_base()
         for outcome in distilled:
             self._attempt(outcome, self._derive, probe, facts)
         for outcome in trained:
-            self._attempt(outcome, self._retrain)
+            self._attempt(outcome, self.train)
         for outcome in (*distilled, *trained):
-            self._attempt(outcome, self._evaluate, probe)
-        return outcomes
+            self._attempt(outcome, self.evaluate, probe)
 
     def _free_base(self) -> None:
         if torch.cuda.is_available():
             self.evaluator.close()  # before another base is loaded
 
     def _attempt(self, outcome: Outcome, step: Callable[..., object], *arguments: object) -> None:
-        """Run one step of a variant, unless an earlier step failed or waits."""
-        if outcome.error or outcome.waits:
-            return
-        try:
-            step(outcome, *arguments)
-        except NotDone as stop:
-            outcome.waits = True
-            self.due.append(stop.due)
-        except (OutputError, MadeElsewhere):  # a full disk stops the others as well
-            raise
-        except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made, traceback in run.log)
-            outcome.error = self._failed(outcome.planned.name, error)
-
-    def _retrain(self, outcome: Outcome) -> None:
-        arm, lora = outcome.planned.making, self.config.lora.peft_arguments()
-        if arm.trains == "lora":
-            lora |= outcome.planned.lora_arguments()
-        self._train(outcome, arm, lora)
+        """Take a step of a variant, unless an earlier step failed or waits."""
+        if not (outcome.error or outcome.waits):
+            before = len(self.due)
+            outcome.error = self.attempt(outcome.planned.name, step, outcome, *arguments)
+            outcome.waits = len(self.due) > before
 
     def _derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
         """Derive an adapter from the probe's files. If its arm distills, train it to match the probe's
@@ -387,11 +348,15 @@ class SeedRun:
 
     # ------------------------------------------------------------ training and evaluating
 
-    def _train(self, outcome: Outcome, arm: Arm, lora: Mapping[str, Any]) -> TrainingReport:
+    def train(self, outcome: Outcome) -> None:
         """Train the adapter of `outcome`. For the arm that trains only the head, LoRA keeps its initial weights."""
-        config, name, has_lora = self.config, outcome.planned.name, arm.trains == "lora"
+        config, planned = self.config, outcome.planned
         data = self.task.examples.fingerprint("train", config.train.train_samples)
-        settings: dict[str, Any] = {"lora": dict(lora), "seed": self.seed, "trained": arm.trains}
+        settings: dict[str, Any] = {
+            "lora": config.lora.peft_arguments() | planned.lora_arguments(),
+            "seed": self.seed,
+            "trained": planned.making.trains,
+        }
         depends = settings | {"base": self.base, "recipe": config.train.model_dump(mode="json"), "data": data}
 
         def make(folder: Path) -> None:
@@ -399,10 +364,9 @@ class SeedRun:
             arguments["device"] = config.runtime.device
             train(self.task, **arguments, on_step=self.watcher.step)
 
-        folder = self._stage(f"{name}/train", depends, make)
-        return outcome.read_training(folder, has_lora=has_lora)
+        outcome.read_training(self._stage(f"{planned.name}/train", depends, make))
 
-    def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
+    def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Record the variant's answers, and except for classifiers its divergence from the probe."""
         assert outcome.adapter is not None
         adapter, is_control = outcome.adapter, outcome.planned.control is not None
@@ -461,8 +425,9 @@ class SeedRun:
 
     # ------------------------------------------------------------ the guards
 
-    def _guard(self, inputs: EvaluateInputs, facts: SeedFacts) -> None:
+    def guard(self, name: str, facts: SeedFacts) -> Path:
         """Evaluate probe, candidates and base on a guard, in one stage. An error applies to all candidates."""
+        inputs = self.guards[name]
         candidates = [
             outcome for outcome in facts.outcomes if outcome.planned.is_candidate and outcome.answers
         ]
@@ -489,15 +454,7 @@ class SeedRun:
             whole = replace(inputs, adapters=tuple(adapters), request=request)
             evaluate(whole, folder, base=self.evaluator.base)
 
-        name, stage = inputs.name, f"{GUARDS}/{inputs.name}"
-        try:
-            facts.guards[name] = EvaluationReport.read(self._stage(stage, depends, make) / EVALUATION)
-        except NotDone as stop:
-            self.due.append(stop.due)
-        except OutputError:
-            raise
-        except Exception as error:  # noqa: BLE001  (as in `_attempt`: the other guards are still evaluated)
-            facts.unguarded[name] = self._failed(stage, error)
+        return self._stage(f"{GUARDS}/{name}", depends, make)
 
     def _refuse_mixture(self) -> None:
         refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
@@ -544,10 +501,6 @@ class SeedRun:
         # Audits and truncations run in numpy.
         on_cpu = stage == "audit" or (stage.endswith("/adapter") and stage not in self.distilled)
         return watch_peak(torch.device("cpu") if on_cpu else choose_device(self.config.runtime.device))
-
-    def _failed(self, name: str, error: Exception) -> str:
-        logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())
-        return sentence_text(f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])
 
 
 def require_same_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:

@@ -48,6 +48,9 @@ from gradience.statistics.table import PairedTable
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring, Task
 from gradience.tasks.metrics import score
 
+NO_PROBE = "no probe: "
+"""Start of the reason of every variant if the probe, or its audit, ended in an error."""
+
 
 def data_of(task: Task, config: BenchConfig, plan: BenchPlan) -> BenchData:
     """Return which examples of the task were used."""
@@ -144,7 +147,7 @@ def _variants(
 ) -> tuple[VariantResult, ...]:
     status: Status = "UNDERTRAINED"
     if facts.error:
-        status, why = "ERROR", f"no probe: {facts.error}"
+        status, why = "ERROR", f"{NO_PROBE}{facts.error}"
     elif probe is None:
         step = training.steps if training else 0
         why = f"the probe's training diverged at step {step} (the loss is NaN or infinite)"

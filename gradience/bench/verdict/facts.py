@@ -34,6 +34,7 @@ HEADER = "weights_header.json"
 """Beside an adapter's folder: the header of its weights (names, shapes, types of tensors), which outlives them."""
 BEGUN, FAILED = "begun", "failed.log"
 """In the folder of a stage that is not finished: its key; and the last lines of the traceback, if it has failed."""
+Answers = Evaluation[Any]
 _TWO_SIZES: TypeAdapter[tuple[int, int]] = TypeAdapter(tuple[int, int])
 
 
@@ -63,18 +64,18 @@ class Outcome:
 
     planned: PlannedVariant
     adapter: StoredAdapter | None = None
-    answers: Evaluation[Any] | None = None
+    answers: Answers | None = None
     answers_sha256: str = ""
-    scores: Evaluation[Any] | None = None
+    scores: Answers | None = None
     manifests: list[StageManifest] = field(default_factory=list)
     error: str = ""
     """Last line of the traceback of the error that stopped it."""
     waits: bool = False
     """A stage of it is left to another process, and not done yet."""
 
-    def read_training(self, stage: Path, *, has_lora: bool) -> TrainingReport:
-        """Add the adapter that was trained in this folder. has_lora: its LoRA is used, not only its head."""
-        report = TrainingReport.read(stage / REPORT)
+    def read_training(self, stage: Path) -> None:
+        """Add the adapter that was trained in this folder."""
+        report, has_lora = TrainingReport.read(stage / REPORT), self.planned.making.trains == "lora"
         self._add_adapter(
             stage,
             lora_params=report.lora_params if has_lora else 0,
@@ -82,7 +83,6 @@ class Outcome:
             lora=has_lora,
             training=report,
         )
-        return report
 
     def read_derived(self, stage: Path) -> None:
         """Add the adapter that was derived from the probe in this folder."""
@@ -126,7 +126,7 @@ class SeedFacts:
     seed: int
     probe: Outcome | None = None
     """Without answers when its training diverged."""
-    base: Evaluation[Any] | None = None
+    base: Answers | None = None
     """Answers of the base without an adapter, if the gate needs them."""
     gate_passed: bool = False
     audit: AuditReport | None = None

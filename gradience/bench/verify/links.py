@@ -97,9 +97,7 @@ def _of_training(
     yield file, "start.streams", report.start.streams, {name: stream(facts.seed, name) for name in STREAMS}
     yield file, "trained", report.trained, arm.trains
     yield file, "recipe", report.recipe, {key: recipe.get(key) for key in report.recipe}
-    lora = facts.config.lora.peft_arguments()
-    if outcome.planned.name != PROBE and arm.trains == "lora":
-        lora |= outcome.planned.lora_arguments()
+    lora = facts.config.lora.peft_arguments() | outcome.planned.lora_arguments()
     yield file, "lora", report.lora, json.loads(json.dumps(lora))
     yield file, "examples.task", report.examples.task, plan.task
     yield file, "examples.sha256", report.examples.sha256, data.sha256

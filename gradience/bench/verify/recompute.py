@@ -3,21 +3,21 @@
 Stored answers are scored again: from the output to the answer in it, from the logits to the label.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradience import tasks
-from gradience.bench.arms.arm import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import TaskSettings
-from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant, asked_for, plan_variants
-from gradience.bench.verdict.assemble import leads_base, reaches_gate
-from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, SeedFacts
+from gradience.bench.plan.variants import GUARDS, PROBE, asked_for
+from gradience.bench.verdict.assemble import NO_PROBE
+from gradience.bench.verdict.facts import ANSWERS, Answers, Outcome, SeedFacts
+from gradience.bench.verdict.walk import SeedWalk
 from gradience.errors import GradienceError
 from gradience.evaluate.rows import decided, predictions_of
-from gradience.evaluate.verb import EVALUATION
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
@@ -27,17 +27,13 @@ from gradience.files.records import (
     ScoreRecord,
     read_records,
 )
-from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
-from gradience.reports.calibration import Calibration
-from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.stage import MANIFEST
 from gradience.tasks import user_code
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
 
-NO_PROBE = "there is no probe: "
-Mark = Callable[[Evaluation[Any], Path], Evaluation[Any]]
+Mark = Callable[[Answers, Path], Answers]
 """(records, their folder) -> the records as they are scored now."""
 
 
@@ -145,128 +141,109 @@ def numbers_of(row: Record) -> tuple[float, ...]:
 # ------------------------------------------------------------ the stages of a seed
 
 
-@dataclass(slots=True)
-class SeedFolder:
+class NotThere(Exception):
+    """Raised for a stage without a manifest."""
+
+
+class SeedFolder(SeedWalk):
     """The finished stages of a seed, read in the order in which a run makes them."""
 
-    folder: Path
-    config: BenchConfig
-    seed: int
-    recorded: Bench
-    """Recorded result, for values that are not in the folder, such as error messages."""
-    mark: Mark
-    lost: Mapping[str, str] = field(default_factory=dict)
-    """Variants that earlier seeds had decided, and why."""
-    taken_as_recorded: list[str] = field(default_factory=list)
-    """Adapters whose error is one that this folder cannot show."""
+    def __init__(
+        self,
+        folder: Path,
+        config: BenchConfig,
+        seed: int,
+        recorded: Bench,
+        mark: Mark,
+        lost: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """folder, lost: as in `SeedWalk`; variants that earlier seeds had decided. mark: scores answers again.
 
-    def facts(self) -> SeedFacts:
-        """Return the outputs of the stages. Raises InputError for invalid files."""
-        facts = SeedFacts(self.config, self.seed)
-        missing = self._probe(facts)
-        if not missing and facts.gate_passed:
-            if self._is_done("audit"):
-                facts.audit = AuditReport.read(self.folder / "audit" / AUDIT)
-                facts.outcomes = [self._variant(planned) for planned in self._planned(facts, facts.audit)]
-                self._guards(facts)
-            else:
-                missing = "audit"
-        if missing:
-            reasons = [why for result in self.recorded.variants for why in result.reasons]
-            facts.error = f"its stage {missing} is not there"
-            if reasons and reasons[0].startswith(NO_PROBE):
-                self.taken_as_recorded.append(PROBE)
-                facts.error = reasons[0].removeprefix(NO_PROBE)
-        return facts
+        recorded: the result in the folder, for values that no stage holds, such as error messages.
+        """
+        super().__init__(config, seed, folder, lost)
+        self.recorded, self.mark = recorded, mark
+        self.taken_as_recorded: list[str] = []
+        """Adapters, and other parts, whose error is one that this folder cannot show."""
 
-    def _probe(self, facts: SeedFacts) -> str:
-        """Fill in the probe; return the stage that is missing, or nothing."""
-        outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
-        if not self._is_done("probe/train"):
-            return "probe/train"
-        report = outcome.read_training(self.folder / "probe" / "train", has_lora=True)
-        if not report.diverged:
-            if not self._is_done("probe/eval"):
-                return "probe/eval"
-            self._read_answers(outcome)
-            assert outcome.answers is not None
-            if reaches_gate(self.config, outcome.answers):
-                folder = self.folder / "base" / "eval"
-                if self._is_done("base/eval"):
-                    facts.base = self.mark(read_records(folder / ANSWERS), folder)
-                facts.gate_passed = leads_base(self.config, outcome.answers, facts.base)
-        facts.probe = outcome
+    def attempt(self, name: str, step: Callable[..., object], *arguments: object) -> str:
+        """Take a step. If its stage is not there, return the recorded error."""
+        try:
+            step(*arguments)
+        except NotThere as stage:
+            error = self._recorded_error(name)
+            if error:
+                self.taken_as_recorded.append(name)
+            return error or f"its stage {stage} is not there"
         return ""
 
-    def _planned(self, facts: SeedFacts, audit: AuditReport) -> Sequence[PlannedVariant]:
-        """Return what was to be compared, by the audit and the calibration; fill in the calibration."""
-        if self.config.compression.calibration is not None:
-            if self._is_done("calibration"):
-                facts.calibration = Calibration.read(self.folder / "calibration" / CALIBRATION)
-            else:
-                facts.uncalibrated = self._error_of_calibration()
-        return plan_variants(
-            audit,
-            self.config,
-            self.seed,
-            lost=self.lost,
-            calibration=facts.calibration,
-            uncalibrated=facts.uncalibrated,
-        )
+    def variants(self, facts: SeedFacts, probe: Outcome) -> None:
+        """Read the variants that were made."""
+        for outcome in facts.outcomes:
+            if outcome.planned.is_made:
+                outcome.error = self.attempt(outcome.planned.name, self._variant, outcome, probe)
 
-    def _variant(self, planned: PlannedVariant) -> Outcome:
-        outcome = Outcome(planned)
-        if not planned.is_made:
-            return outcome
-        making = "train" if planned.is_trained else "adapter"
-        folder, arm = self.folder / planned.name, planned.making
-        for stage in (making, "eval"):
-            if not self._is_done(f"{planned.name}/{stage}"):
-                if stage == "eval" and planned.step is not None and self.recorded.data.looks:
-                    break  # the ladder has not reached it
-                outcome.error = (
-                    self._recorded_error(planned.name) or f"its stage {planned.name}/{stage} is not there"
-                )
-                return outcome
-        if arm.is_trained:
-            outcome.read_training(folder / making, has_lora=arm.trains == "lora")
+    def _variant(self, outcome: Outcome, probe: Outcome) -> None:
+        name = outcome.planned.name
+        if outcome.planned.is_trained:
+            self.train(outcome)
         else:
-            outcome.read_derived(folder / making)
-        if self._is_done(f"{planned.name}/eval"):
-            self._read_answers(outcome)
-        return outcome
+            outcome.read_derived(self._stage(f"{name}/adapter"))
+        untested = outcome.planned.step is not None and self.recorded.data.looks
+        if not untested or self._is_done(f"{name}/eval"):  # else the ladder has not reached it
+            self.evaluate(outcome, probe)
 
-    def _guards(self, facts: SeedFacts) -> None:
-        for name in self.config.guards:
-            stage = f"{GUARDS}/{name}"
-            if self._is_done(stage):
-                facts.guards[name] = EvaluationReport.read(self.folder / stage / EVALUATION)
-                continue
-            before = f"guard {name}: "
-            reasons = [why for result in self.recorded.candidates for why in result.reasons]
-            error = next((why.removeprefix(before) for why in reasons if why.startswith(before)), "")
-            if error:
-                self.taken_as_recorded.append(stage)
-            facts.unguarded[name] = error or f"its stage {stage} is not there"
+    def train(self, outcome: Outcome) -> None:
+        """Read a training."""
+        outcome.read_training(self._stage(f"{outcome.planned.name}/train"))
 
-    def _read_answers(self, outcome: Outcome) -> None:
-        folder = self.folder / outcome.planned.name / "eval"
+    def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
+        """Read answers, and score them again."""
+        folder = self._stage(f"{outcome.planned.name}/eval")
         outcome.read_answers(folder)
         if outcome.answers is not None:
             outcome.answers = self.mark(outcome.answers, folder)
 
+    def evaluate_base(self) -> Answers:
+        """Read the base's answers, and score them again."""
+        folder = self._stage("base/eval")
+        return self.mark(read_records(folder / ANSWERS), folder)
+
+    def audit(self, probe: Outcome) -> Path:
+        """Return the folder of the audit."""
+        return self._stage("audit")
+
+    def calibrate(self, probe: Outcome) -> Path:
+        """Return the folder of the calibration."""
+        return self._stage("calibration")
+
+    def guard(self, name: str, facts: SeedFacts) -> Path:
+        """Return the folder of a guard's evaluation."""
+        return self._stage(f"{GUARDS}/{name}")
+
     def _is_done(self, stage: str) -> bool:
         return (self.folder / stage / MANIFEST).is_file()
 
-    def _recorded_error(self, name: str, called: str = "") -> str:
-        """Return the error in a variant's result; empty if there is none."""
-        result = self.recorded.variant(name)
-        if result is None or result.status != "ERROR" or not result.reasons:
-            return ""
-        self.taken_as_recorded.append(called or name)
-        return result.reasons[0]
+    def _stage(self, stage: str) -> Path:
+        if not self._is_done(stage):
+            raise NotThere(stage)
+        return self.folder / stage
 
-    def _error_of_calibration(self) -> str:
-        calibrated = (p.name for p in asked_for(self.config.compression) if p.needs_calibration)
-        errors = (self._recorded_error(name, "calibration") for name in calibrated)
-        return next(filter(None, errors), "its stage calibration is not there")
+    def _recorded_error(self, name: str) -> str:
+        """Return the recorded error of the probe, a variant, a guard or the calibration; empty if there is none."""
+        of, start = {name}, ""
+        if name == PROBE:
+            of, start = {result.name for result in self.recorded.variants}, NO_PROBE
+        elif name.startswith(f"{GUARDS}/"):
+            of = {result.name for result in self.recorded.candidates}
+            start = f"guard {name.removeprefix(f'{GUARDS}/')}: "
+        elif name == "calibration":
+            of = {variant.name for variant in asked_for(self.config.compression) if variant.needs_calibration}
+        errors = (
+            why.removeprefix(start)
+            for result in self.recorded.variants
+            if result.name in of and result.status == "ERROR"
+            for why in result.reasons
+            if why.startswith(start)
+        )
+        return next(errors, "")

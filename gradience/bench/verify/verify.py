@@ -187,10 +187,10 @@ def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) 
     )
     if marking.why_not:
         findings.not_done("answers", "L2", marking.why_not)
-        facts = folder.facts()
+        facts = folder.walk()
     else:
         with findings.check("answers", "L2", "answers extracted and rescored from the stored outputs"):
-            facts = folder.facts()
+            facts = folder.walk()
     for name in folder.taken_as_recorded:
         findings.gap(f"{name}: that it ended in the recorded error")
     check_links(facts, plan, findings, None if marking.why_not else marking.rules.scoring_version)
