@@ -183,6 +183,21 @@ def test_no_label_lies_on_another_or_outside(points):
     assert all(inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1) for box in labels[1:])
 
 
+@pytest.mark.parametrize("points", [SAME, CROWD], ids=["one place", "a crowd"])
+def test_no_label_of_a_page_lies_on_another(points):
+    (trace,) = to_plotly(plot_of(points))["data"]
+    assert trace["hovertext"] == points.labels
+    shown = [
+        (x, y, side)
+        for x, y, label, side in zip(
+            trace["x"], trace["y"], trace["text"], trace["textposition"], strict=True
+        )
+        if label
+    ]
+    assert len(shown) > 4 if points is CROWD else 2 <= len(shown) <= 4
+    assert len(set(shown)) == len(shown)
+
+
 def test_series_are_told_apart_without_color():
     axes = figure_of(PLOT).axes[0]
     assert len({(line.get_marker(), line.get_linestyle()) for line in axes.get_lines()[:3]}) == 3

@@ -30,6 +30,7 @@ from gradience.reports.plots.plot import (
     Reference,
     Tone,
     series_color,
+    sides_of_labels,
 )
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ ABSENT = "#f2f2f2"
 """Color of a cell without a value."""
 TITLE, NAME, LABEL = 48, 60, 28
 """Characters per line of a title, of a name in a plot, and of a label beside a point."""
-BESIDE = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
-"""Label offsets from a point (right, up), in the order in which they are tried."""
+GAP = 5
+"""Distance of a label from the center of its point, in points of type."""
 SIZE = (5.2, 3.6)
 """Width and minimum height of a plot, in inches."""
 ROW = 0.28
@@ -197,28 +198,28 @@ def _draw_labels(axes: Axes, points: Sequence[Points]) -> None:
     named = [point for series in points for point in zip(series.x, series.y, series.labels, strict=False)]
     if not named:
         return
-    marks = axes.transData.transform([(x, y) for x, y, _ in named])
-    inside, size, box_of = axes.get_window_extent(), 4, _part("transforms").Bbox.from_bounds
-    taken = [box_of(x - size, y - size, 2 * size, 2 * size) for x, y in marks]
-    taken += [text.get_window_extent() for text in (*axes.texts, *filter(None, [axes.get_legend()]))]
-    for x, y, label in named:
-        for right, up in BESIDE:
-            text = axes.annotate(
-                _text(label, LABEL),
-                (x, y),
-                xytext=(5 * right, 5 * up),
-                textcoords="offset points",
-                fontsize=7,
-                ha=("center", "left", "right")[right],
-                va=("center", "bottom", "top")[up],
-                in_layout=False,
-            )
-            box = text.get_window_extent()
-            whole = inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
-            if whole and not box.count_overlaps(taken):
-                taken.append(box)
-                break
+    taken = [text.get_window_extent() for text in (*axes.texts, *filter(None, [axes.get_legend()]))]
+    texts = [
+        axes.annotate(
+            _text(label, LABEL), (x, y), (0, 0), textcoords="offset points", fontsize=7, in_layout=False
+        )
+        for x, y, label in named
+    ]
+    boxes = [text.get_window_extent() for text in texts]
+    sides = sides_of_labels(
+        axes.transData.transform([(x, y) for x, y, _ in named]).tolist(),
+        [(box.width, box.height) for box in boxes],
+        axes.get_window_extent().extents,
+        [box.extents for box in taken],
+        GAP * axes.figure.dpi / 72,
+    )
+    for text, side in zip(texts, sides, strict=True):
+        if side is None:
             text.remove()
+            continue
+        right, up = side
+        text.xyann = (GAP * right, GAP * up)
+        text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
 
 
 def _draw_intervals(axes: Axes, series: Intervals) -> None:

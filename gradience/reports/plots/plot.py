@@ -136,6 +136,49 @@ class Plot:
         return 1 if any(isinstance(series, Points | Intervals) for series in self.series) else 2
 
 
+# ---------------------------------------------------------------- labels beside points
+
+Side = tuple[int, int]
+BESIDE: Sequence[Side] = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
+"""Sides of a point on which a label may stand (right, up), in the order in which they are tried."""
+Box = tuple[float, float, float, float]
+"""Left, lower, right and upper end."""
+
+
+def sides_of_labels(
+    points: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    inside: Box,
+    taken: Sequence[Box],
+    gap: float,
+) -> list[Side | None]:
+    """Return the side of each point on which its label covers no mark, no other label and nothing in `taken`.
+
+    None if there is no room on any side, so that the label is left out. All lengths are in one unit, such as pixels;
+    sizes: of the labels; inside: where labels may stand; gap: from the center of a point to its label.
+    """
+    mark = gap - 1
+    boxes = [*taken, *((x - mark, y - mark, x + mark, y + mark) for x, y in points)]
+    sides: list[Side | None] = []
+    for (x, y), (width, height) in zip(points, sizes, strict=True):
+        chosen = None
+        for right, up in BESIDE:
+            left = x + right * gap + (right - 1) * width / 2
+            low = y + up * gap + (up - 1) * height / 2
+            box = (left, low, left + width, low + height)
+            fits = inside[0] <= left and inside[1] <= low and box[2] <= inside[2] and box[3] <= inside[3]
+            if fits and not any(_overlap(box, other) for other in boxes):
+                boxes.append(box)
+                chosen = right, up
+                break
+        sides.append(chosen)
+    return sides
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
 # ---------------------------------------------------------------- colors
 
 SERIES = ("#3b78c4", "#d9822b", "#2f9e77", "#b3589a", "#7352d1", "#8f5f33", "#45a2cc", "#ae9258")

@@ -6,11 +6,12 @@ text and lines around the plot.
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gradience.reports.base.names import display_name, fit_names
 from gradience.reports.plots.plot import (
+    BESIDE,
     SERIES,
     SHADES,
     Axis,
@@ -20,8 +21,10 @@ from gradience.reports.plots.plot import (
     Plot,
     Points,
     Reference,
+    Side,
     Tone,
     series_color,
+    sides_of_labels,
 )
 
 Json = dict[str, Any]
@@ -42,6 +45,10 @@ SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "square"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "triangle-up", "diamond")
 """Marks of several line series, by their position: series with marks differ in these, the others in their dashes."""
+AREA = (560, 300)
+"""Width and height of the axes in which labels beside points must fit, in pixels; most pages have more."""
+LETTER, LINE, GAP = 6, 12, 6
+"""Width of a letter of a label, its height, and its distance from the center of its point, in pixels."""
 QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
 """An auxiliary line of a different trace."""
 
@@ -49,12 +56,13 @@ QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showleg
 def to_plotly(plot: Plot) -> Json:
     """Return `data` and `layout` of a plotly figure without its title. No value is NaN: JSON."""
     data: list[Json] = []
+    sides = iter(_sides(plot))
     for place, series in enumerate(plot.series):
         match series:
             case Lines():
                 data.append(_lines(series, place))
             case Points():
-                data.append(_points(series, place))
+                data.append(_points(series, place, [next(sides) for _ in series.labels]))
             case Intervals():
                 data += _intervals(series)
             case Image():
@@ -172,17 +180,47 @@ def _lines(series: Lines, place: int) -> Json:
     return drawn
 
 
-def _points(series: Points, place: int) -> Json:
+def _points(series: Points, place: int, sides: Sequence[Side | None]) -> Json:
+    """sides: of the labels; None if there is no room, so that a label is shown only when its mark is pointed at."""
     color = series_color(series.tone, place)
     marker = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
-    values: Json = {"x": _numbers(series.x), "y": _numbers(series.y)}
+    drawn: Json = {"mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y), "cliponaxis": False}
     labels = [_text(label, LABEL) for label in series.labels]
-    if 0 < len(labels) <= LEGEND:
-        sides = ("top right", "bottom right")
-        values |= {"text": labels, "textposition": [sides[place % 2] for place in range(len(labels))]}
-    mode = "markers+text" if "text" in values else "markers"
-    values["cliponaxis"] = False  # labels may extend past the axes
-    return _named(series.name, type="scatter", mode=mode, marker=marker, **values)
+    if labels:
+        drawn |= {
+            "mode": "markers+text",
+            "hovertext": labels,
+            "text": [label if side else "" for label, side in zip(labels, sides, strict=True)],
+            "textposition": [_position(*(side or BESIDE[0])) for side in sides],
+        }
+    return _named(series.name, type="scatter", marker=marker, **drawn)
+
+
+def _position(right: int, up: int) -> str:
+    return f"{('bottom', 'middle', 'top')[up + 1]} {('left', 'center', 'right')[right + 1]}"
+
+
+def _sides(plot: Plot) -> list[Side | None]:
+    """Return the side of each label of the points of a plot, on axes of the size `AREA`."""
+    drawn = [series for series in plot.series if isinstance(series, Lines | Points)]
+    points = [series for series in drawn if isinstance(series, Points)]
+    named = [each for series in points for each in zip(series.x, series.y, series.labels, strict=False)]
+    if not named:
+        return []
+    across = _pixels(plot.x, [value for series in drawn for value in series.x], AREA[0])
+    up = _pixels(plot.y, [value for series in drawn for value in series.y], AREA[1])
+    sizes = [(LETTER * min(len(label), LABEL), LINE) for _, _, label in named]
+    return sides_of_labels([(across(x), up(y)) for x, y, _ in named], sizes, (0, 0, *AREA), (), GAP)
+
+
+def _pixels(axis: Axis, values: Iterable[float | None], size: int) -> Callable[[float], float]:
+    """Return a function from a value on an axis to its place in pixels. values: all that are drawn."""
+    ends = [_end(axis, value) or 0.0 for value in (*values, axis.low, axis.high) if value is not None]
+    room = (
+        0.0 if None not in (axis.low, axis.high) else 0.05 * (max(ends) - min(ends)) or 1.0
+    )  # as plotly has it
+    low, span = min(ends) - room, max(ends) - min(ends) + 2 * room
+    return lambda value: size * ((_end(axis, value) or 0.0) - low) / span
 
 
 def _intervals(series: Intervals) -> list[Json]:
