@@ -12,7 +12,6 @@ from itertools import product
 from shutil import disk_usage
 from typing import Any
 
-import torch
 from huggingface_hub import try_to_load_from_cache
 
 from gradience.bench.config.load import BenchConfig
@@ -267,19 +266,25 @@ def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_t
 def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | None) -> CostEstimate:
     """Return the memory of `config`'s stages on a base of this shape (transformers' config)."""
     dtype = dtype_of(config.model, shape, config.runtime.device)
-    base, network = _networks(config, shape, dtype, labels)
+    base, network = network_on_meta(
+        copy.deepcopy(shape), config.lora.peft_arguments(), dtype=dtype, labels=labels
+    )
     parameters = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     rows, length = shapes.train
+    counted_on, kept = network, 0
+    if (
+        config.model.gradient_checkpointing
+    ):  # what goes into each layer, and one layer while it is computed again
+        text, one_layer = shape.get_text_config(), copy.deepcopy(shape)
+        one_layer.get_text_config().num_hidden_layers = 1
+        _, counted_on = network_on_meta(one_layer, config.lora.peft_arguments(), dtype=dtype, labels=labels)
+        kept = rows * length * text.num_hidden_layers * text.hidden_size * dtype.itemsize
     return CostEstimate(
         base_params=sum(weight.numel() for name, weight in base.named_parameters() if "lora_" not in name),
         probe_params=parameters,
         weights_bytes=weights_bytes_of(base, packed=config.model.quantization is not None),
         trained_bytes=ADAM_BYTES * parameters,
-        activation_bytes=(
-            _recomputed(config, shape, shapes, labels)
-            if config.model.gradient_checkpointing
-            else activation_bytes(network, rows, length, labels=labels is not None)
-        ),
+        activation_bytes=kept + activation_bytes(counted_on, rows, length, labels=labels is not None),
         evaluation_bytes=answering_bytes(
             shape,
             network,
@@ -292,28 +297,3 @@ def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | No
         process_bytes=process_bytes(config.runtime.device),
         tokens_per_training=shapes.steps * config.train.gradient_accumulation_steps * rows * length,
     )
-
-
-def _networks(config: BenchConfig, shape: Any, dtype: torch.dtype, labels: int | None) -> tuple[Any, Any]:
-    base, network = network_on_meta(
-        copy.deepcopy(shape), config.lora.peft_arguments(), dtype=dtype, labels=labels
-    )
-    if config.model.gradient_checkpointing:
-        how = {"use_reentrant": False, "preserve_rng_state": False}
-        # Renamed within transformers 5; the old name goes away in 6.
-        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable(how)
-        network.enable_input_require_grads()
-    return base, network
-
-
-def _recomputed(config: BenchConfig, shape: Any, shapes: Shapes, labels: int | None) -> int:
-    """Bytes that gradient checkpointing keeps: what goes into each layer, and one layer while it is computed again."""
-    layers = shape.get_text_config().num_hidden_layers
-    one_layer = copy.deepcopy(shape)
-    one_layer.get_text_config().num_hidden_layers = 1
-    dtype = dtype_of(config.model, shape, config.runtime.device)
-    _, network = network_on_meta(one_layer, config.lora.peft_arguments(), dtype=dtype, labels=labels)
-    rows, length = shapes.train
-    between = rows * length * shape.get_text_config().hidden_size * dtype.itemsize
-    return activation_bytes(network, rows, length, labels=labels is not None) + int(layers * between)

@@ -3,20 +3,18 @@
 Nothing is fetched but the config.json of a model on the hub, and code of a user's own is not run.
 """
 
-import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from gradience import tasks
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.guards import read_guards
-from gradience.errors import InputError, MissingExtra, NetworkError
+from gradience.errors import MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
 from gradience.evaluate.forecast import SHOWN, scored_example
 from gradience.evaluate.verb import planned_set
-from gradience.files.hub import Address, explained
+from gradience.files.hub import fetch_folder
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
@@ -31,8 +29,6 @@ from gradience.training.encode import encode, labels_of
 from gradience.words import counted
 
 What = Literal["model", "tokenizer", "data", "guard", "code"]
-HUB_SECONDS = 5
-"""Timeout for the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,52 +104,26 @@ def _model(settings: ModelSettings, preview: LocalInputs) -> Any:
     """Return the shape of the model; None if it is not available locally."""
     from transformers import AutoConfig
 
-    name, known = settings.name, KNOWN.get(settings.name)
-    source: Path | None = None
-    if name.startswith("embedded:"):
-        if name not in EMBEDDED:
-            raise InputError(
-                f"model.name: no such base model: {name}",
-                code="unknown-model",
-                hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
-            )
+    name = settings.name
+    is_here = name.startswith("embedded:") or settings.path.is_dir()
+    address = None if is_here else hub_address(settings)
+    if name in EMBEDDED:
         preview.check("model", name, "found", "a pinned package")
-    elif settings.path.is_dir():
-        require_weights(settings.path)
-        source = settings.path
+        return AutoConfig.for_model(**KNOWN[name])
+    if address is None:
+        folder = locate(settings).folder
+        require_weights(folder)
         preview.check("model", name, "found", "a folder")
-    elif (address := hub_address(settings)) is None:
-        source = locate(settings).folder  # refused, since there is none
     else:
-        source = _hub_config(address, preview)
-    if source is None:
-        return AutoConfig.for_model(**known) if known else None
-    return from_folder(AutoConfig, name, source)
-
-
-def _hub_config(address: Address, preview: LocalInputs) -> Path | None:
-    """The file config.json from the cache or the hub; None when the hub cannot be reached."""
-    from huggingface_hub import hf_hub_download, logging
-
-    name, level = str(address), logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it warns of each attempt; what became of them is said below
-    try:
-        with explained(address):
-            path = hf_hub_download(
-                address.repo,
-                posixpath.join(address.inside, "config.json"),
-                revision=address.revision,
-                etag_timeout=HUB_SECONDS,
-            )
-    except NetworkError as error:
-        if error.code not in ("hub-offline", "hub-connection"):
-            raise
-        preview.check("model", name, "not checked", "the hub cannot be reached")
-        return None
-    finally:
-        logging.set_verbosity(level)
-    preview.check("model", name, "found", "on the hub, or in its cache here")
-    return Path(path)
+        try:
+            folder, _ = fetch_folder(address, ("config.json",))
+        except NetworkError as error:
+            if error.code not in ("hub-offline", "hub-connection"):
+                raise
+            preview.check("model", str(address), "not checked", "the hub cannot be reached")
+            return AutoConfig.for_model(**KNOWN[name]) if name in KNOWN else None
+        preview.check("model", str(address), "found", "on the hub, or in its cache here")
+    return from_folder(AutoConfig, name, folder)
 
 
 # ------------------------------------------------------------------ the task
