@@ -107,7 +107,7 @@ def remake(run: Path) -> None:
     for seed in SEEDS:
         place = run / f"seed_{seed}"
         recorded = Bench.read(place / "bench.json")
-        facts = SeedFolder(place, config, seed, recorded, lambda records, _: records).facts()
+        facts = SeedFolder(place, config, seed, recorded, lambda records, _: records).walk()
         data = recorded.data.model_copy(update={"splits": plan.splits})
         bench = assemble(facts, marking_of(config.task, plan, recorded).rules, data, plan, recorded.run)
         bench.save(place / "bench.json")
