@@ -11,7 +11,7 @@ from gradience import __version__, tasks
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.verify.data import check_records
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.recompute import repeated, rescored
+from gradience.bench.verify.recompute import repeated, scored_again
 from gradience.bench.verify.verify import check_page, compare_json
 from gradience.card import EVALUATED, card_of
 from gradience.compress.adapter import REPORT
@@ -357,11 +357,7 @@ class _Recorded(Answering):
         row.files.append(RecordsFile(path=name, sha256=digest))
         if isinstance(self.rules, str) or read.run.kind != self._header.kind:
             return read
-        again = rescored(read, self.rules)
-        if again.changed:
-            some = ", ".join(again.changed[:3])
-            self.findings.mismatch(name, f"{len(again.changed):,} answers are scored differently: {some}")
-        return again.evaluation
+        return scored_again(read, self.rules, name, self.findings)
 
     def _facts(
         self, row: AdapterAnswers, file: str, read: Evaluation[Any], digest: str

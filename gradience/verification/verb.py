@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from gradience.bench.verify.verify import checked_run, compare_json
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
-from gradience.errors import GradienceError, InputError, UsageError
+from gradience.errors import UsageError
 from gradience.evaluate.verb import EVALUATION, JOINT
 from gradience.evidence.verb import compare_logs
 from gradience.files.digests import DIGESTS, root_of
@@ -53,21 +52,17 @@ def check_evidence(place: Path, findings: Findings) -> None:
         return
     most = max((sum(flip.change == side for flip in report.flips) for side in ("lost", "gained")), default=0)
     margin = Fraction(repr(report.margin)) * (1 if report.table is None else 100)
-    with findings.check("result", "L1", f"{EVIDENCE}: every number and sentence matches the logs"):
-        try:
-            again = compare_logs(
-                a,
-                b,
-                margin=float(exact_text(margin)),
-                metric=report.metric,
-                filter=report.filter,
-                group=report.grouped_by,
-                lower_is_better=report.lower_is_better or None,
-                flips=most,
-            )
-        except InputError as error:
-            findings.mismatch(EVIDENCE, f"cannot be recomputed: {error}")
-            return
+    with findings.check("result", "L1", f"{EVIDENCE}: every number and sentence matches the logs", EVIDENCE):
+        again = compare_logs(
+            a,
+            b,
+            margin=float(exact_text(margin)),
+            metric=report.metric,
+            filter=report.filter,
+            group=report.grouped_by,
+            lower_is_better=report.lower_is_better or None,
+            flips=most,
+        )
         compare_json(place / EVIDENCE, again, findings, NOT_IN_LOGS)
 
 
@@ -126,8 +121,8 @@ def verify(settings: VerifySettings) -> Verification:
             for path in sorted(run.folder.glob(f"**/{GUARDS}/*/{EVALUATION}")):
                 inside = f"{path.parent.relative_to(run.folder).as_posix()}/"
                 if inside.startswith(run.only):
-                    with run.findings.inside(inside):
-                        _make_again(check_answers, path.parent, EVALUATION, run.findings)
+                    with run.findings.inside(inside), run.findings.remaking(EVALUATION):
+                        check_answers(path.parent, run.findings)
             sample_seed, again = None, None
             if settings.data:
                 check_bench_data(run)
@@ -153,23 +148,14 @@ def verify(settings: VerifySettings) -> Verification:
             check_files(place, findings, expected=settings.root)
         plan = _plan_digest(place, settings.plan, findings)
         for name in names:
-            _make_again(CHECKS[name], place, name, findings)
+            with findings.remaking(name):
+                CHECKS[name](place, findings)
             if settings.data:
-                _make_again(partial(check_data, name), place, name, findings)
+                with findings.remaking(name):
+                    check_data(name, place, findings)
     if {SHRUNK, EVALUATION, JOINT} & {*names}:
         findings.gap(UNCOUNTED)
     return _report(settings, findings, watch, MADE_UP, folder, plan, {"status": None, "seeds": ()})
-
-
-def _make_again(
-    check: Callable[[Path, Findings], object], folder: Path, name: str, findings: Findings
-) -> None:
-    """Recompute the result `name` in a folder, and compare."""
-    try:
-        check(folder, findings)
-    except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
-        # files of unknown origin may be inconsistent, and then nothing can be computed from them
-        findings.mismatch(name, f"cannot be recomputed: {type(error).__name__}: {error}")
 
 
 def _plan_digest(folder: Path, expected: str | None, findings: Findings) -> str | None:

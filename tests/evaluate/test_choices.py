@@ -8,7 +8,8 @@ from raising import raises
 from tiny_models import MEMORIES, remembering
 
 from gradience import tasks
-from gradience.bench.verify.recompute import gold_of, rescored
+from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.recompute import gold_of, scored_again
 from gradience.errors import InputError
 from gradience.files.records import count
 from gradience.tasks.base import ChoiceScoring
@@ -92,12 +93,13 @@ def test_what_is_wrong_is_named(tmp_path, row, code, message):
 
 def test_choices_that_are_stored_are_marked_again(engine):
     stored = evaluate_choices(engine, "plain", EXAMPLES)
-    assert rescored(stored, ChoiceScoring()).changed == ()
+    findings = Findings()
+    scored_again(stored, ChoiceScoring(), "file", findings)
+    assert not findings.mismatches
     normed = evaluate_choices(engine, "plain", EXAMPLES, choose_by="per_character").records
-    again = rescored(
-        stored, tasks.scoring_of("jsonl", {"scorer": "multiple_choice", "choose_by": "per_character"})
-    )
-    assert again.evaluation.records == normed
+    rules = tasks.scoring_of("jsonl", {"scorer": "multiple_choice", "choose_by": "per_character"})
+    assert scored_again(stored, rules, "file", findings).records == normed
+    assert bool(findings.mismatches) == (normed != stored.records)
     assert {len(gold_of(record)) for record in normed} == {3}
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from gradience.adapters.config import read_config
+from gradience.adapters.locate import WEIGHTS
 from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms.arm import ArmSource
 from gradience.bench.config.load import BenchConfig
@@ -32,7 +33,6 @@ from gradience.bench.run.stages import (
     NotDone,
     Stages,
     key_of,
-    parameters_of,
     require_weights,
     stage_key,
 )
@@ -47,6 +47,8 @@ from gradience.bench.verdict.facts import (
     SeedFacts,
     StoredAdapter,
     changed_scales,
+    header_of,
+    parameters_of,
 )
 from gradience.bench.verdict.walk import SeedWalk
 from gradience.errors import GradienceError, OutputError
@@ -342,7 +344,7 @@ class SeedRun(SeedWalk):
             else:
                 assert arm.make is not None
                 arm.make(source, planned.ranks, target)
-            write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
+            write_whole(folder / SIZES, [json.dumps(parameters_of(header_of(target / WEIGHTS))).encode()])
 
         outcome.read_derived(self._stage(f"{planned.name}/adapter", depends, make, resumable=False))
 

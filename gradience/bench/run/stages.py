@@ -7,7 +7,6 @@ compared with its manifest when it is used, and repeated if a file has changed.
 
 import json
 import logging
-import math
 import shutil
 import time
 import traceback
@@ -208,21 +207,6 @@ def mark_begun(folder: Path, key: str) -> None:
 
 
 # ------------------------------------------------------------ weights of the adapters
-
-
-def parameters_of(adapter: Path) -> tuple[int, int]:
-    """Count the parameters in an adapter's file: of LoRA factors, and of everything else."""
-    from safetensors import safe_open
-
-    lora = other = 0
-    with safe_open(adapter / WEIGHTS, framework="np") as file:
-        for name in file.keys():  # noqa: SIM118  (no dict)
-            size = math.prod(file.get_slice(name).get_shape())
-            if "lora_" in name:
-                lora += size
-            else:
-                other += size
-    return lora, other
 
 
 def require_weights(adapter: Path) -> None:

@@ -366,16 +366,13 @@ def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
 def _training(report: TrainingReport | None) -> TrainingFacts | None:
     if report is None:
         return None
+    named = {name: getattr(report, name) for name in TrainingFacts.model_fields if hasattr(report, name)}
+    start = report.start
     return TrainingFacts(
-        steps=report.steps,
-        planned_steps=report.planned_steps,
-        loss=report.loss,
-        diverged=report.diverged,
+        **named,
         tokens=report.examples.tokens,
-        seconds=report.seconds,
-        peak_memory_bytes=report.peak_memory_bytes,
-        initial_adapter_sha256=report.start.initial_adapter_sha256,
-        first_batch_sha256=report.start.first_batch_sha256,
+        initial_adapter_sha256=start.initial_adapter_sha256,
+        first_batch_sha256=start.first_batch_sha256,
     )
 
 

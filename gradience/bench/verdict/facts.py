@@ -1,7 +1,7 @@
 """Results of the stages of a seed: adapters on disk, records of their answers, and errors."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import config_name
 from gradience.adapters.locate import WEIGHTS
+from gradience.adapters.tensors import TensorEntry, read_header, stored_header
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
 from gradience.compress.adapter import REPORT as COMPRESSION_REPORT
@@ -36,6 +37,17 @@ BEGUN, FAILED = "begun", "failed.log"
 """In the folder of a stage that is not finished: its key; and the last lines of the traceback, if it has failed."""
 Answers = Evaluation[Any]
 _TWO_SIZES: TypeAdapter[tuple[int, int]] = TypeAdapter(tuple[int, int])
+
+
+def header_of(weights: Path) -> Mapping[str, TensorEntry]:
+    """Return the tensors in a file of weights."""
+    return read_header(weights, stored_header(weights), weights.stat().st_size)[0]
+
+
+def parameters_of(header: Mapping[str, TensorEntry]) -> tuple[int, int]:
+    """Count the parameters of an adapter: of LoRA factors, and of everything else."""
+    lora = sum(entry.params for name, entry in header.items() if "lora_" in name)
+    return lora, sum(entry.params for entry in header.values()) - lora
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gradience.errors import shortened
+from gradience.errors import GradienceError, InputError, shortened
 from gradience.files.differences import is_equal
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 from gradience.words import counted
@@ -72,11 +72,30 @@ class Findings:
         return f"{self._inside.removesuffix('/')}: {text}" if self._inside else text
 
     @contextmanager
-    def check(self, name: str, level: CheckLevel, description: str) -> Iterator[None]:
-        """Run one check. It fails if the block reports a mismatch. description: what holds if it passes."""
-        before, passed, what = len(self.mismatches), False, "stopped by an error"
+    def remaking(self, file: str) -> Iterator[None]:
+        """Record an error in the block as a mismatch of `file`, which cannot be made again.
+
+        Files of unknown origin may be inconsistent, and then nothing can be computed from them.
+        """
         try:
             yield
+        except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
+            self.mismatch(file, f"cannot be recomputed: {type(error).__name__}: {error}")
+
+    @contextmanager
+    def check(self, name: str, level: CheckLevel, description: str, file: str = "") -> Iterator[None]:
+        """Run one check. It fails if the block reports a mismatch. description: what holds if it passes.
+
+        file: an InputError in the block is a mismatch of this file.
+        """
+        before, passed, what = len(self.mismatches), False, "stopped by an error"
+        try:
+            try:
+                yield
+            except InputError as error:
+                if not file:
+                    raise
+                self.mismatch(file, str(error))
             failures = len(self.mismatches) - before
             passed, what = not failures, description
             if failures:

@@ -9,7 +9,7 @@ from gradience import __version__
 from gradience.adapters.config import read_config
 from gradience.adapters.keys import config_name, parse_key
 from gradience.adapters.locate import WEIGHTS
-from gradience.adapters.tensors import TensorEntry, read_header, stored_header
+from gradience.adapters.tensors import TensorEntry, read_header
 from gradience.bench.plan.preregister import looks_of
 from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.verdict.facts import (
@@ -21,6 +21,8 @@ from gradience.bench.verdict.facts import (
     SeedFacts,
     StoredAdapter,
     changed_scales,
+    header_of,
+    parameters_of,
 )
 from gradience.bench.verify.findings import Findings, Link
 from gradience.bench.verify.recompute import repeated
@@ -235,7 +237,7 @@ def _header_of(adapter: StoredAdapter) -> Mapping[str, TensorEntry] | None:
     """Return the tensors in the weights, or in their recorded header; None if there is neither."""
     weights, header = adapter.folder / WEIGHTS, adapter.folder.parent / HEADER
     if weights.is_file():
-        return read_header(weights, stored_header(weights), weights.stat().st_size)[0]
+        return header_of(weights)
     if not header.is_file():
         return None
     return read_header(header, read_file(header, MAX_DATA_BYTES), adapter.bytes)[0]
@@ -265,10 +267,8 @@ def _of_header(header: Mapping[str, TensorEntry], adapter: StoredAdapter, ranks:
     for module, rank in ranks.items():
         if module in stored or not rank:  # the experts of a block share one tensor under another name
             yield weights, f"rank of {module}", stored.get(module, 0), rank
-    lora = sum(entry.params for name, entry in header.items() if "lora_" in name)
-    report = adapter.training
+    counts, report = parameters_of(header), adapter.training
     if report is not None:
-        yield TRAINING, "lora_params", report.lora_params, lora
+        yield TRAINING, "lora_params", report.lora_params, counts[0]
     else:
-        other = sum(entry.params for entry in header.values()) - lora
-        yield SIZES, "", [adapter.lora_params, adapter.other_params], [lora, other]
+        yield SIZES, "", [adapter.lora_params, adapter.other_params], [*counts]

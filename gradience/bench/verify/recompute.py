@@ -16,6 +16,7 @@ from gradience.bench.plan.variants import GUARDS, PROBE, asked_for
 from gradience.bench.verdict.assemble import NO_PROBE
 from gradience.bench.verdict.facts import ANSWERS, Answers, Outcome, SeedFacts
 from gradience.bench.verdict.walk import SeedWalk
+from gradience.bench.verify.findings import Findings
 from gradience.errors import GradienceError
 from gradience.evaluate.rows import decided, predictions_of
 from gradience.files.records import (
@@ -74,19 +75,14 @@ def marking_of(task: TaskSettings, plan: BenchPlan, recorded: Bench) -> Marking:
     return Marking(AnswerScoring(filters={}, same=lambda _, __: False), why_not=why, unknown=unknown)
 
 
-class Rescored(NamedTuple):
-    """An evaluation rescored with the current rules."""
-
-    evaluation: Evaluation[Any]
-    changed: tuple[str, ...]
-    """Identities of the examples whose record says something else."""
-
-
-def rescored(evaluation: Evaluation[Any], rules: Scoring) -> Rescored:
-    """Score every answer again, as an evaluation would."""
+def scored_again(evaluation: Answers, rules: Scoring, file: str, findings: Findings) -> Answers:
+    """Score every answer again, as an evaluation would; a different score is a mismatch of `file`."""
     rows = tuple(_again(row, rules) for row in evaluation.records)
-    changed = tuple(row.id for row, before in zip(rows, evaluation.records, strict=True) if row is not before)
-    return Rescored(Evaluation(evaluation.run, rows), changed)
+    changed = [row.id for row, before in zip(rows, evaluation.records, strict=True) if row is not before]
+    if changed:
+        problem = f"{len(changed):,} recorded scores differ from the task's scoring: {', '.join(changed[:3])}"
+        findings.mismatch(file, problem)
+    return Evaluation(evaluation.run, rows)
 
 
 def _again(row: Record, rules: Scoring) -> Record:

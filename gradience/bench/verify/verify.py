@@ -37,9 +37,9 @@ from gradience.bench.verify.folder import (
     unpacked,
 )
 from gradience.bench.verify.links import check_links, check_sizes
-from gradience.bench.verify.recompute import SeedFolder, gold_of, marking_of, numbers_of, rescored
+from gradience.bench.verify.recompute import SeedFolder, gold_of, marking_of, numbers_of, scored_again
 from gradience.digests import sha256_json
-from gradience.errors import GradienceError, InputError
+from gradience.errors import InputError
 from gradience.files import strict_json
 from gradience.files.differences import differences
 from gradience.files.records import Evaluation
@@ -127,12 +127,8 @@ def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
             "plan", "L1", f"{PLAN} cannot be checked: no valid config in {CONFIG} or {BENCH}"
         )
         return
-    with run.findings.check("plan", "L1", f"{PLAN} follows from the config: policy, seeds, variants"):
-        try:
-            config = run.config(plan)
-        except InputError as error:
-            run.findings.mismatch(PLAN, str(error))
-            return
+    with run.findings.check("plan", "L1", f"{PLAN} follows from the config: policy, seeds, variants", PLAN):
+        config = run.config(plan)
         rows = EvaluatedRows(looks=looks_of(plan), groups=plan.groups)
         again = bench_plan(
             config, plan.task, plan.splits, plan.task_code, plan.calibration, rows, plan.guards
@@ -157,11 +153,8 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
         run.without_records.append(f"{place}{BENCH}")
         findings.not_done("results", "L1", f"{BENCH}: no records in the folder; cannot recompute")
         return recorded.status
-    try:
+    with findings.remaking(BENCH):
         _check_result(run, place, recorded, plan)
-    except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
-        # files of unknown origin may be inconsistent, and then nothing can be computed from them
-        findings.mismatch(BENCH, f"cannot be recomputed from its records: {type(error).__name__}: {error}")
     return recorded.status
 
 
@@ -174,12 +167,7 @@ def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) 
         """Return the records, scored again; report any score that differs."""
         if marking.why_not:
             return evaluation
-        again = rescored(evaluation, marking.rules)
-        if again.changed:
-            some = ", ".join(again.changed[:3])
-            problem = f"{len(again.changed):,} recorded scores differ from the task's scoring: {some}"
-            findings.mismatch(f"{folder.parent.name}/eval/{ANSWERS}", problem)
-        return again.evaluation
+        return scored_again(evaluation, marking.rules, f"{folder.parent.name}/eval/{ANSWERS}", findings)
 
     seed = int(place.removeprefix("seed_").rstrip("/")) if place else plan.seeds[0]
     folder = SeedFolder(
@@ -280,18 +268,13 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
         )
         findings.gap("the seeds of the aggregate, which are not in this folder")
         return recorded.status
-    with findings.check("aggregate", "L1", f"{AGGREGATE} matches the seeds"):
-        try:
-            benches = benches_of(run.folder, plan.seeds)
-            verified = {bench.seed for bench in benches} <= {*run.seeds} and not any(
-                mismatch.file.startswith("seed_") for mismatch in findings.mismatches
-            )
-            again = aggregate_run(
-                benches, recorded.run, records_verified=recorded.records_verified and verified
-            )
-            compare_json(path, again, findings, NOT_COMPUTED)
-        except GradienceError as error:
-            findings.mismatch(AGGREGATE, f"cannot be recomputed from its seeds: {error}")
+    with findings.check("aggregate", "L1", f"{AGGREGATE} matches the seeds"), findings.remaking(AGGREGATE):
+        benches = benches_of(run.folder, plan.seeds)
+        verified = {bench.seed for bench in benches} <= {*run.seeds} and not any(
+            mismatch.file.startswith("seed_") for mismatch in findings.mismatches
+        )
+        again = aggregate_run(benches, recorded.run, records_verified=recorded.records_verified and verified)
+        compare_json(path, again, findings, NOT_COMPUTED)
     return recorded.status
 
 
@@ -304,12 +287,9 @@ def check_page(result: Report, run: RunInfo, path: Path, findings: Findings) -> 
     if version != __version__:
         findings.not_done("pages", "L1", f"{name}: written by another version ({version}), not compared")
         return
-    with findings.check("pages", "L1", f"{name} matches its JSON, byte for byte"):
-        try:
-            if read_file(path, MAX_DATA_BYTES) != result.to_markdown().encode():
-                findings.mismatch(name, "differs from the page generated from its JSON")
-        except InputError as error:
-            findings.mismatch(name, str(error))
+    with findings.check("pages", "L1", f"{name} matches its JSON, byte for byte", name):
+        if read_file(path, MAX_DATA_BYTES) != result.to_markdown().encode():
+            findings.mismatch(name, "differs from the page generated from its JSON")
 
 
 NOT_COMPUTED = ("schema", "run")
