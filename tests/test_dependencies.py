@@ -7,11 +7,12 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from test_docs import is_there, names_at_the_top
+from test_docs import is_there
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -143,6 +144,23 @@ def test_imports_of_benchmarks_scripts_and_notebooks_lead_somewhere():
                     there = bool(names) and ours.keys() >= set(names)
                 lost += [] if there else [f"{program.relative_to(ROOT)}:{node.lineno}: {module} {names}"]
     assert lost == [], "\n".join(lost)
+
+
+@cache
+def names_at_the_top(source):
+    """The names that a module defines or imports, read and not run."""
+    names = set()
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {
+                inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)
+            }
+    return names
 
 
 def programs() -> Iterator[tuple[Path, str]]:

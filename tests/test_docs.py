@@ -6,7 +6,6 @@ import json
 import pkgutil
 import re
 import shlex
-from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -94,35 +93,12 @@ def text_of(page):
     return page.read_text(encoding="utf-8")
 
 
-@cache
-def names_at_the_top(source):
-    """The names that a module defines or imports, read and not run."""
-    names = set()
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {
-                inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)
-            }
-    return names
-
-
 def is_there(parts):
     """Return True if gradience.PARTS is a module, or a name of one."""
-    folder = ROOT / "gradience"
-    for n, part in enumerate(parts):
-        if (folder / part / "__init__.py").is_file():
-            folder = folder / part
-        elif (folder / f"{part}.py").is_file():
-            return n + 1 == len(parts) or parts[n + 1] in names_at_the_top(folder / f"{part}.py")
-        elif folder == ROOT / "gradience":
-            return part in gradience.__all__ or part == "__version__"
-        else:
-            return part in names_at_the_top(folder / "__init__.py")
+    try:
+        pkgutil.resolve_name(".".join(["gradience", *parts]))
+    except (ImportError, AttributeError):
+        return False
     return True
 
 

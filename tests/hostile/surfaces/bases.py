@@ -38,41 +38,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 CONFIG_TEXTS = {
     "a list": b"[]",
-    "half of a config": b'{"model_type": "llama",',
     "lists 100,000 deep": b'{"model_type": "llama", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "NaN": b'{"model_type": "llama", "vocab_size": NaN}',
     "not UTF-8": b'{"model_type": "\xff"}',
 }
 TOKENIZERS = {
-    "tokenizer.json": {
-        "a list": b"[]",
-        "empty object": b"{}",
-        "half": b'{"version": "1.0",',
-        "lists 100,000 deep": b"[" * 100_000 + b"]" * 100_000,
-    },
+    "tokenizer.json": {"a list": b"[]", "lists 100,000 deep": b"[" * 100_000 + b"]" * 100_000},
     "tokenizer_config.json": {
-        "a list": b"[]",
         "a class that is not there": b'{"tokenizer_class": "Nope"}',
-        "a class of numbers": b'{"tokenizer_class": 5}',
-        "a padding token 5": b'{"pad_token": 5}',
         "tokens of words": b'{"added_tokens_decoder": {"x": "y"}}',
-        "tokens of numbers": b'{"added_tokens_decoder": {"1": {"content": 5}}}',
-        "length in words": b'{"model_max_length": "x"}',
         "remote code": b'{"auto_map": {"AutoTokenizer": ["evil.Tokenizer", null]}, "tokenizer_class": "Evil"}',
     },
-    "special_tokens_map.json": {"a list": b"[]", "a number": b'{"eos_token": 5}'},
-    "generation_config.json": {
-        "a list": b"[]",
-        "nonsense": b'{"temperature": "x", "max_length": -5}',
-        "half": b"{",
-    },
+    "special_tokens_map.json": {"a number": b'{"eos_token": 5}'},
+    "generation_config.json": {"nonsense": b'{"temperature": "x", "max_length": -5}'},
 }
 TOKENIZER_PARTS: dict[str, dict[str, Any]] = {
-    "an unknown model": {"model": {"type": "nope"}},
     "a merge of nothing": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}},
     "an id beyond all": {"model": {"type": "BPE", "vocab": {"a": 99_999_999_999}, "merges": []}},
-    "a vocabulary of lists": {"model": {"type": "WordLevel", "vocab": [["a", 0]], "unk_token": "a"}},
-    "no vocabulary": {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "a"}},
     "an expression that never ends": {
         "pre_tokenizer": {
             "type": "Split", "pattern": {"Regex": "([0-9 +=]+)+!"}, "behavior": "Isolated", "invert": False
@@ -81,7 +62,6 @@ TOKENIZER_PARTS: dict[str, dict[str, Any]] = {
     "a broken expression": {
         "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}
     },
-    "an unknown normalizer": {"normalizer": {"type": "nope"}},
     "a template of tokens that are not there": {
         "post_processor": {
             "type": "TemplateProcessing",
@@ -90,7 +70,6 @@ TOKENIZER_PARTS: dict[str, dict[str, Any]] = {
             "special_tokens": {},
         }
     },
-    "added tokens of numbers": {"added_tokens": [5]},
     "added tokens beyond all": {
         "added_tokens": [
             {
