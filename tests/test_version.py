@@ -67,7 +67,8 @@ def test_a_released_change_is_one_line():
     assert unreleased.startswith("## [Unreleased]\n")
     for release in released:
         _, *groups = re.split(r"^### ", release, flags=re.MULTILINE)
-        assert [group.partition("\n")[0] for group in groups] == ["Added", "Changed", "Fixed", "Security"]
+        names = [group.partition("\n")[0] for group in groups]
+        assert names == [name for name in ("Added", "Changed", "Fixed", "Security") if name in names]
         entries = [line for group in groups for line in group.splitlines()[1:] if line and line[0] != "#"]
         assert [entry for entry in entries if not re.fullmatch(r"- .+\.", entry) or len(entry) > 120] == []
     every = [line for line in text.splitlines() if line.startswith("- ")]
@@ -126,8 +127,7 @@ def test_a_clone_has_its_commit_and_says_if_it_was_modified(package):
 
 INDEX = r"\b(?:pip|pipx|uv)\b.*\binstall\b.*[\s\"'`]gradience(?![\w/.-])|[\"']gradience\["
 FROM_THE_INDEX = re.compile(INDEX)
-TEXT = {".py", ".md", ".yaml", ".yml", ".cff", ".sh", ".txt", ".ipynb"}
-ROOMS = ("gradience", "docs", "scripts", "benchmarks", "examples", "tests", ".github")
+TEXT = (".py", ".md", ".yaml", ".yml", ".cff", ".sh", ".txt", ".ipynb", "Makefile")
 
 
 def extras() -> list[str]:
@@ -135,22 +135,13 @@ def extras() -> list[str]:
     return list(project["project"]["optional-dependencies"])
 
 
-def pages() -> list[Path]:
-    """Every text that a user may read, the sources with their messages among them."""
-    inside = [page for room in ROOMS for page in (ROOT / room).rglob("*") if page.suffix in TEXT]
-    return [
-        *(
-            page
-            for page in [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), ROOT / "Makefile", *inside]
-            if page != Path(__file__).resolve()
-        )
-    ]
-
-
 def test_no_page_and_no_message_sends_anybody_to_the_package_index():
+    """Every text that a user may read, the sources with their messages among them."""
+    pages = [ROOT / name for name in git(ROOT, "ls-files").splitlines() if name.endswith(TEXT)]
     rows = [
         f"{page.relative_to(ROOT)}: {line.strip()}"
-        for page in pages()
+        for page in pages
+        if page != Path(__file__).resolve()
         for line in page.read_text(encoding="utf-8", errors="replace").splitlines()
         if FROM_THE_INDEX.search(line)
     ]
