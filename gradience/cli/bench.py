@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic.dataclasses import dataclass
 
-from gradience.bench.settings import (
-    AggregateSettings,
-    BenchSettings,
-    ExportSettings,
-    StatusSettings,
-)
+from gradience.bench.settings import AggregateSettings, BenchSettings, ExportSettings, StatusSettings
 from gradience.cli.console import show_root, show_written
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.flags import with_flags

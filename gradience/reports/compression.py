@@ -27,14 +27,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
-from gradience.reports.base.numbers import (
-    count,
-    max_lora_rank,
-    number_range,
-    percent,
-    plural,
-    size,
-)
+from gradience.reports.base.numbers import count, max_lora_rank, number_range, percent, plural, size
 from gradience.reports.base.prediction import Prediction, prediction_blocks
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo

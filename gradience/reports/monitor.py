@@ -26,16 +26,7 @@ from gradience.reports.base.blocks import (
     table_of,
 )
 from gradience.reports.base.finding import Severity
-from gradience.reports.base.numbers import (
-    MISSING,
-    count,
-    plain,
-    plural,
-    rough_duration,
-    sig,
-    signed,
-    trimmed,
-)
+from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.view import View
 from gradience.words import noun

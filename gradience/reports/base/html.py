@@ -5,17 +5,7 @@ It has no script, style or remote resource: the colors are those of the page aro
 from collections.abc import Sequence
 
 from gradience.reports.base import blocks
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Inline,
-    Mark,
-    Note,
-    Span,
-    Table,
-    spans,
-)
+from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark, Note, Span, Table, spans
 from gradience.reports.base.names import html_name, html_text
 
 MARK_WORDS: dict[Mark, str] = {
