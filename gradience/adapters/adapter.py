@@ -97,13 +97,22 @@ class Factor(NamedTuple):
         words = self.file.read_words(self.tensor)
         return words if self.to_peft_axes is None else self.to_peft_axes(words)
 
-    def to_write(self) -> tuple[NewTensor, Iterator[bytes]]:
-        """Return the type, the shape and the stored bytes, which are read piece by piece."""
-        return NewTensor(self.entry.dtype.name, self.entry.shape), pieces(self.file, self.tensor)
+    def to_write(self) -> NewTensor:
+        """Return the tensor with its bytes in the order of `read`; they are read when they are written."""
+        data = pieces(self.file, self.tensor) if self.to_peft_axes is None else self._in_order()
+        return NewTensor(self.entry.dtype.name, self.entry.shape, data)
+
+    def _in_order(self) -> Iterator[bytes]:
+        yield np.ascontiguousarray(self.read()).tobytes()
 
     def with_axes(self, shape: tuple[int, ...], to_peft_axes: Callable[[Words], Words]) -> Factor:
         """Return the factor as PEFT has it: of this shape after `to_peft_axes`."""
         return self._replace(entry=self.entry._replace(shape=shape), to_peft_axes=to_peft_axes)
+
+    def through(self, turn: Callable[[Words], Words]) -> Factor:
+        """Return the factor in another order of axes, which `turn` makes from PEFT's."""
+        first, empty = self.to_peft_axes, np.broadcast_to(np.zeros((), np.uint8), self.entry.shape)
+        return self.with_axes(turn(empty).shape, lambda words: turn(words if first is None else first(words)))
 
     def resized(self, dtype: DType, shape: tuple[int, ...]) -> Factor:
         """Return a factor of this type and shape that is still to be made."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -329,10 +329,12 @@ def stored_header(path: Path) -> bytes:
 
 
 class NewTensor(NamedTuple):
-    """Type and shape of a tensor to be written."""
+    """A tensor to be written: its type, its shape and its bytes, which may be read only then."""
 
     dtype: str
     shape: tuple[int, ...]
+    data: Iterable[bytes] = ()
+    """Empty if the caller of the writer puts them."""
 
 
 def header_bytes(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> bytes:
@@ -397,3 +399,14 @@ def pieces(file: TensorFile, name: str) -> Iterator[bytes]:
     """Return the stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
     entry = file.entries[name]
     return pread_blocks(file.handle, entry.size, entry.start, file.path)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]
+) -> tuple[str, int]:
+    """Write a safetensors file of tensors with their bytes; return its SHA-256 and its size."""
+    with WeightsWriter(path, tensors, metadata) as writer:
+        for name in writer.names:
+            for piece in tensors[name].data:
+                writer.put(piece)
+        return writer.close(), writer.size

@@ -52,7 +52,7 @@ class Layout:
     """Tensors and config of a smaller adapter.
 
     dropped: modules at rank 0.
-    beside: PEFT's name -> type, shape and bytes of every tensor that is not a factor; read when it is written.
+    beside: PEFT's name -> every tensor that is not a factor.
     left_out: tensors of other adapters in the file.
     names: tensor -> PEFT's name, under which it is written.
     config: config of the reference adapter.
@@ -63,7 +63,7 @@ class Layout:
     encoded: EncodedModules
     jobs: Sequence[Job]
     dropped: Sequence[LoraPair]
-    beside: Mapping[str, tuple[NewTensor, Iterable[bytes]]]
+    beside: Mapping[str, NewTensor]
     left_out: Sequence[str]
     names: Mapping[str, str]
     new_fields: Mapping[str, Any]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gradience.adapters.adapter import Adapter, LoraPair
+from gradience.adapters.adapter import Adapter, LoraPair, tensors_of
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.adapters.tensors import NewTensor, WeightsWriter, decode, encode, pieces
+from gradience.adapters.tensors import WeightsWriter, decode, encode
 from gradience.errors import InputError
 from gradience.files.whole import whole_folder
 from gradience.spectra import FloatArray
@@ -59,14 +59,13 @@ def write_rotated(adapter: Adapter, output: Path) -> None:
 def _write(path: Path, adapter: Adapter, draw: np.random.Generator) -> None:
     """Module after module, in the order of the file."""
     pair_of = {factor.tensor: pair for pair in adapter.pairs for factor in (pair.a, pair.b)}
-    file_of = {name: file for file in adapter.files for name in file.entries}
-    tensors = {name: NewTensor(entry.dtype.name, entry.shape) for name, entry in adapter.entries()}
+    tensors = {name: tensor.to_write() for name, tensor in tensors_of(adapter.files).items()}
     waiting: dict[str, bytes] = {}
     with WeightsWriter(path, tensors, dict(adapter.files[0].metadata) or {"format": "pt"}) as writer:
         for name in writer.names:
             pair = pair_of.get(name)
             if pair is None:
-                for piece in pieces(file_of[name], name):
+                for piece in tensors[name].data:
                     writer.put(piece)
                 continue
             if name not in waiting:

@@ -68,7 +68,7 @@ def write_weights(
     name_of = layout.names
     job_of = {name_of[factor.tensor]: job for job in layout.jobs for factor in (job.pair.a, job.pair.b)}
     metadata = layout.jobs[0].pair.a.file.metadata or {"format": "pt"}
-    tensors = {name: tensor for name, (tensor, _) in layout.beside.items()}
+    tensors = dict(layout.beside)
     for job in layout.jobs:
         shape_A, shape_B = job.shapes()
         tensors[name_of[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
@@ -81,7 +81,7 @@ def write_weights(
         waiting: dict[str, bytes] = {}
         for name in writer.names:
             if name not in job_of:
-                for piece in layout.beside[name][1]:
+                for piece in layout.beside[name].data:
                     writer.put(piece)
                 continue
             while name not in waiting:

@@ -6,18 +6,17 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
 
 from gradience.adapters.adapter import BASE_REASON, Adapter, LoraPair, SkippedTensor
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
 from gradience.adapters.keys import Side, is_split_expert
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.mlx import FINAL, read_settings
-from gradience.adapters.tensors import DType, NewTensor, WeightsWriter, Words
+from gradience.adapters.tensors import DType, Words, write_tensors
 from gradience.compress.encodings import Target, encode_modules, write_config
 from gradience.compress.layout import not_held, refuse_meaning, refuse_tied_embedding
 
@@ -256,21 +255,13 @@ def write_form(form: Form, opened: Adapter, folder: Path, base: Path | None = No
         for factor in (pair.a, pair.b):
             refuse_type(opened, form, pair.module, factor.entry.dtype)
     config, metadata = form.settings(opened, targets)
-    factors = {
-        form.factor(names[pair.module], side): (pair, side, factor)
-        for pair in opened.pairs
-        for side, factor in pair.factors.items()
-    }
-    headers = {}
-    for name, (pair, side, factor) in factors.items():
-        empty = np.broadcast_to(np.zeros((), np.uint8), factor.entry.shape)  # a shape without storage
-        headers[name] = NewTensor(factor.entry.dtype.name, form.turn(empty, side, pair).shape)
-    with WeightsWriter(folder / form.weights, headers, metadata) as writer:
-        for name in writer.names:
-            pair, side, factor = factors[name]
-            writer.put(np.ascontiguousarray(form.turn(factor.read(), side, pair)).tobytes())
-        digest = writer.close()
+    tensors, renamed = {}, 0
+    for pair in opened.pairs:
+        for side, factor in pair.factors.items():
+            name = form.factor(names[pair.module], side)
+            tensors[name] = factor.through(partial(form.turn, side=side, pair=pair)).to_write()
+            renamed += name != factor.tensor
+    digest, size = write_tensors(folder / form.weights, tensors, metadata)
     if config is not None:
         write_config(folder / CONFIG, config)
-    renamed = factors.keys() - {factor.tensor for _, _, factor in factors.values()}
-    return Written(digest, writer.size, len(factors), len(renamed), left_out, names)
+    return Written(digest, size, len(tensors), renamed, left_out, names)

@@ -3,31 +3,21 @@
 Tensors that have PEFT's shapes are copied. Those of another format are turned: A (r, n), B (m, r).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from gradience.adapters.adapter import Adapter, Factor
+from gradience.adapters.adapter import Adapter, Factor, tensors_of
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.diffusers import part_of
-from gradience.adapters.keys import PREFIX, peft_name
+from gradience.adapters.keys import factor_name, peft_name
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.peft import fields_in_peft_order
-from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter, pieces
+from gradience.adapters.tensors import write_tensors
 from gradience.compress.encodings import Target, encode_modules, require_config, write_config
 from gradience.compress.layout import not_held, refuse_tied_embedding
 from gradience.convert.forms import Written
 from gradience.errors import InputError
-
-
-class _Tensor(NamedTuple):
-    old: str
-    new: str
-    header: NewTensor
-    pieces: Callable[[], Iterable[bytes | bytearray]]
 
 
 def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Written:
@@ -46,28 +36,24 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
     if opened.format == "mlx":
         refuse_tied_embedding(opened, "PEFT LoRA")
     left_out = tuple(note for note in opened.other if opened.is_foreign(note))
-    tensors: dict[str, _Tensor] = {}
-    for tensor in _tensors(opened, {note.tensor for note in left_out}):
-        if tensor.new in tensors:
+    tensors: dict[str, Factor] = {}
+    for name, tensor in _tensors(opened, {note.tensor for note in left_out}):
+        if name in tensors:
             raise InputError(
-                f"{opened.location.path}: PEFT loads {tensors[tensor.new].old[:80]!r} and {tensor.old[:80]!r} as one",
+                f"{opened.location.path}: PEFT loads {tensors[name].tensor[:80]!r} and {tensor.tensor[:80]!r} as one",
                 code="same-tensor",
                 hint="name one of several adapters with --adapter, or save it again with PEFT",
             )
-        tensors[tensor.new] = tensor
-    headers = {name: tensor.header for name, tensor in tensors.items()}
-    with WeightsWriter(folder / WEIGHTS, headers, {"format": "pt"}) as writer:
-        for name in writer.names:
-            for piece in tensors[name].pieces():
-                writer.put(piece)
-        digest = writer.close()
+        tensors[name] = tensor
+    stored = {name: tensor.to_write() for name, tensor in tensors.items()}
+    digest, size = write_tensors(folder / WEIGHTS, stored, {"format": "pt"})
     fields = config.fields or _fields(opened, config)
     if opened.packed("grouped_by_expert"):
         fields = {**fields, **fields_in_peft_order(fields)}
     write_config(folder / CONFIG, fields)
-    renamed = sum(tensor.old != tensor.new for tensor in tensors.values())
+    renamed = sum(tensor.tensor != name for name, tensor in tensors.items())
     names = {pair.module: _inside(pair.module) for pair in opened.pairs if not opened.loads_in_peft}
-    return Written(digest, writer.size, len(tensors), renamed, left_out, names)
+    return Written(digest, size, len(tensors), renamed, left_out, names)
 
 
 def _inside(module: str) -> str:
@@ -87,17 +73,16 @@ def _fields(opened: Adapter, config: PeftConfig) -> dict[str, Any]:
     }
 
 
-def _tensors(opened: Adapter, without: set[str]) -> Iterator[_Tensor]:
+def _tensors(opened: Adapter, without: set[str]) -> Iterator[tuple[str, Factor]]:
+    """Yield every tensor with its new name."""
     factors = set()
     for pair in opened.pairs:
         for side, factor in pair.factors.items():
             factors.add(factor.tensor)
-            if opened.loads_in_peft and factor.to_peft_axes is None:
-                yield _copied(opened, factor.file, factor.tensor)
+            if opened.loads_in_peft:
+                yield peft_name(factor.tensor, opened.adapter_name), factor
                 continue
-            if opened.loads_in_peft:  # experts in Unsloth's order
-                new = peft_name(factor.tensor, opened.adapter_name)
-            elif pair.kind == "expert":
+            if pair.kind == "expert":
                 raise not_held(
                     opened,
                     "PEFT LoRA",
@@ -105,21 +90,7 @@ def _tensors(opened: Adapter, without: set[str]) -> Iterator[_Tensor]:
                     "parameters",
                     "`gradience audit` and `gradience compress` take it as it is",
                 )
-            else:
-                ending = f"lora_embedding_{side}" if pair.kind == "embedding" else f"lora_{side}.weight"
-                new = f"{PREFIX}{_inside(pair.module)}.{ending}"
-            header = NewTensor(factor.entry.dtype.name, factor.entry.shape)
-            yield _Tensor(factor.tensor, new, header, partial(_words, factor))
-    for file in opened.files:
-        for name in file.entries:
-            if opened.loads_in_peft and name not in factors and name not in without:
-                yield _copied(opened, file, name)
-
-
-def _copied(opened: Adapter, file: TensorFile, name: str) -> _Tensor:
-    header = NewTensor(file.entries[name].dtype.name, file.entries[name].shape)
-    return _Tensor(name, peft_name(name, opened.adapter_name), header, partial(pieces, file, name))
-
-
-def _words(factor: Factor) -> Iterator[bytes]:
-    yield np.ascontiguousarray(factor.read()).tobytes()
+            yield factor_name("", _inside(pair.module), pair.kind, side), factor
+    for name, tensor in tensors_of(opened.files).items():
+        if opened.loads_in_peft and name not in factors and name not in without:
+            yield peft_name(name, opened.adapter_name), tensor

@@ -5,7 +5,7 @@ Only headers are read, except for tensors that are not factors.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -264,24 +264,20 @@ def _merged_pair(
 # ---------------------------------------------------------------- tensors beside the factors
 
 
-Beside = dict[str, tuple[NewTensor, Iterable[bytes]]]
-"""Written name -> type, shape and bytes."""
-
-
-def _beside(parents: Sequence[Parent], settings: MergeSettings) -> Beside:
+def _beside(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, NewTensor]:
     """Return the tensors that are not factors: those of the parents if they agree, else their weighted average."""
     holders: dict[str, list[tuple[Parent, SkippedTensor, Factor]]] = defaultdict(list)
     for parent in parents:
         for note, stored in parent.opened.beside():
             if note.reason not in (DORA_REASON, LORA_BIAS_REASON):
                 holders[peft_name(note.tensor, parent.opened.adapter_name)].append((parent, note, stored))
-    beside: Beside = {}
+    beside: dict[str, NewTensor] = {}
     for name, group in holders.items():
         factors, weights = [stored for _, _, stored in group], [parent.weight for parent, _, _ in group]
-        tensors, contents = zip(*(stored.to_write() for stored in factors), strict=True)
+        tensors = [stored.to_write() for stored in factors]
         complete = len(group) == len(parents) or group[0][1].reason == BASE_REASON
-        alike = complete and len(set(tensors)) == 1
-        if alike and len(set(map(sha256_parts, contents))) == 1:
+        alike = complete and len({(tensor.dtype, tensor.shape) for tensor in tensors}) == 1
+        if alike and len({sha256_parts(tensor.data) for tensor in tensors}) == 1:
             beside[name] = factors[0].to_write()
             continue
         numbers = factors[0].entry.dtype.numpy is not None and math.fsum(weights) != 0
@@ -293,19 +289,19 @@ def _beside(parents: Sequence[Parent], settings: MergeSettings) -> Beside:
                 code="saved-differ",
                 hint="use --saved average to average them, with --weights that do not add up to 0",
             )
-        beside[name] = tensors[0], _averages(factors, weights)
+        beside[name] = tensors[0]._replace(data=_averages(factors, weights))
     return beside
 
 
 def _averages(factors: Sequence[Factor], weights: Sequence[float]) -> Iterator[bytes]:
     """Yield the weighted average of stored tensors of one type in pieces."""
     dtype = factors[0].entry.dtype
-    for parts in zip(*(factor.to_write()[1] for factor in factors), strict=True):
+    for parts in zip(*(factor.to_write().data for factor in factors), strict=True):
         values = [decode(np.frombuffer(part, dtype.numpy)) for part in parts]
         yield encode(np.average(values, axis=0, weights=weights), dtype).tobytes()
 
 
-def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> Beside:
+def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, NewTensor]:
     """Return Σ w·s·b/s′ for every module if a parent trained biases of lora_B, which PEFT multiplies by the scale."""
     trained = {
         (place, parse_key(note.tensor).module): decode(stored.read())
@@ -313,15 +309,15 @@ def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> Beside:
         for note, stored in parent.opened.beside()
         if note.reason == LORA_BIAS_REASON
     }
-    biases: Beside = {}
+    biases: dict[str, NewTensor] = {}
     for job in jobs if trained else ():
         pair, bias = job.pair, np.zeros(job.pair.rows)
         for part in pair.parts if isinstance(pair, MergedPair) else ():
             factor = part.weight * part.scale / job.written_scale
             bias += factor * trained.get((part.parent, pair.module), 0.0)
         if pair.kind in ("linear", "conv"):
-            tensor = NewTensor(job.dtype_B.name, bias.shape)
-            biases[f"{PREFIX}{pair.module}.lora_B.bias"] = tensor, [encode(bias, job.dtype_B).tobytes()]
+            stored = [encode(bias, job.dtype_B).tobytes()]
+            biases[f"{PREFIX}{pair.module}.lora_B.bias"] = NewTensor(job.dtype_B.name, bias.shape, stored)
     return biases
 
 
