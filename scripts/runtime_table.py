@@ -7,7 +7,7 @@ from typing import Any
 from gradience.compress.encodings import Target, encode_modules
 from gradience.reports.compression import Encoding, RuntimeVerdict
 from gradience.runtimes.record import Parts, Runs, RuntimeFailure, RuntimeRecord, is_general, parts_of
-from gradience.runtimes.verdict import LoadedAdapter, LoadedModule, verdict_of
+from gradience.runtimes.verdict import LoadedAdapter, verdict_of
 
 ARCHITECTURE = "LlamaForCausalLM"
 PROJECTIONS = (
@@ -61,7 +61,7 @@ def runtime_table(records: Sequence[RuntimeRecord]) -> str:
 
 def _verdicts(example: Example, records: Sequence[RuntimeRecord]) -> list[RuntimeVerdict]:
     fields, ranks = example
-    written = LoadedAdapter(fields, [LoadedModule(name, rank) for name, rank in ranks.items()])
+    written = LoadedAdapter(fields, ranks)
     tensors = [f"base_model.model.{name}.lora_{factor}.weight" for name in ranks for factor in "AB"]
     parts = parts_of(fields, tensors)
     return [verdict_of(record, written, parts, ARCHITECTURE) for record in records]

@@ -18,19 +18,12 @@ SCALE_SLACK = 1e-9
 """Two scales this close (relatively) are the same: they came from divisions."""
 
 
-class LoadedModule(NamedTuple):
-    """One LoRA module. rank: inner dimension on disk, per expert."""
-
-    name: str
-    rank: int
-
-
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """The config and the modules of an adapter, as a runtime finds them."""
+    """An adapter as a runtime finds it: its config, and the rank of every LoRA module on disk (per expert)."""
 
     config: Mapping[str, Any]
-    modules: Sequence[LoadedModule]
+    ranks: Mapping[str, int]
 
     @cached_property
     def settings(self) -> PeftConfig:
@@ -40,46 +33,46 @@ class LoadedAdapter:
     @property
     def largest(self) -> int:
         """The largest rank, of the config and of the tensors."""
-        return max((self.settings.r or DEFAULT_RANK, *(module.rank for module in self.modules)))
+        return max((self.settings.r or DEFAULT_RANK, *self.ranks.values()))
 
 
-Scale = Callable[[LoadedAdapter, LoadedModule], float]
-"""The scale that a runtime gives a module."""
+Scale = Callable[[LoadedAdapter, str], float]
+"""The scale that a runtime gives the module of this name."""
 
 
-def peft_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
+def peft_scale(adapter: LoadedAdapter, module: str) -> float:
     """Return the scale in PEFT (0.21, tuners/lora/layer.py) and in vLLM 0.32 (lora/peft_helper.py).
 
     The first pattern that matches a module gives its α and its rank.
     """
     settings = adapter.settings
-    alpha, rank = settings.alpha_of(module.name), settings.rank_of(module.name)
+    alpha, rank = settings.alpha_of(module), settings.rank_of(module)
     return settings.scale(settings.lora_alpha if alpha is None else alpha, rank or DEFAULT_RANK) or 0.0
 
 
-def config_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
+def config_scale(adapter: LoadedAdapter, module: str) -> float:
     """Return the scale in PEFT's hotswap: the config's α and r for every module, with rsLoRA."""
     return adapter.settings.scale(adapter.settings.lora_alpha, adapter.settings.r or DEFAULT_RANK) or 0.0
 
 
-def gguf_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
+def gguf_scale(adapter: LoadedAdapter, module: str) -> float:
     """Return the scale in llama.cpp (llama-adapter.h): the config's α over the tensor's rank; 1 if α = 0."""
     alpha = adapter.settings.lora_alpha
-    return scale_of(alpha, module.rank, use_rslora=False) if alpha else 1.0
+    return scale_of(alpha, adapter.ranks[module], use_rslora=False) if alpha else 1.0
 
 
 def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
     """Describe the modules whose scale differs from PEFT's; empty if there are none."""
     wrong = [
         module
-        for module in adapter.modules
+        for module in adapter.ranks
         if not math.isclose(scale(adapter, module), peft_scale(adapter, module), rel_tol=SCALE_SLACK)
     ]
     if not wrong:
         return ""
     first = wrong[0]
     used, meant = scale(adapter, first), peft_scale(adapter, first)
-    return f"{len(wrong)} of {len(adapter.modules)} modules; {first.name} gets {used:.4g}, not {meant:.4g}"
+    return f"{len(wrong)} of {len(adapter.ranks)} modules; {first} gets {used:.4g}, not {meant:.4g}"
 
 
 class Runtime(NamedTuple):
@@ -173,7 +166,7 @@ def verdicts(adapter: Adapter, architecture: str | None) -> tuple[RuntimeVerdict
     architecture: class of the base model (see `architecture_of`); if None, every verdict is "not run".
     """
     fields = adapter.config.fields if adapter.config else {}
-    written = LoadedAdapter(fields, [LoadedModule(pair.module, pair.rank) for pair in adapter.pairs])
+    written = LoadedAdapter(fields, {pair.module: pair.rank for pair in adapter.pairs})
     parts = parts_of(fields, (name for name, _ in adapter.entries()), written.largest)
     types = {factor.entry.dtype.name for pair in adapter.pairs for factor in (pair.a, pair.b)}
     parts |= {f"factors stored as {name}" for name in types - USUAL_TYPES}

@@ -173,9 +173,9 @@ def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, com
 
 def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
     from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
-    from gradience.runtimes.verdict import LoadedAdapter, LoadedModule, Runtime, peft_scale
+    from gradience.runtimes.verdict import LoadedAdapter, Runtime, peft_scale
 
-    def doubled(adapter: LoadedAdapter, module: LoadedModule) -> float:
+    def doubled(adapter: LoadedAdapter, module: str) -> float:
         return 2 * peft_scale(adapter, module)
 
     architecture = "BertForSequenceClassification"

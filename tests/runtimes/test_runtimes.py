@@ -15,7 +15,6 @@ from gradience.runtimes.verdict import (
     RUNTIMES,
     UNKNOWN,
     LoadedAdapter,
-    LoadedModule,
     config_scale,
     engine,
     gguf_scale,
@@ -87,26 +86,27 @@ def test_parts(config, names, parts):
 # ---------------------------------------------------------------- scales
 
 
-RANKS = [LoadedModule(Q, 8), LoadedModule(V, 4)]
+RANKS = {Q: 8, V: 4}
+ONE = {Q: 8}
 
 
 FOLDED = {"r": 8, "lora_alpha": 8, "rank_pattern": {"v_proj": 4}, "alpha_pattern": {"v_proj": 4}}
 ALPHA_OF_Q = {"alpha_pattern": {anchored_key(Q): 4}}
 SCALES = {
-    "one": (config_scale, PLAIN, RANKS[:1], ""),
-    "hotswap-has-one": (config_scale, PLAIN | ALPHA_OF_Q, RANKS[:1], f"1 of 1 modules; {Q} gets 2, not 0.5"),
+    "one": (config_scale, PLAIN, ONE, ""),
+    "hotswap-has-one": (config_scale, PLAIN | ALPHA_OF_Q, ONE, f"1 of 1 modules; {Q} gets 2, not 0.5"),
     "gguf-knows-no-rslora": (
-        gguf_scale, PLAIN | {"use_rslora": True}, RANKS[:1], f"1 of 1 modules; {Q} gets 2, not 5.657",
+        gguf_scale, PLAIN | {"use_rslora": True}, ONE, f"1 of 1 modules; {Q} gets 2, not 5.657",
     ),
     "gguf-folded": (gguf_scale, FOLDED, RANKS, f"1 of 2 modules; {V} gets 2, not 1"),
     "gguf-own-ranks": (gguf_scale, PLAIN | {"rank_pattern": {"v_proj": 4}}, RANKS, ""),
-    "gguf-zero": (gguf_scale, PLAIN | {"lora_alpha": 0}, RANKS[:1], f"1 of 1 modules; {Q} gets 1, not 0"),
+    "gguf-zero": (gguf_scale, PLAIN | {"lora_alpha": 0}, ONE, f"1 of 1 modules; {Q} gets 1, not 0"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("scale", "config", "modules", "words"), SCALES.values(), ids=SCALES)
-def test_wrong_scales(scale, config, modules, words):
-    assert wrong_scale(scale, LoadedAdapter(config, modules)) == words
+@pytest.mark.parametrize(("scale", "config", "ranks", "words"), SCALES.values(), ids=SCALES)
+def test_wrong_scales(scale, config, ranks, words):
+    assert wrong_scale(scale, LoadedAdapter(config, ranks)) == words
 
 
 # ---------------------------------------------------------------- verdicts
@@ -150,9 +150,7 @@ VERDICTS = {
     ("architecture", "config", "names", "verdict", "why"), VERDICTS.values(), ids=VERDICTS
 )
 def test_a_verdict_holds_for_what_was_run(architecture, config, names, verdict, why):
-    given = verdict_of(
-        MADE_UP, LoadedAdapter(PLAIN | config, [LoadedModule(Q, 8)]), parts_of(config, names), architecture
-    )
+    given = verdict_of(MADE_UP, LoadedAdapter(PLAIN | config, ONE), parts_of(config, names), architecture)
     assert (given.verdict, given.why) == (verdict, why)
     assert given.run == ("" if verdict == "not run" else "docs/runtimes.md#vllm")
 
@@ -184,7 +182,7 @@ def test_the_verdicts_are_the_outcomes_on_record(record):
     meant = {"equal": {"loads"}, "refused": {"refuses"}, "differs": {"loads", "wrong meaning"}}
     for row, said in asked:
         parts = frozenset(row["parts"])
-        given = verdict_of(record, LoadedAdapter(PLAIN, []), parts, row["architecture"])
+        given = verdict_of(record, LoadedAdapter(PLAIN, {}), parts, row["architecture"])
         assert given.verdict in meant[said], (row["architecture"], row["case"], given)
     assert {row["architecture"] for row, _ in asked} == set(record.architectures)
 

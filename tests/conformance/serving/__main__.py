@@ -30,7 +30,7 @@ from conformance.serving.served import Asked, Reply, Served, parser_of, say
 from conformance.serving.vllm_server import Vllm
 from gradience.adapters.formats import open_adapter
 from gradience.runtimes.record import parts_of
-from gradience.runtimes.verdict import LoadedAdapter, LoadedModule, Scale, config_scale, wrong_scale
+from gradience.runtimes.verdict import LoadedAdapter, Scale, config_scale, wrong_scale
 
 ROOT = Path(__file__).parents[3]
 
@@ -84,11 +84,11 @@ def ask_peft(shop: Workshop, base: model.Logprobs, number: int, case: Case) -> A
     adapter = case.make(shop, shop.root / "adapters" / str(number))
     config = json.loads((adapter.path / model.CONFIG).read_text(encoding="utf-8"))
     with open_adapter(adapter.path) as opened:
-        modules = tuple(LoadedModule(pair.module, pair.rank) for pair in opened.pairs)
+        ranks = {pair.module: pair.rank for pair in opened.pairs}
         linear = all(pair.kind == "linear" for pair in opened.pairs)
-    written = LoadedAdapter(config, modules)
+    written = LoadedAdapter(config, ranks)
     with safe_open(adapter.path / model.WEIGHTS, "numpy") as file:
-        parts = parts_of(config, file.keys(), max(module.rank for module in modules))
+        parts = parts_of(config, file.keys(), max(ranks.values()))
     if case.claimed:
         return Asked(case, adapter, written, parts, None, None)
     peft = model.peft_logprobs(shop.base, adapter.path)
@@ -140,7 +140,7 @@ def row_of(
 
 def as_the_rule_says(scale: Scale, item: Asked, shop: Workshop) -> model.Logprobs:
     """Log-probabilities with the scales that `gradience.runtimes` says this runtime uses."""
-    scales = {module.name: scale(item.written, module) for module in item.written.modules}
+    scales = {module: scale(item.written, module) for module in item.written.ranks}
     return model.dense_logprobs(shop.base, item.adapter.path, scales=scales)
 
 
