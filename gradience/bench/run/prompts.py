@@ -62,6 +62,7 @@ class PromptRun:
             batch_size=config.train.per_device_train_batch_size,
             max_length=None if labels is None else config.train.max_length,
             device=config.runtime.device,
+            force=True,  # a killed stage left its folder
         )
         return cls(tuple(rows), config.model, labels, settings)
 
@@ -184,7 +185,6 @@ def distill_variant(
             teacher=source.probe,
             steps=distillation.steps,
             lr=distillation.lr,
-            force=True,
         )
         of_both = DistillInputs(settings, inputs, teacher, student.sha256(), teacher.sha256())
         write_distilled(of_both, target)
