@@ -10,100 +10,58 @@ from pathlib import Path
 
 from data_files import write_jsonl
 from gsm8k_cases import QUESTIONS
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_bench import WORDS, bert, llama, tokenizer
 from transformers import (
-    BertConfig,
-    BertModel,
     DistilBertConfig,
     DistilBertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    PreTrainedTokenizerFast,
+    PreTrainedModel,
     set_seed,
 )
 
 from gradience.bench.config.load import BenchConfig
 
 SENTENCES = [
-    f"{what} film {number} is {('dull', 'bright')[number % 2]}"
+    f"{what} film {number} is {('bad', 'good')[number % 2]}"
     for number in range(60)
     for what in ("a", "the", "my", "this")
 ]
 
 
-def encoder_tokenizer(inputs: list[str]) -> PreTrainedTokenizerFast:
-    """One token a word, between the two tokens that BERT's tokenizer puts around a text."""
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        *sorted({word for text in SENTENCES for word in text.split()}),
-    ]
-    tokenizer = Tokenizer(
-        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        model_input_names=inputs,
-    )  # fmt: skip
-
-
-def decoder_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE, which can say everything."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([row["question"] + row["answer"] for row in QUESTIONS], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+def save(model: PreTrainedModel, folder: Path) -> None:
+    model.save_pretrained(folder)
+    reader = tokenizer()
+    reader.model_input_names = ["input_ids", "attention_mask"]
+    reader.save_pretrained(folder)
 
 
 def distilbert(folder: Path) -> None:
-    tokenizer = encoder_tokenizer(["input_ids", "attention_mask"])
-    config = DistilBertConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, hidden_dim=48)
-    DistilBertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def minilm(folder: Path) -> None:
-    tokenizer = encoder_tokenizer(["input_ids", "token_type_ids", "attention_mask"])
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(
+        DistilBertModel(
+            DistilBertConfig(vocab_size=len(WORDS), dim=32, n_layers=2, n_heads=4, hidden_dim=48)
+        ),
+        folder,
+    )
 
 
 def smollm2(folder: Path) -> None:
     """Grouped queries, one matrix for embeddings and output."""
-    tokenizer = decoder_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=3,
-        num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    llama(folder, max_position_embeddings=1024, tie_word_embeddings=True)
 
 
 def mistral(folder: Path) -> None:
     """Grouped queries and a sliding window as in Mistral-7B, a hundred thousandth of its weights."""
-    tokenizer = decoder_tokenizer()
     config = MistralConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, sliding_window=512, bos_token_id=0, eos_token_id=1,
+        vocab_size=len(WORDS), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, sliding_window=512, bos_token_id=None, eos_token_id=2,
     )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(MistralForCausalLM(config), folder)
 
 
-MODELS: dict[str, Callable[[Path], None]] = {
+MODELS: dict[str, Callable[[Path], object]] = {
     "distilbert-base-uncased": distilbert,
-    "embedded:minilm": minilm,
+    "embedded:minilm": bert,
     "embedded:smollm2": smollm2,
     "mistralai/Mistral-7B-v0.1": mistral,
 }
