@@ -13,8 +13,13 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.audit.adapter import audit_opened
-from gradience.compress.adapter import REPORT
-from gradience.compress.carry import COPIED_CARD, DISTILL_REPORT, compressed_opening, distilled_opening
+from gradience.compress.carry import (
+    COPIED_CARD,
+    DISTILL_REPORT,
+    REPORT,
+    compressed_opening,
+    distilled_opening,
+)
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
 from gradience.files.card import (

@@ -62,10 +62,11 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
 
 def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str | Card]:
     from gradience.card import card_of
+    from gradience.compress.carry import DOCUMENT
     from gradience.files.card import CARD
 
     return {
-        "compression_report.md": report.to_markdown(),
+        DOCUMENT: report.to_markdown(),
         CARD: card_of(written.location.path, opened=written),
     }
 

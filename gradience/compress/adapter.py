@@ -21,6 +21,7 @@ from gradience.adapters.patterns import anchored_key
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_opened
 from gradience.compress.carry import (
+    REPORT,
     annotate,
     carry_files,
     compressed_opening,
@@ -59,7 +60,6 @@ from gradience.settings import public, required_output
 from gradience.spectra import error_of_all
 from gradience.words import counted
 
-REPORT = "compression_report.json"
 Documents = Callable[[Adapter, CompressionReport], Mapping[str, str | Card]]
 """The written adapter, open, and its report -> further files, name -> text; README.md is a `Card`."""
 ROUNDING_SHOWS = 0.01

@@ -23,8 +23,8 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 ARCHIVE_START = b"PK\x03\x04"
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
 """First parts of the names of pickles that end in .bin."""
-DISTILL_REPORT = "distill_report.json"
-REPORTS = ("compression_report.json", "compression_report.md", DISTILL_REPORT)
+REPORT, DOCUMENT, DISTILL_REPORT = "compression_report.json", "compression_report.md", "distill_report.json"
+REPORTS = (REPORT, DOCUMENT, DISTILL_REPORT)
 OPENING = "> **A smaller approximation of another adapter.**"
 TRAINING = ("training", "trainer_", "train_results", "eval_results", "all_results")
 """First parts of the names of JSON files about the training of the old weights, transformers' among them."""

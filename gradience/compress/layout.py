@@ -28,7 +28,7 @@ from gradience.compress.encodings import (
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
 from gradience.files.artifact import round_significant
-from gradience.plan.blocking import is_wrapped, refuse_empty, refuse_unread
+from gradience.plan.blocking import refuse_empty, refuse_unread
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan
@@ -105,7 +105,7 @@ def lay_out(
     jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration)
     _refuse_jobs(opened, config, jobs, [note for note, _ in kept.values()])
     parameter = next(
-        (pair.module for pair in dropped if is_wrapped(pair.module, config.target_parameters)), None
+        (pair.module for pair in dropped if ends_with(pair.module, config.target_parameters)), None
     )
     if parameter is not None:
         raise InputError(

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from gradience.adapters.locate import WEIGHT_SUFFIXES
 from gradience.adapters.pickles import SUFFIXES
-from gradience.compress.adapter import REPORT, compress_adapter
+from gradience.compress.adapter import compress_adapter
+from gradience.compress.carry import REPORT
 from gradience.compress.settings import WriteSettings
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files.scratch import held

@@ -120,12 +120,7 @@ def must_stay(report: AuditReport, row: LayerAudit, owners: set[str]) -> bool:
     if report.adapter.use_dora or row.name in owners or row.kind == "expert" or is_split_expert(row.name):
         return True
     wrapped = report.adapter.settings.get("target_parameters")
-    return isinstance(wrapped, list) and is_wrapped(row.name, map(str, wrapped))
-
-
-def is_wrapped(module: str, target_parameters: Iterable[str]) -> bool:
-    """Return True for a parameter that the config's `target_parameters` wraps, which may not get rank 0."""
-    return ends_with(module, target_parameters)
+    return isinstance(wrapped, list) and ends_with(row.name, map(str, wrapped))
 
 
 def modules_with_other_tensors(report: AuditReport) -> set[str]:

@@ -19,6 +19,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.compress.adapter import Documents
+from gradience.compress.carry import DOCUMENT as COMPRESSION_DOCUMENT
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import require_local
@@ -50,7 +51,6 @@ from gradience.shrink.settings import CardOf, ShrinkSettings
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 CALIBRATION = "calibration.safetensors"
 CALIBRATES = "the search calibrates on the prompts first: sizes, start and memory will differ"
-COMPRESSION_DOCUMENT = "compression_report.md"
 
 
 @public(ShrinkSettings)

@@ -13,8 +13,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import type_names
 from gradience.bench.verify.findings import Findings, Link
 from gradience.compare.module import compare_modules
-from gradience.compress.adapter import REPORT
-from gradience.compress.carry import DISTILL_REPORT
+from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.distill.divergence import mean_kl, p_closer
 from gradience.errors import InputError
 from gradience.evaluate.adapters import AdapterInput

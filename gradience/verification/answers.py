@@ -14,7 +14,7 @@ from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import repeated, scored_again
 from gradience.bench.verify.verify import check_page, compare_json
 from gradience.card import EVALUATED, card_of
-from gradience.compress.adapter import REPORT
+from gradience.compress.carry import REPORT
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate import outcome as evaluated

@@ -13,8 +13,7 @@ from gradience.bench.verify.data import check_data as check_bench_data
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.folder import as_published, check_files, unpacked
 from gradience.bench.verify.verify import checked_run, compare_json
-from gradience.compress.adapter import REPORT
-from gradience.compress.carry import DISTILL_REPORT
+from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.verb import EVALUATION, JOINT

@@ -14,8 +14,8 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header, stored_header
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
-from gradience.compress.adapter import REPORT as COMPRESSION_REPORT
 from gradience.compress.carry import DISTILL_REPORT
+from gradience.compress.carry import REPORT as COMPRESSION_REPORT
 from gradience.files.records import Evaluation, read_records
 from gradience.plan.modules import Ranks
 from gradience.reading import MAX_SETTINGS_BYTES, read_file

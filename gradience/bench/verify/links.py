@@ -26,8 +26,7 @@ from gradience.bench.verdict.facts import (
 )
 from gradience.bench.verify.findings import Findings, Link
 from gradience.bench.verify.recompute import repeated
-from gradience.compress.adapter import REPORT
-from gradience.compress.carry import DISTILL_REPORT
+from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.verb import EVALUATION
