@@ -1,15 +1,18 @@
 """A command opens each adapter that it is given once, and hands the open adapter on."""
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import tiny_bench
 from data_files import write_jsonl
 
 from gradience import (
+    audit_adapter,
     calibrate_adapter,
     compress_adapter,
+    convert_adapter,
     distill_adapter,
     evaluate_adapters,
     merge_adapters,
@@ -17,20 +20,22 @@ from gradience import (
     update_card,
     verify,
 )
-from gradience.adapters.formats import FORMATS
+from gradience.adapters.tensors import TensorFile
+from gradience.compare.adapters import compare_adapters
+
+GIVEN = ("reference", "other", "small")
 
 
 @pytest.fixture
 def opens(monkeypatch):
-    """Opens of each adapter, by the name of its folder."""
-    counts, peft = Counter(), FORMATS["peft"]
+    """Opens of the weights in each folder that is given, and of those that are written."""
+    counts, open_file = Counter(), TensorFile.open
 
-    def count(path, *rest):
-        opened = peft.open(path, *rest)
-        counts[Path(path).name] += 1
-        return opened
+    def count(path, *, root=None):
+        counts[path.parent.name if path.parent.name in GIVEN else "written"] += 1
+        return open_file(path, root=root)
 
-    monkeypatch.setitem(FORMATS, "peft", peft._replace(open=count))
+    monkeypatch.setattr(TensorFile, "open", count)
     return counts
 
 
@@ -44,58 +49,51 @@ def folder(prepared):
     return prepared
 
 
-VERBS = {
-    "compress": lambda out, **_: compress_adapter("reference", out, rank=1),
-    "evaluate": lambda out, rows, **base: evaluate_adapters(
-        ["reference", "other"], output=out, **rows, **base
+BASE = {"base_model": "base", "device": "cpu"}
+ROWS = {**BASE, "data": "rows.csv", "margin": 90}
+GUARD = {"guards": {"general": "rows.csv"}}
+BOTH = ["reference", "other"]
+VERBS: dict[str, tuple[Callable[[Any], object], int]] = {
+    "audit": (lambda out: audit_adapter("reference"), 0),
+    "card": (lambda out: update_card("reference", dry_run=True), 0),
+    "compare": (lambda out: compare_adapters(*BOTH), 0),
+    "compress": (lambda out: compress_adapter("reference", out, rank=1), 1),
+    "convert": (lambda out: convert_adapter("reference", out), 1),
+    "verify": (lambda out: verify("small"), 0),
+    "evaluate": (lambda out: evaluate_adapters(BOTH, output=out, **ROWS), 0),
+    "evaluate on two data sets": (lambda out: evaluate_adapters(BOTH, output=out, **ROWS, **GUARD), 0),
+    "calibrate": (
+        lambda out: calibrate_adapter("reference", f"{out}.safetensors", prompts="prompts.jsonl", **BASE),
+        1,
     ),
-    "evaluate on two data sets": lambda out, rows, **base: evaluate_adapters(
-        ["reference", "other"], output=out, guards={"general": "rows.csv"}, **rows, **base
+    "distill": (
+        lambda out: distill_adapter(
+            "small", out, teacher="reference", prompts="prompts.jsonl", steps=2, **BASE
+        ),
+        0,
     ),
-    "shrink": lambda out, rows, **base: shrink_adapter(
-        "reference", out, ranks=[2, 1], margin=90, **rows, **base
+    "merge": (
+        lambda out: merge_adapters(BOTH, out, saved="average", data=dict.fromkeys(BOTH, "rows.csv"), **BASE),
+        2,
     ),
-    "shrink with a guard and prompts": lambda out, rows, **base: shrink_adapter(
-        "reference",
-        out,
-        ranks=[2, 1],
-        margin=90,
-        prompts="prompts.jsonl",
-        guards={"general": "rows.csv"},
-        **rows,
-        **base,
+    "shrink": (lambda out: shrink_adapter("reference", out, ranks=[2, 1], **ROWS), 5),
+    "shrink, planned": (lambda out: shrink_adapter("reference", out, ranks=[2, 1], dry_run=True, **ROWS), 0),
+    "shrink with a guard and prompts": (
+        lambda out: shrink_adapter("reference", out, ranks=[2], prompts="prompts.jsonl", **ROWS, **GUARD),
+        8,
     ),
-    "shrink over strength": lambda out, rows, **base: shrink_adapter(
-        "reference",
-        out,
-        over="strength",
-        strengths=[0.9, 0.5],
-        guards={"general": "rows.csv"},
-        **rows,
-        **base,
+    "shrink over strength": (
+        lambda out: shrink_adapter("reference", out, over="strength", strengths=[0.5], **ROWS, **GUARD),
+        2,
     ),
-    "calibrate": lambda out, **base: calibrate_adapter(
-        "reference", f"{out}.safetensors", prompts="prompts.jsonl", base_model="base", device="cpu"
-    ),
-    "distill": lambda out, **base: distill_adapter(
-        "small", out, teacher="reference", prompts="prompts.jsonl", steps=2, base_model="base", device="cpu"
-    ),
-    "merge": lambda out, rows, **base: merge_adapters(
-        ["reference", "other"],
-        out,
-        saved="average",
-        data={"reference": "rows.csv", "other": "rows.csv"},
-        **base,
-    ),
-    "card": lambda out, **_: update_card("reference", dry_run=True),
-    "verify": lambda out, **_: verify("small"),
 }
+"""A command, and the opens of what it writes: a copy is read back, and read again before it is evaluated."""
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_each_adapter_is_opened_once(verb, folder, tmp_path, monkeypatch, opens):
+def test_a_command_opens_each_adapter_once(verb, folder, tmp_path, monkeypatch, opens):
     monkeypatch.chdir(folder)
-    VERBS[verb](tmp_path / "out", rows={"data": "rows.csv"}, base_model="base", device="cpu")
-    given = {name: opens[name] for name in ("reference", "other", "small") if opens[name]}
-    assert given
-    assert set(given.values()) == {1}
+    run, written = VERBS[verb]
+    run(tmp_path / "out")
+    assert opens.pop("written", 0) == written
+    assert set(opens.values()) == {1}

@@ -2,7 +2,6 @@
 
 import shutil
 import warnings
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from raising import raises
 
 from gradience import audit_adapter, compress_adapter
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.tensors import TensorFile
-from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.errors import GradienceError, InputError, UsageError
@@ -183,42 +180,6 @@ def test_a_file_that_is_not_ours_is_kept_and_named(source, tmp_path, foreign):
     assert foreign in str(refusal.value)
     assert {entry.name: entry.read_bytes() for entry in small.iterdir()} == before
     assert names(tmp_path) == {"adapter", "small"}
-
-
-# ---------------------------------------------------------------- Each command opens each adapter once
-
-
-COMMANDS = {
-    "audit": (["audit", "original"], {"original": 1}),
-    "compress": (["compress", "original", "--rank", "4", "-o", "smaller"], {"original": 1, "written": 1}),
-    "dry run": (["compress", "original", "--rank", "4", "--dry-run"], {"original": 1}),
-    "convert": (["convert", "original", "again"], {"original": 1, "written": 1}),
-    "compare": (["compare", "original", "other"], {"original": 1, "other": 1}),
-}
-
-
-@pytest.fixture
-def opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often the weights in each folder have been opened; a folder that is being written has no name yet."""
-    for name in ("original", "other"):
-        shutil.copytree(example_adapter(), tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    counted: Counter[str] = Counter()
-    open_file = TensorFile.open
-
-    def counting(path: Path, *, root: Path | None = None) -> TensorFile:
-        counted[path.parent.name if path.parent.name in ("original", "other") else "written"] += 1
-        return open_file(path, root=root)
-
-    monkeypatch.setattr(TensorFile, "open", counting)
-    return counted
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_opens_each_adapter_once(command: str, opens: Counter[str]) -> None:
-    words, expected = COMMANDS[command]
-    assert run([*words, "--quiet"] if command != "compare" else words) == 0
-    assert opens == expected
 
 
 # ---------------------------------------------------------------- `gradience audit --suggest-per-layer`
