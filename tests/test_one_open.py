@@ -80,7 +80,7 @@ VERBS: dict[str, tuple[Callable[[Any], object], int]] = {
     "shrink, planned": (lambda out: shrink_adapter("reference", out, ranks=[2, 1], dry_run=True, **ROWS), 0),
     "shrink with a guard and prompts": (
         lambda out: shrink_adapter("reference", out, ranks=[2], prompts="prompts.jsonl", **ROWS, **GUARD),
-        8,
+        7,
     ),
     "shrink over strength": (
         lambda out: shrink_adapter("reference", out, over="strength", strengths=[0.5], **ROWS, **GUARD),

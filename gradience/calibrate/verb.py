@@ -40,10 +40,11 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
             from gradience.calibrate.forecast import forecast_calibration
 
             return forecast_calibration(inputs)
-        return calibrate(inputs, output)
+        calibrate(inputs, output)
+    return Calibration.read(output)
 
 
-def calibrate(inputs: CalibrateInputs, output: Path) -> Calibration:
+def calibrate(inputs: CalibrateInputs, output: Path) -> None:
     """Calibrate on what was read, and write the file."""
     from gradience.calibrate.measure import measured
     from gradience.evaluate.engines.base import memory_errors
@@ -56,4 +57,3 @@ def calibrate(inputs: CalibrateInputs, output: Path) -> Calibration:
         sizes = curve(with_calibration(audited, modules_of(audited), calibration), facts)
         calibration = replace(calibration, report=facts.model_copy(update={"sizes": sizes}))
     calibration.write(output)
-    return Calibration.read(output)
