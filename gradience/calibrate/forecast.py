@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gradience.calibrate.batches import encode_pairs, encode_texts
-from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
+from gradience.calibrate.inputs import CalibrateInputs
+from gradience.evaluate.inputs import TEXT_TOKENS
 from gradience.files.shared_names import path_text
 from gradience.models.load import dtype_of, from_folder, load_tokenizer, skeleton
 from gradience.models.locate import locate

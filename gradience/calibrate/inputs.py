@@ -29,8 +29,6 @@ from gradience.tasks.row import Row
 from gradience.tasks.rows import kind_of as kind_of_row
 from gradience.tasks.rows import local
 
-TEXT_TOKENS = 512
-"""Default token limit of a text to label: the number of positions of BERT and similar models."""
 LIBRARIES = ("torch", "transformers", "peft")
 KINDS: Mapping[str, Kind] = {
     "CAUSAL_LM": "causal_lm",

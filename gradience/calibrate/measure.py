@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradience.adapters.adapter import LoraPair
+from gradience.adapters.keys import PREFIX
 from gradience.calibrate.batches import (
     Batch,
     EncodedRow,
@@ -29,12 +30,13 @@ from gradience.calibrate.batches import (
     signs_of,
     with_completions,
 )
-from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
+from gradience.calibrate.inputs import CalibrateInputs
 from gradience.components import RIDGE, Components, components, lost_energies, root
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.scoring import logit_blocks
+from gradience.evaluate.inputs import TEXT_TOKENS
 from gradience.files.shared_names import path_text
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
@@ -47,7 +49,6 @@ from gradience.reports.calibration import (
 )
 from gradience.spectra import FloatArray, energy_rank, triangle
 
-PREFIX = "base_model.model."
 EXPERT = re.compile(r"experts?(_?\d+)?")
 """Part of the path of a module that sees some tokens, in the order of a router."""
 _EXPERTS = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")

@@ -11,6 +11,7 @@ from typing import Any
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.formats import open_adapter, require_peft
+from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.models.settings import BaseSettings, ModelSettings, ModelType
@@ -31,8 +32,8 @@ class AdapterIdentity:
     @classmethod
     def of(cls, folder: Path) -> AdapterIdentity:
         """Hash the files of `folder`. Raises InputError (`not-found`) if one of them is missing."""
-        weights = sha256_file(folder / "adapter_model.safetensors")
-        return cls(folder, weights, sha256_file(folder / "adapter_config.json", limit=MAX_SETTINGS_BYTES))
+        weights = sha256_file(folder / WEIGHTS)
+        return cls(folder, weights, sha256_file(folder / CONFIG, limit=MAX_SETTINGS_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

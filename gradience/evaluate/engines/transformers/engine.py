@@ -23,6 +23,7 @@ from gradience.adapters.config import (
     read_config,
     without_imports,
 )
+from gradience.adapters.keys import PREFIX
 from gradience.adapters.patterns import SavedNames
 from gradience.digests import Sha256
 from gradience.errors import InputError, UsageError
@@ -532,7 +533,7 @@ class TransformersEngine(Engine):
         brought, weights = SavedNames(whole), self._weights
         declared = {name for name in weights if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
-            stored = {original_name(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
+            stored = {original_name(key.removeprefix(PREFIX)): key for key in file.keys()}  # noqa: SIM118
             lacking = (self.untrained - declared) | (declared - stored.keys())
             if lacking or (self._head_unknown and not declared):
                 raise InputError(
