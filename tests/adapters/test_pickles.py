@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from gradience import audit_adapter
 from gradience.adapters import pickles, unpickle
-from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import InputError, MissingExtra
@@ -109,13 +108,12 @@ REST = [pytest.param(name, marks=pytest.mark.conformance) for name in FILES if n
 
 @pytest.mark.parametrize("name", [FORBIDDEN, *REST])
 def test_the_process_ends_in_one_message(
-    name: str, adapter: Path, tmp_path: Path, capsys, monkeypatch
+    name: str, adapter: Path, tmp_path: Path, command, monkeypatch
 ) -> None:
     make, words = FILES[name]
     (adapter / "adapter_model.bin").write_bytes(make())
     monkeypatch.chdir(tmp_path)
-    assert run(["audit", str(adapter), "--allow-pickle"]) == 3
-    assert words in capsys.readouterr().err
+    assert words in command("audit", adapter, "--allow-pickle", code=3).err
     assert not list(tmp_path.rglob("PWNED"))
 
 

@@ -192,7 +192,7 @@ def test_some_modules_untrained_is_a_finding(tmp_path, capsys):
 # ---------------------------------------------------------------- while it is read
 
 
-def test_weights_that_shrink_during_the_audit(tmp_path, capsys, monkeypatch):
+def test_weights_that_shrink_during_the_audit(tmp_path, command, monkeypatch):
     """A download that is replaced, a disk that fills: the read ends early, and no number is made of it."""
     folder = adapter(tmp_path)
     opening = gradience.audit.adapter.open_adapter
@@ -203,8 +203,7 @@ def test_weights_that_shrink_during_the_audit(tmp_path, capsys, monkeypatch):
         return opened
 
     monkeypatch.setattr(gradience.audit.adapter, "open_adapter", opened_and_cut)
-    assert run(["audit", str(folder)]) == 3
-    out, err = capsys.readouterr()
+    out, err = command("audit", folder, code=3)
     assert out == ""
     assert f"{WEIGHTS}: truncated: " in err
     assert "hint: download or copy it again" in err
@@ -213,14 +212,12 @@ def test_weights_that_shrink_during_the_audit(tmp_path, capsys, monkeypatch):
 # ---------------------------------------------------------------- several adapters
 
 
-def test_the_highest_code_wins_and_the_others_are_still_audited(tmp_path, capsys):
+def test_the_highest_code_wins_and_the_others_are_still_audited(tmp_path, command):
     good = adapter(tmp_path / "a-good")
     untrained_one = adapter(tmp_path / "b-untrained", untrained(""))
     broken = adapter(tmp_path / "c-broken", b"")
-    assert run(["audit", str(good), str(untrained_one)]) == 4
-    capsys.readouterr()
-    assert run(["audit", str(good), str(untrained_one), str(broken), "--json"]) == 4
-    out, err = capsys.readouterr()
+    command("audit", good, untrained_one, code=4)
+    out, err = command("audit", good, untrained_one, broken, "--json", code=4)
     assert len(out.splitlines()) == 2
     assert "c-broken/adapter_model.safetensors: the file is empty" in err
     assert run(["audit", str(good), str(broken)]) == 3
@@ -343,13 +340,12 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_more_than_the_limit_is_refused_with_what_would_be_needed(name, tmp_path, capsys):
+def test_more_than_the_limit_is_refused_with_what_would_be_needed(name, tmp_path, command):
     tensors, settings, verbs = CLAIMS[name]
     folder = str(adapter(tmp_path / name, tensors, settings))
     rest = {"audit": [], "compress": ["--rank", "1", "--output", f"{folder}-1"], "compare": [folder]}
     for verb in verbs:
-        assert run([verb, folder, *rest[verb]]) == 3
-        error = capsys.readouterr().err
+        error = command(verb, folder, *rest[verb], code=3).err
         assert f"{name}: this would take about " in error
         assert "the limit is 500 MB" in error
         assert "hint: if you trust the file, raise the limit: --max-memory " in error

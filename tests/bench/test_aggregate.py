@@ -173,10 +173,9 @@ def test_folders(runs):
     assert one.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)
 
 
-def test_the_command(runs, capsys):
+def test_the_command(runs, command):
     folders = [str(runs / f"run{seed}") for seed in PUBLISHED]
-    assert run(["bench", "aggregate", *folders, "--output", str(runs / "out")]) == 0
-    assert "3 of 3" in capsys.readouterr().out
+    assert "3 of 3" in command("bench", "aggregate", *folders, "--output", runs / "out").out
     report = BenchAggregate.read(runs / "out" / "bench_aggregate.json")
     assert (
         (runs / "out" / "bench_aggregate.md")
@@ -184,10 +183,8 @@ def test_the_command(runs, capsys):
         .startswith("# Bench PASS: `mistralai")
     )
     assert run(["bench", "aggregate", *folders, "--output", str(runs / "out")]) == 2
-    assert run(["bench", "aggregate", *folders, "--output", str(runs / "out"), "--force", "--quiet"]) == 0
-    capsys.readouterr()
-    assert run(["bench", "aggregate", *folders, "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    command("bench", "aggregate", *folders, "--output", runs / "out", "--force", "--quiet")
+    printed = json.loads(command("bench", "aggregate", *folders, "--json").out)
     assert printed["seeds"][0]["source"] == "run42/bench.json", "no folder above it"
     assert printed["variants"][0]["pass_rate"] == exact_text(report.variants[0].pass_rate)
 

@@ -562,7 +562,7 @@ def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_pa
     ],
     ids=["jsonl", "choices", "chat", "labels"],
 )  # fmt: skip
-def test_a_dry_run_shows_a_prompt_and_what_is_scored(config, profile, options, row, shown, capsys):
+def test_a_dry_run_shows_a_prompt_and_what_is_scored(config, profile, options, row, shown, command):
     text = json.dumps(row)
     rows = [json.loads(text.replace("{n}", str(n))) for n in range(10, 16)]
     path = config(profile)
@@ -579,8 +579,7 @@ def test_a_dry_run_shows_a_prompt_and_what_is_scored(config, profile, options, r
     files = {"train_file": "data/train.jsonl", "confirm_file": "data/test.jsonl", "dev": 0}
     values["task"]["options"] = {**files, **options}
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(command("bench", "run", "--config", path, "--dry-run").out.split())
     assert all(each in out for each in shown)
     assert out.partition("First test example")[2].count("prompt ") == 1
 

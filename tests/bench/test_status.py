@@ -15,7 +15,6 @@ from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.on_ray import StageOrder
 from gradience.bench.status import look
-from gradience.cli.app import run
 from gradience.reports.bench_status import BenchStatus, StageStatus
 
 
@@ -68,7 +67,7 @@ def test_a_run_in_one_process_while_it_runs_and_after_a_kill(config_file, tmp_pa
         process.communicate()
 
 
-def test_a_finished_run_in_which_a_variant_failed(config_file, tmp_path, monkeypatch, capsys):
+def test_a_finished_run_in_which_a_variant_failed(config_file, tmp_path, monkeypatch, command):
     from gradience.bench.run import seed
 
     def breaks(task: Any, *, output: Path, **arguments: Any) -> Any:
@@ -92,8 +91,7 @@ def test_a_finished_run_in_which_a_variant_failed(config_file, tmp_path, monkeyp
     shown = status.to_text()
     assert "the card fell off the bus" in shown
     assert "in breaks" in shown
-    assert run(["bench", "status", str(output), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["state"] == "finished"
+    assert json.loads(command("bench", "status", output, "--json").out)["state"] == "finished"
 
 
 def test_stages_of_other_processes_are_running_until_they_end(config_file, tmp_path, monkeypatch):
@@ -115,9 +113,8 @@ def test_stages_of_other_processes_are_running_until_they_end(config_file, tmp_p
     assert stage_of(over, 2, "uniform_median/train").message == "RuntimeError: the card fell off the bus"
 
 
-def test_a_folder_that_holds_no_run(tmp_path, capsys):
-    assert run(["bench", "status", str(tmp_path)]) == 3
-    assert "no plan.json" in capsys.readouterr().err
+def test_a_folder_that_holds_no_run(tmp_path, command):
+    assert "no plan.json" in command("bench", "status", tmp_path, code=3).err
 
 
 def test_a_published_run_packed_and_without_its_archive(tmp_path):

@@ -206,7 +206,7 @@ def better(bench: dict[str, Any]) -> None:
     result |= {"delta": round(net / measures["n"], 12), "delta_exact": f"{net}/{measures['n']}"}
 
 
-def test_edited_counts_are_named_field_by_field_and_not_added_up(copy, capsys):
+def test_edited_counts_are_named_field_by_field_and_not_added_up(copy, command):
     from gradience.reports.bench import Bench
 
     result = copy / "seed_1" / "bench.json"
@@ -216,8 +216,7 @@ def test_edited_counts_are_named_field_by_field_and_not_added_up(copy, capsys):
     fields = named(copy)["seed_1/bench.json"]
     assert any(field.endswith((".pairs.n11", ".pairs.n00")) for field in fields)
     assert any(field.endswith(".measures.correct") for field in fields)
-    assert run(["bench", "aggregate", str(copy)]) == 3
-    said = capsys.readouterr().err
+    said = command("bench", "aggregate", copy, code=3).err
     assert "seed_1/bench.json" in said
     assert "gradience verify" in said
 

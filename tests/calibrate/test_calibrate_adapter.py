@@ -180,12 +180,11 @@ def test_a_base_that_the_adapter_does_not_fit_is_refused_before_it_is_loaded(
     assert caught.value.code == "adapter-misfit"
 
 
-def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, capsys):
+def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, capsys, command):
     output = tmp_path / "c.safetensors"
     words = ["calibrate", str(classifier.adapter), "--prompts", str(classifier.prompts), "-o", str(output)]
     words += ["--base-model", str(classifier.base), "--device", "cpu"]
-    assert run([*words, "--dry-run"]) == 0
-    shown = capsys.readouterr().out
+    shown = command(*words, "--dry-run").out
     assert "60: 30 to select components, 30 to predict" in shown
     assert "90 examples forward and backward" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
@@ -193,13 +192,11 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     weights = sum(weight.nbytes for weight in base.parameters())
     assert json.loads(capsys.readouterr().out)["weights_bytes"] == weights
     assert not output.exists()
-    assert run(words) == 0
-    shown, said = capsys.readouterr()
+    shown, said = command(*words)
     assert said.splitlines()[0].split()[:2] == ["0:00", "calibrating"]  # there is no terminal
     assert "Importance of modules" in shown
     assert "excluded" not in shown
-    assert run(words) == 2
-    assert "already exists" in capsys.readouterr().err
+    assert "already exists" in command(*words, code=2).err
     page = tmp_path / "c.html"
     assert run([*words, "--force", "--json", "--html", str(page)]) == 0
     assert "Importance of modules" in page.read_text(encoding="utf-8")
@@ -212,8 +209,7 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
         "--max-kl-per-token",
         "0.001",
     ]
-    assert run([*compress, "--dry-run"]) == 0
-    shown = capsys.readouterr().out
+    shown = command(*compress, "--dry-run").out
     assert "predicted KL" in shown
     assert run([*compress, "-o", str(tmp_path / "small")]) == 0
     assert (tmp_path / "small" / "adapter_model.safetensors").exists()

@@ -339,7 +339,7 @@ def test_what_a_card_says_about_loading_is_run(kind, request, tmp_path):
     assert any("lora_A" in name for name, _ in names["model"].named_parameters())
 
 
-def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tmp_path, capsys):
+def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tmp_path, capsys, command):
     output = tmp_path / "distilled"
     words = [
         "distill",
@@ -350,11 +350,9 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
         str(classifier.prompts),
     ]
     words += ["--base-model", str(classifier.base), "--device", "cpu", "--steps", "3"]
-    assert run(words) == 2
-    assert "no --output given" in capsys.readouterr().err
+    assert "no --output given" in command(*words, code=2).err
     words += ["-o", str(output)]
-    assert run([*words, "--dry-run"]) == 0
-    shown = capsys.readouterr().out
+    shown = command(*words, "--dry-run").out
     assert "38 for training, 7 for early stopping, 15 held out" in shown
     assert "examples forward and" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
@@ -368,10 +366,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     assert b"- **distilled**: KL/token from the reference adapter" in card
     assert run(["card", str(output)]) == 0
     assert (output / "README.md").read_bytes() == card
-    assert run(words) == 2
-    assert "already exists" in capsys.readouterr().err
-    assert run([*words, "--force", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.distill/1"
+    assert "already exists" in command(*words, code=2).err
+    assert json.loads(command(*words, "--force", "--json").out)["schema"] == "gradience.distill/1"
     words[words.index("-o") + 1] = str(classifier.adapter)
-    assert run([*words, "--force"]) == 2
-    assert "the output is the adapter itself" in capsys.readouterr().err
+    assert "the output is the adapter itself" in command(*words, "--force", code=2).err

@@ -14,7 +14,6 @@ from running import gradience
 from safetensors.numpy import load_file, save_file
 
 from gradience.cli import app, demo
-from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.reports.audit import AuditReport
 
@@ -170,10 +169,9 @@ def test_usage_errors_exit_2_and_print_no_result(adapter, arguments, words):
 # ---------------------------------------------------------------- `gradience compare`, as a user runs it
 
 
-def test_an_adapter_is_itself(capsys):
+def test_an_adapter_is_itself(command):
     adapter = str(example_adapter())
-    assert run(["compare", adapter, adapter, "--layers"]) == 0
-    text = capsys.readouterr().out
+    text = command("compare", adapter, adapter, "--layers").out
     assert "differ by 0 % of A's norm (cosine 1.00)" in text
     assert "16 in both\n" in text
     assert len([line for line in text.splitlines() if line.startswith("  bert.encoder.layer.")]) == 16
@@ -234,14 +232,12 @@ EQUAL, FEW, WORSE = (900, 10, 10, 80), (150, 12, 8, 30), (700, 120, 20, 160)
         (EQUAL, ("--flips", "-1"), 2),
     ],
 )
-def test_exit_codes(tmp_path, capsys, cells, required, code):
-    assert run(["evidence", *tables(tmp_path, *cells), *required]) == code
-    shown = capsys.readouterr()
+def test_exit_codes(tmp_path, command, cells, required, code):
+    shown = command("evidence", *tables(tmp_path, *cells), *required, code=code)
     assert bool(shown.out) == (code != 2)
 
 
-def test_logs_that_do_not_fit_end_with_3(tmp_path, capsys):
+def test_logs_that_do_not_fit_end_with_3(tmp_path, command):
     paths = tables(tmp_path, *FEW)
     (tmp_path / "b.csv").write_text("id,score\nq0,1\nq1,1\n")
-    assert run(["evidence", *paths, "--require-grade", "B"]) == 3
-    assert "198 examples only in" in capsys.readouterr().err
+    assert "198 examples only in" in command("evidence", *paths, "--require-grade", "B", code=3).err

@@ -175,10 +175,9 @@ def test_usage(arguments, words, adapter, tmp_path, monkeypatch, capsys, plans):
 
 
 @pytest.fixture
-def plans(adapter, tmp_path, capsys):
+def plans(adapter, tmp_path, command):
     """A plan of the adapter, and plans that do not fit it."""
-    assert run(["compress", str(adapter), "--rank", "4", "--dry-run", "--json"]) == 0
-    good = json.loads(capsys.readouterr().out)
+    good = json.loads(command("compress", adapter, "--rank", "4", "--dry-run", "--json").out)
     variants = {
         name: json.loads(json.dumps(good)) for name in ("plan", "another", "too-high", "fewer", "more")
     }

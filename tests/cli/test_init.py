@@ -54,11 +54,10 @@ def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
     assert "Smallest margin" in capsys.readouterr().out
 
 
-def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, capsys):
+def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, capsys, command):
     file = tmp_path / "bench.yaml"
     assert run(["init", "-o", str(file)]) == 0
-    assert run(["bench", "run", "-c", str(file), "--dry-run"]) == 3
-    assert "path/to/base: no such folder" in capsys.readouterr().err
+    assert "path/to/base: no such folder" in command("bench", "run", "-c", file, "--dry-run", code=3).err
     text = file.read_text(encoding="utf-8").replace("path/to/base", str(here / "llama"))
     text = text.replace("rows.jsonl", str(here / "rows" / "prompts.jsonl"))
     file.write_text(text, encoding="utf-8")
@@ -80,11 +79,10 @@ def test_a_named_task_gets_the_options_that_it_needs(task, here, tmp_path):
     assert all(len(line) <= 120 or "task.py" in line for line in text.splitlines())
 
 
-def test_a_file_that_is_there_stays_without_force(here, tmp_path, capsys):
+def test_a_file_that_is_there_stays_without_force(here, tmp_path, command):
     file = tmp_path / "mine.yaml"
     file.write_text("mine")
-    assert run(["init", "-o", str(file)]) == 2
-    assert "replace it with --force" in capsys.readouterr().err
+    assert "replace it with --force" in command("init", "-o", file, code=2).err
     assert file.read_text() == "mine"
     assert run(["init", "-o", str(file), "--data", "no.jsonl", "--force"]) == 3
     assert file.read_text() == "mine"

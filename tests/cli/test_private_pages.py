@@ -7,7 +7,6 @@ import pytest
 from hostile.samples import artifacts
 from test_report import EVERY
 
-from gradience.cli.app import run
 from gradience.reports.base.report import Report
 from gradience.reports.page.render import to_page
 from gradience.reports.verification import RegeneratedAnswers, VerificationMismatch
@@ -79,9 +78,8 @@ def takes(command, option):
     return any(option in parameter.opts for parameter in command.params)
 
 
-def test_leaving_texts_out_of_no_page_is_refused(capsys, tmp_path):
+def test_leaving_texts_out_of_no_page_is_refused(command, tmp_path):
     """Records and report.md would hold them all the same: nobody shall believe that they do not."""
     (tmp_path / "a.csv").write_text("id,score\n1,1\n")
     file = str(tmp_path / "a.csv")
-    assert run(["evidence", file, file, "--no-texts"]) == 2
-    assert "no effect without --html" in capsys.readouterr().err
+    assert "no effect without --html" in command("evidence", file, file, "--no-texts", code=2).err

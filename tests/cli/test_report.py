@@ -30,23 +30,21 @@ def audit(tmp_path_factory):
     return file
 
 
-def test_a_file_becomes_a_page_and_an_earlier_page_is_replaced(audit, tmp_path, capsys):
+def test_a_file_becomes_a_page_and_an_earlier_page_is_replaced(audit, tmp_path, command):
     page = tmp_path / "report.html"
     for _ in range(2):
-        assert run(["report", str(audit), "-o", str(page), "--json"]) == 0
-        said = json.loads(capsys.readouterr().out)
+        said = json.loads(command("report", audit, "-o", page, "--json").out)
         assert said["bytes"] == page.stat().st_size
         assert said["from"][0]["schema"] == "gradience.audit/3"
     assert 'data-plot="0"' in page.read_text(encoding="utf-8")
 
 
-def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
+def test_a_folder_gives_all_its_reports(audit, tmp_path, command):
     for step in (100, 200):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "audit.json").write_bytes(audit.read_bytes())
     shutil.copyfile(RUN, tmp_path / "run.jsonl")
-    assert run(["report", str(tmp_path), "-o", str(tmp_path / "r.html"), "--json"]) == 0
-    made_from = json.loads(capsys.readouterr().out)["from"]
+    made_from = json.loads(command("report", tmp_path, "-o", tmp_path / "r.html", "--json").out)["from"]
     assert [one["file"] for one in made_from] == [
         "checkpoint-100/audit.json", "checkpoint-200/audit.json", "run.jsonl",
     ]  # fmt: skip
@@ -63,11 +61,10 @@ def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
     ],
     ids=["nothing", "another-kind", "another-version", "no-text", "no-json"],
 )
-def test_what_is_no_report_is_refused(text, code, tmp_path, capsys):
+def test_what_is_no_report_is_refused(text, code, tmp_path, command):
     file = tmp_path / "x.json"
     file.write_text(text, encoding="utf-8")
-    assert run(["report", str(file), "-o", str(tmp_path / "r.html")]) == 3
-    assert code in capsys.readouterr().err
+    assert code in command("report", file, "-o", tmp_path / "r.html", code=3).err
     assert not (tmp_path / "r.html").exists()
 
 
@@ -78,17 +75,15 @@ def test_the_page_of_a_run_has_the_command_that_verifies_it_with_its_root(tmp_pa
     assert f"gradience verify minilm_reviews --root {root}" in page.read_text(encoding="utf-8")
 
 
-def test_a_folder_without_reports_says_what_to_do(tmp_path, capsys):
-    assert run(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 3
-    assert "gradience audit" in capsys.readouterr().err
+def test_a_folder_without_reports_says_what_to_do(tmp_path, command):
+    assert "gradience audit" in command("report", tmp_path, "-o", tmp_path / "r.html", code=3).err
 
 
-def test_no_other_file_is_replaced(audit, tmp_path, capsys):
+def test_no_other_file_is_replaced(audit, tmp_path, command):
     notes = tmp_path / "notes.html"
     notes.write_text("mine", encoding="utf-8")
     assert run(["report", str(audit), "-o", str(notes)]) == 2
-    assert run(["audit", str(example_adapter()), "--html", str(notes)]) == 2
-    assert "not replaced" in capsys.readouterr().err
+    assert "not replaced" in command("audit", example_adapter(), "--html", notes, code=2).err
     assert notes.read_text(encoding="utf-8") == "mine"
 
 
@@ -121,7 +116,7 @@ def test_a_plan_of_needs_has_no_page(verb, tmp_path, capsys):
     assert "--html cannot be combined with --dry-run" in capsys.readouterr().err
 
 
-def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tmp_path, capsys):
+def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tmp_path, capsys, command):
     """Not the candidates, which lie one folder deeper."""
     shrunk = KEPT.parent / "minilm_shrink" / "shrink.json"
     shutil.copyfile(shrunk, tmp_path / "shrink.json")
@@ -131,8 +126,7 @@ def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tm
         )
     capsys.readouterr()
     page = tmp_path / "r.html"
-    assert run(["report", str(tmp_path), "-o", str(page), "--json"]) == 0
-    made_from = json.loads(capsys.readouterr().out)["from"]
+    made_from = json.loads(command("report", tmp_path, "-o", page, "--json").out)["from"]
     assert [one["file"] for one in made_from] == ["shrink.json", "adapter/compression_report.json"]
     text = page.read_text(encoding="utf-8")
     assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto"))

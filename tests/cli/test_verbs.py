@@ -63,9 +63,8 @@ def test_json_is_one_line_of_the_committed_schema_and_the_screen_is_made_from_it
 
 
 @pytest.mark.parametrize("kind", ["audit", "comparison", "compression", "conversion", "fleet", "evidence"])
-def test_quiet_says_nothing(kind, words, capsys):
-    assert run([*words(kind), "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
+def test_quiet_says_nothing(kind, words, command):
+    assert command(*words(kind), "--quiet") == ("", "")
 
 
 def test_no_verb_on_files_loads_torch(words):
@@ -102,10 +101,9 @@ def test_no_verb_on_files_loads_torch(words):
     ],
     ids=lambda value: " ".join(value).replace(ADAPTER, "A") if isinstance(value, list) else "",
 )
-def test_trouble(words, code, said, tmp_path, monkeypatch, capsys):
+def test_trouble(words, code, said, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    assert run(words) == code
-    shown = capsys.readouterr()
+    shown = command(*words, code=code)
     assert shown.out == ""
     assert said in shown.err
     assert "\n\nhint: " in shown.err

@@ -33,7 +33,7 @@ def arguments(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "there", "content"),
+    ("verb", "there", "content"),
     [
         ("evaluate", "shrink.json", "shrink.json of gradience shrink"),
         ("evaluate", "plan.json", "plan.json of another command"),  # of an interrupted run
@@ -42,16 +42,15 @@ def arguments(prepared, monkeypatch):
     ],
 )
 def test_the_run_of_another_command_is_not_overwritten(
-    arguments, tmp_path, capsys, monkeypatch, command, there, content
+    arguments, tmp_path, command, monkeypatch, verb, there, content
 ):
     monkeypatch.setattr(Evaluator, "engine", property(lambda self: pytest.fail("a model is loaded")))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / there).write_text("{}", encoding="utf-8")
-    adapters = {"evaluate": ["reference", "other"], "shrink": ["reference"]}[command]
-    assert run([command, *adapters, *arguments[3:], "-o", str(tmp_path / "out")]) == 2
-    printed = capsys.readouterr().err
+    adapters = {"evaluate": ["reference", "other"], "shrink": ["reference"]}[verb]
+    printed = command(verb, *adapters, *arguments[3:], "-o", tmp_path / "out", code=2).err
     assert f"out: contains {content}, whose records would be overwritten" in " ".join(printed.split())
-    assert f"--output {tmp_path}/out-{command}" in printed
+    assert f"--output {tmp_path}/out-{verb}" in printed
     assert [path.name for path in (tmp_path / "out").iterdir()] == [there]
 
 
@@ -109,22 +108,20 @@ def test_the_page_of_a_run_quotes_the_prompts_it_has_just_read(prepared, monkeyp
         assert words in page
 
 
-def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_path, capsys):
+def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_path, command):
     data.adapter(prepared / "inert", prepared / "base", 3, init_lora_weights=True)
-    assert run([*arguments, "inert", "-o", str(tmp_path), "--margin", "90"]) == 4
-    printed = capsys.readouterr()
+    printed = command(*arguments, "inert", "-o", tmp_path, "--margin", "90", code=4)
     assert "inert: X, could not be evaluated: inert: has no effect" in " ".join(printed.out.split())
 
 
-def test_python_gets_the_same_plan_preview_and_page(prepared, monkeypatch, capsys, tmp_path):
+def test_python_gets_the_same_plan_preview_and_page(prepared, monkeypatch, command, tmp_path):
     monkeypatch.chdir(prepared)
     adapters = ["reference", "other"]
     how = {"base_model": "base", "data": "rows.csv", "device": "cpu", "margin": 90}
-    command = ["evaluate", *adapters, "-b", "base", "--data", "rows.csv", "--device", "cpu", "--margin", "90"]
+    words = ["evaluate", *adapters, "-b", "base", "--data", "rows.csv", "--device", "cpu", "--margin", "90"]
     for name in ("dry_run", "preview"):
         shown = json.loads(evaluate_adapters(adapters, **how, **{name: True}).to_json())
-        assert run([*command, f"--{name.replace('_', '-')}", "--json"]) == 0
-        printed = json.loads(capsys.readouterr().out)
+        printed = json.loads(command(*words, f"--{name.replace('_', '-')}", "--json").out)
         # the memory of this process has grown since
         assert printed | {"process_bytes": 0} == shown | {"process_bytes": 0}
     report = evaluate_adapters(adapters, **how, output=tmp_path)
@@ -138,10 +135,9 @@ def test_the_worst_grade_is_the_exit_code(grades, code):
     assert code_of(kept.model_copy(update={"adapters": (kept.adapters[0], *rows)})) == code
 
 
-def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, monkeypatch):
+def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, command, monkeypatch):
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
-    assert run([*arguments, "--dry-run", "--json"]) == 0
-    plan = EvaluationForecast.model_validate(json.loads(capsys.readouterr().out))
+    plan = EvaluationForecast.model_validate(json.loads(command(*arguments, "--dry-run", "--json").out))
     assert (plan.examples, plan.adapters) == (60, ("reference", "other"))
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert 100e6 < plan.process_bytes < 4e9  # PyTorch and transformers
@@ -159,9 +155,8 @@ def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, mo
         (["nowhere", "--dry-run"], 3, "nowhere"),
     ],
 )
-def test_a_wrong_command_says_what_to_do(arguments, more, code, words, capsys):
-    assert run([*arguments, *more]) == code
-    printed = capsys.readouterr()
+def test_a_wrong_command_says_what_to_do(arguments, more, code, words, command):
+    printed = command(*arguments, *more, code=code)
     assert words in printed.err
     assert "hint: " in printed.err
 

@@ -17,7 +17,6 @@ from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
 from gradience import evaluate_adapters
 from gradience.adapters import patterns
-from gradience.cli.app import run
 from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate import checks
 from gradience.evaluate.adapters import short_names
@@ -206,34 +205,30 @@ def preview(prepared, tmp_path):
     ids=["prompts", "choices", "messages", "labels"],
 )  # fmt: skip
 def test_a_preview_shows_what_the_model_sees_and_what_is_scored(
-    preview, monkeypatch, capsys, rows, prompt, response, scored, extracted
+    preview, monkeypatch, command, rows, prompt, response, scored, extracted
 ):
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
-    command = preview(list(map(json.dumps, rows)))
-    assert run([*command, "--json"]) == 0
-    shown = EvaluationPreview.model_validate(json.loads(capsys.readouterr().out))
+    words = preview(list(map(json.dumps, rows)))
+    shown = EvaluationPreview.model_validate(json.loads(command(*words, "--json").out))
     first = {each.prompt.strip(): each for each in shown.scored}[prompt]
     assert (first.scored, first.extracted, (first.response or "").strip()) == (scored, extracted, response)
     assert first.correct == (None if extracted is None else True)
-    assert run(command) == 0
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(command(*words).out.split())
     assert "no model was loaded" in out
     assert f'"{prompt}' in out
 
 
 @pytest.mark.parametrize("labeled", [False, True])
-def test_a_preview_reads_the_first_rows_of_a_file(preview, capsys, labeled):
+def test_a_preview_reads_the_first_rows_of_a_file(preview, command, labeled):
     row = {"text": "a film {}", "label": "good"} if labeled else {"prompt": "a film {}", "answer": "good"}
     text = json.dumps(row)
     lines = [text.replace("{}", str(n)) for n in range(1200)]
-    command = preview([*lines, text.replace('"good"', '"bad"') if labeled else "no JSON"])
-    assert run([*command, "--json"]) == 0
-    shown = EvaluationPreview.model_validate(json.loads(capsys.readouterr().out))
+    words = preview([*lines, text.replace('"good"', '"bad"') if labeled else "no JSON"])
+    shown = EvaluationPreview.model_validate(json.loads(command(*words, "--json").out))
     assert (shown.examples, len(shown.scored)) == (1000, 3)
     assert "a preview reads at most 1,000 examples of a file" in shown.notes
     if not labeled:
-        assert run([*command[:-1], "--dry-run"]) == 3
-        assert "line 1201: Expecting value" in capsys.readouterr().err
+        assert "line 1201: Expecting value" in command(*words[:-1], "--dry-run", code=3).err
 
 
 # ---------------------------------------------------------------- Margins and names

@@ -313,20 +313,16 @@ def two_adapters(base, folder):
     return [*given, "-o", str(folder / "out"), "--engine", "vllm"]
 
 
-def test_the_command_refuses_a_classifier_and_asks_for_a_python(base, tmp_path, monkeypatch, capsys):
+def test_the_command_refuses_a_classifier_and_asks_for_a_python(base, tmp_path, monkeypatch, command):
     monkeypatch.chdir(data.classifiers(tmp_path / "labels"))
     given = ["evaluate", "reference", "other", "-b", "base", "--data", "rows.csv", "--engine", "vllm"]
-    assert run([*given, "-o", "out"]) == 2
-    assert "does not support a sequence classifier" in capsys.readouterr().err
+    assert "does not support a sequence classifier" in command(*given, "-o", "out", code=2).err
     monkeypatch.delenv(PYTHON, raising=False)
     given = two_adapters(base, tmp_path)
-    assert run(given) == 2
-    assert "the engine vllm needs its own Python" in capsys.readouterr().err
+    assert "the engine vllm needs its own Python" in command(*given, code=2).err
     monkeypatch.setenv(PYTHON, "")
-    assert run([*given, "--engine-python", sys.executable]) == 2
-    assert "vLLM is not installed there" in capsys.readouterr().err
-    assert run([*given[:-1], "llm"]) == 2
-    assert "'llm' is not one of transformers, vllm" in capsys.readouterr().err
+    assert "vLLM is not installed there" in command(*given, "--engine-python", sys.executable, code=2).err
+    assert "'llm' is not one of transformers, vllm" in command(*given[:-1], "llm", code=2).err
 
 
 def test_a_config_names_the_engine_and_never_a_python():
@@ -469,10 +465,9 @@ def engine(broken, base, monkeypatch):
     return VllmEngine(TransformersEngine(llama(), letters_tokenizer()), base, torch.device("cpu"))
 
 
-def test_a_vllm_that_cannot_be_imported_is_told_in_one_message(engine, broken, base, tmp_path, capsys):
+def test_a_vllm_that_cannot_be_imported_is_told_in_one_message(engine, broken, base, tmp_path, command):
     assert versions_in(broken) == {"vllm": "0.32.0"}
-    assert run(two_adapters(base, tmp_path)) == 3
-    error = capsys.readouterr().err
+    error = command(*two_adapters(base, tmp_path), code=3).err
     assert f"vLLM 0.32.0 refuses to be imported by {broken}: OSError: libnone.so.12: cannot open" in error
     assert "--engine-python" in error
     assert "Traceback" not in error

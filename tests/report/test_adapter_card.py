@@ -70,7 +70,7 @@ def energy_ranks(folder: Path) -> list[int]:
     return ranks
 
 
-def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, capsys):
+def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, command):
     before = (smaller / CARD).read_bytes()
     said = facts(before.decode())
     report = CompressionReport.read(smaller / "compression_report.json")
@@ -83,8 +83,7 @@ def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, cap
     assert text_of(before) == text_of((example_adapter() / CARD).read_bytes())
     assert before.split(END)[0].decode().endswith(f"\n\n{COPIED_CARD}\n")
     assert not {"training.json", "training_log.jsonl"} & {path.name for path in smaller.iterdir()}
-    assert run(["card", str(smaller), "--json"]) == 0
-    facts_in_json = json.loads(capsys.readouterr().out)
+    facts_in_json = json.loads(command("card", smaller, "--json").out)
     assert facts_in_json["changed"] is False
     assert facts_in_json["block"].strip().encode() in before
     assert (smaller / CARD).read_bytes() == before
@@ -106,12 +105,11 @@ def test_of_an_original_it_says_what_the_spectra_say(tmp_path, capsys):
     assert "written" in capsys.readouterr().err
 
 
-def test_the_evaluation_above_the_folder_is_shown_with_bound_and_grade(smaller, tmp_path, capsys):
+def test_the_evaluation_above_the_folder_is_shown_with_bound_and_grade(smaller, tmp_path, command):
     folder = shutil.copytree(smaller, tmp_path / "adapter")
     report = ShrinkReport.read(evidence_about(folder, tmp_path))
     row = report.candidates[0].result
-    assert run(["card", str(folder), "--dry-run"]) == 0
-    said = facts(capsys.readouterr().out)
+    said = facts(command("card", folder, "--dry-run").out)
     assert said["grade"] == f"{row.grade}: {row.reason}"
     assert row.pairs.low < row.bounds.low < 0
     bound = f"(one-sided 95 % bound −{-100 * row.bounds.low:.2f})"
@@ -146,21 +144,18 @@ def test_no_name_of_a_stranger_ends_the_block(tmp_path):
     assert b"vllm serve" not in once  # vLLM was not run on an adapter of an unknown architecture
 
 
-def test_a_file_has_no_card(capsys):
-    assert run(["card", str(example_adapter() / "adapter_model.safetensors")]) == 3
-    assert "not a folder" in capsys.readouterr().err
+def test_a_file_has_no_card(command):
+    assert "not a folder" in command("card", example_adapter() / "adapter_model.safetensors", code=3).err
 
 
-def test_an_evaluation_that_the_card_loses_is_said(tmp_path, capsys):
+def test_an_evaluation_that_the_card_loses_is_said(tmp_path, command):
     folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
     card = folder / "README.md"
     card.write_text("<!-- gradience:card -->\n| evaluated on | 100 examples |\n<!-- /gradience:card -->\n")
-    assert run(["card", str(folder)]) == 0
-    said = capsys.readouterr().err
+    said = command("card", folder).err
     assert "the card has an evaluation" in said
     assert "--evaluation FILE" in said
-    assert run(["card", str(folder)]) == 0
-    assert "the card has an evaluation" not in capsys.readouterr().err
+    assert "the card has an evaluation" not in command("card", folder).err
 
 
 def test_the_yaml_is_what_the_hub_reads_and_everything_else_in_it_stays(tmp_path):

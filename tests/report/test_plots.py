@@ -209,21 +209,19 @@ def test_the_smallest_is_named(kind, path, start):
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_writes_an_svg_and_says_what_is_seen(capsys):
+def test_the_command_writes_an_svg_and_says_what_is_seen(command):
     pytest.importorskip("matplotlib")
-    command = ["plot", "energy", str(example_adapter()), "-o", "energy.svg"]
-    assert run(command) == 0
-    shown = capsys.readouterr()
+    words = ["plot", "energy", str(example_adapter()), "-o", "energy.svg"]
+    shown = command(*words)
     assert "needs 2 directions in the median module" in shown.out
     assert shown.out in PAGE.read_text(encoding="utf-8")
     nodes = ElementTree.parse("energy.svg").iter("{http://www.w3.org/2000/svg}text")
     assert {"Cumulative energy", "energy kept", "90 %"} <= {
         "".join(node.itertext()).strip() for node in nodes
     }
-    assert run(command) == 2
-    assert "--force" in capsys.readouterr().err
+    assert "--force" in command(*words, code=2).err
     before = Path("energy.svg").read_bytes()
-    assert run([*command, "--force"]) == 0
+    assert run([*words, "--force"]) == 0
     assert Path("energy.svg").read_bytes() == before
 
 

@@ -8,7 +8,6 @@ import pytest
 from data_files import write_jsonl
 
 import gradience
-from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.inputs import reader_of
@@ -183,7 +182,7 @@ def test_a_hub_name_stays_one():
     assert path.parts == ("hf:", "org", "name:test")
 
 
-def test_the_command_previews_other_columns(tmp_path, capsys):
+def test_the_command_previews_other_columns(tmp_path, command):
     path = file_of(tmp_path, {"review": "good", "stars": "5"}, {"review": "bad", "stars": "1"})
     arguments = [
         "evaluate",
@@ -194,7 +193,5 @@ def test_the_command_previews_other_columns(tmp_path, capsys):
         str(path),
         "--preview",
     ]
-    assert run(arguments) == 3
-    assert "--columns text=review,label=stars" in capsys.readouterr().err
-    assert run([*arguments, "--columns", "text=review,label=stars"]) == 0
-    assert "good" in capsys.readouterr().out
+    assert "--columns text=review,label=stars" in command(*arguments, code=3).err
+    assert "good" in command(*arguments, "--columns", "text=review,label=stars").out
