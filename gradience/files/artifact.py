@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from gradience.digests import sha256_text
@@ -43,6 +43,12 @@ Floats12 = Annotated[tuple[float, ...], AfterValidator(_round_all)]
 
 ROW_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 """The rules of the rows inside an artifact (pydantic dataclasses with slots: an adapter may have 50,000 modules)."""
+
+
+def absent_at(default: Any) -> Any:
+    """Return a field that is absent from the file while it has this value, its default."""
+    made: dict[str, Any] = {"default_factory": default.copy} if default == {} else {"default": default}
+    return Field(**made, exclude_if=lambda value: value == default)
 
 
 class Part(BaseModel):

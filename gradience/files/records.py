@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as row_dataclass
 from pydantic_core import from_json
 
 from gradience.errors import InputError
-from gradience.files.artifact import ROW_CONFIG, Float12, Part, interruptible
+from gradience.files.artifact import ROW_CONFIG, Float12, Part, absent_at, interruptible
 from gradience.files.whole import write_whole
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
@@ -68,7 +68,7 @@ class ExamplesRun(Part):
     """CPU threads."""
     versions: dict[str, str]
     """Versions of gradience and of the engine's libraries: torch, transformers, peft, tokenizers, vllm."""
-    batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    batch_invariant: bool | None = absent_at(None)
     """vLLM only: answers do not depend on the other requests in the batch. Absent for other engines."""
     batch_size: int
     """Maximum examples per batch; for multiple choice, maximum responses."""
@@ -76,7 +76,7 @@ class ExamplesRun(Part):
     """Largest number of tokens in a batch, including padding and generated tokens, unless a single example
     exceeds it; null if a number of examples was given.
     """
-    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda value: not value)
+    looks: tuple[int, ...] = absent_at(())
     """Numbers of examples at several looks; examples of different looks share no batch. Absent for a single look."""
     max_length: int | None
     """Maximum tokens of an example, including its answer; longer ones are truncated. Null: no known limit."""
@@ -88,7 +88,7 @@ class ExamplesRun(Part):
     """Kind `generation`: names of the filters that extract the answer. The first decides."""
     scoring: str | None = None
     """Version of the scoring rule: a task's scoring version, or the digest of a user's own code."""
-    near_tie: Float12 | None = Field(default=None, exclude_if=lambda value: value is None)
+    near_tie: Float12 | None = absent_at(None)
     """Tolerance for reusing the reference's output: one forward pass checks it, and generation starts at the first
     position where the two largest logits differ by at most this, or the top token differs. Absent if every output was
     generated in full."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from gradience.files.artifact import Float12, Part, round_significant
+from gradience.files.artifact import Float12, Part, absent_at, round_significant
 from gradience.files.packed import unpack
 from gradience.files.shared_names import PlainName
 from gradience.reports.base.blocks import (
@@ -83,17 +83,17 @@ class BenchData(Part):
     eval_role: Literal["dev", "confirm"]
     counts: dict[str, int]
     """Rows read, duplicates and conflicts left out, and other counts of the task."""
-    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda groups: groups is None)
+    groups: tuple[int, ...] | None = absent_at(None)
     """Group of each example, in the order of the records: those of one group are not independent. Absent if each is
     its own."""
-    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda looks: not looks)
+    looks: tuple[int, ...] = absent_at(())
     """Planned looks of the ladder, as in plan.json."""
 
 
 class BenchEnvironment(Part):
     """Settings and versions that can change the last digits of a number."""
 
-    engine: str = Field(default="transformers", exclude_if=lambda name: name == "transformers")
+    engine: str = absent_at("transformers")
     """Engine that produced the answers, if it is not transformers. KL and flips are always measured by transformers."""
     device: str
     """`cpu`, or the name of the accelerator."""
@@ -368,9 +368,7 @@ class Bench(Judged[VariantResult]):
     """Null if it ended in an ERROR."""
     audit: AuditSummary | None
     """Null if the probe did not reach its gate: nothing is suggested from such a probe."""
-    guards: dict[PlainName, EvaluationReport] = Field(
-        default_factory=dict, exclude_if=lambda guards: not guards
-    )
+    guards: dict[PlainName, EvaluationReport] = absent_at({})
     """Guard -> evaluation of the probe, the candidates and the base on it. Absent without guards."""
 
     @property
@@ -467,9 +465,7 @@ class VariantSummary(OfAnArm):
     """Accuracy over the seeds with a result; `accuracy.seeds` is their number."""
     mean_reduction: Float12 | None
     """Mean share of LoRA parameters saved, over the seeds with known ranks."""
-    guards: dict[PlainName, EvaluatedAdapter] = Field(
-        default_factory=dict, exclude_if=lambda guards: not guards
-    )
+    guards: dict[PlainName, EvaluatedAdapter] = absent_at({})
     """Guard -> result on the seed with the largest loss. Absent without guards."""
     seeds: tuple[VariantSeed, ...]
 
@@ -508,7 +504,7 @@ class BenchAggregate(Judged[VariantSummary]):
     """Differences between adapters of equal size."""
     records_verified: bool = False
     """True if the counts are known to match the records: counted from them by the same process, or verified."""
-    guards: tuple[PlannedSet, ...] = Field(default=(), exclude_if=lambda guards: not guards)
+    guards: tuple[PlannedSet, ...] = absent_at(())
     """Further data sets on which every variant must hold on every seed. Absent without any."""
 
     def blocks(self) -> Document:

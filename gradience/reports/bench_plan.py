@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from gradience.files.artifact import Artifact, Part
+from gradience.files.artifact import Artifact, Part, absent_at
 from gradience.files.shared_names import PlainName
 from gradience.reports.base.exact import Exact
 from gradience.words import points
@@ -70,7 +70,7 @@ class PlannedLadder(Part):
     """Names of the results, in the order of `steps`."""
     bound: LadderBound
     """The claim tested for each step: about the mean over trainings, or only about the adapters of this run."""
-    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda looks: not looks)
+    looks: tuple[int, ...] = absent_at(())
     """Numbers of examples at which a step is tested on all seeds, with the error spent by Lan and DeMets' function of
     Pocock's type; the last is all of them. Absent if all are evaluated at once."""
 
@@ -93,7 +93,7 @@ class PlannedSet(Part):
     examples_sha256: str
     looks: tuple[int, ...] = ()
     """Numbers of examples at the planned looks; empty if all examples are answered at once."""
-    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    groups: tuple[int, ...] | None = absent_at(None)
     """Group of each example, numbered in their order; absent if each example is its own."""
     compares: Compares
     """`correct`: accuracy. `nll`: the likelihood of given responses or texts. `agreement`: share of changed answers."""
@@ -154,9 +154,9 @@ class BenchPlan(Artifact):
     claims: tuple[tuple[str, ...], ...] | None = None
     """Allocation of `alpha`: one list for each candidate, and one for the ladder. It is shared by the lists (Holm);
     within a list, claims are tested in order until one is not shown. Null in older plans."""
-    group: str | None = Field(default=None, exclude_if=lambda column: column is None)
+    group: str | None = absent_at(None)
     """Column of the task's files that groups the examples. Absent without one."""
-    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda groups: groups is None)
+    groups: tuple[int, ...] | None = absent_at(None)
     """Group of each evaluated example, in the order of the records. Absent if each is its own, and in older plans."""
-    guards: tuple[PlannedSet, ...] = Field(default=(), exclude_if=lambda guards: not guards)
+    guards: tuple[PlannedSet, ...] = absent_at(())
     """Further data sets on which every variant must stay within the margin, on every seed. Absent without any."""

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from gradience.files.artifact import Artifact, Float12, Part
+from gradience.files.artifact import Artifact, Float12, Part, absent_at
 from gradience.files.shared_names import PlainName
 from gradience.reports.base.blocks import (
     Block,
@@ -197,7 +195,7 @@ class EvaluationConditions(Part):
 
     engine: str
     """Engine that produced the answers."""
-    divergence_engine: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    divergence_engine: str | None = absent_at(None)
     """Engine that measured KL and flips on the gold responses, if different from `engine`; otherwise absent."""
     device: str | None
     """Null, like all fields below, if the engine does not report it."""
@@ -214,7 +212,7 @@ class EvaluationConditions(Part):
     max_length: int | None
     max_new_tokens: int | None
     versions: dict[str, str]
-    batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    batch_invariant: bool | None = absent_at(None)
     """vLLM only: true if answers do not depend on the rest of the batch. Absent for other engines."""
     base_fingerprint: str
     """Commit on the hub, or sha256 over the names and hashes of the folder's files."""
@@ -248,22 +246,22 @@ class EvaluationReport(Report):
     """sha256 over the content of the examples, in order."""
     looks: tuple[int, ...] = ()
     """Numbers of examples at the planned looks; empty if all examples were answered at once."""
-    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    groups: tuple[int, ...] | None = absent_at(None)
     """Group of each example, numbered in their order; absent if each example is its own."""
     grown_from: int | None = None
     """Number of examples planned before the first answers, if there are more now: then no grade is above C."""
     margin: Share
     """Drop that a grade B rules out: a share of the examples or, for likelihoods, nats per token."""
-    by_agreement: bool = Field(default=False, exclude_if=lambda value: not value)
+    by_agreement: bool = absent_at(False)
     """True if the prompts have no answers: outputs are compared with the reference's. Else absent."""
-    first_margin: Share | None = Field(default=None, exclude_if=lambda value: value is None)
+    first_margin: Share | None = absent_at(None)
     """Margin when the first answers were saved, if it has changed since: no grade is then above C. Otherwise absent."""
     conditions: EvaluationConditions
     adapters: tuple[EvaluatedAdapter, ...]
     """Reference, then candidates in the given order, then the base."""
     notes: tuple[str, ...]
     """Warnings shown above the results."""
-    tests: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    tests: int | None = absent_at(None)
     """Different tests of this reference on these rows in the ledger beside the folder, this one included; absent if
     none was counted."""
     run: RunInfo
@@ -363,12 +361,10 @@ class EvaluationForecast(ComparisonForecast):
     """Names of the adapters, the reference first."""
     with_base: bool
     examples: int
-    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda value: not value)
+    looks: tuple[int, ...] = absent_at(())
     """Numbers of examples at the planned looks; absent if all examples are answered at once."""
     margin: Share
-    others: dict[PlainName, EvaluationForecast] = Field(
-        default_factory=dict, exclude_if=lambda value: not value
-    )
+    others: dict[PlainName, EvaluationForecast] = absent_at({})
     """Further data sets by name, each with its dry run; absent without any."""
 
     @property
@@ -413,9 +409,7 @@ class EvaluationPreview(Readable):
     scored: tuple[ScoredExample, ...]
     """First three examples."""
     notes: tuple[str, ...]
-    others: dict[PlainName, EvaluationPreview] = Field(
-        default_factory=dict, exclude_if=lambda value: not value
-    )
+    others: dict[PlainName, EvaluationPreview] = absent_at({})
     """Further data sets by name, each with its preview; absent without any."""
 
     def blocks(self) -> Document:
@@ -477,10 +471,10 @@ class KeptRecords(Artifact):
     """sha256 of the plan.json that was fixed before the first answer; null for an evaluation, which has none."""
     examples: int | None = None
     """Planned number of examples of an evaluation; null for a shrink, whose plan.json has it."""
-    claims: tuple[tuple[str, ...], ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    claims: tuple[tuple[str, ...], ...] | None = absent_at(None)
     """Planned allocation of the 5 % of an evaluation: one list for each candidate, among which it is shared (Holm).
     Absent for a shrink, whose candidates are tested in order at the full level."""
-    margins: dict[str, Share] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    margins: dict[str, Share] = absent_at({})
     """Margin of an evaluation when its first answers were saved, for `correct` or `nll`; absent for a shrink."""
     budget: KeptBudget | None = None
     """Null if a number of examples was given."""

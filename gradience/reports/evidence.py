@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.files.artifact import ROW_CONFIG, Float12, Part, absent_at
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -96,9 +95,9 @@ class EvidenceReport(Report):
     lower_is_better: bool
     n: int
     """Number of examples, the same in both logs."""
-    groups: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    groups: int | None = absent_at(None)
     """Independent groups of examples; absent if each example is its own."""
-    grouped_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    grouped_by: str | None = absent_at(None)
     """Column that names the groups; absent without `--group`."""
     delta: Float12
     """Candidate − reference, in the score's own units: for 0/1 scores, −0.025 means −2.5 points."""

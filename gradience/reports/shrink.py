@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple
 
-from pydantic import Field
-
-from gradience.files.artifact import Artifact, Float12, Part
+from gradience.files.artifact import Artifact, Float12, Part, absent_at
 from gradience.files.shared_names import PlainName
 from gradience.reports.base.blocks import (
     Block,
@@ -117,7 +115,7 @@ class ShrinkPlan(Artifact):
     examples_sha256: str
     looks: tuple[int, ...] = ()
     """Numbers of test examples at the planned looks; empty if all examples are answered at once."""
-    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    groups: tuple[int, ...] | None = absent_at(None)
     """Group of each example, numbered in their order; absent if each example is its own."""
     compares: Compares = "correct"
     """`correct`: accuracy. `nll`: the likelihood of given responses, for tasks without right and wrong answers.
@@ -139,7 +137,7 @@ class ShrinkPlan(Artifact):
     """sha256 of the calibration behind all candidates; null for truncations."""
     distillation: PlannedDistillation | None = None
     """Null if no candidate is distilled."""
-    guards: tuple[PlannedSet, ...] = Field(default=(), exclude_if=lambda value: not value)
+    guards: tuple[PlannedSet, ...] = absent_at(())
     """Further data sets on which a candidate must hold, in test order; absent without any."""
     changes: tuple[str, ...] = ()
     """Changes to the plan of this folder that were made after the first answers."""
@@ -221,7 +219,7 @@ class ShrinkReport(Report):
     start: str
     """The candidate that was tested first."""
     candidates: tuple[ShrinkCandidate, ...]
-    guards: tuple[GuardOutcome, ...] = Field(default=(), exclude_if=lambda value: not value)
+    guards: tuple[GuardOutcome, ...] = absent_at(())
     """Results on the guards, in the order of the plan; absent without any, and if no candidate was shown before."""
     smallest: str | None
     """The smallest candidate that is shown on every data set, copied to `adapter/`; null if none is."""
@@ -231,7 +229,7 @@ class ShrinkReport(Report):
     """The result in one sentence."""
     notes: tuple[str, ...]
     """Warnings shown above the results."""
-    tests: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    tests: int | None = absent_at(None)
     """Different tests of this reference on these rows in the ledger beside the folder, this one included; absent if
     none was counted."""
     run: RunInfo

@@ -37,6 +37,7 @@ from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
 from gradience.errors import UsageError
 from gradience.files import strict_yaml
+from gradience.files.artifact import absent_at
 from gradience.models.settings import ConfigSection, ModelSettings
 from gradience.reports.bench_plan import Policy
 from gradience.training.settings import LoraSettings, TrainSettings
@@ -72,7 +73,7 @@ class BenchConfig(ConfigSection):
     train: TrainSettings
     compression: CompressionSettings = CompressionSettings()
     policy: Policy = Policy()
-    guards: dict[str, GuardSettings] = Field(default_factory=dict, exclude_if=lambda guards: not guards)
+    guards: dict[str, GuardSettings] = absent_at({})
     """Further data sets by name, on which every variant must pass as well."""
     runtime: RuntimeSettings = RuntimeSettings()
     seeds: Seeds = (42,)

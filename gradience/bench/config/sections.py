@@ -17,6 +17,7 @@ from gradience.calibrate.inputs import FEWEST
 from gradience.distill.inputs import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES
+from gradience.files.artifact import absent_at
 from gradience.models.settings import ConfigSection
 from gradience.ranks import DEFAULT_GRID
 from gradience.reports.bench_plan import Share
@@ -82,7 +83,7 @@ class ProbeGate(ConfigSection):
 
     min_value: Share | None = None
     """Share of correct answers. By default GLUE's own (sst2 0.75 …), 0.70 for other labels, 0.15 for free text."""
-    above_base: Share | None = Field(default=Fraction(0), exclude_if=lambda share: share == 0)
+    above_base: Share | None = absent_at(Fraction(0))
     """The probe must have more correct answers than its base, by more than this share of the examples. For free text
     the base answers without an adapter; for labels, the most frequent label is the baseline. `null`: no check."""
 
@@ -111,7 +112,7 @@ class TaskSettings(ConfigSection):
     """Claims rest on `confirm`, which is evaluated once; `dev` is for experiments."""
     eval_samples: Positive | None = None
     """Number of examples of that role, taken from the start (their order is as good as random). Default: all."""
-    group: str | None = Field(default=None, exclude_if=lambda column: column is None)
+    group: str | None = absent_at(None)
     """Column of the task's files whose values group rows that are not independent: a document, a user, a template.
     Spellings of one text are a group without it."""
     generation: GenerationSettings = GenerationSettings()
@@ -170,7 +171,7 @@ class LadderSettings(ConfigSection):
     steps: Annotated[tuple[Positive, ...], Field(min_length=1)]
     """Ranks from the largest down, such as `[16, 8, 4]`, each for every module. Tested in this order, each at the full
     level, until one is not shown within the margin."""
-    all_rows: bool = Field(default=False, exclude_if=lambda whole: not whole)
+    all_rows: bool = absent_at(False)
     """Evaluate each step on all examples. By default it stops at the first planned look with a clear result."""
 
     @model_validator(mode="after")
@@ -226,17 +227,13 @@ class CompressionSettings(ConfigSection):
     controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("rewrite_control",)
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
-    ladder: LadderSettings | None = Field(default=None, exclude_if=lambda ladder: ladder is None)
+    ladder: LadderSettings | None = absent_at(None)
     """Rank ladder, tested in addition to the variants. Default: none."""
-    stop_early: bool = Field(default=True, exclude_if=lambda stops: stops)
+    stop_early: bool = absent_at(True)
     """Stop retraining a variant on further seeds once it can no longer pass, whatever those seeds show."""
-    distillation: DistillationSettings | None = Field(
-        default=None, exclude_if=lambda distillation: distillation is None
-    )
+    distillation: DistillationSettings | None = absent_at(None)
     """Settings of the arm `distill`; defaults apply if the arm is listed."""
-    calibration: CalibrationSettings | None = Field(
-        default=None, exclude_if=lambda calibration: calibration is None
-    )
+    calibration: CalibrationSettings | None = absent_at(None)
     """Settings of the `calibrated` variants; defaults apply if one of them is listed."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a module's energy that its suggested rank holds."""
@@ -305,9 +302,7 @@ class RuntimeSettings(ConfigSection):
     """Device of the process. `cuda:1` is the second GPU; `cuda` and `auto` take the first."""
     threads: Positive | None = None
     """CPU threads used by torch. Default: torch's own choice."""
-    engine: Annotated[str, AfterValidator(ENGINE)] = Field(
-        default="transformers", exclude_if=lambda name: name == "transformers"
-    )
+    engine: Annotated[str, AfterValidator(ENGINE)] = absent_at("transformers")
     """Engine that answers the examples: `transformers`, or `vllm` in a separate process, whose Python is set
     by `--engine-python`. Part of the key of every evaluation; probe and variants use the same engine.
     """

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
-
-from gradience.files.artifact import Float12, Part
+from gradience.files.artifact import Float12, Part, absent_at
 from gradience.reports.base.blocks import Inline, Mark, Note, Span
 from gradience.reports.base.numbers import round_up
 from gradience.reports.bench_plan import LadderBound, Share
@@ -188,7 +186,7 @@ class NextGrade(Part):
     examples: int | None
     """B: examples needed with the current number of seeds, for a chance of 80 % if the true difference is the
     observed one, or 0 if that is above 0. Null if no number is enough, and for A, which needs seeds."""
-    examples_range: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    examples_range: tuple[int, int] | None = absent_at(None)
     """The same at both ends of the 95 % interval of the discordance (of other scores: of the variance). Absent if no
     number is enough."""
     seeds: int | None
@@ -272,9 +270,9 @@ class Step(Part):
     p_value: Probability | None
     adjusted_p: Probability | None = None
     """Adjusted for the steps above and the candidates: at most 0.05 for a step that is shown."""
-    examples: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    examples: int | None = absent_at(None)
     """Examples of each seed at the look that decided; absent if all were evaluated at once."""
-    stopped: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    stopped: str | None = absent_at(None)
     """Reason for stopping at that look: `shown`, `worse`, `conditional power`, `last look`."""
 
     @property
@@ -292,7 +290,7 @@ class NextStep(Part):
     name: str
     examples: int | None
     """Examples needed with the same number of seeds; null if no number is enough."""
-    examples_range: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    examples_range: tuple[int, int] | None = absent_at(None)
     """The same at both ends of the 95 % interval of the discordance. Absent if no number is enough."""
     seeds: int | None
     """Seeds needed with the same number of examples; null if 100 are not enough."""

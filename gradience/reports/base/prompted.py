@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field
-
+from gradience.files.artifact import absent_at
 from gradience.reports.base.blocks import Document, Facts, Heading, Inline, Note, Span
 from gradience.reports.base.numbers import count, memory_parts, plural
 from gradience.reports.base.report import Readable, Report
@@ -43,7 +42,7 @@ class PromptReport(Report):
     seed: int
     batch_size: int
     max_length: int | None
-    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    notes: tuple[str, ...] = absent_at(())
     """Notes to read before the figures; absent if there are none."""
     run: RunInfo
 
