@@ -18,6 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
+from gradience.evaluate.engines.base import Decoding, Reading
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.embedded import smollm2
 from gradience.models.settings import ModelSettings
@@ -102,9 +103,7 @@ class Ours:
             outputs = self.engine.generate(
                 self.name,
                 [prompts[place] for place in few],
-                max_new_tokens=NEW_TOKENS,
-                stop=[STOP],
-                max_length=2048,
+                Decoding(NEW_TOKENS, [STOP], 2048),
             )
             texts.update(zip(few, (output.text for output in outputs), strict=True))
         return [texts[place] for place in range(len(prompts))]
@@ -116,7 +115,7 @@ class Ours:
         for start in range(0, len(order), together):
             few = order[start : start + together]
             pairs = [(prompts[place], choice) for place in few for choice in choices[place]]
-            scores = iter(self.engine.score(self.name, pairs, max_length=2048, end=False))
+            scores = iter(self.engine.score(self.name, pairs, Reading(2048, end=False)))
             sums.update({place: [next(scores).loglikelihood for _ in choices[place]] for place in few})
         return [value for place in range(len(prompts)) for value in sums[place]]
 

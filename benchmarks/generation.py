@@ -24,7 +24,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradience.evaluate import fixed_batches
-from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.base import Decoding, Output
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import generate_batch
 from gradience.models.embedded import smollm2
@@ -106,7 +106,7 @@ def compare_batches(model: Any, tokenizer: Any, prompts: Sequence[str], batch_si
     for places in fixed_batches(prompts, batch_size):
         batch = [prompts[place] for place in places]
         seconds, outputs_now = timed(
-            lambda batch=batch: generate_batch(model, tokenizer, batch, max_new_tokens=NEW_TOKENS)
+            lambda batch=batch: generate_batch(model, tokenizer, batch, Decoding(NEW_TOKENS))
         )
         together += seconds
         seconds, texts = timed(lambda batch=batch: one_at_a_time(model, tokenizer, batch))

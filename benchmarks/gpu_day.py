@@ -31,6 +31,7 @@ import gradience
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
 from gradience.evaluate.batches import TRIED_TOKENS
+from gradience.evaluate.engines.base import Decoding
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm.process import PYTHON, versions_in
 from gradience.files.records import read_records
@@ -230,9 +231,9 @@ def generate_part(place: Place) -> Figures:
     engine = engine_of(place)
     engine.add("adapter", place.adapter)
     rows, new = place.size(32, 4), place.size(256, 8)
-    engine.generate("adapter", prompts(place, 2), max_new_tokens=4)
+    engine.generate("adapter", prompts(place, 2), Decoding(4))
     started = time.perf_counter()
-    outputs = engine.generate("adapter", prompts(place, rows), max_new_tokens=new)
+    outputs = engine.generate("adapter", prompts(place, rows), Decoding(new))
     seconds = time.perf_counter() - started
     tokens = sum(output.n_tokens for output in outputs)
     return {
@@ -339,10 +340,10 @@ def vllm_part(place: Place) -> Figures:
             engine.add("adapter", place.folder / f"rank{rank}")
             engine.verify(["adapter"], few, None)
             started = time.perf_counter()
-            engine.generate("adapter", few[:1], max_new_tokens=1)
+            engine.generate("adapter", few[:1], Decoding(1))
             first = time.perf_counter() - started
             started = time.perf_counter()
-            outputs = engine.generate("adapter", many, max_new_tokens=place.size(256, 8))
+            outputs = engine.generate("adapter", many, Decoding(place.size(256, 8)))
             seconds = time.perf_counter() - started
         finally:
             engine.close()

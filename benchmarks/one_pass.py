@@ -25,7 +25,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from gradience.evaluate.batches import SCORED_SHARE, budget_batches
-from gradience.evaluate.engines.base import Draft
+from gradience.evaluate.engines.base import Decoding, Draft, Reading
 from gradience.evaluate.engines.transformers import TransformersEngine, forward
 from gradience.evaluate.rows import TOGETHER
 from gradience.models.locate import locate
@@ -82,14 +82,12 @@ def compare(
     names: list[str],
     rows: list[dict[str, str]],
     tokens: int,
-    write: dict[str, Any],
+    write: Decoding,
     equal: bool,
 ) -> list[dict[str, Any]]:
     """Both ways for every candidate."""
     prompts = [row["prompt"] for row in rows]
-    lengths = [
-        count + write["max_new_tokens"] for count in engine.count_tokens([(text,) for text in prompts])
-    ]
+    lengths = [count + write.max_new_tokens for count in engine.count_tokens([(text,) for text in prompts])]
     batches = budget_batches(prompts, lengths, tokens, [1] * len(rows))
     whole = [row["prompt"] + row["completion"] for row in rows]
     scored_lengths = [count + 1 for count in engine.count_tokens([(text,) for text in whole])]
@@ -100,7 +98,7 @@ def compare(
             place: output
             for batch in batches
             for place, output in zip(
-                batch, engine.generate(name, [prompts[place] for place in batch], **write), strict=True
+                batch, engine.generate(name, [prompts[place] for place in batch], write), strict=True
             )
         }
 
@@ -113,8 +111,8 @@ def compare(
                 engine.score(
                     name,
                     [(prompts[place], rows[place]["completion"]) for place in batch],
-                    reference=reference,
-                    max_length=write["max_length"],
+                    Reading(write.max_length),
+                    reference,
                 ),
                 strict=True,
             )
@@ -133,14 +131,14 @@ def compare(
                 ]
                 for batch in unit
             ]
-            pairs = engine.follow(name, given, reference=reference, near_tie=noise, **write)
+            pairs = engine.follow(name, given, write, reference=reference, near_tie=noise)
             answered |= dict(zip(chain(*unit), chain(*pairs), strict=True))
         return answered
 
     mean = sum(draft.n_tokens for draft in drafts.values()) / len(rows)
     step = max(1, int(len(rows) * mean / 1000))
     sample = [Draft(prompts[place], drafts[place]) for place in range(0, len(rows), step)]
-    noise, noise_seconds, _ = timed(lambda: engine.near_tie(reference, sample, **write))
+    noise, noise_seconds, _ = timed(lambda: engine.near_tie(reference, sample, write))
     if equal:
         smaller = budget_batches(prompts, lengths, tokens // 4, [1] * len(rows))
         for name in names:
@@ -227,11 +225,7 @@ def main() -> None:
     count_steps()
     rows = [json.loads(line) for line in options.rows.read_text().splitlines()]
     rows = rows[options.skip : options.skip + options.limit]
-    write = {
-        "max_new_tokens": options.new,
-        "stop": tuple(text.replace("\\n", "\n") for text in options.stop),
-        "max_length": 2048,
-    }
+    write = Decoding(options.new, tuple(text.replace("\\n", "\n") for text in options.stop), 2048)
     settings = ModelSettings(name=options.base, type="causal_lm", dtype=options.dtype)
     engine = TransformersEngine.load(settings, device="cpu")
     for adapter in options.adapters:
@@ -245,7 +239,7 @@ def main() -> None:
         base = locate(settings).folder
         peft = plain_peft(base, options.adapters[1], rows, options.dtype, options.new, tokenizer)
         loop = round(timed(peft)[1] / len(rows), 4)
-    facts = {"rows": options.rows.name, "base": options.base, "dtype": options.dtype, **write}
+    facts = {"rows": options.rows.name, "base": options.base, "dtype": options.dtype, **write._asdict()}
     print(json.dumps({**facts, "results": results, "PEFT loop, per example": loop}, indent=2))
 
 

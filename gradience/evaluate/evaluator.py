@@ -221,12 +221,9 @@ class Evaluator:
             first = list(zip(self.examples, drafts, strict=False))[: self.looks[0]]
             mean = sum(draft.n_tokens for _, draft in first) / len(first)
             step = max(1, int(len(first) * mean / POSITIONS))
+            drafts_of_some = [Draft(row.prompt, draft_of(draft)) for row, draft in first[::step]]
             self._near_tie[reference] = engine.near_tie(
-                reference,
-                [Draft(row.prompt, draft_of(draft)) for row, draft in first[::step]],
-                max_new_tokens=generation.max_new_tokens,
-                stop=tuple(generation.stop),
-                max_length=generation.limit(engine),
+                reference, drafts_of_some, generation.decoding(engine)
             )
         return self._near_tie[reference]
 

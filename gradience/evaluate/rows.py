@@ -18,7 +18,7 @@ import numpy as np
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.batches import budget_batches, fixed_batches
-from gradience.evaluate.engines.base import Draft, Engine, Output, Score
+from gradience.evaluate.engines.base import Decoding, Draft, Engine, Output, Reading, Score
 from gradience.evaluate.records import RecordFile, answer_batches
 from gradience.files.records import (
     ChoiceRecord,
@@ -93,7 +93,7 @@ class Procedure(ABC):
         if name is None or allow_inert or engine.divergence is None:
             return
         ends = [(prompt, "") for prompt in prompts]
-        base, scores = (engine.divergence.score(adapter, ends, max_length=limit) for adapter in (None, name))
+        base, scores = (engine.divergence.score(adapter, ends, Reading(limit)) for adapter in (None, name))
         if scores == base:
             how = f"the likelihoods after {counted(len(ends), 'prompt')} are the same without it"
             raise _inert(engine, name, how)
@@ -292,15 +292,8 @@ def follow_rows(
             ]
             for batch in unit
         ]
-        answered = engine.follow(
-            name,
-            batches,
-            reference=reference,
-            near_tie=near_tie,
-            max_new_tokens=generation.max_new_tokens,
-            stop=tuple(generation.stop),
-            max_length=generation.limit(engine),
-        )
+        how = generation.decoding(engine)
+        answered = engine.follow(name, batches, how, reference=reference, near_tie=near_tie)
         pairs = list(zip(some, chain(*answered), strict=True))
         records: list[list[Any]] = [[generation.record(row, output) for row, (output, _) in pairs]]
         if scores is not None:
@@ -421,13 +414,13 @@ class Generation(Procedure):
     """Replaces `filters` and `same`."""
     stop: Sequence[str] = ()
 
+    def decoding(self, engine: Engine) -> Decoding:
+        """Return how outputs are generated."""
+        return Decoding(self.max_new_tokens, tuple(self.stop), self.limit(engine))
+
     def settings(self, engine: Engine) -> dict[str, Any]:
-        return {
-            "filters": tuple(self.filters) if self.decide is None else self.decide.names,
-            "max_new_tokens": self.max_new_tokens,
-            "stop": tuple(self.stop),
-            "max_length": self.limit(engine),
-        }
+        filters = tuple(self.filters) if self.decide is None else self.decide.names
+        return {"filters": filters, **self.decoding(engine)._asdict()}
 
     def identity(self, row: Any) -> tuple[Any, ...]:
         return row.id, row.prompt, row.answer
@@ -439,13 +432,7 @@ class Generation(Procedure):
         return self.max_new_tokens
 
     def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[GenerationRecord]:
-        outputs = engine.generate(
-            name,
-            [row.prompt for row in rows],
-            max_new_tokens=self.max_new_tokens,
-            stop=tuple(self.stop),
-            max_length=self.limit(engine),
-        )
+        outputs = engine.generate(name, [row.prompt for row in rows], self.decoding(engine))
         return [self.record(row, output) for row, output in zip(rows, outputs, strict=True)]
 
     def record(self, row: Any, output: Output) -> GenerationRecord:
@@ -508,7 +495,7 @@ class Choices(Procedure):
 
     def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ChoiceRecord]:
         pairs = [pair for row in rows for pair in row.pairs]
-        scores = iter(engine.score(name, pairs, max_length=self.limit(engine), end=False))
+        scores = iter(engine.score(name, pairs, Reading(self.limit(engine), end=False)))
         return [self._record(row, [next(scores) for _ in row.pairs]) for row in rows]
 
     def _record(self, row: Any, scores: Sequence[Score]) -> ChoiceRecord:
@@ -572,14 +559,8 @@ class Scores(Procedure):
             super().check_adapter(engine, adapter, rows, allow_inert=allow_inert)
 
     def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ScoreRecord]:
-        scores = engine.score(
-            name,
-            [(row.prompt, row.response) for row in rows],
-            reference=self.reference,
-            max_length=self.limit(engine),
-            end=not self.rolling,
-            rolling=self.rolling,
-        )
+        how = Reading(self.limit(engine), rolling=self.rolling)
+        scores = engine.score(name, [(row.prompt, row.response) for row in rows], how, self.reference)
         return [self.record(row, score) for row, score in zip(rows, scores, strict=True)]
 
     def record(self, row: Any, score: Score) -> ScoreRecord:

@@ -20,7 +20,7 @@ class TableEngine(Engine):
     name = "table"
     table = MappingProxyType({"two and two": "4", "two and three": "5"})
 
-    def generate(self, name, prompts, *, max_new_tokens, stop=(), max_length=None):
+    def generate(self, name, prompts, how):
         known = {prompt: self.table.get(prompt, "") if name else "" for prompt in prompts}
         if name == "forgetful":
             known["two and three"] = ""

@@ -30,6 +30,7 @@ from gradience.cli.app import run
 from gradience.errors import InputError, NetworkError, UsageError
 from gradience.evaluate import diverge
 from gradience.evaluate.engines import openai
+from gradience.evaluate.engines.base import Decoding, Reading
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
 from gradience.evaluate.engines.vllm.process import PYTHON, RefusedByVllm, VllmProcess
@@ -101,14 +102,14 @@ def test_texts_and_likelihoods_are_those_of_transformers(vllm, name):
     rows = tiny.sums(40)
     prompts = [row.prompt for row in rows]
     for how in ({}, {"stop": ("a", "7")}, {"max_length": 20}):
-        answers = [each.generate(name, prompts, max_new_tokens=12, **how) for each in (vllm, vllm.peft)]
+        answers = [each.generate(name, prompts, Decoding(12, **how)) for each in (vllm, vllm.peft)]
         assert answers[0] == answers[1]
     for how in WAYS:
         pairs = [
             ("", row.prompt + row.response) if "rolling" in how else (row.prompt, row.response)
             for row in rows
         ]
-        here, there = (each.score(name, pairs, **how) for each in (vllm, vllm.peft))
+        here, there = (each.score(name, pairs, Reading(**how)) for each in (vllm, vllm.peft))
         assert [one.loglikelihood for one in here] == pytest.approx(
             [one.loglikelihood for one in there], abs=1e-4
         )
@@ -120,21 +121,21 @@ def test_texts_and_likelihoods_are_those_of_transformers(vllm, name):
 
 def test_a_larger_adapter_starts_it_anew_and_what_it_refuses_is_said_in_its_words(vllm, folders):
     prompts = [row.prompt for row in tiny.sums(8)]
-    before = vllm.generate("first", prompts, max_new_tokens=12)
+    before = vllm.generate("first", prompts, Decoding(12))
     vllm.add("larger", folders / "larger")
-    assert vllm.generate("larger", prompts, max_new_tokens=12) == vllm.peft.generate(
-        "larger", prompts, max_new_tokens=12
+    assert vllm.generate("larger", prompts, Decoding(12)) == vllm.peft.generate(
+        "larger", prompts, Decoding(12)
     )
-    assert vllm.generate("first", prompts, max_new_tokens=12) == before
+    assert vllm.generate("first", prompts, Decoding(12)) == before
     with raises(InputError, "engine-refuses", "vLLM does not yet support DoRA"):
         vllm.add("dora", folders / "dora")
     with pytest.raises(RefusedByVllm, match="vLLM does not yet support DoRA"):  # which was no guess
         vllm._process.ask("add", number=99, path=str(folders / "dora"))
     assert "dora" not in vllm.adapters
     with raises(InputError, "engine-context", "vLLM has memory for 129"):
-        vllm.generate("first", ["1" * 100], max_new_tokens=100)
+        vllm.generate("first", ["1" * 100], Decoding(100))
     vllm.remove("larger")
-    assert vllm.generate("first", prompts, max_new_tokens=12) == before
+    assert vllm.generate("first", prompts, Decoding(12)) == before
 
 
 def test_a_wrong_scale_does_not_pass_the_gate(vllm, folders, settings):
@@ -158,7 +159,7 @@ def test_a_base_that_it_does_not_take_is_refused_in_its_words(folders, settings)
     engine = VllmEngine.load(settings, device="cpu")
     engine._folder = folders / "pickled"
     with raises(InputError, "engine-refuses", r"vLLM 0.* refuses to load the base"):
-        engine.generate(None, ["1"], max_new_tokens=1)
+        engine.generate(None, ["1"], Decoding(1))
     engine.close()
 
 
@@ -392,13 +393,14 @@ SERVED = {
 PARENT = """
 import sys, torch
 from pathlib import Path
+from gradience.evaluate.engines.base import Decoding
 from gradience.evaluate.engines.vllm import VllmEngine
 from gradience.models.settings import ModelSettings
 engine = VllmEngine.load(ModelSettings(name=sys.argv[1], type="causal_lm", dtype="float32"), device="cpu")
-engine.generate(None, ["1"], max_new_tokens=2)
+engine.generate(None, ["1"], Decoding(2))
 print(engine._process._child.pid, flush=True)
 while True:
-    engine.generate(None, ["1 + 1 ="] * 64, max_new_tokens=100)
+    engine.generate(None, ["1 + 1 ="] * 64, Decoding(100))
 """
 
 

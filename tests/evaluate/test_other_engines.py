@@ -25,6 +25,7 @@ from gradience.digests import sha256_text
 from gradience.errors import EngineError, InputError, NetworkError, UsageError
 from gradience.evaluate.engines import engine as engine_class
 from gradience.evaluate.engines import openai
+from gradience.evaluate.engines.base import Decoding, Reading
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
 from gradience.evaluate.engines.vllm.engine import Slots, needs_of, refuse_disagreement
@@ -88,7 +89,7 @@ def test_texts_are_those_of_transformers_and_the_report_says_what_is_missing(
     rows, engine = sums(24), ours(folders)
     for row, name in zip(report.adapters, [*NAMES, None], strict=True):
         records = in_order(out / row.records[0].path, rows)
-        expected = engine.generate(name, [row.prompt for row in rows], max_new_tokens=6)
+        expected = engine.generate(name, [row.prompt for row in rows], Decoding(6))
         written = [(record.output, record.stopped_by, record.n_tokens) for record in records]
         assert written == [(output.text, output.stopped_by, output.n_tokens) for output in expected]
         assert row.change is None
@@ -118,7 +119,7 @@ def test_choices_are_scored_from_the_log_probabilities_of_the_prompt(server, fol
     for row, name in zip(report.adapters, [*NAMES, None], strict=True):
         records = in_order(tmp_path / "out" / row.records[0].path, sums(24))
         measured = [value for record in records for value in record.loglikelihoods]
-        expected = engine.score(name, pairs, end=False)
+        expected = engine.score(name, pairs, Reading(end=False))
         assert measured == pytest.approx([score.loglikelihood for score in expected], abs=1e-4)
     for asked in server.asked:
         assert asked["model"] in ("tiny", *NAMES)
@@ -131,10 +132,8 @@ def test_stop_strings_end_an_answer_and_a_templates_begin_token_is_sent_once(ser
     engine.add("first", folders / "first")
     prompts = [row.prompt for row in sums(24)]
     for stop in (("a", "7"), ("+",)):
-        outputs = engine.generate(
-            "first", [f"<s>{prompt}" for prompt in prompts], max_new_tokens=6, stop=stop
-        )
-        expected = ours(folders).generate("first", prompts, max_new_tokens=6, stop=stop)
+        outputs = engine.generate("first", [f"<s>{prompt}" for prompt in prompts], Decoding(6, stop))
+        expected = ours(folders).generate("first", prompts, Decoding(6, stop))
         assert [(one.text, one.stopped_by) for one in outputs] == [
             (one.text, one.stopped_by) for one in expected
         ]
@@ -561,10 +560,10 @@ def test_answers_are_cut_and_summed_as_those_of_transformers(base, broken, tmp_p
     for name in ("a", "b"):
         vllm.check_adapter(name, prompts, None)
     for name in (None, "a", "b"):
-        given = {"max_new_tokens": 6, "stop": ["1"]}
-        assert vllm.generate(name, prompts, **given) == peft.generate(name, prompts, **given)
-    for how in ({}, {"end": False}, {"rolling": True, "end": False, "max_length": 7}):
-        ours, theirs = ([engine.score(name, pairs, **how) for name in (None, "a")] for engine in (vllm, peft))
+        given = Decoding(6, ["1"])
+        assert vllm.generate(name, prompts, given) == peft.generate(name, prompts, given)
+    for how in (Reading(), Reading(end=False), Reading(7, rolling=True)):
+        ours, theirs = ([engine.score(name, pairs, how) for name in (None, "a")] for engine in (vllm, peft))
         for score, expected in zip(chain(*ours), chain(*theirs), strict=True):
             assert (score.n_tokens, score.exact) == (expected.n_tokens, expected.exact)
             assert score.loglikelihood == pytest.approx(expected.loglikelihood, abs=1e-4)

@@ -22,7 +22,7 @@ from gradience.bench.config.sections import TaskSettings
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import kl_divergence
-from gradience.evaluate.engines.base import Draft, Output
+from gradience.evaluate.engines.base import Decoding, Draft, Output, Reading
 from gradience.evaluate.engines.transformers import TransformersEngine, scoring
 from gradience.evaluate.engines.transformers import engine as module
 from gradience.evaluate.memory import scoring_bytes
@@ -219,12 +219,12 @@ def test_likelihoods_are_those_that_lm_eval_has_computed(name):
     assert engine.max_length == kept["max_length"]
     pairs = [behind_the_blank(prompt, response) for prompt, response, _, _ in kept["pairs"]]
     for score, (_, _, likelihood, greedy) in zip(
-        engine.score(None, pairs, end=False), kept["pairs"], strict=True
+        engine.score(None, pairs, Reading(end=False)), kept["pairs"], strict=True
     ):
         assert score.loglikelihood == pytest.approx(likelihood, abs=1e-3)
         assert score.exact == greedy
     texts = [("", text) for text, _ in kept["texts"]]
-    scores = engine.score(None, texts, rolling=True, max_length=engine.max_length)
+    scores = engine.score(None, texts, Reading(engine.max_length, rolling=True))
     for score, (_, likelihood) in zip(scores, kept["texts"], strict=True):
         assert score.loglikelihood == pytest.approx(likelihood, rel=1e-5)
 
@@ -340,20 +340,20 @@ def test_bench_which_counts_correct_answers_refuses_likelihoods(folder, profile,
 
 FOLLOWED = sums(40)
 PROMPTS = [row.prompt for row in FOLLOWED]
-WRITE = {"max_new_tokens": 12, "max_length": 60}
+WRITE = Decoding(12, max_length=60)
 NAMES = [None, "plain", "dora", "rslora", "with_head"]
 
 
 def followed(engine, name, reference="rslora", *, known=True, near_tie=1e-4, **write):
     """Outputs and scores of the rows in batches of 9, behind the reference's outputs."""
-    write = {**WRITE, **write}
-    outputs = engine.generate(reference, PROMPTS, **write)
+    how = WRITE._replace(**write)
+    outputs = engine.generate(reference, PROMPTS, how)
     if not known:  # as after a resumption: the records hold texts only
         engine._written.clear()
         outputs = [Output(one.text, one.n_tokens, one.stopped_by, one.truncated) for one in outputs]
     drafts = [Draft(row.prompt, one, row.response) for row, one in zip(FOLLOWED, outputs, strict=True)]
     batches = [drafts[start : start + 9] for start in range(0, len(drafts), 9)]
-    answered = engine.follow(name, batches, reference=reference, near_tie=near_tie, **write)
+    answered = engine.follow(name, batches, how, reference=reference, near_tie=near_tie)
     assert list(map(len, answered)) == list(map(len, batches))
     return [pair for batch in answered for pair in batch]
 
@@ -375,10 +375,10 @@ def generated(monkeypatch):
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_and_scores_are_those_of_two_passes(engine, name, known):
-    expected = engine.generate(name, PROMPTS, **WRITE)
+    expected = engine.generate(name, PROMPTS, WRITE)
     free = [output.text for output in expected]
     pairs = [(row.prompt, row.response) for row in FOLLOWED]
-    scores = engine.score(name, pairs, reference="rslora", max_length=60)
+    scores = engine.score(name, pairs, Reading(60), "rslora")
     answered = followed(engine, name, known=known)
     assert [output for output, _ in answered] == expected
     for (_, score), one in zip(answered, scores, strict=True):
@@ -386,7 +386,7 @@ def test_outputs_and_scores_are_those_of_two_passes(engine, name, known):
         assert score.kl == pytest.approx(one.kl, rel=1e-4, abs=1e-6)
         assert (score.n_tokens, score.exact, score.flips) == (one.n_tokens, one.exact, one.flips)
     stop = [free[0][3:6], free[1][5:7], "never to be seen"]
-    stopped = engine.generate(name, PROMPTS, **WRITE, stop=stop)
+    stopped = engine.generate(name, PROMPTS, WRITE._replace(stop=stop))
     assert "stop_string" in {output.stopped_by for output in stopped}
     assert [output for output, _ in followed(engine, name, known=known, stop=stop)] == stopped
 
@@ -394,14 +394,14 @@ def test_outputs_and_scores_are_those_of_two_passes(engine, name, known):
 @pytest.mark.parametrize("kind", MEMORIES)
 def test_whatever_the_model_remembers_drafts_change_nothing(kind, generated):
     engine = remembering(kind)
-    expected = engine.generate(None, PROMPTS, **WRITE)
-    scores = engine.score(None, [(row.prompt, row.response) for row in FOLLOWED], max_length=60)
+    expected = engine.generate(None, PROMPTS, WRITE)
+    scores = engine.score(None, [(row.prompt, row.response) for row in FOLLOWED], Reading(60))
     drafts = [
         Draft(row.prompt, replace(one, ids=(*one.ids[:agreed], 7, 9, *one.ids[agreed + 2 :])), row.response)
         for agreed, row, one in zip(itertools.cycle(range(12)), FOLLOWED, expected, strict=False)
     ]
     engine._written.clear()
-    (answered,) = engine.follow(None, [drafts], reference=None, near_tie=1e-4, **WRITE)
+    (answered,) = engine.follow(None, [drafts], WRITE, reference=None, near_tie=1e-4)
     assert len(generated) > len(FOLLOWED) / 2
     assert [output for output, _ in answered] == expected
     ids = torch.tensor([engine.tokenizer(PROMPTS[0])["input_ids"]])
@@ -422,13 +422,13 @@ def test_in_bfloat16_what_is_unfinished_begins_again(generated):
     """Keys of a single pass differ from those of generation by more than those of two batch sizes."""
     engine = remembering("absolute positions")
     engine.base.to(torch.bfloat16)
-    outputs = engine.generate(None, PROMPTS, **WRITE)
+    outputs = engine.generate(None, PROMPTS, WRITE)
     drafts = [
         Draft(row.prompt, replace(one, ids=(*one.ids[:5], 7, 9)))
         for row, one in zip(FOLLOWED, outputs, strict=True)
     ]
     engine._written.clear()
-    engine.follow(None, [drafts], reference=None, near_tie=0.0, **WRITE)
+    engine.follow(None, [drafts], WRITE, reference=None, near_tie=0.0)
     assert set(generated) == {0}
 
 
@@ -443,7 +443,7 @@ def test_only_what_differs_is_generated(engine, generated, adapter_folders):
     assert len(generated) <= other_tokens < len(FOLLOWED) / 2 + 6
     generated.clear()
     answered = [output for output, _ in followed(engine, "plain")]
-    drafts = engine.generate("rslora", PROMPTS, **WRITE)
+    drafts = engine.generate("rslora", PROMPTS, WRITE)
     agreed = [
         next((n for n, (a, b) in enumerate(zip(one.ids, two.ids, strict=False)) if a != b), 12)
         for one, two in zip(answered, drafts, strict=True)
@@ -454,21 +454,21 @@ def test_only_what_differs_is_generated(engine, generated, adapter_folders):
 
 
 def test_positions_closer_than_the_noise_are_generated(engine, generated):
-    expected = engine.generate("plain", PROMPTS, **WRITE)
+    expected = engine.generate("plain", PROMPTS, WRITE)
     assert [output for output, _ in followed(engine, "plain", near_tie=1e9)] == expected
     assert generated == [0] * len(PROMPTS)
 
 
 def test_noise_is_twice_the_largest_change_of_a_gap(engine):
-    outputs = engine.generate("plain", PROMPTS, **WRITE)
+    outputs = engine.generate("plain", PROMPTS, WRITE)
     drafts = [Draft(prompt, output) for prompt, output in zip(PROMPTS, outputs, strict=True)]
-    noise = engine.near_tie("plain", drafts, **WRITE)
+    noise = engine.near_tie("plain", drafts, WRITE)
     assert 0 < noise < 1e-4
     place = max(range(len(outputs)), key=lambda n: len(outputs[n].gaps))
     gaps = list(outputs[place].gaps)
     moved = Output("", 1, "eos", truncated=False, ids=outputs[place].ids, gaps=(gaps[0] + 0.5, *gaps[1:]))
     engine._written["plain", PROMPTS[place]] = moved
-    assert engine.near_tie("plain", drafts, **WRITE) == pytest.approx(1.0, abs=1e-4)
+    assert engine.near_tie("plain", drafts, WRITE) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_reference_reads_a_response_once(engine, monkeypatch):

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from gradience.evaluate import fixed_batches
-from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.base import Decoding, Output
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import classify_batch, generate_batch
 
@@ -139,7 +139,9 @@ def in_batches(texts: list[str], batch_size: int, answer) -> list:
 
 
 def generate(model, tokenizer, prompts: list[str], *, batch_size: int = 32, **options) -> list[Output]:
-    return in_batches(prompts, batch_size, lambda batch: generate_batch(model, tokenizer, batch, **options))
+    return in_batches(
+        prompts, batch_size, lambda batch: generate_batch(model, tokenizer, batch, Decoding(**options))
+    )
 
 
 def classify(model, tokenizer, texts: list[str], *, batch_size: int, max_length: int) -> np.ndarray:

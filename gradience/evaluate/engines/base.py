@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,41 @@ class Classified:
     """Shape (labels,)."""
     truncated: bool
     """True if the text was longer than allowed."""
+
+
+class Decoding(NamedTuple):
+    """How outputs are generated: greedily, each up to the first of these limits."""
+
+    max_new_tokens: int
+    stop: Sequence[str] = ()
+    """An output ends before the first of these."""
+    max_length: int | None = None
+    """Maximum tokens of prompt and output together."""
+
+    @property
+    def room(self) -> int | None:
+        """Maximum tokens of a prompt; None for no limit. Raises UsageError (`no-room`)."""
+        if self.max_length is None:
+            return None
+        if self.max_length <= self.max_new_tokens:
+            raise UsageError(
+                f"max_new_tokens={self.max_new_tokens} leaves no room for a prompt in max_length={self.max_length}",
+                code="no-room",
+                hint="lower max_new_tokens or raise max_length",
+            )
+        return self.max_length - self.max_new_tokens
+
+
+class Reading(NamedTuple):
+    """How given responses are scored."""
+
+    max_length: int | None = None
+    """Maximum tokens of prompt and response together."""
+    end: bool = True
+    """True if the end token after a response counts."""
+    rolling: bool = False
+    """True for whole texts of any length, without prompts and without end tokens. Texts longer than `max_length` are
+    scored in windows, each of which starts after the last token of the previous one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +165,7 @@ class Engine:
     >>> class Parrot(Engine):
     ...     name = "parrot"
     ...
-    ...     def generate(self, name, prompts, *, max_new_tokens, stop=(), max_length=None):
+    ...     def generate(self, name, prompts, how):
     ...         return [Output(prompt, 1, "eos", truncated=False) for prompt in prompts]
     """
 
@@ -255,28 +290,18 @@ class Engine:
 
     # ------------------------------------------------------------ batches
 
-    def generate(
-        self,
-        name: str | None,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
-    ) -> list[Output]:
-        """Return the greedy output of each prompt. max_length: maximum tokens of prompt and output together."""
+    def generate(self, name: str | None, prompts: Sequence[str], how: Decoding) -> list[Output]:
+        """Return the greedy output of each prompt."""
         raise NotImplementedError
 
     def follow(
         self,
         name: str | None,
         batches: Sequence[Sequence[Draft]],
+        how: Decoding,
         *,
         reference: str | None,
         near_tie: float,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
     ) -> list[list[tuple[Output, Score | None]]]:
         """Return what `generate` returns for each prompt of each batch, and the score of its response.
 
@@ -286,15 +311,7 @@ class Engine:
         """
         raise NotImplementedError
 
-    def near_tie(
-        self,
-        name: str,
-        drafts: Sequence[Draft],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
-    ) -> float:
+    def near_tie(self, name: str, drafts: Sequence[Draft], how: Decoding) -> float:
         """Return the noise of the two largest logits: twice the largest change of their difference between `follow`'s
         pass and generation. drafts: outputs of the adapter `name` itself."""
         raise NotImplementedError
@@ -314,20 +331,11 @@ class Engine:
         raise NotImplementedError
 
     def score(
-        self,
-        name: str | None,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        reference: str | None = None,
-        max_length: int | None = None,
-        end: bool = True,
-        rolling: bool = False,
+        self, name: str | None, pairs: Sequence[tuple[str, str]], how: Reading, reference: str | None = None
     ) -> list[Score]:
         """Return scores of the (prompt, response) pairs under an adapter, with KL and flips against `reference`.
 
-        end: True if the end token after a response counts. Without a prompt, a response follows the begin token.
-        rolling: responses are whole texts without prompts and without end tokens, of any length. Texts longer than
-        `max_length` are scored in windows, each of which starts after the last token of the previous one.
+        Without a prompt, a response follows the begin token.
         """
         raise NotImplementedError
 

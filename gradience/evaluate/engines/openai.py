@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from gradience.errors import InputError, NetworkError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
-from gradience.evaluate.engines.base import Engine, Output, Score
+from gradience.evaluate.engines.base import Decoding, Engine, Output, Reading, Score
 from gradience.files.records import RecordKind
 from gradience.files.shared_names import sentence_text
 from gradience.models.settings import ModelSettings
@@ -176,22 +176,14 @@ class OpenAIEngine(Engine):
     def close(self) -> None:
         self._pool.clear()
 
-    def generate(
-        self,
-        name: str | None,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
-    ) -> list[Output]:
+    def generate(self, name: str | None, prompts: Sequence[str], how: Decoding) -> list[Output]:
         """Return greedy answers, cut at the first stop string."""
-        model, more = self._model(name), {"stop": list(stop)} if stop else {}
+        model, more = self._model(name), {"stop": list(how.stop)} if how.stop else {}
 
         def answer(prompt: str) -> Output:
-            completion = self._complete(model, prompt, max_tokens=max_new_tokens, **more)
+            completion = self._complete(model, prompt, max_tokens=how.max_new_tokens, **more)
             choice, n_tokens = completion.choices[0], completion.usage.completion_tokens
-            ends = [place for text in stop if (place := choice.text.find(text)) >= 0]
+            ends = [place for text in how.stop if (place := choice.text.find(text)) >= 0]
             text = choice.text[: min(ends)] if ends else choice.text
             if ends or isinstance(choice.stop_reason, str):
                 return Output(text, n_tokens, "stop_string", truncated=False)
@@ -201,14 +193,7 @@ class OpenAIEngine(Engine):
         return self._together(answer, prompts)
 
     def score(
-        self,
-        name: str | None,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        reference: str | None = None,
-        max_length: int | None = None,
-        end: bool = True,
-        rolling: bool = False,
+        self, name: str | None, pairs: Sequence[tuple[str, str]], how: Reading, reference: str | None = None
     ) -> list[Score]:
         """Return scores without KL, from the server's log-probabilities of the prompt (`echo`).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -32,10 +32,12 @@ from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
 from gradience.evaluate.checks import base_notes
 from gradience.evaluate.engines.base import (
     Classified,
+    Decoding,
     Draft,
     Engine,
     OutOfMemoryError,
     Output,
+    Reading,
     Score,
 )
 from gradience.evaluate.engines.transformers.forward import GeneratedRow, classify_batch, generate_batch
@@ -232,19 +234,10 @@ class TransformersEngine(Engine):
         with memory(), self.using(name, lora=lora) as model:
             return classify_batch(model, self.encoder, texts, max_length=max_length)
 
-    def generate(
-        self,
-        name: str | None,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
-    ) -> list[Output]:
+    def generate(self, name: str | None, prompts: Sequence[str], how: Decoding) -> list[Output]:
         """Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "max_length": max_length}
         with memory(), self.using(name) as model:
-            outputs = generate_batch(model, self.encoder, prompts, **settings)
+            outputs = generate_batch(model, self.encoder, prompts, how)
         self._written.update(zip(((name, prompt) for prompt in prompts), outputs, strict=True))
         return outputs
 
@@ -252,17 +245,15 @@ class TransformersEngine(Engine):
         self,
         name: str | None,
         batches: Sequence[Sequence[Draft]],
+        how: Decoding,
         *,
         reference: str | None,
         near_tie: float,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
     ) -> list[list[tuple[Output, Score | None]]]:
         """Raises what `generate` and `score` raise."""
         drafts = [self._known(reference, draft) for batch in batches for draft in batch]
-        rows = [followed_row(self.encoder, draft, stop, max_new_tokens, max_length) for draft in drafts]
-        begun = [GeneratedRow(self.encoder, tuple(stop), row.draft.truncated, max_new_tokens) for row in rows]
+        rows = [followed_row(self.encoder, draft, how) for draft in drafts]
+        begun = [GeneratedRow(self.encoder, how, row.draft.truncated) for row in rows]
         scored: list[Score | None] = [None] * len(rows)
         unfinished: dict[int, Any] = {}
         at_once = max(map(len, batches))
@@ -274,8 +265,7 @@ class TransformersEngine(Engine):
                     model,
                     self.encoder,
                     [drafts[place].prompt for place in places],
-                    max_new_tokens=max_new_tokens,
-                    max_length=max_length,
+                    how,
                     begun=[begun[place] for place in places],
                     cache=None if None in kept else cache_of(kept),
                 )
@@ -319,23 +309,14 @@ class TransformersEngine(Engine):
             if row.response is not None and one.response is not None
         ]
 
-    def near_tie(
-        self,
-        name: str,
-        drafts: Sequence[Draft],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
-    ) -> float:
+    def near_tie(self, name: str, drafts: Sequence[Draft], how: Decoding) -> float:
         """Outputs that this engine has not written are generated again."""
-        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "max_length": max_length}
         unknown = [draft.prompt for draft in drafts if (name, draft.prompt) not in self._written]
         for start in range(0, len(unknown), 16):
-            self.generate(name, unknown[start : start + 16], **settings)
+            self.generate(name, unknown[start : start + 16], how)
         outputs = [self._written[name, draft.prompt] for draft in drafts]
         rows = [
-            followed_row(self.encoder, Draft(draft.prompt, output), stop, max_new_tokens, max_length)
+            followed_row(self.encoder, Draft(draft.prompt, output), how)
             for draft, output in zip(drafts, outputs, strict=True)
         ]
         largest = 0.0
@@ -356,22 +337,8 @@ class TransformersEngine(Engine):
     def _passes(self, rows: Sequence[FollowedRow]) -> Iterator[list[int]]:
         return passes(rows, max(1, self._vocabulary), self.base.device)
 
-    def _reading(self, name: str | None) -> Callable[[ResponseBatch], torch.Tensor]:
-        def read(batch: ResponseBatch) -> torch.Tensor:
-            with self.using(name) as model:
-                return batch.logits(model)
-
-        return read
-
     def score(
-        self,
-        name: str | None,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        reference: str | None = None,
-        max_length: int | None = None,
-        end: bool = True,
-        rolling: bool = False,
+        self, name: str | None, pairs: Sequence[tuple[str, str]], how: Reading, reference: str | None = None
     ) -> list[Score]:
         """Scores of one batch of (prompt, response): one forward pass, and one of the reference.
 
@@ -380,28 +347,27 @@ class TransformersEngine(Engine):
         """
         device = self.base.device
         with memory():
-            if rolling:
-                texts = (windows_of(self.encoder, text, max_length) for _, text in pairs)
-                return [
-                    summed_up(
-                        [
-                            self._scores(
-                                name, ResponseBatch(self.encoder, [pair], device, window=True), reference
-                            )[0]
-                            for pair in windows
-                        ]
-                    )
-                    for windows in texts
-                ]
-            rows = [fitted(self.encoder, *pair, max_length, end=end) for pair in pairs]
-            return self._scores(name, ResponseBatch(self.encoder, rows, device, choices=not end), reference)
+            if how.rolling:
+                texts = []
+                for _, text in pairs:
+                    windows = [[window] for window in windows_of(self.encoder, text, how.max_length)]
+                    batches = [ResponseBatch(self.encoder, window, device, window=True) for window in windows]
+                    texts.append(summed_up([self._scores(name, batch, reference)[0] for batch in batches]))
+                return texts
+            rows = [fitted(self.encoder, *pair, how) for pair in pairs]
+            return self._scores(
+                name, ResponseBatch(self.encoder, rows, device, choices=not how.end), reference
+            )
 
     def _scores(self, name: str | None, batch: ResponseBatch, reference: str | None) -> list[Score]:
         with torch.inference_mode():
-            of_reference = None if reference is None else self._reading(reference)(batch)
+            of_reference = None if reference is None else self._logits(reference, batch)
             known = of_reference if name == reference else None
-            given = self._reading(name)(batch) if known is None else known
-            return scores_of(batch.pairs, given, of_reference)
+            return scores_of(batch.pairs, self._logits(name, batch) if known is None else known, of_reference)
+
+    def _logits(self, name: str | None, batch: ResponseBatch) -> torch.Tensor:
+        with self.using(name) as model:
+            return batch.logits(model)
 
     def close(self) -> None:
         self.base = self._peft = None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines.base import Classified, Output
+from gradience.evaluate.engines.base import Classified, Decoding, Output
 from gradience.files.records import StopReason
 from gradience.models.rendering import encode_prompt, end_token
 
@@ -113,10 +113,8 @@ def generate_batch(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[str],
+    how: Decoding,
     *,
-    max_new_tokens: int,
-    stop: Sequence[str] = (),
-    max_length: int | None = None,
     begun: Sequence[GeneratedRow] = (),
     cache: Any = None,
 ) -> list[Output]:
@@ -126,10 +124,8 @@ def generate_batch(
     between adapters. begun: unfinished rows to continue, one for each prompt. cache: keys and values of all their
     tokens except the last, padded on the left.
     """
-    encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
-    rows = begun or [
-        GeneratedRow(tokenizer, tuple(stop), truncated, max_new_tokens) for _, truncated in encoded
-    ]
+    encoded = [prompt_ids(tokenizer, prompt, how.room) for prompt in prompts]
+    rows = begun or [GeneratedRow(tokenizer, how, truncated) for _, truncated in encoded]
     first, mask = padded(
         [[*ids, *row.ids] for (ids, _), row in zip(encoded, rows, strict=True)],
         fill=end_token(tokenizer),
@@ -138,7 +134,7 @@ def generate_batch(
     )
     ids, advance = first if cache is None else first[:, -1:], continuing(model, mask, cache)
     with torch.inference_mode():
-        for _ in range(max_new_tokens):
+        for _ in range(how.max_new_tokens):
             logits = advance(ids)
             ids = logits.argmax(dim=-1, keepdim=True)
             gaps = gaps_between(logits.topk(2, dim=-1).values).tolist()
@@ -175,10 +171,8 @@ class GeneratedRow:
     """The output of one prompt, token by token."""
 
     tokenizer: Any
-    stop: tuple[str, ...]
+    how: Decoding
     truncated: bool
-    limit: int | None = None
-    """Tokens at which it ends; None: the caller counts them."""
     ids: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     stopped_by: StopReason | None = None
@@ -191,15 +185,15 @@ class GeneratedRow:
             self.gaps.append(gap)
         if token == end_token(self.tokenizer):
             self.stopped_by = "eos"
-        elif self.stop and _first(self.stop, self._text()) is not None:
+        elif self.how.stop and _first(self.how.stop, self._text()) is not None:
             self.stopped_by = "stop_string"
-        elif len(self.ids) == self.limit:
+        elif len(self.ids) == self.how.max_new_tokens:
             self.stopped_by = "length"
 
     def output(self) -> Output:
         text = self._text()
         return Output(
-            text[: _first(self.stop, text)],
+            text[: _first(self.how.stop, text)],
             len(self.ids),
             self.stopped_by or "length",
             self.truncated,
@@ -215,19 +209,6 @@ class GeneratedRow:
 def _first(stop: Sequence[str], text: str) -> int | None:
     """Return the position of the earliest stop string in `text`."""
     return min((place for place in map(text.find, stop) if place >= 0), default=None)
-
-
-def room_of(max_length: int | None, max_new_tokens: int) -> int | None:
-    """Return the largest prompt length in tokens; None for no limit. Raises UsageError (`no-room`)."""
-    if max_length is None:
-        return None
-    if max_length <= max_new_tokens:
-        raise UsageError(
-            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in max_length={max_length}",
-            code="no-room",
-            hint="lower max_new_tokens or raise max_length",
-        )
-    return max_length - max_new_tokens
 
 
 def prompt_ids(tokenizer: Any, prompt: str, room: int | None) -> tuple[list[int], bool]:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from gradience.errors import InputError
-from gradience.evaluate.engines.base import Draft, Score
+from gradience.evaluate.engines.base import Decoding, Draft, Reading, Score
 from gradience.evaluate.engines.transformers.forward import (
     GeneratedRow,
     caches,
@@ -22,7 +22,6 @@ from gradience.evaluate.engines.transformers.forward import (
     next_logits,
     padded,
     prompt_ids,
-    room_of,
 )
 from gradience.models.rendering import begin_token, encode_pair, encode_prompt, end_token
 
@@ -45,12 +44,12 @@ class EncodedPair:
     truncated: bool
 
 
-def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> EncodedPair:
+def fitted(tokenizer: Any, prompt: str, response: str, how: Reading) -> EncodedPair:
     """Return the ids of both. If they are too long, the prompt is truncated at its beginning; the response
     keeps its end.
     """
     _, response_ids = encode_pair(tokenizer, prompt, response)
-    response_ids = response_ids if end else response_ids[:-1]
+    response_ids, max_length = response_ids if how.end else response_ids[:-1], how.max_length
     room = None if max_length is None else max_length - len(response_ids)
     if max_length is not None and len(response_ids) >= max_length:
         raise InputError(
@@ -340,23 +339,21 @@ class FollowedRow:
         return len(self.draft.response) + (0 if given == self.draft.response else len(given))
 
 
-def followed_row(
-    tokenizer: Any, draft: Draft, stop: Sequence[str], max_new_tokens: int, max_length: int | None
-) -> FollowedRow:
+def followed_row(tokenizer: Any, draft: Draft, how: Decoding) -> FollowedRow:
     """Return the ids of a draft and its response. A text without ids is encoded again, which may give other tokens:
     these are then not the most likely ones, and the output is generated from there on."""
     ids, output = list(draft.output.ids), draft.output
     if not ids:
-        ends = stop[0] if stop and output.stopped_by == "stop_string" else ""
+        ends = how.stop[0] if how.stop and output.stopped_by == "stop_string" else ""
         _, ids = encode_pair(tokenizer, draft.prompt, output.text + ends)
         ids = ids if output.stopped_by == "eos" else ids[:-1]
-    prompt, truncated = prompt_ids(tokenizer, draft.prompt, room_of(max_length, max_new_tokens))
+    prompt, truncated = prompt_ids(tokenizer, draft.prompt, how.room)
     response = (
         None
         if draft.response is None
-        else fitted(tokenizer, draft.prompt, draft.response, max_length, end=True)
+        else fitted(tokenizer, draft.prompt, draft.response, Reading(how.max_length))
     )
-    pair = EncodedPair(prompt, ids[:max_new_tokens], truncated)
+    pair = EncodedPair(prompt, ids[: how.max_new_tokens], truncated)
     return FollowedRow(pair, response, (draft.prompt, draft.response))
 
 

@@ -14,9 +14,9 @@ import gradience
 from gradience.adapters.formats import open_adapter
 from gradience.errors import EngineError, GradienceError, InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
-from gradience.evaluate.engines.base import Engine, OutOfMemoryError, Output, Score
+from gradience.evaluate.engines.base import Decoding, Engine, OutOfMemoryError, Output, Reading, Score
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.forward import GeneratedRow, prompt_ids, room_of
+from gradience.evaluate.engines.transformers.forward import GeneratedRow, prompt_ids
 from gradience.evaluate.engines.transformers.scoring import EncodedPair, fitted, summed_up, windows_of
 from gradience.evaluate.engines.vllm.process import (
     CACHE,
@@ -198,24 +198,16 @@ class VllmEngine(Engine):
             refuse_disagreement(self, self.peft, new, prompts, max_length)
             self._verified.update(new)
 
-    def generate(
-        self,
-        name: str | None,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
-        max_length: int | None = None,
-    ) -> list[Output]:
+    def generate(self, name: str | None, prompts: Sequence[str], how: Decoding) -> list[Output]:
         """Return outputs, cut by the rules of the transformers engine; a row that vLLM stopped earlier is
         continued.
         """
         tokenizer = self.peft.encoder
-        encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
-        rows = [GeneratedRow(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
+        encoded = [prompt_ids(tokenizer, prompt, how.room) for prompt in prompts]
+        rows = [GeneratedRow(tokenizer, how, truncated) for _, truncated in encoded]
         waiting = list(range(len(rows)))
         while waiting:
-            room = [max_new_tokens - len(rows[place].ids) for place in waiting]
+            room = [how.max_new_tokens - len(rows[place].ids) for place in waiting]
             written = self._ask(
                 "generate",
                 name,
@@ -223,34 +215,23 @@ class VllmEngine(Engine):
                 room,
                 room=room,
                 end=end_token(tokenizer),
-                stop=list(stop),
+                stop=list(how.stop),
             )
             for place, ids in zip(waiting, written, strict=True):
                 for token in ids:
                     rows[place].take(token)
-            waiting = [
-                place
-                for place in waiting
-                if rows[place].stopped_by is None and len(rows[place].ids) < max_new_tokens
-            ]
+            waiting = [place for place in waiting if rows[place].stopped_by is None]
         return [row.output() for row in rows]
 
     def score(
-        self,
-        name: str | None,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        reference: str | None = None,
-        max_length: int | None = None,
-        end: bool = True,
-        rolling: bool = False,
+        self, name: str | None, pairs: Sequence[tuple[str, str]], how: Reading, reference: str | None = None
     ) -> list[Score]:
         """Scores without KL and flips, which need the whole vocabulary: `divergence` measures them."""
         tokenizer = self.peft.encoder
         texts = [
-            windows_of(tokenizer, response, max_length)
-            if rolling
-            else [fitted(tokenizer, prompt, response, max_length, end=end)]
+            windows_of(tokenizer, response, how.max_length)
+            if how.rolling
+            else [fitted(tokenizer, prompt, response, how)]
             for prompt, response in pairs
         ]
         scored = [pair for parts in texts for pair in parts if pair.response]
@@ -403,7 +384,7 @@ def refuse_disagreement(
     dtype, read = str(peft.facts["dtype"]), counted(len(prompts), "prompt")
     compared, pairs = list(dict.fromkeys([None, *names])), [("", prompt) for prompt in prompts]
     here, there = (
-        [engine.score(name, pairs, max_length=max_length, rolling=True, end=False) for name in compared]
+        [engine.score(name, pairs, Reading(max_length, rolling=True)) for name in compared]
         for engine in (vllm, peft)
     )
     for name, ours, theirs in zip(compared, here, there, strict=True):
