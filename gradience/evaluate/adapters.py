@@ -103,6 +103,11 @@ class AdapterInput:
         return self.identity.folder
 
     @property
+    def named(self) -> tuple[str, Path]:
+        """Its name and PEFT's folder, as the evaluator takes them."""
+        return self.name, self.folder
+
+    @property
     def bytes(self) -> int:
         """Its size in float32."""
         return 4 * (self.lora_params + self.other_params)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from gradience.errors import GradienceError, OutputError
@@ -52,14 +51,14 @@ class Answering:
     def __init__(
         self,
         inputs: EvaluateInputs,
-        output: Path | None,
+        output: Path,
         watcher: Watcher,
         *,
         rows: int | None = None,
         likelihoods: bool = False,
         base: LoadedBase | None = None,
     ) -> None:
-        """output: folder of the evaluation; None keeps nothing. rows: maximum number of adapters.
+        """output: folder of the evaluation. rows: maximum number of adapters.
 
         likelihoods: also score the gold responses under the reference; under the candidates they are always scored.
 
@@ -71,7 +70,7 @@ class Answering:
         self._likelihoods = likelihoods
         self._rows = len(inputs.adapters) + request.with_base if rows is None else rows
         self.inputs, self.watcher = inputs, watcher
-        self.kept = None if output is None else RecordStore(output / RECORDS, watcher.note)
+        self.kept = RecordStore(output / RECORDS, watcher.note)
         self.evaluator = Evaluator(
             inputs.task,
             inputs.model,
@@ -88,7 +87,6 @@ class Answering:
         )
         self.evaluator.expect([adapter.folder for adapter in inputs.adapters])
         self._stages: dict[str, int] = {}
-        self._scratch: TemporaryDirectory[str] | None = None
         self._reference = AdapterAnswers(inputs.reference)
 
     def run(self) -> list[AdapterAnswers]:
@@ -104,12 +102,12 @@ class Answering:
         """
         evaluator = self.evaluator
         if evaluator.batch_size is None:
-            kept = None if self.kept is None else self.kept.budget(self._device)
+            kept = self.kept.budget(self._device)
             evaluator.batch_tokens = kept or evaluator.engine_type.batch_tokens(evaluator.device)
         try:
             while True:
                 self._stages = {}
-                if self.kept is not None and evaluator.batch_tokens is not None:
+                if evaluator.batch_tokens is not None:
                     self.kept.keep_budget(self._device, evaluator.batch_tokens)
                 try:
                     return do(self)
@@ -124,8 +122,6 @@ class Answering:
                     )
         finally:
             evaluator.close()
-            if self._scratch is not None:
-                self._scratch.cleanup()
 
     # ------------------------------------------------------------ adapters
 
@@ -192,79 +188,62 @@ class Answering:
         adapter, lora = row.adapter, True
         if adapter is None and self.inputs.classifies:
             adapter, lora = self.inputs.reference, False
-        name, folder = _known(adapter)
         self._stage(row, "eval")
-        depends = {"kind": "answers", "adapter": _digests(adapter), "name": name, "lora": lora}
-        (answers,) = self._keep(
-            row,
-            {f"{row.file_name}.jsonl": depends},
-            lambda paths, look: [
-                self.evaluator.answers(name, folder, paths and paths[0], lora=lora, look=look)
-            ],
-        )
+        depends = {"kind": "answers", **_facts_of(adapter), "lora": lora}
+
+        def make(paths: Sequence[Path], look: int) -> None:
+            self.evaluator.answers(_named(adapter), paths[0], lora=lora, look=look)
+
+        (answers,) = self._keep(row, {f"{row.file_name}.jsonl": depends}, make)
         return answers
 
     def _follow(self, row: AdapterAnswers) -> None:
         """Answer and score in one pass, with the reference's answers as drafts."""
-        name, folder = _known(row.adapter)
         self._stage(row, "eval")
-        reference, scored = self.inputs.reference, self.inputs.measures_divergence
-        depends = {"adapter": _digests(row.adapter), "name": name}
-        depends |= {"reference": _digests(reference), "reference_name": reference.name}
+        depends = {
+            **_facts_of(row.adapter),
+            **_facts_of(self.inputs.reference, "reference", "reference_name"),
+        }
         files = {f"{row.file_name}.jsonl": {"kind": "answers", **depends}}
-        if scored:
+        if self.inputs.measures_divergence:
             files[f"{row.file_name}.scores.jsonl"] = {"kind": "scores", **depends}
 
-        def make(paths: Any, look: int) -> Sequence[Evaluation[Any] | None]:
+        def make(paths: Sequence[Path], look: int) -> None:
             self._reach(self._reference, look)
             drafts = self._reference.answers
             assert drafts is not None
-            return self.evaluator.follow(
-                name,
-                folder,
+            self.evaluator.follow(
+                _named(row.adapter),
                 paths,
                 drafts.records,
-                reference=(reference.name, reference.folder),
-                scored=scored,
+                reference=self.inputs.reference.named,
                 look=look,
             )
 
         row.answers, *scores = self._keep(row, files, make)
-        row.scores = scores[0] if scored else None
+        row.scores = scores[0] if scores else None
 
     def _scores(self, row: AdapterAnswers, stage: str, file: str) -> Evaluation[Any]:
         """Return likelihoods of the gold responses; if nothing is generated, they are the answers."""
         reference = self.inputs.reference
-        name, folder = _known(row.adapter)
         self._stage(row, stage)
-        depends = {"kind": "scores", "adapter": _digests(row.adapter), "name": name}
-        depends |= {"reference": _digests(reference), "reference_name": reference.name}
-        (scores,) = self._keep(
-            row,
-            {file: depends},
-            lambda paths, look: [
-                self.evaluator.scores(
-                    name,
-                    folder,
-                    paths and paths[0],
-                    reference=(reference.name, reference.folder),
-                    look=look,
-                )
-            ],
-        )
+        depends = {**_facts_of(row.adapter), **_facts_of(reference, "reference", "reference_name")}
+
+        def make(paths: Sequence[Path], look: int) -> None:
+            self.evaluator.scores(_named(row.adapter), paths[0], reference=reference.named, look=look)
+
+        (scores,) = self._keep(row, {file: {"kind": "scores", **depends}}, make)
         return scores
 
     def _keep(
-        self, row: AdapterAnswers, files: Mapping[str, Mapping[str, Any]], make: Any
+        self,
+        row: AdapterAnswers,
+        files: Mapping[str, Mapping[str, Any]],
+        make: Callable[[Sequence[Path], int], None],
     ) -> list[Evaluation[Any]]:
-        """Return the records of a row's files. make: (paths, look) -> records. files: name -> inputs that determine the
-        records."""
+        """Return the records of a row's files. make: writes the records up to a look. files: name -> inputs that
+        determine the records."""
         looks = self.evaluator.looks
-        if self.kept is None:
-            if len(looks) > 1 and self._scratch is None:
-                self._scratch = TemporaryDirectory()
-            scratch = self._scratch
-            return make(None if scratch is None else [Path(scratch.name) / file for file in files], row.look)  # type: ignore[no-any-return]
         shared = {
             **self._base,
             "settings": self.evaluator.settings,
@@ -329,12 +308,16 @@ class Answering:
         return {**self._base, "device": self.evaluator.numerics["device"]}
 
 
-def _known(adapter: AdapterInput | None) -> tuple[str | None, Path | None]:
-    return (None, None) if adapter is None else (adapter.name, adapter.folder)
+def _named(adapter: AdapterInput | None) -> tuple[str, Path] | None:
+    return None if adapter is None else adapter.named
 
 
-def _digests(adapter: AdapterInput | None) -> list[str] | None:
+def _facts_of(
+    adapter: AdapterInput | None, digests: str = "adapter", name: str = "name"
+) -> dict[str, list[str] | str | None]:
+    """Return the name of an adapter and the digests of its files, under these keys."""
     if adapter is None:
-        return None
+        return {digests: None, name: None}
     identity = adapter.identity
-    return [identity.weights_sha256 or str(identity.folder), identity.config_sha256]
+    weights = identity.weights_sha256 or str(identity.folder)
+    return {digests: [weights, identity.config_sha256], name: adapter.name}

@@ -21,7 +21,7 @@ from gradience.evaluate.rows import (
     evaluate_rows,
     follow_rows,
 )
-from gradience.files.records import Evaluation, GenerationRecord, ScoreRecord
+from gradience.files.records import Evaluation, GenerationRecord
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
@@ -32,6 +32,10 @@ SCORED_AT_ONCE = 16
 
 POSITIONS = 1000
 """Maximum number of positions at which the noise of the two largest logits is measured."""
+
+
+NamedAdapter = tuple[str, Path]
+"""Name of an adapter and PEFT's folder."""
 
 
 class LoadedBase:
@@ -86,15 +90,15 @@ class Evaluator:
         self._near_tie: dict[str, float] = {}
         self._expected: list[Path] = []
 
-    def procedure(self, *, lora: bool = True, reference: str | None = None) -> Procedure:
-        """Return the procedure of the task's rows. reference: adapter that likelihoods are compared with."""
+    def procedure(self, *, lora: bool = True) -> Procedure:
+        """Return the procedure that answers the task's rows."""
         task = self.task
         if isinstance(task, ClassificationTask):
             return Classification(max_length=self.max_length, lora=lora)
         if isinstance(task, ChoiceTask):
             return Choices(choose_by=task.choose_by, decide=task.decide)
         if isinstance(task, LikelihoodTask):
-            return Scores(reference=reference, rolling=task.rolling)
+            return Scores(rolling=task.rolling)
         return Generation(
             filters=task.filters,
             same=task.same,
@@ -127,49 +131,41 @@ class Evaluator:
 
     def answers(
         self,
-        name: str | None,
-        adapter: Path | None,
+        adapter: NamedAdapter | None,
         path: Path | None,
         *,
         lora: bool = True,
         allow_inert: bool = False,
         look: int | None = None,
     ) -> Evaluation[Any]:
-        """Return the records of the adapter called `name`, None for the base: labels, choices, or generated
-        answers.
+        """Return the records of an adapter, None for the base: labels, choices, or generated answers.
 
         They are stored at `path`, if given. look: number of the look up to which examples are answered; None: all.
         """
-        if isinstance(self.task, LikelihoodTask):
-            raise TypeError("the answers of a task of likelihoods are its scores")
-        engine = self.engine if name is None or adapter is None else self.engine_with(name, adapter)
         procedure = self.procedure(lora=lora)
-        return self._rows(engine, procedure, name, path, self.task.scoring, look, allow_inert=allow_inert)
+        return self._rows(self.engine_with(adapter), procedure, adapter, path, look, allow_inert=allow_inert)
 
     def scores(
         self,
-        name: str | None,
-        adapter: Path | None,
+        adapter: NamedAdapter | None,
         path: Path | None,
         *,
-        reference: tuple[str, Path],
+        reference: NamedAdapter,
         allow_inert: bool = False,
         look: int | None = None,
     ) -> Evaluation[Any] | None:
         """Return log-likelihood, KL and flips on the gold responses, against the adapter `reference`.
 
-        name: None for the base. Returns None if the engine provides no likelihoods.
+        adapter: None for the base. Returns None if the engine provides no likelihoods.
         """
-        engine = self.engine_with(*reference)
-        if name is not None and adapter is not None:
-            self.engine_with(name, adapter)
-        if isinstance(self.task, LikelihoodTask):  # its answers are likelihoods
-            procedure, scoring = self.procedure(reference=reference[0]), self.task.scoring
-            return self._rows(engine, procedure, name, path, scoring, look, allow_inert=allow_inert)
-        if engine.divergence is None:
+        engine: Engine | None = self.engine_with(reference, adapter)
+        rolling = isinstance(self.task, LikelihoodTask) and self.task.rolling
+        if not isinstance(self.task, LikelihoodTask):  # else these are its answers
+            engine = engine.divergence if engine else None
+        if engine is None:
             return None
-        procedure = Scores(reference=reference[0])
-        return self._rows(engine.divergence, procedure, name, path, None, look, allow_inert=allow_inert)
+        procedure = Scores(reference=reference[0], rolling=rolling)
+        return self._rows(engine, procedure, adapter, path, look, allow_inert=allow_inert)
 
     @property
     def follows(self) -> bool:
@@ -179,29 +175,25 @@ class Evaluator:
 
     def follow(
         self,
-        name: str | None,
-        adapter: Path | None,
-        paths: tuple[Path, Path] | None,
+        adapter: NamedAdapter | None,
+        paths: Sequence[Path],
         drafts: Sequence[GenerationRecord],
         *,
-        reference: tuple[str, Path],
-        scored: bool,
+        reference: NamedAdapter,
         look: int | None = None,
-    ) -> tuple[Evaluation[GenerationRecord], Evaluation[ScoreRecord] | None]:
-        """Return what `answers` and, if `scored`, `scores` return, in one pass behind the answers of the reference.
+    ) -> None:
+        """Write what `answers` and, with a second path, `scores` write, in one pass with another adapter's drafts.
 
-        drafts: the records of those answers.
+        drafts: the answers of the reference.
         """
-        engine, looks = self.engine_with(*reference), self.looks[:look]
-        if name is not None and adapter is not None:
-            self.engine_with(name, adapter)
+        engine, looks = self.engine_with(reference, adapter), self.looks[:look]
         generation = self.procedure()
         assert isinstance(generation, Generation)
-        return follow_rows(
+        follow_rows(
             engine,
             generation,
-            Scores(reference=reference[0]) if scored else None,
-            name,
+            Scores(reference=reference[0]),
+            adapter and adapter[0],
             self.examples[: looks[-1]],
             drafts,
             reference=reference[0],
@@ -231,22 +223,22 @@ class Evaluator:
         self,
         engine: Engine,
         procedure: Procedure,
-        name: str | None,
+        adapter: NamedAdapter | None,
         path: Path | None,
-        scoring: str | None,
         look: int | None,
         *,
         allow_inert: bool,
     ) -> Evaluation[Any]:
         looks = self.looks[:look]
+        is_beside = procedure.kind == "scores" and not isinstance(self.task, LikelihoodTask)
         return evaluate_rows(
             engine,
             procedure,
-            name,
+            adapter and adapter[0],
             self.examples[: looks[-1]],
             looks=looks,
             **self._batches(scored=procedure.kind == "scores", at_once=engine.batches_at_once),
-            scoring=scoring,
+            scoring=None if is_beside else self.task.scoring,
             path=path,
             on_batch=self.on_batch,
             allow_inert=allow_inert,
@@ -278,10 +270,11 @@ class Evaluator:
         if self.base.engine is not None:
             self.base.engine.expect(folders)
 
-    def engine_with(self, name: str, adapter: Path) -> Engine:
-        """Return the engine, with the adapter in the folder `adapter` loaded as `name`."""
-        if name not in self.engine.adapters:
-            self.engine.add(name, adapter)
+    def engine_with(self, *adapters: NamedAdapter | None) -> Engine:
+        """Return the engine, with these adapters loaded; None is the base."""
+        for adapter in adapters:
+            if adapter is not None and adapter[0] not in self.engine.adapters:
+                self.engine.add(*adapter)
         return self.engine
 
     def forget(self, name: str) -> None:

@@ -38,7 +38,7 @@ from gradience.tasks.base import (
 from gradience.tasks.examples import ChoiceExample, LabeledExample
 from gradience.tasks.layouts import columns_hint
 from gradience.tasks.prompts import Unchanged, load_prompts
-from gradience.tasks.rows import KINDS, grouped_by, kind_of, local, sample_of
+from gradience.tasks.rows import KINDS, grouped_by, kind_of, local
 from gradience.words import counted
 
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
@@ -399,8 +399,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     if request.columns:
         options["columns"] = dict(request.columns)
     file = data if request.folder is None or is_on_hub(data) else data.absolute()
-    # A task of the user's may choose among all examples.
-    with sample_of(request.limit if profile in tasks.PROFILES else None), grouped_by(request.group):
+    with grouped_by(request.group):
         return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
@@ -413,7 +412,7 @@ def _prompts(request: EvaluateSettings, tokenizer: Any) -> GenerationTask:
             f"--option {next(iter(options))}: prompts have only the options `stop` and `max_new_tokens`",
             code="task-options",
         )
-    with sample_of(request.limit), grouped_by(request.group):
+    with grouped_by(request.group):
         return load_prompts(
             Path(request.prompts or ""),
             tokenizer,

@@ -236,7 +236,7 @@ TOGETHER = 16
 def follow_rows(
     engine: Engine,
     generation: Generation,
-    scores: Scores | None,
+    scores: Scores,
     name: str | None,
     rows: Sequence[Any],
     drafts: Sequence[GenerationRecord],
@@ -246,14 +246,14 @@ def follow_rows(
     batch_size: int = 32,
     batch_tokens: int | None = None,
     scoring: str | None = None,
-    paths: tuple[Path, Path] | None = None,
+    paths: Sequence[Path],
     on_batch: Progress | None = None,
     looks: Sequence[int] = (),
-) -> tuple[Evaluation[GenerationRecord], Evaluation[ScoreRecord] | None]:
-    """Return what `evaluate_rows` returns for `generation` and for `scores`, in one pass with another adapter's answers
-    as drafts.
+) -> None:
+    """Write what `evaluate_rows` writes for `generation` and, with a second path, for `scores`, in one pass with the
+    answers of another adapter as drafts.
 
-    drafts: its answer to each row; near_tie: from `Engine.near_tie`. paths: files of both kinds of records.
+    drafts: its answer to each row; near_tie: from `Engine.near_tie`.
     """
     planned = PlannedBatches.of(engine, generation, rows, looks, batch_size, batch_tokens)
     units = [
@@ -262,46 +262,38 @@ def follow_rows(
         for start in range(0, len(batches), TOGETHER)
     ]
     unit_of = {unit[0][0]: unit for unit in units}
-    procedures: list[Procedure] = [generation, *([] if scores is None else [scores])]
+    given = [
+        Draft(row.prompt, draft_of(draft), row.response if len(paths) > 1 else None)
+        for row, draft in zip(rows, drafts, strict=False)
+    ]
+    procedures: list[Procedure] = [generation, scores]
+    places = [list(chain(*unit)) for unit in units]
     files = [
         planned.file(
             engine,
             procedure,
             name,
             rows,
-            [list(chain(*unit)) for unit in units],
-            None if paths is None else paths[number],
+            places,
+            path,
             None if procedure is scores else scoring,
             near_tie=near_tie,
         )
-        for number, procedure in enumerate(procedures)
+        for procedure, path in zip(procedures, paths, strict=False)
     ]
     if not all(file.done for file in files):
         generation.check_adapter(engine, name, rows, allow_inert=False)
 
     def answer(places: Sequence[int]) -> list[list[Any]]:
-        unit, some = unit_of[places[0]], [rows[place] for place in places]
-        batches = [
-            [
-                Draft(
-                    rows[place].prompt,
-                    draft_of(drafts[place]),
-                    None if scores is None else rows[place].response,
-                )
-                for place in batch
-            ]
-            for batch in unit
-        ]
+        batches = [[given[place] for place in batch] for batch in unit_of[places[0]]]
         how = generation.decoding(engine)
         answered = engine.follow(name, batches, how, reference=reference, near_tie=near_tie)
-        pairs = list(zip(some, chain(*answered), strict=True))
+        pairs = list(zip([rows[place] for place in places], chain(*answered), strict=True))
         records: list[list[Any]] = [[generation.record(row, output) for row, (output, _) in pairs]]
-        if scores is not None:
-            records.append([scores.record(row, score) for row, (_, score) in pairs if score is not None])
-        return records
+        records.append([scores.record(row, score) for row, (_, score) in pairs if score is not None])
+        return records[: len(files)]
 
-    answers, *scored = answer_batches(files, answer, on_batch)
-    return answers, scored[0] if scored else None
+    answer_batches(files, answer, on_batch)
 
 
 def draft_of(record: GenerationRecord) -> Output:

@@ -151,11 +151,6 @@ def _bad(problem: str, hint: str) -> UsageError:
 # ---------------------------------------------------------------- settings of each data set
 
 
-def has_several(settings: ExampleSettings) -> bool:
-    """Return True if data sets have names."""
-    return bool(settings.guards) or isinstance(settings.data, Mapping)
-
-
 def sets_of(settings: EvaluateSettings) -> tuple[NamedSet, ...]:
     """Return the data sets of a run with the settings of each, the task before its guards.
 

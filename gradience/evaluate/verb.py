@@ -9,10 +9,11 @@ DIR/digests.json           all of these files, each with its sha256
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from gradience.digests import sha256_file
@@ -24,9 +25,9 @@ from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
 from gradience.evaluate.inputs import EvaluateInputs, read_adapters, read_inputs
-from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims, count_test
+from gradience.evaluate.kept import MANIFEST, RECORDS, RecordStore, changed_claims, count_test
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order, report_of
-from gradience.evaluate.settings import EvaluateSettings, ExampleSettings, has_several, sets_of
+from gradience.evaluate.settings import EvaluateSettings, sets_of
 from gradience.files.artifact import digest_of
 from gradience.files.digests import files_below, other_run, refuse_other_run, remove_digests, write_digests
 from gradience.files.shared_names import path_text
@@ -79,23 +80,26 @@ def evaluate_adapters(
     contains a run of another command, MissingExtra, LockedError if another evaluation is writing to `output`,
     OutputError for disk and memory errors.
     """
-    several = has_several(settings) or joint_before(settings)
-    if several:
-        sets_of(settings)  # raises for invalid settings before libraries are imported
+    sets_of(settings)  # raises for invalid settings before libraries are imported
+    joint = bool(settings.guards) or isinstance(settings.data, Mapping) or joint_before(settings)
     if settings.output is not None:
         refuse_other_run(Path(settings.output), "evaluate")
-        if not several and (Path(settings.output) / PLAN).is_file():
+        if not joint and (Path(settings.output) / PLAN).is_file():
             raise other_run(Path(settings.output), f"{PLAN} of another command", "evaluate")
     require_libraries(settings.engine)
-    if several:
-        return evaluate_sets(settings)
+    first, *others = sets = read_sets(settings, joint=joint)
     if settings.preview:
-        return preview_evaluation(read_preview(settings))
-    inputs = read_inputs(settings)
+        previews = {each.name: preview_evaluation(each) for each in others}
+        return preview_evaluation(first).model_copy(update={"others": previews})
     if settings.dry_run:
-        return forecast_evaluation(inputs)
-    report_notes(settings, inputs, len(inputs.adapters) - 1)
-    return evaluate(inputs, None if settings.output is None else Path(settings.output))
+        return forecast_sets(sets)
+    for inputs in sets:
+        report_notes(inputs, len(inputs.adapters) - 1)
+    output = None if settings.output is None else Path(settings.output)
+    if not joint:
+        return evaluate(first, output)
+    with nullcontext() if output is None else only_one(output):
+        return evaluate_each(sets, output, settings.watcher or Watcher())
 
 
 def joint_before(settings: EvaluateSettings) -> bool:
@@ -107,10 +111,9 @@ def joint_before(settings: EvaluateSettings) -> bool:
         return EvaluationPlan.schema_id.encode() in file.read(100)
 
 
-def report_notes(
-    settings: ExampleSettings, inputs: EvaluateInputs, candidates: int, before: str = ""
-) -> None:
-    """Report notes on the inputs, and the smallest margin that their examples can show. before: starts each line."""
+def report_notes(inputs: EvaluateInputs, candidates: int) -> None:
+    """Report notes on the inputs, and the smallest margin that their examples can show."""
+    settings, before = inputs.request, f"{inputs.name}: " if inputs.name else ""
     if settings.note is not None:
         for note in inputs.notes:
             settings.note(f"{before}{note}")
@@ -147,25 +150,13 @@ def evaluate(
     the ledger is `beside`.
     """
     watch, watcher = Stopwatch(inputs.request.command), inputs.request.watcher or Watcher()
-    with nullcontext() if output is None else only_one(output):
-        answering = Answering(inputs, output, watcher, base=base)
-        if answering.kept is not None and plan is not None:
+    with ExitStack() as stack:
+        folder = output or Path(stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(only_one(folder))
+        answering = Answering(inputs, folder, watcher, base=base)
+        if plan is not None:
             answering.kept.bind(plan)
-        if answering.kept is not None:
-            candidates, examples = [adapter.name for adapter in inputs.adapters[1:]], len(inputs.examples)
-            planned = answering.kept.planned(examples, candidates)
-            if (changed := changed_claims(answering.kept.manifest.claims, candidates)) is not None:
-                answering.inputs = inputs = replace(inputs, notes=(*inputs.notes, changed))
-            first = inputs.margin
-            if len(inputs.adapters) > 1:
-                first = answering.kept.first_margin("nll" if inputs.compares_nll else "correct", first)
-            if first != inputs.margin:
-                answering.inputs = inputs = replace(inputs, first_margin=first)
-            if planned < examples and inputs.looks:
-                note = (
-                    f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"
-                )
-                answering.inputs = replace(inputs, grown_from=planned, notes=(*inputs.notes, note))
+        answering.inputs = inputs = as_planned(inputs, answering.kept)
         fingerprint, tests = answering.fingerprint, None
         if output is not None and len(inputs.adapters) > 1 and not inputs.request.no_ledger:
             claim = [
@@ -178,10 +169,28 @@ def evaluate(
             )
         with memory_errors():
             rows = answering.run()
+        if output is None:
+            for row in rows:
+                row.files.clear()
         report = report_of(answering, rows, fingerprint, watch).model_copy(update={"tests": tests})
         if output is not None:
             write_result(report, output)
         return report
+
+
+def as_planned(inputs: EvaluateInputs, kept: RecordStore) -> EvaluateInputs:
+    """Return the inputs with what changed since the first answers. The plan is stored if there are none yet."""
+    candidates, examples = [adapter.name for adapter in inputs.adapters[1:]], len(inputs.examples)
+    planned = kept.planned(examples, candidates)
+    if (changed := changed_claims(kept.manifest.claims, candidates)) is not None:
+        inputs = replace(inputs, notes=(*inputs.notes, changed))
+    if candidates:
+        first = kept.first_margin("nll" if inputs.compares_nll else "correct", inputs.margin)
+        inputs = replace(inputs, first_margin=first if first != inputs.margin else None)
+    if planned < examples and inputs.looks:
+        note = f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"
+        inputs = replace(inputs, grown_from=planned, notes=(*inputs.notes, note))
+    return inputs
 
 
 def _digests(adapter: AdapterInput) -> tuple[str, str]:
@@ -240,40 +249,21 @@ def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
 
 
 def read_sets(
-    settings: EvaluateSettings, adapters: tuple[AdapterInput, ...] | None = None
+    settings: EvaluateSettings, adapters: tuple[AdapterInput, ...] | None = None, *, joint: bool = True
 ) -> tuple[EvaluateInputs, ...]:
     """Read and check every data set; no model is loaded. Raises as `sets_of` and `read_inputs` do.
 
-    adapters: those of the settings, if they have been read.
+    adapters: those of the settings, if they have been read. joint: each set has a name and a folder of its own.
     """
-    output, named = None if settings.output is None else Path(settings.output), sets_of(settings)
-    adapters = adapters or read_adapters(settings)
+    named, adapters = sets_of(settings), adapters or read_adapters(settings)
     read = read_preview if settings.preview else read_inputs
     sets = []
-    for each in named:
-        request = replace(each.settings, with_base=True, output=output and output / each.name)
-        sets.append(read(request, adapters, name=each.name, is_guard=each.guard))
+    for name, guard, request in named:
+        if joint:
+            output = settings.output and Path(settings.output) / name
+            request = replace(request, with_base=True, output=output)
+        sets.append(read(request, adapters, name=name if joint else "", is_guard=guard))
     return tuple(sets)
-
-
-def evaluate_sets(
-    settings: EvaluateSettings,
-) -> EvaluationSetsReport | EvaluationForecast | EvaluationPreview:
-    """Evaluate several data sets on one base. Finished records in the output are reused."""
-    sets = read_sets(settings)
-    if settings.preview:
-        previews = {each.name: preview_evaluation(each) for each in sets[1:]}
-        return preview_evaluation(sets[0]).model_copy(update={"others": previews})
-    if settings.dry_run:
-        return forecast_sets(sets)
-    for inputs in sets:
-        report_notes(settings, inputs, len(inputs.adapters) - 1, f"{inputs.name}: ")
-    watcher = settings.watcher or Watcher()
-    if settings.output is None:
-        return evaluate_each(sets, None, watcher)
-    output = Path(settings.output)
-    with only_one(output):
-        return evaluate_each(sets, output, watcher)
 
 
 def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:

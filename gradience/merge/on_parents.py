@@ -110,7 +110,7 @@ def _compared(
     names = short_names([adapter.given.resolve() for adapter in adapters])
     named = [replace(adapter, name=name) for adapter, name in zip(adapters, names, strict=True)]
     inputs = with_adapters(inputs, named)
-    report_notes(inputs.request, inputs, len(candidates))
+    report_notes(inputs, len(candidates))
     report = evaluate(inputs, folder)
     return [report.adapters[0], *report.candidates]
 

@@ -18,7 +18,7 @@ from gradience.evaluate.adapters import BASE_ROW, AdapterInput, short_names
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
 from gradience.evaluate.kept import RECORDS, RecordStore
-from gradience.evaluate.settings import EvaluateSettings, NamedSet, has_several, sets_of
+from gradience.evaluate.settings import EvaluateSettings, NamedSet, sets_of
 from gradience.evaluate.verb import EDITED, PLAN, planned_fields, planned_set, save_plan
 from gradience.files.artifact import digest_of
 from gradience.files.shared_names import path_text, sentence_text
@@ -71,7 +71,8 @@ def read_search(settings: ShrinkSettings, opened: Adapter) -> SearchInputs:
     request, prompts = settings.evaluation, None
     if settings.prompts_beside_examples:
         request, prompts = replace(request, prompts=None), settings.prompts
-    request, *guarding = _requests(request)
+    task, *guarding = sets_of(request)
+    request = task.settings
     calibration = calibration_argument(settings.calibration)
     adapter = reference_of(settings, opened)
     inputs = replace(
@@ -140,14 +141,6 @@ def prepare(search: SearchInputs, ranks: Sequence[int] | None) -> Prepared:
         guards=tuple(map(planned_set, guards)),
     )
     return Prepared(inputs=inputs, source=source, guards=guards, plan=plan)
-
-
-def _requests(request: EvaluateSettings) -> list[Any]:
-    """Return the settings of the task's evaluation, then the other data sets."""
-    if not has_several(request):
-        return [request]
-    task, *guards = sets_of(request)
-    return [task.settings, *guards]
 
 
 def _guard(guard: NamedSet, settings: ShrinkSettings, adapter: AdapterInput) -> EvaluateInputs:

@@ -86,7 +86,6 @@ def search_guards(
         watcher.data_set(guard.name, number, 1 + len(prepared.guards))
         folder, candidates = output / GUARDS / guard.name, shown
         answering = Answering(guard, folder, watcher, rows=1 + len(candidates), base=base)
-        assert answering.kept is not None
         answering.kept.bind(digest_of(prepared.plan))
 
         def evaluate(

@@ -18,7 +18,6 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.halves import split, with_adapters
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.settings import has_several
 from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, report_notes
 from gradience.files.digests import refuse_other_run
 from gradience.files.shared_names import path_text
@@ -68,7 +67,7 @@ def _search(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | Evalu
         planned = [replace(reference, name=point.name) for point in points]
         return forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
     for each in sets:
-        report_notes(settings, each, 0, f"{each.name}: ")
+        report_notes(each, 0)
     documents = documents_of(settings.card)
     with only_one(output):
         for point in points:
@@ -107,7 +106,7 @@ def refuse(settings: ShrinkSettings) -> None:
 
     Raises UsageError (`strength-needs-guard`, `strength-alone`, `output-exists`).
     """
-    if not has_several(settings) or not settings.guards:
+    if not settings.guards:
         raise UsageError(
             "--over strength needs a guard, to measure what the adapter forgets",
             code="strength-needs-guard",

@@ -26,7 +26,7 @@ from gradience.evaluate.engines import require_local
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
-from gradience.evaluate.settings import has_several, sets_of
+from gradience.evaluate.settings import sets_of
 from gradience.evaluate.verb import PLAN, report_notes, require_libraries
 from gradience.files.artifact import digest_of
 from gradience.files.card import CARD, Card, write_card
@@ -77,8 +77,7 @@ def shrink_adapter(
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError if no candidate is smaller.
     """
     require_local(settings.engine)
-    if has_several(settings):
-        sets_of(settings.evaluation)  # raises for invalid settings before libraries are imported
+    sets_of(settings.evaluation)  # raises for invalid settings before libraries are imported
     require_libraries(settings.engine)
     if settings.over == "strength":
         from gradience.shrink.strength import search_strength
@@ -97,7 +96,7 @@ def shrink_adapter(
         if calibrates:
             source = replace(search.source, calibration=_calibration(settings, search.source))
             prepared = prepare(replace(search, source=source), settings.ranks)
-        report_notes(settings, prepared.inputs, 1)
+        report_notes(prepared.inputs, 1)
         return shrink(prepared, settings)
 
 

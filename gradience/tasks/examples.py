@@ -7,9 +7,8 @@ official splits get their roles from the identities; data with splits keep them.
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from heapq import nsmallest
 from operator import attrgetter
 from typing import Generic, TypeVar, get_args
 
@@ -128,8 +127,6 @@ class Examples(Generic[Example]):
     counts: Mapping[str, int]
     """rows, duplicates (later spellings of a kept text), conflicts (rows of texts with more than one label or
     answer within a role); a task adds what else it left out."""
-    longest: int | None = None
-    """Bytes of the longest response, if only the first examples were kept."""
     groups: Mapping[str, str] = field(default_factory=dict)
     """Id of an example -> its value in the column of groups; empty without one."""
 
@@ -207,49 +204,6 @@ def prepare(examples: Iterable[Example]) -> Examples[Example]:
     counts["conflicts"] = sum(occurrences[key] for key in conflicting)
     counts["duplicates"] = sum(occurrences[key] - 1 for key in kept if key not in conflicting)
     return Examples(tuple(kept[key] for key in sorted(kept) if key not in conflicting), dict(counts))
-
-
-def prepare_first(examples: Callable[[], Iterable[Example]], limit: int) -> Examples[Example]:
-    """Return the first `limit` examples that `prepare` would return, and its counts, without holding all
-    examples in memory.
-
-    Roles come from the identities. Only numbers are kept per example: identity, digest of its answer, length
-    of its response. `examples` starts a new pass over the data; a second pass is made only if many examples
-    are left out.
-    """
-    facts: dict[int, tuple[int, int]] = {}
-    repeated: Counter[int] = Counter()
-    conflicting: set[int] = set()
-    kept: dict[int, Example] = {}
-    bound = 16**16
-    """Identities from here on are not among the first."""
-    for example in examples():
-        key = int(example.id, 16)
-        fact = hash(example.answer), len(example.response.encode())
-        if key in facts:
-            repeated[key] += 1
-            if facts[key][0] != fact[0]:
-                conflicting.add(key)
-            continue
-        facts[key] = fact
-        if key < bound:
-            kept[key] = example
-        if len(kept) > 4 * limit + 1000:
-            smallest = nsmallest(2 * limit + 500, kept)
-            bound = smallest[-1] + 1
-            kept = {key: kept[key] for key in smallest}
-    first: list[int] = nsmallest(limit, facts.keys() - conflicting)
-    if not kept.keys() >= {*first}:
-        for example in examples():
-            if int(example.id, 16) in first:
-                kept.setdefault(int(example.id, 16), example)
-    counts = {
-        "rows": len(facts) + repeated.total(),
-        "duplicates": sum(number for key, number in repeated.items() if key not in conflicting),
-        "conflicts": sum(1 + repeated[key] for key in conflicting),
-    }
-    longest = max((length for key, (_, length) in facts.items() if key not in conflicting), default=0)
-    return Examples(tuple(kept[key] for key in first), counts, longest)
 
 
 def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:

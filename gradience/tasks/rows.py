@@ -18,7 +18,7 @@ from gradience.files.rows import SUFFIXES, is_on_hub, rows_of
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular
 from gradience.reports.bench_plan import Role
-from gradience.tasks.examples import Example, Examples, content_id, prepare, prepare_first, role_of, with_dev
+from gradience.tasks.examples import Example, Examples, content_id, prepare, role_of, with_dev
 from gradience.tasks.layouts import laid_out
 from gradience.tasks.row import Row
 from gradience.words import first_line
@@ -319,7 +319,6 @@ def _not_of(kind: Kind, row: Row) -> InputError:
 # ---------------------------------------------------------------- from rows to examples
 
 _FIRST: ContextVar[int | None] = ContextVar("first_rows", default=None)
-_SAMPLE: ContextVar[int | None] = ContextVar("sample", default=None)
 _GROUP: ContextVar[str | None] = ContextVar("group", default=None)
 Value = TypeVar("Value")
 
@@ -336,11 +335,6 @@ def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
 def first_rows(count: int) -> AbstractContextManager[None]:
     """While this lasts, read only the first rows of a file, unless they have labels: all rows say which there are."""
     return _set(_FIRST, count)
-
-
-def sample_of(count: int | None) -> AbstractContextManager[None]:
-    """While this lasts, keep only the first examples of a file by their identities, unless they have labels."""
-    return _set(_SAMPLE, count)
 
 
 def grouped_by(column: str | None) -> AbstractContextManager[None]:
@@ -386,8 +380,7 @@ def gather(
                     groups.setdefault(ids.get(example.id, example.id), row.answer(column))
                 yield example
 
-    sample = _SAMPLE.get() if tables.keys() == {None} and kind != "labels" else None
-    examples = prepare(all_rows()) if sample is None else prepare_first(all_rows, sample)
+    examples = prepare(all_rows())
     if tables.keys() == {"confirm", "train"}:
         examples = with_dev(examples, dev)
     elif dev is not None:

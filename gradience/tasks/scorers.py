@@ -79,9 +79,7 @@ def scoring_by(scorer: str, pattern: str | None) -> AnswerScoring | LikelihoodSc
 
 def room_for(examples: Examples[PromptExample] | Examples[ChatExample]) -> int:
     """Return the token limit for outputs. A token is at least one byte of the longest response."""
-    longest = examples.longest
-    if longest is None:
-        longest = max((len(example.response.encode()) for example in examples.all), default=0)
+    longest = max((len(example.response.encode()) for example in examples.all), default=0)
     return min(longest + ROOM, MOST_TOKENS)
 
 

@@ -300,7 +300,7 @@ class _Recorded(Answering):
         likelihoods: bool | None = None,
     ) -> None:
         self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
-        self.report, self.watcher, self.kept = report, Watcher(), None
+        self.report, self.watcher = report, Watcher()
         plan = tested_by(report)
         looks = plan.looks or (examples,)
         self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks, follows=False))

@@ -62,7 +62,7 @@ def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, ad
     examples, base = task.examples.of("confirm"), ModelSettings(name="nothing", type="causal_lm")
     evaluator = Evaluator(task, base, examples, batch_size=2, max_length=8, engine_name="table")
     assert evaluator.settings["engine"] == "table"
-    answers = evaluator.answers("a", tmp_path, tmp_path / "a.records.jsonl")
+    answers = evaluator.answers(("a", tmp_path), tmp_path / "a.records.jsonl")
     assert (count(answers.records).correct, count(answers.records).failed_extractions) == (2, 1)
     assert read_records(tmp_path / "a.records.jsonl") == answers
     assert (answers.run.engine, answers.run.scoring) == ("table", "additions 1")

@@ -38,7 +38,7 @@ def test_training_and_evaluation_stand_on_one_base(packed, tmp_path):
     evaluator = Evaluator(
         task, packed, task.examples.of("confirm"), batch_size=4, max_length=16, device="cpu"
     )
-    answers = evaluator.answers("probe", tmp_path / "out" / "adapter", tmp_path / "answers.jsonl")
+    answers = evaluator.answers(("probe", tmp_path / "out" / "adapter"), tmp_path / "answers.jsonl")
     assert len(answers.records) == len(task.examples.of("confirm"))
     assert answers.run.quantization == "bitsandbytes nf4"
 

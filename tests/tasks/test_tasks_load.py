@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from data_files import write_jsonl
 from gsm8k_cases import QUESTIONS
-from hypothesis import given
-from hypothesis import strategies as st
 from raising import raises
 
 from gradience import tasks
@@ -18,8 +16,7 @@ from gradience.errors import InputError
 from gradience.tasks import examples as identities
 from gradience.tasks import reviews
 from gradience.tasks.base import GenerationTask
-from gradience.tasks.examples import PER_10_000, ROLES, LabeledExample, PromptExample, content_id, role_of
-from gradience.tasks.scorers import room_for
+from gradience.tasks.examples import PER_10_000, ROLES, LabeledExample, content_id, role_of
 from gradience.tasks.user_code import allowing, is_allowed
 
 ROOT = Path(__file__).parents[2]
@@ -254,22 +251,3 @@ def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_pat
     assert {example.text: example.label for example in examples.all} == expected
     assert examples.counts == {"rows": 5, "duplicates": 1, "conflicts": 0, "neutral": 1}
     assert task.label_names[1] == "positive"
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2)), max_size=120), limit=st.integers(1, 12)
-)
-def test_the_first_examples_are_those_of_a_reading_that_holds_all(rows, limit):
-    """Duplicates, contradictions and the room of an output included, also where many of the first are left out."""
-    examples = [PromptExample(content_id(f"{n}"), f"{n}", "x" * a, f"{a}", "train") for n, a in rows]
-    whole, first = identities.prepare(examples), identities.prepare_first(lambda: iter(examples), limit)
-    assert (first.all, first.counts) == (whole.all[:limit], whole.counts)
-    assert room_for(first) == room_for(whole)
-
-
-def test_examples_that_were_dropped_come_back_where_the_first_contradict_each_other():
-    rows = [(n, 0) for n in range(3000)]
-    ordered = sorted(rows, key=lambda row: content_id(f"{row[0]}"))
-    rows += [(n, 1) for n, _ in ordered[:600]]
-    examples = [PromptExample(content_id(f"{n}"), f"{n}", "x", f"{a}", "train") for n, a in rows]
-    assert identities.prepare_first(lambda: iter(examples), 20).all == identities.prepare(examples).all[:20]

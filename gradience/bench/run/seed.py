@@ -244,7 +244,7 @@ class SeedRun(SeedWalk):
 
     def _answer_without_adapter(self, folder: Path) -> None:
         self._refuse_mixture()
-        self.evaluator.answers(None, None, folder / ANSWERS)
+        self.evaluator.answers(None, folder / ANSWERS)
 
     def audit(self, probe: Outcome) -> Path:
         """Audit the probe."""
@@ -416,14 +416,14 @@ class SeedRun(SeedWalk):
         inert: bool,
     ) -> None:
         """Write the records of `adapter`. inert: True allows an adapter that does not change the base."""
-        name, file, how = adapter.name, folder / ANSWERS, dict[str, Any](allow_inert=inert, look=look)
-        self.evaluator.answers(name, adapter.folder, file, lora=adapter.lora, **how)
+        named, how = (adapter.name, adapter.folder), dict[str, Any](allow_inert=inert, look=look)
+        self.evaluator.answers(named, folder / ANSWERS, lora=adapter.lora, **how)
         if reference is None:
             return
         if not self.is_labels:
             probe = (reference.name, reference.folder)
-            self.evaluator.scores(name, adapter.folder, folder / SCORES, reference=probe, **how)
-        self.evaluator.forget(name)
+            self.evaluator.scores(named, folder / SCORES, reference=probe, **how)
+        self.evaluator.forget(adapter.name)
 
     # ------------------------------------------------------------ the guards
 

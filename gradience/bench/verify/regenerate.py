@@ -202,13 +202,13 @@ class _Regeneration:
         """
         name = path.parents[1].name
         if adapter is None:
-            return self.evaluator.answers(None, None, None)
+            return self.evaluator.answers(None, None)
         try:
             if path.name == ANSWERS:
-                return self.evaluator.answers(name, adapter, None, lora=lora, allow_inert=True, look=look)
+                return self.evaluator.answers((name, adapter), None, lora=lora, allow_inert=True, look=look)
             probe = _adapter(path.parents[2] / PROBE)
             scores = probe and self.evaluator.scores(
-                name, adapter, None, reference=(PROBE, probe), allow_inert=True, look=look
+                (name, adapter), None, reference=(PROBE, probe), allow_inert=True, look=look
             )
             if not scores:
                 raise InputError(
