@@ -282,8 +282,11 @@ class EvaluationReport(Report):
     @property
     def base_words(self) -> str:
         """Name of the base's row. A classifier's base has no head of its own and is tested under the reference's."""
-        reference = self.adapters[0]
+        reference, *others = self.adapters
         labels = reference.likelihood is None and self.conditions.max_new_tokens is None
+        # Choices have KL per token of a response, or none.
+        changes = [row.change for row in others if row.role == BASE]
+        labels = labels and not any(change is None or change.has_tokens for change in changes)
         return "LoRA off, same head" if labels and reference.other_params else BASE_MODEL
 
     @property

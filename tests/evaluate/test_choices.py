@@ -1,5 +1,6 @@
 """Multiple choice: log-likelihoods of a naive loop, and the formulas of lm-evaluation-harness over them."""
 
+import adapters_to_compare
 import numpy as np
 import pytest
 from data_files import write_jsonl
@@ -7,7 +8,7 @@ from evaluating import distributions, evaluate_choices
 from raising import raises
 from tiny_models import MEMORIES, remembering
 
-from gradience import tasks
+from gradience import evaluate_adapters, tasks
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import gold_of, scored_again
 from gradience.errors import InputError
@@ -101,6 +102,15 @@ def test_choices_that_are_stored_are_marked_again(engine):
     assert scored_again(stored, rules, "file", findings).records == normed
     assert bool(findings.mismatches) == (normed != stored.records)
     assert {len(gold_of(record)) for record in normed} == {3}
+
+
+def test_the_base_of_a_language_model_with_saved_modules_is_the_base_model(causal, tmp_path):
+    saved = {"task": "CAUSAL_LM", "modules_to_save": ["lm_head"]}
+    folder = adapters_to_compare.adapter(tmp_path / "saved", causal / "base", 1, **saved)
+    rows = [{"prompt": word, "choices": ["good", "bad"], "answer": 0} for word in ("a", "is", "film")]
+    report = evaluate_adapters(folder, base_model=causal / "base", data=rows, with_base=True, device="cpu")
+    assert report.adapters[0].other_params > 0
+    assert report.base_words == "base model"
 
 
 # --- a prompt is read once ------------------------------------------------------------------------
