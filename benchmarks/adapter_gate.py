@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.evaluate.outcome import _tested, look_at
+from gradience.evaluate.outcome import _tested
 from gradience.statistics.paired import pair_grade
 from gradience.statistics.pooled import pool
 from gradience.statistics.power import examples_needed
-from gradience.statistics.sequential import fewest_at_first_look, plan_looks
+from gradience.statistics.sequential import Look, fewest_at_first_look, plan_looks
 
 KEPT = Path(__file__).parent / "results" / "smollm2_arithmetic" / "everything.tar.xz"
 SEEDS = (42, 123, 456)
@@ -60,8 +60,9 @@ def verdict(differences: Differences, looks: Sequence[int]) -> tuple[str, int]:
     inputs: Any = SimpleNamespace(
         margin=MARGIN, adapters=("released", "change"), request=request, looks=looks
     )
-    for n in looks:
-        tested = _tested(inputs, look_at(inputs, n), pool([differences[:n]]))
+    for number, n in enumerate(looks, 1):
+        planned = Look(tuple(looks), number) if len(looks) > 1 else None
+        tested = _tested(inputs, planned, pool([differences[:n]]))
         bounds, look = tested["bounds"], tested.get("look")
         if look is None or look.stopped is not None:
             return VERDICTS[pair_grade(bounds.low, bounds.high, MARGIN, bounds.p_value)], n

@@ -83,7 +83,8 @@ class Answering:
             engine_name=request.engine,
             tokenizer=inputs.tokenizer,
             looks=inputs.looks,
-            base=base,
+            base=base or LoadedBase(),
+            owns_base=base is None,
         )
         self.evaluator.expect([adapter.folder for adapter in inputs.adapters])
         self._stages: dict[str, int] = {}

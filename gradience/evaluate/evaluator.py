@@ -5,6 +5,7 @@ evaluated. So a run that is resumed after all evaluations loads nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,42 +52,37 @@ class LoadedBase:
             self.engine = None
 
 
+@dataclass(eq=False)
 class Evaluator:
     """The task's examples of one role, and the engine that answers them."""
 
-    def __init__(
-        self,
-        task: Task,
-        model: ModelSettings,
-        examples: Sequence[Any],
-        *,
-        batch_size: int | None = None,
-        batch_tokens: int | None = None,
-        max_length: int,
-        max_new_tokens: int | None = None,
-        device: str = "auto",
-        on_batch: Progress | None = None,
-        engine_name: str = "transformers",
-        tokenizer: Any = None,
-        looks: Sequence[int] = (),
-        base: LoadedBase | None = None,
-    ) -> None:
-        """`examples` are some of `task`. `max_length`: tokens of a text to label that are read.
+    task: Task
+    model: ModelSettings
+    examples: Sequence[Any]
+    _: KW_ONLY
+    max_length: int
+    """Maximum tokens of a text to label."""
+    batch_size: int | None = None
+    """Examples that are answered together (default: as many as `batch_tokens` hold)."""
+    batch_tokens: int | None = None
+    max_new_tokens: int | None = None
+    device: str = "auto"
+    on_batch: Progress | None = None
+    engine_name: str = "transformers"
+    tokenizer: Any = None
+    """Tokenizer of the base, with the rows that it has encoded already."""
+    looks: tuple[int, ...] = ()
+    """Numbers of examples, up to all of them (default: all at once)."""
+    base: LoadedBase = field(default_factory=LoadedBase)
+    owns_base: bool = True
+    """False: other evaluators of the same model share the base, and its owner closes it."""
 
-        batch_size: examples that are answered together; None: as many as `batch_tokens` hold. tokenizer: the base's,
-        with the rows that it has encoded already. looks: numbers of examples, up to all of them; by default all at
-        once. base: shared with other evaluators of the same model, which its owner closes.
-        """
-        self.task, self.model, self.examples, self.device = task, model, examples, device
-        self.batch_size, self.batch_tokens, self.max_length = batch_size, batch_tokens, max_length
-        self.max_new_tokens, self._tokenizer = max_new_tokens, tokenizer
-        self.looks = tuple(looks) or (len(examples),)
-        self.on_batch = on_batch
-        self.base, self._owns_base = base or LoadedBase(), base is None
-        self.engine_type = engine(engine_name)
-        self._labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
-        self.engine_type.check(model, labels=self._labels)
-        self.engine_type.require(RECORDS_OF[type(task)])
+    def __post_init__(self) -> None:
+        self.looks = self.looks or (len(self.examples),)
+        self.engine_type = engine(self.engine_name)
+        self._labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
+        self.engine_type.check(self.model, labels=self._labels)
+        self.engine_type.require(RECORDS_OF[type(self.task)])
         self._near_tie: dict[str, float] = {}
         self._expected: list[Path] = []
 
@@ -259,7 +255,7 @@ class Evaluator:
         """The engine, loaded at its first use."""
         if self.base.engine is None:
             self.base.engine = self.engine_type.load(
-                self.model, labels=self._labels, device=self.device, tokenizer=self._tokenizer
+                self.model, labels=self._labels, device=self.device, tokenizer=self.tokenizer
             )
             self.base.engine.expect(self._expected)
         return self.base.engine
@@ -284,5 +280,5 @@ class Evaluator:
 
     def close(self) -> None:
         """Free the memory of the base, which a training needs; a shared one stays until its owner closes it."""
-        if self._owns_base:
+        if self.owns_base:
             self.base.close()

@@ -140,8 +140,9 @@ def _against(
 ) -> dict[str, Any]:
     """Return the fields that compare with the reference."""
     from gradience.statistics.pooled import pool
+    from gradience.statistics.sequential import Look
 
-    look = look_at(inputs, len(answers.records))
+    look = Look(inputs.looks, inputs.looks.index(len(answers.records)) + 1) if inputs.looks else None
     change = diverge(reference, answers)  # raises if they were not evaluated in the same way
     output = _change_of_scores(answers if inputs.compares_nll else scores, change.flips)
     tested: dict[str, Any] = {}
@@ -168,13 +169,6 @@ def _against(
         pooled = pool([differences], groups)
         tested = _agreed(inputs, look, differences) if inputs.by_agreement else _tested(inputs, look, pooled)
     return {"pairs": change.table, "change": output, **tested}
-
-
-def look_at(inputs: EvaluateInputs, n: int) -> Look | None:
-    """Return the look with `n` examples; None if all examples are answered at once."""
-    from gradience.statistics.sequential import Look
-
-    return Look(inputs.looks, inputs.looks.index(n) + 1) if len(inputs.looks) > 1 else None
 
 
 def _agreed(inputs: EvaluateInputs, look: Look | None, differences: Sequence[int]) -> dict[str, Any]:

@@ -40,7 +40,6 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import (
     CANDIDATE,
-    EvaluatedAdapter,
     EvaluationForecast,
     EvaluationPreview,
     EvaluationReport,
@@ -405,7 +404,7 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
     adjustment for several candidates is then of these p-values: that of each data set alone would let different
     candidates fail on different data sets at the full level each.
     """
-    from gradience.statistics.paired import holm_adjusted
+    from gradience.statistics.paired import LEVEL, holm_adjusted
 
     names = [row.name for row in next(iter(reports.values())).adapters]
     rows = {
@@ -417,38 +416,30 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
         for name, each in rows.items()
         if next(iter(each.values())).role == CANDIDATE
     }
-    adjusted = holm_adjusted(p_values)
-    return tuple(_joined(name, each, p_values, adjusted, changed) for name, each in rows.items())
-
-
-def _joined(
-    name: str,
-    rows: Mapping[str, EvaluatedAdapter],
-    p_values: Mapping[str, float],
-    adjusted: Mapping[str, float],
-    changed: bool,
-) -> JointAdapter:
-    from gradience.statistics.paired import LEVEL
-
-    grades: dict[str, Grade] = {of: row.grade for of, row in rows.items() if row.grade is not None}
-    grade, reason = None, ""
-    if grades:
-        grade, reason = joint_grade(grades, {of: row.reason for of, row in rows.items()})
-        if grade == "B" and adjusted[name] > LEVEL:
-            number = len(adjusted)
-            grade, reason = "C", f"inconclusive after adjustment for {number} candidates: {reason}"
-        if grade == "B" and changed:
-            grade, reason = "C", f"{reason}; {EXPLORATORY.format('the plan was changed')}"
-    evaluated = grade not in (None, "X")
-    return JointAdapter(
-        name=name,
-        role=next(iter(rows.values())).role,
-        grade=grade,
-        reason=reason,
-        p_value=p_values[name] if evaluated else None,
-        adjusted_p=adjusted[name] if evaluated else None,
-        grades=grades,
-    )
+    adjusted, joined = holm_adjusted(p_values), []
+    for name, each in rows.items():
+        grades: dict[str, Grade] = {of: row.grade for of, row in each.items() if row.grade is not None}
+        grade, reason = None, ""
+        if grades:
+            grade, reason = joint_grade(grades, {of: row.reason for of, row in each.items()})
+            if grade == "B" and adjusted[name] > LEVEL:
+                number = len(adjusted)
+                grade, reason = "C", f"inconclusive after adjustment for {number} candidates: {reason}"
+            if grade == "B" and changed:
+                grade, reason = "C", f"{reason}; {EXPLORATORY.format('the plan was changed')}"
+        evaluated = grade not in (None, "X")
+        joined.append(
+            JointAdapter(
+                name=name,
+                role=next(iter(each.values())).role,
+                grade=grade,
+                reason=reason,
+                p_value=p_values[name] if evaluated else None,
+                adjusted_p=adjusted[name] if evaluated else None,
+                grades=grades,
+            )
+        )
+    return tuple(joined)
 
 
 def joint_grade(grades: Mapping[str, Grade], reasons: Mapping[str, str]) -> tuple[Grade, str]:

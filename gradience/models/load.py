@@ -5,9 +5,8 @@ precision.
 """
 
 import json
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,8 +28,6 @@ MOST = {"layers": 1000, "n_layer": 1000, "experts": 10_000, "num_labels": 100_00
 FRESH = 2**26
 """Numbers that a model may have and its weights lack, such as the head of a classifier."""
 PACKED_IN_A_BYTE = 8
-SECONDS_FOR_A_FIELD = 2.0
-"""Processor time for finding the field that is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +223,7 @@ def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
     from transformers import AutoConfig, AutoTokenizer
 
     _refuse_irregular(folder)
-    fields = _config_fields(folder if folder.is_file() else folder / CONFIG)
+    fields = _config_fields(_config_in(folder))
     try:
         with quiet():
             return factory.from_pretrained(str(folder), trust_remote_code=False, **arguments)
@@ -234,14 +231,13 @@ def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
         # Files of a stranger: transformers and tokenizers raise anything, `Exception` itself included.
         if lacks_memory(error):
             raise
-        if factory is AutoConfig:
-            raise _config_error(folder, fields, error, lambda _: None) from error
         part = "this model"
         if factory is AutoTokenizer:
             part = "its tokenizer (tokenizer.json and the files beside it)"
             if fields:  # the tokenizer's class reads the config as well
                 from_folder(AutoConfig, name, folder)
-        raise _unreadable(folder, f"transformers cannot load {part}: {_message_of(error)}") from error
+        where = _config_in(folder) if factory is AutoConfig else folder
+        raise _unreadable(where, f"transformers cannot load {part}: {_message_of(error)}") from error
 
 
 def skeleton(factory: Any, shape: Any, *, labels: int | None = None, **arguments: Any) -> Any:
@@ -249,20 +245,17 @@ def skeleton(factory: Any, shape: Any, *, labels: int | None = None, **arguments
 
     Raises InputError (`model-unreadable`) if `shape` describes no model, or one far larger than its weights.
     """
-
-    def build(config: Any) -> Any:
-        if labels is not None:
-            config.num_labels = labels
-        with quiet(), torch.device("meta"):
-            return factory.from_config(config, **arguments)
-
     folder = Path(shape._name_or_path)
+    if labels is not None:
+        shape.num_labels = labels
     try:
-        model = build(shape)
+        with quiet(), torch.device("meta"):
+            model = factory.from_config(shape, **arguments)
     except Exception as error:
         if lacks_memory(error):
             raise
-        raise _config_error(folder, shape.to_dict(), error, build) from error
+        problem = f"transformers cannot load this model: {_message_of(error)}"
+        raise _unreadable(_config_in(folder), problem) from error
     wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     held = sum(path.stat().st_size for path in weights_in(folder)) if shape._name_or_path else 0
     packed = getattr(shape, "quantization_config", None) is not None
@@ -298,23 +291,8 @@ def _check_fields(path: Path, fields: Mapping[str, Any]) -> None:
             _check_fields(path, value)
 
 
-def _config_error(
-    folder: Path, fields: Mapping[str, Any], error: Exception, build: Callable[[Any], Any]
-) -> InputError:
-    """Return the error for a config that transformers refuses, with the field without which it would not."""
-    from transformers import AutoConfig
-
-    path = folder if folder.suffix == ".json" else folder / CONFIG
-    started, wrong = time.process_time(), ""
-    for key in ("", *fields) if isinstance(fields.get("model_type"), str) else ():
-        if time.process_time() - started > SECONDS_FOR_A_FIELD:
-            break
-        rest = {name: value for name, value in fields.items() if name not in (key, "model_type")}
-        with suppress(Exception), quiet():
-            build(AutoConfig.for_model(fields["model_type"], **rest))
-            wrong = f"{key} is {json.dumps(fields[key], default=str)[:80]}: " if key else ""
-            break
-    return _unreadable(path, f"{wrong}transformers cannot load this model: {_message_of(error)}")
+def _config_in(folder: Path) -> Path:
+    return folder if folder.suffix == ".json" else folder / CONFIG
 
 
 def _message_of(error: BaseException) -> str:

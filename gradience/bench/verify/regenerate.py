@@ -100,7 +100,7 @@ class _Regeneration:
             task,
             config.model,
             [*chain(*parts)],
-            looks=[*accumulate(map(len, parts))],
+            looks=tuple(accumulate(map(len, parts))),
             batch_size=batch_size,
             max_length=config.train.max_length,
             max_new_tokens=config.task.generation.max_new_tokens,

@@ -332,14 +332,9 @@ class OpenAIEngine(Engine):
         return sentence_text(" ".join(text.split()))[:LONGEST]
 
     def _together(self, ask: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        """Return an answer to each item; the first error ends all."""
+        """Return an answer to each item; the first error cancels those that have not begun."""
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
-            futures = [pool.submit(ask, item) for item in items]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            return list(pool.map(ask, items))
 
 
 def address_of(model: ModelSettings) -> str:

@@ -62,6 +62,7 @@ from gradience.models.load import context_of, fingerprint_of, load_base, load_to
 from gradience.models.rendering import CachedTokenizer, token_counts
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import digest_of_files, tokenizer_digest
+from gradience.words import first_line, listed
 
 if TYPE_CHECKING:
     from gradience.evaluate.inputs import EvaluateInputs
@@ -392,8 +393,8 @@ class TransformersEngine(Engine):
             return
         if self.untrained:
             raise InputError(
-                f"{self._base_facts['base']}: {_few(self.untrained)} untrained: without an adapter its outputs are"
-                " noise",
+                f"{self._base_facts['base']}: {listed(sorted(self.untrained), 1)} untrained: without an adapter its"
+                " outputs are noise",
                 code="no-head",
                 hint="evaluate an adapter; lora=False uses its head without its LoRA",
             )
@@ -502,8 +503,9 @@ class TransformersEngine(Engine):
             stored = {original_name(key.removeprefix(PREFIX)): key for key in file.keys()}  # noqa: SIM118
             lacking = (self.untrained - declared) | (declared - stored.keys())
             if lacking or (self._head_unknown and not declared):
+                missing = f"weights for {listed(sorted(lacking), 1)}" if lacking else "classification head"
                 raise InputError(
-                    f"{folder}: contains no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
+                    f"{folder}: contains no {missing}",
                     code="no-head",
                     hint='retrain with task_type="SEQ_CLS", and put other missing modules into modules_to_save',
                 )
@@ -520,7 +522,7 @@ def memory() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):
             raise
-        raise OutOfMemoryError((str(error).splitlines() or [type(error).__name__])[0]) from None
+        raise OutOfMemoryError(first_line(error)) from None
 
 
 def _unwrap(model: Any, without: Sequence[str] = ()) -> None:
@@ -540,11 +542,6 @@ def _unwrap(model: Any, without: Sequence[str] = ()) -> None:
                 inner = inner.get_base_layer()
             if inner is not layer:
                 setattr(parent, name, inner)
-
-
-def _few(names: Iterable[str]) -> str:
-    first, *more = sorted(names)
-    return f"{first} and {len(more)} more" if more else first
 
 
 @contextmanager
