@@ -5,7 +5,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +16,7 @@ from gradience.evaluate.adapters import AdapterIdentity, AdapterInput, adapter_i
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import RECORDS_OF
 from gradience.evaluate.kept import MANIFEST, RECORDS
-from gradience.evaluate.settings import EvaluateSettings
+from gradience.evaluate.settings import OWN_EXAMPLES, EvaluateSettings
 from gradience.files.rows import is_on_hub
 from gradience.files.shared_names import path_text
 from gradience.models.locate import last_part, plain_name
@@ -377,16 +376,14 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     data = request.data_file
     if data is None:
         if request.task is None:
-            with_examples = [
-                name for name in tasks.PROFILES if "file" not in signature(tasks.find(name)).parameters
-            ]
             raise UsageError(
                 "no examples: neither --data nor --task is given",
                 code="no-task",
-                hint=f"give --data rows.jsonl, --prompts rows.jsonl, or --task with one of {', '.join(with_examples)}",
+                hint="give --data rows.jsonl, --prompts rows.jsonl, or --task with one of"
+                f" {', '.join(sorted(OWN_EXAMPLES))}",
             )
         return tasks.load(request.task, options, folder=folder, needed=())
-    if request.task in tasks.PROFILES and "file" not in signature(tasks.find(request.task)).parameters:
+    if request.task in OWN_EXAMPLES:
         raise UsageError(
             f"--task {request.task} has its own examples, so --data {request.data} cannot be used",
             code="data-and-task",

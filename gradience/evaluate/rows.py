@@ -141,9 +141,9 @@ def evaluate_rows(
             code="wrong-model",
             hint="load a classifier with the engine's `load(..., labels=N)`, a language model without labels",
         )
-    planned = PlannedBatches.of(engine, procedure, rows, looks, batch_size, batch_tokens)
+    planned = PlannedBatches(engine, procedure, rows, looks, batch_size, batch_tokens)
     batches = list(chain(*planned.batches))
-    file = planned.file(engine, procedure, name, rows, batches, path, scoring)
+    file = planned.file(procedure, name, batches, path, scoring)
     if not file.done:  # else the adapter was checked before the first record
         procedure.check_adapter(engine, name, rows, allow_inert=allow_inert)
     (answered,) = answer_batches(
@@ -154,29 +154,24 @@ def evaluate_rows(
     return answered
 
 
-@dataclass(frozen=True, slots=True)
 class PlannedBatches:
     """Rows in batches, and the header fields that describe them."""
 
-    batches: Sequence[Sequence[list[int]]]
-    """Indices of the rows in each batch, for each look."""
-    sizes: Sequence[dict[str, Any]]
-    """Fields of the header at each look."""
-    tokens: int | None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         engine: Engine,
         procedure: Procedure,
         rows: Sequence[Any],
         looks: Sequence[int],
         batch_size: int,
         batch_tokens: int | None,
-    ) -> PlannedBatches:
+    ) -> None:
         """Arguments are those of `evaluate_rows`."""
-        batches: list[list[list[int]]] = []
-        sizes: list[dict[str, Any]] = []
+        self.engine, self.rows, self.tokens = engine, rows, batch_tokens
+        self.batches: list[list[list[int]]] = []
+        """Indices of the rows in each batch, for each look."""
+        self.sizes: list[dict[str, Any]] = []
+        """Fields of the header at each look."""
         for start, end in pairwise((0, *(looks or (len(rows),)))):
             some = rows[start:end]
             texts = [procedure.text(row) for row in some]
@@ -187,17 +182,14 @@ class PlannedBatches:
                 new_batches = budget_batches(texts, procedure.lengths(engine, some), batch_tokens, sequences)
                 largest = max(sum(sequences[place] for place in batch) for batch in new_batches)
                 batch_size = largest if start == 0 else max(batch_size, largest)
-            batches.append([[start + place for place in batch] for batch in new_batches])
-            so_far = looks[: len(sizes) + 1] if sizes else ()
-            sizes.append({"n": end, "batch_size": batch_size, "looks": so_far})
-        return cls(batches, sizes, batch_tokens)
+            self.batches.append([[start + place for place in batch] for batch in new_batches])
+            so_far = looks[: len(self.sizes) + 1] if self.sizes else ()
+            self.sizes.append({"n": end, "batch_size": batch_size, "looks": so_far})
 
     def file(
         self,
-        engine: Engine,
         procedure: Procedure,
         name: str | None,
-        rows: Sequence[Any],
         units: Sequence[Sequence[int]],
         path: Path | None,
         scoring: str | None,
@@ -205,28 +197,24 @@ class PlannedBatches:
     ) -> RecordFile[Any]:
         """Return the file of an adapter's records. units: indices of the rows that are written at once; more: fields of
         its header."""
-        adapter = None if name is None else engine.adapters[name]
-        identities = [procedure.identity(row) for row in rows]
+        adapter = None if name is None else self.engine.adapters[name]
+        identities = [procedure.identity(row) for row in self.rows]
         shared = {
             "kind": procedure.kind,
+            "adapter": name,
+            "adapter_sha256": None if adapter is None else adapter.weights_sha256 or None,
+            "adapter_config_sha256": None if adapter is None else adapter.config_sha256 or None,
             "scoring": scoring,
-            **engine.facts,
-            **procedure.settings(engine),
+            **self.engine.facts,
+            **procedure.settings(self.engine),
             "batch_tokens": self.tokens,
             **more,
         }
         *earlier, header = (
-            ExamplesRun(
-                adapter=name,
-                adapter_sha256=None if adapter is None else adapter.weights_sha256 or None,
-                adapter_config_sha256=None if adapter is None else adapter.config_sha256 or None,
-                examples_sha256=sha256_rows(identities[: size["n"]]),
-                **shared,
-                **size,
-            )
+            ExamplesRun(examples_sha256=sha256_rows(identities[: size["n"]]), **shared, **size)
             for size in self.sizes
         )
-        return RecordFile(header, [row.id for row in rows], units, path, earlier)
+        return RecordFile(header, [row.id for row in self.rows], units, path, earlier)
 
 
 TOGETHER = 16
@@ -255,7 +243,7 @@ def follow_rows(
 
     drafts: its answer to each row; near_tie: from `Engine.near_tie`.
     """
-    planned = PlannedBatches.of(engine, generation, rows, looks, batch_size, batch_tokens)
+    planned = PlannedBatches(engine, generation, rows, looks, batch_size, batch_tokens)
     units = [
         list(batches[start : start + TOGETHER])
         for batches in planned.batches
@@ -270,14 +258,7 @@ def follow_rows(
     places = [list(chain(*unit)) for unit in units]
     files = [
         planned.file(
-            engine,
-            procedure,
-            name,
-            rows,
-            places,
-            path,
-            None if procedure is scores else scoring,
-            near_tie=near_tie,
+            procedure, name, places, path, None if procedure is scores else scoring, near_tie=near_tie
         )
         for procedure, path in zip(procedures, paths, strict=False)
     ]

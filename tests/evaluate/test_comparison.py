@@ -16,8 +16,8 @@ from records_sample import NO, SHA, YES, chosen, labeled, run_of, scored, writte
 
 from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import diverge, kl_divergence
-from gradience.files.records import count, read_records, write_records
+from gradience.evaluate import diverge
+from gradience.files.records import read_records, write_records
 from gradience.statistics.agreement import largest_share
 
 
@@ -27,15 +27,6 @@ def cells(change):
 
 def labels(answers):
     return [labeled(number, label, logits) for number, (logits, label) in enumerate(answers)]
-
-
-def test_kl_against_the_definition():
-    a, b = np.array([[0.0, math.log(3)], [1000.0, 0.0]]), np.array([[0.0, 0.0], [1000.0, 0.0]])
-    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
-    np.testing.assert_allclose(kl_divergence(a, b), [expected, 0.0], atol=1e-15)
-    np.testing.assert_allclose(kl_divergence(a + 7, b - 3), kl_divergence(a, b), atol=1e-15)
-    alike = np.random.default_rng(0).normal(size=(100, 5))
-    assert kl_divergence(alike, alike * (1 + 1e-9)).min() >= 0  # rounding alone would be below 0
 
 
 def test_every_cell_of_two_classifiers_is_counted():
@@ -117,18 +108,6 @@ def test_other_choices_are_not_compared(changed):
     assert diverge((runs[0], rows), (runs[1], rows)).flips == 0
     with raises(UsageError, "not-paired", "examples"):
         diverge((runs[0], rows), (runs[1], [rows[0], chosen(1, **changed)]))
-
-
-def test_counts_of_every_kind():
-    rows = [
-        written(0, "7", stopped_by="stop_string"), written(1, None, stopped_by="length"),
-        written(2, "8", truncated=True), written(3, None, stopped_by="length"),
-    ]  # fmt: skip
-    counts = count(rows)
-    assert (counts.n, counts.correct, counts.accuracy, counts.truncated) == (4, 1, 0.25, 1)
-    assert (counts.cut_off, counts.failed_extractions) == (2, 2)
-    assert count([scored(0, -1.0, True), scored(1, -2.0, False)]).correct == 1
-    assert math.isnan(count([]).accuracy)
 
 
 @pytest.mark.parametrize(

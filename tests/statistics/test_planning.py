@@ -41,49 +41,11 @@ def test_these_runs_need_the_textbooks_examples_and_more_where_few_answers_chang
     assert 1 < needed / textbook < (1.1 if discordance >= 0.12 else 1.75)
 
 
-@pytest.mark.parametrize(
-    ("discordance", "spread"), [(0.06, 0.005), (0.06, 0.01), (0.16, 0.005), (0.16, 0.01), (0.2, 0.01)]
-)
-@pytest.mark.parametrize("seeds", [3, 5, 8, 10])
-def test_a_new_run_needs_no_more_examples_than_the_worst_degrees_of_freedom_ask_for(
-    discordance: float, spread: float, seeds: int
-) -> None:
-    """If there were seeds − 1 of them."""
-    quantiles = stats.t.isf(0.05, seeds - 1) + stats.t.ppf(0.8, seeds - 1)
-    left = (0.025 / quantiles) ** 2 - spread**2 / seeds
-    at_most = discordance * (1 + 0.2 * (seeds - 1)) / seeds / left
-    needed = examples_needed(discordance, 0.025, seeds=seeds, spread=spread, claim="mean-over-trainings")
-    assert needed is not None
-    assert needed < 1.1 * at_most
-
-
-@pytest.mark.parametrize(
-    ("n", "discordance", "seeds", "spread", "simulated"),
-    [
-        (500, 0.06, 3, 0.0, 0.90), (500, 0.16, 3, 0.0, 0.56), (500, 0.16, 3, 0.01, 0.51),
-        (1319, 0.16, 3, 0.0, 0.92), (1319, 0.16, 3, 0.01, 0.74),
-        (1319, 0.16, 5, 0.0, 0.98), (1319, 0.16, 5, 0.01, 0.90),
-    ],
-)  # fmt: skip
-def test_the_power_of_a_claim_about_a_new_run_is_that_of_simulations(
-    n: int, discordance: float, seeds: int, spread: float, simulated: float
-) -> None:
-    seen = power(n, discordance, 0.025, seeds=seeds, spread=spread, claim="mean-over-trainings")
-    assert seen == pytest.approx(simulated, abs=0.025)
-
-
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_with_endless_examples_a_new_run_is_students_test_of_the_seeds(seeds: int) -> None:
     seen = power(10**12, 0.16, 0.02, seeds=seeds, spread=0.01, claim="mean-over-trainings")
     expected = stats.nct.sf(stats.t.isf(0.05, seeds - 1), seeds - 1, 0.02 / (0.01 / np.sqrt(seeds)))
     assert seen == pytest.approx(expected, abs=1e-3)
-
-
-@pytest.mark.parametrize(("n", "points"), [(200, 4.8), (500, 3.0), (1319, 1.9)])
-def test_the_smallest_margin_of_three_seeds(n: int, points: float) -> None:
-    smallest = smallest_margin(n, 0.16, seeds=3)
-    assert 100 * smallest == pytest.approx(points, abs=0.3)
-    assert power(n, 0.16, smallest, seeds=3) == pytest.approx(0.8)
 
 
 def test_runs_that_differ_too_much_show_nothing_at_any_size() -> None:
@@ -194,19 +156,6 @@ def test_two_of_three_with_a_floor_of_its_own() -> None:
 # ---------------------------------------------------------------- several claims
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_candidates_are_adjusted_by_holms_procedure(values: list[float]) -> None:
-    """The adjusted value is at most the level exactly where the step-down procedure claims."""
-    adjusted = [value for (value,) in adjusted_p_values([[value] for value in values])]
-    for level in (0.01, 0.05, 0.2):
-        claimed: set[int] = set()
-        for step, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-            if values[index] * (len(values) - step) > level:
-                break
-            claimed.add(index)
-        assert {index for index, value in enumerate(adjusted) if value <= level} == claimed
-
-
 @given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_a_ladder_beside_candidates_is_adjusted_by_the_graph(claims: list[list[float]]) -> None:
     """The oracle is the graph of Bretz et al.: weights move along a ladder, and from its end to all other claims."""
@@ -231,26 +180,6 @@ def test_a_ladder_beside_candidates_is_adjusted_by_the_graph(claims: list[list[f
                 weights[other] += freed / len(open_claims)
         seen = {(place, step) for place, step in names if adjusted[place][step] <= level * (1 + 1e-12)}
         assert seen == shown
-
-
-def test_a_fixed_sequence_stops_at_the_first_that_is_not_shown() -> None:
-    assert adjusted_p_values([[0.01, 0.04, 0.06, 0.001]]) == [[0.01, 0.04, 0.06, 0.06]]
-    assert adjusted_p_values([]) == []
-
-
-@pytest.mark.parametrize("steps", [0, 4])
-def test_any_false_claim_of_a_run_is_within_five_per_cent(steps: int) -> None:
-    """Every claim is false: four candidates at the margin, alone and beside a ladder of four steps."""
-    rng = np.random.default_rng(steps)
-    false = sum(
-        min(
-            adjusted[0]
-            for adjusted in adjusted_p_values([[p] for p in row[:4]] + [list(row[4:])] * bool(steps))
-        )
-        <= 0.05
-        for row in rng.random((4000, 4 + steps))
-    )
-    assert 0.03 < false / 4000 < 0.06
 
 
 # ---------------------------------------------------------------- Group-sequential boundaries
