@@ -11,7 +11,7 @@ from typing import Any
 
 from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
-from gradience.evaluate.engines.base import RECORDS_OF, Draft, Engine
+from gradience.evaluate.engines.base import Draft, Engine
 from gradience.evaluate.rows import (
     Choices,
     Classification,
@@ -82,7 +82,7 @@ class Evaluator:
         self.engine_type = engine(self.engine_name)
         self._labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
         self.engine_type.check(self.model, labels=self._labels)
-        self.engine_type.require(RECORDS_OF[type(self.task)])
+        self.engine_type.require(self.task.kind)
         self._near_tie: dict[str, float] = {}
         self._expected: list[Path] = []
 

@@ -14,7 +14,6 @@ from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError, require
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput, adapter_input, model_of, short_names
 from gradience.evaluate.engines import OURS, engine
-from gradience.evaluate.engines.base import RECORDS_OF
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import OWN_EXAMPLES, EvaluateSettings
 from gradience.files.rows import is_on_hub
@@ -216,7 +215,7 @@ def read_inputs(
             tokenizer = load_tokenizer(model)
         task = task.rendered(tokenizer)
     if not isinstance(task, ClassificationTask):  # `check` reports these errors in more detail
-        engine_type.require(RECORDS_OF[type(task)])
+        engine_type.require(task.kind)
     examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
     if not examples:
         raise UsageError(

@@ -7,8 +7,9 @@ without loading examples, so that stored answers can be scored again on a machin
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+from gradience.files.records import RecordKind
 from gradience.models.chat import ASSISTANT, chat_template
 from gradience.models.settings import ModelSettings
 from gradience.reports.bench_plan import TaskCode
@@ -107,6 +108,7 @@ class _Named(_Versioned):
 class ClassificationTask(_Named, LabelScoring):
     """Texts to label. The verdicts of Bench rest on counts of right labels, whatever `metric` is shown."""
 
+    kind: ClassVar[RecordKind] = "classification"
     examples: Examples[LabeledExample]
     label_names: tuple[str, ...]
 
@@ -115,6 +117,7 @@ class ClassificationTask(_Named, LabelScoring):
 class GenerationTask(_Named, AnswerScoring):
     """Prompts to answer in free text."""
 
+    kind: ClassVar[RecordKind] = "generation"
     examples: Examples[PromptExample]
     max_new_tokens: int
     stop: tuple[str, ...] = ()
@@ -130,6 +133,7 @@ class GenerationTask(_Named, AnswerScoring):
 class ChoiceTask(_Named, ChoiceScoring):
     """Prompts with several responses; right when the likeliest is the correct one. Nothing is generated."""
 
+    kind: ClassVar[RecordKind] = "choices"
     examples: Examples[ChoiceExample]
     decide: Decide | None = None
     """Decides in place of `choose_by`."""
@@ -139,6 +143,7 @@ class ChoiceTask(_Named, ChoiceScoring):
 class LikelihoodTask(_Named, LikelihoodScoring):
     """Prompts with their responses, or whole texts: how likely are they? Nothing is generated."""
 
+    kind: ClassVar[RecordKind] = "scores"
     examples: Examples[PromptExample]
     rolling: bool = False
     """The responses are whole texts of any length, without prompts and without end tokens."""

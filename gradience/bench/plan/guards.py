@@ -6,7 +6,6 @@ from pathlib import Path
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
 from gradience.evaluate.engines import engine
-from gradience.evaluate.engines.base import RECORDS_OF
 from gradience.evaluate.inputs import EvaluateInputs, groups_of, task_of
 from gradience.evaluate.settings import EvaluateSettings, NamedSet, seen_from, sets_of
 from gradience.reports.bench_plan import Role
@@ -44,7 +43,7 @@ def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
             code="wrong-model",
             hint="give rows with prompts and answers, or text:FILE",
         )
-    engine(request.engine).require(RECORDS_OF[type(task)])
+    engine(request.engine).require(task.kind)
     examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
     if not examples:
         raise UsageError(

@@ -21,19 +21,10 @@ from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.batches import CPU_TOKENS
 from gradience.files.records import RecordKind, StopReason
 from gradience.models.settings import ModelSettings
-from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import counted
 
 if TYPE_CHECKING:
     from gradience.evaluate.inputs import EvaluateInputs
-
-RECORDS_OF: Mapping[type[Task], RecordKind] = {
-    ClassificationTask: "classification",
-    GenerationTask: "generation",
-    ChoiceTask: "choices",
-    LikelihoodTask: "scores",
-}
-"""A kind of task -> the records of its answers."""
 
 
 @dataclass(frozen=True, slots=True)
