@@ -19,7 +19,6 @@ from gradience.files.rows import is_on_hub
 from gradience.reports.bench_plan import Role, TaskCode
 from gradience.tasks import harness, user_code
 from gradience.tasks.base import ChatTask, LikelihoodScoring, Scoring, Task
-from gradience.words import listed
 
 Load = Callable[..., Task | ChatTask]
 
@@ -70,11 +69,8 @@ def load(
     for role in needed:
         if not task.examples.of(role):
             counts = ", ".join(f"{count} {name}" for name, count in task.examples.counts.items())
-            files = [
-                name for name, sha256, _ in (s.partition(" sha256:") for s in task.source.values()) if sha256
-            ]
             raise InputError(
-                f"{profile}: no {role} examples{f' in {listed(files, 4)}' if files else ''} ({counts})",
+                f"{profile}: no {role} examples ({counts})",
                 code="task-empty",
                 hint="add data: docs/tasks.md explains how examples are split into train, dev and confirm",
             )

@@ -8,6 +8,7 @@ from typing import Any
 from gradience.errors import InputError
 from gradience.files.records import GenerationRecord
 from gradience.models.chat import ASSISTANT, ChatTemplate, chat_template
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import Decision, GenerationTask
 from gradience.tasks.chat import messages_of, several_messages_of
 from gradience.tasks.examples import PromptExample, content_id
@@ -65,13 +66,11 @@ def load_prompts(
                 templates.append(stack.enter_context(chat_template(tokenizer)))
             return rendered_turn(row, templates[0])[0]
 
-        examples = gather(
-            tables,
-            "asked",
-            prompt,
-            lambda row, _: PromptExample(content_id(prompt(row), exact=True), prompt(row), "", "", "confirm"),
-            None,
-        )
+        def make(row: Row, _: Role) -> PromptExample:
+            text = prompt(row)
+            return PromptExample(content_id(text, exact=True), text, "", "", "confirm")
+
+        examples = gather(tables, "asked", prompt, make, None)
     return GenerationTask(
         name="prompts",
         scored_by="unchanged",

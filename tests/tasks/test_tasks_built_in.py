@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -43,23 +42,6 @@ def files(tmp_path):
 def test_filters(output, strict, flexible):
     assert gsm8k.strict(output) == strict
     assert gsm8k.flexible(output) == flexible
-
-
-def rows_of_the_document() -> list[list[str]]:
-    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
-    table = text.partition("| output | `strict` |")[2].partition("\n\n")[0].splitlines()[2:]
-    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table]
-
-
-@pytest.mark.parametrize("cells", rows_of_the_document(), ids=lambda cells: cells[0])
-def test_the_worked_examples_of_the_document(cells):
-    output, *expected, gold, right = cells
-    answers = {name: extract(output) for name, extract in gsm8k.FILTERS.items()}
-    assert [answers["strict"] or "–", answers["flexible"] or "–"] == expected
-    solved = {name for name, answer in answers.items() if answer and gsm8k.same(answer, gold)}
-    words = {"both": {"strict", "flexible"}, "neither": set()}
-    word = right.partition(":")[0].strip("` ")
-    assert solved == words.get(word, {word})
 
 
 # --- which rows play which role -------------------------------------------------------------------
