@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from gradience.errors import InputError, OutputError, UsageError, require
-from gradience.evaluate.engines.base import Decoding, repeated
+from gradience.evaluate.engines.base import repeated
 from gradience.evaluate.rows import texts_of
 from gradience.files.shared_names import path_text
 from gradience.models.devices import choose_device
@@ -134,7 +134,14 @@ def lengths(
         return
     room = context
     if isinstance(task, GenerationTask):
-        room = Decoding(max_new_tokens or task.max_new_tokens, max_length=context).room or context
+        new = max_new_tokens or task.max_new_tokens
+        room = context - new
+        if room < 1:
+            raise UsageError(
+                f"{new:,} new tokens leave no room for a prompt: the base is limited to {context:,}",
+                code="no-room",
+                hint="lower max_new_tokens",
+            )
     longest, too_long = 0, 0
     for number, example in enumerate(examples):
         responses = example.responses if isinstance(task, ChoiceTask) else (example.response,)

@@ -108,7 +108,7 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
     ("rows", "given", "code", "words"),
     [
         (prompts("a", answer="film " * 64), {"max_new_tokens": 4}, "response-too-long", "has 65 tokens"),
-        (prompts("a"), {"max_new_tokens": 64}, "no-room", "no room for a prompt in max_length=64"),
+        (prompts("a"), {"max_new_tokens": 64}, "no-room", "no room for a prompt: the base is limited to 64"),
         (labeled("film " * 520, "a"), {"max_length": 600}, "max-length", "520 tokens, but the base's limit is 512"),
         ([*labeled("a", "b"), {"text": "d", "label": "ugly"}], {}, "labels-differ", "3"),
         (prompts("a"), {"base_model": "./no/base"}, "model-not-found", "no/base: no such folder"),
