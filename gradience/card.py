@@ -6,6 +6,7 @@ All of it is read from the adapter's folder and from reports whose digests name 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -352,4 +353,5 @@ def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block
         serve = f"vllm serve {base} --enable-lora --max-lora-rank {step} \\"
         blocks.append(Code([serve, "  --lora-modules my_adapter=path/to/this/folder"], "bash"))
     failed = [row for row in runtimes if row.run and row.verdict != "loads"]
-    return [*blocks, Notes(runtime_notes(failed))] if failed else blocks
+    notes = [replace(note, mark="item") for note in runtime_notes(failed)]
+    return [*blocks, Notes(notes)] if notes else blocks

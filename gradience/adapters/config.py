@@ -183,7 +183,7 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
     _check(path, fields, {"peft_type": _A_TEXT})
     peft_type = fields.get("peft_type")
     if peft_type is not None and peft_type.upper() != "LORA":
-        raise refuse_method(path, peft_type)
+        raise refuse_method(path, f"uses the PEFT method {peft_type[:40]!r}")
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
         raise InputError(
             f"{path}: not a PEFT adapter config: neither peft_type nor r and lora_alpha "

@@ -22,22 +22,20 @@ RENAME_HINT = (
 
 
 TENSORS: Mapping[str, str] = {
-    "hada_": "LOHA",
-    "lokr_": "LOKR",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
     "ia3_": "IA3",
-    "vera_": "VERA",
+    "vera_": "VeRA",
     "boft_": "BOFT",
     "oft_": "OFT",
-    "prompt_embeddings": "PROMPT_TUNING",
+    "prompt_embeddings": "prompt tuning",
 }
 """How a part of the names of a method's tensors begins -> the method, for files without a config."""
 
 
-def refuse_method(path: Path, peft_type: str) -> InputError:
-    """The error for an adapter of another method than LoRA."""
-    return InputError(
-        f"{path}: uses the PEFT method {peft_type[:40]!r}, not LoRA", code="other-method", hint=METHOD_HINT
-    )
+def refuse_method(path: Path, what: str) -> InputError:
+    """The error for an adapter of another method than LoRA. what: what the file has instead."""
+    return InputError(f"{path}: {what}, not LoRA", code="other-method", hint=METHOD_HINT)
 
 
 class Tool(NamedTuple):
@@ -90,8 +88,8 @@ class Folder(NamedTuple):
 ARRAYS = Folder(
     ("adapters.npz", "*_adapters.npz"),
     "mlx-npz",
-    "an archive of arrays ({}), as early versions of MLX-LM wrote adapters",
-    'save it as safetensors: mlx.core.save_safetensors("adapters.safetensors", mlx.core.load(FILE))',
+    "{} has the format of early versions of MLX-LM, which is not read",
+    'save it as safetensors: mlx.core.save_safetensors("adapters.safetensors", mlx.core.load("{}"))',
 )
 FOLDERS = (
     ARRAYS,
@@ -117,14 +115,14 @@ def refuse_foreign(
         raise no_factors(path, entries)
     parts = {part for name in entries for part in name.split(".")}
     if "lora_E" in parts:  # beside lora_A and lora_B
-        raise refuse_method(path, "ADALORA")
+        raise refuse_method(path, "contains weights of AdaLoRA")
     if from_diffusers(entries, parts, metadata, has_config=has_config):
         raise InputError(f"{path}: {TOOLS[0].description}", code=TOOLS[0].code, hint=TOOLS[0].hint)
     if parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
         return
     for prefix, method in TENSORS.items():
         if any(part.startswith(prefix) for part in parts):
-            raise refuse_method(path, method)
+            raise refuse_method(path, f"contains weights of {method}")
     for tool in TOOLS:
         if any(re.search(tool.key, name) for name in entries):
             raise InputError(f"{path}: {tool.description}", code=tool.code, hint=tool.hint)

@@ -70,7 +70,7 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
         raise pickle_error(path, path.name)
     if name.endswith(".npz"):
         raise InputError(
-            f"{path}: {ARRAYS.description.format(path.name)}", code=ARRAYS.code, hint=ARRAYS.hint
+            f"{path}: {ARRAYS.description.format(path.name)}", code=ARRAYS.code, hint=ARRAYS.hint.format(path)
         )
     if name == CONFIG:
         return _in_folder(path.parent, adapter)
@@ -158,7 +158,11 @@ def no_weights(place: Path | Address, names: Sequence[str]) -> InputError:
     for kind in FOLDERS:
         name = next((name for pattern in kind.patterns for name in fnmatch.filter(names, pattern)), None)
         if name and not (kind.without_config and CONFIG in names):
-            return InputError(f"{place}: {kind.description.format(name)}", code=kind.code, hint=kind.hint)
+            return InputError(
+                f"{place}: {kind.description.format(name)}",
+                code=kind.code,
+                hint=kind.hint.format(f"{place}/{name}"),
+            )
     if not names:
         return InputError(f"{place}: the folder is empty", code="not-an-adapter", hint="check the path")
     weights = [name for name in names if name.endswith(".safetensors")]

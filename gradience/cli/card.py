@@ -9,8 +9,8 @@ from gradience.settings import call
 
 def card(settings: CardSettings, hub: PushSettings, out: JsonOutput) -> None:
     """Writes a block into ADAPTER/README.md: ranks, energy, the evaluation with its interval and grade, digests, and
-    how PEFT and vLLM load the adapter. The YAML above it gets the base model, the library, and the results (needs the
-    extra hub). An earlier block is replaced; your own text is kept.
+    how to load the adapter with its library, and with vLLM if it is known to work. The YAML above it gets the base
+    model, the library, and the results (needs the extra hub). An earlier block is replaced; your own text is kept.
 
     Examples:
 

@@ -45,10 +45,10 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
         pairs_a, pairs_b = _by_name(left, right), _by_name(right, left)
         if not pairs_a.keys() & pairs_b.keys():
             raise InputError(
-                f"{left.location.path} and {right.location.path} have no module in common: the first are "
-                f"{min(pairs_a, default='none')[:80]} and {min(pairs_b, default='none')[:80]}",
+                f"{left.location.path} and {right.location.path} have no module in common; their first modules "
+                f"are {min(pairs_a, default='none')[:80]} and {min(pairs_b, default='none')[:80]}",
                 code="no-common-module",
-                hint="compare adapters of one base model, in formats that name its modules alike",
+                hint="compare adapters of the same base model, saved in the same format",
             )
         names = list(dict.fromkeys([*pairs_a, *pairs_b]))
         known = [(pairs_a.get(name) or pairs_b[name], pairs_b.get(name)) for name in names]

@@ -165,7 +165,7 @@ def write_compressed(
             raise another_adapter(
                 opened, f"sha256 {plan.adapter_sha256[:12]}… there, {digest.result()[:12]}… here"
             )
-        carried_files, left_out = carry_files(opened.location, folder)
+        carried_files, left_out = carry_files(opened.location, folder, opened.pickle)
         base = None if base_model is None else base_folder(base_model)
         architecture = architecture_of(layout.config, opened.location.root, base)
         results = _results(opened, plan, layout, weights.modules)

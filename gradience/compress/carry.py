@@ -35,17 +35,18 @@ test data do not apply to this adapter."""
 """The last lines of a block, if a card was copied: the text below the block belongs to this heading."""
 
 
-def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
+def carry_files(location: Location, target: Path, pickle: Path | None = None) -> tuple[list[str], list[str]]:
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
-    Neither: the weights and the config, which the caller writes. Left out are pickles (training state and weights of
-    the old shapes among them), reports of the training or of an earlier compression or distillation, sub-folders,
-    hidden files, pipes, links that lead elsewhere, and what is larger than `MAX_DATA_BYTES`.
+    Neither: the weights, or the pickle that they were read from, and the config, which the caller writes. Left out are
+    pickles (training state and weights of the old shapes among them), reports of the training or of an earlier
+    compression or distillation, sub-folders, hidden files, pipes, links that lead elsewhere, and what is larger than
+    `MAX_DATA_BYTES`.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
     folder = location.weights[0].parent if location.sub_folder else location.root
-    sources = (*location.weights, *filter(None, [location.config]))
+    sources = (*location.weights, *filter(None, [location.config, pickle]))
     ours = {CONFIG, INDEX, WEIGHTS, *(path.name for path in sources)}
     for entry in sorted(folder.iterdir()):
         if entry.name in ours:

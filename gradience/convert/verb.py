@@ -80,7 +80,7 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
         require_order(opened)
         _refuse_nonfinite(opened)
         written = TARGETS[settings.to](opened, folder, base)
-        carried, left = carry_files(opened.location, folder)
+        carried, left = carry_files(opened.location, folder, opened.pickle)
         _check(opened, folder, written.modules)
         refuse_foreign_files(target, os.listdir(folder))
         return ConversionReport(

@@ -68,7 +68,7 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
         raise InputError(
             f"{settings.fleet}: none of its adapters is below {home.resolve()}",
             code="not-found",
-            hint=f"add --root {'DIR, the folder above ' + next(iter(rows)) if root is None else root}",
+            hint=f"set --root {root or f'DIR, the folder that {next(iter(rows))} is relative to'}",
         )
     results: dict[str, Truncated] = {}
     requests: list[Request] = []

@@ -188,8 +188,8 @@ def _refuse_together(first: Parent, other: Parent) -> None:
         raise InputError(
             f"{both}: {name} is {here or 'empty'} in the first, {there or 'empty'} in the second",
             code="other-base" if name in (BASE, "revision") else "other-config",
-            hint="merge adapters of one base, task type and set of trained tokens; write one name into both configs if"
-            " two names mean the same base",
+            hint="merge adapters of one base, task type and set of trained tokens; if two names mean the same base,"
+            " set the same name in both configs",
         )
     shapes = {pair.module: _shape(pair) for pair in first.opened.pairs}
     for pair in other.opened.pairs:

@@ -205,7 +205,7 @@ def no_evaluation(run: MonitoredRun) -> Observations:
         return
     yield Observation(
         "nothing was evaluated during training",
-        evidence("logged losses", facts.loss.count, facts.last_step),
+        evidence("number of logged losses", facts.loss.count, facts.last_step),
         "medium",
         'hold out some examples: eval_dataset=…, eval_strategy="steps"; if you evaluate after training, say so:'
         ' GradienceCallback(evaluated_by="…")',

@@ -83,7 +83,10 @@ class ToHost:
                 problem = f"{module.name}: rank {module.rank}, and {limit.name} documents {limit.words}"
             else:
                 continue
-            raise InputError(problem, code="host-limit", hint="choose another host, or give --rank K")
+            hint = (
+                f"{limit.name} is not documented to serve this adapter: choose another host, or give --rank K"
+            )
+            raise InputError(problem, code="host-limit", hint=hint)
         return ToRank(limit.max_rank).choose(report, modules, grid)
 
 

@@ -551,7 +551,7 @@ def answer(report: AuditReport) -> str:
         follows = f"Rank {plan.median.rank} is worth testing, with {saved} fewer LoRA parameters."
     elif plan.per_layer.reduction > 0:
         saved = percent(plan.per_layer.reduction)
-        follows = f"A rank for each module is worth testing, with {saved} fewer LoRA parameters."
+        follows = f"Ranks per module are worth testing, with {saved} fewer LoRA parameters."
     else:
         follows = "No smaller rank is suggested."
     return f"{modules} {most}{directions}. {follows}"
@@ -612,7 +612,10 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
     if base.modules:
         tolerance = bound(100 * base.tolerance)
         ratios: list[tuple[str, list[float]]] = [
-            (f"‖ΔW‖₂/‖W‖₂ (at most {tolerance} % too large)", [module.spectral for module in base.modules]),
+            (
+                f"‖ΔW‖₂/‖W‖₂ (an upper estimate, within {tolerance} %)",
+                [module.spectral for module in base.modules],
+            ),
             ("‖ΔW‖_F/‖W‖_F", [module.frobenius for module in base.modules]),
             (
                 "‖m − m₀‖/‖m₀‖ (DoRA magnitudes; ΔW includes their change)",

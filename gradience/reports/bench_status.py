@@ -106,13 +106,15 @@ def _stages(status: BenchStatus) -> Table:
             rows.append([Span(name, "name"), *(_cell(status, stage) for stage in of_seeds)])
     if any(seed.result for seed in status.seeds):
         rows.append(["result", *(seed.result or "" for seed in status.seeds)])
-    return Table([Column("stage"), *(Column(f"seed {seed.seed}") for seed in status.seeds)], rows)
+    return Table(
+        [Column("stage, unless all are done"), *(Column(f"seed {seed.seed}") for seed in status.seeds)], rows
+    )
 
 
 def _cell(status: BenchStatus, stage: StageStatus | None) -> Span:
     """Return the state of a stage, and the time since a running stage began."""
     if stage is None:
-        return Span("not made", "dim")
+        return Span("not needed", "dim")
     if stage.since is None:
         return Span(stage.state, ROLES[stage.state])
     seconds = max(0.0, (status.looked - stage.since).total_seconds())

@@ -92,7 +92,7 @@ class CheckReport(Report):
     passed: tuple[str, ...]
     """Codes of the rules that applied and had no findings."""
     not_applicable: tuple[str, ...]
-    """Codes of the rules that did not apply because a setting is missing."""
+    """Codes of the rules that do not apply, or that lack a setting."""
 
     def screen(self, view: View) -> Document:
         """Return the findings with their number, and the settings; in full also sources, and rules without findings."""
@@ -112,7 +112,7 @@ class CheckReport(Report):
             notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
         if self.not_applicable:
             codes = ", ".join(self.not_applicable)
-            notes.append(Note("info", f"Not checked, because the settings they need were not given: {codes}"))
+            notes.append(Note("info", f"Not checked (not applicable, or a setting is missing): {codes}"))
         blocks += noted(notes)
         facts: list[tuple[str, Inline]] = [
             (f"{file.dialect} settings", Span(file.path, "name")) for file in self.files

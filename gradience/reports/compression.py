@@ -243,11 +243,8 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
 def _result(compression: Compression, error: str) -> str:
     """Return the ranks, the saving and the error; of DoRA also the largest error of a whole layer."""
     modules: Sequence[Module] = compression.modules
-    truncated = [module for module in modules if module.new_rank < module.old_rank]
-    before, after = (
-        number_range(getattr(module, field) for module in truncated) for field in ("old_rank", "new_rank")
-    )
-    ranks = f"Rank {before} → {after}" if truncated else "No module is truncated"
+    truncated = any(module.new_rank < module.old_rank for module in modules)
+    ranks = f"Rank {_change(modules)}" if truncated else "No module is truncated"
     layers = [figure for module in modules if (figure := _layer_error(module)) is not None]
     whole = f" Largest error of a whole DoRA layer: {percent(max(layers))}." if layers else ""
     parameters = saved(compression.old_params, compression.new_params)
@@ -300,7 +297,7 @@ LOADING: dict[Verdict, tuple[Mark, str]] = {
     "wrong scale": ("error", "silently applied a wrong scale to other adapters of this kind"),
     "wrong meaning": ("error", "silently computed wrong results with other adapters of this kind"),
     "refuses": ("error", "refused other adapters of this kind"),
-    "not run": ("unknown", "not tested"),
+    "not run": ("unknown", "no result"),
 }
 """A mark and the words for a runtime. Success first, then silent failures."""
 SILENT: tuple[Verdict, ...] = ("wrong scale", "wrong meaning")
@@ -312,7 +309,7 @@ def runtime_blocks(compression: Compression, view: View) -> list[Block]:
         return []
     rows = [row for row in compression.runtimes if row.verdict not in SILENT]
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in rows if row.run))
-    aside = f"with {compression.architecture} and the same kinds of tensors ({pages})" if pages else ""
+    aside = f"tested with other {compression.architecture} adapters ({pages})" if pages else ""
     return [Heading("Runtime support", aside=aside), Notes(runtime_notes(rows))] if rows else []
 
 
@@ -439,7 +436,7 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
         ("files left out", report.left_out_files),
     )
     facts += [(label, first_names(names, most)) for label, names in lists if names]
-    return [Heading("Encoding"), Facts(facts)] if facts else []
+    return [Heading("Written files"), Facts(facts)] if facts else []
 
 
 def next_blocks(compression: Compression, view: View) -> list[Block]:

@@ -264,10 +264,10 @@ def answer(report: FleetReport) -> str:
     if len(bases) > 1:
         of_all = f"{count(len(lower))} of {count(len(bases))} base models"
         return f"{needed} A lower one stays within {limit} weight error for {of_all}."
-    errors = [
-        weight_error(step.lost_energy_max) for step in lower[0].steps if step.max_lora_rank == lower[0].target
-    ]
-    return f"{needed} Truncated to rank {lower[0].target}, they have weight errors of up to {percent(errors[0])}."
+    step = next(step for step in lower[0].steps if step.max_lora_rank == lower[0].target)
+    which = "its weights by" if step.truncated == 1 else "their weights by up to"
+    change = f"{which} {percent(weight_error(step.lost_energy_max))}"
+    return f"{needed} Truncating {plural(step.truncated, 'adapter')} to rank {step.max_lora_rank} changes {change}."
 
 
 def _base(base: BaseGroup) -> Span:
@@ -299,8 +299,8 @@ def _serving(report: FleetReport, most: int | None) -> list[Block]:
         Column("max error", ">"),
     ]
     legend = (
-        "error: ‖ΔW − ΔW′‖/‖ΔW‖, a crude guide to accuracy; memory: for modules with adapters. Without"
-        " lora_target_modules, vLLM also allocates the others."
+        "error: ‖ΔW − ΔW′‖/‖ΔW‖ of the truncated adapters, a crude guide to accuracy; memory: for modules with"
+        " adapters. Without lora_target_modules, vLLM also allocates the others."
     )
     return [
         Heading("Server memory", aside=report.engine),

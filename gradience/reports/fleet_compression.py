@@ -76,7 +76,11 @@ class FleetCompression(Report):
         failed = [adapter for adapter in self.adapters if adapter.status == "failed"]
         failed.sort(key=lambda adapter: adapter.error != "row-outdated")
         of_all = f"{count(len(written))} of {plural(len(self.adapters), 'adapter')}"
-        saved = f"{size(self.old_bytes)} to {size(self.new_bytes)}" if written else "nothing written"
+        saved = (
+            f"weights of truncated adapters {size(self.old_bytes)} to {size(self.new_bytes)}"
+            if written
+            else "no adapter written"
+        )
         counts = {
             "written": self.written,
             "from an earlier run": self.reused,
@@ -96,10 +100,7 @@ class FleetCompression(Report):
                 adapters[:shown],
                 (Column("adapter"), lambda row: Span(row.path, "name")),
                 (Column("old rank", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
-                (
-                    Column("error", ">"),
-                    lambda row: "" if row.new_bytes is None else percent(row.measured_error),
-                ),
+                (Column("error", ">", shown=adapters is written), lambda row: percent(row.measured_error)),
             )
             if adapters:
                 blocks += [Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]

@@ -123,7 +123,7 @@ def not_served(adapter: Adapter) -> str:
     mapping = config.fields.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     if isinstance(library, str) and library.partition(".")[0] != "transformers":
-        return f"its base is a class of {library}, not of transformers"
+        return f"its base model is a custom class (of {library}), which vLLM does not know"
     architecture = architecture_of(config, adapter.location.root)
     if architecture is None and config.fields.get("fan_in_fan_out") is True:
         conv1d = any(pair.module.endswith(".attn.c_attn") for pair in adapter.pairs)
@@ -153,7 +153,7 @@ def steps_below(rank: int) -> tuple[int, ...]:
     return tuple(step for step in reversed(VLLM_MAX_LORA_RANKS) if step < holding)
 
 
-UNKNOWN = "the base model's config.json is needed. Add --base-model DIR, the folder with it"
+UNKNOWN = "the architecture is unknown. Add --base-model DIR, the folder with the base model's config.json"
 USUAL_TYPES = frozenset(("F32", "F16", "BF16"))
 """Storage types that need no run of their own; any other type counts as tested only if a run used it."""
 NAMED_PARTS = 2

@@ -62,8 +62,10 @@ def check_evaluated(
         )
         return
     where = folder.relative_to(place).as_posix() if folder.is_relative_to(place) else folder.name
-    description = f"{row.name}: digest, ranks and parameters match the files of {where}/"
-    with findings.check("adapter", "L1", description, where), source or open_adapter(folder) as opened:
+    with (
+        findings.check("adapter", "L1", f"{row.name} matches {where}/", where),
+        source or open_adapter(folder) as opened,
+    ):
         adapter = AdapterInput.of(row.name, folder, opened)
         smallest, largest = adapter.ranks or (None, None)
         whole = reference.lora_params

@@ -67,11 +67,11 @@ def check_evaluation(place: Path, findings: Findings) -> None:
     report = EvaluationReport.read(place / evaluation.EVALUATION)
     for row in report.adapters:
         check_evaluated(place, row, report.adapters[0], evaluation.EVALUATION, findings)
-    with findings.check("claims", "L1", f"{RECORDS}/{MANIFEST} shares the 5 % among the candidates"):
+    with findings.check("claims", "L1", "the 5 % error rate is split among the candidates"):
         changed = changed_claims(_kept(place).claims, [row.name for row in report.candidates])
         if changed is not None and sentence_text(changed) not in report.notes:
             findings.mismatch(f"{RECORDS}/{MANIFEST}", changed, "claims")
-    with findings.check("margin", "L1", f"{RECORDS}/{MANIFEST} has the margin of the first answers"):
+    with findings.check("margin", "L1", "the margin has not changed since the first answers"):
         findings.compare(_margin_facts(place, report))
     check_answers(place, findings)
 

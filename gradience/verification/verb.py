@@ -178,14 +178,20 @@ def _report(
     of_run: dict[str, Any],
 ) -> Verification:
     """Return the report. made_up: fabrications that no check can rule out. of_run: fields about Bench."""
+    root = root_of(published)
     if settings.root is None:
-        findings.gap("the origin of the folder: give the published root with --root")
+        how = (
+            f"it has no root ({DIGESTS} is missing)"
+            if root is None
+            else "give the published root with --root"
+        )
+        findings.gap(f"the origin of the folder: {how}")
     findings.gap(made_up)
     return Verification(
         folder=path_text(settings.folder),
         verdict=findings.verdict(from_outside=settings.root is not None or settings.plan is not None),
         level=findings.level,
-        root=root_of(published),
+        root=root,
         root_expected=settings.root,
         plan=plan,
         plan_expected=settings.plan,

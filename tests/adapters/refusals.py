@@ -325,14 +325,14 @@ def torchtune_file(folder):
     )
 
 
-@refused(str(WEIGHTS), "uses the PEFT method 'ADALORA', not LoRA", hint="only LoRA adapters")
+@refused(str(WEIGHTS), "contains weights of AdaLoRA, not LoRA", hint="only LoRA adapters")
 def adalora_tensors_under_a_lora_config(folder):
     name = f"{factory.PREFIX}{MODULE}"
     tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})
     return adapter(folder, tensors) / WEIGHTS
 
 
-@refused("prompt_tuning_tensors", "PROMPT_TUNING", hint="only LoRA")
+@refused("prompt_tuning_tensors", "prompt tuning", hint="only LoRA")
 def prompt_tuning_tensors(folder):
     return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
 
@@ -444,7 +444,7 @@ def mlx_factors_in_the_file_of_peft(folder):
     return adapter(folder, tensors)
 
 
-@refused("adapters.npz", "as early versions of MLX-LM wrote", hint="save_safetensors")
+@refused("adapters.npz", "the format of early versions of MLX-LM", hint="save_safetensors")
 def arrays_of_mlx(folder):
     np.savez(folder / "adapters.npz", lora_a=np.zeros((16, 4), np.float32))
     return folder

@@ -155,10 +155,11 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
     below: only names that begin so.
     """
     root = root_of(folder)
-    if expected is not None and root != expected.strip().lower():
-        findings.mismatch(
-            DIGESTS, f"sha256 is {root or 'unavailable: the file is missing'}; expected: {expected}"
-        )
+    if expected is not None:
+        with findings.check("root", "L1", f"{DIGESTS} has the root given with --root"):
+            if root != expected.strip().lower():
+                problem = f"sha256 is {root or 'unavailable: the file is missing'}; expected: {expected}"
+                findings.mismatch(DIGESTS, problem)
     if root is None:
         findings.not_done("files", "L1", f"no {DIGESTS}: the run is unfinished")
         findings.gap("files that no stage manifest lists (there is no digests.json)")

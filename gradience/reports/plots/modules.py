@@ -36,7 +36,7 @@ def heatmap_plot(report: AuditReport) -> Plot | None:
     if known:
         spread = f"{percent(known[0])} to {percent(known[-1])}, median {percent(median(known))}"
     label, elsewhere = k_label(report.tau), len(stack.outside)
-    title = f"{label}, as a share of the rank"
+    title = f"{label} / rank"
     rest = f"; {plural(elsewhere, 'module')} outside this stack left out" if elsewhere else ""
     more = f"; {plural(stack.hidden, 'kind')} left out" if stack.hidden else ""
     color = Axis(f"{label} / r", low=0.0, high=1.0, form="share")

@@ -65,8 +65,8 @@ def rank_plot(report: MonitorReport) -> Plot | None:
             )
         ]
         modules = f"{plural(use.modules, 'module')} with rank {use.max_rank or 'unknown'}"
-        reached = f"k@90 {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}"
-        sentence = f"The median module has {reached}, of {modules}."
+        reached = f"median k@90 {trimmed(last.energy_rank_90_p50)}"
+        sentence = f"At step {count(last.step)}: {reached}, over {modules}."
     else:
         series = [
             Lines(
