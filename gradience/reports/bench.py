@@ -915,6 +915,7 @@ def bench_blocks(bench: Bench) -> Iterator[Block]:
         _policy(bench, n, guarded=bool(guards)),
         ("only probe", "examples that only the probe answers correctly; only variant: the reverse"),
         ("Δ", "variant − probe accuracy, in points"),
+        ("95 % interval", "two-sided, of Δ; its lower end is a 97.5 % bound"),
     ]
     yield from _opening(bench, data.task, f"seed {bench.seed}", facts)
     yield from _variants(

@@ -287,7 +287,7 @@ def kohya_alpha_that_is_no_number(folder):
     return file(folder, "style.safetensors", kohya(factory.stored(np.array(np.nan, np.float32))))
 
 
-@refused("lokr.safetensors", "LOKR", hint=("save_as_lora", "LyCORIS"))
+@refused("lokr.safetensors", "LoKr", hint=("save_as_lora", "LyCORIS"))
 def kohya_lokr(folder):
     name = "lora_unet_input_blocks_1_1_proj_in"
     shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}

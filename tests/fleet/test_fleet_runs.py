@@ -341,7 +341,7 @@ def test_adapters_that_the_engine_cannot_load_are_in_no_group(here):
     report = audit_fleet("zoo")
     assert [(base.adapters, base.largest_rank) for base in report.bases] == [(3, 12)]
     assert {row.first: row.reason.partition(":")[0] for row in report.not_served} == {
-        "zoo/own": "its base is a class of mine, not of transformers",
+        "zoo/own": "its base model is a custom class (of mine), which vLLM does not know",
         "zoo/bert": "BertForSequenceClassification does not support LoRA yet",
         "zoo/gpt2": "GPT2LMHeadModel does not support LoRA yet",
         "zoo/mlx": "mlx format; vLLM loads only PEFT adapters",
@@ -553,7 +553,7 @@ def test_adapters_elsewhere_are_refused_with_the_root_to_type(batched, monkeypat
     monkeypatch.chdir(batched / "zoo")
     with pytest.raises(InputError, match="none of its adapters is below") as caught:
         compress_fleet("../fleet.jsonl", "small", rank=8)
-    assert (caught.value.code, caught.value.hint) == ("not-found", f"add --root {batched.resolve()}")
+    assert (caught.value.code, caught.value.hint) == ("not-found", f"set --root {batched.resolve()}")
     assert not Path("small").exists()
 
 

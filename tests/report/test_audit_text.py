@@ -127,7 +127,7 @@ def test_the_first_sentence_says_how_much_rank_is_used_and_what_follows():
     full = [one(f"m.layers.{i}.q", 8, index=i) for i in range(4)]
     assert sentence_of(report(full)).endswith("at most 8 of 8 directions. No smaller rank is suggested.")
     some = [*full, *(one(f"m.layers.{i}.v", 2, index=i) for i in range(2))]
-    assert "A rank for each module is worth testing, with 25.0 % fewer" in sentence_of(report(some))
+    assert "Ranks per module are worth testing, with 25.0 % fewer" in sentence_of(report(some))
     assert sentence_of(refused()).endswith("No smaller rank is suggested, for the reason below.")
     lost = row("m.q", None, r=8, shape=(32, 16), status="untrained")
     assert sentence_of(report([lost])) == "No module could be measured."
