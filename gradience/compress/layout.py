@@ -101,8 +101,14 @@ def lay_out(
     kept = {note.tensor: (note, stored) for note, stored in opened.beside()}
     left_out = sorted(note.tensor for note in opened.other if opened.is_foreign(note))
     carried = sorted(kept)
-    encoded = encode_modules(_targets(opened, plan), encoding)
-    jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration)
+    ranks = {module.name: module.new_rank for module in plan.modules}
+    types = {
+        pair.module: (storage_type(dtype, pair.a.entry.dtype), storage_type(dtype, pair.b.entry.dtype))
+        for pair in opened.pairs
+    }
+    dropped = [pair for pair in opened.pairs if not ranks[pair.module]]
+    encoded, jobs = encoded_jobs(opened, opened.pairs, ranks, types, encoding, strength=plan.strength)
+    jobs = [_with_basis(job, config, calibration) for job in jobs]
     _refuse_jobs(opened, config, jobs, [note for note, _ in kept.values()])
     parameter = next(
         (pair.module for pair in dropped if ends_with(pair.module, config.target_parameters)), None
@@ -133,13 +139,22 @@ def lay_out(
     return Layout(config, encoded, jobs, dropped, beside, left_out, names, new)
 
 
-def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
-    """Return what is written, in an order that does not depend on the file's: one target per name in the config."""
-    rank_of = {module.name: module.new_rank for module in plan.modules}
+def encoded_jobs(
+    opened: Adapter,
+    pairs: Sequence[LoraPair],
+    ranks: Mapping[str, int],
+    types: Mapping[str, tuple[DType, DType]],
+    encoding: Encoding | None = None,
+    *,
+    strength: float = 1.0,
+) -> tuple[EncodedModules, list[Job]]:
+    """Return how modules are written at these ranks and with these types of A and B, and their jobs.
+
+    Modules of rank 0 are left out. Raises InputError (shared-rank).
+    """
     targets: dict[str, Target] = {}
-    for pair in opened.pairs:
-        scale = (pair.scale or 0.0) * plan.strength
-        target = Target(config_name(pair.module), rank_of[pair.module], scale)
+    for pair in pairs:
+        target = Target(config_name(pair.module), ranks[pair.module], (pair.scale or 0.0) * strength)
         if targets.setdefault(target.name, target) != target:
             raise InputError(
                 f"{opened.location.path}: {target.name} and the modules in it have one rank and one scale in PEFT, "
@@ -147,8 +162,18 @@ def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
                 code="shared-rank",
                 hint="use --rank or --energy, which give them the same rank (Python: rank=, energy=)",
             )
-    kept = [target for target in targets.values() if target.rank]
-    return sorted(kept, key=lambda target: (natural_key(target.name), target.name))
+    # In an order that does not depend on the file's.
+    kept = sorted(
+        (target for target in targets.values() if target.rank),
+        key=lambda target: (natural_key(target.name), target.name),
+    )
+    encoded, jobs = encode_modules(kept, encoding), []
+    for pair in pairs:
+        name, rank = config_name(pair.module), ranks[pair.module]
+        if rank:
+            written = encoded.stored_rank[name], encoded.fold[name], encoded.scale[name]
+            jobs.append(Job(pair, rank, *written, *types[pair.module], strength=strength))
+    return encoded, jobs
 
 
 def storage_type(name: str | None, current: DType) -> DType:
@@ -160,40 +185,12 @@ def storage_type(name: str | None, current: DType) -> DType:
     return wanted
 
 
-def _jobs(
-    opened: Adapter,
-    config: PeftConfig,
-    plan: CompressionPlan,
-    encoded: EncodedModules,
-    dtype: str | None,
-    calibration: Calibration | None,
-) -> tuple[list[Job], list[LoraPair]]:
-    """The modules that are written, and those that are dropped."""
-
-    plans = {module.name: module for module in plan.modules}
-    jobs, dropped = [], []
-    for pair in opened.pairs:
-        row = plans[pair.module]
-        if row.new_rank == 0:
-            dropped.append(pair)
-            continue
-        name = config_name(pair.module)
-        moments = calibration.modules.get(pair.module) if calibration else None
-        jobs.append(
-            Job(
-                pair,
-                row.new_rank,
-                encoded.stored_rank[name],
-                encoded.fold[name],
-                encoded.scale[name],
-                storage_type(dtype, pair.a.entry.dtype),
-                storage_type(dtype, pair.b.entry.dtype),
-                parameter=ends_with(pair.module, config.target_parameters),
-                basis=None if moments is None else (moments.p, moments.q),
-                strength=plan.strength,
-            )
-        )
-    return jobs, dropped
+def _with_basis(job: Job, config: PeftConfig, calibration: Calibration | None) -> Job:
+    """The job with the components of a calibration, and marked if its module is a parameter."""
+    module = job.pair.module
+    moments = calibration.modules.get(module) if calibration else None
+    basis = None if moments is None else (moments.p, moments.q)
+    return replace(job, parameter=ends_with(module, config.target_parameters), basis=basis)
 
 
 def _with_magnitudes(

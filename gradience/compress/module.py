@@ -9,7 +9,7 @@ A′ = T_A·A and B′ = B·T_B.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -294,6 +294,13 @@ class Products(NamedTuple):
     new_A: FloatArray
     new_B: FloatArray
 
+    @classmethod
+    def of(cls, old: tuple[FloatArray, FloatArray], new: tuple[FloatArray, FloatArray]) -> Self:
+        """Return the products of old and new factors, A (r, n) and B (m, r) each."""
+        (old_A, old_B), (new_A, new_B) = old, new
+        crosses = old_A @ new_A.T, old_B.T @ new_B
+        return cls(old_A @ old_A.T, old_B.T @ old_B, *crosses, new_A @ new_A.T, new_B.T @ new_B)
+
 
 class CompressedModule(NamedTuple):
     """The bytes of one module and what they lost."""
@@ -311,6 +318,14 @@ class CompressedModule(NamedTuple):
     """DoRA only: see `dora.output_error`."""
     products: tuple[Products, ...] = ()
     """Factor products of every expert; empty if the factors were only converted."""
+
+    def factors(self, job: Job) -> tuple[FloatArray, FloatArray]:
+        """Return A (r, n) and B (m, r) as stored."""
+        words_A, words_B = (
+            np.frombuffer(self.data_A, job.dtype_A.numpy),
+            np.frombuffer(self.data_B, job.dtype_B.numpy),
+        )
+        return decode(words_A).reshape(job.stored_rank, -1), decode(words_B).reshape(-1, job.stored_rank)
 
 
 class _Expert(NamedTuple):

@@ -176,20 +176,8 @@ def written_error(pair: LoraPair, written: LoraPair) -> float | None:
 def _from_factors(job: Job, pair: MergedPair) -> CompressedModule:
     """Write a merge of factors, and fill its overlaps from products with the parents' joined factors."""
     written = write_module(job)
-    if written.products and pair.recipe.method != "knots":
-        (products,) = written.products
-    else:
-        old_A, old_B = pair.joined()
-        new_A = decode(np.frombuffer(written.data_A, job.dtype_A.numpy)).reshape(job.stored_rank, -1)
-        new_B = decode(np.frombuffer(written.data_B, job.dtype_B.numpy)).reshape(pair.rows, -1)
-        products = Products(
-            old_A @ old_A.T,
-            old_B.T @ old_B,
-            old_A @ new_A.T,
-            old_B.T @ new_B,
-            new_A @ new_A.T,
-            new_B.T @ new_B,
-        )
+    summed = pair.recipe.method != "knots" and bool(written.products)
+    products = written.products[0] if summed else Products.of(pair.joined(), written.factors(job))
     pair.overlaps[-1] = job.written_scale**2 * float((products.new_A * products.new_B).sum())
     energies = job.scale**2 * products.old_A * products.old_B
     inners = job.scale * job.written_scale * products.cross_A * products.cross_B

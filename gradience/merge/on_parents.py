@@ -132,7 +132,8 @@ def _search(
     merges, gains = [adapter_input(place.name, place) for place in candidates], []
     for name, inputs in dev.items():
         _, *tested = _compared(inputs, merges, folder / "dev" / name)
-        gains.append(map(_gain, tested))
+        # A candidate that could not be evaluated counts as the worst.
+        gains.append([-1.0 if row.gain is None else row.gain for row in tested])
     deltas = dict(zip(candidates, zip(*gains, strict=True), strict=True))
     best = max(candidates, key=lambda place: (min(deltas[place]), sum(deltas[place])))
     rows = tuple(
@@ -147,10 +148,3 @@ def _search(
     )
     weighted, asked = candidates[best]
     return weighted, replace(asked, force=settings.force), rows
-
-
-def _gain(row: EvaluatedAdapter) -> float:
-    """Return the difference from the parent; −1 for a candidate that could not be evaluated."""
-    if row.pairs is not None:
-        return row.pairs.delta
-    return -1.0 if row.likelihood is None or row.likelihood.delta is None else -row.likelihood.delta

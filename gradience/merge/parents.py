@@ -34,8 +34,15 @@ from gradience.adapters.locate import natural_key
 from gradience.adapters.tensors import DTYPES, DType, NewTensor, decode, encode
 from gradience.audit.dominance import DoraUpdate
 from gradience.blas import processors
-from gradience.compress.encodings import Target, encode_modules, merged_fields, require_config
-from gradience.compress.layout import Layout, not_held, peft_names, refuse_adapter, refuse_meaning
+from gradience.compress.encodings import merged_fields, require_config
+from gradience.compress.layout import (
+    Layout,
+    encoded_jobs,
+    not_held,
+    peft_names,
+    refuse_adapter,
+    refuse_meaning,
+)
 from gradience.compress.module import Job
 from gradience.digests import sha256_file, sha256_parts
 from gradience.errors import InputError, UsageError
@@ -102,21 +109,15 @@ def plan_merge(
     """
     pairs = _pairs(parents, settings, stack)
     wanted = rank or max(pair.rank for parent in parents for pair in parent.opened.pairs)
-    targets: dict[str, Target] = {}
+    ranks, types = {}, {}
     for pair in pairs:
-        name, most = config_name(pair.module), min(pair.rows, pair.columns)
-        largest = pair.rank if settings.method == "linear" else min(wanted, most)
-        kept = largest if pair.is_dense else min(pair.rank, largest)
-        known = targets.setdefault(name, Target(name, kept, pair.scale or 1.0))
-        targets[name] = known._replace(rank=min(known.rank, kept))
-    encoded = encode_modules(sorted(targets.values(), key=lambda target: natural_key(target.name)), None)
-    jobs = []
-    for pair in pairs:
-        name = config_name(pair.module)
-        written = encoded.stored_rank[name], encoded.fold[name], encoded.scale[name]
-        type_A = _common_type([part.pair.a.entry.dtype for part in pair.parts])
-        type_B = _common_type([part.pair.b.entry.dtype for part in pair.parts])
-        jobs.append(Job(pair, targets[name].rank, *written, type_A, type_B))
+        largest = pair.rank if settings.method == "linear" else min(wanted, pair.rows, pair.columns)
+        ranks[pair.module] = largest if pair.is_dense else min(pair.rank, largest)
+        types[pair.module] = (
+            _common_type([part.pair.a.entry.dtype for part in pair.parts]),
+            _common_type([part.pair.b.entry.dtype for part in pair.parts]),
+        )
+    encoded, jobs = encoded_jobs(parents[0].opened, pairs, ranks, types)
     fields = _fields(parents, encoded.fields, jobs)
     config = config_of(parents[0].config.path, fields)
     beside = _beside(parents, settings) | _lora_biases(parents, jobs)

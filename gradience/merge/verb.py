@@ -163,11 +163,8 @@ def rank_within(
         measured = [with_calibration(audit, modules_of(audit), calibration) for calibration in calibrations]
     except UsageError as error:
         paths = " ".join(str(parent.path) for parent in parents)
-        raise UsageError(
-            f"{error}: a calibration of the exact sum of these adapters is needed",
-            code="other-calibration",
-            hint=f"gradience merge {paths} -o SUM, then gradience calibrate SUM on each parent's prompts",
-        ) from None
+        error.hint = f"gradience merge {paths} -o SUM, then gradience calibrate SUM on each parent's prompts"
+        raise
     rank, predictions = smallest_rank(measured, limit)
     return rank, tuple(
         PredictedKl(calibration_sha256=calibration.sha256, kl_per_token=kl, high=high)

@@ -181,6 +181,13 @@ class EvaluatedAdapter(Part):
         return None if not self.n or self.correct is None else self.correct / self.n
 
     @property
+    def gain(self) -> float | None:
+        """Difference from the reference, above 0 if better: accuracy, or nats per token; None without a comparison."""
+        if self.likelihood is not None:
+            return None if self.likelihood.delta is None else -self.likelihood.delta
+        return None if self.pairs is None else self.pairs.delta
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of Δ, or of ΔNLL: the repeated one if there were looks; None if it is unknown."""
         if self.look is not None:
@@ -779,9 +786,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
 
 def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
     """Return the examples needed for grade B, and the assumption about the candidate."""
-    loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
-    if row.pairs is not None:
-        loses = row.pairs.delta < 0
+    loses = (row.gain or 0.0) < 0
     if compares == "correct" and row.pairs is not None and not row.pairs.n11 + row.pairs.n10:
         return "the reference answers nothing correctly, so there is no accuracy to keep"
     assumption = "the true drop equals the observed one" if loses else "both adapters are equally good"

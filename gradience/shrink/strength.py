@@ -164,6 +164,4 @@ def choose(report: EvaluationSetsReport) -> str | None:
 
 def _worse(row: EvaluatedAdapter, planned: PlannedSet) -> float:
     """Return the drop of a row from the reference, in units of the margin."""
-    if row.likelihood is not None and row.likelihood.delta is not None:
-        return row.likelihood.delta / float(planned.margin)
-    return float("inf") if row.pairs is None else -row.pairs.delta / float(planned.margin)
+    return float("inf") if row.gain is None else -row.gain / float(planned.margin)
