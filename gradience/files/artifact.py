@@ -10,15 +10,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticSerializationError, from_json
 
 from gradience.digests import sha256_text
 from gradience.errors import InputError
 from gradience.files.whole import write_whole
 from gradience.reading import read_file
+
+T = TypeVar("T")
 
 SIGNIFICANT_DIGITS = 12
 MAX_ARTIFACT_BYTES = 256 * 2**20
@@ -41,8 +44,12 @@ def _round_all(values: tuple[float, ...]) -> tuple[float, ...]:
 Floats12 = Annotated[tuple[float, ...], AfterValidator(_round_all)]
 """Floats that are stored so; validated together, in half of the time."""
 
-ROW_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""The rules of the rows inside an artifact (pydantic dataclasses with slots: an adapter may have 50,000 modules)."""
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def artifact_row(cls: type[T]) -> type[T]:
+    """Make a class a row inside an artifact: a pydantic dataclass with slots, because there may be 50,000 of them."""
+    rules = ConfigDict(extra="forbid", allow_inf_nan=False)
+    return cast("type[T]", dataclass(frozen=True, slots=True, kw_only=True, config=rules)(cls))
 
 
 def absent_at(default: Any) -> Any:

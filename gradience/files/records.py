@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as row_dataclass
 from pydantic_core import from_json
 
 from gradience.errors import InputError
-from gradience.files.artifact import ROW_CONFIG, Float12, Part, absent_at, interruptible
+from gradience.files.artifact import Float12, Part, absent_at, artifact_row, interruptible
 from gradience.files.whole import write_whole
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
@@ -103,7 +102,7 @@ class ExamplesRun(Part):
         return self.model_dump(exclude=adapter) == other.model_dump(exclude=adapter)
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class ClassificationRecord:
     """A text and its predicted label."""
 
@@ -123,7 +122,7 @@ class ClassificationRecord:
     """True if the text was longer than `max_length` tokens."""
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class GenerationRecord:
     """A prompt and its output."""
 
@@ -151,7 +150,7 @@ class GenerationRecord:
     """
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class ChoiceRecord:
     """A prompt, and the log-likelihood of each choice."""
 
@@ -179,7 +178,7 @@ class ChoiceRecord:
     """True if the prompt was too long for one of the choices and was truncated."""
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class ScoreRecord:
     """A prompt with its gold response, and the log-likelihood of the response (teacher forcing)."""
 

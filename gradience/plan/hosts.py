@@ -8,14 +8,13 @@ from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter
-from pydantic.dataclasses import dataclass
 
 from gradience.errors import UsageError
-from gradience.files.artifact import ROW_CONFIG
+from gradience.files.artifact import artifact_row
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class HostLimit:
     """Limits of one host, for all its models or for one."""
 

@@ -12,13 +12,12 @@ from statistics import median
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import words_of
 from gradience.adapters.keys import Kind
 from gradience.adapters.locate import natural_key
-from gradience.files.artifact import ROW_CONFIG, Float12, Floats12, Part
+from gradience.files.artifact import Float12, Floats12, Part, artifact_row
 from gradience.ranks import percentile
 from gradience.reports.base.blocks import (
     EIGHTHS,
@@ -174,7 +173,7 @@ class Coverage(Part):
     unaudited: tuple[TensorNote, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class LayerAudit:
     """One LoRA module (or one expert of a stacked module). Shapes: A (r, n), B (m, r), ΔW = s·B·A (m, n)."""
 

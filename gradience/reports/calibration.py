@@ -27,13 +27,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass as row_dataclass
 
 from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes, in_order_of_type
 from gradience.arguments import wrong_type
 from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError
-from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.files.whole import write_whole
 from gradience.reports.base.blocks import (
     Block,
@@ -78,7 +77,7 @@ _TENSORS = {
 }
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class CalibratedModule:
     """One module that the prompts activate."""
 
@@ -94,7 +93,7 @@ class CalibratedModule:
     """Fewest directions that hold 90 % of the gradient-weighted energy."""
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class ExcludedModule:
     """A module without calibration: it keeps its rank, and predictions exclude it."""
 

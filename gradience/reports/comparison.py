@@ -4,9 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal
 
-from pydantic.dataclasses import dataclass
-
-from gradience.files.artifact import ROW_CONFIG, Float12
+from gradience.files.artifact import Float12, artifact_row
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -29,7 +27,7 @@ from gradience.reports.base.view import View, more, next_steps
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class ModuleComparison:
     """One module (or one expert of a stacked one) in both adapters. ΔW includes the scale."""
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import ClassVar, Literal, cast
 
-from pydantic.dataclasses import dataclass
-
-from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -38,7 +36,7 @@ from gradience.spectra import GRAM_TOLERANCE
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class ModulePlan:
     """Planned rank of one LoRA module (all experts of a stacked tensor share one rank)."""
 
@@ -119,7 +117,7 @@ class CompressionPlan(_Compression):
     max_rank: int
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class ModuleResult:
     """One module as written."""
 

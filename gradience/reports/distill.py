@@ -2,9 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic.dataclasses import dataclass as row_dataclass
-
-from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base.blocks import (
     Column,
     Document,
@@ -23,7 +21,7 @@ from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.reports.base.view import View, next_steps
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class DistillCheck:
     """One check on the rows that decide when to stop."""
 
@@ -33,7 +31,7 @@ class DistillCheck:
     """KL(teacher ‖ adapter) per scored token, in nats."""
 
 
-@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class HeldOutRow:
     """One held-out example: KL(teacher ‖ adapter) over all its scored tokens, in nats."""
 

@@ -4,9 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
-from pydantic.dataclasses import dataclass
-
-from gradience.files.artifact import ROW_CONFIG, Float12, Part, absent_at
+from gradience.files.artifact import Float12, Part, absent_at, artifact_row
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -55,7 +53,7 @@ class Planning(Part):
     """Smallest margin that these examples show with 80 % power; null if they are too few for any grade."""
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class Flip:
     """One example on which the two logs differ."""
 

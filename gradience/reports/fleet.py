@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from gradience.files.artifact import ROW_CONFIG, Artifact, Float12
+from gradience.files.artifact import Artifact, Float12, artifact_row
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.blocks import (
     Block,
@@ -86,7 +85,7 @@ class FleetRow(Artifact):
     """Rank → share of ‖ΔW‖² lost when larger modules are truncated to this rank, for the steps of vLLM below `rank`."""
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class Step:
     """Memory and truncation needed to serve the adapters of one base at one `max_lora_rank`."""
 
@@ -100,7 +99,7 @@ class Step:
     lost_energy_max: Float12 | None = None
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class Oversized:
     """An adapter above the target rank."""
 
@@ -110,7 +109,7 @@ class Oversized:
     """Share of ‖ΔW‖² lost at the target rank; null if the scale is unknown or nothing was trained."""
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class BaseGroup:
     """The adapters of one base model: one server."""
 
@@ -134,7 +133,7 @@ class BaseGroup:
     """Adapters above `target`, the largest loss first."""
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class NotServed:
     """Adapters that the engine cannot load, for the same reason; they are in no base group."""
 
@@ -144,7 +143,7 @@ class NotServed:
     """Path of the first of them."""
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class Failure:
     """Adapters that could not be measured for the same reason."""
 

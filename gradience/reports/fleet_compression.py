@@ -2,9 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic.dataclasses import dataclass
-
-from gradience.files.artifact import ROW_CONFIG, Float12
+from gradience.files.artifact import Float12, artifact_row
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -24,7 +22,7 @@ from gradience.reports.base.view import View, more
 TruncationStatus = Literal["written", "reused", "small enough", "linked", "copied", "failed"]
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class Truncated:
     """Result for one adapter of the batch."""
 

@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from pydantic.dataclasses import dataclass
-
-from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -49,7 +47,7 @@ MARKS: dict[ParentVerdict, Mark] = {
 }
 
 
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+@artifact_row
 class MergedModule:
     """One module of the merged adapter. Tuples have an entry for each parent, null if it lacks the module."""
 

@@ -15,13 +15,12 @@ EXAMPLE = example_adapter()
 
 
 def test_a_toy_measure_is_one_function_one_field_and_one_line(add):
-    from pydantic.dataclasses import dataclass
 
     from gradience import audit_adapter
-    from gradience.files.artifact import ROW_CONFIG
+    from gradience.files.artifact import artifact_row
     from gradience.reports.audit import LayerAudit
 
-    @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+    @artifact_row
     class WiderRow(LayerAudit):
         crest: float | None = None
 
