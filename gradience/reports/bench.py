@@ -1051,8 +1051,11 @@ def _probes(report: BenchAggregate) -> Row:
     spread = report.probe
     if spread is None:
         return "probe", "none on any seed"
-    mean = "mean" if spread.sd is None else "mean ± SD"
-    over = f"{mean} over {plural(spread.seeds, 'seed')}; {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
+    over = (
+        f"mean ± SD over {plural(spread.seeds, 'seed')}; {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
+    )
+    if spread.sd is None:
+        over = "one seed"
     n = next((row.n for row in report.seeds if row.n), 0)
     correct = f"{mean_percent(spread)} of {n:,} {SPLITS[report.eval_role]} examples correct ({over})"
     return _probe_row(report.probe_rank, correct, report.splits)

@@ -37,5 +37,5 @@ def test_what_the_audits_ranks_were_worth_is_what_the_kept_runs_show(capsys):
         "uniform_p90: saves nothing in 5",
         "per_layer: 8 of 8 hold, median +2.6 octaves",
     ]
-    words = "within 2.5 points, but were 4 to 8 times larger than needed"
+    words = "within 2.5 points, but had 4 to 8 times the parameters needed"
     assert words in MEASURED_WORTH
