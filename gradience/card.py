@@ -155,7 +155,10 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
             before, after = sig(distillation.before.kl_per_token), sig(distillation.after.kl_per_token)
             held_out = f"on {count(distillation.held_out_rows)} held-out examples"
             rows.append(
-                ("distilled", f"KL/token from the reference adapter {before} → {after} nats, {held_out}")
+                (
+                    "distilled",
+                    f"KL/{distillation.unit} from the reference adapter {before} → {after} nats, {held_out}",
+                )
             )
             source = source or distillation.teacher_sha256
         if merge is not None:

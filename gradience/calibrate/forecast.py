@@ -1,4 +1,4 @@
-"""Disk and memory that a calibration needs, estimated before the base is loaded."""
+"""Disk space and memory that a calibration needs, estimated before the base is loaded."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,17 +10,15 @@ from gradience.files.shared_names import path_text
 from gradience.models.load import dtype_of, from_folder, load_tokenizer, skeleton
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
-from gradience.reports.calibration import CalibrationForecast
+from gradience.reports.calibration import CalibrationForecast, file_bytes
 
 
 class CalibrationBytes(NamedTuple):
-    """Bytes.
+    """Bytes in memory.
 
-    file: of the calibration.   held: in memory from the first batch to the last.   batch: what one batch adds while it
-    is computed: h and t of every module.
+    held: from the first batch to the last.   batch: what one batch adds while it is computed: h and t of every module.
     """
 
-    file: int
     held: int
     batch: int
 
@@ -32,17 +30,16 @@ def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> CalibrationBytes:
     their effects (rows x r, for two bases).
 
     >>> needs_of([64] * 224, rows=256, tokens=8 * 512)  # 7B, seven projections in each of 32 layers
-    CalibrationBytes(file=58951424, held=117440512, batch=234881024)
+    CalibrationBytes(held=117440512, batch=234881024)
     """
-    file = held = batch = 0
+    held = batch = 0
     for rank in ranks:
         moments, maps, effects = 2 * rank * rank, 2 * rank * rank, 2 * rows * rank
-        file += 8 * (moments + maps + 2 * rank + 1) + 4 * effects
         # In float64: moments, the maps of two bases, effects; the maps once more in float32, for the device.
         held += 8 * (moments + 2 * maps + effects) + 4 * 2 * maps
         # h stays until t arrives; both are brought into rows, in float32, one module at a time.
         batch += 4 * tokens * rank
-    return CalibrationBytes(file, held, batch)
+    return CalibrationBytes(held, batch)
 
 
 def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
@@ -70,7 +67,7 @@ def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
         modules=len(pairs),
         process_bytes=process_bytes(request.device),
         weights_bytes=_weights_bytes(inputs.model, inputs.labels, request.device),
-        file_bytes=needs.file,
+        file_bytes=file_bytes({pair.module: pair.rank for pair in pairs}, len(rows)),
         held_bytes=needs.held,
         batch_bytes=needs.batch,
     )

@@ -57,6 +57,8 @@ from gradience.spectra import FloatArray
 METADATA = "gradience"
 FEWEST_ROWS = 2
 """Minimum number of selection rows, and of prediction rows: a spread needs two."""
+REPORT_BYTES, PROMPT_ID_BYTES, MODULE_BYTES = 1500, 21, 121
+"""Typical sizes in the header's JSON: the report, the id of a prompt, and a module's row beside its name."""
 LARGEST_EFFECT = 1e9
 """Maximum change of −log p of a row by one component, in nats."""
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -157,7 +159,7 @@ class CalibrationReport(PromptReport):
         table = table_of(
             ordered[: SHOWN if view.brief else None],
             (Column("module"), lambda module: Span(module.name, "name")),
-            (Column("KL/answer if removed", ">"), lambda module: sig(module.importance * tokens)),
+            (Column("KL/example if removed", ">"), lambda module: sig(module.importance * tokens)),
             (
                 Column("rank", ">", shown=len({row.rank for row in ordered}) > 1),
                 lambda module: str(module.rank),
@@ -173,7 +175,7 @@ class CalibrationReport(PromptReport):
             table,
             *more(len(ordered) - len(table.rows), "more module", view.rest),
             Paragraph(
-                "KL/answer if removed: predicted divergence in nats if the module's whole update is removed."
+                "KL/example if removed: predicted divergence in nats if the module's whole update is removed."
             ),
             *_next(self, view),
         ]
@@ -195,7 +197,7 @@ class CalibrationForecast(PromptForecast):
         return self.document(
             "Calibration",
             f"{count(self.selection_rows)} to select components, {count(self.rows - self.selection_rows)} to predict",
-            f"{plural(self.rows + self.selection_rows, 'example')} forward and backward",
+            f"{count(self.rows + self.selection_rows)} forward and backward passes of an example",
             {"measurements": self.held_bytes, "one batch": self.batch_bytes},
             "the base's activations and their gradients",
             [("file", size(self.file_bytes))],
@@ -327,10 +329,31 @@ def _check(path: Path, calibration: Calibration) -> None:
         _check_module(path, calibration, module)
 
 
+def _shapes(rank: int, components: int, rows: int) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a module's tensors, in the order of `_TENSORS`."""
+    r, k = rank, components
+    return (r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (rows, k), (rows, k)
+
+
+def file_bytes(ranks: Mapping[str, int], rows: int) -> int:
+    """Return the size of a calibration file of modules with these ranks, if none is excluded.
+
+    The tensors are exact; the report in the header is estimated.
+    """
+    tensors = {"rows:tokens": NewTensor("I64", (rows,)), "rows:selection": NewTensor("U8", (rows,))}
+    report = REPORT_BYTES + PROMPT_ID_BYTES * rows
+    for module, rank in ranks.items():
+        named = zip(_TENSORS.items(), _shapes(rank, rank, rows), strict=True)
+        tensors |= {f"{module}:{name}": NewTensor(kind, shape) for (name, kind), shape in named}
+        report += len(module) + MODULE_BYTES
+    data = sum(math.prod(tensor.shape) * _DTYPES[tensor.dtype].itemsize for tensor in tensors.values())
+    return len(header_bytes(tensors, {METADATA: " " * report})) + data
+
+
 def _check_module(path: Path, calibration: Calibration, module: CalibratedModule) -> None:
     moments, r, k = calibration.modules[module.name], module.rank, module.components
     n, predicts = calibration.report.rows, ~calibration.selection
-    shapes = [(r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (n, k)]
+    *shapes, _ = _shapes(r, k, n)
     svd = moments.svd_effects.shape
     if [array.shape for array in moments[:-1]] != shapes or svd[:-1] != (n,) or not 1 <= k <= r >= svd[1]:
         raise _invalid(path, f"the tensors of {module.name} do not have the shapes in its row")
@@ -371,8 +394,8 @@ def _answer(report: CalibrationReport) -> str:
         for kl in (largest.calibrated_kl_per_token, largest.svd_kl_per_token)
     )
     return (
-        f"At the size of rank {largest.rank}, an adapter that keeps the components chosen by this calibration has a"
-        f" predicted KL of {calibrated} per answer. Plain truncation has {svd}."
+        f"With as many parameters as rank {largest.rank}, the components that this calibration chooses have a predicted"
+        f" KL of {calibrated} per example. Plain truncation has {svd}."
     )
 
 
@@ -385,14 +408,14 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
         report.sizes,
         (Column("parameters", ">"), lambda point: count(point.params)),
         (Column("same size as rank", ">", drop=2), lambda point: str(point.rank)),
-        (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
-        (Column("KL/answer, truncation", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
+        (Column("KL/example", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
+        (Column("KL/example, truncation", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
     )
     average = "" if tokens == 1 else f" ({tokens:.1f} scored tokens on average)"
     legend = (
-        f"KL/answer: predicted divergence from the original outputs, in nats per answer{average}, if gradience compress"
-        " spreads the parameters over the modules (--max-params); equal ranks (--rank) change the output more."
-        f" gradience compress also shows the 95 % interval. {EARLIER} KL does not predict accuracy."
+        f"KL/example: predicted divergence from the original outputs, in nats{average}, if gradience compress spreads"
+        " the parameters over the modules (--max-params); equal ranks (--rank) change the output more. gradience"
+        f" compress also shows the 95 % interval. {EARLIER} KL does not predict accuracy."
     )
     return [Heading("Predicted change of the output"), table, Paragraph(legend)]
 
@@ -403,10 +426,10 @@ def _next(report: CalibrationReport, view: View) -> list[Block]:
         return []
     shrink = f"gradience shrink {view.path(0, 'ADAPTER')} --calibration {view.path(1, 'FILE')}"
     shrink += f" --base-model {view.path(2, 'DIR')}" if len(view.paths) > 2 else ""
-    return [
-        next_steps(f"{shrink} --data test_rows.jsonl"),
-        dim("Test on rows other than these prompts. Without answers: --prompts instead of --data."),
-    ]
+    advice = "Test on rows other than these prompts."
+    if report.kind == "causal_lm":  # outputs of a classifier are tested only against labels
+        advice += " Without answers: --prompts instead of --data."
+    return [next_steps(f"{shrink} --data test_rows.jsonl"), dim(advice)]
 
 
 def _notes(report: CalibrationReport) -> list[Note]:

@@ -115,12 +115,12 @@ class DistillReport(PromptReport):
             *_notes(self),
             Heading("Distance from the reference"),
             Table(
-                [Column("held-out examples"), Column("KL/token", ">"), Column("95 % interval", ">")],
+                [Column("held-out examples"), Column(f"KL/{self.unit}", ">"), Column("95 % interval", ">")],
                 distances,
             ),
             Paragraph(
-                "KL/token: divergence from the reference adapter per scored token, in nats. A low KL does not prove"
-                " accuracy: evaluate the result."
+                f"KL/{self.unit}: divergence from the reference adapter, in nats. A low KL does not prove accuracy:"
+                " evaluate the result."
             ),
         ]
 
@@ -149,8 +149,8 @@ class DistillForecast(PromptForecast):
     def blocks(self) -> Document:
         """Return the text of `gradience distill --dry-run`."""
         passes = (
-            f"up to {count(self.forward_examples)} examples forward and {count(self.backward_examples)} backward,"
-            f" in {plural(self.steps, 'step')}"
+            f"up to {count(self.forward_examples)} forward and {count(self.backward_examples)} backward passes of an"
+            f" example, in {plural(self.steps, 'step')}"
         )
         return self.document(
             "Distillation",
@@ -184,10 +184,10 @@ def _answer(report: DistillReport) -> Note:
     )
     how = f"{closer} ({probability(p)}, null hypothesis: no change)"
     if p < LEVEL:
-        return Note("good", f"Distillation reduced the KL per token by {percent(recovered)}: {how}.")
+        return Note("good", f"Distillation reduced the KL per {report.unit} by {percent(recovered)}: {how}.")
     change = f"{'fell' if recovered >= 0 else 'rose'} by {percent(abs(recovered))}"
     more = "More prompts might show a change of this size"
-    return Note("unknown", f"Inconclusive: KL per token {change}, and {how}. {more}.")
+    return Note("unknown", f"Inconclusive: KL per {report.unit} {change}, and {how}. {more}.")
 
 
 def _facts(report: DistillReport) -> list[tuple[str, Inline]]:

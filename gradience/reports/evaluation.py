@@ -736,16 +736,10 @@ def examples_cell(row: EvaluatedAdapter) -> str:
     return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
 
 
-def kl_field(
-    rows: Sequence[EvaluatedAdapter], *, tokens: bool = False, floor: EvaluatedAdapter | None = None
-) -> OutcomeColumn:
-    """Return the column of the KL, empty for the reference.
-
-    tokens: True for the KL per token, as calibrations predict it, even if it equals that per example. floor: the
-    rewrite control, if one was evaluated.
-    """
+def kl_field(rows: Sequence[EvaluatedAdapter], floor: EvaluatedAdapter | None = None) -> OutcomeColumn:
+    """Return the column of the KL, empty for the reference. floor: the rewrite control, if one was evaluated."""
     changes = [row.change for row in rows if row.change is not None]
-    unit = "token" if tokens or any(change.has_tokens for change in changes) else "example"
+    unit = "token" if any(change.has_tokens for change in changes) else "example"
     rounding = ""
     if floor is not None and floor.change is not None:
         rounding = f"; {_change(floor, f'kl_per_{unit}')} from rounding alone"

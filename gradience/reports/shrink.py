@@ -254,7 +254,7 @@ class ShrinkForecast(ComparisonForecast):
             (Column("saved", ">"), lambda row: percent(row.params_saved)),
             (Column("error", ">"), lambda row: percent(math.sqrt(max(0.0, 1 - row.kept_energy)))),
             (
-                Column("predicted KL/token", ">", shown=self.plan.calibration_sha256 is not None),
+                Column("predicted KL", ">", shown=self.plan.calibration_sha256 is not None, legend=PREDICTED),
                 lambda row: sig(row.predicted_kl_per_token, 2),
             ),
         )
@@ -269,6 +269,7 @@ def tested_by(report: EvaluationReport | ShrinkReport) -> EvaluationReport | Shr
     return report.plan if isinstance(report, ShrinkReport) else report
 
 
+PREDICTED = "by the calibration, in nats per scored token (a label counts as one)"
 STATUS_STYLES: dict[CandidateStatus, tuple[Mark, Style]] = {
     "shown": ("good", "good"),
     "inconclusive": ("unknown", "warn"),
@@ -338,7 +339,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     rows += [_Row(row.name, str(row.rank), row.result, row) for row in report.candidates]
     results = [row.result for row in rows if row.result is not None]
     predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
-    kl, kl_cell = kl_field(results, tokens=predicts, floor=report.control.result)
+    kl, kl_cell = kl_field(results, report.control.result)
     over = " over all looks" if plan.looks else ""
     bound = f"one-sided bound on Δ{over}; the margin is {plan.drop_text(plan.margin)}"
 
@@ -374,7 +375,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         ),
         (kl, result(kl_cell)),
         (
-            Column("predicted KL/token", ">", drop=4, shown=predicts),
+            Column("predicted KL", ">", drop=4, shown=predicts, legend=PREDICTED),
             candidate(lambda row: sig(row.predicted_kl_per_token, 2)),
         ),
     )

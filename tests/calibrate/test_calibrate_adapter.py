@@ -186,13 +186,15 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     words += ["--base-model", str(classifier.base), "--device", "cpu"]
     shown = command(*words, "--dry-run").out
     assert "60: 30 to select components, 30 to predict" in shown
-    assert "90 examples forward and backward" in shown
+    assert "90 forward and backward passes of an example" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
     base = AutoModelForSequenceClassification.from_pretrained(classifier.base, num_labels=2)
     weights = sum(weight.nbytes for weight in base.parameters())
-    assert json.loads(capsys.readouterr().out)["weights_bytes"] == weights
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["weights_bytes"] == weights
     assert not output.exists()
     shown, said = command(*words)
+    assert planned["file_bytes"] == pytest.approx(output.stat().st_size, rel=0.03)
     assert said.splitlines()[0].split()[:2] == ["0:00", "calibrating"]  # there is no terminal
     assert "Importance of modules" in shown
     assert "excluded" not in shown
@@ -218,7 +220,6 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
 def test_what_a_model_of_7b_parameters_needs():
     """32 layers, seven modules, r = 64, 256 rows in batches of 8 × 512 tokens: under 1 GB beside the base."""
     needs = needs_of([64] * 224, rows=256, tokens=8 * 512)
-    assert needs.file < 60e6
     assert needs.held < 200e6
     assert needs.batch < 300e6
     twice = needs_of([64] * 224, rows=512, tokens=8 * 512)

@@ -267,9 +267,9 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
 def test_calibrate_ends_with_the_sizes_and_the_command_that_tests_them(calibration, sizes):
     facts = calibration.report.model_copy(update={"sizes": sizes})
     shown = " ".join(facts.to_text(view=View(brief=True, paths=("a", "c", "b"))).split())
-    assert shown.endswith(
-        "Next: gradience shrink a --calibration c --base-model b --data test_rows.jsonl"
-        " Test on rows other than these prompts. Without answers: --prompts instead of --data."
-    )
+    command = "Next: gradience shrink a --calibration c --base-model b --data test_rows.jsonl"
+    assert shown.endswith(f"{command} Test on rows other than these prompts.")
+    writer = " ".join(facts.model_copy(update={"kind": "causal_lm"}).to_text(view=View(brief=True)).split())
+    assert writer.endswith("Without answers: --prompts instead of --data.")  # refused for a classifier
     assert all(f" {size.params:,} " in shown for size in sizes)
-    assert "parameters same size as rank KL/answer KL/answer, truncation" in shown
+    assert "parameters same size as rank KL/example KL/example, truncation" in shown

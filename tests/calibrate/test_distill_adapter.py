@@ -147,10 +147,11 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distill
         update={**measured, "p_closer": p, "by_row": tuple(rows), "held_out_rows": 61}
     )
     shown = " ".join(report.to_text().split())
-    recovered = 1 - after.mean() / before.mean()
-    assert f"Distillation reduced the KL per token by {100 * recovered:.1f} %" in shown
+    recovered, unit = 1 - after.mean() / before.mean(), report.unit
+    assert unit == ("token" if report.kind == "causal_lm" else "example")
+    assert f"Distillation reduced the KL per {unit} by {100 * recovered:.1f} %" in shown
     unsure = report.model_copy(update={"p_closer": 0.3}).to_text()
-    assert "Inconclusive: KL per token fell by" in " ".join(unsure.split())
+    assert f"Inconclusive: KL per {unit} fell by" in " ".join(unsure.split())
     assert "is farther from the reference" in report.model_copy(update={"p_closer": 0.99}).to_text()
 
 
@@ -354,7 +355,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     words += ["-o", str(output)]
     shown = command(*words, "--dry-run").out
     assert "38 for training, 7 for early stopping, 15 held out" in shown
-    assert "examples forward and" in shown
+    assert " backward passes of an example, in " in shown
     assert run([*words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == "gradience.distill_forecast/1"
     assert not output.exists()
@@ -363,7 +364,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     assert "Distance from the reference</h2>" in page.read_text(encoding="utf-8")
     assert "Distillation reduced" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
-    assert b"- **distilled**: KL/token from the reference adapter" in card
+    assert b"- **distilled**: KL/example from the reference adapter" in card
     assert run(["card", str(output)]) == 0
     assert (output / "README.md").read_bytes() == card
     assert "already exists" in command(*words, code=2).err

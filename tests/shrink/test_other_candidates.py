@@ -103,7 +103,7 @@ def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished)
     assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
     _, table = screen.split("Candidates, compared with")
     _, heading, _, *rows = table.strip().splitlines()
-    assert "KL/token  predicted KL/token" in heading
+    assert "KL/example  predicted KL" in heading
     for candidate, row in zip(finished[0].candidates, rows, strict=False):
         measured, predicted = candidate.result.change.kl_per_token, candidate.predicted_kl_per_token
         shown = [sig(measured, 2), "–" if predicted is None else sig(predicted, 2)]

@@ -77,10 +77,10 @@ def _scaled(number: float, units: tuple[str, ...]) -> str:
     return f"{number:.0f} {units[0]}".rstrip() if power == 0 else f"{number:.1f} {units[power]}"
 
 
-def memory_parts(parts: Mapping[str, int]) -> str:
+def memory_parts(parts: Mapping[str, int], about: str = "about") -> str:
     """Return `about 1.2 GB: 1.0 GB base, 200 MB one batch`; parts of 0 bytes are left out."""
     listed = ", ".join(f"{size(part)} {name}" for name, part in parts.items() if part)
-    return f"about {size(sum(parts.values()))}: {listed}"
+    return f"{about} {size(sum(parts.values()))}: {listed}"
 
 
 def percent(fraction: float | None) -> str:

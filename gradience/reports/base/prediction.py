@@ -75,13 +75,12 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
     kl = sig(prediction.kl_per_token)
     if prediction.low is not None and prediction.high is not None:
         kl += f", 95 % interval {sig(prediction.low, 2)} … {sig(prediction.high, 2)}"
-    facts: list[tuple[str, Inline]] = [
-        ("predicted KL/token", (Span(kl, "strong"), " (nats per scored token)"))
-    ]
     tokens = prediction.scored_tokens / prediction.rows
+    unit, words = ("example", "nats") if tokens == 1 else ("token", "nats per scored token")
+    facts: list[tuple[str, Inline]] = [(f"predicted KL/{unit}", (Span(kl, "strong"), f" ({words})"))]
     if tokens != 1:
         whole = Span(sig(prediction.kl_per_token * tokens), "strong")
-        facts.append(("predicted KL/answer", (whole, f" (nats, {tokens:.1f} scored tokens on average)")))
+        facts.append(("predicted KL/example", (whole, f" (nats, {tokens:.1f} scored tokens on average)")))
     notes = []
     if prediction.routing:
         many_times = "measured KL can be many times the prediction. Evaluate"

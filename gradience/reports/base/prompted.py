@@ -46,6 +46,11 @@ class PromptReport(Report):
     """Notes to read before the figures; absent if there are none."""
     run: RunInfo
 
+    @property
+    def unit(self) -> str:
+        """Unit of the KL: the example for a classifier, whose label counts as one token, else the token."""
+        return "example" if self.kind == "sequence_classification" else "token"
+
     def completions(self, source: str = "") -> list[tuple[str, str]]:
         """Return the numbers of completions as a fact; none for a classifier. source: of the sampled ones."""
         if self.kind == "sequence_classification":
@@ -107,7 +112,7 @@ class PromptForecast(Readable):
             ("examples", f"{count(self.rows)}: {split}{sampled}"),
             ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
             ("passes", passes),
-            ("memory", f"{memory_parts(parts)}, without {excluded}"),
+            ("memory", f"{memory_parts(parts, 'at least')}, plus {excluded}"),
         ]
         heading = Heading(
             (f"{title} of ", Span(self.adapter_path, "name")), level=1, aside="dry run: no model was loaded"
