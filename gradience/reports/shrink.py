@@ -261,7 +261,8 @@ class ShrinkForecast(ComparisonForecast):
         plan, heading = self.plan, Heading("Candidates, tested from the largest down")
         able = [margin_note(plan.examples, plan.margin, self.margins, plan.looks)] if self.margins else []
         title = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
-        return self.document(title, able, _plan_facts(plan), [heading, table])
+        legend = [] if plan.calibration_sha256 is None else [Facts(legend_of(table))]
+        return self.document(title, able, _plan_facts(plan), [heading, table, *legend])
 
 
 def tested_by(report: EvaluationReport | ShrinkReport) -> EvaluationReport | ShrinkPlan:

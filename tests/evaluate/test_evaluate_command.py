@@ -216,7 +216,7 @@ def test_two_sets_share_one_base_and_each_is_an_ordinary_evaluation(causal, text
     assert EvaluationSetsReport.read(output / "evaluation_sets.json") == report
     screen, bound = report.to_text(width=160), report.rows_on("task")["other"].bounds.low
     assert f" {points(bound)} " in screen  # the bound that decides the grade, not the two-sided interval
-    assert "95 % bound     one-sided bound; compared with the margin" in screen
+    assert "95 % bound one-sided bound; compared with the margin" in " ".join(screen.split())
 
 
 def test_the_examples_of_a_built_in_guard_are_those_of_its_task(causal, texts, tmp_path):
