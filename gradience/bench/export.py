@@ -50,7 +50,7 @@ class Evaluated:
 def evaluated(folder: Path) -> Iterator[Evaluated]:
     """Yield the adapters of a run, seed after seed, the probe first; duplicates are left out.
 
-    Raises InputError (`bench-smoke`, `bad-name`), and what `find_benches` and `Bench.read` raise.
+    Raises InputError (`bench-smoke`), and what `find_benches` and `Bench.read` raise.
     """
     together = BenchAggregate.read(folder / AGGREGATE) if (folder / AGGREGATE).is_file() else None
     of_all = {variant.name: variant for variant in together.variants} if together is not None else {}
@@ -60,13 +60,6 @@ def evaluated(folder: Path) -> Iterator[Evaluated]:
             raise InputError(
                 f"{path}: a smoke run is no evidence", code="bench-smoke", hint="run it without --smoke"
             )
-        for name in (bench.data.task, *(result.name for result in bench.variants)):
-            if name in ("", ".", "..") or "/" in name or "\0" in name:
-                raise InputError(
-                    f"{path}: {name!r} is a path, not a task or variant",
-                    code="bad-name",
-                    hint="export the folder as `gradience bench run` wrote it",
-                )
         if bench.probe is not None:
             yield Evaluated("probe", path.parent, bench, bench.probe, None, None)
         for result in bench.variants:

@@ -67,11 +67,6 @@ def test_a_bad_seed_cannot_be_left_out_of_a_plan_that_names_it():
     assert not any("planned separately" in note for note in left_out.notes)
 
 
-def test_seeds_that_were_planned_one_by_one_are_said_to_be_so():
-    runs = [bench(seed, asked=config(seeds=[seed])) for seed in (42, 123, 456)]
-    assert any("planned separately" in note for note in aggregate(runs).notes)
-
-
 def test_a_variant_that_failed_on_a_seed_is_not_dropped():
     first, *others = three_seeds()
     broken = bench(42, {**PUBLISHED[42][1], "per_layer": "OutOfMemoryError: no"}, correct=54)

@@ -219,15 +219,6 @@ def test_the_ladder_is_one_claim_beside_the_candidates():
     assert evidence(report, report.ladder.steps[0].name).family == len(beside) + 1
 
 
-def test_steps_count_as_one_claim():
-    report = aggregate(ladder((5, 5), (5, 5), (5, 5), (5, 5)))
-    assert evidence(report, "uniform_r2").family == 1 + sum(
-        variant.is_candidate for variant in report.variants
-    )
-    assert report.ladder.next_step is None
-    assert report.ladder.smallest_safe == "ladder.r4"
-
-
 def test_one_seed_says_nothing_of_other_trainings():
     one = graded_seed(ladder((5, 5), (5, 5), (200, 5), (5, 5), seeds=[42])[0])
     assert one.ladder.bound == "these-runs"

@@ -117,15 +117,3 @@ def test_each_row_of_the_pages_tables_is_in_the_kept_aggregate(name):
     steps = {step["name"]: step for step in aggregate["ladder"]["steps"]}
     least = in_points(-steps[aggregate["ladder"]["smallest_safe"]]["low"])
     assert f"lowers accuracy by at most {least} points" in " ".join(section.split())
-
-
-def test_the_grades_that_the_page_speaks_of():
-    report = BenchAggregate.read(KEPT / "minilm_reviews" / "bench_aggregate.json")
-    grades = {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
-    truncated = ("per_layer.truncate", "uniform_median.truncate", "per_layer")
-    assert [grades[name] for name in (*truncated, "uniform_median")] == ["A", "A", "B", "C"]
-    assert report.ladder.smallest_safe == "ladder.r2"
-    report = BenchAggregate.read(KEPT / "smollm2_arithmetic" / "bench_aggregate.json")
-    grades = {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
-    assert [grades[name] for name in (*truncated[:2], "uniform_median")] == ["B", "B", "C"]
-    assert report.ladder.smallest_safe == "ladder.r4"

@@ -104,12 +104,6 @@ def test_a_better_seed_never_turns_a_pass_into_a_fail(net, more):
         assert verdict_over_seeds(counts(*better, seeds=seeds), seeds, Policy()).status == "PASS"
 
 
-def test_outcomes_of_seeds_that_were_not_planned_or_of_one_seed_twice_are_a_bug():
-    for outcomes in (counts(0, 0, seeds=(1, 1)), counts(0, seeds=(9,))):
-        with pytest.raises(ValueError, match="one outcome per planned seed"):
-            verdict_over_seeds(outcomes, (1, 2), Policy())
-
-
 def test_the_gate_is_exact_and_inclusive():
     assert gate_passed(150, 200, Fraction("0.75"))
     assert not gate_passed(149, 200, Fraction("0.75"))

@@ -481,7 +481,6 @@ ROWS = {
         for n in range(40)
     ],
 }
-LABELS = [{"text": f"a film {n}", "label": ("bad", "good")[n % 2]} for n in range(4)]
 
 
 @pytest.fixture
@@ -549,39 +548,20 @@ def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_pa
     assert again.digest() == loaded.digest()
 
 
-@pytest.mark.parametrize(
-    ("profile", "options", "row", "shown"),
-    [
-        ("jsonl", {"scorer": "normalized"}, {"prompt": "{n} is", "answer": "{n}."},
-         ['prompt "1', ' is"', 'scored "1', '."']),
-        ("jsonl", {"scorer": "multiple_choice"}, {"prompt": "{n} is", "choices": ["a", "bad"], "answer": "bad"},
-         ["scored by multiple_choice sum", 'scored "a | *bad"']),
-        ("chat", {}, {"messages": [{"role": "user", "content": "{n}"}], "answer": "good"},
-         ["scored by exact", 'scored "good"']),
-        ("classification", {}, {"text": "film {n}", "label": "good"}, ['prompt "film 1', 'scored "good"']),
-    ],
-    ids=["jsonl", "choices", "chat", "labels"],
-)  # fmt: skip
-def test_a_dry_run_shows_a_prompt_and_what_is_scored(config, profile, options, row, shown, command):
-    text = json.dumps(row)
-    rows = [json.loads(text.replace("{n}", str(n))) for n in range(10, 16)]
-    path = config(profile)
-    data = path.parent / "data"
-    write_jsonl(data / "test.jsonl", rows[2:5])
-    write_jsonl(data / "train.jsonl", rows[:2] if profile != "classification" else LABELS)
+def test_a_dry_run_shows_conversations_through_the_base_s_template(config, command):
+    path = config("chat")
+    rows = [{"messages": [{"role": "user", "content": str(n)}], "answer": "good"} for n in range(40)]
+    write_jsonl(path.parent / "data" / "rows.jsonl", rows)
     reader = tokenizer()
     reader.chat_template = (
         "{% for m in messages %}{{ 'film' if m['role'] == 'user' else 'plot' }} : {{ m['content'] }} [END] {% endfor %}"
         "{% if add_generation_prompt %}plot : {% endif %}"
     )
     reader.save_pretrained(path.parent / "base")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    files = {"train_file": "data/train.jsonl", "confirm_file": "data/test.jsonl", "dev": 0}
-    values["task"]["options"] = {**files, **options}
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     out = " ".join(command("bench", "run", "--config", path, "--dry-run").out.split())
-    assert all(each in out for each in shown)
-    assert out.partition("First test example")[2].count("prompt ") == 1
+    shown = out.partition("First test example")[2]
+    assert "scored by exact" in shown
+    assert shown.count("prompt ") == 1
 
 
 # ---------------------------------------------------------------- `--require-grade`: a gate for scripts that

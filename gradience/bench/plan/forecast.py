@@ -30,7 +30,7 @@ from gradience.evaluate.memory import (
     sorted_longest,
     weights_bytes_of,
 )
-from gradience.files.shared_names import path_text, sentence_text
+from gradience.files.shared_names import path_text
 from gradience.models.devices import choose_device, device_name
 from gradience.models.load import dtype_of, quiet
 from gradience.models.locate import EMBEDDED, hub_address
@@ -63,10 +63,6 @@ def forecast(config: BenchConfig) -> BenchForecast:
     wanted, preview = asked_for(config.compression), look(config)
     examples = _examples(config, preview)
     cost = _cost(config, preview, examples)
-    checks = (
-        check.model_copy(update={"name": path_text(check.name), "note": sentence_text(check.note)})
-        for check in preview.checks
-    )
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -74,7 +70,7 @@ def forecast(config: BenchConfig) -> BenchForecast:
         model=path_text(config.model.name),
         task=path_text(config.task.profile),
         seeds=config.due,
-        checks=tuple(checks),
+        checks=tuple(preview.checks),
         requirements=tuple(_requirements(config, cost, adapters=1 + len(wanted))),
         scored=preview.scored,
         scored_by=preview.task.scored_by if preview.task is not None else "",

@@ -15,6 +15,7 @@ from gradience.evaluate.checks import lengths
 from gradience.evaluate.forecast import SHOWN, scored_example
 from gradience.evaluate.verb import planned_set
 from gradience.files.hub import fetch_folder
+from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
@@ -61,7 +62,7 @@ class LocalInputs:
 
     def check(self, subject: What, name: str, state: Literal["found", "not checked"], note: str) -> None:
         """Report if an input is available."""
-        self.checks.append(Check(what=subject, name=name, state=state, note=note))
+        self.checks.append(Check(what=subject, name=path_text(name), state=state, note=sentence_text(note)))
 
 
 def look(config: BenchConfig) -> LocalInputs:

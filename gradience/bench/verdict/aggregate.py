@@ -65,8 +65,7 @@ def aggregate(
     first = ordered[0][0]
     source_of = {bench.seed: source for bench, source in ordered}
     rows = tuple(_seed_row(seed, runs.get(seed), source_of.get(seed)) for seed in planned)
-    missing = [seed for seed in planned if seed not in runs]
-    variants = tuple(_variant(name, runs, planned, missing) for name in _names(benches))
+    variants = tuple(_variant(name, runs, planned) for name in _names(benches))
     candidates = [variant for variant in variants if variant.is_candidate]
     unfinished = [
         f"seed {row.seed}: {'; '.join(runs[row.seed].reasons) if row.seed in runs else 'no result'}"
@@ -246,14 +245,11 @@ def _names(benches: Sequence[Bench]) -> list[str]:
     return sorted(is_control, key=lambda name: is_control[name])
 
 
-def _variant(
-    name: str, runs: Mapping[int, Bench], planned: Sequence[int], missing: Sequence[int]
-) -> VariantSummary:
+def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> VariantSummary:
     results = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
     policy = next(iter(runs.values())).policy
     any_result = next(iter(results.values()))
     outcomes = [_outcome(runs[seed], result) for seed, result in results.items()]
-    outcomes += [SeedOutcome(seed, "ERROR") for seed in missing]
     verdict = verdict_over_seeds(outcomes, planned, policy)
     compared = [(r.pairs.exact_delta, r) for r in results.values() if r.pairs is not None]
     worst = min(compared, key=lambda pair: pair[0])[1] if compared else None

@@ -68,9 +68,8 @@ def data_of(task: Task, config: BenchConfig, plan: BenchPlan) -> BenchData:
 def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan, run: RunInfo) -> Bench:
     """Return the result of one seed. Pure: the same facts give the same result."""
     config = facts.config
-    training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
-    probe = _probe(facts, rules)
-    variants = tuple(_with_guards(result, facts) for result in _variants(facts, rules, probe, training))
+    training, probe = facts.training, _probe(facts, rules)
+    variants = tuple(_with_guards(result, facts) for result in _variants(facts, rules, probe))
     status, reasons = status_of(variants)
     audit = facts.audit
     bench = Bench(
@@ -89,7 +88,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
         plan_digest=plan_digest(plan),
         policy=config.policy,
         data=data,
-        environment=_environment(facts, training),
+        environment=_environment(facts),
         probe=probe,
         audit=AuditSummary(**{name: getattr(audit, name) for name in AuditSummary.model_fields})
         if audit
@@ -142,14 +141,12 @@ def _with_guards(result: VariantResult, facts: SeedFacts) -> VariantResult:
     return result.model_copy(update={"status": "FAIL", "reasons": (*kept, *failed)})
 
 
-def _variants(
-    facts: SeedFacts, rules: Scoring, probe: Probe | None, training: TrainingReport | None
-) -> tuple[VariantResult, ...]:
+def _variants(facts: SeedFacts, rules: Scoring, probe: Probe | None) -> tuple[VariantResult, ...]:
     status: Status = "UNDERTRAINED"
     if facts.error:
         status, why = "ERROR", f"{NO_PROBE}{facts.error}"
     elif probe is None:
-        step = training.steps if training else 0
+        step = facts.training.steps if facts.training else 0
         why = f"the probe's training diverged at step {step} (the loss is NaN or infinite)"
     elif not facts.gate_passed:
         why = gate_sentence(probe)
@@ -376,7 +373,8 @@ def _training(report: TrainingReport | None) -> TrainingFacts | None:
     )
 
 
-def _environment(facts: SeedFacts, training: TrainingReport | None) -> BenchEnvironment:
+def _environment(facts: SeedFacts) -> BenchEnvironment:
+    training = facts.training
     run = facts.probe.answers.run if facts.probe and facts.probe.answers else None
     return BenchEnvironment(
         engine=run.engine if run else facts.config.runtime.engine,

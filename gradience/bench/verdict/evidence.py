@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,7 +40,7 @@ from gradience.reports.base.graded import (
     StepStatus,
     VariantEvidence,
 )
-from gradience.reports.bench import Bench, BenchAggregate, Status, VariantResult
+from gradience.reports.bench import Bench, BenchAggregate, VariantResult
 from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import adjusted_p_values
 from gradience.statistics.pooled import Pooled, noise_floor, noise_of, pool
@@ -51,6 +51,7 @@ SCALE_CHANGED = "its scale α/r differs from the probe's"
 UNTESTED = "not evaluated: the ladder has stopped above it"
 """Reason of a step that no seed has answered."""
 Differences = NDArray[np.int8]
+R = TypeVar("R", Bench, BenchAggregate)
 
 
 def graded_seed(bench: Bench) -> Bench:
@@ -60,12 +61,9 @@ def graded_seed(bench: Bench) -> Bench:
     """
     if bench.smoke or len(bench.planned_seeds) > 1:
         return bench
-    statuses = {result.name: result.status for result in bench.variants}
     without = [f"no complete result for seed {bench.seed}"] if bench.status == "ERROR" else []
     obstacles = (*without, *limited([bench]), *_ungated([bench]))
-    evidence, ladder = _evidence_of([bench], bench.planned_seeds, statuses, "", obstacles)
-    variants = [result.model_copy(update={"evidence": evidence[result.name]}) for result in bench.variants]
-    return bench.model_copy(update={"variants": tuple(variants), "ladder": ladder})
+    return _graded(bench, [bench], "", obstacles)
 
 
 def graded_together(
@@ -76,29 +74,16 @@ def graded_together(
     records_verified: whether the counts are known to be those of the records.
     """
     unverified = [] if records_verified else ["the records were not verified"]
-    evidence, ladder = _evidence_of(
-        benches,
-        report.planned_seeds,
-        {variant.name: variant.status for variant in report.variants},
-        ", ".join(variant.name for variant in blind_controls(report.variants)),
-        (*obstacles_of(benches, report.seeds, report.variants), *unverified, *_ungated(benches)),
-    )
-    variants = [
-        variant.model_copy(update={"evidence": evidence[variant.name]}) for variant in report.variants
-    ]
+    blind = ", ".join(variant.name for variant in blind_controls(report.variants))
+    obstacles = (*obstacles_of(benches, report.seeds, report.variants), *unverified, *_ungated(benches))
     probes = [bench.probe.answers() for bench in benches if bench.probe is not None]
     rewrite = _differences(benches, "rewrite_control")
     noise = Noise(
         probes=NoiseFloor.of(noise_floor(probes)) if len(probes) > 1 else None,
         rewrite_control=None if rewrite is None else NoiseFloor.of(noise_of(rewrite)),
     )
-    return report.model_copy(
-        update={
-            "variants": tuple(variants),
-            "ladder": ladder,
-            "noise": noise,
-            "records_verified": records_verified,
-        }
+    return _graded(report, benches, blind, obstacles).model_copy(
+        update={"noise": noise, "records_verified": records_verified}
     )
 
 
@@ -243,18 +228,12 @@ class Subject:
         return bool(self.results) and all(UNTESTED in result.reasons for result in self.results.values())
 
 
-def _evidence_of(
-    benches: Sequence[Bench],
-    planned: Sequence[int],
-    statuses: Mapping[str, Status],
-    blind: str,
-    obstacles: tuple[str, ...],
-) -> tuple[dict[str, VariantEvidence], Ladder | None]:
-    """Return evidence for every variant by its name, and the ladder if there is one.
+def _graded(report: R, benches: Sequence[Bench], blind: str, obstacles: tuple[str, ...]) -> R:
+    """Return the result of these seeds with evidence for every variant, and the ladder if there is one.
 
-    statuses: the policy's verdict on every variant, over all planned seeds. blind: as in `Subject.of`. obstacles: of
-    `GradeFacts`.
+    blind: as in `Subject.of`. obstacles: of `GradeFacts`.
     """
+    seeds, statuses = len(report.planned_seeds), {row.name: row.status for row in report.variants}
     benches = sorted(benches, key=lambda bench: bench.seed)
     policy, steps = benches[0].policy, [result.name for result in benches[0].steps]
     subjects = {name: Subject.of(benches, name, blind) for name in statuses if name not in steps}
@@ -270,7 +249,7 @@ def _evidence_of(
             these_runs=subject.shown.these_runs if subject.shown else None,
             next_training=subject.shown.next_training if subject.shown else None,
             adjusted_p=None,
-            seeds=len(planned),
+            seeds=seeds,
             obstacles=obstacles,
             guards=subject.guards,
         )
@@ -279,14 +258,14 @@ def _evidence_of(
     ladder = None
     if steps:
         tested = {name: subjects[name] for name in steps}
-        ladder = walk_ladder(tested, policy.tolerance, seeds=len(planned), beside=beside)
+        ladder = walk_ladder(tested, policy.tolerance, seeds=seeds, beside=beside)
     facts |= _adjusted(facts, candidates, ladder)
-    evidence = {}
-    for name, subject in subjects.items():
-        letter, reason = None, ""
+    variants = []
+    for row in report.variants:
+        name, subject, letter, reason = row.name, subjects[row.name], None, ""
         if not subject.kind.is_control and any(r.status != "SKIPPED" for r in subject.results.values()):
             letter, reason = grade(facts[name])
-        evidence[name] = VariantEvidence(
+        evidence = VariantEvidence(
             grade=letter,
             reason=reason,
             pooled=subject.shown,
@@ -295,7 +274,8 @@ def _evidence_of(
             family=facts[name].family if subject.shown is not None and not subject.kind.is_control else None,
             next_grade=next_grade(letter, facts[name], subject.pooled),
         )
-    return evidence, ladder
+        variants.append(row.model_copy(update={"evidence": evidence}))
+    return report.model_copy(update={"variants": tuple(variants), "ladder": ladder})
 
 
 def _p_value(bounds: Bounds | None) -> float:

@@ -154,6 +154,11 @@ class SeedFacts:
     error: str = ""
     """The error that stopped the probe or its audit."""
 
+    @property
+    def training(self) -> TrainingReport | None:
+        """The probe's training."""
+        return self.probe.adapter.training if self.probe and self.probe.adapter else None
+
 
 def changed_scales(
     probe: PeftConfig, adapter: PeftConfig, ranks: Ranks
