@@ -154,14 +154,13 @@ class Evaluator:
 
         adapter: None for the base. Returns None if the engine provides no likelihoods.
         """
-        engine: Engine | None = self.engine_with(reference, adapter)
-        rolling = isinstance(self.task, LikelihoodTask) and self.task.rolling
-        if not isinstance(self.task, LikelihoodTask):  # else these are its answers
-            engine = engine.divergence if engine else None
-        if engine is None:
+        engine, task = self.engine_with(reference, adapter), self.task
+        scorer = engine if isinstance(task, LikelihoodTask) else engine.divergence
+        if scorer is None:
             return None
+        rolling = isinstance(task, LikelihoodTask) and task.rolling
         procedure = Scores(reference=reference[0], rolling=rolling)
-        return self._rows(engine, procedure, adapter, path, look, allow_inert=allow_inert)
+        return self._rows(scorer, procedure, adapter, path, look, allow_inert=allow_inert)
 
     @property
     def follows(self) -> bool:
@@ -188,7 +187,6 @@ class Evaluator:
         follow_rows(
             engine,
             generation,
-            Scores(reference=reference[0]),
             adapter and adapter[0],
             self.examples[: looks[-1]],
             drafts,

@@ -2,25 +2,21 @@
 examples as the model sees them."""
 
 from bisect import bisect_right
-from dataclasses import replace
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
-from gradience.evaluate.inputs import EvaluateInputs, read_inputs
+from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.rows import texts_of
-from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.rendering import encode_pair
 from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, ShownMargin
 from gradience.reports.forecast import ScoredExample
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
-from gradience.tasks.rows import first_rows
 
 DISCORDANCES = (0.0, 0.01, 0.03, 0.05, 0.1, 0.2)
 """Assumed discordances: from equal answers to a retrained adapter that differs on one example in five."""
@@ -31,8 +27,6 @@ AS_LONG = "The memory is for answers as long as the reference answers. Longer on
 
 SHOWN = 3
 """Number of examples in a preview."""
-PREVIEWED = 1000
-"""Rows of a file that are read for them."""
 
 
 def margins_of(
@@ -158,24 +152,6 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
 
 
 # ---------------------------------------------------------------- preview
-
-
-def read_preview(
-    request: EvaluateSettings,
-    adapters: tuple[AdapterInput, ...] | None = None,
-    *,
-    name: str = "",
-    is_guard: bool = False,
-) -> EvaluateInputs:
-    """Read the inputs of a preview: of a file of examples only its first rows. Raises as `read_inputs` does."""
-    if request.data is None:
-        return read_inputs(request, adapters, name=name, is_guard=is_guard)
-    limit = min(request.limit or PREVIEWED, PREVIEWED)
-    with first_rows(PREVIEWED):
-        inputs = read_inputs(replace(request, limit=limit), adapters, name=name, is_guard=is_guard)
-    if len(inputs.examples) < PREVIEWED:
-        return inputs
-    return replace(inputs, notes=(*inputs.notes, f"a preview reads at most {PREVIEWED:,} examples of a file"))
 
 
 def preview_evaluation(inputs: EvaluateInputs) -> EvaluationPreview:

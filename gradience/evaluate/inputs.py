@@ -36,13 +36,15 @@ from gradience.tasks.base import (
 from gradience.tasks.examples import ChoiceExample, LabeledExample
 from gradience.tasks.layouts import columns_hint
 from gradience.tasks.prompts import Unchanged, load_prompts
-from gradience.tasks.rows import KINDS, grouped_by, kind_of, local
+from gradience.tasks.rows import KINDS, first_rows, grouped_by, kind_of, local
 from gradience.words import counted
 
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
 """Default margin of accuracy in points: of a task, and of a guard."""
 DEFAULT_NATS = {False: Fraction("0.025"), True: Fraction("0.05")}
 """Default margin of likelihoods in nats per token."""
+PREVIEWED = 1000
+"""Rows of a file that a preview reads."""
 TEXT_TOKENS = 512
 """Default token limit for texts to label: the context of BERT-like models."""
 
@@ -169,7 +171,7 @@ def read_inputs(
     name: str = "",
     is_guard: bool = False,
 ) -> EvaluateInputs:
-    """Read and check adapters, examples, and the base's small files. No model is loaded.
+    """Read and check adapters, examples, and the base's small files. No model is loaded; a preview reads few examples.
 
     adapters: those of the request, if they have been read. name: name of the data set, if there are several.
     is_guard: True for a guard.
@@ -177,7 +179,9 @@ def read_inputs(
     Raises UsageError (`no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`, `engine-cannot`), InputError
     (`labels-differ`), and what `read_adapters`, tasks and the engine's `inspect` raise.
     """
-    requested, request = request, replace(request, limit=_planned_limit(request))
+    requested, first = request, PREVIEWED if request.preview and request.data is not None else None
+    limit = _planned_limit(request) if first is None else min(request.limit or first, first)
+    request = replace(request, limit=limit)
     adapters = adapters or read_adapters(request)
     if request.prompts is not None and (request.data is not None or request.task is not None):
         raise UsageError(
@@ -187,7 +191,8 @@ def read_inputs(
         )
     task: Task | ChatTask | None
     try:
-        task = None if request.prompts is not None else task_of(request)
+        with first_rows(first):
+            task = None if request.prompts is not None else task_of(request)
     except InputError as error:
         if error.code != "task-unknown":
             raise
@@ -247,6 +252,8 @@ def read_inputs(
     groups = groups_of(task, examples, request.group)
     if groups:
         notes.append(group_note(len(examples), tuple(groups.values()), request.group))
+    if len(examples) == first:
+        notes.append(f"a preview reads at most {first:,} examples of a file")
     inputs = replace(
         inputs, request=requested, notes=tuple(notes), measures_divergence=measures, group_of=groups
     )

@@ -224,7 +224,6 @@ TOGETHER = 16
 def follow_rows(
     engine: Engine,
     generation: Generation,
-    scores: Scores,
     name: str | None,
     rows: Sequence[Any],
     drafts: Sequence[GenerationRecord],
@@ -238,8 +237,8 @@ def follow_rows(
     on_batch: Progress | None = None,
     looks: Sequence[int] = (),
 ) -> None:
-    """Write what `evaluate_rows` writes for `generation` and, with a second path, for `scores`, in one pass with the
-    answers of another adapter as drafts.
+    """Write what `evaluate_rows` writes for `generation` and, with a second path, for the scores against the adapter
+    `reference`, in one pass with its answers as drafts.
 
     drafts: its answer to each row; near_tie: from `Engine.near_tie`.
     """
@@ -254,6 +253,7 @@ def follow_rows(
         Draft(row.prompt, draft_of(draft), row.response if len(paths) > 1 else None)
         for row, draft in zip(rows, drafts, strict=False)
     ]
+    scores = Scores(reference=reference)
     procedures: list[Procedure] = [generation, scores]
     places = [list(chain(*unit)) for unit in units]
     files = [

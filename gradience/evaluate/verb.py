@@ -23,7 +23,7 @@ from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
-from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
+from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation
 from gradience.evaluate.inputs import EvaluateInputs, read_adapters, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS, RecordStore, changed_claims, count_test
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order, report_of
@@ -255,13 +255,12 @@ def read_sets(
     adapters: those of the settings, if they have been read. joint: each set has a name and a folder of its own.
     """
     named, adapters = sets_of(settings), adapters or read_adapters(settings)
-    read = read_preview if settings.preview else read_inputs
     sets = []
     for name, guard, request in named:
         if joint:
             output = settings.output and Path(settings.output) / name
             request = replace(request, with_base=True, output=output)
-        sets.append(read(request, adapters, name=name if joint else "", is_guard=guard))
+        sets.append(read_inputs(request, adapters, name=name if joint else "", is_guard=guard))
     return tuple(sets)
 
 

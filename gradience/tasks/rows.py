@@ -332,7 +332,7 @@ def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
         variable.reset(token)
 
 
-def first_rows(count: int) -> AbstractContextManager[None]:
+def first_rows(count: int | None) -> AbstractContextManager[None]:
     """While this lasts, read only the first rows of a file, unless they have labels: all rows say which there are."""
     return _set(_FIRST, count)
 
