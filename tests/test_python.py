@@ -115,7 +115,7 @@ CALLS = {
     "evaluate_adapters('a', margin='x')": "margin: 'x' is not a number such as 0.5 or 2/3 (got str 'x')",
     "audit_adapter('my_adapter', rank=4)": "unknown keyword: rank",
     "audit_adapter('my_adapter', command='mine')": "unknown keyword: command",
-    "compress_adapter('my_adapter', 'out', rank=4, documents=print)": "unknown keyword: documents",
+    "compress_adapter('my_adapter', 'out', rank=4, card=print)": "unknown keyword: card",
 }
 
 

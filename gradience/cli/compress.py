@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -15,11 +14,6 @@ from gradience.cli.output import LayersOutput
 from gradience.compress.settings import CompressSettings
 from gradience.errors import UsageError
 from gradience.settings import SETTINGS, Flag, StrPath, shared
-
-if TYPE_CHECKING:
-    from gradience.adapters.adapter import Adapter
-    from gradience.files.card import Card
-    from gradience.reports.compression import CompressionReport
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -50,25 +44,15 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
     path, settings = Path(settings.path), with_base(settings)
     if path.suffix == ".jsonl":
         return _fleet(settings, fleet, out)
+    from gradience.card import card_of
     from gradience.compress.adapter import compress_adapter
 
     hub.check(dry_run=settings.dry_run)
-    report = out.run(compress_adapter, replace(settings, documents=_documents), f"compressing {path}")
+    report = out.run(compress_adapter, replace(settings, card=card_of), f"compressing {path}")
     out.show(report, paths=(str(path), str(settings.output)))
     if settings.output is not None:
         hub.run(Path(settings.output))
     return ExitCode.DONE
-
-
-def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str | Card]:
-    from gradience.card import card_of
-    from gradience.compress.carry import DOCUMENT
-    from gradience.files.card import CARD
-
-    return {
-        DOCUMENT: report.to_markdown(),
-        CARD: card_of(written.location.path, opened=written),
-    }
 
 
 def _fleet(settings: CompressSettings, fleet: Fleet, out: LayersOutput) -> int:

@@ -7,7 +7,7 @@ module at a time, without the base model. The error reported is the one of the f
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +21,7 @@ from gradience.adapters.patterns import anchored_key
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_opened
 from gradience.compress.carry import (
+    DOCUMENT,
     REPORT,
     annotate,
     carry_files,
@@ -38,7 +39,7 @@ from gradience.compress.layout import Layout, another_adapter, lay_out
 from gradience.compress.module import CompressedModule, Job
 from gradience.compress.settings import CompressSettings
 from gradience.compress.weights import written_adapter
-from gradience.files.card import Card, write_card
+from gradience.files.card import CardOf, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.plan.compression import SIZES, criterion_of, plan_compression
@@ -60,8 +61,6 @@ from gradience.settings import public, required_output
 from gradience.spectra import error_of_all
 from gradience.words import counted
 
-Documents = Callable[[Adapter, CompressionReport], Mapping[str, str | Card]]
-"""The written adapter, open, and its report -> further files, name -> text; README.md is a `Card`."""
 ROUNDING_SHOWS = 0.01
 """Relative error above which a loss from rounding deserves a warning."""
 
@@ -117,7 +116,8 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
             **choices,
             **work,
             force=settings.force,
-            documents=settings.documents,
+            page=settings.card is not None,
+            card=settings.card,
             command=settings.command,
         )
 
@@ -135,12 +135,14 @@ def write_compressed(
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
-    documents: Documents | None = None,
+    page: bool = False,
+    card: CardOf | None = None,
     command: str = "",
 ) -> CompressionReport:
     """Write an open adapter at the ranks of `plan` to the folder `target`.
 
-    The other keywords are those of `compress_adapter`; a calibration is the one that the plan was made with.
+    page: write the report as Markdown, too. card: makes the model card. The other keywords are those of
+    `compress_adapter`; a calibration is the one that the plan was made with.
 
     Returns the report, which is also written to the folder. Raises what `compress_adapter` raises.
     """
@@ -201,11 +203,10 @@ def write_compressed(
             run=watch.run_info(),
         )
         report.save(folder / REPORT)
-        for name, text in ({} if documents is None else documents(written, report)).items():
-            if isinstance(text, Card):
-                write_card(folder, text)
-            else:
-                (folder / name).write_bytes(text.encode())
+        if page:
+            (folder / DOCUMENT).write_bytes(report.to_markdown().encode())
+        if card is not None:
+            write_card(folder, card(folder, opened=written))
         refuse_foreign_files(target, os.listdir(folder))
     return report
 

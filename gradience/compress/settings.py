@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.audit.options import AllowedRanks, CalibrationFile
+from gradience.files.card import CardOf
 from gradience.ranks import Suggested
 from gradience.reports.base.encodings import ENCODING_NAMES
 from gradience.settings import (
@@ -27,10 +28,9 @@ from gradience.settings import (
 )
 
 if TYPE_CHECKING:
-    from gradience.compress.adapter import Documents
     from gradience.reports.compression import CompressionPlan
 else:
-    CompressionPlan = Documents = Any  # not imported to read a command line
+    CompressionPlan = Any  # not imported to read a command line
 
 
 def storage_types() -> list[str]:
@@ -114,5 +114,5 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     _: KW_ONLY
     dry_run: bool = False
     """Show the plan and write nothing."""
-    documents: Annotated[Documents | None, Internal] = None
-    """Makes further files of the folder from it and the report: its Markdown, the block of its card."""
+    card: Annotated[CardOf | None, Internal] = None
+    """Makes the model card. If given, the report is written as Markdown, too."""

@@ -60,8 +60,8 @@ class Card(NamedTuple):
     front: FrontMatter | None = None
 
 
-CardOf = Callable[[Path], Card]
-"""An adapter's folder -> its card."""
+CardOf = Callable[..., Card]
+"""`card_of` of gradience.card: an adapter's folder, the evidence about it, the adapter if it is open -> its card."""
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
 

@@ -12,12 +12,13 @@ from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.calibrate.verb import calibrate
-from gradience.compress.adapter import Documents, write_compressed
+from gradience.compress.adapter import write_compressed
 from gradience.compress.layout import lay_out
 from gradience.digests import sha256_file, sha256_json
 from gradience.distill.inputs import DistillInputs, read_distill_inputs
 from gradience.distill.verb import distill
 from gradience.errors import InputError, UsageError
+from gradience.files.card import CardOf
 from gradience.files.whole import write_whole
 from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
@@ -43,6 +44,8 @@ class CandidateSource:
     """Used for all candidates, if given."""
     distillation: DistillSettings | None = None
     """Settings for distilling the smallest candidate; the student is the adapter itself until that candidate exists."""
+    card: CardOf | None = None
+    """Makes the model cards of the candidates."""
 
     @property
     def rank(self) -> int:
@@ -60,7 +63,7 @@ class CandidateKind(Protocol):
     def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         """Return the ranks of a candidate and their cost, from the audit. Raises if it cannot be made."""
 
-    def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
+    def make(self, source: CandidateSource, rank: int, folder: Path) -> None:
         """Write a candidate to `folder`, as PEFT would, replacing it. The same inputs give the same weights."""
 
 
@@ -77,14 +80,15 @@ class TruncatedKind:
             lay_out(source.adapter, plan, base_model=source.base_model, calibration=source.calibration)
         return plan
 
-    def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
+    def make(self, source: CandidateSource, rank: int, folder: Path) -> None:
         write_compressed(
             source.adapter,
             self._ranks(source, rank),
             folder,
             base_model=source.base_model,
             force=True,
-            documents=documents,
+            page=True,
+            card=source.card,
             calibration=source.calibration,
         )
 
@@ -102,11 +106,11 @@ class Distilled:
     def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         return cut_of(source).plan(source, rank).model_copy(update={"prediction": None})
 
-    def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
+    def make(self, source: CandidateSource, rank: int, folder: Path) -> None:
         assert source.distillation is not None
         cut = cut_of(source)
         student = folder.with_name(candidate_name(cut, rank))
-        cut.make(source, rank, student, documents)
+        cut.make(source, rank, student)
         request = replace(source.distillation, adapter=student, force=True)
         with open_adapter(student) as opened:
             inputs = read_distill_inputs(request, opened, source.adapter)

@@ -83,7 +83,13 @@ def read_search(settings: ShrinkSettings, opened: Adapter) -> SearchInputs:
     distillation, notes = (
         (None, ()) if prompts is None else distillation_of(request, opened, Path(prompts), tested)
     )
-    source = CandidateSource(opened, audit_opened(opened), calibration=calibration, distillation=distillation)
+    source = CandidateSource(
+        opened,
+        audit_opened(opened),
+        calibration=calibration,
+        distillation=distillation,
+        card=settings.card,
+    )
     if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
         source = replace(source, base_model=locate(inputs.model).folder)
     notes = (*notes, *notes_on_calibration(calibration, tested))

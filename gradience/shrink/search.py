@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradience.compress.adapter import Documents
 from gradience.compress.rotate import write_rotated
 from gradience.errors import InputError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
@@ -16,7 +15,7 @@ from gradience.files.artifact import digest_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.shrink import PlannedCandidate
-from gradience.shrink.candidates import KINDS
+from gradience.shrink.candidates import KINDS, CandidateSource
 from gradience.shrink.plan import CONTROL, GUARDS, Prepared
 
 CANDIDATES = "candidates"
@@ -124,14 +123,14 @@ def search_in_order(
             return
 
 
-def maker(prepared: Prepared, output: Path, documents: Documents | None) -> Make:
+def maker(source: CandidateSource, output: Path) -> Make:
     """Return a function that makes each candidate below `output` once."""
     ready: dict[str, AdapterInput] = {}
 
     def make(candidate: PlannedCandidate) -> AdapterInput:
         if candidate.name not in ready:
             folder = output / CANDIDATES / candidate.name
-            KINDS[candidate.kind].make(prepared.source, candidate.rank, folder, documents)
+            KINDS[candidate.kind].make(source, candidate.rank, folder)
             ready[candidate.name] = adapter_input(candidate.name, folder)
         return ready[candidate.name]
 

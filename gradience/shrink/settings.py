@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -13,19 +13,11 @@ from pydantic.dataclasses import dataclass
 from gradience.audit.options import CalibrationFile
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
-from gradience.files.card import Card
+from gradience.files.card import CardOf
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.plan.compression import MAX_STRENGTH
 from gradience.settings import SETTINGS, Flag, Internal, OutputPath, RankList, StrPath, shared
-
-if TYPE_CHECKING:
-    from gradience.reports.shrink import ShrinkReport
-else:
-    ShrinkReport = Any  # not imported to read a command line
-
-CardOf = Callable[[Path, ShrinkReport | None], Card]
-"""An adapter's folder, and the evidence about it -> its model card."""
 
 
 def strengths_of(given: Any) -> tuple[float, ...] | None:
@@ -71,7 +63,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """Prompts without answers. Without `data` or `task`, the share of changed answers is tested (only for a causal
     language model). With them, the prompts are used only to calibrate and distill."""
     card: Annotated[CardOf | None, Internal] = None
-    """Makes the model card from an adapter's folder and the evidence about it, or None."""
+    """Makes the model card from an adapter's folder and the evidence about it."""
 
     @property
     def folder(self) -> Path:

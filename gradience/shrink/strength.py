@@ -13,7 +13,7 @@ from pathlib import Path
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_opened
-from gradience.compress.adapter import Documents, write_compressed
+from gradience.compress.adapter import write_compressed
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.halves import split, with_adapters
@@ -36,7 +36,7 @@ from gradience.shrink.candidates import CandidateSource
 from gradience.shrink.plan import reference_of
 from gradience.shrink.search import CANDIDATES
 from gradience.shrink.settings import ShrinkSettings
-from gradience.shrink.verb import ADAPTER, documents_of, put_in_place
+from gradience.shrink.verb import ADAPTER, put_in_place
 
 STRENGTH = "strength.json"
 STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -60,7 +60,7 @@ def _search(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | Evalu
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     reference = reference_of(settings, opened)
     sets = read_sets(replace(settings.evaluation, output=output), (reference,))
-    source = CandidateSource(opened, audit_opened(opened))
+    source = CandidateSource(opened, audit_opened(opened), card=settings.card)
     points = grid(settings.strengths or STRENGTHS, settings.ranks or (source.rank,), source.rank)
     dev, test = zip(*map(split, sets), strict=True)
     if settings.dry_run:
@@ -68,10 +68,9 @@ def _search(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | Evalu
         return forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
     for each in sets:
         report_notes(each, 0)
-    documents = documents_of(settings.card)
     with only_one(output):
         for point in points:
-            make(source, point, output / CANDIDATES / point.name, documents)
+            make(source, point, output / CANDIDATES / point.name)
         written = {
             point.name: adapter_input(point.name, output / CANDIDATES / point.name) for point in points
         }
@@ -139,12 +138,12 @@ def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[S
     )
 
 
-def make(source: CandidateSource, point: StrengthPoint, folder: Path, documents: Documents) -> None:
+def make(source: CandidateSource, point: StrengthPoint, folder: Path) -> None:
     """Write one point of the grid to `folder`, replacing it."""
     criterion = ToOwnRanks() if point.rank == source.rank else ToRank(point.rank)
     path = source.adapter.location.path
     plan = plan_compression(source.audit, criterion, path=path, strength=point.strength)
-    write_compressed(source.adapter, plan, folder, force=True, documents=documents)
+    write_compressed(source.adapter, plan, folder, force=True, page=True, card=source.card)
 
 
 def choose(report: EvaluationSetsReport) -> str | None:

@@ -15,11 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.compress.adapter import Documents
-from gradience.compress.carry import DOCUMENT as COMPRESSION_DOCUMENT
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import require_local
@@ -29,7 +26,7 @@ from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
 from gradience.evaluate.settings import sets_of
 from gradience.evaluate.verb import PLAN, report_notes, require_libraries
 from gradience.files.artifact import digest_of
-from gradience.files.card import CARD, Card, write_card
+from gradience.files.card import CardOf, write_card
 from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests
 from gradience.files.whole import check_output, whole_folder, write_errors
 from gradience.models.lock import only_one
@@ -37,7 +34,6 @@ from gradience.progress import Watcher
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration
-from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.reports.strength import StrengthReport
@@ -46,7 +42,7 @@ from gradience.shrink.candidates import DISTILLED, CandidateSource, calibration_
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, read_search, write_plan
 from gradience.shrink.search import CANDIDATES, maker, search_candidates, search_guards
-from gradience.shrink.settings import CardOf, ShrinkSettings
+from gradience.shrink.settings import ShrinkSettings
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 CALIBRATION = "calibration.safetensors"
@@ -138,7 +134,7 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
         prepared = replace(prepared, plan=write_plan(prepared.plan, output, watcher.note))
         watcher.planned(f"plan: {digest_of(prepared.plan)} (sha256 of {output / PLAN})")
         tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
-        make = maker(prepared, output, documents_of(settings.card))
+        make = maker(prepared.source, output)
         for candidate in prepared.plan.candidates:
             if candidate.kind == DISTILLED.name:  # while no other base is loaded
                 watcher.stage(f"{candidate.name}/distill", 1, None)
@@ -209,13 +205,3 @@ def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) ->
 
 def _same(a: Path, b: Path) -> bool:
     return b.is_file() and sha256_file(a) == sha256_file(b)
-
-
-def documents_of(card: CardOf | None) -> Documents:
-    """Return a function that makes the pages beside a candidate: its compression and its card."""
-
-    def documents(written: Adapter, report: CompressionReport) -> dict[str, str | Card]:
-        page: dict[str, str | Card] = {COMPRESSION_DOCUMENT: report.to_markdown()}
-        return page if card is None else {**page, CARD: card(written.location.path, None)}
-
-    return documents

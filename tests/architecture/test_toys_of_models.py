@@ -128,8 +128,6 @@ def test_a_toy_metric_is_one_function_and_one_line(add, tmp_path):
 
 def test_a_toy_kind_of_candidate_is_one_object_and_one_line(tmp_path, add):
     """Seen in the candidates of a plan, and in what is made for them."""
-    from types import SimpleNamespace
-
     from gradience.adapters.formats import open_adapter
     from gradience.audit.adapter import audit_opened
     from gradience.shrink.candidates import KINDS, CandidateSource, TruncatedKind, plan_candidates
@@ -141,15 +139,15 @@ def test_a_toy_kind_of_candidate_is_one_object_and_one_line(tmp_path, add):
         def plan(self, source, rank):
             return super().plan(source, 2 * rank)
 
-        def make(self, source, rank, folder, documents):
-            super().make(source, 2 * rank, folder, documents)
+        def make(self, source, rank, folder):
+            super().make(source, 2 * rank, folder)
 
     add("kind of candidate", Twin("twin"), name="twin")
     with open_adapter(EXAMPLE) as opened:
         source = CandidateSource(opened, audit_opened(opened))
         (candidate,), _ = plan_candidates(source, [2], KINDS["twin"])
         assert (candidate.kind, candidate.params_saved) == ("twin", 0.5)
-        assert maker(SimpleNamespace(source=source), tmp_path, None)(candidate).ranks == (4, 4)
+        assert maker(source, tmp_path)(candidate).ranks == (4, 4)
 
 
 def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(tmp_path, add):

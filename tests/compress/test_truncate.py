@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from raising import raises
 
 from gradience import audit_adapter
+from gradience.card import card_of
 from gradience.compress.check import WrittenWrong
 from gradience.compress.module import frobenius, norm_from_grams, truncation, write_module
 from gradience.compress.weights import written_adapter
@@ -283,11 +284,8 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, strength, tmp_pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
-def test_documents_are_written_with_the_rest(tmp_path):
+def test_page_and_card_are_written_with_the_rest(tmp_path):
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12)))
-    compress(
-        folder,
-        tmp_path / "out",
-        documents=lambda written, report: {"notes.md": f"rank {report.modules[0].new_rank}"},
-    )
-    assert (tmp_path / "out" / "notes.md").read_text() == "rank 2"
+    report = compress(folder, tmp_path / "out", page=True, card=card_of)
+    assert (tmp_path / "out" / "compression_report.md").read_text() == report.to_markdown()
+    assert card_of(tmp_path / "out").block in (tmp_path / "out" / "README.md").read_text()

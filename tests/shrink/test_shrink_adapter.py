@@ -317,8 +317,8 @@ def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
 class Inert(TruncatedKind):
     """Candidates that do nothing from rank 1 down."""
 
-    def make(self, source, rank, folder, documents):
-        super().make(source, rank, folder, documents)
+    def make(self, source, rank, folder):
+        super().make(source, rank, folder)
         if rank == 1:
             edit_config(folder, lora_alpha=0)
 
