@@ -15,7 +15,7 @@ from inspect import Parameter, Signature, cleandoc, getsource
 from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, dataclass_transform, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, cast, dataclass_transform, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -30,8 +30,19 @@ P = ParamSpec("P")
 S = TypeVar("S")
 R = TypeVar("R")
 
-SETTINGS = ConfigDict(extra="forbid", arbitrary_types_allowed=True, defer_build=True)
-"""For `pydantic.dataclasses.dataclass(frozen=True, config=SETTINGS)`."""
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def settings_model(*, kw_only: bool = False) -> Callable[[type[S]], type[S]]:
+    """Make a class the settings of a verb, or a part of them: a frozen pydantic dataclass without unknown names.
+
+    kw_only: True if all settings need their names in Python.
+    """
+    rules = ConfigDict(extra="forbid", arbitrary_types_allowed=True, defer_build=True)
+
+    def decorate(cls: type[S]) -> type[S]:
+        return cast("type[S]", pydantic_dataclass(frozen=True, kw_only=kw_only, config=rules)(cls))
+
+    return decorate
 
 
 @dataclass(frozen=True, slots=True)

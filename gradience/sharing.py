@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
-from pydantic.dataclasses import dataclass
 
 from gradience.errors import UsageError
 from gradience.files.whole import already_exists, write_whole
 from gradience.reports.plots.plot import Plot
-from gradience.settings import SETTINGS, Flag, StrPath, paths_of, public
+from gradience.settings import Flag, StrPath, paths_of, public, settings_model
 
 if TYPE_CHECKING:
     from gradience.reports.page.parts import PageSource
@@ -30,7 +29,7 @@ def _kinds() -> list[str]:
     return list(dict.fromkeys(kind for report in reports().values() for kind in report.plots))
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class PlotSettings:
     """Plot."""
 
@@ -86,7 +85,7 @@ def _checked(output: Path) -> Path:
     return check_page(output)
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class PageSettings:
     """Page."""
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic.dataclasses import dataclass
-
 from gradience.files.whole import already_exists, write_whole
-from gradience.settings import SETTINGS, Flag, StrPath, public
+from gradience.settings import Flag, StrPath, public, settings_model
 
 LABELS = ("classification", "glue", "reviews")
 """Tasks of a sequence classifier."""
@@ -57,7 +55,7 @@ seeds: [42]  # three or more for a claim about the next training
 """
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class StarterSettings:
     """Config."""
 

@@ -3,11 +3,9 @@
 import re
 from typing import Annotated
 
-from pydantic.dataclasses import dataclass
-
 from gradience.errors import UsageError
 from gradience.progress import Progress
-from gradience.settings import SETTINGS, Flag, Integer, Internal, PythonOnly
+from gradience.settings import Flag, Integer, Internal, PythonOnly, settings_model
 
 
 def bytes_of(text: str) -> int:
@@ -23,7 +21,7 @@ def bytes_of(text: str) -> int:
     return size
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class ReadSettings:
     """Reading adapters."""
 
@@ -33,7 +31,7 @@ class ReadSettings:
     """The command line that the report names."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class WorkSettings(ReadSettings):
     """Memory."""
 
@@ -46,7 +44,7 @@ class WorkSettings(ReadSettings):
     """A callback after each module: progress(done, total)."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class NameSettings:
     """Reading adapters."""
 

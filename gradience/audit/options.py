@@ -6,10 +6,9 @@ from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
-from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
-from gradience.settings import SETTINGS, Flag, OutputPath, PythonOnly, RankList, Share, StrPath
+from gradience.settings import Flag, OutputPath, PythonOnly, RankList, Share, StrPath, settings_model
 
 if TYPE_CHECKING:
     from gradience.reports.calibration import Calibration
@@ -30,7 +29,7 @@ CalibrationFile = Annotated[Calibration | StrPath | None, BeforeValidator(read_c
 AllowedRanks = Annotated[RankList | None, Flag("R,R...", read=str)]
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class BaseOfAudit:
     """Base model."""
 
@@ -40,7 +39,7 @@ class BaseOfAudit:
     """Name of the base in the report (default: its folder)."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class AuditFiles:
     """Output."""
 
@@ -52,7 +51,7 @@ class AuditFiles:
     """Replace an existing `output`."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class AuditSettings(WorkSettings, NameSettings, BaseOfAudit, AuditFiles):
     """Audit."""
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
-from pydantic.dataclasses import dataclass
 
 from gradience.errors import InputError
 from gradience.models.settings import DryRun
 from gradience.progress import Watcher
-from gradience.settings import SETTINGS, Flag, Integer, Internal, OutputPath, Positive, StrPath, several
+from gradience.settings import Flag, Integer, Internal, OutputPath, Positive, StrPath, settings_model, several
 
 
 def _configs() -> list[tuple[str, str]]:
@@ -33,7 +32,7 @@ Overrides = Annotated[str | Sequence[str], BeforeValidator(several), Flag("KEY=V
 Folders = Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("DIR")]
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class CommandSettings:
     """Run."""
 
@@ -41,7 +40,7 @@ class CommandSettings:
     """The command line that the report names."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class BenchSettings(CommandSettings, DryRun):
     """Run."""
 
@@ -59,7 +58,7 @@ class BenchSettings(CommandSettings, DryRun):
     """A callback for each stage and step."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class VerifySettings(CommandSettings):
     """Verification."""
 
@@ -81,7 +80,7 @@ class VerifySettings(CommandSettings):
     """Allow the run's own task code to score answers (also: GRADIENCE_ALLOW_CODE=1)."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class AggregateSettings(CommandSettings):
     """Runs."""
 
@@ -94,7 +93,7 @@ class AggregateSettings(CommandSettings):
     """Replace an existing aggregate."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class StatusSettings:
     """Run."""
 
@@ -102,7 +101,7 @@ class StatusSettings:
     """Folder of a run, which may be running, stopped or finished."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class ExportSettings:
     """Export."""
 

@@ -5,17 +5,25 @@ from dataclasses import KW_ONLY
 from typing import Annotated
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from gradience.files.card import CardOf
 from gradience.models.settings import BaseSettings
 from gradience.progress import Progress
-from gradience.settings import SETTINGS, Flag, Internal, OutputPath, Positive, PythonOnly, StrPath, shared
+from gradience.settings import (
+    Flag,
+    Internal,
+    OutputPath,
+    Positive,
+    PythonOnly,
+    StrPath,
+    settings_model,
+    shared,
+)
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class RowSettings:
     """Prompts."""
 
@@ -41,7 +49,7 @@ class RowSettings:
     """The command line that the report names."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class CalibrateSettings(BaseSettings, RowSettings):
     """Adapter and output."""
 
@@ -56,7 +64,7 @@ class CalibrateSettings(BaseSettings, RowSettings):
     """Check the inputs and show the plan, without loading a model."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class DistillSettings(BaseSettings, RowSettings):
     """Adapters, output and training."""
 

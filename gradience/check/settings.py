@@ -6,11 +6,10 @@ from dataclasses import KW_ONLY
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
-from pydantic.dataclasses import dataclass
 
 from gradience.errors import UsageError
 from gradience.files.strict_json import LARGEST
-from gradience.settings import SETTINGS, Flag, Integer, Number, StrPath, several
+from gradience.settings import Flag, Integer, Number, StrPath, settings_model, several
 
 TASKS = ("classification", "generation", "reasoning", "rl")
 OTHER_NAMES = {
@@ -22,7 +21,7 @@ OTHER_NAMES = {
 """Task -> synonyms, in lower case with underscores; `task_of` normalizes other spellings."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class CheckSettings:
     """Configurations."""
 

@@ -8,19 +8,18 @@ from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from gradience.audit.options import AuditSettings
 from gradience.cli.console import show_error
 from gradience.cli.output import LayersOutput, print_json, print_screen, print_text
 from gradience.errors import GradienceError, IncompleteError, UsageError
-from gradience.settings import SETTINGS, Flag, Integer, settings_of
+from gradience.settings import Flag, Integer, settings_model, settings_of
 
 if TYPE_CHECKING:
     from gradience.reports.audit import AuditReport
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class AuditedSettings:
     """Inputs."""
 
@@ -34,7 +33,7 @@ class AuditedSettings:
     """Base model (folder or name): also reports each update's size relative to its base weight."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class AuditOutput(LayersOutput):
     """Output."""
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from pydantic.dataclasses import dataclass
 
 from gradience.bench.settings import AggregateSettings, BenchSettings, ExportSettings, StatusSettings
 from gradience.cli.console import show_root, show_written
@@ -16,7 +15,7 @@ from gradience.cli.flags import with_flags
 from gradience.cli.help import Group, Verb
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import JsonOutput, TextsOutput, command_line, print_screen
-from gradience.settings import SETTINGS, Flag, call, required_output
+from gradience.settings import Flag, call, required_output, settings_model
 
 if TYPE_CHECKING:
     from gradience.reports.bench import Bench, BenchAggregate, Status
@@ -29,7 +28,7 @@ bench = typer.Typer(
 )
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class BenchOutput(TextsOutput):
     """Output."""
 

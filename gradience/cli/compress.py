@@ -6,17 +6,15 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic.dataclasses import dataclass
-
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import PushSettings, with_base
 from gradience.cli.output import LayersOutput
 from gradience.compress.settings import CompressSettings
 from gradience.errors import UsageError
-from gradience.settings import SETTINGS, Flag, StrPath, shared
+from gradience.settings import Flag, StrPath, settings_model, shared
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class Fleet:
     """Many adapters."""
 

@@ -6,15 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-from pydantic.dataclasses import dataclass
-
-from gradience.settings import SETTINGS, Flag, StrPath, call
+from gradience.settings import Flag, StrPath, call, settings_model
 
 EXAMPLE = "minilm-reviews-r8"
 CONFIG = "minilm_reviews_demo"
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class DemoSettings:
     """Options."""
 

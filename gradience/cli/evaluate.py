@@ -5,21 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic.dataclasses import dataclass
-
 from gradience.cli.console import show_root
 from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import TextsOutput
 from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
-from gradience.settings import SETTINGS, Flag, StrPath, required_output
+from gradience.settings import Flag, StrPath, required_output, settings_model
 
 if TYPE_CHECKING:
     from gradience.reports.evaluation import EvaluationReport
     from gradience.reports.evaluation_sets import EvaluationSetsReport
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class Command(CodeSettings):
     """Options."""
 

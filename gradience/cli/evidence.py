@@ -2,15 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic.dataclasses import dataclass
-
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import TextsOutput, command_line
 from gradience.evidence.settings import EvidenceSettings
-from gradience.settings import SETTINGS, Flag, call
+from gradience.settings import Flag, call, settings_model
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class GradedOutput(TextsOutput):
     """Output."""
 

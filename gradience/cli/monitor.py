@@ -2,15 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic.dataclasses import dataclass
-
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import VerboseOutput
 from gradience.monitor.settings import MonitorSettings
-from gradience.settings import SETTINGS, Flag, call
+from gradience.settings import Flag, call, settings_model
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class MonitorOutput(VerboseOutput):
     """Output."""
 

@@ -6,17 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic.dataclasses import dataclass
-
 from gradience.cli.console import show_note
 from gradience.errors import InputError, UsageError
 from gradience.files.rows import is_on_hub
-from gradience.settings import SETTINGS, Flag, StrPath
+from gradience.settings import Flag, StrPath, settings_model
 
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class CodeSettings:
     """Options."""
 
@@ -37,7 +35,7 @@ class CodeSettings:
         return allowing(self.allow_code)
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class PushSettings:
     """Hugging Face hub."""
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator
-from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import beneath, show_note, show_written, wants_color
 from gradience.errors import UsageError
-from gradience.settings import SETTINGS, Flag, StrPath, call
+from gradience.settings import Flag, StrPath, call, settings_model
 
 if TYPE_CHECKING:
     from gradience.files.artifact import Artifact
@@ -31,7 +30,7 @@ def _page(path: Path | None) -> Path | None:
     return path and check_page(path)
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class JsonOutput:
     """Output."""
 
@@ -59,7 +58,7 @@ class JsonOutput:
             print_screen(type(report).to_text, report, view=view)
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class PageOutput(JsonOutput):
     """Output."""
 
@@ -107,7 +106,7 @@ class PageOutput(JsonOutput):
             )
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class VerboseOutput(PageOutput):
     """Output."""
 
@@ -119,7 +118,7 @@ class VerboseOutput(PageOutput):
         return self.verbose
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class ReportOutput(PageOutput):
     """Output."""
 
@@ -158,7 +157,7 @@ class ReportOutput(PageOutput):
             return call(function, settings, watcher=watcher, command=command_line(), **more)
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class LayersOutput(ReportOutput):
     """Output."""
 
@@ -170,7 +169,7 @@ class LayersOutput(ReportOutput):
         return self.layers
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class TextsOutput(ReportOutput):
     """Output."""
 

@@ -2,15 +2,13 @@
 
 from typing import Annotated
 
-from pydantic.dataclasses import dataclass
-
 from gradience.cli.console import show_written
 from gradience.cli.output import JsonOutput, print_facts
-from gradience.settings import SETTINGS, Flag, call
+from gradience.settings import Flag, call, settings_model
 from gradience.sharing import PageSettings, report_page
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class WrittenOutput(JsonOutput):
     """Output."""
 

@@ -3,13 +3,11 @@
 from dataclasses import KW_ONLY
 from typing import Annotated
 
-from pydantic.dataclasses import dataclass
-
 from gradience.adapters.settings import WorkSettings
-from gradience.settings import SETTINGS, Flag, StrPath
+from gradience.settings import Flag, StrPath, settings_model
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class CompareSettings(WorkSettings):
     """Adapters."""
 

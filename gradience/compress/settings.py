@@ -7,7 +7,6 @@ from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, SkipValidation
-from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import NameSettings, WorkSettings
 from gradience.audit.options import AllowedRanks, CalibrationFile
@@ -15,7 +14,6 @@ from gradience.files.card import CardOf
 from gradience.ranks import Suggested
 from gradience.reports.base.encodings import ENCODING_NAMES
 from gradience.settings import (
-    SETTINGS,
     AboveZero,
     Flag,
     Internal,
@@ -25,6 +23,7 @@ from gradience.settings import (
     Positive,
     Share,
     StrPath,
+    settings_model,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def _plan(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class SizeSettings:
     """Target size (give one)."""
 
@@ -74,7 +73,7 @@ class SizeSettings:
     """Use the ranks of a plan that a dry run printed as JSON, edited if you like."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class RankSettings:
     """Ranks, directions and strength."""
 
@@ -88,7 +87,7 @@ class RankSettings:
     """Allow KL predictions and `max_kl_per_token` for a mixture-of-experts base."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class WriteSettings:
     """Written files."""
 
@@ -103,7 +102,7 @@ class WriteSettings:
     """Replace an existing adapter folder."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, NameSettings):
     """Output."""
 

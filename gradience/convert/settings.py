@@ -3,10 +3,8 @@
 from dataclasses import KW_ONLY
 from typing import Annotated
 
-from pydantic.dataclasses import dataclass
-
 from gradience.adapters.settings import NameSettings, ReadSettings
-from gradience.settings import SETTINGS, Flag, OutputPath, StrPath
+from gradience.settings import Flag, OutputPath, StrPath, settings_model
 
 
 def _targets() -> list[str]:
@@ -15,7 +13,7 @@ def _targets() -> list[str]:
     return list(TARGETS)
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class ConvertSettings(ReadSettings, NameSettings):
     """Conversion."""
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator
-from pydantic.dataclasses import dataclass
 
 from gradience import tasks
 from gradience.check.files import read_mapping
@@ -23,7 +22,16 @@ from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written
-from gradience.settings import SETTINGS, Flag, Internal, OutputPath, Positive, StrPath, settings_of, several
+from gradience.settings import (
+    Flag,
+    Internal,
+    OutputPath,
+    Positive,
+    StrPath,
+    settings_model,
+    settings_of,
+    several,
+)
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
@@ -286,7 +294,7 @@ def columns_of(given: Any) -> Any:
 Margin = float | str | Fraction
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class AnswerSettings:
     """Examples."""
 
@@ -337,7 +345,7 @@ class AnswerSettings:
     """The command line that the report names."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class ExampleSettings(AnswerSettings):
     """Examples."""
 
@@ -365,7 +373,7 @@ class ExampleSettings(AnswerSettings):
         return self.data if isinstance(self.data, Path) else None
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class Preview(DryRun):
     """Options."""
 
@@ -373,7 +381,7 @@ class Preview(DryRun):
     """Show three rendered examples and their scored answers, without loading a model."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Adapters and output."""
 

@@ -4,12 +4,11 @@ from dataclasses import KW_ONLY
 from typing import Annotated
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from gradience.settings import SETTINGS, Flag, Integer, Internal, Number, StrPath
+from gradience.settings import Flag, Integer, Internal, Number, StrPath, settings_model
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class EvidenceSettings:
     """Logs and scores."""
 

@@ -11,12 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic.dataclasses import dataclass
-
 from gradience.errors import InputError
 from gradience.files.whole import write_whole
 from gradience.reading import MAX_DATA_BYTES, read_file
-from gradience.settings import SETTINGS, Flag, Internal, StrPath
+from gradience.settings import Flag, Internal, StrPath, settings_model
 
 CARD = "README.md"
 BEGIN, END = b"<!-- gradience:card -->\n", b"<!-- /gradience:card -->\n"
@@ -25,7 +23,7 @@ OURS = "evaluated_with"
 """Key in `metric_args` that marks a result of ours."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class CardSettings:
     """Card."""
 

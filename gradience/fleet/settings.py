@@ -5,14 +5,13 @@ from dataclasses import KW_ONLY
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
-from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import WorkSettings
 from gradience.compress.settings import WriteSettings
-from gradience.settings import SETTINGS, Flag, Number, OutputPath, Positive, StrPath, several
+from gradience.settings import Flag, Number, OutputPath, Positive, StrPath, settings_model, several
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class FleetSettings(WorkSettings):
     """Adapters and output."""
 
@@ -36,7 +35,7 @@ class FleetSettings(WorkSettings):
     """Processes at a time (default: one per processor). The rows are the same for any number."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class FleetCompressSettings(WriteSettings, WorkSettings):
     """Many adapters."""
 

@@ -5,12 +5,11 @@ from dataclasses import KW_ONLY, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
-from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import WorkSettings
 from gradience.evaluate.settings import AnswerSettings, guards_of
 from gradience.models.settings import BaseSettings
-from gradience.settings import SETTINGS, Flag, Integer, Number, OutputPath, Positive, StrPath, several
+from gradience.settings import Flag, Integer, Number, OutputPath, Positive, StrPath, settings_model, several
 
 Method = Literal["linear", "svd", "ties", "dare", "knots"]
 SPARSE = ("ties", "dare", "knots")
@@ -25,7 +24,7 @@ def numbers_of(text: str) -> tuple[float, ...]:
         return ()
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class MethodSettings:
     """Method."""
 
@@ -48,7 +47,7 @@ class MethodSettings:
     """If trained heads, biases or embeddings differ: refuse, or average them by weight."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class MergeSettings(MethodSettings, BaseSettings, AnswerSettings, WorkSettings):
     """Adapters and output."""
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic.dataclasses import dataclass
 
-from gradience.settings import SETTINGS, Flag
+from gradience.settings import Flag, settings_model
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -24,7 +23,7 @@ def _name(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class BaseSettings:
     """Base model."""
 
@@ -45,7 +44,7 @@ class BaseSettings:
     """Device that the model runs on: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
 
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+@settings_model(kw_only=True)
 class DryRun:
     """Options."""
 

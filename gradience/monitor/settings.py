@@ -5,12 +5,11 @@ from dataclasses import KW_ONLY
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
-from pydantic.dataclasses import dataclass
 
-from gradience.settings import SETTINGS, Flag, Number, StrPath, several
+from gradience.settings import Flag, Number, StrPath, settings_model, several
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class MonitorSettings:
     """Runs."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
-from pydantic.dataclasses import dataclass
 
 from gradience.audit.options import CalibrationFile
 from gradience.errors import UsageError
@@ -17,7 +16,7 @@ from gradience.files.card import CardOf
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.plan.compression import MAX_STRENGTH
-from gradience.settings import SETTINGS, Flag, Internal, OutputPath, RankList, StrPath, shared
+from gradience.settings import Flag, Internal, OutputPath, RankList, StrPath, settings_model, shared
 
 
 def strengths_of(given: Any) -> tuple[float, ...] | None:
@@ -38,7 +37,7 @@ def strengths_of(given: Any) -> tuple[float, ...] | None:
     return strengths
 
 
-@dataclass(frozen=True, config=SETTINGS)
+@settings_model()
 class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """Adapter and candidates."""
 
