@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ SAVED_REASON = "full-weight module (modules_to_save)"
 TOKENS_REASON = "trained rows of an embedding (trainable_token_indices)"
 BASE_BIAS_REASON, BIAS_REASON = "bias of the base layer", "bias"
 GHOST_REASON = "copy of a module under original_module or modules_to_save"
+MAGNITUDES_ELSEWHERE = "its DoRA magnitudes are supported only in PEFT's format"
+"""`Adapter.unwritable` of a DoRA adapter in another format."""
 BASE_REASON = "weight of the base model saved beside the adapter"
 _HEADS = frozenset(
     ("classifier", "score", "lm_head", "qa_outputs", "embed_tokens", "embed_out", "pre_classifier", "pooler")
@@ -160,6 +162,12 @@ class LoraPair:
     def factors(self) -> dict[Side, Factor]:
         """Both factors by their side."""
         return {"A": self.a, "B": self.b}
+
+    def configured(self, config: PeftConfig, name: str) -> LoraPair:
+        """Return the pair with the rank, α and scale that a config gives the module called `name` there."""
+        alpha = config.alpha_of(name)
+        scale = config.scale(alpha, self.rank)
+        return replace(self, declared_rank=config.rank_of(name), alpha=alpha, scale=scale)
 
     def load(self) -> LoadedPair:
         """Read both tensors. Raises InputError (truncated, unreadable)."""
@@ -315,7 +323,7 @@ class Adapter(Closing):
         if not self.loads_in_peft:
             return []
         factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]
-        others = [note.tensor for note in self.other if not self.is_foreign(note)]
+        others = [note.tensor for note, _ in self.beside()]
         return [name for name in (*factors, *others) if not is_applied(name, self.adapter_name)]
 
     def scale_of(self, pair: LoraPair) -> float:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from gradience.adapters.adapter import (
     DORA_REASON,
+    MAGNITUDES_ELSEWHERE,
     Adapter,
     Factor,
     LoraPair,
@@ -158,15 +159,8 @@ def open_diffusers(path: Path, adapter: str | None, stack: ExitStack) -> Adapter
         if config is None:
             alpha = alphas.get(module.removeprefix(part), a.entry.shape[0])
             return paired(module, "linear", a, b, alpha)
-        pair, declared = paired(module, "linear", a, b), config.alpha_of(inner)
-        if isinstance(pair, str):
-            return pair
-        return replace(
-            pair,
-            declared_rank=config.rank_of(inner),
-            alpha=declared,
-            scale=config.scale(declared, pair.rank),
-        )
+        pair = paired(module, "linear", a, b)
+        return pair if isinstance(pair, str) else pair.configured(config, inner)
 
     opened = of_one_file("diffusers", path, file)
     sort_tensors(opened, places, make, partial(_known, alphas))
@@ -176,7 +170,7 @@ def open_diffusers(path: Path, adapter: str | None, stack: ExitStack) -> Adapter
     if len({part_of(pair.module) for pair in opened.pairs}) > 1:
         opened.unwritable = SEVERAL
     elif opened.config.use_dora:
-        opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
+        opened.unwritable = MAGNITUDES_ELSEWHERE
     return opened
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from gradience.adapters.adapter import (
     DORA_REASON,
+    MAGNITUDES_ELSEWHERE,
     Adapter,
     Factor,
     LoraPair,
@@ -98,7 +99,7 @@ def open_mlx(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
         only = "which PEFT loads only with the base's parameter names"
         opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
     elif opened.other:
-        opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
+        opened.unwritable = MAGNITUDES_ELSEWHERE
     if location.config is not None and settings is not None:
         opened.config = _as_peft(location.config, settings, opened, scale)
     return opened

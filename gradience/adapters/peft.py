@@ -15,7 +15,6 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -252,13 +251,7 @@ def _make_pair(
         pair = paired(module, "embedding" if embedding else "linear", a, b)
     if isinstance(pair, str) or config is None:
         return pair
-    alpha = config.alpha_of(config_name(pair.module))
-    return replace(
-        pair,
-        declared_rank=config.rank_of(config_name(pair.module)),
-        alpha=alpha,
-        scale=config.scale(alpha, pair.rank),
-    )
+    return pair.configured(config, config_name(pair.module))
 
 
 def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> LoraPair | str:

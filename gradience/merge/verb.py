@@ -131,11 +131,10 @@ def merge_or_resume(
     if settings.force or not output.exists():
         return write_merge(parents, settings, output, watch)
     with suppress(InputError):
-        report, choices = MergeReport.read(output / REPORT), _choices(settings)
+        report = MergeReport.read(output / REPORT)
         merged = [(parent.sha256, parent.weight) for parent in report.parents]
-        if merged == [(parent.sha256, parent.weight) for parent in parents] and choices == {
-            name: getattr(report, name) for name in choices
-        }:
+        same = merged == [(parent.sha256, parent.weight) for parent in parents]
+        if same and all(getattr(report, name) == value for name, value in _choices(settings).items()):
             return report
     raise already_exists(output)
 

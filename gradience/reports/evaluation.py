@@ -188,6 +188,12 @@ class EvaluatedAdapter(Part):
         return None if self.pairs is None else self.pairs.delta
 
     @property
+    def is_lower(self) -> bool:
+        """True if the whole 95 % interval is on the side of a loss."""
+        low, high = self.interval or (0.0, 0.0)
+        return high < 0 if self.likelihood is None else low > 0
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of Δ, or of ΔNLL: the repeated one if there were looks; None if it is unknown."""
         if self.look is not None:

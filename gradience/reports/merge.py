@@ -230,16 +230,10 @@ def _verdict(report: MergeReport) -> Note:
         (Span(row.parent, "name"), f": {row.merged.grade}, {row.merged.reason}") for row in tests.parents
     ]
     mark, verdict = MARKS[tests.verdict], tests.verdict.capitalize()
-    lower = [row.parent for row in tests.parents if row.merged.grade == "C" and _is_lower(row.merged)]
+    lower = [row.parent for row in tests.parents if row.merged.grade == "C" and row.merged.is_lower]
     if lower and mark == "unknown":
         mark, verdict = "warning", f"{verdict} at this margin, but less accurate than {' and '.join(lower)}"
     return Note(mark, verdict, reasons)
-
-
-def _is_lower(row: EvaluatedAdapter) -> bool:
-    """Return True if the whole 95 % interval is on the side of a loss."""
-    low, high = row.interval or (0.0, 0.0)
-    return high < 0 if row.likelihood is None else low > 0
 
 
 def _parents(report: MergeReport) -> Block:

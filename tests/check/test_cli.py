@@ -101,10 +101,14 @@ def test_a_training_folder_and_a_file_of_any_name(folder):
         *((task, task) for task in TASKS),
     ],
 )
-@pytest.mark.parametrize("option", ["--task", "--dataset"])
-def test_the_originals_tasks_are_understood(name, task, option, command):
+def test_the_originals_tasks_are_understood(name, task):
     assert task_of(name) == task
-    assert json.loads(command("check", example_adapter(), option, name, "--json").out)["task"] == task
+
+
+@pytest.mark.parametrize("option", ["--task", "--dataset"])
+def test_the_task_has_the_originals_option_too(option, command):
+    report = json.loads(command("check", example_adapter(), option, "sst2", "--json").out)
+    assert report["task"] == "classification"
 
 
 def test_settings_that_are_typed_count_before_the_file(command):

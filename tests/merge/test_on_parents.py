@@ -254,6 +254,22 @@ def test_pairs_that_cannot_be_merged(change, code, exit_code, says, method, pair
         assert "Traceback" not in command(*arguments, code=exit_code).err
 
 
+def test_bases_of_two_names_are_one_if_their_weights_files_are_equal(pair, tmp_path):
+    bases = tmp_path / "one", tmp_path / "two"
+    for adapter, base in zip(pair, bases, strict=True):
+        base.mkdir()
+        (base / "model.safetensors").write_bytes(b"weights")
+        edit_config(adapter, base_model_name_or_path=str(base))
+    gradience.merge_adapters(pair, tmp_path / "out")
+    (bases[1] / "model.safetensors").write_bytes(b"other weights")
+    with raises(InputError, "other-base"):
+        gradience.merge_adapters(pair, tmp_path / "no")
+    for base in bases:
+        (base / "model.safetensors").unlink()
+    with raises(InputError, "other-base"):
+        gradience.merge_adapters(pair, tmp_path / "no")
+
+
 CONTRADICTIONS = [
     ({"adapters": "A"}, "one-parent"),
     ({"weights": [1]}, "bad-weights"),
