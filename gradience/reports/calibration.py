@@ -140,7 +140,7 @@ class CalibrationReport(PromptReport):
     excluded: tuple[ExcludedModule, ...]
 
     @property
-    def tokens_per_answer(self) -> float:
+    def tokens_per_example(self) -> float:
         """Scored tokens of an average row that predicts; 1 for a classifier."""
         return self.scored_tokens / (self.rows - self.selection_rows)
 
@@ -154,7 +154,7 @@ class CalibrationReport(PromptReport):
             ("prompts", (Span(self.prompts, "name"), f": {split}")),
             *self.completions(),
         ]
-        tokens = self.tokens_per_answer
+        tokens = self.tokens_per_example
         ordered = sorted(self.modules, key=lambda module: (-module.importance, module.name))
         table = table_of(
             ordered[: SHOWN if view.brief else None],
@@ -390,7 +390,7 @@ def _answer(report: CalibrationReport) -> str:
         return f"The importance of {modules} was measured on {plural(report.rows, 'prompt')}."
     largest = report.sizes[0]
     calibrated, svd = (
-        sig(kl * report.tokens_per_answer)
+        sig(kl * report.tokens_per_example)
         for kl in (largest.calibrated_kl_per_token, largest.svd_kl_per_token)
     )
     return (
@@ -403,7 +403,7 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
     """Return the predicted KL of each size for both allocations of its parameters."""
     if not report.sizes:
         return []
-    tokens = report.tokens_per_answer
+    tokens = report.tokens_per_example
     table = table_of(
         report.sizes,
         (Column("parameters", ">"), lambda point: count(point.params)),

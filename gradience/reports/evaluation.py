@@ -47,7 +47,7 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import first_names
-from gradience.reports.bench_plan import Compares, Role, Share, margin_text
+from gradience.reports.bench_plan import Compares, PlannedSet, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts, typical_discordances
 from gradience.statistics.table import PairedTable
 from gradience.words import noun, points
@@ -379,6 +379,8 @@ class EvaluationForecast(ComparisonForecast):
     examples: int
     looks: tuple[int, ...] = absent_at(())
     """Numbers of examples at the planned looks; absent if all examples are answered at once."""
+    guard: bool = absent_at(False)
+    """True for a guard; absent for the task."""
     margin: Share
     others: dict[PlainName, EvaluationForecast] = absent_at({})
     """Further data sets by name, each with its dry run; absent without any."""
@@ -392,8 +394,7 @@ class EvaluationForecast(ComparisonForecast):
     @property
     def words(self) -> Inline:
         """Examples, looks and margin of a further data set."""
-        margin = margin_text(self.margin, nll=not self.margins)
-        return planned_words(self.examples, self.task, self.looks, margin)
+        return planned_words(self, margin_text(self.margin, nll=not self.margins))
 
     def blocks(self) -> Document:
         """Return the plan, the smallest margins, and the assumptions."""
@@ -584,14 +585,20 @@ def answered_words(planned: int, answered: int | None) -> str:
 
 
 def planned_words(
-    examples: int, task: str, looks: Sequence[int], margin: str, answered: int | None = None
+    planned: EvaluationForecast | PlannedSet, margin: str, answered: int | None = None
 ) -> tuple[str | Span, ...]:
-    """Return a data set in one line: `1,319 examples of gsm8k, margin 2.50 points`.
+    """Return a data set in one line: `guard, 1,319 examples of gsm8k, margin 5.00 points`.
 
     answered: examples that the reference answered; None for a plan.
     """
-    number = f"{answered_words(examples, answered)} {noun(examples, 'example')} of "
-    return (number, Span(task, "name"), f"{looks_words(looks, answered)}, margin {margin}")
+    number = f"{answered_words(planned.examples, answered)} {noun(planned.examples, 'example')} of "
+    looks = looks_words(planned.looks, answered)
+    return (
+        "guard, " if planned.guard else "",
+        number,
+        Span(planned.task, "name"),
+        f"{looks}, margin {margin}",
+    )
 
 
 def looks_words(looks: Sequence[int], answered: int | None) -> str:

@@ -140,9 +140,8 @@ def set_facts(report: EvaluationSetsReport) -> list[tuple[PlannedSet, Inline]]:
 
 
 def set_words(planned: PlannedSet, answered: int | None = None) -> Inline:
-    """Return `planned_words` of a data set, after `guard` if it is one."""
-    words = planned_words(planned.examples, planned.task, planned.looks, planned.margin_words, answered)
-    return ("guard, ", *words) if planned.guard else words
+    """Return `planned_words` of a data set. answered: examples that the reference answered; None for a plan."""
+    return planned_words(planned, planned.margin_words, answered)
 
 
 def table_blocks(report: EvaluationSetsReport) -> list[Block]:

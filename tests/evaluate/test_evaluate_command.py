@@ -256,11 +256,16 @@ def test_an_edited_plan_and_an_edited_joint_grade_are_mismatches(causal, texts, 
         path.write_text(text)
 
 
-def test_preview_shows_every_set(causal, texts):
+def test_preview_and_dry_run_show_every_set(causal, texts):
     preview = evaluate(causal, texts, None, preview=True)
     assert len(preview.scored) == 3
     assert {name: len(shown.scored) for name, shown in preview.others.items()} == {"general": 3}
     assert "general" in preview.to_text()
+    plan = evaluate(causal, texts, None, dry_run=True)
+    assert (
+        f"guard, {plan.others['general'].examples} examples of jsonl, margin 0.05 nats per token"
+        in plan.to_text()
+    )
 
 
 # ---------------------------------------------------------------- the joint grade
