@@ -24,8 +24,8 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -330,11 +330,15 @@ def unpacked(asset: Asset) -> Path:
 def _kept(name: str, make: Callable[[Path], None], pins: Callable[[Path], Mapping[str, str]]) -> Path:
     """Return the folder `name` of the cache, rebuilt if a file is missing or does not match its pin.
 
-    Only one process builds it; others wait. make: fills an empty folder.
+    Only one process builds it; others wait. A lock goes with its process: a killed one leaves nothing behind.
+    make: fills an empty folder.
     pins: file -> sha256. Raises InputError (`asset-hash`) if the new files do not match.
     """
-    folder = cache_folder() / "assets" / name
-    with _locked(name):
+    from filelock import FileLock
+
+    folder, locks = cache_folder() / "assets" / name, cache_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{name}.lock"):
         if _damaged(folder, pins):
             with whole_folder(folder, force=True) as scratch:
                 make(scratch)
@@ -355,14 +359,3 @@ def _damaged(folder: Path, pins: Callable[[Path], Mapping[str, str]]) -> str | N
         )
     except (InputError, ValueError, KeyError) as error:  # a file that is not there; a manifest that is none
         return str(error)
-
-
-@contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """Let one process at a time make `name`. The lock goes with the process: a killed one leaves nothing behind."""
-    from filelock import FileLock
-
-    folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):
-        yield
