@@ -84,22 +84,45 @@ def pair() -> dict[str, Stored]:
     return {A: zeros(2, 4), B: zeros(4, 2)}
 
 
-# ---------------------------------------------------------------- something else under this name
-
-
-@refused(WEIGHTS, "Git LFS pointer", "13,600,000 bytes", hint=("git lfs pull", "hf download"))
-def lfs_pointer(folder):
-    return weights(folder, factory.lfs_pointer())
-
-
-@refused(WEIGHTS, "web page", hint=("hf download", "logged in"))
-def html_page(folder):
-    return weights(folder, b"\n<!DOCTYPE html><html><title>Sign in</title></html>" + b" " * 3000)
-
-
-@refused(WEIGHTS, "JSON text", "Repository not found", hint="reports a server's errors")
-def json_error_page(folder):
-    return weights(folder, json.dumps({"error": "Repository not found", "code": 404}).encode())
+FILES: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {
+    # name: (content, words of the message, words of the hint)
+    "lfs_pointer": (
+        factory.lfs_pointer(), ("Git LFS pointer", "13,600,000 bytes"), ("git lfs pull", "hf download")
+    ),
+    "html_page": (b"\n<!DOCTYPE html><html>" + b" " * 3000, ("web page",), ("hf download", "logged in")),
+    "json_error_page": (
+        b'{"error": "Repository not found", "code": 404}',
+        ("JSON text", "Repository not found"), ("reports a server's errors",),
+    ),
+    "gguf_under_the_name_of_safetensors": (b"GGUF\3" + bytes(103), ("GGUF file",), ("ends in .gguf",)),
+    "empty_file": (b"", ("empty",), (AGAIN,)),
+    # 640 is 0x0280: the file begins with the bytes of a pickle of protocol 2, and is none.
+    "truncated_with_a_header_length_that_looks_like_a_pickle": (
+        (640).to_bytes(8, "little") + b'{"' + b" " * 500,
+        ("truncated", "648 bytes expected"), ("download or copy it again",),
+    ),
+    "header_too_large": (container(b"{}", bytes(100), length=2**63), ("not a safetensors file",), (AGAIN,)),
+    "header_not_json": (
+        container(b"{'single': quotes}"), ("header is not valid JSON", "column"), ("download or save it again",)
+    ),
+    "header_not_utf8": (container(b'{"\xff\xfe": 1}'), ("header is not UTF-8",), ("UTF-8",)),
+    "header_nested_100000_deep": (
+        container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), ("nested too deeply",), ("save it again",)
+    ),
+    "header_that_is_the_description_of_one_tensor": (
+        container({"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, bytes(4)),
+        ("the header is not a JSON object that describes tensors",), (AGAIN,),
+    ),
+    "name_of_5000_characters": (
+        safetensors({"x." * 2500 + "lora_A.weight": zeros(2, 2)}), ("name of 5,0", "1,024"), (AGAIN,)
+    ),
+    "trailing_bytes": (
+        safetensors(pair()) + b"extra",
+        ("5 bytes after the last tensor",), ("two readers could see different weights",),
+    ),
+}  # fmt: skip
+for name, (content, says, hints) in FILES.items():
+    CASES.append(Refusal(name, partial(weights, content=content), WEIGHTS, says, hints, (), 3))
 
 
 @refused(WEIGHTS, "zip archive", "torch.save", hint=("Pickle files can run code", "safe_serialization=True"))
@@ -120,31 +143,7 @@ def tar_archive(folder):
     return weights(folder, content.getvalue())
 
 
-@refused(WEIGHTS, "GGUF file", hint="ends in .gguf")
-def gguf_under_the_name_of_safetensors(folder):
-    return weights(folder, b"GGUF" + (3).to_bytes(4, "little") + bytes(100))
-
-
-# ---------------------------------------------------------------- cut off
-
-
-@refused(WEIGHTS, "empty", hint=AGAIN)
-def empty_file(folder):
-    return weights(folder, b"")
-
-
-@refused(WEIGHTS, "truncated", "648 bytes expected", hint="download or copy it again")
-def truncated_with_a_header_length_that_looks_like_a_pickle(folder):
-    # 640 is 0x0280: the file begins with the bytes of a pickle of protocol 2, and is none.
-    return weights(folder, (640).to_bytes(8, "little") + b'{"' + b" " * 500)
-
-
 # ---------------------------------------------------------------- the header
-
-
-@refused(WEIGHTS, "not a safetensors file", hint=AGAIN)
-def header_too_large(folder):
-    return weights(folder, container(b"{}", bytes(100), length=2**63))
 
 
 @refused(WEIGHTS, "more than 200,000 tensors", hint=AGAIN)
@@ -153,30 +152,10 @@ def too_many_tensors(folder):
     return weights(folder, container(b"{" + b",".join(entry % i for i in range(200_010)) + b"}"))
 
 
-@refused(WEIGHTS, "header is not valid JSON", "column", hint="download or save it again")
-def header_not_json(folder):
-    return weights(folder, container(b"{'single': quotes}"))
-
-
-@refused(WEIGHTS, "header is not UTF-8", hint="UTF-8")
-def header_not_utf8(folder):
-    return weights(folder, container(b'{"\xff\xfe": 1}'))
-
-
-@refused(WEIGHTS, "nested too deeply", hint="save it again")
-def header_nested_100000_deep(folder):
-    return weights(folder, container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
-
-
 @refused(WEIGHTS, "occurs twice", "lora_A", "two readers could take different values", hint="PEFT")
 def the_same_tensor_twice(folder):
     first, second = (json.dumps({A: described({A: zeros(2, 2)})[A]})[1:-1] for _ in range(2))
     return weights(folder, container(f"{{{first},{second}}}".encode(), bytes(16)))
-
-
-@refused(WEIGHTS, "the header is not a JSON object that describes tensors", hint=AGAIN)
-def header_that_is_the_description_of_one_tensor(folder):
-    return weights(folder, container({"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, bytes(4)))
 
 
 # ---------------------------------------------------------------- one tensor's description
@@ -204,11 +183,6 @@ for name, (changed, says) in FIELDS.items():
     CASES.append(Refusal(name, partial(one_tensor, entry=entry), WEIGHTS, (A, *says), (AGAIN,), (), 3))
 
 
-@refused(WEIGHTS, "name of 5,0", "1,024", hint=AGAIN)
-def name_of_5000_characters(folder):
-    return weights(folder, safetensors({"x." * 2500 + "lora_A.weight": zeros(2, 2)}))
-
-
 # ---------------------------------------------------------------- where the tensors lie
 
 
@@ -227,11 +201,6 @@ def overlapping_tensors(folder):
 @refused(WEIGHTS, "leave a gap", B, hint="two readers could see different weights")
 def gap_between_tensors(folder):
     return second_at(folder, 40, 72)
-
-
-@refused(WEIGHTS, "5 bytes after the last tensor", hint="two readers could see different weights")
-def trailing_bytes(folder):
-    return weights(folder, safetensors(pair()) + b"extra")
 
 
 # ---------------------------------------------------------------- Other tools and methods
