@@ -39,6 +39,9 @@ CONFIGS: dict[str, tuple[object, tuple[str, ...], str]] = {
     "config_nested_100000_deep": (
         replaced("target_modules", "[" * 100_000 + "]" * 100_000), ("nested too deeply",), "save it again"
     ),
+    "config_nested_100_deep": (
+        replaced("target_modules", "[" * 100 + "]" * 100), ("nested too deeply",), "save it again"
+    ),
     "config_of_17_megabytes": (
         json.dumps(config()).encode() + b" " * 17 * 2**20, ("(limit: 16,777,216)",), "download or save this file again"
     ),
