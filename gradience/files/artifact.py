@@ -54,8 +54,8 @@ def artifact_row(cls: type[T]) -> type[T]:
 
 def absent_at(default: Any) -> Any:
     """Return a field that is absent from the file while it has this value, its default."""
-    made: dict[str, Any] = {"default_factory": default.copy} if default == {} else {"default": default}
-    return Field(**made, exclude_if=lambda value: value == default)
+    initial: dict[str, Any] = {"default_factory": default.copy} if default == {} else {"default": default}
+    return Field(**initial, exclude_if=lambda value: value == default)
 
 
 class Part(BaseModel):
