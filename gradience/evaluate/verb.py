@@ -9,7 +9,7 @@ DIR/digests.json           all of these files, each with its sha256
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -357,14 +357,12 @@ def evaluate_each(
         plan = write_plan(plan, output, watcher.note)
         digest = digest_of(plan)
         watcher.planned(f"plan: {digest} (sha256 of {output / PLAN})")
-    base, reports = LoadedBase(), dict[str, EvaluationReport]()
-    try:
+    reports: dict[str, EvaluationReport] = {}
+    with closing(LoadedBase()) as base:
         for number, inputs in enumerate(sets, 1):
             watcher.data_set(inputs.name, number, len(sets))
             folder = None if output is None else output / inputs.name
             reports[inputs.name] = evaluate(inputs, folder, base=base, plan=digest, beside=output)
-    finally:
-        base.close()
     report = joint_report(plan, digest, reports, watch)
     if output is not None:
         _write(report, output)

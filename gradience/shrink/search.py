@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gradience.compress.rotate import write_rotated
@@ -83,23 +84,17 @@ def search_guards(
         if not shown:
             break
         watcher.data_set(guard.name, number, 1 + len(prepared.guards))
-        folder, candidates = output / GUARDS / guard.name, shown
-        answering = Answering(guard, folder, watcher, rows=1 + len(candidates), base=base)
+        answering = Answering(guard, output / GUARDS / guard.name, watcher, rows=1 + len(shown), base=base)
         answering.kept.bind(digest_of(prepared.plan))
-
-        def evaluate(
-            current: Answering,
-            guard: EvaluateInputs = guard,
-            candidates: Sequence[PlannedCandidate] = candidates,
-        ) -> GuardResults:
-            reference = current.reference()
-            return GuardResults(
-                guard, reference, tuple(search_in_order(current, reference, candidates, make))
-            )
-
-        all_results.append(answering.work(evaluate))
+        all_results.append(answering.work(partial(_on_guard, candidates=shown, make=make)))
         shown = shown_of(all_results[-1].tested)
     return tuple(all_results)
+
+
+def _on_guard(answering: Answering, candidates: Sequence[PlannedCandidate], make: Make) -> GuardResults:
+    reference = answering.reference()
+    tested = tuple(search_in_order(answering, reference, candidates, make))
+    return GuardResults(answering.inputs, reference, tested)
 
 
 def shown_of(tested: Sequence[TestedCandidate]) -> list[PlannedCandidate]:

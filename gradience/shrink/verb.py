@@ -12,6 +12,7 @@ DIR/digests.json    sha256 of all these files except the candidates
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,13 +140,9 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
             if candidate.kind == DISTILLED.name:  # while no other base is loaded
                 watcher.stage(f"{candidate.name}/distill", 1, None)
                 make(candidate)
-        with memory_errors():
-            base = LoadedBase()
-            try:
-                answering, results = search_candidates(prepared, output, watcher, make, base)
-                guards = search_guards(prepared, results, output, watcher, make, base)
-            finally:
-                base.close()
+        with memory_errors(), closing(LoadedBase()) as base:
+            answering, results = search_candidates(prepared, output, watcher, make, base)
+            guards = search_guards(prepared, results, output, watcher, make, base)
         plan_sha256 = sha256_file(output / PLAN)
         report = report_of(
             prepared.inputs, prepared.plan, plan_sha256, answering.fingerprint, results, watch, guards
