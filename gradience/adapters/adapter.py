@@ -440,7 +440,7 @@ def sort_tensors(
     adapter: Adapter,
     places: Mapping[str, Place],
     make: Callable[[str, Factor, Factor], LoraPair | str],
-    known: Callable[[str], str | None] = lambda name: None,
+    known: Callable[[str], str | None],
 ) -> None:
     """Sort every tensor of the adapter's only file into pairs, understood tensors and the rest.
 

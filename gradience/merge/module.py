@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters.adapter import LoadedPair, LoraPair
-from gradience.adapters.tensors import Words, decode
+from gradience.adapters.keys import Side
+from gradience.adapters.tensors import DTYPES, DType, Words, decode
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.check import compared
 from gradience.compress.dense import Dense, Rows, distances, row_blocks, write_dense
@@ -63,6 +64,11 @@ class MergedPair(LoraPair):
     def is_dense(self) -> bool:
         """True if the module is merged from dense updates: entry by entry, or with a DoRA update."""
         return self.recipe.method in ("ties", "dare") or any(part.dora is not None for part in self.parts)
+
+    def stored_type(self, side: Side) -> DType:
+        """Return the type of a factor of the merged module: the parents', or F32 if theirs differ."""
+        types = {part.pair.factors[side].entry.dtype for part in self.parts}
+        return types.pop() if len(types) == 1 else DTYPES["F32"]
 
     @property
     def parent_ranks(self) -> tuple[int | None, ...]:

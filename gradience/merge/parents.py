@@ -31,7 +31,7 @@ from gradience.adapters.config import PeftConfig, config_of
 from gradience.adapters.formats import open_adapter, require_order
 from gradience.adapters.keys import PREFIX, config_name, parse_key, peft_name
 from gradience.adapters.locate import natural_key
-from gradience.adapters.tensors import DTYPES, DType, NewTensor, decode, encode
+from gradience.adapters.tensors import DTYPES, NewTensor, decode, encode
 from gradience.audit.dominance import DoraUpdate
 from gradience.blas import processors
 from gradience.compress.encodings import merged_fields, require_config
@@ -109,24 +109,17 @@ def plan_merge(
     """
     pairs = _pairs(parents, settings, stack)
     wanted = rank or max(pair.rank for parent in parents for pair in parent.opened.pairs)
-    ranks, types = {}, {}
+    ranks = {}
     for pair in pairs:
         largest = pair.rank if settings.method == "linear" else min(wanted, pair.rows, pair.columns)
         ranks[pair.module] = largest if pair.is_dense else min(pair.rank, largest)
-        types[pair.module] = (
-            _common_type([part.pair.a.entry.dtype for part in pair.parts]),
-            _common_type([part.pair.b.entry.dtype for part in pair.parts]),
-        )
+    types = {pair.module: (pair.stored_type("A"), pair.stored_type("B")) for pair in pairs}
     encoded, jobs = encoded_jobs(parents[0].opened, pairs, ranks, types)
     fields = _fields(parents, encoded.fields, jobs)
     config = config_of(parents[0].config.path, fields)
     beside = _beside(parents, settings) | _lora_biases(parents, jobs)
     names = peft_names(parents[0].opened, jobs, ()) | {name: name for name in beside}
     return Layout(config, encoded, jobs, (), beside, (), names, fields)
-
-
-def _common_type(types: Sequence[DType], otherwise: str = "F32") -> DType:
-    return types[0] if len(set(types)) == 1 else DTYPES[otherwise]
 
 
 # ---------------------------------------------------------------- refusals
@@ -254,8 +247,8 @@ def _merged_pair(
     """Return the pair of one module. scale: common scale of all parts, whose values then stay exact; None if scales
     differ."""
     pair, rank = parts[0].pair, sum(part.pair.rank for part in parts)
-    types = [factor.entry.dtype for part in parts for factor in part.pair.factors.values()]
-    dtype = DTYPES["F64"] if scale is None else _common_type(types, "F64")
+    types = {factor.entry.dtype for part in parts for factor in part.pair.factors.values()}
+    dtype = DTYPES["F64"] if scale is None or len(types) > 1 else types.pop()
     a = pair.a.resized(dtype, (rank, *pair.a.entry.shape[1:]))
     b = pair.b.resized(dtype, (pair.rows, rank, *pair.b.entry.shape[2:]))
     merged = MergedPair(pair.module, pair.kind, a, b, rank, pair.rows, pair.columns, scale=scale or 1.0)
