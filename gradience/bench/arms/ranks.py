@@ -108,21 +108,9 @@ def is_calibrated(name: str) -> bool:
     return name.partition("_")[0] == "calibrated"
 
 
-def _median(probe: AuditedProbe) -> Choice:
-    return _uniform(probe, "median", probe.suggestions.median)
-
-
-def _p90(probe: AuditedProbe) -> Choice:
-    return _uniform(probe, "90th percentile", probe.suggestions.p90)
-
-
 def _per_layer(probe: AuditedProbe) -> Choice:
     basis = f"directions that hold {probe.suggestions.tau:g} of each module's energy, rounded up"
     return Choice(probe.ranks_by(ToSuggestion("per_layer")), basis)
-
-
-def _calibrated(probe: AuditedProbe) -> Choice:
-    return probe.of_size(probe.suggestions.median.rank)
 
 
 def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
@@ -149,10 +137,10 @@ def step_rank(name: str) -> int:
 
 
 VARIANTS: dict[str, Callable[[AuditedProbe], Choice]] = {
-    "uniform_median": _median,
-    "uniform_p90": _p90,
+    "uniform_median": lambda probe: _uniform(probe, "median", probe.suggestions.median),
+    "uniform_p90": lambda probe: _uniform(probe, "90th percentile", probe.suggestions.p90),
     "per_layer": _per_layer,
-    "calibrated": _calibrated,
+    "calibrated": lambda probe: probe.of_size(probe.suggestions.median.rank),
 }
 """Name in `compression.variants` -> its ranks. Beside them there are `uniform_rN`, rank N everywhere, and
 `calibrated_rN`, as many parameters as that."""

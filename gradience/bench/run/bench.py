@@ -57,7 +57,7 @@ from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, DataSplit, Role
-from gradience.tasks.base import Task, rendered
+from gradience.tasks.base import rendered
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
@@ -83,7 +83,12 @@ def run_bench(
     task = rendered(config.task.load(), config.model)
     role = config.task.eval_role
     limits: dict[Role, int | None] = {"train": config.train.train_samples, role: config.task.eval_samples}
-    splits = [_split(task, role, limit) for role, limit in limits.items()]
+    splits = [
+        DataSplit(
+            role=role, n=len(task.examples.of(role, most)), sha256=task.examples.fingerprint(role, most)
+        )
+        for role, most in limits.items()
+    ]
     rows, guards = evaluated_rows(config, task), read_guards(config)
     calibration = planned_calibration(config, task)
     planned = bench_plan(
@@ -202,11 +207,6 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
     )
 
 
-def _split(task: Task, role: Role, limit: int | None) -> DataSplit:
-    items = task.examples.of(role, limit)
-    return DataSplit(role=role, n=len(items), sha256=task.examples.fingerprint(role, limit))
-
-
 def _remove_adapters(config: BenchConfig, bench: Bench, facts: SeedFacts) -> None:
     """Delete the adapters that `keep_adapters` does not keep. Reports, records and manifests stay."""
     if config.runtime.keep_adapters == "all" or bench.status == "ERROR":  # the next run still needs them
@@ -244,7 +244,7 @@ def evaluate_ladder(
         for run in runs.values():
             run.evaluator = evaluator
         for step in (variant for variant in planned if variant.step is not None):
-            is_probe = all(_planned(of_seed, step.name).same_as == PROBE for of_seed in known.values())
+            is_probe = all(of_seed.outcome(step.name).planned.same_as == PROBE for of_seed in known.values())
             if not (is_probe or _is_shown(step.name, runs, known, rules, watcher)):
                 break
     finally:
@@ -273,15 +273,11 @@ def _is_shown(
     return False
 
 
-def _planned(facts: SeedFacts, name: str) -> Any:
-    return next(outcome.planned for outcome in facts.outcomes if outcome.planned.name == name)
-
-
 def _differences(facts: SeedFacts, name: str) -> list[int]:
     """Return step − probe for each answered example; a variant that equals another has its values."""
-    known = {outcome.planned.name: outcome for outcome in facts.outcomes}
-    outcome = known.get(known[name].planned.same_as or name)
-    if facts.probe is None or facts.probe.answers is None or outcome is None or outcome.answers is None:
+    same = facts.outcome(name).planned.same_as or name
+    answers = None if same == PROBE else facts.outcome(same).answers
+    if facts.probe is None or facts.probe.answers is None or answers is None:
         return []
-    pairs = zip(outcome.answers.records, facts.probe.answers.records, strict=False)
+    pairs = zip(answers.records, facts.probe.answers.records, strict=False)
     return [after.correct - before.correct for after, before in pairs]

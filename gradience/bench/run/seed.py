@@ -195,7 +195,7 @@ class SeedRun(SeedWalk):
         """Evaluate a ladder step up to a look, and return the facts with its answers or its error."""
         assert self.reached is not None
         self.reached[name] = look
-        outcome = next(outcome for outcome in facts.outcomes if outcome.planned.name == name)
+        outcome = facts.outcome(name)
         try:
             if outcome.planned.is_made:
                 self._attempt(outcome, self.evaluate, facts.probe)

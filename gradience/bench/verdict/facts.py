@@ -154,6 +154,10 @@ class SeedFacts:
     error: str = ""
     """The error that stopped the probe or its audit."""
 
+    def outcome(self, name: str) -> Outcome:
+        """Return the outcome of the variant `name`."""
+        return next(outcome for outcome in self.outcomes if outcome.planned.name == name)
+
     @property
     def training(self) -> TrainingReport | None:
         """The probe's training."""

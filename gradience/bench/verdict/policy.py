@@ -107,7 +107,8 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
         return Verdict("FAIL", (*lost_already(rows, policy), *unknown))
     failures = _failures(rows, policy)
     if any(row.n == 0 and row.status in NO_EVIDENCE for row in rows):
-        return Verdict("INCONCLUSIVE", (*unknown, *_cannot_become(rows, policy)))
+        lost = (f"cannot pass any more: {why}" for why in lost_already(rows, policy))
+        return Verdict("INCONCLUSIVE", (*unknown, *lost))
     if failures:
         return Verdict("FAIL", (*failures, *unknown))
     worst = min(row.delta for row in rows if row.delta is not None)
@@ -172,10 +173,6 @@ def lost_already(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     """
     best = [SeedOutcome(row.seed, n=1) if row.n == 0 and row.status in NO_EVIDENCE else row for row in rows]
     return [f"even if all other seeds were perfect, {why}" for why in _failures(best, policy)[:1]]
-
-
-def _cannot_become(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
-    return [f"cannot pass any more: {why}" for why in lost_already(rows, policy)]
 
 
 def overall(statuses: Iterable[Status]) -> Status:
