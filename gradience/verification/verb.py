@@ -93,7 +93,7 @@ MADE_UP = (
     " tests the answers"
 )
 MADE_UP_RUN = (
-    "fabricated records would also pass. A root or signature from another source shows that this is the published"
+    "fabricated records would also pass. A root from another source shows that this is the published"
     " folder; only running its config again tests the answers"
 )
 

@@ -12,8 +12,6 @@ from itertools import product
 from shutil import disk_usage
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.preview import Lengths, LocalInputs, look
@@ -30,6 +28,7 @@ from gradience.evaluate.memory import (
     sorted_longest,
     weights_bytes_of,
 )
+from gradience.files.hub import is_cached
 from gradience.files.shared_names import path_text
 from gradience.models.devices import choose_device, device_name
 from gradience.models.load import dtype_of, quiet
@@ -125,8 +124,7 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
     if address is not None:
         weights = "" if cost is None else f" ({size(cost.weights_bytes)})"
         cached = any(
-            isinstance(try_to_load_from_cache(address.repo, file, revision=address.revision), str)
-            for file in ("model.safetensors", "model.safetensors.index.json")
+            is_cached(address, file) for file in ("model.safetensors", "model.safetensors.index.json")
         )
         yield Requirement(
             what="base files",
