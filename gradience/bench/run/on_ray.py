@@ -33,7 +33,6 @@ from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
 from gradience.bench.run.stages import (
-    Due,
     Make,
     NotDone,
     Stages,
@@ -108,7 +107,7 @@ class DueStages(Stages):
             return folder
         if name in self.failed:
             raise self.failed[name]
-        raise NotDone(Due(name, key, tuple(dict.fromkeys(self.passed))))
+        raise NotDone(name, key, tuple(dict.fromkeys(self.passed)))
 
 
 class StageEnded(BaseException):
@@ -132,7 +131,7 @@ class OneStage(Stages):
         if name != self.order.stage and self.is_done(name, folder, key):
             return folder
         if name not in (self.order.stage, *self.order.inputs):
-            raise NotDone(Due(name, key))
+            raise NotDone(name, key)
         if name in self.order.inputs or key != self.order.key:
             raise StageEnded(_differs(name))
         try:

@@ -29,7 +29,6 @@ from gradience.bench.plan.preregister import evaluated_rows
 from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
 from gradience.bench.run.stages import (
-    Due,
     NotDone,
     Stages,
     key_of,
@@ -175,7 +174,7 @@ class SeedRun(SeedWalk):
         )
         self.number = 0
         self.planned: int | None = None
-        self.due: list[Due] = []
+        self.due: list[NotDone] = []
         """Stages found unfinished that other processes can make now."""
         self.distilled: set[str] = set()
         """Names of the stages that distill, and so need the base."""
@@ -210,7 +209,7 @@ class SeedRun(SeedWalk):
         for folder in mixed.folders:
             shutil.rmtree(folder)
 
-    def collect(self) -> tuple[SeedFacts, list[Due]]:
+    def collect(self) -> tuple[SeedFacts, list[NotDone]]:
         """Return the facts from the finished stages, and the stages that other processes can make now."""
         return self.walk(), self.due
 
@@ -225,7 +224,7 @@ class SeedRun(SeedWalk):
         try:
             step(*arguments)
         except NotDone as stop:
-            self.due.append(stop.due)
+            self.due.append(stop)
         except (OutputError, MadeElsewhere):  # a full disk stops all of it
             raise
         except Exception as error:  # the boundary of a probe, a variant, a guard: its failure is a result

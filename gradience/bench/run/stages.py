@@ -39,22 +39,13 @@ Watch = Callable[[str], Callable[[], int | None]]
 """Starts measuring the memory of the named stage; returns a function that reads the peak since then, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """An unfinished stage whose inputs are finished."""
-
-    stage: str
-    key: str
-    inputs: tuple[str, ...] = ()
-    """Finished stages that it depends on."""
-
-
 class NotDone(Exception):
-    """Raised for a due stage that another process makes."""
+    """Raised for an unfinished stage whose inputs are finished, and which another process makes."""
 
-    def __init__(self, due: Due) -> None:
-        super().__init__(due.stage)
-        self.due = due
+    def __init__(self, stage: str, key: str, inputs: tuple[str, ...] = ()) -> None:
+        """inputs: finished stages that it depends on."""
+        super().__init__(stage)
+        self.stage, self.key, self.inputs = stage, key, inputs
 
 
 @dataclass(frozen=True, slots=True)
