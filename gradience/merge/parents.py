@@ -4,6 +4,7 @@ Only headers are read, except for tensors that are not factors.
 """
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -179,8 +180,9 @@ def _refuse_together(first: Parent, other: Parent) -> None:
         unknown = "" in (here, there) and name != TOKENS
         if here == there or unknown or (name == BASE and _same_files(here, there)):
             continue
+        shown = [str(value or "empty")[:80] for value in (here, there)]
         raise InputError(
-            f"{both}: {name} is {here or 'empty'} in the first, {there or 'empty'} in the second",
+            f"{both}: {name} is {shown[0]} in the first, {shown[1]} in the second",
             code="other-base" if name in (BASE, "revision") else "other-config",
             hint="merge adapters of one base, task type and set of trained tokens; if two names mean the same base,"
             " set the same name in both configs",
@@ -198,6 +200,8 @@ def _refuse_together(first: Parent, other: Parent) -> None:
 
 def _same_files(*bases: str) -> bool:
     """Return True if the base models are folders with equal weights files."""
+    if not all(map(os.path.isdir, bases)):  # False for a name that no file can have
+        return False
     files = [{path.name: sha256_file(path) for path in Path(base).glob("*.safetensors")} for base in bases]
     return files[0] == files[1] != {}
 
@@ -321,13 +325,14 @@ def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, Ne
 def _fields(parents: Sequence[Parent], encoded: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
     """Return the config of the merged adapter: the first parent's, with the changes of the merge."""
     configs = [parent.config for parent in parents]
+    biases = {config.bias for config in configs}
     changes: dict[str, Any] = {
         **encoded,
         BASE: next((config.base_model for config in configs if config.base_model), None),
         "use_dora": False,
         "init_lora_weights": True,
         "lora_bias": any(config.fields.get("lora_bias") for config in configs),
-        "bias": max((config.bias for config in configs), key=("none", "lora_only", "all").index),
+        "bias": next((bias for bias in ("all", "lora_only") if bias in biases), "none"),
         "modules_to_save": [*dict.fromkeys(name for one in configs for name in one.modules_to_save)] or None,
         "inference_mode": True,
         **dict.fromkeys(RESET),

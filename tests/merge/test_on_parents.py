@@ -1,5 +1,6 @@
 """The merged adapter against each parent on its own rows; resuming; the search; the predicted KL."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -205,6 +206,10 @@ UNLIKE = {
         lambda a, b: edit_config(b, base_model_name_or_path="org/other"),
         "other-base", 3, "base_model_name_or_path is org/base in the first, org/other",
     ),
+    "a base that no file can be": (
+        lambda a, b: edit_config(b, base_model_name_or_path="x" * 5000 + "\0"),
+        "other-base", 3, "base_model_name_or_path is org/base in the first",
+    ),
     "revisions": (
         lambda a, b: (edit_config(a, revision="v1"), edit_config(b, revision="v2")),
         "other-base", 3, "revision is v1 in the first, v2 in the second",
@@ -311,6 +316,13 @@ def test_force_replaces_a_merged_adapter(pair, tmp_path):
     first = gradience.merge_adapters(pair, tmp_path / "out")
     second = gradience.merge_adapters(pair, tmp_path / "out", method="svd", rank=2, force=True)
     assert gradience.MergeReport.read(tmp_path / "out" / "merge_report.json") == second != first
+
+
+def test_an_unknown_bias_is_none(pair, tmp_path):
+    for folder in pair:
+        edit_config(folder, bias="some")
+    gradience.merge_adapters(pair, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_bytes())["bias"] == "none"
 
 
 def test_dora_needs_its_base_and_a_truncated_method(pair, tmp_path):
