@@ -94,24 +94,9 @@ def answered(base, tmp_path_factory):
     return folder, bench_of(facts, sums()), len(loads)
 
 
-def test_a_classification_goes_all_the_way(classified):
-    _, bench, watcher = classified
-    assert watcher.stages[:3] == ["probe/train", "probe/eval", "audit"]
-    names = [variant.name for variant in bench.variants]
-    assert names[:6] == [
-        "uniform_median", "uniform_median.truncate", "uniform_p90", "uniform_p90.truncate", "per_layer",
-        "per_layer.truncate",
-    ]  # fmt: skip
-    assert {"random_directions", "head_only", "rewrite_control"} < set(names)
-    assert bench.probe.gate.passed
-    assert bench.probe.n == len(sentences().examples.of("confirm"))
-    assert bench.status in ("PASS", "FAIL")
-    assert all(variant.status != "ERROR" for variant in bench.variants)
-    assert bench.base_params > 1_000
-
-
 def test_the_same_configuration_is_trained_once(classified):
     _, bench, watcher = classified
+    assert all(variant.status != "ERROR" for variant in bench.variants)
     trained = [name for name in watcher.stages if name.endswith("/train")]
     evaluated = [variant for variant in bench.variants if variant.measures and not variant.same_as]
     ranks = [variant.name for variant in evaluated if variant.made_by in ("retrain", "head")]
@@ -370,22 +355,13 @@ def exchange_weights(output: Path) -> None:
     os.utime(path, ns=(1, 1))
 
 
-def replacing(file: str, old: bytes, new: bytes) -> Callable[[Path], None]:
-    return lambda output: edit(output / file, old, new)
+def mark_as_wrong(output: Path) -> None:
+    edit(output / f"probe/eval/{ANSWERS}", b'"correct":true', b'"correct":false')
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights": (exchange_weights, "probe/train"),
-    "training": (replacing("probe/train/training.json", b'"loss": ', b'"loss": 1'), "probe/train"),
-    "config": (
-        replacing("probe/train/adapter/adapter_config.json", b'"lora_alpha": 8', b'"lora_alpha": 9'),
-        "probe/train",
-    ),
-    "records": (replacing(f"probe/eval/{ANSWERS}", b'"correct":true', b'"correct":false'), "probe/eval"),
-    "audit": (
-        replacing("audit/audit.json", b'"suggested_r_global_90": ', b'"suggested_r_global_90": 1'),
-        "audit",
-    ),
+    "records": (mark_as_wrong, "probe/eval"),
 }
 
 

@@ -105,9 +105,11 @@ def test_the_plan_that_was_printed_is_checked(copy):
     assert [(one.file, report.verdict) for one in report.mismatches] == [("plan.json", "mismatch")]
 
 
-def test_one_seed_is_verified_by_itself(trained):
+def test_one_seed_is_verified_by_itself(trained, monkeypatch):
     report = verify(trained / "seed_2")
     assert (report.verdict, report.level, report.seeds) == ("consistent", "L2", (2,))
+    monkeypatch.chdir(trained / "seed_2")
+    assert verify(Path()).seeds == (2,)
 
 
 @pytest.mark.parametrize(
@@ -340,11 +342,6 @@ def test_a_file_in_the_archive_is_named_as_it_is_there(kept, tmp_path):
     shutil.copy(kept / "plan.json", packed)
     said = " ".join(one.what for one in verify(packed).mismatches)
     assert f"{packed}/probe/eval/answers.records.jsonl: " in said
-
-
-def test_a_seed_is_found_from_inside_its_folder(trained, monkeypatch):
-    monkeypatch.chdir(trained / "seed_2")
-    assert verify(Path()).seeds == (2,)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
