@@ -322,7 +322,7 @@ class OnRay:
         errors = self.ray.exceptions
         here = folder / order.stage
         try:
-            made = [*self.ray.get(weights), *self.ray.get(files)]  # the manifest is the last of them
+            content = [*self.ray.get(weights), *self.ray.get(files)]  # the manifest is the last of them
         except errors.LocalRayletDiedError:
             raise self._gone("Ray's process on this machine (the raylet) has ended") from None
         except errors.RayTaskError as failed:
@@ -332,7 +332,7 @@ class OnRay:
             return order, lost.with_traceback(None)
         with write_errors(here):
             shutil.rmtree(here, ignore_errors=True)
-            _unpack(here, made)
+            _unpack(here, content)
         self.objects[order.seed, order.stage] = [files], [weights]
         variant, _, kind = order.stage.rpartition("/")
         if kind == "eval" and variant != PROBE:  # no later stage depends on it
