@@ -76,7 +76,6 @@ def test_a_completion_is_trained_as_it_is_and_the_answer_is_what_the_scorer_find
          "line 31: has `completion`, but earlier rows have `answer`", "the same fields"),
         ([{"prompt": "x", "completion": "It is 5.", "answer": "5"}], "task-answer",
          "line 1: its own response would be scored wrong: `exact` finds 'It is 5.'", "another scorer"),
-        ([{"prompt": "\ud83d", "answer": 1}], "task-row", "half of a character", ""),
         ([], "task-empty", "no train examples", ""),
     ],
 )  # fmt: skip
@@ -206,9 +205,6 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
         ("a.tsv", "text\tlabel\nFine\twine\ta\n", "line 2: 3 fields", "task-row"),
         ("a.jsonl", '{"text": "Fine", "label": 1}\n{"text": \n', "line 2: ", "task-row"),
         ("a.jsonl", '[{"text": "Fine", "label": 1}]\n', "line 1 is not a JSON object", "task-row"),
-        ("a.jsonl", '{"text": "Fine", "label": NaN}\n', "NaN is not a JSON number", "task-row"),
-        ("a.jsonl", '{"text": "Fine", "label": 1, "label": 2}\n', "the key 'label' occurs twice", "task-row"),
-        ("a.jsonl", f'{{"text": "Fine", "label": {"9" * 5000}}}\n', "a number of 5,000 characters", "task-row"),
         ("a.jsonl", f'{{"text": "{"x" * MAX_ROW}", "label": 1}}\n', "line 1: a row of more than", "task-row"),
         ("a.csv", 'text,label\nFine,a\n"' + "x\n" * MAX_ROW, "a row of more than 4,194,304", "task-row"),
         ("a.jsonl", '{"text": "Fine", "label": 0.5}\n', "contains 0.5", "task-label"),
