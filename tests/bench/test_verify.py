@@ -318,6 +318,19 @@ def test_results_without_anything_beside_them_are_not_verified(copy, tmp_path, c
     assert any("no records" in note and "seed_1" in note and "seed_2" in note for note in notes)
 
 
+def test_a_run_whose_audit_failed_is_verified_up_to_its_error(tmp_path, monkeypatch):
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr("gradience.bench.run.seed.audit_adapter", fails)
+    config = load_config(write_inputs(tmp_path / "inputs", **SMALL | {"seeds": [1]}))
+    (bench,), _ = run_bench(config, tmp_path / "run", Watcher())
+    assert {row.reasons for row in bench.variants} == {("no probe: RuntimeError: no memory left",)}
+    verified = verify(tmp_path / "run")
+    assert verified.mismatches == ()
+    assert "probe: that it ended in the recorded error" in verified.not_verified
+
+
 def test_a_packed_run_without_its_archive_is_named_once(tmp_path):
     source = KEPT / "minilm_reviews"
     shutil.copytree(source, tmp_path / "run", ignore=shutil.ignore_patterns("*.xz"))
