@@ -1,7 +1,6 @@
 """The verbs of Bench as functions, one for each command of `gradience bench`."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from gradience.bench.config.shipped import find_config
 from gradience.bench.settings import (
@@ -53,15 +52,8 @@ def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast
     return together or benches[-1]
 
 
-class Aggregated(NamedTuple):
-    """An aggregate, and the digest of the folder that it was written to."""
-
-    report: BenchAggregate
-    root: str | None
-
-
 @public(AggregateSettings)
-def aggregate(settings: AggregateSettings) -> Aggregated:
+def aggregate(settings: AggregateSettings) -> BenchAggregate:
     """Combine the seeds of one protocol and apply the safety policy.
 
     Keywords, named like the flags of `gradience bench aggregate`:
@@ -78,13 +70,12 @@ def aggregate(settings: AggregateSettings) -> Aggregated:
         raise already_exists(output / AGGREGATE)
     report = aggregate_checked(folders, command=settings.command)
     if output is None:
-        return Aggregated(report, None)
+        return report
     output.mkdir(parents=True, exist_ok=True)
     save_with_page(report, output / AGGREGATE)
     # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
-    return Aggregated(
-        report, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT))
-    )
+    write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT))
+    return report
 
 
 @public(StatusSettings)

@@ -155,9 +155,9 @@ def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
     """
     from gradience.bench.verb import aggregate as run
 
-    report, root = call(run, settings, command=command_line())
+    report = call(run, settings, command=command_line())
     output = None if settings.output is None else Path(settings.output)
-    if output is not None and root is not None:
+    if output is not None:
         show_root(output)
     out.show(report, folder=output)
     return ended(report, out.require_grade)
