@@ -157,7 +157,7 @@ def check_distillation(folder: Path, findings: Findings) -> None:
         return
     report = DistillReport.read(folder / DISTILL_REPORT)
     with (
-        findings.check("weights", "L1", WEIGHTS_MATCH.format(DISTILL_REPORT)),
+        findings.check("weights", "L1", WEIGHTS_MATCH.format(DISTILL_REPORT), DISTILL_REPORT),
         open_adapter(folder) as adapter,
     ):
         findings.compare(_distilled(report, adapter))
