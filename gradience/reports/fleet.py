@@ -298,8 +298,8 @@ def _serving(report: FleetReport, most: int | None) -> list[Block]:
         Column("max error", ">"),
     ]
     legend = (
-        "error: ‖ΔW − ΔW′‖/‖ΔW‖ of the truncated adapters, a crude guide to accuracy; memory: for modules with"
-        " adapters. Without lora_target_modules, vLLM also allocates the others."
+        "error: ‖ΔW − ΔW′‖/‖ΔW‖ of the truncated adapters, a crude guide to accuracy; median error: √(median energy"
+        " lost); memory: for modules with adapters. Without lora_target_modules, vLLM also allocates the others."
     )
     return [
         Heading("Server memory", aside=report.engine),

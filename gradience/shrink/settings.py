@@ -49,8 +49,9 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     With the same folder an interrupted search resumes."""
     _: KW_ONLY
     ranks: Annotated[RankList | None, Flag("RANKS", read=str)] = None
-    """Ranks to test, such as `[8, 4, 2, 1]` (default: the audit's p90 suggestion, halved down to 1; if `over` is
-    strength, the adapter's own). A search over rank tests only ranks below the adapter's."""
+    """Ranks to test, such as `[8, 4, 2, 1]` (default: the audit's p90 suggestion, halved down to 1; with a calibration,
+    the powers of two below the adapter's rank; if `over` is strength, the adapter's own). A search over rank tests only
+    ranks below the adapter's."""
     over: Annotated[Literal["rank", "strength"], Flag("WHAT")] = "rank"
     """Search over rank, or over strength: scale the update down to keep the task and forget less. Needs `guards`."""
     strengths: Annotated[Sequence[float] | None, BeforeValidator(strengths_of), Flag("X,…", read=str)] = None
