@@ -74,8 +74,7 @@ def pickle_hint(adapter: str) -> str:
     """Return the hint for an adapter whose weights are a pickle."""
     return (
         f"Pickle files can run code. gradience convert {adapter} converted --allow-pickle reads it in a sandboxed "
-        "process. If you trust the file, you can also load it with PEFT and save it again: "
-        "PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
+        "process and saves it as safetensors"
     )
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
-METHOD_HINT = (
-    "only LoRA adapters are audited. Convert LoHa or LoKr with peft.save_as_lora(FOLDER, model, rank), then audit that"
+LOHA_HINT = (
+    "only LoRA adapters can be read. Convert LoHa or LoKr with peft.save_as_lora(FOLDER, model, rank), then use that"
     " folder; load LyCORIS files with the lycoris library first"
 )
 MLX_HINT = "rename the weights to adapters.safetensors, as mlx-lm names them, and keep adapter_config.json beside them"
@@ -35,7 +35,12 @@ TENSORS: Mapping[str, str] = {
 
 def refuse_method(path: Path, what: str) -> InputError:
     """The error for an adapter of another method than LoRA. what: what the file has instead."""
-    return InputError(f"{path}: {what}, not LoRA", code="other-method", hint=METHOD_HINT)
+    convertible = any(method in what.upper() for method in ("LOHA", "LOKR"))
+    return InputError(
+        f"{path}: {what}, not LoRA",
+        code="other-method",
+        hint=LOHA_HINT if convertible else "only LoRA adapters can be read: train LoRA instead",
+    )
 
 
 class Tool(NamedTuple):

@@ -133,7 +133,7 @@ def open_gguf(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
         raise InputError(
             f"{weights}: an adapter of the type {method!r}, not LoRA",
             code="other-method",
-            hint="only LoRA adapters are audited",
+            hint="only LoRA adapters can be read",
         )
     alpha = settings.get("adapter.lora.alpha", 0.0)
     if not is_alpha(alpha):

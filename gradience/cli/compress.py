@@ -47,7 +47,7 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
 
     hub.check(dry_run=settings.dry_run)
     report = out.run(compress_adapter, replace(settings, card=card_of), f"compressing {path}")
-    out.show(report, paths=(str(path), str(settings.output)))
+    out.show(report, paths=tuple(str(given) for given in (path, settings.output) if given is not None))
     if settings.output is not None:
         hub.run(Path(settings.output))
     return ExitCode.DONE

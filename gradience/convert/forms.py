@@ -130,11 +130,12 @@ class MlxForm(Form):
         if opened.format == "mlx":
             return name
         if is_split_expert(name) or not self._known.fullmatch(name):
+            some = any(self._known.fullmatch(pair.module) for pair in opened.pairs)
             raise not_held(
                 opened,
                 self.words,
                 f"mlx-lm has no known name for {name} (known: model.layers.N.…, model.embed_tokens, lm_head)",
-                "leave it out of the adapter, or train it with mlx-lm",
+                "leave it out of the adapter, or train it with mlx-lm" if some else "keep the PEFT format",
             )
         return name
 

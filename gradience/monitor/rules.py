@@ -259,7 +259,7 @@ def overfitting(run: MonitoredRun) -> Observations:
             evidence("best", best.loss, best.step) + evidence("last", last.loss, last.step),
             "high" if last.loss > (1 + 2 * RISEN) * best.loss else "medium",
             f"use the checkpoint of step {best.step}; set load_best_model_at_end and early stopping",
-            "from that step on held-out loss rose while training loss fell",
+            "held-out loss is now higher than at that step, although training loss is lower",
         )
         return
 

@@ -403,9 +403,9 @@ class AuditReport(Report):
 BESIDE_MAP, WIDEST_MAP = 46, 128
 """Terminal columns beside the cells of a map, and maximum columns of a map in a document."""
 MEASURED_WORTH = (
-    "Test a rank before you use it. On all 15 adapters that we tested (MiniLM-L6, SmolLM2-135M), uniform_median and"
-    " per_layer stayed within 2.5 points, but had 4 to 8 times the parameters needed. Outside testers report a drop of"
-    " 5.3 points on one of three others."
+    "Test a rank before you use it. Truncated to uniform_median or per_layer, all 15 adapters that we tested"
+    " (MiniLM-L6, SmolLM2-135M) stayed within 2.5 points, but had 4 to 8 times the parameters needed. Outside testers"
+    " report a drop of 5.3 points on one of three others."
 )
 """Accuracy of adapters at the suggested ranks, as measured in docs/results/predicted_drop.md."""
 SHOWN_FINDINGS = 6
@@ -645,20 +645,20 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
         Column(),
         Column(k_label(report.tau), ">"),
         Column("rank", ">"),
+        Column(drop=1),
         Column("parameters", ">"),
         Column("saved", ">"),
         Column("vLLM max_lora_rank", ">", drop=2),
-        Column(drop=1),
     ]
 
     def row(name: str, k: str, rank: str, suggestion: Suggestion | PerLayer, decided: str) -> list[Inline]:
         saved = Span(percent(suggestion.reduction), "good" if suggestion.reduction else "")
         params, vllm = count(suggestion.params), max_lora_rank(suggestion.max_lora_rank)
-        return [name, k, Span(rank, "strong"), params, saved, vllm, Span(decided, "dim")]
+        return [name, k, Span(rank, "strong"), Span(decided, "dim"), params, saved, vllm]
 
     now = Span(number_range(layer.r for layer in report.layers), "strong")
     current = max_lora_rank(plan.current_max_lora_rank)
-    rows: list[list[Inline]] = [["now", "", now, count(report.total_lora_params), "", current]]
+    rows: list[list[Inline]] = [["now", "", now, "", count(report.total_lora_params), "", current]]
     for name, uniform in (("uniform_median", plan.median), ("uniform_p90", plan.p90)):
         rows.append(
             row(name, trimmed(uniform.unrounded), str(uniform.rank), uniform, DECIDED[uniform.decided_by])
@@ -833,11 +833,12 @@ def next_blocks(report: AuditReport, view: View) -> list[Block]:
     path = view.path(0, report.adapter.path)
     unscaled = {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}
     testable = report.suggestions and not unscaled
-    steps = [] if view.full else [f"gradience audit {path} --layers"]
-    if testable and report.adapter.format in ("peft", "safetensors"):
+    flag = " --allow-pickle" if report.adapter.pickle else ""
+    steps = [] if view.full else [f"gradience audit {path} --layers{flag}"]
+    if testable and report.adapter.format in ("peft", "safetensors") and not flag:
         steps = [f"gradience shrink {path} --data rows.jsonl"]
-    elif testable and report.adapter.format == "mlx":
-        steps = [f"gradience convert {path} as_peft", "gradience shrink as_peft --data rows.jsonl"]
+    elif testable and report.adapter.format in ("peft", "safetensors", "mlx"):
+        steps = [f"gradience convert {path} as_peft{flag}", "gradience shrink as_peft --data rows.jsonl"]
     return [next_steps(step) for step in steps] if view.is_screen else []
 
 

@@ -440,8 +440,9 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
 def next_blocks(compression: Compression, view: View) -> list[Block]:
     """Return the next commands and options, on a screen."""
     if isinstance(compression, CompressionPlan):
+        given = len(view.paths) > 1  # the output folder
         steps = [
-            "replace --dry-run with --output smaller",
+            "leave out --dry-run" if given else "replace --dry-run with --output smaller",
             "to edit the ranks: --json > plan.json, then --plan plan.json",
         ]
     else:

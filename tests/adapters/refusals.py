@@ -125,7 +125,7 @@ for name, (content, says, hints) in FILES.items():
     CASES.append(Refusal(name, partial(weights, content=content), WEIGHTS, says, hints, (), 3))
 
 
-@refused(WEIGHTS, "zip archive", "torch.save", hint=("Pickle files can run code", "safe_serialization=True"))
+@refused(WEIGHTS, "zip archive", "torch.save", hint=("Pickle files can run code", "--allow-pickle"))
 def zip_of_torch_save(folder):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -228,7 +228,7 @@ def named(**shapes: tuple[int, ...]) -> dict[str, Stored]:
 # ---------------------------------------------------------------- pickles
 
 
-@refused("adapter_model.bin", "pickle", hint=("can run code", "safe_serialization=True"))
+@refused("adapter_model.bin", "pickle", hint=("can run code", "--allow-pickle"))
 def folder_with_bin(folder):
     (folder / CONFIG).write_text(json.dumps(factory.config()))
     (folder / "adapter_model.bin").write_bytes(factory.pickled(2))
