@@ -186,9 +186,9 @@ def as_planned(inputs: EvaluateInputs, kept: RecordStore) -> EvaluateInputs:
     if candidates:
         first = kept.first_margin("nll" if inputs.compares_nll else "correct", inputs.margin)
         inputs = replace(inputs, first_margin=first if first != inputs.margin else None)
-    if planned < examples and inputs.looks:
-        note = f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"
-        inputs = replace(inputs, grown_from=planned, notes=(*inputs.notes, note))
+        if planned < examples:
+            note = f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"
+            inputs = replace(inputs, grown_from=planned, notes=(*inputs.notes, note))
     return inputs
 
 
