@@ -2,8 +2,8 @@
 
     python benchmarks/number_sorting.py rows.jsonl [FEWEST MOST]
 
-Writes 14,000 questions of three or four whole numbers (FEWEST to MOST) with their answers, from a fixed seed. Of a question the first
-line is the prompt: what follows it there says how an answer is written, is the same in every row, and is most of its
+Writes 14,000 questions of three or four whole numbers (FEWEST to MOST) with their answers, from a fixed seed. Of a
+question the first line is the prompt: what follows it there says how an answer is written, is the same in every row, and is most of its
 tokens. Copying the numbers as they stand is right for 10 % of the rows. Needs the extra [demo].
 """
 
@@ -17,7 +17,11 @@ SIZE, SEED = 14_000, 42
 
 
 def main() -> None:
-    numbers = {"min_numbers": int(sys.argv[2]), "max_numbers": int(sys.argv[3])} if sys.argv[2:] else {"max_numbers": 4}
+    numbers = (
+        {"min_numbers": int(sys.argv[2]), "max_numbers": int(sys.argv[3])}
+        if sys.argv[2:]
+        else {"max_numbers": 4}
+    )
     rows = reasoning_gym.create_dataset("number_sorting", size=SIZE, seed=SEED, max_decimals=0, **numbers)
     texts = dict.fromkeys((row["question"].split("\n")[0] + "\n", row["answer"]) for row in rows)
     lines = (json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in texts)
