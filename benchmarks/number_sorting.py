@@ -3,8 +3,8 @@
     python benchmarks/number_sorting.py rows.jsonl [FEWEST MOST]
 
 Writes 14,000 questions of three or four whole numbers (FEWEST to MOST) with their answers, from a fixed seed. Of a
-question the first line is the prompt: what follows it there says how an answer is written, is the same in every row, and is most of its
-tokens. Copying the numbers as they stand is right for 10 % of the rows. Needs the extra [demo].
+question the first line is the prompt: what follows it there says how an answer is written, is the same in every row,
+and is most of its tokens. Copying the numbers as they stand is right for 10 % of the rows. Needs the extra [demo].
 """
 
 import json
