@@ -54,7 +54,7 @@ def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast
 
 @public(AggregateSettings)
 def aggregate(settings: AggregateSettings) -> BenchAggregate:
-    """Combine the seeds of one protocol and apply the safety policy.
+    """Combine the seeds of one protocol and apply the policy.
 
     Keywords, named like the flags of `gradience bench aggregate`:
 

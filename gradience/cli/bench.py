@@ -143,11 +143,11 @@ def configs() -> None:
 
 
 def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
-    """Combine the seeds of one protocol and apply the safety policy.
+    """Combine the seeds of one protocol and apply the policy.
 
-    Not combined: different models, data or settings, a seed twice, smoke runs, runs that are not independent. A
-    planned seed without a result counts as failed. Exit codes: 0 PASS, 1 FAIL, 8 INCONCLUSIVE, 4 a seed ended in
-    an error.
+    Not combined: different models, data or settings, a seed twice, smoke runs, runs that are not independent.
+    Exit codes: 0 PASS or SKIPPED, 1 FAIL, 8 INCONCLUSIVE or UNDERTRAINED, 4 a planned seed ended in an error
+    or has no result.
 
     Examples:
 

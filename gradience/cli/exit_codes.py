@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the command. With several inputs the highest code wins."""
+    """Exit codes of the command."""
 
     meaning: str
 

@@ -180,7 +180,7 @@ def _margin(
     bounded = all(0 <= item.score <= 1 for pair in pairs for item in (pair.a, pair.b))
     if given is None:
         if bounded and not lower_is_better:
-            return 0.025  # 2.5 points, as the safety policy of Bench has it
+            return 0.025  # 2.5 points, as in the policy of Bench
         raise UsageError(
             f"{metric} has no default margin",
             code="no-margin",

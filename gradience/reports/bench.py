@@ -793,7 +793,7 @@ def _controls(run: Run, delta: Cell) -> Iterator[Block]:
 
 
 def _policy(run: Run, n: int | None, *, guarded: bool) -> Row:
-    """Return the meaning of PASS: the safety policy. n: number of examples, if it is known."""
+    """Return the meaning of PASS: the policy. n: number of examples, if it is known."""
     rule, seeds = run.policy, len(run.planned_seeds)
     allowed = "" if n is None else f" ({allowed_losses(n, rule.tolerance):,} of {n:,} examples)"
     on = "every planned seed"

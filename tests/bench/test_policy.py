@@ -1,4 +1,4 @@
-"""The safety policy, in counts. The boundary cases are those that a reader would argue about."""
+"""The policy, in counts. The boundary cases are those that a reader would argue about."""
 
 from dataclasses import replace
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The safety policy: counts of examples -> a verdict and its reasons. Exact: integers and fractions only.
+"""The policy: counts of examples -> a verdict and its reasons. Exact: integers and fractions only.
 
 Net loss: the number of examples that only the probe has correct, minus those that only the variant has correct.
 A seed passes when it loses at most ⌊tolerance · n⌋. A variant passes when enough of the planned seeds pass and no
