@@ -90,8 +90,8 @@ def impossible_numbers(context: Context) -> Problems:
     if s.dropout is not None and not 0 <= s.dropout < 1:
         yield Problem("dropout", f"{s.dropout:g}", "at least 0, below 1", "not a probability", TORCH_RAISES)
     if s.alpha is not None and s.alpha <= 0:
-        message = "the update is scaled by zero or less"
-        yield Problem("alpha", f"{s.alpha:g}", "above 0", message, "s = α/r")
+        message = "α scales the update by zero or less"
+        yield Problem("alpha", f"{s.alpha:g}", "above 0", message, "the update is multiplied by α/r")
 
 
 @rule("no-adapter", "warning", "peft 0.21.2, trl 1.16")

@@ -25,9 +25,9 @@ class Fleet:
 
 
 def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: LayersOutput) -> int:
-    """Every module gets the best approximation of its new rank, and the exact error is reported. Nothing is trained,
-    and no base model is read. --reduction, --max-params, --max-error and --max-kl-per-token choose a rank for each
-    module. For a fleet.jsonl of gradience fleet in place of the adapter, its adapters are truncated to --rank.
+    """Every module is replaced by its best approximation at the new rank, and the exact error is reported. Nothing is
+    trained, and no base model is read. Targets for parameters, error or KL choose a rank for each module. With a
+    fleet.jsonl (written by gradience fleet) instead of an adapter, every adapter in it is truncated to --rank.
 
     Examples:
 

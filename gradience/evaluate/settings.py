@@ -314,13 +314,13 @@ class AnswerSettings:
     """Largest acceptable drop in accuracy, in points (default: 2.5). For likelihoods: nats per token (default: 0.025),
     or the increase in perplexity, such as '2%'. For a data set named general: `{"general": 1}`."""
     role: Annotated[Literal["test", "dev"], Flag("ROLE")] = "test"
-    """Split of the task (default: test; files of results call it confirm)."""
+    """Split of the task. Result files call the test split confirm."""
     group: Annotated[str | None, Flag("COLUMN")] = None
     """Column that names each example's document, user or template: each group counts as one example. For the data
     set named general only: `"general=COLUMN"`."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Maximum number of examples. A larger plan that is resumed ends at its last look up to this number, or at its
-    first."""
+    """Maximum number of examples. A resumed larger plan ends at its last look with at most N examples, or at its
+    first look if that has more."""
     all_rows: bool = False
     """Answer all examples, instead of stopping at the first planned look with a clear result."""
     batch_size: Annotated[Positive | None, Flag("N")] = None
@@ -358,7 +358,7 @@ class ExampleSettings(AnswerSettings):
     guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
         field(default_factory=dict)
     )
-    """Further data sets by name, to detect forgetting, such as `{"general": "lm_eval:arc_easy"}`: a file, a task, or
+    """Further data sets by name, to detect forgetting: a file, a task, such as `{"general": "lm_eval:arc_easy"}`, or
     text:FILE for the likelihood of a text. A candidate must stay within the margin on every one (default: 5 points, or
     0.05 nats per token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None

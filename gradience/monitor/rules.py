@@ -213,7 +213,7 @@ def no_evaluation(run: MonitoredRun) -> Observations:
     )
 
 
-@rule("memorization-gap", "warning", "the original project's threshold of 1.5")
+@rule("memorization-gap", "warning", "the threshold of the original Gradience, 1.5")
 def memorization_gap(run: MonitoredRun) -> Observations:
     """The last evaluation is far above the training loss: exp(difference) reaches the threshold."""
     facts = need_method(run, "supervised")
@@ -230,7 +230,7 @@ def memorization_gap(run: MonitoredRun) -> Observations:
                 f" (perplexity ratio {sig(ratio)})",
                 evidence(f"loss on {name}", last.loss, last.step)
                 + evidence("recent training loss", last.train_loss, last.step)
-                + evidence("threshold", run.gap_threshold),
+                + evidence("threshold of the perplexity ratio", run.gap_threshold),
                 "high" if split.count > 1 else "medium",
                 "train for fewer epochs, or on more (or more varied) examples",
                 "the model fits its training examples much better than held-out ones",

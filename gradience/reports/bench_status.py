@@ -106,9 +106,7 @@ def _stages(status: BenchStatus) -> Table:
             rows.append([Span(name, "name"), *(_cell(status, stage) for stage in of_seeds)])
     if any(seed.result for seed in status.seeds):
         rows.append(["result", *(seed.result or "" for seed in status.seeds)])
-    return Table(
-        [Column("stage, unless all are done"), *(Column(f"seed {seed.seed}") for seed in status.seeds)], rows
-    )
+    return Table([Column("unfinished stages"), *(Column(f"seed {seed.seed}") for seed in status.seeds)], rows)
 
 
 def _cell(status: BenchStatus, stage: StageStatus | None) -> Span:

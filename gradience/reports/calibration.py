@@ -194,10 +194,11 @@ class CalibrationForecast(PromptForecast):
 
     def blocks(self) -> Document:
         """Return the screen of `gradience calibrate --dry-run`."""
+        passes = count(self.rows + self.selection_rows)
         return self.document(
             "Calibration",
             f"{count(self.selection_rows)} to select components, {count(self.rows - self.selection_rows)} to predict",
-            f"{count(self.rows + self.selection_rows)} forward and backward passes of an example",
+            f"{passes} forward and {passes} backward passes of an example",
             {"measurements": self.held_bytes, "one batch": self.batch_bytes},
             "the base's activations and their gradients",
             [("file", size(self.file_bytes))],

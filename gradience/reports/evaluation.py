@@ -410,8 +410,15 @@ class EvaluationForecast(ComparisonForecast):
             for name, plan in (("", self), *self.others.items())
             if plan.margins and plan.adapters[1:]
         ]
-        reference, task = Span(self.adapters[0], "name"), Span(self.task, "name")
-        return self.document(("Evaluation plan: ", reference, " on ", task), notes, facts)
+        title = ("Evaluation plan: against ", Span(self.adapters[0], "name"), *on_task(self.task))
+        return self.document(title, notes, facts)
+
+
+def on_task(task: str) -> tuple[str | Span, ...]:
+    """Return ` on reviews`; for the examples of a file, the task's name says only how they are read."""
+    if task in ("chat", "classification", "jsonl"):
+        return (" on your examples",)
+    return (" on ", Span(task, "name"))
 
 
 class EvaluationPreview(Readable):
@@ -660,7 +667,7 @@ def outcome_fields(
     over = " over all looks" if looks else ""
     changed = "changed outputs" if tested.groups is None else "groups with a changed output"
     fewer = any(row.n != whole and row.pairs is not None for row in rows)
-    versus = "candidate vs reference, if the candidate stopped earlier" if fewer else ""
+    versus = "candidate vs reference on the candidate's examples, if fewer" if fewer else ""
     measures: dict[Compares, tuple[OutcomeColumn, ...]] = {
         "correct": (
             (Column("correct", ">", legend=versus), lambda row: correct_cell(row, whole)),
@@ -897,7 +904,7 @@ def smallest_margin_text(
         able = f"{plural(examples, 'example')} can {words} with 80 % power {changes}"
     else:
         able = f"{plural(examples, 'example')} may be too few to {words}: 80 % power only {changes}"
-    return f"{able} {condition}. At {share}, {smallest}."
+    return f"{able} {condition}. If {share} change, {smallest}."
 
 
 def _at_assumed_share(margins: Sequence[ShownMargin]) -> ShownMargin:

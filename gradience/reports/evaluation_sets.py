@@ -189,10 +189,10 @@ def unit_legend(sets: Sequence[PlannedSet]) -> list[tuple[str, Inline]]:
 def unit_words(planned: PlannedSet) -> str:
     """Return the figures of a column: those of the reference, and of the other rows."""
     if planned.compares == "nll":
-        return "NLL in nats per token; other rows: increase over the reference (positive is worse)"
+        return "first row: NLL in nats per token; other rows: increase over the reference (positive is worse)"
     if planned.compares == "agreement":
-        return "answers equal to the reference's; other rows: changed answers, in points"
-    return "accuracy; other rows: candidate − reference, in points"
+        return "first row: answers equal to the reference's; other rows: changed answers, in points"
+    return "first row: accuracy; other rows: candidate − reference, in points"
 
 
 def joint_notes(report: EvaluationSetsReport) -> list[Note]:

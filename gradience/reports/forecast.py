@@ -206,7 +206,7 @@ def _chances(scenarios: Sequence[Scenario]) -> list[Block]:
     over_trainings = any(row.margin_over_trainings is not None for row in scenarios)
     table = table_of(
         alike.values(),
-        (Column("discordance", ">"), lambda rows: percent(rows[0].discordance)),
+        (Column("answers that change", ">"), lambda rows: percent(rows[0].discordance)),
         (Column("typical of"), lambda rows: " and ".join(dict.fromkeys(row.name for row in rows))),
         (Column("margin, these runs", ">"), lambda rows: in_points(rows[0].margin_these_runs)),
         (
@@ -220,7 +220,8 @@ def _chances(scenarios: Sequence[Scenario]) -> list[Block]:
         "For a variant exactly as good as the probe. Margin: the smallest drop, in points, that one test of all"
         " examples can rule out with 80 % power. Chance of PASS: without gate and controls. Ranges: from no variation"
         " between trainings to a"
-        f" standard deviation of {spread} points. Discordances are assumed: {typical_discordances()}."
+        f" standard deviation of {spread} points. The answers that change between right and wrong are assumed:"
+        f" {typical_discordances()}."
     )
     return [Heading("Smallest margin"), table, Paragraph(legend)]
 

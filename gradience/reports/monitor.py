@@ -439,7 +439,11 @@ def _evaluation(name: str, split: SplitReport, *, verbose: bool) -> Iterator[tup
     points = [point for point in (split.best, split.last) if point is not None]
     points = points[-1:] if len({point.step for point in points}) == 1 else points
     if split.loss.points:
-        losses = [f"{sig(point.loss)} at step {point.step}" for point in points]
+        marks = ("lowest ", "last ") if len(points) > 1 else ("",)
+        losses = [
+            f"{mark}{sig(point.loss)} at step {point.step}"
+            for mark, point in zip(marks, points, strict=False)
+        ]
         losses += (
             [f"gap to training {signed(points[-1].gap)}"] if points and points[-1].gap is not None else []
         )

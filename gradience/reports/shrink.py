@@ -41,6 +41,7 @@ from gradience.reports.evaluation import (
     kl_field,
     level_or_delta_cell,
     margin_note,
+    on_task,
     opening,
     outcome_fields,
     repeated_tests,
@@ -260,7 +261,7 @@ class ShrinkForecast(ComparisonForecast):
         )
         plan, heading = self.plan, Heading("Candidates, tested from the largest down")
         able = [margin_note(plan.examples, plan.margin, self.margins, plan.looks)] if self.margins else []
-        title = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
+        title = ("Shrink plan: ", Span(plan.adapter, "name"), *on_task(plan.task))
         legend = [] if plan.calibration_sha256 is None else [Facts(legend_of(table))]
         return self.document(title, able, _plan_facts(plan), [heading, table, *legend])
 
@@ -420,8 +421,8 @@ def _answer(report: ShrinkReport) -> Note:
         others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
         p = probability(max(shown.result.adjusted_p, *(value for value in others if value is not None), 0.0))
         details = [
-            f"Grade {shown.result.grade} ({p}, the largest of the candidates shown), saved in the output"
-            " folder as adapter/"
+            f"Grade {shown.result.grade} ({p}, the largest p-value of the candidates shown). The adapter is saved in"
+            " the output folder as adapter/."
         ]
     return Note("unknown" if report.plan.changes else "good", report.sentence, details)
 

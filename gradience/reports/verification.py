@@ -203,13 +203,14 @@ def _agreement(report: Verification) -> str:
 
 
 def _of_seeds(rows: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
-    """Return the rows, with equal sentences of several seeds as one: `29 stages match their manifests (2 seeds)`."""
+    """Return the rows, with equal sentences of several seeds as one: `… (each of 2 seeds)`."""
     numbers: dict[tuple[str, T], int] = {}
     for text, rest in rows:
         of_all = OF_SEED.sub("", text)
         numbers[of_all, rest] = numbers.get((of_all, rest), 0) + (of_all != text)
     return [
-        (f"{text} ({number} seeds)" if number > 1 else text, rest) for (text, rest), number in numbers.items()
+        (f"{text} (each of {number} seeds)" if number > 1 else text, rest)
+        for (text, rest), number in numbers.items()
     ]
 
 

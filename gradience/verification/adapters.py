@@ -63,7 +63,7 @@ def check_evaluated(
         return
     where = folder.relative_to(place).as_posix() if folder.is_relative_to(place) else folder.name
     with (
-        findings.check("adapter", "L1", f"{row.name} matches {where}/", where),
+        findings.check("adapter", "L1", f"the row {row.name} matches the files in {where}/", where),
         source or open_adapter(folder) as opened,
     ):
         adapter = AdapterInput.of(row.name, folder, opened)

@@ -61,12 +61,12 @@ def counts(*net, n=200, seeds=SEEDS):
         (
             (0, -9, "UNDERTRAINED"),
             "INCONCLUSIVE",
-            "cannot pass any more: even if all other seeds were perfect, 2 of 3 seeds pass",
+            "cannot pass, even if all other seeds were perfect: 2 of 3 seeds pass",
         ),
         (
             (0, "ERROR", "UNDERTRAINED"),
             "INCONCLUSIVE",
-            "cannot pass any more: even if all other seeds were perfect, 2 of 3 seeds pass",
+            "cannot pass, even if all other seeds were perfect: 2 of 3 seeds pass",
         ),
         ((0, 0, "SKIPPED"), "INCONCLUSIVE", "seed 456: SKIPPED"),
         ((-6, -6, 0), "FAIL", "1 of 3 seeds passes (33.3 %; 67 % needed)"),

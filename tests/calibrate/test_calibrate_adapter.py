@@ -186,7 +186,7 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     words += ["--base-model", str(classifier.base), "--device", "cpu"]
     shown = command(*words, "--dry-run").out
     assert "60: 30 to select components, 30 to predict" in shown
-    assert "90 forward and backward passes of an example" in shown
+    assert "90 forward and 90 backward passes of an example" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
     base = AutoModelForSequenceClassification.from_pretrained(classifier.base, num_labels=2)
     weights = sum(weight.nbytes for weight in base.parameters())

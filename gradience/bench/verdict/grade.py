@@ -115,7 +115,7 @@ def grade(facts: GradeFacts) -> Graded:
     if exactly(bounds.low) > -facts.margin and facts.guards.unshown:
         return Graded("C", f"{policy}, but not shown on the guard {facts.guards.unshown}")
     if exactly(bounds.low) > -facts.margin:
-        claims = counted(facts.family, "claim")
+        claims = f"{counted(facts.family, 'claim')} (one per planned variant or ladder)"
         return Graded("C", f"inconclusive after adjustment for {claims}, and {policy} ({margin})")
     may = at_worst(bounds.low, bound="up to ")
     return Graded("C", f"inconclusive, and {policy}: accuracy may be {may} ({margin})")
@@ -132,7 +132,7 @@ def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
         may = at_worst(following.low, bound="up to ")
         missing.append(f"the next training may be {may}, if {NORMAL}")
     elif facts.adjusted_p is None or exactly(facts.adjusted_p) > ALPHA:
-        claims = counted(facts.family, "claim")
+        claims = f"{counted(facts.family, 'claim')} (one per planned variant or ladder)"
         missing.append(f"the next training, if {NORMAL}, is inconclusive after adjustment for {claims}")
     return (*missing, *facts.besides)
 

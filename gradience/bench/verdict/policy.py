@@ -107,8 +107,7 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
         return Verdict("FAIL", (*lost_already(rows, policy), *unknown))
     failures = _failures(rows, policy)
     if any(row.n == 0 and row.status in NO_EVIDENCE for row in rows):
-        lost = (f"cannot pass any more: {why}" for why in lost_already(rows, policy))
-        return Verdict("INCONCLUSIVE", (*unknown, *lost))
+        return Verdict("INCONCLUSIVE", (*unknown, *lost_already(rows, policy)))
     if failures:
         return Verdict("FAIL", (*failures, *unknown))
     worst = min(row.delta for row in rows if row.delta is not None)
@@ -169,10 +168,12 @@ def lost_already(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     """Return why a variant can no longer pass, whatever the seeds without evidence show; empty if it can.
 
     >>> lost_already([SeedOutcome(1, n=200, only_probe=9), SeedOutcome(2, "SKIPPED")], Policy())
-    ['even if all other seeds were perfect, 1 of 2 seeds passes (50 %; 67 % needed)']
+    ['cannot pass, even if all other seeds were perfect: 1 of 2 seeds passes (50 %; 67 % needed)']
     """
     best = [SeedOutcome(row.seed, n=1) if row.n == 0 and row.status in NO_EVIDENCE else row for row in rows]
-    return [f"even if all other seeds were perfect, {why}" for why in _failures(best, policy)[:1]]
+    return [
+        f"cannot pass, even if all other seeds were perfect: {why}" for why in _failures(best, policy)[:1]
+    ]
 
 
 def overall(statuses: Iterable[Status]) -> Status:
