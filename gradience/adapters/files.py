@@ -73,8 +73,8 @@ def read_object(path: Path, *, root: Path | None = None, limit: int = MAX_SETTIN
 def pickle_hint(adapter: str) -> str:
     """Return the hint for an adapter whose weights are a pickle."""
     return (
-        f"Pickle files can run code. gradience convert {adapter} converted --allow-pickle reads it in a sandboxed "
-        "process and saves it as safetensors"
+        "Pickle files can run code. --allow-pickle reads it in a sandboxed process. Commands without this option read "
+        f"what gradience convert {adapter} converted --allow-pickle writes"
     )
 
 

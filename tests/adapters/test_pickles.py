@@ -17,6 +17,7 @@ from gradience.adapters import pickles, unpickle
 from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import InputError, MissingExtra
+from gradience.reports.base.view import View
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -85,6 +86,8 @@ def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path) -> None:
         audit_adapter(adapter)
     assert "--allow-pickle" in caught.value.hint
     report, known = audit_adapter(adapter, allow_pickle=True), audit_adapter(example_adapter())
+    shown = report.to_text(view=View(brief=True, paths=("A",)))
+    assert "Next: gradience convert A as_peft --allow-pickle" in shown
     assert report.layers == known.layers
     assert (report.adapter.pickle, known.adapter.pickle) == (True, False)
     assert report.adapter.path == adapter.name

@@ -83,6 +83,9 @@ def test_a_dry_run_writes_nothing_and_its_plan_can_be_edited_and_applied(adapter
     edited["modules"][1]["new_rank"] = 7
     path.write_text(json.dumps(edited), encoding="utf-8")
     capsys.readouterr()
+    for output, advice in (((), "replace --dry-run with --output"), (("-o", "new"), "leave out --dry-run")):
+        assert run(["compress", str(adapter), "--plan", str(path), "--dry-run", *output]) == 0
+        assert f"Next: {advice}" in capsys.readouterr().out
     assert run(["compress", str(adapter), "--plan", str(path), "--dry-run", "--json"]) == 0
     again = CompressionPlan.model_validate_json(capsys.readouterr().out)
     first, second = again.modules[:2]
