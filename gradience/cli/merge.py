@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gradience.cli.exit_codes import ExitCode, code_of_grades
+from gradience.cli.exit_codes import code_of_grades
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import ReportOutput
 from gradience.merge.settings import MergeSettings
 from gradience.settings import required_output
-
-if TYPE_CHECKING:
-    from gradience.reports.merge import MergeReport
 
 
 def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int:
@@ -32,23 +28,17 @@ def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int
     output = required_output(settings.output, "DIR", dry_run=False)
     from gradience.card import card_of
     from gradience.files.card import write_card
-    from gradience.merge.verb import DOCUMENT, merge_adapters
-    from gradience.reports.merge import REPORT
+    from gradience.merge.verb import merge_adapters
+    from gradience.reports.merge import DOCUMENT, REPORT
 
     with code.allowing():
-        call = (
+        report = (
             out.watch(merge_adapters, settings)
             if settings.data
             else out.run(merge_adapters, settings, f"merging into {Path(output).name}")
         )
     write_card(output, card_of(output))
-    out.show(call)
+    out.show(report)
     out.written(output / REPORT, output / DOCUMENT)
-    return code_of(call)
-
-
-def code_of(report: MergeReport) -> ExitCode:
-    """Return 4 if a comparison failed, 1 for a parent that the merge is worse than, 8 for one not shown, else 0."""
-    return code_of_grades(
-        row.merged.grade for row in (report.certificate.parents if report.certificate else ())
-    )
+    tests = report.certificate.parents if report.certificate else ()
+    return code_of_grades(row.merged.grade for row in tests)

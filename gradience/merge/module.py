@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters.adapter import LoadedPair, LoraPair
-from gradience.adapters.keys import Side
 from gradience.adapters.tensors import DTYPES, DType, Words, decode
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.check import compared
@@ -39,15 +38,18 @@ class Part(NamedTuple):
         """s."""
         return self.pair.scale or 0.0
 
+    def factors(self, scale: float) -> tuple[FloatArray, FloatArray]:
+        """Return A (r, n) and scale·B (m, r). Raises NonFiniteFactor."""
+        loaded = self.pair.load()
+        return finite(decode(loaded.words_A()).T), finite(scale * decode(loaded.words_B()))
+
     def rows(self) -> Rows:
         """Return a function that computes a block of rows of ΔW."""
         if self.dora is not None:
             update = self.dora()
             return lambda rows: update.rows(rows).astype(np.float32)
-        loaded = self.pair.load()
-        a, b = finite(decode(loaded.words_A()).T), finite(self.scale * decode(loaded.words_B()))
-        a32, b32 = a.astype(np.float32), b.astype(np.float32)
-        return lambda rows: b32[rows] @ a32
+        a, b = (factor.astype(np.float32) for factor in self.factors(self.scale))
+        return lambda rows: b[rows] @ a
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class MergedPair(LoraPair):
     """Factors of the merged module before truncation, made from its parents' factors when loaded."""
 
     parts: tuple[Part, ...] = ()
+    stored: DType = DTYPES["F32"]
+    """Type of the written factors: the parents', or F32 if theirs differ."""
     recipe: MethodSettings = field(default_factory=MethodSettings)
     overlaps: FloatArray = field(default_factory=lambda: np.zeros((0, 2)))
     """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of every parent and, in the last row, of the stored merged update M′ itself. Filled when
@@ -64,11 +68,6 @@ class MergedPair(LoraPair):
     def is_dense(self) -> bool:
         """True if the module is merged from dense updates: entry by entry, or with a DoRA update."""
         return self.recipe.method in ("ties", "dare") or any(part.dora is not None for part in self.parts)
-
-    def stored_type(self, side: Side) -> DType:
-        """Return the type of a factor of the merged module: the parents', or F32 if theirs differ."""
-        types = {part.pair.factors[side].entry.dtype for part in self.parts}
-        return types.pop() if len(types) == 1 else DTYPES["F32"]
 
     @property
     def parent_ranks(self) -> tuple[int | None, ...]:
@@ -83,13 +82,13 @@ class MergedPair(LoraPair):
 
     def joined(self, dtype: str = "F64") -> tuple[Words, Words]:
         """Return [A₁; A₂ …] and [w₁s₁B₁, w₂s₂B₂ …]/s, where s is the scale of this pair."""
-        loaded = [part.pair.load() for part in self.parts]
-        words_A, words_B = [one.words_A().T for one in loaded], [one.words_B() for one in loaded]
         if dtype == "F64":
-            factors = [part.weight * part.scale / (self.scale or 1.0) for part in self.parts]
-            words_A = [decode(words) for words in words_A]
-            words_B = [factor * decode(words) for factor, words in zip(factors, words_B, strict=True)]
-        return np.concatenate(words_A), np.concatenate(words_B, axis=1)
+            factors = [part.factors(part.weight * part.scale / (self.scale or 1.0)) for part in self.parts]
+        else:
+            loaded = [part.pair.load() for part in self.parts]
+            factors = [(one.words_A().T, one.words_B()) for one in loaded]
+        factors_A, factors_B = zip(*factors, strict=True)
+        return np.concatenate(factors_A), np.concatenate(factors_B, axis=1)
 
     def _aligned(self) -> tuple[FloatArray, FloatArray]:
         """KnOTS: [ΔW₁, ΔW₂ …] = U·Σ·[V₁ᵀ, V₂ᵀ …]; TIES merges the ΣVᵢᵀ, (k, n) each, and U turns the result back.
@@ -97,18 +96,13 @@ class MergedPair(LoraPair):
         Source: Stoica et al., "Model merging with SVD to tie the KnOTS", arXiv 2410.19735; their code scales V by Σ
         (gstoica27/KnOTS, task_merger.py) and, as here for each module, trims, elects signs and averages.
         """
-        loaded = [part.pair.load() for part in self.parts]
-        factors_A = [finite(decode(one.words_A()).T) for one in loaded]
-        factors_B = [
-            finite(part.scale * decode(one.words_B())) for part, one in zip(self.parts, loaded, strict=True)
-        ]
+        factors_A, factors_B = zip(*(part.factors(part.scale) for part in self.parts), strict=True)
         b, triangle = np.linalg.qr(np.hstack(factors_B))
         columns = np.split(triangle, np.cumsum([len(a) for a in factors_A])[:-1], axis=1)
-        core = np.hstack(
-            [t @ np.asarray(np.linalg.qr(a.T, mode="r")).T for t, a in zip(columns, factors_A, strict=True)]
-        )
+        sides = [np.asarray(np.linalg.qr(a.T, mode="r")).T for a in factors_A]
+        core = np.hstack([block @ side for block, side in zip(columns, sides, strict=True)])
         left = np.linalg.svd(core, full_matrices=False)[0]
-        tasks = [left.T @ t @ a for t, a in zip(columns, factors_A, strict=True)]
+        tasks = [left.T @ block @ a for block, a in zip(columns, factors_A, strict=True)]
         cuts = [threshold(np.abs(task), self.recipe.density) for task in tasks]
         merged = ties(tasks, [part.weight for part in self.parts], cuts)
         short = self.rank - len(merged)  # fewer directions than ranks if a side of ΔW is smaller
@@ -190,11 +184,9 @@ def _from_factors(job: Job, pair: MergedPair) -> CompressedModule:
     end = 0
     for part in pair.parts:
         rows = slice(end, end := end + part.pair.rank)
+        energy, inner = energies[rows, rows].sum(), inners[rows].sum()
         # The joined factors hold w·ΔW of each parent.
-        pair.overlaps[part.parent] = (
-            energies[rows, rows].sum() / part.weight**2,
-            inners[rows].sum() / part.weight,
-        )
+        pair.overlaps[part.parent] = energy / part.weight**2, inner / part.weight
     return written
 
 
@@ -211,13 +203,11 @@ def merged_dense(pair: MergedPair) -> Dense:
     recipe, parts = pair.recipe, pair.parts
     merged: Dense = np.empty((pair.rows, pair.columns), np.float32)
     weights = [part.weight for part in parts]
-    cuts = []
-    for part in parts if recipe.method == "ties" else ():
-        make = part.rows()
+    makers, cuts = [part.rows() for part in parts], []
+    for make in makers if recipe.method == "ties" else ():
         for rows in row_blocks(*merged.shape):
             np.abs(make(rows), out=merged[rows])
         cuts.append(threshold(merged, recipe.density))
-    makers = [part.rows() for part in parts]
     name = zlib.crc32(pair.module.encode())
     draws = [np.random.default_rng([recipe.seed, name, 0, part.parent]) for part in parts]
     for rows in row_blocks(*merged.shape):

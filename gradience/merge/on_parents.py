@@ -17,7 +17,6 @@ from gradience.evaluate.halves import split, with_adapters
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs
 from gradience.evaluate.settings import EvaluateSettings, sets_of
 from gradience.evaluate.verb import evaluate, report_notes, require_libraries
-from gradience.files.whole import check_output
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import SPARSE, MergeSettings, Method
 from gradience.merge.verb import merge_or_resume, write_report
@@ -37,13 +36,12 @@ GRID: tuple[tuple[Method, float, float], ...] = (
 """Search grid, fixed in advance: (method, weight of every parent, density). In a tie, the first candidate wins."""
 
 
-def merge_and_test(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeReport:
+def merge_and_test(settings: MergeSettings, output: Path) -> MergeReport:
     """Merge, and compare the result with each parent on its examples. Raises what `merge_adapters` raises."""
+    watch = Stopwatch(settings.command)
     require_libraries(settings.engine)
     with ExitStack() as stack:
-        parents = open_parents(settings, stack)
-        for parent in parents:
-            check_output(output, parent.path, force=settings.force or output.exists())
+        parents = open_parents(settings, output, stack)
         sets = _read_sets(parents, settings, output)
         searched: tuple[SearchedMerge, ...] = ()
         if settings.search:
@@ -52,7 +50,7 @@ def merge_and_test(settings: MergeSettings, output: Path, watch: Stopwatch) -> M
             dev = {name: half for name, (half, _) in halves.items()}
             place = output.with_name(f"{output.name}.search")
             parents, settings, searched = _search(parents, settings, dev, place)
-        report = merge_or_resume(parents, settings, output, watch)
+        report = merge_or_resume(parents, settings, output)
     evidence, candidate = [], adapter_input(output.name, output)
     for parent in parents:
         folder = f"{EVALUATIONS}/{parent.name}"
@@ -88,8 +86,7 @@ def _read_sets(parents: Sequence[Parent], settings: MergeSettings, output: Path)
                 hint=did_you_mean(each.name, tuple(named), f"the names are {', '.join(named)}"),
             )
         parent = named[each.name]
-        place = output / EVALUATIONS / parent.name
-        request = replace(each.settings, adapters=(parent.path,), output=place)
+        request = replace(each.settings, adapters=(parent.path,), output=output / EVALUATIONS / parent.name)
         reference = AdapterInput.of(parent.name, parent.path, parent.opened)
         sets[parent.name] = read_inputs(request, (reference,))
     missing = [parent.name for parent in parents if parent.name not in sets]
@@ -104,15 +101,14 @@ def _read_sets(parents: Sequence[Parent], settings: MergeSettings, output: Path)
 
 def _compared(
     inputs: EvaluateInputs, candidates: Sequence[AdapterInput], folder: Path
-) -> list[EvaluatedAdapter]:
+) -> tuple[EvaluatedAdapter, ...]:
     """Compare candidates with a parent on its examples, and return the rows of all."""
     adapters = (inputs.reference, *candidates)
     names = short_names([adapter.given.resolve() for adapter in adapters])
     named = [replace(adapter, name=name) for adapter, name in zip(adapters, names, strict=True)]
     inputs = with_adapters(inputs, named)
     report_notes(inputs, len(candidates))
-    report = evaluate(inputs, folder)
-    return [report.adapters[0], *report.candidates]
+    return evaluate(inputs, folder).adapters
 
 
 # ---------------------------------------------------------------- search
@@ -122,29 +118,28 @@ def _search(
     parents: Sequence[Parent], settings: MergeSettings, dev: Mapping[str, EvaluateInputs], folder: Path
 ) -> tuple[list[Parent], MergeSettings, tuple[SearchedMerge, ...]]:
     """Return the best candidate on the dev examples, and the results of all candidates."""
-    candidates: dict[Path, tuple[list[Parent], MergeSettings]] = {}
+    merges, candidates, gains = [], [], []
     for method, share, density in GRID:
         weighted = [parent._replace(weight=share) for parent in parents]
-        asked = replace(settings, method=method, density=density, force=False)
+        asked = replace(settings, method=method, density=density)
         place = folder / "candidates" / f"{method}-{share:g}-{density:g}"
-        merge_or_resume(weighted, asked, place, Stopwatch())
-        candidates[place] = weighted, asked
-    merges, gains = [adapter_input(place.name, place) for place in candidates], []
+        merge_or_resume(weighted, replace(asked, force=False), place)
+        merges.append((weighted, asked))
+        candidates.append(adapter_input(place.name, place))
     for name, inputs in dev.items():
-        _, *tested = _compared(inputs, merges, folder / "dev" / name)
+        _, *tested = _compared(inputs, candidates, folder / "dev" / name)
         # A candidate that could not be evaluated counts as the worst.
         gains.append([-1.0 if row.gain is None else row.gain for row in tested])
-    deltas = dict(zip(candidates, zip(*gains, strict=True), strict=True))
-    best = max(candidates, key=lambda place: (min(deltas[place]), sum(deltas[place])))
+    deltas = list(zip(*gains, strict=True))
+    best = max(range(len(GRID)), key=lambda place: (min(deltas[place]), sum(deltas[place])))
     rows = tuple(
         SearchedMerge(
-            method=asked.method,
-            weights=tuple(parent.weight for parent in weighted),
-            density=asked.density if asked.method in SPARSE else None,
+            method=method,
+            weights=(share,) * len(parents),
+            density=density if method in SPARSE else None,
             deltas=deltas[place],
             chosen=place == best,
         )
-        for place, (weighted, asked) in candidates.items()
+        for place, (method, share, density) in enumerate(GRID)
     )
-    weighted, asked = candidates[best]
-    return weighted, replace(asked, force=settings.force), rows
+    return *merges[best], rows

@@ -7,26 +7,16 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import (
-    BASE_REASON,
-    DORA_REASON,
-    LORA_BIAS_REASON,
-    Adapter,
-    Factor,
-    LoraPair,
-    SkippedTensor,
-)
+from gradience.adapters.adapter import BASE_REASON, DORA_REASON, LORA_BIAS_REASON, Adapter, Factor, LoraPair
 from gradience.adapters.base_weights import BaseWeights, base_folder
 from gradience.adapters.config import PeftConfig, config_of
 from gradience.adapters.formats import open_adapter, require_order
@@ -34,19 +24,14 @@ from gradience.adapters.keys import PREFIX, config_name, parse_key, peft_name
 from gradience.adapters.locate import natural_key
 from gradience.adapters.tensors import DTYPES, NewTensor, decode, encode
 from gradience.audit.dominance import DoraUpdate
-from gradience.blas import processors
+from gradience.blas import worker_threads
 from gradience.compress.encodings import merged_fields, require_config
-from gradience.compress.layout import (
-    Layout,
-    encoded_jobs,
-    not_held,
-    peft_names,
-    refuse_adapter,
-    refuse_meaning,
-)
+from gradience.compress.layout import Layout, encoded_jobs, peft_names, refuse_adapter, refuse_meaning
 from gradience.compress.module import Job
 from gradience.digests import sha256_file, sha256_parts
 from gradience.errors import InputError, UsageError
+from gradience.evaluate.adapters import short_names
+from gradience.files.whole import check_output
 from gradience.merge.module import MergedPair, Part
 from gradience.merge.settings import MergeSettings
 from gradience.models.locate import local_base
@@ -57,10 +42,12 @@ RESET = ("loftq_config", "eva_config", "corda_config", "lora_ga_config")
 CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """Config fields that select modules; a merge lists full names instead."""
 BASE, TOKENS = "base_model_name_or_path", "trainable_token_indices"
+BASES = (BASE, "revision")
+"""Config fields that name the base model."""
 
 
 class Parent(NamedTuple):
-    """One adapter to merge. name: its folder's, or its letter if two folders have the same name."""
+    """One adapter to merge."""
 
     name: str
     opened: Adapter
@@ -74,7 +61,7 @@ class Parent(NamedTuple):
         return self.opened.location.path
 
 
-def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
+def open_parents(settings: MergeSettings, output: Path, stack: ExitStack) -> list[Parent]:
     """Open the adapters, and return them if they can be merged.
 
     Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl,
@@ -84,37 +71,34 @@ def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     paths = paths_of(settings.adapters)
     weights = [1.0] * len(paths) if settings.weights is None else settings.weights
     _refuse_settings(settings, paths, weights)
-    names = [path.resolve().name for path in paths]
-    if len(set(names)) < len(names):
-        names = list(ascii_uppercase)
+    names = short_names([path.resolve() for path in paths])
     adapters = [stack.enter_context(open_adapter(path, allow_pickle=settings.allow_pickle)) for path in paths]
-    with ThreadPoolExecutor(settings.workers or processors()) as pool:
+    with worker_threads(settings.workers) as pool:
         digests = list(pool.map(Adapter.sha256, adapters))
-    rows = zip(names, adapters, map(require_config, adapters), weights, digests, strict=False)
-    parents = [Parent(*row) for row in rows]
+    parents = list(map(Parent, names, adapters, map(require_config, adapters), weights, digests))
     for parent in parents:
         _refuse(parent, settings)
-    for first, other in combinations(parents, 2):
-        _refuse_together(first, other)
+        # With `data`, a merge that is there may be resumed.
+        check_output(output, parent.path, force=settings.force or bool(settings.data))
+    _refuse_together(parents)
     return parents
 
 
-def plan_merge(
-    parents: Sequence[Parent], settings: MergeSettings, rank: int | None, stack: ExitStack
-) -> Layout:
+def plan_merge(parents: Sequence[Parent], settings: MergeSettings, rank: int | None) -> Layout:
     """Return the layout of the merged adapter.
 
-    rank: of the merged adapter; None: the default of the method.
+    rank: of the merged adapter; None: the default of the method. The weights of a base that a DoRA needs stay open as
+    long as its adapter.
 
     Raises InputError (saved-differ, and what DoRA raises), UsageError (dora-method).
     """
-    pairs = _pairs(parents, settings, stack)
+    pairs = _pairs(parents, settings)
     wanted = rank or max(pair.rank for parent in parents for pair in parent.opened.pairs)
     ranks = {}
     for pair in pairs:
         largest = pair.rank if settings.method == "linear" else min(wanted, pair.rows, pair.columns)
         ranks[pair.module] = largest if pair.is_dense else min(pair.rank, largest)
-    types = {pair.module: (pair.stored_type("A"), pair.stored_type("B")) for pair in pairs}
+    types = {pair.module: (pair.stored, pair.stored) for pair in pairs}
     encoded, jobs = encoded_jobs(parents[0].opened, pairs, ranks, types)
     fields = _fields(parents, encoded.fields, jobs)
     config = config_of(parents[0].config.path, fields)
@@ -157,44 +141,44 @@ def _refuse_settings(settings: MergeSettings, paths: Sequence[Path], weights: Se
 
 def _refuse(parent: Parent, settings: MergeSettings) -> None:
     """Raise InputError for an adapter whose update is not s·B·A (or DoRA's) on the unchanged base."""
-    opened = parent.opened
-    refuse_adapter(opened, parent.config, has_base=settings.base_model is not None)
-    refuse_meaning(opened, "a merged adapter", dora=True)
-    require_order(opened)
-    for pair in opened.pairs:
-        opened.scale_of(pair)
+    refuse_adapter(parent.opened, parent.config, has_base=settings.base_model is not None)
+    refuse_meaning(parent.opened, "a merged adapter", dora=True)
+    require_order(parent.opened)
+    for pair in parent.opened.pairs:
+        parent.opened.scale_of(pair)
         if pair.groups > 1 or pair.experts > 1:
-            what = "a grouped convolution" if pair.groups > 1 else "a stack of experts"
-            hint = "apply this adapter to its base instead"
-            raise not_held(opened, "a merged adapter", f"{pair.module} is {what}", hint)
-
-
-def _refuse_together(first: Parent, other: Parent) -> None:
-    """Raise UsageError (same-adapter), or InputError (other-base, other-config, shapes-differ) for two adapters whose
-    updates do not add up."""
-    both = f"{first.path} and {other.path}"
-    if first.sha256 == other.sha256:
-        raise UsageError(f"{both} hold the same weights", code="same-adapter", hint="give different adapters")
-    for name in (BASE, "revision", "task_type", TOKENS):
-        here, there = (parent.config.fields.get(name) or "" for parent in (first, other))
-        unknown = "" in (here, there) and name != TOKENS
-        if here == there or unknown or (name == BASE and _same_files(here, there)):
-            continue
-        shown = [str(value or "empty")[:80] for value in (here, there)]
-        raise InputError(
-            f"{both}: {name} is {shown[0]} in the first, {shown[1]} in the second",
-            code="other-base" if name in (BASE, "revision") else "other-config",
-            hint="merge adapters of one base, task type and set of trained tokens; if two names mean the same base,"
-            " set the same name in both configs",
-        )
-    shapes = {pair.module: _shape(pair) for pair in first.opened.pairs}
-    for pair in other.opened.pairs:
-        here, there = shapes.get(pair.module), _shape(pair)
-        if here not in (None, there):
             raise InputError(
-                f"{pair.module} is {here} in {first.path}, and {there} in {other.path}",
-                code="shapes-differ",
-                hint="merge adapters of one base model",
+                f"{parent.path}: {pair.module} is a grouped convolution or a stack of experts, which cannot be merged",
+                code="not-in-format",
+                hint="apply this adapter to its base instead",
+            )
+
+
+def _refuse_together(parents: Sequence[Parent]) -> None:
+    """Raise UsageError (same-adapter), or InputError (other-base, other-config, shapes-differ) for adapters whose
+    updates do not add up."""
+    known: dict[str, tuple[Any, Path]] = {}
+    for place, parent in enumerate(parents):
+        twin = next((one.path for one in parents[:place] if one.sha256 == parent.sha256), None)
+        if twin is not None:
+            both = f"{twin} and {parent.path}"
+            raise UsageError(
+                f"{both} hold the same weights", code="same-adapter", hint="give different adapters"
+            )
+        fields = {name: parent.config.fields.get(name) or "" for name in (*BASES, "task_type", TOKENS)}
+        sizes = {pair.module: _shape(pair) for pair in parent.opened.pairs}
+        for name, value in (fields | sizes).items():
+            if not value and name != TOKENS:  # an empty field is unknown
+                continue
+            here, first = known.setdefault(name, (value, parent.path))
+            if value == here or (name == BASE and _same_files(here, value)):
+                continue
+            shown = [str(one or "empty")[:80] for one in (here, value)]
+            raise InputError(
+                f"{name} is {shown[0]} in {first}, and {shown[1]} in {parent.path}",
+                code="shapes-differ" if name in sizes else "other-base" if name in BASES else "other-config",
+                hint="merge adapters of one base model, task type and set of trained tokens; if two names mean the"
+                " same base, set the same name in both configs",
             )
 
 
@@ -213,12 +197,12 @@ def _shape(pair: LoraPair) -> str:
 # ---------------------------------------------------------------- modules
 
 
-def _pairs(parents: Sequence[Parent], settings: MergeSettings, stack: ExitStack) -> list[MergedPair]:
+def _pairs(parents: Sequence[Parent], settings: MergeSettings) -> list[MergedPair]:
     groups: dict[str, list[Part]] = defaultdict(list)
     base = None
     for place, parent in enumerate(parents):
         if parent.opened.is_dora and base is None:
-            base = stack.enter_context(BaseWeights.open(_base_of(parent, settings)))
+            base = parent.opened.stack.enter_context(BaseWeights.open(_base_of(parent, settings)))
         magnitudes, transposed = parent.opened.magnitudes(), parent.config.fan_in_fan_out
         for pair in parent.opened.pairs:
             part = Part(place, parent.weight, pair)
@@ -252,11 +236,13 @@ def _merged_pair(
     differ."""
     pair, rank = parts[0].pair, sum(part.pair.rank for part in parts)
     types = {factor.entry.dtype for part in parts for factor in part.pair.factors.values()}
-    dtype = DTYPES["F64"] if scale is None or len(types) > 1 else types.pop()
+    stored = next(iter(types)) if len(types) == 1 else DTYPES["F32"]
+    dtype = stored if len(types) == 1 and scale is not None else DTYPES["F64"]
     a = pair.a.resized(dtype, (rank, *pair.a.entry.shape[1:]))
     b = pair.b.resized(dtype, (pair.rows, rank, *pair.b.entry.shape[2:]))
     merged = MergedPair(pair.module, pair.kind, a, b, rank, pair.rows, pair.columns, scale=scale or 1.0)
-    return replace(merged, parts=tuple(parts), recipe=settings, overlaps=np.zeros((parents + 1, 2)))
+    overlaps = np.zeros((parents + 1, 2))
+    return replace(merged, parts=tuple(parts), stored=stored, recipe=settings, overlaps=overlaps)
 
 
 # ---------------------------------------------------------------- tensors beside the factors
@@ -264,16 +250,17 @@ def _merged_pair(
 
 def _beside(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, NewTensor]:
     """Return the tensors that are not factors: those of the parents if they agree, else their weighted average."""
-    holders: dict[str, list[tuple[Parent, SkippedTensor, Factor]]] = defaultdict(list)
+    holders: dict[str, list[tuple[Parent, str, Factor]]] = defaultdict(list)
     for parent in parents:
         for note, stored in parent.opened.beside():
             if note.reason not in (DORA_REASON, LORA_BIAS_REASON):
-                holders[peft_name(note.tensor, parent.opened.adapter_name)].append((parent, note, stored))
+                name = peft_name(note.tensor, parent.opened.adapter_name)
+                holders[name].append((parent, note.reason, stored))
     beside: dict[str, NewTensor] = {}
     for name, group in holders.items():
         factors, weights = [stored for _, _, stored in group], [parent.weight for parent, _, _ in group]
         tensors = [stored.to_write() for stored in factors]
-        complete = len(group) == len(parents) or group[0][1].reason == BASE_REASON
+        complete = len(group) == len(parents) or group[0][1] == BASE_REASON
         alike = complete and len({(tensor.dtype, tensor.shape) for tensor in tensors}) == 1
         if alike and len({sha256_parts(tensor.data) for tensor in tensors}) == 1:
             beside[name] = factors[0].to_write()
@@ -337,9 +324,10 @@ def _fields(parents: Sequence[Parent], encoded: Mapping[str, Any], jobs: Sequenc
         "inference_mode": True,
         **dict.fromkeys(RESET),
     }
-    modules = [{pair.module for pair in parent.opened.pairs} for parent in parents]
-    targets = [config.target_modules for config in configs]
-    if any(one != modules[0] for one in modules) or any(one != targets[0] for one in targets):
+    targets = [
+        (parent.config.target_modules, {pair.module for pair in parent.opened.pairs}) for parent in parents
+    ]
+    if any(one != targets[0] for one in targets):
         # Each module by its full name, which matches no other module.
         names = {config_name(job.pair.module) for job in jobs}
         changes |= {"target_modules": sorted(names, key=natural_key), **dict.fromkeys(CHOICES)}

@@ -16,21 +16,13 @@ SPARSE = ("ties", "dare", "knots")
 """Methods with a density."""
 
 
-def numbers_of(text: str) -> tuple[float, ...]:
-    """Read `1,0.5`. A text that is not a list of numbers gives none, and a merge needs one for each adapter."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        return ()
-
-
 @settings_model(kw_only=True)
 class MethodSettings:
     """Method."""
 
     method: Annotated[Method, Flag("NAME")] = "linear"
     """linear (the exact weighted sum), svd (the sum, truncated), ties, dare or knots."""
-    weights: Annotated[Sequence[float] | None, Flag("W,W…", read=numbers_of)] = None
+    weights: Annotated[Sequence[float] | None, Flag("W,W…", read=lambda text: text.split(","))] = None
     """Weight of each adapter, in the order given (default: 1 each)."""
     density: Annotated[Number, Field(gt=0, le=1), Flag("D")] = 0.5
     """Share of the entries that ties, dare and knots keep of each adapter's update."""

@@ -19,7 +19,7 @@ from gradience.compress.weights import written_adapter
 from gradience.errors import InputError, UsageError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
-from gradience.files.whole import already_exists, check_output
+from gradience.files.whole import already_exists
 from gradience.merge.module import MergedPair, write_merged, written_error
 from gradience.merge.parents import Parent, open_parents, plan_merge
 from gradience.merge.settings import SPARSE, MergeSettings
@@ -39,7 +39,6 @@ from gradience.words import counted
 
 CANCELED = 1e-20
 """Share of a parent's energy up to which a merged update is rounding."""
-DOCUMENT = "merge_report.md"
 
 
 @public(MergeSettings)
@@ -59,36 +58,28 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     options, OutputError if the folder cannot be written, and with `data` what `evaluate_adapters` raises. No partial
     output is left behind.
     """
-    watch = Stopwatch(settings.command)
     output = required_output(settings.output, "DIR", dry_run=False)
     if settings.data or settings.search:
         from gradience.merge.on_parents import merge_and_test
 
-        return merge_and_test(settings, output, watch)
+        return merge_and_test(settings, output)
     with ExitStack() as stack:
-        return write_merge(open_parents(settings, stack), settings, output, watch)
+        return write_merge(open_parents(settings, output, stack), settings, output)
 
 
-def write_merge(
-    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch
-) -> MergeReport:
+def write_merge(parents: Sequence[Parent], settings: MergeSettings, output: Path) -> MergeReport:
     """Merge open adapters into the folder `output` and return the report."""
+    watch = Stopwatch(settings.command)
     rank, predictions = settings.rank, tuple[PredictedKl, ...]()
     if settings.max_kl_per_token is not None:
         rank, predictions = rank_within(parents, settings, settings.max_kl_per_token)
-    opened = [parent.opened for parent in parents]
-    with ExitStack() as stack:
-        layout = plan_merge(parents, settings, rank, stack)
-        for parent in parents:
-            check_output(output, parent.path, force=settings.force)
-        pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
-        work = [(job.pair, _bytes(job)) for job in layout.jobs]
-        fitting = workers_within(settings.max_memory, opened, work, settings.workers)
-        folder, written, weights = stack.enter_context(
-            written_adapter(
-                output, layout, fitting, settings.progress, write_merged, written_error, force=settings.force
-            )
-        )
+    layout, opened = plan_merge(parents, settings, rank), [parent.opened for parent in parents]
+    pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
+    work = [(job.pair, _bytes(job)) for job in layout.jobs]
+    fitting = workers_within(settings.max_memory, opened, work, settings.workers)
+    with written_adapter(
+        output, layout, fitting, settings.progress, write_merged, written_error, force=settings.force
+    ) as (folder, written, weights):
         base, rows = local_base(settings.base_model), weights.modules
         architecture = architecture_of(layout.config, opened[0].location.root, base)
         report = MergeReport(
@@ -121,15 +112,13 @@ def write_merge(
     return report
 
 
-def merge_or_resume(
-    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch
-) -> MergeReport:
+def merge_or_resume(parents: Sequence[Parent], settings: MergeSettings, output: Path) -> MergeReport:
     """Return the report in `output` if it is of the same merge; otherwise merge.
 
     Raises UsageError (output-exists) if the folder holds anything else.
     """
     if settings.force or not output.exists():
-        return write_merge(parents, settings, output, watch)
+        return write_merge(parents, settings, output)
     with suppress(InputError):
         report = MergeReport.read(output / REPORT)
         merged = [(parent.sha256, parent.weight) for parent in report.parents]
@@ -155,7 +144,7 @@ def rank_within(
     """
     with TemporaryDirectory() as scratch:
         exact = replace(settings, method="linear", max_kl_per_token=None, calibration=())
-        write_merge(parents, exact, Path(scratch) / "sum", Stopwatch())
+        write_merge(parents, exact, Path(scratch) / "sum")
         audit = audit_adapter(Path(scratch) / "sum")
     calibrations = [Calibration.read(path) for path in paths_of(settings.calibration)]
     try:

@@ -26,15 +26,9 @@ from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
 from gradience.reports.base.view import View, next_steps
 from gradience.reports.compression import RuntimeVerdict, runtime_notes
-from gradience.reports.evaluation import (
-    EvaluatedAdapter,
-    bound_cell,
-    delta_cell,
-    examples_cell,
-    level_cell,
-)
+from gradience.reports.evaluation import EvaluatedAdapter, bound_cell, delta_cell, examples_cell, level_cell
 
-REPORT = "merge_report.json"
+REPORT, DOCUMENT = "merge_report.json", "merge_report.md"
 ParentVerdict = Literal[
     "holds on all parents", "holds on some parents", "inconclusive", "not evaluated", "do not merge"
 ]
@@ -42,8 +36,6 @@ MARKS: dict[ParentVerdict, Mark] = {
     "holds on all parents": "good",
     "holds on some parents": "warning",
     "inconclusive": "unknown",
-    "not evaluated": "error",
-    "do not merge": "error",
 }
 
 
@@ -65,7 +57,7 @@ class MergeParent(Part):
     """One of the merged adapters."""
 
     name: str
-    """Name of its folder, or its letter if two folders have the same name."""
+    """Name of its folder, or of the folder above it if two folders have the same name."""
     path: str
     sha256: str
     source: HubSource | None = None
@@ -164,19 +156,11 @@ class MergeReport(Report):
 
     def blocks(self) -> Document:
         """Return the result, the parents, the search, and the runtimes."""
-        blocks: list[Block] = [
-            Heading(("Merged into ", Span(self.output_path, "name")), level=1, aside=_method(self)),
-            *result_blocks(self),
-            Heading("Parents"),
-            _parents(self),
-            dim("strength: component of the merge along the parent's update, relative to that update"),
-        ]
-        if self.search:
-            blocks += [Heading("Search on dev examples"), _grid(self)]
+        title = Heading(("Merged into ", Span(self.output_path, "name")), level=1, aside=_method(self))
+        search: list[Block] = [Heading("Search on dev examples"), _grid(self)] if self.search else []
         tested = [row for row in self.runtimes if row.run]
-        if tested:
-            blocks += [Heading("Runtime support"), Notes(runtime_notes(tested))]
-        return blocks
+        runtimes: list[Block] = [Heading("Runtime support"), Notes(runtime_notes(tested))] if tested else []
+        return [title, *merge_blocks(self), *search, *runtimes]
 
     def screen(self, view: View) -> Document:
         """Return the document, and how to test an untested merge."""
@@ -184,8 +168,8 @@ class MergeReport(Report):
         return self.blocks() if self.certificate else [*self.blocks(), next_steps(f"add {data}")]
 
 
-def result_blocks(report: MergeReport) -> list[Block]:
-    """Return the verdict with the comparisons behind it, the size, the error, and the warnings."""
+def merge_blocks(report: MergeReport) -> list[Block]:
+    """Return the verdict with the comparisons behind it, the size, the error, the warnings, and the parents."""
     ranks = number_range(row.rank for row in report.modules)
     sentence = (
         f"LoRA rank {ranks} in {plural(len(report.modules), 'module')}, {size(report.bytes)}. Truncation and"
@@ -198,17 +182,17 @@ def result_blocks(report: MergeReport) -> list[Block]:
     blocks: list[Block] = [Notes([_verdict(report)]), Paragraph(sentence), *warned(report.notes)]
     if report.certificate is not None:
         blocks += [Heading("Test on each parent's examples"), _evidence(report.certificate)]
-    return blocks
+    strength = dim("strength: component of the merge along the parent's update, relative to that update")
+    return [*blocks, Heading("Parents"), _parents(report), strength]
 
 
 def card_blocks(report: MergeReport) -> list[Block]:
-    """Return what a model card says: the method, the result, and the parents."""
-    parents: list[tuple[str, Inline]] = [
-        (row.name, ", ".join([f"weight {row.weight:g}", f"sha256 {row.sha256}", *commit_of(row.source)]))
-        for row in report.parents
+    """Return what a model card says: the method, the digests of the parents, and the result."""
+    files = [
+        (row.name, ", ".join([f"sha256 {row.sha256}", *commit_of(row.source)])) for row in report.parents
     ]
-    method = f"{plural(len(parents), 'adapter')} merged by gradience merge ({_method(report)})."
-    return [Heading("Merge"), Paragraph(method), *result_blocks(report), Heading("Parents"), Facts(parents)]
+    method = f"{plural(len(files), 'adapter')} merged by gradience merge ({_method(report)})."
+    return [Heading("Merge"), Paragraph(method), Facts(files), *merge_blocks(report)]
 
 
 def _method(report: MergeReport) -> str:
@@ -229,7 +213,7 @@ def _verdict(report: MergeReport) -> Note:
     reasons: list[Inline] = [
         (Span(row.parent, "name"), f": {row.merged.grade}, {row.merged.reason}") for row in tests.parents
     ]
-    mark, verdict = MARKS[tests.verdict], tests.verdict.capitalize()
+    mark, verdict = MARKS.get(tests.verdict, "error"), tests.verdict.capitalize()
     lower = [row.parent for row in tests.parents if row.merged.grade == "C" and row.merged.is_lower]
     if lower and mark == "unknown":
         mark, verdict = "warning", f"{verdict} at this margin, but less accurate than {' and '.join(lower)}"

@@ -76,7 +76,8 @@ def test_each_parent_is_compared_on_its_own_rows(causal, tmp_path):
     assert report.certificate.verdict == verdict
     assert MergeReport.read(tmp_path / "out" / "merge_report.json") == report
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert report.parents[0].sha256[:12] in card
+    assert report.parents[0].sha256 in card
+    assert "cosine with the merge" in card
     assert verdict.capitalize() in card
 
 
@@ -204,19 +205,19 @@ def again(folder: Path, updates: dict[str, np.ndarray], **fields: object) -> Non
 UNLIKE = {
     "bases": (
         lambda a, b: edit_config(b, base_model_name_or_path="org/other"),
-        "other-base", 3, "base_model_name_or_path is org/base in the first, org/other",
+        "other-base", 3, "A, and org/other in",
     ),
     "a base that no file can be": (
         lambda a, b: edit_config(b, base_model_name_or_path="x" * 5000 + "\0"),
-        "other-base", 3, "base_model_name_or_path is org/base in the first",
+        "other-base", 3, "base_model_name_or_path is org/base in",
     ),
     "revisions": (
         lambda a, b: (edit_config(a, revision="v1"), edit_config(b, revision="v2")),
-        "other-base", 3, "revision is v1 in the first, v2 in the second",
+        "other-base", 3, "A, and v2 in",
     ),
     "tasks": (
         lambda a, b: (edit_config(a, task_type="CAUSAL_LM"), edit_config(b, task_type="SEQ_CLS")),
-        "other-config", 3, "task_type is CAUSAL_LM in the first, SEQ_CLS",
+        "other-config", 3, "A, and SEQ_CLS in",
     ),
     "shapes": (
         lambda a, b: again(b, {"layers.0.q": np.ones((7, 4))}), "shapes-differ", 3, "layers.0.q is 6 x 4 (linear) in"
@@ -316,6 +317,13 @@ def test_force_replaces_a_merged_adapter(pair, tmp_path):
     first = gradience.merge_adapters(pair, tmp_path / "out")
     second = gradience.merge_adapters(pair, tmp_path / "out", method="svd", rank=2, force=True)
     assert gradience.MergeReport.read(tmp_path / "out" / "merge_report.json") == second != first
+
+
+def test_parents_of_one_name_are_called_by_the_folder_above(pair, tmp_path):
+    for folder in pair:
+        shutil.move(folder, tmp_path / f"run_{folder.name}" / "adapter")
+    report = gradience.merge_adapters(sorted(tmp_path.glob("*/adapter")), tmp_path / "out")
+    assert [parent.name for parent in report.parents] == ["run_A", "run_B"]
 
 
 def test_an_unknown_bias_is_none(pair, tmp_path):
