@@ -195,7 +195,7 @@ def test_bench_says_which_engine_gave_which_number_and_mixes_none(bench):
     assert (probe.run.engine, probe.run.batch_invariant, scores.run.engine) == ("vllm", False, "transformers")
     assert probe.run.versions["vllm"] == VllmEngine.decides()["engine_version"]
     assert "vllm" not in scores.run.versions
-    assert "answers by vllm, KL and flips by transformers" in (bench / "bench.md").read_text(encoding="utf-8")
+    assert "by vllm; KL and flips by transformers" in (bench / "bench.md").read_text(encoding="utf-8")
     other = smaller.run.model_copy(update={"engine": "transformers"})
     with pytest.raises(UsageError, match="their settings differ"):
         diverge(probe, (other, smaller.records))
