@@ -622,7 +622,7 @@ CHANGES: dict[Compares, str] = {
     "nll": "NLL increase",
     "agreement": "share of changed answers",
 }
-"""What the margin limits."""
+"""Quantity that the margin limits."""
 OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter], Inline]]
 """A column, and its cell for a row."""
 

@@ -48,7 +48,7 @@ LOOKED = (
 
 @dataclass(frozen=True, kw_only=True)
 class SearchInputs:
-    """What a search reads before it is planned."""
+    """Inputs of a search, before it is planned."""
 
     inputs: EvaluateInputs
     """Reference adapter and test rows."""
