@@ -404,8 +404,8 @@ BESIDE_MAP, WIDEST_MAP = 46, 128
 """Terminal columns beside the cells of a map, and maximum columns of a map in a document."""
 MEASURED_WORTH = (
     "Test a rank before you use it. Truncated to uniform_median or per_layer, all 15 adapters that we tested"
-    " (MiniLM-L6, SmolLM2-135M) stayed within 2.5 points, but had 4 to 8 times the parameters needed. Outside testers"
-    " report a drop of 5.3 points on one of three others."
+    " (MiniLM-L6, SmolLM2-135M) stayed within 2.5 points, but had 4 to 8 times the parameters needed. Outside users"
+    " tested three other adapters. On one, they report that uniform_median lost 5.3 points."
 )
 """Accuracy of adapters at the suggested ranks, as measured in docs/results/predicted_drop.md."""
 SHOWN_FINDINGS = 6

@@ -295,7 +295,7 @@ LOADING: dict[Verdict, tuple[Mark, str]] = {
     "wrong scale": ("error", "silently applied a wrong scale to other adapters of this kind"),
     "wrong meaning": ("error", "silently computed wrong results with other adapters of this kind"),
     "refuses": ("error", "refused other adapters of this kind"),
-    "not run": ("unknown", "no result"),
+    "not run": ("unknown", "not tested"),
 }
 """A mark and the words for a runtime. Success first, then silent failures."""
 SILENT: tuple[Verdict, ...] = ("wrong scale", "wrong meaning")
@@ -323,7 +323,8 @@ def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
         mark, words = LOADING[verdict]
         text = f"{', '.join(alike[verdict, why])} {words}"
         if why:
-            text += f", {why}" if verdict == "loads" else f": {why}"
+            colon = "" if why.startswith("with ") else ":"
+            text += f", {why}" if verdict == "loads" else f"{colon} {why}"
         notes.append(Note(mark, text))
     return notes
 

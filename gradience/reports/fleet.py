@@ -337,7 +337,7 @@ def _not_served(report: FleetReport) -> list[Block]:
         for row in report.not_served
     ]
     return [
-        Heading("Not included in server memory", aside=f"{report.engine} cannot load these"),
+        Heading("Not included in server memory", aside=f"not known to load in {report.engine}"),
         Notes(notes),
     ]
 

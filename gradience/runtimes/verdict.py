@@ -123,7 +123,7 @@ def not_served(adapter: Adapter) -> str:
     mapping = config.fields.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     if isinstance(library, str) and library.partition(".")[0] != "transformers":
-        return f"its base model is a custom class (of {library}), which vLLM does not know"
+        return f"its base model is a class of {library}, not of transformers; not tested in vLLM"
     architecture = architecture_of(config, adapter.location.root)
     if architecture is None and config.fields.get("fan_in_fan_out") is True:
         conv1d = any(pair.module.endswith(".attn.c_attn") for pair in adapter.pairs)
@@ -180,7 +180,7 @@ def verdict_of(
     runs = record.architectures.get(architecture or "")
     if runs is None:
         verdict: Verdict = "not run"
-        why = UNKNOWN if architecture is None else f"no test adapter for {architecture}"
+        why = UNKNOWN if architecture is None else f"with {architecture}"
     else:
         verdict, why = _from_runs(record.runtime, runs, adapter, parts)
     page = "" if verdict == "not run" else record.page

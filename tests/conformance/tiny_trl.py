@@ -71,7 +71,7 @@ def speaker(folder):
 
 
 def shared(model, callbacks, adapter=None):
-    """What all trainers are given: a copy of the model among it."""
+    """Return the arguments that all trainers share, with a copy of the model."""
     return {
         "model": copy.deepcopy(model),
         "processing_class": tokenizer(),
@@ -81,7 +81,7 @@ def shared(model, callbacks, adapter=None):
 
 
 def brevity(completions, **kwargs):
-    """A reward: of at most 24 words, fewer are better, a goal that the model reaches by itself."""
+    """Reward shorter completions (up to 24 words), a goal that the model can reach."""
     return [1 - len(text.split()) / 24 for text in completions]
 
 

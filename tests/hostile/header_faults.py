@@ -1,7 +1,6 @@
-"""What weights ask for beyond their bytes: shapes that claim, names that steer, numbers at the ends of their types.
+"""Weights files with excessive shapes, hostile names, and numbers at the limits of their types.
 
-Headers that lie are in tests/adapters/test_safetensors.py, against the reference; factors that do not fit together, NaN
-and infinity in tests/adapters/test_refusals.py.
+tests/adapters/test_safetensors.py has wrong headers, tests/adapters/test_refusals.py mismatched factors, NaN and infinity.
 """
 
 import json
@@ -16,7 +15,7 @@ Make = Callable[[], bytes]
 
 
 def pair(a: Any, b: Any, module: str = "q_proj") -> Make:
-    """One module more, with these factors."""
+    """Add a module with these factors."""
 
     def make() -> bytes:
         prefix = f"{PREFIX}model.layers.9.self_attn.{module}"
@@ -26,7 +25,7 @@ def pair(a: Any, b: Any, module: str = "q_proj") -> Make:
 
 
 def values(change: Callable[[np.ndarray], np.ndarray], dtype: str = "f4") -> Make:
-    """Good factors whose numbers are changed."""
+    """Change the numbers of valid factors."""
 
     def make() -> bytes:
         tensors = {}
@@ -61,7 +60,7 @@ NAMES: Mapping[str, str] = {
 
 
 def objects() -> Iterator[tuple[str, Make]]:
-    """Headers that are no description of tensors."""
+    """Yield headers that do not describe tensors."""
     texts: Mapping[str, bytes] = {
         "deep": b'{"a":' * 100_000,
         "lists without end": b"[" * 10**6,

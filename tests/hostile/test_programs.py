@@ -71,12 +71,12 @@ CRASHES = {
         "R5", {"writers": [writer.name for writer in (*WRITERS, LONG)], "hows": [KILL]}, {"calls": 500},
     ),
     "disk and permissions refuse every call that writes": ("R7", {"hows": ERRORS}, {"runs": 1400}),
-    # A killed one ends with the adapter and the loss of one that was left alone (R10).
+    # a killed training ends with the adapter and the loss of an undisturbed one (R10)
     "a training killed or refused at a third of its calls": (
         "R5", {"writers": ["training"], "share": 3, "hows": [KILL, KILL, *ERRORS]}, {"runs": 40},
     ),
 }  # fmt: skip
-"""What -> its goal, what is asked for, and the least that is run."""
+"""Name -> the goal, the arguments of `crash`, and the minimum figures."""
 
 
 @pytest.mark.hostile

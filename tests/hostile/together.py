@@ -65,7 +65,7 @@ def stopped_at(work: Work, moment: int) -> list[Ending]:
 
 
 def problems(writer: Writer, endings: list[Ending], folder: Path, whole: Path) -> list[str]:
-    """What is wrong with the endings or with what is there; empty is right."""
+    """Return the problems of the endings and of the output; empty if there are none."""
     late = {2, 6} if len(endings) == 2 else ONE_WINS.get(writer.name, set())
     wrong = [
         f"exit {end.code}: {end.said[-300:]}"
@@ -95,7 +95,7 @@ def attempts(writer: Writer, now: Path, rounds: int, stops: int) -> Iterator[int
 
 
 def main(root: str, rounds: int = 5, stops: int = 0, writers: Sequence[str] = ()) -> dict[str, Any]:
-    """Codes, problems and seconds of `rounds` of eight at once, or of stops at so many moments."""
+    """Return exit codes, problems and seconds of `rounds` rounds of eight processes, or of `stops` stops of one."""
     started, tally, wrong = time.monotonic(), Counter(), []
     every = [writer for writer in (*WRITERS, *TRAININGS) if writer.name not in UNLOCKED]
     for writer in [writer for writer in every if writer.name in writers] or every:

@@ -1,4 +1,4 @@
-"""What monitor makes of files: resumed runs, several runs, the original project's files, very long ones."""
+"""Monitor on resumed runs, several runs, files of the original project, and very long files."""
 
 import json
 from pathlib import Path

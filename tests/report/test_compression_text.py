@@ -114,7 +114,7 @@ def test_where_nothing_was_run_nothing_is_claimed():
     rows = tuple(verdict(name, "1", "not run", "the architecture is not known") for name in ("A", "B"))
     text = report(uniform_report().modules, architecture=None, runtimes=rows).to_text()
     block = text.partition("Runtime support\n")[2].partition("\n\n")[0]
-    assert block.splitlines() == ["  ? A 1, B 1 no result: the architecture is not known"]
+    assert block.splitlines() == ["  ? A 1, B 1 not tested: the architecture is not known"]
 
 
 # ---------------------------------------------------------------- figures

@@ -140,7 +140,7 @@ VERDICTS = {
     "wrong": (LLAMA, {"bias": "all"}, tensors(Q), "wrong meaning", "bias: all"),
     "architecture-refused": ("GPT2LMHeadModel", {}, tensors("it"), "refuses", "no adapters for GPT-2"),
     "architecture-not-run": (
-        "MistralForCausalLM", {}, tensors(Q), "not run", "no test adapter for MistralForCausalLM",
+        "MistralForCausalLM", {}, tensors(Q), "not run", "with MistralForCausalLM",
     ),
     "architecture-unknown": (None, {}, tensors(Q), "not run", UNKNOWN),
 }  # fmt: skip
