@@ -1,6 +1,6 @@
 """Weights files with excessive shapes, hostile names, and numbers at the limits of their types.
 
-tests/adapters/test_safetensors.py has wrong headers, tests/adapters/test_refusals.py mismatched factors, NaN and infinity.
+See tests/adapters/test_safetensors.py for wrong headers, and test_refusals.py for mismatched factors, NaN and infinity.
 """
 
 import json
