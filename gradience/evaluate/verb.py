@@ -46,11 +46,7 @@ from gradience.reports.evaluation import (
     KeptRecords,
     smallest_margin_text,
 )
-from gradience.reports.evaluation_sets import (
-    EvaluationPlan,
-    EvaluationSetsReport,
-    JointAdapter,
-)
+from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport, JointAdapter
 from gradience.reports.shrink import ShrinkPlan
 from gradience.settings import public
 from gradience.tasks.examples import fingerprint

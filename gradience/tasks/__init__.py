@@ -19,6 +19,7 @@ from gradience.files.rows import is_on_hub
 from gradience.reports.bench_plan import Role, TaskCode
 from gradience.tasks import harness, user_code
 from gradience.tasks.base import ChatTask, LikelihoodScoring, Scoring, Task
+from gradience.words import listed
 
 Load = Callable[..., Task | ChatTask]
 
@@ -69,8 +70,9 @@ def load(
     for role in needed:
         if not task.examples.of(role):
             counts = ", ".join(f"{count} {name}" for name, count in task.examples.counts.items())
+            files = [text.partition(" sha256:")[0] for text in task.source.values() if " sha256:" in text]
             raise InputError(
-                f"{profile}: no {role} examples ({counts})",
+                f"{profile}: no {role} examples{f' in {listed(files, 4)}' if files else ''} ({counts})",
                 code="task-empty",
                 hint="add data: docs/tasks.md explains how examples are split into train, dev and confirm",
             )

@@ -76,7 +76,7 @@ def test_a_completion_is_trained_as_it_is_and_the_answer_is_what_the_scorer_find
          "line 31: has `completion`, but earlier rows have `answer`", "the same fields"),
         ([{"prompt": "x", "completion": "It is 5.", "answer": "5"}], "task-answer",
          "line 1: its own response would be scored wrong: `exact` finds 'It is 5.'", "another scorer"),
-        ([], "task-empty", "no train examples", ""),
+        ([], "task-empty", "no train examples in a.jsonl (0 rows", ""),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, rows, code, message, hint):
