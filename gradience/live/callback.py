@@ -178,9 +178,7 @@ class GradienceCallback(TrainerCallback):
         }
         loss = values.get("loss")
         method = method_of(class_names(args), rewarded=not REWARDS.isdisjoint(values))
-        if (
-            loss is not None and method != "reinforcement"
-        ):  # losses of reinforcement learning are not comparable
+        if loss is not None and method != "reinforcement":  # whose losses are not comparable
             if method == "supervised" and model is not None and is_language_model(model):
                 values["ppl"] = math.exp(min(loss, 700.0))
             if self._recent_losses:

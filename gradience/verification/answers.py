@@ -149,7 +149,8 @@ def check_shrink(place: Path, findings: Findings) -> None:
         if row.name != report.smallest:
             check_evaluated(place, row, report.reference, shrink.SHRUNK, findings)
     if report.smallest is not None:
-        _check_adapter(place, report, findings)
+        with findings.remaking(shrink.ADAPTER):  # the records do not need its weights
+            _check_adapter(place, report, findings)
     _compare(place / shrink.SHRUNK, shrink_again(place, report, plan, findings), findings)
     check_page(report, report.run, place / shrink.DOCUMENT, findings)
 
@@ -367,9 +368,8 @@ class _Recorded(Answering):
         run, recorded = read.run, self.rows[row.file_name]
         reference = self.rows[self.inputs.reference.name]
         looks = self.evaluator.looks
-        answered = [look for look in looks if look >= (recorded.n or 0)] or looks[
-            -1:
-        ]  # dev rows have their own numbers
+        # Records of dev rows have a number of their own.
+        answered = [look for look in looks if look >= (recorded.n or 0)] or looks[-1:]
         compared = reference if row.adapter is None and run.kind == "classification" else recorded
         facts: list[tuple[str, Any, Any]] = [
             ("id", repeated(read.records)[:3], []),

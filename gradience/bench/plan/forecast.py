@@ -266,9 +266,7 @@ def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | No
     parameters = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     rows, length = shapes.train
     counted_on, kept = network, 0
-    if (
-        config.model.gradient_checkpointing
-    ):  # what goes into each layer, and one layer while it is computed again
+    if config.model.gradient_checkpointing:  # keeps layer inputs, computes one layer again
         text, one_layer = shape.get_text_config(), copy.deepcopy(shape)
         one_layer.get_text_config().num_hidden_layers = 1
         _, counted_on = network_on_meta(one_layer, config.lora.peft_arguments(), dtype=dtype, labels=labels)
