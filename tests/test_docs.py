@@ -102,13 +102,6 @@ def is_there(parts):
     return True
 
 
-def test_a_name_that_is_gone_is_noticed():
-    assert is_there(["evaluate", "engine"])
-    assert is_there(["GradienceError"])
-    for gone in (["inference"], ["evaluate", "Session"], ["training", "trainer", "nothing"], ["Nothing"]):
-        assert not is_there(gone)
-
-
 def test_names_of_the_package_are_there():
     named = {(page.name, match) for page in PAGES for match in DOTTED.findall(text_of(page))}
     assert len(named) > 10

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import gradience as command_line
 
 import gradience
 from gradience import code_version as module
+from gradience.cli.app import run
 from gradience.code_version import code_version
 from gradience.errors import MissingExtra, require
 
@@ -156,12 +156,13 @@ def test_a_missing_package_is_installed_from_the_clone(extra):
     assert "clone" in caught.value.hint
 
 
-def test_the_other_project_of_this_name_is_reported(tmp_path):
+def test_the_other_project_of_this_name_is_reported(tmp_path, monkeypatch, capsys):
     other = tmp_path / "gradience-0.11.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: gradience\nVersion: 0.11.0\n")
-    for arguments in (["env"], ["audit", tmp_path / "none"], ["audit", "--no-such-option"]):
-        done = command_line(*arguments, environment={"PYTHONPATH": str(tmp_path)})
-        text = " ".join((done.stdout + done.stderr).split())
+    monkeypatch.syspath_prepend(tmp_path)
+    for arguments in (["env"], ["audit", str(tmp_path / "none")], ["audit", "--no-such-option"]):
+        run(arguments)
+        text = " ".join("".join(capsys.readouterr()).split())
         assert "another project, gradience 0.11.0, is installed here too" in text
         assert "pip uninstall gradience gradience-lora" in text

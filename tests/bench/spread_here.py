@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import RUNTIME
+from bench_process import CONFIG
 from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
@@ -16,10 +16,8 @@ from gradience.bench.run.on_ray import StageOrder, make_stage
 
 SECTIONS: dict[str, Any] = {
     "task": {"profile": "classification", "probe_gate": {"min_value": 0.01}},
-    "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
-    "train": {"lr": 3e-3, "max_steps": 30, "per_device_train_batch_size": 4, "max_length": 16},
+    "train": CONFIG["train"] | {"save_steps": None},
     "compression": {"variants": ["uniform_median"], "controls": ["rewrite_control"], "stop_early": False},
-    "runtime": RUNTIME,
     "seeds": [1, 2],
 }
 
@@ -30,12 +28,13 @@ class Here:
     def __init__(self, plot: Any = None) -> None:
         self.plot = plot or (lambda name: None)
         self.waiting: list[tuple[StageOrder, Path]] = []
-        self.gpus: dict[str, int] = {}
+        self.orders: dict[str, tuple[StageOrder, int]] = {}
+        """Seed and stage -> its order, and the GPUs that it was given."""
         self.done: Counter[str] = Counter()
 
     def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
         self.waiting.append((order, folder))
-        self.gpus[f"{order.seed}/{order.stage}"] = gpus
+        self.orders[f"{order.seed}/{order.stage}"] = order, gpus
 
     def ended(self) -> tuple[StageOrder, Exception | None]:
         order, folder = self.waiting.pop()  # the last first: no order is relied on

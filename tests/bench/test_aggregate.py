@@ -120,8 +120,11 @@ def other(seed: int, **more):
             lambda: other(123, asked=config(policy={"floor": "0.05"})), "bench-mismatch", "another policy",
         ),
         (lambda: other(123, asked=config(run_type="smoke")), "bench-smoke", "a smoke run is no evidence"),
-        (lambda: same_start(), "bench-not-independent", "probe started from the same initial adapter"),
-        (lambda: same_batch(), "bench-not-independent", "began with the same first batch"),
+        (
+            lambda: with_same("initial_adapter_sha256"),
+            "bench-not-independent", "probe started from the same initial adapter",
+        ),
+        (lambda: with_same("first_batch_sha256"), "bench-not-independent", "began with the same first batch"),
     ],
     ids=range(10),
 )  # fmt: skip
@@ -136,20 +139,11 @@ def of_glue():
     return bench(123).data.model_copy(update={"task": "glue"})
 
 
-def with_start(**change):
-    bench_of_seed = other(123)
-    training = bench_of_seed.probe.training.model_copy(update=change)
-    return bench_of_seed.model_copy(
-        update={"probe": bench_of_seed.probe.model_copy(update={"training": training})}
-    )
-
-
-def same_start():
-    return with_start(initial_adapter_sha256=three_seeds()[0].probe.training.initial_adapter_sha256)
-
-
-def same_batch():
-    return with_start(first_batch_sha256=three_seeds()[0].probe.training.first_batch_sha256)
+def with_same(field):
+    """Another seed whose probe began as that of the first."""
+    probe, first = other(123).probe, three_seeds()[0].probe.training
+    training = probe.training.model_copy(update={field: getattr(first, field)})
+    return other(123).model_copy(update={"probe": probe.model_copy(update={"training": training})})
 
 
 # ---------------------------------------------------------------- folders and the command

@@ -433,7 +433,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [name for name in SHIPPED if not name.endswith(("seed123", "seed456"))])
 def test_it_goes_from_the_config_to_a_verdict(name, folder, tmp_path, capsys):
     config = load_config(shipped_configs()[name])
     changes = [*scaled_down(config, folder), f"only_seed={config.due[0]}"]

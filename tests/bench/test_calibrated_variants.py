@@ -22,6 +22,7 @@ from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
+from gradience.reports.distill import DistillReport
 from gradience.reports.stage import StageManifest
 
 CALIBRATES: dict[str, Any] = {
@@ -94,10 +95,13 @@ def test_the_plan_names_the_prompts_before_anything_is_trained(run):
 
 def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run):
     verified = verify(run.output, regenerate=4)
-    assert verified.mismatches == ()
-    assert (verified.level, ["calibration"]) == (
-        "L3",
-        [c.name for c in verified.checks if c.name == "calibration"],
+    assert (verified.mismatches, verified.level) == ((), "L3")
+    assert "calibration" in {check.name for check in verified.checks}
+    regenerated = {one.file.partition("/")[0] for one in verified.regenerated}
+    assert regenerated >= {"uniform_r1.distill", "probe_distilled"}
+    assert (run.variants["uniform_r1.distill"].arm, run.variants["probe_distilled"].arm) == (
+        "distill",
+        "control",
     )
 
     path, original = run.output / FILE, (run.output / FILE).read_bytes()
@@ -124,6 +128,15 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run):
     finally:
         path.write_bytes(original)
         manifest.save(manifest_path)
+
+
+def test_a_report_of_a_distillation_that_was_exchanged_is_seen(run):
+    """Another lr than the config's, and another teacher."""
+    file = run.output / "uniform_r1.distill/adapter/adapter/distill_report.json"
+    before, report = file.read_bytes(), DistillReport.read(file)
+    report.model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
+    assert {"lr", "teacher_sha256"} <= {one.field for one in verify(run.output).mismatches}
+    file.write_bytes(before)
 
 
 class Interrupted(Watcher):

@@ -43,10 +43,18 @@ def results(folder: Path) -> dict[str, Any]:
     return {name: timeless(json.loads((folder / name).read_text())) for name in ARTIFACTS}
 
 
-def test_the_result_is_that_of_one_process(alone, spread_over, tmp_path):
-    here = Here()
-    spread_over(here, tmp_path / "out")
-    assert results(tmp_path / "out") == results(alone)
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory):
+    """The same run over workers, and those."""
+    here, output = Here(), tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        runner_over(config_file, patch)(here, output)
+    return output, here
+
+
+def test_the_result_is_that_of_one_process(alone, finished):
+    output, here = finished
+    assert results(output) == results(alone)
     assert set(here.done.values()) == {1}
     assert "1/uniform_median/train" in here.done
 
@@ -88,31 +96,14 @@ def test_a_run_goes_on_from_what_is_there(spread_over, alone, tmp_path):
     assert set((first.done + second.done).values()) == {1}
 
 
-@pytest.fixture(scope="module")
-def finished(config_file, tmp_path_factory):
-    """A run that is done, of which a copy is given, and the orders of its first seed."""
-    orders = {}
-
-    class Keeps(Here):
-        def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
-            if order.seed == 1:
-                orders[order.stage] = order
-            super().submit(order, folder, gpus)
-
-    output = tmp_path_factory.mktemp("finished") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        runner_over(config_file, patch)(Keeps(), output)
-    return output / "seed_1", orders
-
-
 @pytest.fixture
 def order_of(finished, tmp_path):
-    """Gives the order of a stage, and a folder that has all but that."""
-    folder = Path(shutil.copytree(finished[0], tmp_path / "seed_1"))
+    """Gives the order of a stage of the first seed, and a folder that has all but that."""
+    folder = Path(shutil.copytree(finished[0] / "seed_1", tmp_path / "seed_1"))
 
     def order(stage: str) -> tuple[StageOrder, Path]:
         shutil.rmtree(folder / stage)
-        return finished[1][stage], folder
+        return finished[1].orders[f"1/{stage}"][0], folder
 
     return order
 
@@ -135,13 +126,11 @@ def test_other_data_on_a_machine_are_a_failure_with_a_reason(order_of, changed):
     assert caught.value.code == "stage-differs"
 
 
-def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, order_of, tmp_path):
-    here = Here()
-    spread_over(here, tmp_path / "out")
+def test_what_needs_no_gpu_is_made_where_there_is_none(finished, order_of):
     for name in ("audit", "uniform_median.truncate/adapter", "uniform_median/train"):
-        assert here.gpus[f"1/{name}"] == (name == "uniform_median/train")
+        gpus = finished[1].orders[f"1/{name}"][1]
+        assert gpus == (name == "uniform_median/train")
         order, folder = order_of(name)
         runtime = {**order.config["runtime"], "device": "cuda"}
-        refused = pytest.raises(UsageError, match="cuda") if here.gpus[f"1/{name}"] else nullcontext()
-        with refused:
+        with pytest.raises(UsageError, match="cuda") if gpus else nullcontext():
             make_stage(replace(order, config={**order.config, "runtime": runtime}), folder)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from audit_sample import report, row
-from bench_process import CONFIG, NO_GATE, write_inputs
+from bench_process import CONFIG, NO_GATE
 from bench_sample import SEEDS, bench, three_seeds
 from bench_sample import config as sample_config
 from hypothesis import given
@@ -25,19 +25,18 @@ from safetensors.torch import load_file, save_file
 from tiny_bench import ROLES, Watcher, bert, llama, sums
 from transformers import AutoModelForCausalLM, set_seed
 
-from gradience import audit_adapter, compress_adapter, verify
+from gradience import audit_adapter, compress_adapter
 from gradience.bench.arms.arm import ArmSource
 from gradience.bench.arms.controls import RANDOM_DIRECTIONS, REWRITE_CONTROL, write_random_directions
-from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import NO_COMPRESSION, plan_variants
-from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import ScaleChanged, SeedRun, require_same_scale
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import at_ceiling, seed_notes
 from gradience.cli.bench import code_of
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
-from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.bench import BenchAggregate
 from gradience.reports.bench_plan import allowed_losses
 from gradience.reports.distill import DistillReport
 from gradience.tasks.base import ClassificationTask
@@ -606,25 +605,3 @@ def test_the_truncated_probe_comes_closer_to_the_probe(kind, tmp_path):
     SeedRun(distill_config(kind, base), task, 42, folder, again).run()
     assert again.stages == watcher.stages
     assert again.notes == []
-
-
-def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path):
-    path = write_inputs(
-        tmp_path / "inputs", compression=DISTILLS | {"distillation": {"lr": 1e-2, "rows": 64}}
-    )
-    distill_config, output = load_config(path), tmp_path / "mine"
-    run_bench(distill_config, output, Watcher())
-    results = {variant.name: variant for variant in Bench.read(output / "bench.json").variants}
-    assert (results["uniform_r1.distill"].arm, results["probe_distilled"].arm) == ("distill", "control")
-    verified = verify(output, regenerate=4)
-    assert verified.mismatches == ()
-    assert {one.file.partition("/")[0] for one in verified.regenerated} >= {
-        "uniform_r1.distill",
-        "probe_distilled",
-    }
-
-    # Another lr than the config's: a report that was exchanged together with its manifest.
-    file = output / "uniform_r1.distill/adapter/adapter/distill_report.json"
-    DistillReport.read(file).model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
-    fields = {one.field for one in verify(output).mismatches}
-    assert {"lr", "teacher_sha256"} <= fields

@@ -1,4 +1,4 @@
-"""`gradience audit`, as a user runs it: what it prints, what it writes, and what it says when something is wrong."""
+"""`gradience audit`, as a user types it: what it prints, what it writes, and what it says when something is wrong."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import sys
 import ml_dtypes  # noqa: F401  (bfloat16 for numpy)
 import numpy as np
 import pytest
+from factory import edit_config
 from pseudo_terminal import drawn_by
 from running import gradience
 from safetensors.numpy import load_file, save_file
@@ -19,23 +20,6 @@ from gradience.reports.audit import AuditReport
 
 MODULES = 16
 """Modules of the bundled adapter."""
-
-
-def audit(*arguments, **options):
-    return gradience("audit", *arguments, **options)
-
-
-def edit(adapter, change):
-    """Rewrite the weights after `change(tensors)`."""
-    path = adapter / "adapter_model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def edit_config(adapter, **changes):
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def untrain(tensors):
@@ -49,53 +33,62 @@ def poison(tensors):
     tensors[key] = np.full_like(tensors[key], np.nan)
 
 
-def test_the_screen(adapter):
-    done = audit(adapter)
+def edit(adapter, change):
+    """Rewrite the weights after `change(tensors)`."""
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_the_screen(adapter, command):
+    done = gradience("audit", adapter)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Half of the {MODULES} modules keep 90 %" in done.stdout
     assert f"Next: gradience shrink {adapter} --data rows.jsonl" in " ".join(done.stdout.split())
-    assert audit("--peft-dir", adapter).stdout == done.stdout
-    narrow = audit(adapter, environment={"PYTHONIOENCODING": "ascii"})
+    assert command("audit", "--peft-dir", adapter).out == done.stdout
+    narrow = gradience("audit", adapter, environment={"PYTHONIOENCODING": "ascii"})
     assert narrow.stdout.isascii()
     assert [*map(len, narrow.stdout.splitlines())] == [*map(len, done.stdout.splitlines())]
 
 
-def test_no_command_is_advised_that_would_refuse(adapter):
+def test_no_command_is_advised_that_would_refuse(adapter, command):
     (adapter / "adapter_config.json").unlink()
-    done = audit(adapter)
-    assert done.returncode == 0
-    assert f"Next: gradience audit {adapter} --layers" in " ".join(done.stdout.split())
-    assert "gradience shrink" not in done.stdout.partition("  Next: ")[2]
+    shown = command("audit", adapter).out
+    assert f"Next: gradience audit {adapter} --layers" in " ".join(shown.split())
+    assert "gradience shrink" not in shown.partition("  Next: ")[2]
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_on_a_terminal_it_is_colored_and_fits(adapter, columns):
-    command = [sys.executable, "-m", "gradience", "audit", str(adapter), "--layers"]
-    text = drawn_by(command, columns=columns)[0].replace("\r\n", "\n")
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert "\x1b[" in text
+    words = [sys.executable, "-m", "gradience", "audit", str(adapter), "--layers"]
+    text = drawn_by(words, columns=columns)[0].replace("\r\n", "\n")
+    screen = text.rpartition("\x1b[2K")[
+        2
+    ]  # on a busy machine a bar is drawn, whose last sign erases its line
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
+    assert "\x1b[" in screen
     assert "\x1b" not in plain
     assert max(map(len, plain.splitlines())) <= columns
 
 
-def test_output_holds_what_json_prints_and_replaces_nothing_unless_told(adapter, tmp_path):
+def test_output_holds_what_json_prints_and_replaces_nothing_unless_told(adapter, tmp_path, command):
     target = tmp_path / "audit.json"
-    done = audit(adapter, "--json", "--output", target)
-    assert json.loads(done.stdout) == json.loads(target.read_text())
+    printed = command("audit", adapter, "--json", "--output", target).out
+    assert json.loads(printed) == json.loads(target.read_text())
     target.write_text("precious")
-    done = audit(adapter, "--output", target)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--force" in done.stderr
-    assert target.read_text() == "precious"
-    assert audit(adapter, "--output", target, "--force", "--quiet").returncode == 0
+    printed = command("audit", adapter, "--output", target, code=2)
+    assert (printed.out, "--force" in printed.err, target.read_text()) == ("", True, "precious")
+    command("audit", adapter, "--output", target, "--force", "--quiet")
     assert AuditReport.read(target).n_layers == MODULES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "audit.json"]
 
 
-def test_tau_and_allowed_ranks_change_the_suggestion(adapter):
-    default = AuditReport.model_validate_json(audit(adapter, "--json").stdout).suggestions
-    done = audit(adapter, "--json", "--tau", "0.5", "--allowed-ranks", "3,5,8")
-    other = AuditReport.model_validate_json(done.stdout).suggestions
+def test_tau_and_allowed_ranks_change_the_suggestion(adapter, command):
+    default, other = (
+        AuditReport.model_validate_json(command("audit", adapter, "--json", *more).out).suggestions
+        for more in ((), ("--tau", "0.5", "--allowed-ranks", "3,5,8"))
+    )
     assert (other.tau, other.allowed_ranks) == (0.5, (3, 5, 8))
     assert other.median.rank in (3, 5, 8)
     assert other.median.unrounded < default.median.unrounded
@@ -104,16 +97,15 @@ def test_tau_and_allowed_ranks_change_the_suggestion(adapter):
 # ---------------------------------------------------------------- several adapters
 
 
-def test_a_bad_one_among_several_does_not_hide_the_others(run_folder, adapter, tmp_path):
+def test_a_bad_one_among_several_does_not_hide_the_others(run_folder, adapter, tmp_path, command):
     edit(adapter, untrain)
     paths = [*run_folder.glob("checkpoint-*"), adapter, tmp_path / "nowhere"]
     for options in ([], ["--json"]):
-        done = audit(*paths, *options)
-        assert done.returncode == 4
-        assert "nowhere: no such file or folder" in done.stderr
-        assert "incomplete" in done.stderr
-        assert "checkpoint-200" in done.stdout
-    assert audit(*paths[:3], tmp_path / "nowhere").returncode == 3
+        shown = command("audit", *paths, *options, code=4)
+        assert "nowhere: no such file or folder" in shown.err
+        assert "incomplete" in shown.err
+        assert "checkpoint-200" in shown.out
+    command("audit", *paths[:3], tmp_path / "nowhere", code=3)
 
 
 # ---------------------------------------------------------------- trouble
@@ -127,22 +119,19 @@ def test_a_bad_one_among_several_does_not_hide_the_others(run_folder, adapter, t
     ],
     ids=["untrained", "NaN"],
 )
-def test_what_was_not_measured_is_shown_and_exits_4(adapter, spoil, words):
+def test_what_was_not_measured_is_shown_and_exits_4(adapter, spoil, words, command):
     edit(adapter, spoil)
-    done = audit(adapter, "--layers")
-    assert done.returncode == 4
-    assert "Incomplete: " in done.stdout
-    assert words in done.stderr
-    done = audit(adapter, "--suggest-per-layer")
-    assert (done.returncode, done.stdout) == (4, "")
+    shown = command("audit", adapter, "--layers", code=4)
+    assert "Incomplete: " in shown.out
+    assert words in shown.err
+    assert command("audit", adapter, "--suggest-per-layer", code=4).out == ""
 
 
-def test_a_refused_initialization_has_no_config_and_says_so(adapter):
+def test_a_refused_initialization_has_no_config_and_says_so(adapter, command):
     edit_config(adapter, init_lora_weights="pissa")
-    assert audit(adapter).returncode == 0
-    done = audit(adapter, "--suggest-per-layer")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert "no rank is suggested" in done.stderr
+    command("audit", adapter)
+    shown = command("audit", adapter, "--suggest-per-layer", code=4)
+    assert (shown.out, "no rank is suggested" in shown.err) == ("", True)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +148,11 @@ def test_a_refused_initialization_has_no_config_and_says_so(adapter):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_usage_errors_exit_2_and_print_no_result(adapter, arguments, words):
-    done = audit(*(adapter if argument == "A" else argument for argument in arguments))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
-    assert "hint: " in done.stderr
+def test_usage_errors_exit_2_and_print_no_result(adapter, arguments, words, command):
+    shown = command("audit", *(adapter if word == "A" else word for word in arguments), code=2)
+    assert shown.out == ""
+    assert words in shown.err
+    assert "hint: " in shown.err
 
 
 # ---------------------------------------------------------------- `gradience compare`, as a user runs it

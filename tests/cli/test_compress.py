@@ -100,26 +100,6 @@ def test_a_dry_run_writes_nothing_and_its_plan_can_be_edited_and_applied(adapter
     assert written.predicted_error == again.predicted_error != plan.predicted_error
 
 
-def test_force_replaces_an_adapter_and_nothing_else(adapter, tmp_path, capsys):
-    output = tmp_path / "out"
-    arguments = ["compress", str(adapter), "--output", str(output)]
-    assert run([*arguments, "--rank", "4"]) == 0
-    first = (output / WEIGHTS).read_bytes()
-    capsys.readouterr()
-    code, error = refused(capsys, tmp_path, *arguments[1:], "--rank", "2")
-    assert code == 2
-    assert "--force" in error
-    assert run([*arguments, "--rank", "2", "--force"]) == 0
-    assert (output / WEIGHTS).read_bytes() != first
-    capsys.readouterr()
-    other = tmp_path / "precious"
-    other.mkdir()
-    (other / "thesis.tex").write_text("\\begin{document}")
-    code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "--force", "-o", other)
-    assert code == 2
-    assert "not an adapter folder" in error
-
-
 def test_on_a_terminal_it_is_colored_fits_and_leaves_no_progress_behind(adapter, tmp_path):
     # Without patience: on a busy machine the bar may be drawn, and must be gone at the end.
     code = "from gradience.cli import app, progress; progress.PATIENCE_SECONDS = 0.0; app.main()"
@@ -191,10 +171,3 @@ def plans(adapter, tmp_path, command):
     for name, content in variants.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return tmp_path
-
-
-def test_a_disk_that_does_not_take_it(adapter, tmp_path, capsys):
-    (tmp_path / "file").write_text("not a folder")
-    code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "-o", tmp_path / "file" / "out")
-    assert code == 5
-    assert "file/out: cannot write" in error

@@ -16,10 +16,10 @@ from running import gradience, python
 
 import gradience as public
 from gradience import errors
+from gradience.cli import progress
 from gradience.cli.app import run
 from gradience.cli.console import show_note
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.progress import StageProgress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +40,11 @@ def extra_verb(body):
     return python("-c", EXTRA_VERB.format(body=body))
 
 
+ANY_VERB = pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["env"], ["schema", "audit"]], ids=" ".join
+)
+
+
 def error_classes(base=errors.GradienceError):
     for cls in base.__subclasses__():
         yield cls
@@ -58,11 +63,18 @@ def test_every_error_is_public_and_documented_once():
 
 
 @pytest.mark.parametrize("cls", list(error_classes()), ids=lambda cls: cls.__name__)
-def test_every_error_ends_with_its_own_documented_code(cls):
-    done = extra_verb(f"raise errors.{cls.__name__}('adapter.bin: a pickle', code='c', hint='convert it')")
-    assert done.returncode == cls.exit_code == ExitCode(cls.exit_code)
-    assert done.returncode != 0
-    assert done.stdout == ""
+def test_every_error_ends_with_its_own_documented_code(cls, monkeypatch, command):
+    def fails(**_):
+        raise cls("adapter.bin: a pickle", code="c", hint="convert it")
+
+    monkeypatch.setattr("gradience.cli.app._command", lambda _: fails)
+    assert ExitCode(cls.exit_code) != 0
+    assert command(code=cls.exit_code) == ("", "error: adapter.bin: a pickle\n\nhint: convert it\n")
+
+
+def test_an_error_of_a_verb_ends_the_process():
+    done = extra_verb("raise errors.InputError('adapter.bin: a pickle', code='c', hint='convert it')")
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "error: adapter.bin: a pickle\n\nhint: convert it\n"
 
 
@@ -77,17 +89,16 @@ def test_every_error_ends_with_its_own_documented_code(cls):
     ],
     ids=["option", "option-of-a-verb", "verb", "missing-argument", "bad-value"],
 )
-def test_a_wrong_command_line_says_where_the_right_one_is(arguments, message, hint):
-    done = gradience(*arguments)
-    assert done.returncode == ExitCode.USAGE
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert done.stderr.endswith(f"\n\nhint: {hint}\n")
+def test_a_wrong_command_line_says_where_the_right_one_is(arguments, message, hint, command):
+    out, err = command(*arguments, code=ExitCode.USAGE)
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.endswith(f"\n\nhint: {hint}\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["env"], ["schema", "audit"]], ids=" ".join)
+@ANY_VERB
 def test_a_full_disk_is_an_output_error(arguments):
     with open("/dev/full", "w") as full:
         done = gradience(*arguments, stdout=full)
@@ -103,7 +114,7 @@ def test_an_operating_system_error_names_its_file(tmp_path):
     assert done.stderr.startswith(f"error: {tmp_path}/absent/file: No such file or directory\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["env"], ["schema", "audit"]], ids=" ".join)
+@ANY_VERB
 def test_a_closed_pipe_is_quiet(arguments):
     reader, writer = os.pipe()
     os.close(reader)
@@ -203,8 +214,7 @@ runpy.run_module({program!r}, run_name="__main__", alter_sys=False)
 @pytest.mark.parametrize("module", ["typer", "gradience.cli.audit", "gradience.audit.adapter"])
 @pytest.mark.parametrize("program", ["gradience", "gradience.bench.aggregate"])
 def test_ctrl_c_during_an_import_has_no_traceback(module, program):
-    code = IMPORTING.format(module=module, program=program, words=["audit", "nowhere"])
-    done = python("-c", code)
+    done = python("-c", IMPORTING.format(module=module, program=program, words=["audit", "nowhere"]))
     if program == "gradience.bench.aggregate" and module != "typer":
         assert "Traceback" not in done.stderr  # which it never imports
     else:
@@ -222,20 +232,17 @@ def test_ctrl_c_during_an_import_has_no_traceback(module, program):
 )
 def test_ctrl_c_in_a_verb_says_how_to_resume(words, module):
     """A real Ctrl-C, when the verb imports `module`: typer turns it into an exit code, no exception."""
-    code = IMPORTING.format(module=module, program="gradience", words=words)
-    done = python("-c", code)
+    done = python("-c", IMPORTING.format(module=module, program="gradience", words=words))
     line = f"\nstopped; to resume, run the same command again: gradience {' '.join(words)}\n"
     assert (done.returncode, done.stderr) == (130, line)
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["env"], ["env", "--json"], ["schema", "audit"], ["audit", "nowhere"]]
-)
+@pytest.mark.parametrize("words", ["--help", "env --json", "audit nowhere"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_closed_stream_is_silence(words, closed):
-    command = f"{sys.executable} -m gradience {' '.join(words)} {closed}"
+    command = f"{sys.executable} -m gradience {words} {closed}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=HANGS, check=False)
-    assert done.returncode == (3 if words[0] == "audit" else 0)
+    assert done.returncode == (3 if words == "audit nowhere" else 0)
     assert b"Traceback" not in done.stderr
 
 
@@ -246,7 +253,7 @@ HOSTILE = "out\x1b[2J\x1b[31m\nverdict: PASS"
 
 
 def test_a_note_on_a_stage_is_printed_visibly(capsys):
-    StageProgress().note(HOSTILE)
+    progress.StageProgress().note(HOSTILE)
     said = capsys.readouterr().err
     assert "\\x1b[2J" in said
     assert "\x1b" not in said
@@ -260,22 +267,24 @@ def test_a_note_on_a_stage_is_printed_visibly(capsys):
 WORK = """
 from gradience.cli import progress
 progress.PATIENCE_SECONDS = {patience}
-with progress.ProgressBar({label!r}, quiet={quiet}) as bar:
-    for done in range(1, 8):
-        bar(done, 7)
+for label in {labels!r}:
+    with progress.ProgressBar(label, quiet={quiet}) as bar:
+        for done in range(1, 8):
+            bar(done, 7)
 print("result")
 """
 
 
-def on_a_terminal(code):
+def on_a_terminal(*labels, patience=0, quiet=False):
     """What a process writes to stderr when that is a terminal."""
+    code = WORK.format(patience=patience, labels=labels, quiet=quiet)
     drawn, piped = drawn_by([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert piped == b"result\n"
     return drawn
 
 
 def test_it_shows_how_far_it_is_and_removes_itself():
-    drawn = on_a_terminal(WORK.format(patience=0, label="checkpoint-200", quiet=False))
+    drawn = on_a_terminal("checkpoint-200")
     assert "checkpoint-200" in drawn
     assert "7/7" in drawn
     assert drawn.rstrip("\r\n").endswith("\x1b[2K")  # the line is erased
@@ -283,7 +292,7 @@ def test_it_shows_how_far_it_is_and_removes_itself():
 
 @pytest.mark.parametrize(("patience", "quiet"), [(10**6, False), (0, True)], ids=["short-work", "quiet"])
 def test_it_is_silent_where_it_should_be(patience, quiet):
-    assert on_a_terminal(WORK.format(patience=patience, label="x", quiet=quiet)) == ""
+    assert on_a_terminal("x", patience=patience, quiet=quiet) == ""
 
 
 @pytest.mark.parametrize(
@@ -291,26 +300,30 @@ def test_it_is_silent_where_it_should_be(patience, quiet):
     [(False, 30.0, []), (False, 0.0, [f"{done} of 7" for done in range(1, 7)]), (True, 0.0, [])],
     ids=["short-work", "long-work", "quiet"],
 )
-def test_without_a_terminal_it_prints_plain_lines_while_the_work_is_long(quiet, seconds, lines):
-    code = WORK.format(patience=0, label="x", quiet=quiet)
-    code = code.replace("\nwith", f"\nprogress.LINE_SECONDS = {seconds}\nwith", 1)
-    done = python("-c", code)
-    assert done.stdout == "result\n"
-    assert [line.split(": ")[1].split(",")[0] for line in done.stderr.splitlines()] == lines
-    assert "\x1b" not in done.stderr
+def test_without_a_terminal_it_prints_plain_lines_while_the_work_is_long(
+    quiet, seconds, lines, monkeypatch, capsys
+):
+    monkeypatch.setattr(progress, "LINE_SECONDS", seconds)
+    with progress.ProgressBar("x", quiet=quiet) as bar:
+        for done in range(1, 8):
+            bar(done, 7)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert [line.split(": ")[1].split(",")[0] for line in shown.err.splitlines()] == lines
+    assert "\x1b" not in shown.err
 
 
-@pytest.mark.parametrize("label", ["[bold]x[/]", "a[/]b", "{task.id}", "{", "a\x1b[2Jb", "a\nb", "x" * 500])
-def test_a_label_is_text(label):
-    drawn = on_a_terminal(WORK.format(patience=0, label=label, quiet=False))
+def test_a_label_is_text():
+    labels = ("[bold]x[/]", "a[/]b", "{task.id}", "{", "a\x1b[2Jb", "a\nb", "x" * 500)
+    drawn = on_a_terminal(*labels)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
     assert "\x1b[2J" not in drawn
-    assert label[:10].replace("\x1b", "\\x1b").replace("\n", "\\x0a") in plain
+    assert [
+        each for each in labels if each[:10].replace("\x1b", "\\x1b").replace("\n", "\\x0a") not in plain
+    ] == []
 
 
 def test_a_stage_says_how_fast_it_is_and_what_is_left(monkeypatch, capsys):
-    from gradience.cli import progress
-
     clock = iter([0.0, 10.0, 10.0, *(second for n in range(1, 8) for second in [10.0 + 12 * n] * 2)])
     last = [0.0]
 

@@ -285,12 +285,12 @@ def records() -> dict[str, Kind]:
             optional=True,
         ),
         "records": alone("in/a.records.jsonl", "lines", samples.records(), {"read_records": _records}),
-        "rows in CSV": alone("in/a.csv", "rows", samples.csv_rows(), _rows("in/a.csv")),
-        "rows in JSONL": alone("in/a.jsonl", "lines", samples.jsonl_rows(), _rows("in/a.jsonl")),
+        "rows in CSV": alone("in/a.csv", "rows", samples.lines("csv_rows"), _rows("in/a.csv")),
+        "rows in JSONL": alone("in/a.jsonl", "lines", samples.lines("jsonl_rows"), _rows("in/a.jsonl")),
         "prompts in JSONL": alone(
-            "in/a.jsonl", "lines", samples.jsonl_prompts(), _counts("jsonl", scorer="number")
+            "in/a.jsonl", "lines", samples.lines("jsonl_prompts"), _counts("jsonl", scorer="number")
         ),
-        "messages in JSONL": alone("in/a.jsonl", "lines", samples.jsonl_messages(), _counts("chat")),
+        "messages in JSONL": alone("in/a.jsonl", "lines", samples.lines("jsonl_messages"), _counts("chat")),
         "journal of a training": alone(
             "out/training/started.json", "json", journal, {"Journal": _journal}, optional=True
         ),
@@ -352,8 +352,8 @@ def logs() -> dict[str, Kind]:
         "evidence in/a in/b --filter strict-match",
         "evidence in/a in/b --filter strict-match --json --flips 30",
     )
-    scores = {"in/a.csv": samples.csv_scores(), "in/b.csv": samples.csv_scores()}
-    lines = {"in/a.jsonl": samples.jsonl_scores(), "in/b.jsonl": samples.jsonl_scores()}
+    scores = {"in/a.csv": samples.lines("csv_scores"), "in/b.csv": samples.lines("csv_scores")}
+    lines = {"in/a.jsonl": samples.lines("jsonl_scores"), "in/b.jsonl": samples.lines("jsonl_scores")}
     inspect = {f"in/{side}.eval": (LOGS / "inspect" / f"{side}_deflated.eval").read_bytes() for side in "ab"}
     records = folder_files(LOGS / "every_eval_ever" / "a", "in/a") | folder_files(
         LOGS / "every_eval_ever" / "b", "in/b"

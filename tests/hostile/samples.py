@@ -253,22 +253,24 @@ def stage_folder() -> dict[str, bytes]:
     return {"out/probe/manifest.json": manifest.to_json().encode(), "out/probe/made": text.encode()}
 
 
-def csv_rows() -> bytes:
-    lines = [f'"text number {i}, with a comma",{"good" if i % 3 else "bad"}' for i in range(40)]
-    return "\n".join(["text,label", *lines, ""]).encode()
+TEXT, WORDS = '"text number {0}, with a comma"', ("bad", "good", "good")
+TALK = '[{{"role": "user", "content": "number {0}"}}, {{"role": "assistant", "content": "then {1}"}}]'
+LINES = {
+    "csv_rows": ("text,label\n", f"{TEXT},{{word}}"),
+    "csv_scores": ("id,score,prompt\n", f"q{{0}},{{right:d}},{TEXT}"),
+    "jsonl_scores": ("", '{{"id": "q{0}", "score": {share}, "prompt": "text number {0}", "output": "{0}"}}'),
+    "jsonl_rows": ("", '{{"text": "text number {0}", "label": "{word}"}}'),
+    "jsonl_prompts": ("", '{{"id": {0}, "prompt": "number {0} and", "completion": " then {1}"}}'),
+    "jsonl_messages": ("", f'{{{{"messages": {TALK}}}}}'),
+}
+"""Name -> the first line, and the form of every other one."""
 
 
-def csv_scores() -> bytes:
-    lines = [f'q{i},{i % 3 > 0:d},"text number {i}, with a comma"' for i in range(40)]
-    return "\n".join(["id,score,prompt", *lines, ""]).encode()
-
-
-def jsonl_scores() -> bytes:
-    lines = [
-        f'{{"id": "q{i}", "score": {i / 40}, "prompt": "text number {i}", "output": "{i}"}}'
-        for i in range(40)
-    ]
-    return "\n".join([*lines, ""]).encode()
+def lines(name: str) -> bytes:
+    """Forty lines of one of these forms."""
+    first, form = LINES[name]
+    rows = (form.format(i, i + 1, word=WORDS[i % 3], right=i % 3 > 0, share=i / 40) for i in range(40))
+    return (first + "".join(f"{row}\n" for row in rows)).encode()
 
 
 def evidence() -> EvidenceReport:
@@ -276,24 +278,8 @@ def evidence() -> EvidenceReport:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a", "b"):
             (Path(folder) / f"{name}.jsonl").write_bytes(
-                jsonl_scores().replace(b"0.25", b"0.75" if name == "b" else b"0.25")
+                lines("jsonl_scores").replace(b"0.25", b"0.75" if name == "b" else b"0.25")
             )
         report = compare_logs(Path(folder) / "a.jsonl", Path(folder) / "b.jsonl")
     named = {"task": "sums", "filter": "strict-match", "notes": ("a note",)}
     return report.model_copy(update=named | {"a": report.a.model_copy(update={"model": "base"})})
-
-
-def jsonl_rows() -> bytes:
-    lines = [f'{{"text": "text number {i}", "label": "{"good" if i % 3 else "bad"}"}}' for i in range(40)]
-    return "\n".join([*lines, ""]).encode()
-
-
-def jsonl_prompts() -> bytes:
-    lines = [f'{{"id": {i}, "prompt": "number {i} and", "completion": " then {i + 1}"}}' for i in range(40)]
-    return "\n".join([*lines, ""]).encode()
-
-
-def jsonl_messages() -> bytes:
-    talk = '[{{"role": "user", "content": "number {0}"}}, {{"role": "assistant", "content": "then {1}"}}]'
-    lines = [f'{{"messages": {talk.format(i, i + 1)}}}' for i in range(40)]
-    return "\n".join([*lines, ""]).encode()
