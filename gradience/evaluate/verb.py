@@ -8,7 +8,7 @@ DIR/evaluation_sets.json   all of them, and the grade of each candidate: B only 
 DIR/digests.json           all of these files, each with its sha256
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from fractions import Fraction
@@ -222,6 +222,7 @@ P = TypeVar("P", EvaluationPlan, ShrinkPlan)
 
 PLAN, JOINT, JOINT_DOCUMENT = "plan.json", "evaluation_sets.json", "evaluation_sets.md"
 EDITED = "plan.json is not the plan that the records name"
+MISSING = "plan.json was missing, so the earlier plan is unknown"
 
 
 def planned_set(inputs: EvaluateInputs) -> PlannedSet:
@@ -285,30 +286,31 @@ def plan_of(sets: Sequence[EvaluateInputs]) -> EvaluationPlan:
     )
 
 
-def write_plan(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> EvaluationPlan:
-    """Write the plan, and return it with the changes made after the first answers.
-
-    note: called with each such change. Raises InputError if an existing plan cannot be read.
-    """
-    path = output / PLAN
-    before: tuple[str, ...] = ()
-    changes: tuple[str, ...] = ()
-    earlier = EvaluationPlan.read(path) if path.exists() else None
-    if earlier is not None and earlier.reference_sha256 == plan.reference_sha256:
-        bound = {bound for each in earlier.sets if (bound := bound_plan(output / each.name)) is not None}
-        if bound:
-            edited = bound - {sha256_file(path), digest_of(earlier)}
-            before, changes = earlier.changes, (*([EDITED] if edited else []), *_changes(earlier, plan))
-    return save_plan(plan, path, before, changes, note)
-
-
-def save_plan(
-    plan: P, path: Path, before: Sequence[str], changes: Sequence[str], note: Callable[[str], None]
+def write_plan(
+    plan: P,
+    path: Path,
+    folders: Callable[[P], Iterable[Path]],
+    changes_of: Callable[[P, P], list[str] | None],
+    note: Callable[[str], None],
 ) -> P:
-    """Write a plan, and return it with the changes made after the first answers, `before` and now.
+    """Write a plan, and return it with the changes made after the first answers, earlier ones and those of now.
 
-    note: called with each change made now.
+    folders: of the evaluations that follow a plan. changes_of: the changes from one plan to another, None for a plan of
+    another adapter. note: called with each change made now. Raises InputError if an existing plan cannot be read.
     """
+    earlier = type(plan).read(path) if path.exists() else None
+    bound = {bound_plan(folder) for folder in folders(earlier or plan)} - {None}
+    before: tuple[str, ...] = ()
+    changes: list[str] = []
+    if earlier is not None:
+        since = changes_of(earlier, plan)
+        before = () if since is None else earlier.changes
+        if bound - {sha256_file(path), digest_of(earlier)}:
+            changes.append(EDITED)
+        if bound and since is not None:
+            changes += since
+    elif bound:
+        changes.append(MISSING)
     for change in changes:
         note(f"the plan changed after answers existed ({change}), so the result is exploratory")
     plan = plan.model_copy(update={"changes": (*before, *changes)})
@@ -317,17 +319,19 @@ def save_plan(
 
 
 def bound_plan(folder: Path) -> str | None:
-    """Return the digest of the plan that the records of a data set name; None without answers."""
+    """Return the digest of the plan that the records of a data set name: None without answers, "" if it is unknown."""
     if not any((folder / RECORDS).glob("*.jsonl*")):
         return None
     try:
-        return KeptRecords.read(folder / RECORDS / MANIFEST).plan
-    except InputError:  # of another version; the records are recomputed
-        return None
+        return KeptRecords.read(folder / RECORDS / MANIFEST).plan or ""
+    except InputError:  # missing, or of another version
+        return ""
 
 
-def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> tuple[str, ...]:
+def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> list[str] | None:
     """Return the changes to the data sets, in sentences; each data set notes those to its margin and examples."""
+    if earlier.reference_sha256 != now.reference_sha256:
+        return None
     before, after = ({each.name: each for each in plan.sets} for plan in (earlier, now))
     changes = []
     if [*before] != [*after]:
@@ -338,7 +342,7 @@ def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> tuple[str, ...]:
             old.examples_sha256 != new.examples_sha256 and old.examples >= new.examples
         ):
             changes.append(f"the examples of {name} are different ones")
-    return tuple(changes)
+    return changes
 
 
 # ---------------------------------------------------------------- the result
@@ -350,7 +354,13 @@ def evaluate_each(
     """Evaluate every data set on one base, join the results, and write them."""
     watch, plan, digest = Stopwatch(sets[0].request.command), plan_of(sets), None
     if output is not None:
-        plan = write_plan(plan, output, watcher.note)
+        plan = write_plan(
+            plan,
+            output / PLAN,
+            lambda plan: (output / planned.name for planned in plan.sets),
+            _changes,
+            watcher.note,
+        )
         digest = digest_of(plan)
         watcher.planned(f"plan: {digest} (sha256 of {output / PLAN})")
     reports: dict[str, EvaluationReport] = {}

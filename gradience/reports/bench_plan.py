@@ -38,9 +38,11 @@ def allowed_losses(n: int, tolerance: Fraction) -> int:
     return math.floor(tolerance * n)
 
 
-def margin_text(margin: Fraction | float, *, nll: bool) -> str:
-    """Return the size of a drop with its unit: `2.5 points`, or `0.01 nats per token` for likelihoods."""
-    return f"{float(margin):.2g} nats per token" if nll else f"{points(margin).removeprefix('+')} points"
+def margin_text(margin: Fraction | float, compares: Compares) -> str:
+    """Return the size of a drop with its unit: `2.5 points`, `0.01 nats per token`, or a share of changed answers."""
+    if compares == "correct":
+        return f"{points(margin).removeprefix('+')} points"
+    return f"{float(margin):.2g} nats per token" if compares == "nll" else f"{float(100 * margin):.2g} %"
 
 
 class DataSplit(Part):
@@ -103,7 +105,7 @@ class PlannedSet(Part):
     @property
     def margin_words(self) -> str:
         """Margin with its unit."""
-        return margin_text(self.margin, nll=self.compares == "nll")
+        return margin_text(self.margin, self.compares)
 
 
 class PlannedCalibration(Part):

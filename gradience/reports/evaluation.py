@@ -314,8 +314,7 @@ class EvaluationReport(Report):
         """Sentences about what was changed after the first answers; with any, no grade is above C."""
         if self.first_margin is None:
             return ()
-        nll = self.adapters[0].likelihood is not None
-        before, now = (margin_text(margin, nll=nll) for margin in (self.first_margin, self.margin))
+        before, now = (margin_text(margin, self.compares) for margin in (self.first_margin, self.margin))
         return (f"the margin was {before} when the first answers were saved, and is {now} now",)
 
 
@@ -394,7 +393,7 @@ class EvaluationForecast(ComparisonForecast):
     @property
     def words(self) -> Inline:
         """Examples, looks and margin of a further data set."""
-        return planned_words(self, margin_text(self.margin, nll=not self.margins))
+        return planned_words(self, margin_text(self.margin, "correct" if self.margins else "nll"))
 
     def blocks(self) -> Document:
         """Return the plan, the smallest margins, and the assumptions."""

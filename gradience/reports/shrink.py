@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple
 
 from gradience.files.artifact import Artifact, Float12, Part, absent_at
@@ -143,16 +142,20 @@ class ShrinkPlan(Artifact):
     changes: tuple[str, ...] = ()
     """Changes to the plan of this folder that were made after the first answers."""
 
+    @property
+    def sets(self) -> tuple[ShrinkPlan | PlannedSet, ...]:
+        """The data sets in test order: the task, which the plan itself describes, and the guards."""
+        return (self, *self.guards)
+
+    @property
+    def margin_words(self) -> str:
+        """Margin with its unit."""
+        return margin_text(self.margin, self.compares)
+
     def on(self, planned: PlannedSet) -> ShrinkPlan:
         """Return the same plan with a guard in the place of the task."""
         values = {name: getattr(planned, name) for name in PLANNED}
         return self.model_copy(update={**values, "guards": ()})
-
-    def drop_text(self, size: Fraction | float) -> str:
-        """Return the size of a drop with its unit."""
-        if self.compares == "agreement":
-            return f"{float(100 * size):.2g} %"
-        return margin_text(size, nll=self.compares == "nll")
 
 
 class RewriteControl(Part):
@@ -321,7 +324,7 @@ def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
         ("base", Span(plan.base, "name")),
         *_data_facts(plan),
         ("ranks", f"{ranks} ({why})"),
-        ("margin", plan.drop_text(plan.margin) + (" of the answers" if plan.compares == "agreement" else "")),
+        ("margin", plan.margin_words + (" of the answers" if plan.compares == "agreement" else "")),
     ]
 
 
@@ -343,7 +346,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
     kl, kl_cell = kl_field(results, report.control.result)
     over = " over all looks" if plan.looks else ""
-    bound = f"one-sided bound on Δ{over}; the margin is {plan.drop_text(plan.margin)}"
+    bound = f"one-sided bound on Δ{over}; the margin is {plan.margin_words}"
 
     def result(cell: Callable[[EvaluatedAdapter], Inline]) -> Callable[[_Row], Inline]:
         return lambda row: "" if row.result is None else cell(row.result)

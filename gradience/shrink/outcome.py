@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.outcome import conditions_of, exploratory, row_of, source_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evaluation import EvaluatedAdapter, examples_needed
+from gradience.reports.bench_plan import PlannedSet, margin_text
+from gradience.reports.evaluation import CHANGES, EvaluatedAdapter, examples_needed
 from gradience.reports.shrink import (
+    Candidate,
     CandidateStatus,
     GuardOutcome,
     RewriteControl,
@@ -17,7 +18,7 @@ from gradience.reports.shrink import (
     TestedStatus,
     refusal_of,
 )
-from gradience.shrink.search import GuardResults, TaskResults, TestedCandidate
+from gradience.shrink.search import SearchResults, SetResults
 
 STATUSES: dict[str | None, TestedStatus] = {
     None: "inconclusive",  # a single example: no interval for its likelihood
@@ -29,22 +30,23 @@ STATUSES: dict[str | None, TestedStatus] = {
 """Grade -> status of a candidate."""
 
 
-def report_of(
-    inputs: EvaluateInputs,
-    plan: ShrinkPlan,
-    plan_sha256: str,
-    fingerprint_of_base: str,
-    results: TaskResults,
-    watch: Stopwatch,
-    guards: Sequence[GuardResults] = (),
-) -> ShrinkReport:
+def report_of(plan: ShrinkPlan, plan_sha256: str, results: SearchResults, watch: Stopwatch) -> ShrinkReport:
     """Return the report of a search."""
-    assert results.reference.answers is not None
-    outcomes = tuple(_guard_outcome(plan, guard) for guard in guards)
-    candidates = candidates_of(inputs, plan, results, guards)
-    rewritten = results.control
+    task, *guards = results.sets
+    inputs, rewritten = task.inputs, task.control
+    assert task.reference.answers is not None
+    outcomes = tuple(
+        GuardOutcome(
+            name=planned.name,
+            source=source_of(guard.inputs),
+            reference=row_of(guard.inputs, guard.reference, guard.reference),
+            results=tuple(_as_planned(plan, row) for row in guard.tested.values()),
+        )
+        for planned, guard in zip(plan.guards, guards, strict=False)
+    )
+    candidates = candidates_of(plan, results.sets)
     control = RewriteControl(
-        result=None if rewritten is None else row_of(inputs, results.reference, rewritten),
+        result=None if rewritten is None else row_of(inputs, task.reference, rewritten),
         reason=sentence_text(results.control_reason if rewritten is None else rewritten.error),
     )
     smallest = next((candidate for candidate in reversed(candidates) if candidate.status == "shown"), None)
@@ -54,8 +56,8 @@ def report_of(
         source=source_of(inputs),
         plan=plan,
         plan_sha256=plan_sha256,
-        conditions=conditions_of(results.reference.answers.run, fingerprint_of_base),
-        reference=row_of(inputs, results.reference, results.reference),
+        conditions=conditions_of(task.reference.answers.run, results.base_fingerprint),
+        reference=row_of(inputs, task.reference, task.reference),
         control=control,
         start=plan.candidates[0].name,
         candidates=candidates,
@@ -68,62 +70,35 @@ def report_of(
     )
 
 
-def _guard_outcome(plan: ShrinkPlan, guard: GuardResults) -> GuardOutcome:
-    rows = [each.row for each in guard.tested]
-    return GuardOutcome(
-        name=guard.inputs.name,
-        source=source_of(guard.inputs),
-        reference=row_of(guard.inputs, guard.reference, guard.reference),
-        results=tuple(map(exploratory, rows) if plan.changes else rows),
-    )
+def _as_planned(plan: ShrinkPlan, row: EvaluatedAdapter) -> EvaluatedAdapter:
+    return exploratory(row) if plan.changes else row
 
 
-def deciding(
-    plan: ShrinkPlan, outcome: TestedCandidate, guards: Sequence[GuardResults]
-) -> tuple[EvaluatedAdapter | None, ShrinkPlan, str]:
-    """Return a candidate's deciding row, the plan of its data set, and the candidate's name for a sentence.
+def candidates_of(plan: ShrinkPlan, results: Sequence[SetResults]) -> tuple[ShrinkCandidate, ...]:
+    """Return every planned candidate with its outcome: the first row that is not shown decides.
 
-    The first row that is not shown decides. It is None if a larger candidate failed on an earlier data set.
+    A candidate is not tested if a larger one failed on the same data set or on an earlier one.
     """
-    words = outcome.candidate.words.capitalize()
-    if STATUSES[outcome.row.grade] == "shown":
-        for number, planned in enumerate(plan.guards):
-            tested = guards[number].tested if number < len(guards) else ()
-            row = next((each.row for each in tested if each.candidate == outcome.candidate), None)
-            if row is None or STATUSES[row.grade] != "shown":
-                return row, plan.on(planned), f"{words} on {planned.name}"
-    return outcome.row, plan, words
-
-
-def candidates_of(
-    inputs: EvaluateInputs,
-    plan: ShrinkPlan,
-    results: TaskResults,
-    guards: Sequence[GuardResults] = (),
-) -> tuple[ShrinkCandidate, ...]:
-    """Return every planned candidate with its outcome."""
-    tested = {outcome.candidate.name: outcome for outcome in results.tested}
-    rows = []
+    outcomes = []
     for candidate in plan.candidates:
-        outcome = tested.get(candidate.name)
+        rows = [on_set.tested.get(candidate.name) for on_set in results]
         status: CandidateStatus = "not tested"
         needs = ""
-        if outcome is not None:
-            row, on_set, words = deciding(plan, outcome, guards)
-            if row is not None:
-                status = STATUSES[row.grade]
-                needs = needs_of(row, on_set, words) if status == "inconclusive" else ""
-        rows.append(
+        for planned, row in zip(plan.sets, (*rows, None), strict=False):
+            status = "not tested" if row is None else STATUSES[row.grade]
+            if row is not None and status == "inconclusive":
+                needs = needs_of(row, planned, candidate)
+            if status != "shown":
+                break
+        outcomes.append(
             ShrinkCandidate(
-                **candidate.model_dump(
-                    include={"name", "kind", "rank", "lora_params", "params_saved", "predicted_kl_per_token"}
-                ),
+                **candidate.model_dump(exclude={"kept_energy"}),
                 status=status,
-                result=None if outcome is None else exploratory(outcome.row) if plan.changes else outcome.row,
+                result=None if rows[0] is None else _as_planned(plan, rows[0]),
                 needs=needs,
             )
         )
-    return tuple(rows)
+    return tuple(outcomes)
 
 
 # ---------------------------------------------------------------- words
@@ -158,18 +133,20 @@ def sentence_of(
     return f"No candidate is shown to stay within the margin. {first.needs}"
 
 
-def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
+def needs_of(row: EvaluatedAdapter, planned: ShrinkPlan | PlannedSet, candidate: Candidate) -> str:
     """Return the drop that is not ruled out for a candidate, and the examples needed for the planned margin."""
+    subject = candidate.words.capitalize()
+    subject += f" on {planned.name}" if isinstance(planned, PlannedSet) else ""
     if row.bounds is None:
-        return f"{candidate} cannot be tested with a single example"
-    needs = examples_needed(row, plan.compares)
-    if -row.bounds.low < plan.margin:  # ruled out, but by too few examples for a grade
-        return f"{candidate} is {row.reason}; {needs}"
-    measure = {"nll": "an NLL increase", "agreement": "a share of changed answers"}.get(
-        plan.compares, "a drop"
+        return f"{subject} cannot be tested with a single example"
+    needs = examples_needed(row, planned.compares)
+    if -row.bounds.low < planned.margin:  # ruled out, but by too few examples for a grade
+        return f"{subject} is {row.reason}; {needs}"
+    article = "an" if planned.compares == "nll" else "a"
+    drop, margin = (
+        margin_text(size, planned.compares) for size in (max(0.0, -row.bounds.low), planned.margin)
     )
-    drop, margin = plan.drop_text(max(0.0, -row.bounds.low)), plan.drop_text(plan.margin)
     return (
-        f"{candidate} is inconclusive: with {row.n:,} examples, {measure} of up to {drop} cannot be ruled out"
-        f" (margin {margin}); {needs}{row.look.why_early if row.look else ''}"
+        f"{subject} is inconclusive: with {row.n:,} examples, {article} {CHANGES[planned.compares]} of up to {drop}"
+        f" cannot be ruled out (margin {margin}); {needs}{row.look.why_early if row.look else ''}"
     )

@@ -1,6 +1,6 @@
 """Plan a shrink before the evaluation: candidates, margin and test rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,13 +17,12 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput, short_names
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
-from gradience.evaluate.kept import RECORDS, RecordStore
-from gradience.evaluate.settings import EvaluateSettings, NamedSet, sets_of
-from gradience.evaluate.verb import EDITED, PLAN, planned_fields, planned_set, save_plan
-from gradience.files.artifact import digest_of
+from gradience.evaluate.settings import EvaluateSettings, sets_of
+from gradience.evaluate.verb import PLAN, planned_fields, planned_set
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import locate
 from gradience.models.settings import BaseSettings
+from gradience.reports.bench_plan import Compares
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkPlan
 from gradience.settings import paths_of, shared
@@ -34,15 +33,19 @@ from gradience.tasks.examples import LabeledExample
 CONTROL = "rewrite_control"
 GUARDS = "guards"
 """Folder with the records of each guard."""
-MISSING = "plan.json was missing, so the earlier plan is unknown"
 TEST = (
-    "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
-    " the full level, until one is not shown"
+    "non-inferiority at the margin by {}, one-sided, {}; in fixed sequence from the start down, each at the full level,"
+    " until one is not shown"
 )
-LOOKED = (
-    "non-inferiority at the margin by {}, one-sided, at planned looks with Lan and DeMets' alpha spending of Pocock's"
-    " type, and a non-binding stop below a conditional power of 5 %; in fixed sequence from the start down, each at the"
-    " full level, until one is not shown"
+MEASURES: Mapping[Compares, str] = {
+    "correct": "Tango's score test",
+    "nll": "Student's test",
+    "agreement": "the exact binomial bound of changed answers",
+}
+AT_ONCE = "on all test rows"
+AT_LOOKS = (
+    "at planned looks with Lan and DeMets' alpha spending of Pocock's type, and a non-binding stop below a conditional"
+    " power of 5 %"
 )
 
 
@@ -50,11 +53,9 @@ LOOKED = (
 class SearchInputs:
     """Inputs of a search, before it is planned."""
 
-    inputs: EvaluateInputs
-    """Reference adapter and test rows."""
+    sets: Sequence[EvaluateInputs]
+    """Reference adapter and test rows of each data set in test order: the task, then the guards."""
     source: CandidateSource
-    guards: Sequence[EvaluateInputs]
-    """Further data sets on which a candidate must stay within the margin, in test order."""
     notes: Sequence[str] = ()
     """On prompts and calibration."""
 
@@ -71,17 +72,16 @@ def read_search(settings: ShrinkSettings, opened: Adapter) -> SearchInputs:
     request, prompts = settings.evaluation, None
     if settings.prompts_beside_examples:
         request, prompts = replace(request, prompts=None), settings.prompts
-    task, *guarding = sets_of(request)
-    request = task.settings
     calibration = calibration_argument(settings.calibration)
     adapter = reference_of(settings, opened)
-    inputs = replace(
-        read_inputs(replace(request, limit=_planned_limit(settings)), (adapter,)), request=request
-    )
-    guards = [_guard(guard, settings, adapter) for guard in guarding]
-    tested = frozenset(_asked(example) for each in (inputs, *guards) for example in each.examples)
+    sets = []
+    for number, each in enumerate(sets_of(request)):
+        limited = replace(each.settings, limit=_planned_limit(settings, each.name))
+        inputs = read_inputs(limited, (adapter,), name=each.name if number else "", is_guard=each.guard)
+        sets.append(with_looks(replace(inputs, request=each.settings)))
+    tested = frozenset(_asked(example) for inputs in sets for example in inputs.examples)
     distillation, notes = (
-        (None, ()) if prompts is None else distillation_of(request, opened, Path(prompts), tested)
+        (None, ()) if prompts is None else distillation_of(sets[0].request, opened, Path(prompts), tested)
     )
     source = CandidateSource(
         opened,
@@ -91,9 +91,9 @@ def read_search(settings: ShrinkSettings, opened: Adapter) -> SearchInputs:
         card=settings.card,
     )
     if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
-        source = replace(source, base_model=locate(inputs.model).folder)
+        source = replace(source, base_model=locate(sets[0].model).folder)
     notes = (*notes, *notes_on_calibration(calibration, tested))
-    return SearchInputs(inputs=inputs, source=source, guards=guards, notes=notes)
+    return SearchInputs(sets=sets, source=source, notes=notes)
 
 
 def reference_of(settings: ShrinkSettings, opened: Adapter) -> AdapterInput:
@@ -104,14 +104,14 @@ def reference_of(settings: ShrinkSettings, opened: Adapter) -> AdapterInput:
 
 def prepare(search: SearchInputs, ranks: Sequence[int] | None) -> Prepared:
     """Plan the candidates of `ranks` (by default, those that the audit suggests). Raises what planning raises."""
-    inputs, source, adapter = search.inputs, search.source, search.inputs.reference
+    source, adapter = search.source, search.sets[0].reference
     calibration, distillation = source.calibration, source.distillation
     planned, notes = plan_candidates(source, ranks)
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    inputs = with_looks(replace(inputs, adapters=(adapter,), notes=(*inputs.notes, *notes, *search.notes)))
-    guards = [replace(guard, adapters=(adapter,)) for guard in search.guards]
+    inputs, *guards = (replace(each, adapters=(adapter,)) for each in search.sets)
+    inputs = replace(inputs, notes=(*inputs.notes, *notes, *search.notes))
     from gradience.statistics.paired import LEVEL
 
     plan = ShrinkPlan(
@@ -123,13 +123,7 @@ def prepare(search: SearchInputs, ranks: Sequence[int] | None) -> Prepared:
         base=path_text(inputs.model.name),
         **planned_fields(inputs),
         level=Fraction(str(LEVEL)),
-        test=(LOOKED if inputs.looks else TEST).format(
-            "Student's test"
-            if inputs.compares_nll
-            else "the exact binomial bound of changed answers"
-            if inputs.by_agreement
-            else "Tango's score test"
-        ),
+        test=TEST.format(MEASURES[inputs.compares], AT_LOOKS if inputs.looks else AT_ONCE),
         suggested_rank=suggested(source),
         given=ranks is not None,
         candidates=planned,
@@ -146,55 +140,42 @@ def prepare(search: SearchInputs, ranks: Sequence[int] | None) -> Prepared:
         ),
         guards=tuple(map(planned_set, guards)),
     )
-    return Prepared(inputs=inputs, source=source, guards=guards, plan=plan)
+    return Prepared(sets=(inputs, *guards), source=source, plan=plan)
 
 
-def _guard(guard: NamedSet, settings: ShrinkSettings, adapter: AdapterInput) -> EvaluateInputs:
-    """Read a guard. Raises what `read_inputs` raises."""
-    request = replace(guard.settings, limit=_planned_limit(settings, guard.name))
-    inputs = read_inputs(request, (adapter,), name=guard.name, is_guard=guard.guard)
-    return with_looks(replace(inputs, request=guard.settings))
-
-
-def _planned_limit(settings: ShrinkSettings, guard: str = "") -> int | None:
+def _planned_limit(settings: ShrinkSettings, name: str) -> int | None:
     """Return the number of rows to read: with a smaller limit than planned, the tests stop at an earlier look.
 
-    guard: its name; by default the task's rows are meant.
+    name: of the data set.
     """
     path = settings.folder / PLAN
     if settings.limit is None or not path.exists():
         return settings.limit
     plan = ShrinkPlan.read(path)
-    if guard:
-        planned = next((each for each in plan.guards if each.name == guard), None)
-        plan = plan if planned is None else plan.on(planned)
-    return max(settings.limit, plan.examples) if plan.looks else settings.limit
+    planned = next((guard for guard in plan.guards if guard.name == name), plan)
+    return max(settings.limit, planned.examples) if planned.looks else settings.limit
 
 
 def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     """Return the dry run of `prepared`; only the base's config.json and tokenizer are read."""
-    inputs, plan = prepared.inputs, prepared.plan
+    plan, (inputs, *guards) = prepared.plan, prepared.sets
     smaller = [
         replace(inputs.reference, name=candidate.name, lora_params=candidate.lora_params)
         for candidate in plan.candidates
     ]
     rewritten = replace(inputs.reference, name=CONTROL)
     expected = forecast_evaluation(replace(inputs, adapters=(inputs.reference, rewritten, *smaller)))
-    forecasts = [
-        expected,
-        *(forecast_evaluation(replace(guard, notes=())) for guard in prepared.guards),
-    ]
-    largest = max(forecasts, key=lambda forecast: forecast.batch_bytes or 0)
-    notes = [f"{guard.name}: {note}" for guard in prepared.guards for note in guard.notes]
+    forecasts = [expected, *(forecast_evaluation(replace(guard, notes=())) for guard in guards)]
+    notes = [f"{guard.name}: {note}" for guard in guards for note in guard.notes]
     return ShrinkForecast(
         plan=plan,
         candidates=plan.candidates,
-        margins=()
-        if inputs.compares_nll or inputs.by_agreement
-        else margins_of(len(inputs.examples), inputs.margin, 1, inputs.looks),
+        margins=margins_of(len(inputs.examples), inputs.margin, 1, inputs.looks)
+        if inputs.compares == "correct"
+        else (),
         weights_bytes=expected.weights_bytes,
         adapter_bytes=expected.adapter_bytes,
-        batch_bytes=largest.batch_bytes,
+        batch_bytes=max(forecasts, key=lambda forecast: forecast.batch_bytes or 0).batch_bytes,
         process_bytes=expected.process_bytes,
         assumptions=expected.assumptions,
         notes=(*expected.notes, *map(sentence_text, notes)),
@@ -255,29 +236,10 @@ def _asked(example: Any) -> str:
 # ---------------------------------------------------------------- on the disk
 
 
-def write_plan(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> ShrinkPlan:
-    """Write the plan, bind the records to it, and return it with the changes made after the first answers.
-
-    note: called with each such change. Raises InputError if an existing plan cannot be read.
-    """
-    path, kept = output / PLAN, RecordStore(output / RECORDS, note)
-    answered = any((output / RECORDS).glob("*.jsonl*"))
-    earlier = ShrinkPlan.read(path) if path.exists() else None
-    before: tuple[str, ...] = ()
-    changes: tuple[str, ...] = (MISSING,) if answered else ()
-    if earlier is not None:
-        edited = kept.manifest.plan not in (sha256_file(path), digest_of(earlier))
-        changes = (EDITED,) if answered and edited else ()
-        if earlier.adapter_sha256 == plan.adapter_sha256:
-            before = earlier.changes
-            changes += _changes(earlier, plan) if answered else ()
-    plan = save_plan(plan, path, before, changes, note)
-    kept.bind(digest_of(plan))
-    return plan
-
-
-def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
-    """Return the changes that affect the claim, in sentences."""
+def changes_of(earlier: ShrinkPlan, now: ShrinkPlan) -> list[str] | None:
+    """Return the changes that affect the claim, in sentences; None for a plan of another adapter."""
+    if earlier.adapter_sha256 != now.adapter_sha256:
+        return None
 
     def ranks(plan: ShrinkPlan) -> str:
         cut = all(candidate.kind == "truncated" for candidate in plan.candidates)
@@ -294,8 +256,7 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     if earlier.distillation and now.distillation not in (None, earlier.distillation):
         changes.append("the prompts or settings of the distillation have changed")
     if earlier.margin != now.margin:
-        before, after = (plan.drop_text(plan.margin) for plan in (earlier, now))
-        changes.append(f"the margin was {before}, and is {after}")
+        changes.append(f"the margin was {earlier.margin_words}, and is {now.margin_words}")
     if bool(earlier.looks) != bool(now.looks):
         changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")
     elif earlier.examples_sha256 != now.examples_sha256:
@@ -315,4 +276,4 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
         changes.append(f"the base was {earlier.base}, and is {now.base}")
     if earlier.adapter_config_sha256 != now.adapter_config_sha256:
         changes.append("the adapter's config has changed")
-    return tuple(changes)
+    return changes

@@ -1,8 +1,8 @@
 """Make, evaluate and test candidates from the largest to the smallest, until one is not shown."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from gradience.compress.rotate import write_rotated
@@ -24,110 +24,97 @@ Make = Callable[[PlannedCandidate], AdapterInput]
 
 
 @dataclass(frozen=True, slots=True)
-class TestedCandidate:
-    """A candidate with its answers and its graded row."""
-
-    candidate: PlannedCandidate
-    answers: AdapterAnswers
-    row: EvaluatedAdapter
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResults:
-    """Results on the task's test rows."""
-
-    reference: AdapterAnswers
-    control: AdapterAnswers | None
-    """None if it could not be written."""
-    control_reason: str
-    tested: tuple[TestedCandidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GuardResults:
-    """Results on one guard."""
+class SetResults:
+    """Results on one data set."""
 
     inputs: EvaluateInputs
     reference: AdapterAnswers
-    tested: tuple[TestedCandidate, ...]
+    tested: Mapping[str, EvaluatedAdapter]
+    """Name -> graded row of each candidate that was tested here."""
+    control: AdapterAnswers | None = None
+    """The rewrite control; None on a guard, and if it could not be written."""
+
+    def shown(self, candidates: Sequence[PlannedCandidate]) -> list[PlannedCandidate]:
+        """Return the candidates that are shown here."""
+        grades = {name: row.grade for name, row in self.tested.items()}
+        return [candidate for candidate in candidates if grades.get(candidate.name) == "B"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResults:
+    """Results on the data sets that were reached, the task first."""
+
+    sets: Sequence[SetResults]
+    base_fingerprint: str
+    control_reason: str = ""
+    """Reason for a missing rewrite control."""
 
 
 def search_candidates(
     prepared: Prepared, output: Path, watcher: Watcher, make: Make, base: LoadedBase
-) -> tuple[Answering, TaskResults]:
-    """Evaluate the adapter, its rewrite control, and the candidates in order on the task's test rows."""
-    candidates = prepared.plan.candidates
-    control, reason = _control(prepared, output)
-    rows = 1 + (control is not None) + len(candidates)
-    answering = Answering(prepared.inputs, output, watcher, rows=rows, likelihoods=True, base=base)
-
-    def evaluate(current: Answering) -> TaskResults:
-        reference = current.reference()
-        rewritten = None if control is None else current.candidate(control, lambda row: True)
-        return TaskResults(
-            reference, rewritten, reason, tuple(search_in_order(current, reference, candidates, make))
-        )
-
-    return answering, answering.work(evaluate)
-
-
-def search_guards(
-    prepared: Prepared, results: TaskResults, output: Path, watcher: Watcher, make: Make, base: LoadedBase
-) -> tuple[GuardResults, ...]:
-    """Test on each guard the candidates that are shown on the earlier data sets.
+) -> SearchResults:
+    """Test on each data set the candidates that are shown on those before; on the task also the rewrite control.
 
     A candidate is shown only if it is shown on every data set, so one that fails is not tested on the later sets. Each
     set is tested from the largest candidate to the smallest, so the order of the candidates stays fixed.
     """
-    all_results, shown = [], shown_of(results.tested)
-    for number, guard in enumerate(prepared.guards, 2):
-        if not shown:
-            break
-        watcher.data_set(guard.name, number, 1 + len(prepared.guards))
-        answering = Answering(guard, output / GUARDS / guard.name, watcher, rows=1 + len(shown), base=base)
+    control, reason = _control(prepared, output)
+    candidates: Sequence[PlannedCandidate] = prepared.plan.candidates
+    results: list[SetResults] = []
+    fingerprint = ""
+    for number, inputs in enumerate(prepared.sets, 1):
+        folder, rows = output, 1 + len(candidates)
+        if number == 1:
+            rows += control is not None
+        else:
+            folder, control = output / GUARDS / inputs.name, None
+            watcher.data_set(inputs.name, number, len(prepared.sets))
+        answering = Answering(inputs, folder, watcher, rows=rows, likelihoods=number == 1, base=base)
         answering.kept.bind(digest_of(prepared.plan))
-        all_results.append(answering.work(partial(_on_guard, candidates=shown, make=make)))
-        shown = shown_of(all_results[-1].tested)
-    return tuple(all_results)
+        results.append(answering.work(partial(results_on, candidates=candidates, make=make, control=control)))
+        fingerprint, candidates = answering.fingerprint, results[-1].shown(candidates)
+        if not candidates:
+            break
+    return SearchResults(results, fingerprint, reason)
 
 
-def _on_guard(answering: Answering, candidates: Sequence[PlannedCandidate], make: Make) -> GuardResults:
+def results_on(
+    answering: Answering,
+    candidates: Sequence[PlannedCandidate],
+    make: Make,
+    control: AdapterInput | None = None,
+) -> SetResults:
+    """Evaluate the adapter, its rewrite control if there is one, and the candidates in order on one data set."""
     reference = answering.reference()
-    tested = tuple(search_in_order(answering, reference, candidates, make))
-    return GuardResults(answering.inputs, reference, tested)
-
-
-def shown_of(tested: Sequence[TestedCandidate]) -> list[PlannedCandidate]:
-    """Return the candidates that are shown."""
-    return [each.candidate for each in tested if each.row.grade == "B"]
+    rewritten = None if control is None else answering.candidate(control, lambda row: True)
+    tested = search_in_order(answering, reference, candidates, make)
+    return SetResults(answering.inputs, reference, tested, rewritten)
 
 
 def search_in_order(
     answering: Answering, reference: AdapterAnswers, candidates: Sequence[PlannedCandidate], make: Make
-) -> Iterator[TestedCandidate]:
-    """Yield each candidate tested at the full level, up to the first that is not shown."""
-    largest = 0.0
+) -> dict[str, EvaluatedAdapter]:
+    """Return the graded row of each candidate tested at the full level, up to the first that is not shown."""
+    largest, rows = 0.0, dict[str, EvaluatedAdapter]()
     for candidate in candidates:
-        answers = answering.candidate(make(candidate), answering.stops)
-        row = row_of(answering.inputs, reference, answers)
+        row = row_of(answering.inputs, reference, answering.candidate(make(candidate), answering.stops))
         if row.bounds is not None:
             largest = max(largest, row.bounds.p_value)
             row = graded(answering.inputs, row, largest)
-        yield TestedCandidate(candidate, answers, row)
+        rows[candidate.name] = row
         if row.grade != "B":
-            return
+            break
+    return rows
 
 
 def maker(source: CandidateSource, output: Path) -> Make:
     """Return a function that makes each candidate below `output` once."""
-    ready: dict[str, AdapterInput] = {}
 
+    @cache
     def make(candidate: PlannedCandidate) -> AdapterInput:
-        if candidate.name not in ready:
-            folder = output / CANDIDATES / candidate.name
-            KINDS[candidate.kind].make(source, candidate.rank, folder)
-            ready[candidate.name] = adapter_input(candidate.name, folder)
-        return ready[candidate.name]
+        folder = output / CANDIDATES / candidate.name
+        KINDS[candidate.kind].make(source, candidate.rank, folder)
+        return adapter_input(candidate.name, folder)
 
     return make
 

@@ -25,7 +25,7 @@ from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
 from gradience.evaluate.settings import sets_of
-from gradience.evaluate.verb import PLAN, report_notes, require_libraries
+from gradience.evaluate.verb import PLAN, report_notes, require_libraries, write_plan
 from gradience.files.artifact import digest_of
 from gradience.files.card import CardOf, write_card
 from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests
@@ -41,8 +41,8 @@ from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED, CandidateSource, calibration_on
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import GUARDS, Prepared, forecast_shrink, prepare, read_search, write_plan
-from gradience.shrink.search import CANDIDATES, maker, search_candidates, search_guards
+from gradience.shrink.plan import GUARDS, Prepared, changes_of, forecast_shrink, prepare, read_search
+from gradience.shrink.search import CANDIDATES, maker, search_candidates
 from gradience.shrink.settings import ShrinkSettings
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
@@ -93,7 +93,7 @@ def shrink_adapter(
         if calibrates:
             source = replace(search.source, calibration=_calibration(settings, search.source))
             prepared = prepare(replace(search, source=source), settings.ranks)
-        report_notes(prepared.inputs, 1)
+        report_notes(prepared.sets[0], 1)
         return shrink(prepared, settings)
 
 
@@ -132,21 +132,18 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
     """Search for the smallest candidate shown to stay within the margin. Finished work in the folder is reused."""
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
-        prepared = replace(prepared, plan=write_plan(prepared.plan, output, watcher.note))
-        watcher.planned(f"plan: {digest_of(prepared.plan)} (sha256 of {output / PLAN})")
-        tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
+        plan = write_plan(prepared.plan, output / PLAN, lambda _: [output], changes_of, watcher.note)
+        prepared = replace(prepared, plan=plan)
+        watcher.planned(f"plan: {digest_of(plan)} (sha256 of {output / PLAN})")
+        tests = None if prepared.sets[0].request.no_ledger else _count(plan, output, watcher.note)
         make = maker(prepared.source, output)
-        for candidate in prepared.plan.candidates:
+        for candidate in plan.candidates:
             if candidate.kind == DISTILLED.name:  # while no other base is loaded
                 watcher.stage(f"{candidate.name}/distill", 1, None)
                 make(candidate)
         with memory_errors(), closing(LoadedBase()) as base:
-            answering, results = search_candidates(prepared, output, watcher, make, base)
-            guards = search_guards(prepared, results, output, watcher, make, base)
-        plan_sha256 = sha256_file(output / PLAN)
-        report = report_of(
-            prepared.inputs, prepared.plan, plan_sha256, answering.fingerprint, results, watch, guards
-        )
+            results = search_candidates(prepared, output, watcher, make, base)
+        report = report_of(plan, sha256_file(output / PLAN), results, watch)
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
         write_result(report, output, settings.card)

@@ -1,7 +1,6 @@
 """A shrink or an evaluation, made again from its records by the functions that made it, and compared with its JSON."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +40,7 @@ from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.plan import GUARDS
-from gradience.shrink.search import GuardResults, TaskResults, search_in_order, shown_of
+from gradience.shrink.search import SearchResults, SetResults, results_on
 from gradience.tasks.base import (
     ChatTask,
     ChoiceScoring,
@@ -157,38 +156,34 @@ def check_shrink(place: Path, findings: Findings) -> None:
 
 def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: Findings) -> ShrinkReport:
     """Return the shrink report recomputed from plan and records. findings: gets the mismatches with `report`."""
-    recorded = _Recorded(place, report, _rows_of(report), plan.examples, findings)
+    results: list[SetResults] = []
+    candidates: Sequence[PlannedCandidate] = plan.candidates
     with findings.check("records", "L2", RECORDS_AGREE):
-        reference = recorded.reference()
-        control = report.control.result
-        rewritten = None
-        if control is not None:
-            rewritten = recorded.candidate(recorded.known[control.name], lambda row: True)
-        tested = tuple(search_in_order(recorded, reference, plan.candidates, recorded.named))
-        guards = tuple(_guard_again(place, report, findings, shown_of(tested)))
-    results = TaskResults(reference, rewritten, report.control.reason, tested)
-    fingerprint = report.conditions.base_fingerprint
-    digest = sha256_file(place / PLAN)
-    return shrunk.report_of(recorded.inputs, plan, digest, fingerprint, results, Stopwatch(), guards)
+        for folder, like_task, rows in _recorded_sets(report):
+            with findings.inside(folder):
+                recorded = _Recorded(
+                    place / folder,
+                    like_task,
+                    rows,
+                    like_task.plan.examples,
+                    findings,
+                    likelihoods=not results,
+                )
+                control = None if results or report.control.result is None else report.control.result.name
+                rewritten = None if control is None else recorded.known[control]
+                results.append(results_on(recorded, candidates, recorded.named, rewritten))
+            candidates = results[-1].shown(candidates)
+    searched = SearchResults(results, report.conditions.base_fingerprint, report.control.reason)
+    return shrunk.report_of(plan, sha256_file(place / PLAN), searched, Stopwatch())
 
 
-def _guard_again(
-    place: Path, report: ShrinkReport, findings: Findings, shown: Sequence[PlannedCandidate]
-) -> Iterator[GuardResults]:
-    """Test the candidates on the records of each guard."""
-    for planned, outcome in zip(report.plan.guards, report.guards, strict=False):
-        like_task = report.model_copy(
-            update={"plan": report.plan.on(planned), "task": planned.task, "source": outcome.source}
-        )
-        rows = [outcome.reference, *outcome.results]
-        with findings.inside(f"{GUARDS}/{planned.name}/"):
-            recorded = _Recorded(
-                place / GUARDS / planned.name, like_task, rows, planned.examples, findings, likelihoods=False
-            )
-            reference = recorded.reference()
-            tested = tuple(search_in_order(recorded, reference, shown, recorded.named))
-        yield GuardResults(replace(recorded.inputs, name=planned.name), reference, tested)
-        shown = shown_of(tested)
+def _recorded_sets(report: ShrinkReport) -> Iterator[tuple[str, ShrinkReport, Sequence[EvaluatedAdapter]]]:
+    """Yield each data set: its folder, the report as if it were the task, and its rows."""
+    yield "", report, _rows_of(report)
+    for planned, guard in zip(report.plan.guards, report.guards, strict=False):
+        like_task = {"plan": report.plan.on(planned), "task": planned.task, "source": guard.source}
+        rows = [guard.reference, *guard.results]
+        yield f"{GUARDS}/{guard.name}/", report.model_copy(update=like_task), rows
 
 
 def _rows_of(report: ShrinkReport) -> list[EvaluatedAdapter]:
@@ -300,7 +295,7 @@ class _Recorded(Answering):
         examples: int,
         findings: Findings,
         *,
-        likelihoods: bool | None = None,
+        likelihoods: bool = False,
     ) -> None:
         self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
         self.report, self.watcher = report, Watcher()
@@ -310,7 +305,7 @@ class _Recorded(Answering):
         self._read: dict[str, Evaluation[Any]] = {}
         self._examples: dict[tuple[str, int], str] = {}  # their digest, by kind of records and number
         self.known = {row.name: _adapter_of(row) for row in rows if row.role != BASE}
-        self._likelihoods = isinstance(report, ShrinkReport) if likelihoods is None else likelihoods
+        self._likelihoods = likelihoods
         self._header = read_records(place / RECORDS / f"{rows[0].name}.jsonl").run
         if report.base not in (*EMBEDDED, path_text(self._header.base)):
             findings.mismatch(

@@ -23,7 +23,7 @@ from gradience.reports.distill import DistillReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import candidates, verb
 from gradience.shrink.candidates import plan_candidates
-from gradience.shrink.plan import write_plan
+from gradience.shrink.plan import changes_of
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -169,18 +169,18 @@ def test_prompts_that_are_tested_are_left_out_of_calibration_and_distillation(fo
 def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "shrink", lambda prepared, settings: prepared)
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors")
-    assert prepared.inputs.notes == (data.LABELS,)
+    assert prepared.sets[0].notes == (data.LABELS,)
     known = Calibration.read(folder / "c.safetensors")
     before = replace(known, report=known.report.model_copy(update={"prompt_ids": ()}))
     prepared = shrink(folder, tmp_path / "out", calibration=before)
-    assert prepared.inputs.notes == (
+    assert prepared.sets[0].notes == (
         data.LABELS,
         "this calibration does not list its prompts: make sure that none of them is a test example",
     )
     calibrate(folder, "rows.csv", "tested.safetensors")
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "tested.safetensors")
     tested, rows = prepared.plan.examples, len(Calibration.read(folder / "tested.safetensors").tokens)
-    labels, note = prepared.inputs.notes
+    labels, note = prepared.sets[0].notes
     assert labels == data.LABELS
     assert note.startswith(f"{tested} of the {rows} calibration prompts are also test examples")
 
@@ -201,24 +201,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path):
+def test_another_calibration_or_distillation_changes_the_plan(finished):
     plan = finished[0].plan
-    write_plan(plan, tmp_path, print)
-    (tmp_path / "records" / "reference.jsonl").touch()
     other = plan.distillation.model_copy(update={"prompts_sha256": "0" * 64})
-    changed = write_plan(
-        plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other}), tmp_path, print
-    )
-    assert changed.changes == (
+    now = plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other})
+    assert changes_of(plan, now) == [
         "the calibration has changed",
         "the prompts or settings of the distillation have changed",
-    )
+    ]
     cut = plan.model_copy(
         update={"calibration_sha256": None, "distillation": None, "candidates": plan.candidates[:1]}
     )
     assert (
         "the candidates were calibrated rank 2, distilled rank 1, calibrated rank 1, and are calibrated rank 2"
-        in write_plan(cut, tmp_path, print).changes
+        in changes_of(now, cut)
     )
 
 

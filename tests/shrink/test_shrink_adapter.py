@@ -24,13 +24,13 @@ from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.answering import Answering
 from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.verb import EDITED, MISSING
 from gradience.files.digests import Digests
 from gradience.files.records import read_records
 from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation import Ledger
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.settings import call
-from gradience.shrink import plan as planning
 from gradience.shrink import search
 from gradience.shrink.candidates import KINDS, TRUNCATED, TruncatedKind
 from gradience.shrink.settings import ShrinkSettings
@@ -220,9 +220,9 @@ def edit_margin(plan):
 @pytest.mark.parametrize(
     ("touch", "margin", "change"),
     [
-        (Path.unlink, "90", planning.MISSING),
-        (edit_margin, "80", planning.EDITED),  # what is asked for now agrees with the edited file
-        (lambda plan: (plan.parent / "records" / "manifest.json").unlink(), "90", planning.EDITED),
+        (Path.unlink, "90", MISSING),
+        (edit_margin, "80", EDITED),  # what is asked for now agrees with the edited file
+        (lambda plan: (plan.parent / "records" / "manifest.json").unlink(), "90", EDITED),
     ],
 )
 def test_a_plan_other_than_that_of_the_answers_caps_the_grade(

@@ -15,11 +15,10 @@ from gradience.cli.app import run
 from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
 from gradience.evaluate.halves import split
-from gradience.evaluate.verb import read_sets
+from gradience.evaluate.verb import MISSING, read_sets
 from gradience.reports.plots.kinds import plot_of
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 from gradience.reports.strength import StrengthReport, value_of
-from gradience.shrink.plan import MISSING
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.strength import choose
 

@@ -20,7 +20,7 @@ from gradience.files.records import Evaluation
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
 from gradience.shrink.outcome import candidates_of
-from gradience.shrink.search import TaskResults, search_in_order
+from gradience.shrink.search import SetResults, search_in_order
 from gradience.statistics.pooled import pool
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
@@ -101,25 +101,25 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
         )
         for name in names
     )
-    tested = tuple(search_in_order(asked, known["reference"], candidates, lambda candidate: candidate.name))
+    by_name = search_in_order(asked, known["reference"], candidates, lambda candidate: candidate.name)
+    tested = list(by_name.values())
     right = {name: [row.correct for row in one.answers.records] for name, one in known.items()}
     pooled = {name: pool([np.subtract(right[name], right["reference"], dtype=float)]) for name in names}
     p_values = [pooled[name].p_value(float(margin)) for name in names]
     shown = next((place for place, value in enumerate(p_values) if value > 0.05), len(names))
     assert asked.asked == names[: shown + 1]
-    assert [each.row.grade == "B" for each in tested] == [True] * shown + [False] * (len(tested) - shown)
-    assert [each.row.adjusted_p for each in tested] == pytest.approx(
+    assert [each.grade == "B" for each in tested] == [True] * shown + [False] * (len(tested) - shown)
+    assert [each.adjusted_p for each in tested] == pytest.approx(
         [max(p_values[: place + 1]) for place in range(len(tested))]
     )
     plan = SimpleNamespace(
         candidates=candidates,
         margin=Fraction(margin),
         compares="correct",
-        drop_text=str,
         changes=(),
-        guards=(),
     )
-    rows = candidates_of(asked.inputs, plan, TaskResults(known["reference"], None, "", tested))
+    plan.sets = (plan,)
+    rows = candidates_of(plan, [SetResults(asked.inputs, known["reference"], by_name)])
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below
     if shown < len(names):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gradience.reports.bench import Bench, VariantResult
-from gradience.reports.bench_plan import margin_text
+from gradience.reports.bench_plan import Compares, margin_text
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
 from gradience.statistics.paired import FEWEST_GROUPS
 
@@ -43,9 +43,9 @@ def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator
         row = report.row(name)
         drop = None if row is None else drop_of(row)
         if row is not None and drop is not None and drop > report.margin:
-            nll = row.pairs is None
-            dropped, allowed = (margin_text(value, nll=nll) for value in (drop, report.margin))
-            yield f"{guard}: {dropped} {'higher' if nll else 'lower'} than the probe; allowed: {allowed}"
+            compares: Compares = "nll" if row.pairs is None else "correct"
+            dropped, allowed = (margin_text(value, compares) for value in (drop, report.margin))
+            yield f"{guard}: {dropped} {'lower' if row.pairs else 'higher'} than the probe; allowed: {allowed}"
 
 
 def guard_evidence(benches: Iterable[Bench], results: Mapping[int, VariantResult]) -> GuardEvidence:
