@@ -53,8 +53,8 @@ def plot_report(settings: PlotSettings) -> Plot:
 
     Raises UsageError (`plot-file`, `output-exists`, `no-plot`), what `report_at` raises, MissingExtra.
     """
-    from gradience.reports.plots.kinds import plot_of
     from gradience.reports.plots.matplotlib import image_of
+    from gradience.reports.plots.plot import plot_of
     from gradience.sources import report_at
 
     output = Path(settings.output)

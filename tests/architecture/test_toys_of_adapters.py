@@ -296,7 +296,7 @@ def count_plot(report):
 def test_a_toy_plot(add, new_file):
     """Of an audit, which has others."""
     from gradience import audit_adapter
-    from gradience.reports.plots.kinds import plot_of
+    from gradience.reports.plots.plot import plot_of
 
     new_file("reports/plots/toy.py", TOY_PLOT)
     add("plot", "toy:count_plot", name="count")

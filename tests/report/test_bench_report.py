@@ -12,7 +12,7 @@ from gradience.bench.verdict.evidence import graded_seed
 from gradience.reports.base.exact import exact_percent
 from gradience.reports.base.numbers import round_up
 from gradience.reports.bench import counted_points, p_value, points
-from gradience.reports.plots.kinds import plots_of
+from gradience.reports.plots.plot import plots_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"]}

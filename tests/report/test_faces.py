@@ -26,7 +26,7 @@ from gradience.reports.base import html
 from gradience.reports.base.report import Report
 from gradience.reports.base.view import SCREEN, View
 from gradience.reports.evaluation import EvaluationReport
-from gradience.reports.plots.kinds import plots_of
+from gradience.reports.plots.plot import plots_of
 from gradience.reports.registry import reports
 from gradience.reports.shrink import ShrinkReport
 

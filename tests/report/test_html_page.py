@@ -18,8 +18,7 @@ from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.page.parts import parts_of
 from gradience.reports.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
-from gradience.reports.plots.kinds import plots_of
-from gradience.reports.plots.plot import Image
+from gradience.reports.plots.plot import Image, plots_of
 from gradience.reports.registry import reports
 from gradience.sources import PageSource
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from test_faces import SAMPLES
 
-from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.plot import (
     SERIES,
     TONES,
@@ -21,6 +20,7 @@ from gradience.reports.plots.plot import (
     Plot,
     Points,
     Reference,
+    plots_of,
 )
 from gradience.reports.plots.plotly import to_plotly
 

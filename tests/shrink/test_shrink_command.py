@@ -16,7 +16,7 @@ from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
 from gradience.evaluate.halves import split
 from gradience.evaluate.verb import MISSING, read_sets
-from gradience.reports.plots.kinds import plot_of
+from gradience.reports.plots.plot import plot_of
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 from gradience.reports.strength import StrengthReport, value_of
 from gradience.shrink.settings import ShrinkSettings

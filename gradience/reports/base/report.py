@@ -81,8 +81,8 @@ class Report(Readable):
 
         Raises UsageError (`no-plot`), and MissingExtra without the extra `plots`.
         """
-        from gradience.reports.plots.kinds import plot_of
         from gradience.reports.plots.matplotlib import figure_of
+        from gradience.reports.plots.plot import plot_of
 
         return figure_of(plot_of(self, kind))
 
@@ -98,8 +98,8 @@ class Report(Readable):
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the screen, and the most informative plot."""
         from gradience.reports.base import html
-        from gradience.reports.plots.kinds import plots_of
         from gradience.reports.plots.matplotlib import html_image
+        from gradience.reports.plots.plot import plots_of
 
         plot = next(iter(plots_of(self).values()), None)
         return html.render(self.screen(SCREEN)) + (html_image(plot) if plot else "")

@@ -8,8 +8,7 @@ from gradience.reports.audit import AuditReport, audits_blocks
 from gradience.reports.base.blocks import Block, Document, Heading
 from gradience.reports.base.report import Report
 from gradience.reports.page.flips import ReadPrompts, flip_blocks
-from gradience.reports.plots.kinds import plots_of
-from gradience.reports.plots.plot import Plot
+from gradience.reports.plots.plot import Plot, plots_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gradience.reports.base.graded import Bounds, Grade
-from gradience.reports.base.numbers import plural, signed
-from gradience.reports.bench import Bench, BenchAggregate, Outcome, saving, step_outcome
+from gradience.reports.base.numbers import signed
+from gradience.reports.bench import Bench, BenchAggregate, Outcome, VariantResult, saving, step_outcome
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, BASE_MODEL, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evidence import EvidenceReport
@@ -28,7 +28,7 @@ GRADES: dict[Grade | None, Tone] = {
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
 STEPS: dict[Outcome, Tone] = {"shown": "good", "inconclusive": "warn", "worse": "bad"}
 WORDS: dict[Tone, str] = {"good": "shown", "warn": "inconclusive", "bad": "worse", "dim": "not graded"}
-BY_STATUS: dict[Tone, str] = WORDS | {"good": "passes", "bad": "fails"}
+BY_POLICY: dict[Tone, str] = WORDS | {"good": "passes", "bad": "fails"}
 """Legend if nothing is graded: the policy's result for one seed."""
 ONE_SIDED = "one-sided 95 % bounds"
 TANGO, STUDENT = "Tango's 95 % interval", "Student's 95 % interval"
@@ -53,8 +53,8 @@ class Compared:
     words: dict[Tone, str] = field(default_factory=lambda: WORDS)
 
     @property
-    def judged(self) -> Sequence[ForestRow]:
-        """Return the candidates, or all rows if there are none."""
+    def candidates(self) -> Sequence[ForestRow]:
+        """Return the rows that are compared with the margin, or all if there are none."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
     def figure(self, value: float) -> str:
@@ -72,11 +72,8 @@ def compared(report: Comparing) -> Compared:
             return _evaluated(results, float(report.plan.margin))
         case EvidenceReport():
             return _logs(report)
-        case Bench():
-            graded = any(variant.evidence for variant in report.variants)
-            return _seeds(report) if graded else _one_seed(report)
-        case BenchAggregate():
-            return _seeds(report)
+        case Bench() | BenchAggregate():
+            return _variants(report)
 
 
 def _points(interval: Bounds | PairedTable) -> tuple[float, float]:
@@ -127,46 +124,35 @@ def _logs(report: EvidenceReport) -> Compared:
     return Compared([row], margin, ONE_SIDED, f"Δ of {report.metric}", unit)
 
 
-def _one_seed(report: Bench) -> Compared:
-    """Return the rows of one seed."""
+def _variants(report: Bench | BenchAggregate) -> Compared:
+    """Return one-sided 95 % bounds of the mean over trainings if there are enough seeds, otherwise of these runs; if
+    nothing is graded, as in one seed of several, the interval of its pairs."""
+    smoke = isinstance(report, Bench) and report.smoke  # shows nothing
+    known = [row.evidence.pooled for row in report.variants if row.evidence and row.evidence.pooled]
+    several = any(pooled.over_trainings is not None for pooled in known)
+    steps = {step.name: step for step in report.ladder.steps} if report.ladder else {}
     rows: list[ForestRow] = []
     for variant in report.variants:
-        if variant.pairs is None or variant.delta is None:
+        pooled = variant.evidence.pooled if variant.evidence else None
+        pairs = variant.pairs if isinstance(variant, VariantResult) and not known else None
+        if pooled is not None:
+            delta, ends = pooled.delta, _points(pooled.over_trainings or pooled.these_runs)
+        elif pairs is not None:
+            delta, ends = pairs.delta, _points(pairs)
+        else:
             continue
-        # a smoke run shows nothing
-        tone = "warn" if report.smoke else STATUSES.get(variant.status, "warn")
-        tone = "dim" if variant.is_control else tone
-        ends = _points(variant.pairs)
-        rows.append(ForestRow(variant.name, 100 * variant.delta, *ends, tone, variant.reduction))
-    words = WORDS if report.smoke else BY_STATUS
-    return Compared(rows, -100 * float(report.policy.tolerance), TANGO, words=words)
-
-
-def _seeds(report: Bench | BenchAggregate) -> Compared:
-    """Return one-sided 95 % bounds of the mean over trainings if there are enough seeds, otherwise of these runs."""
-    rows: list[ForestRow] = []
-    known = [
-        (row, row.evidence, row.evidence.pooled)
-        for row in report.variants
-        if row.evidence and row.evidence.pooled
-    ]
-    several = any(pooled.over_trainings is not None for _, _, pooled in known)
-    steps = {step.name: step for step in report.ladder.steps} if report.ladder else {}
-    for variant, evidence, pooled in known:
-        tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
-        if report.ladder and variant.name in steps:
+        tone: Tone = "warn" if smoke else STATUSES.get(variant.status, "warn")
+        if variant.is_control:
+            tone = "dim"
+        elif report.ladder and variant.name in steps:
             tone = STEPS.get(step_outcome(steps[variant.name], variant, report.ladder), "dim")
-        rows.append(
-            ForestRow(
-                variant.name,
-                100 * pooled.delta,
-                *_points(pooled.over_trainings or pooled.these_runs),
-                "dim" if variant.is_control else tone,
-                saving(variant),
-                " (these runs)" if several and pooled.over_trainings is None else "",
-            )
-        )
+        elif variant.evidence and variant.evidence.grade:
+            tone = GRADES[variant.evidence.grade]
+        aside = " (these runs)" if several and pooled and pooled.over_trainings is None else ""
+        rows.append(ForestRow(variant.name, 100 * delta, *ends, tone, saving(variant), aside))
     margin = -100 * float(report.policy.tolerance)
+    if not known:
+        return Compared(rows, margin, TANGO, words=WORDS if smoke else BY_POLICY)
     return Compared(rows, margin, f"{ONE_SIDED}, {'mean over trainings' if several else 'these runs'}")
 
 
@@ -179,27 +165,17 @@ def forest_plot(report: Comparing) -> Plot | None:
     Controls and base models that would compress the scale are named instead of drawn.
     """
     outcome = compared(report)
-    judged = outcome.judged
+    candidates = outcome.candidates
     if all(row.low is None for row in outcome.rows):
         return None
-    left, right = _room([0.0, outcome.margin, *(end for row in judged for end in row.drawn)], FAR)
-    near = [row for row in outcome.rows if row in judged or left <= row.value <= right]
+    left, right = _room([0.0, outcome.margin, *(end for row in candidates for end in row.drawn)], FAR)
+    near = [row for row in outcome.rows if row in candidates or left <= row.value <= right]
     far = ", ".join(f"{row.name} ({outcome.figure(row.value)})" for row in outcome.rows if row not in near)
     far = f"Off scale: {far}." if far else ""
-    of_tone = {tone: [row.name for row in judged if row.tone == tone] for tone in outcome.words}
-    several = len(judged) > 1
-    shown = (
-        f"{'pass' if several else 'passes'} on this seed"
-        if outcome.words is BY_STATUS
-        else f"{'are' if several else 'is'} shown to stay within the margin ({outcome.interval})"
-    )
-    result = [f"{len(of_tone['good'])} of {plural(len(judged), 'adapter')} {shown}."]
-    for tone in ("warn", "bad"):
-        if of_tone[tone]:
-            word = outcome.words[tone]
-            result.append(f"{word[0].upper()}{word[1:]}: {', '.join(of_tone[tone])}.")
-    if all(row.tone == "dim" for row in outcome.rows):
-        result = ["Nothing is graded."]
+    sentences = [f"Margin: {outcome.figure(outcome.margin)} {outcome.unit}".rstrip() + "."]
+    for tone, words in outcome.words.items():
+        names = ", ".join(row.name for row in candidates if row.tone == tone)
+        sentences += [f"{words.capitalize()}: {names}."] if names else []
     low, high = _room([0.0, outcome.margin, *(end for row in near for end in row.drawn)], 0.08)
     return Plot(
         "forest",
@@ -207,7 +183,7 @@ def forest_plot(report: Comparing) -> Plot | None:
         Axis(outcome.measure, outcome.unit, low=low, high=high),
         Axis("", categories=[f"{row.name}{row.aside}" for row in near]),
         [Intervals(near, outcome.words)],
-        " ".join(filter(None, [*result, far])),
+        " ".join(filter(None, [*sentences, far])),
         [Reference(0.0, "", on="x"), Reference(outcome.margin, "margin", on="x", tone="bad")],
         note=far,
     )
@@ -216,49 +192,39 @@ def forest_plot(report: Comparing) -> Plot | None:
 def pareto_plot(report: Comparing) -> Plot | None:
     """Return Δ of each candidate by LoRA parameters kept; None if no size is known."""
     outcome = compared(report)
-    by_status = outcome.words is BY_STATUS  # no grades
     chosen = report.smallest if isinstance(report, ShrinkReport) else getattr(report, "best", None)
     # The smallest candidate is labeled first, so its label survives crowding.
     rows = sorted(
         (row for row in outcome.rows if row.saved is not None and row.tone != "dim"),
-        key=lambda row: (-(row.saved or 0.0), row.name != chosen),
+        key=lambda row: (row.kept, row.name != chosen),
     )
     if not rows:
         return None
-    kept = {row.name: 1 - (row.saved or 0.0) for row in rows}
-    series: list[Points] = []
-    for tone, words in outcome.words.items():
-        of_tone = [row for row in rows if row.tone == tone]
-        if of_tone:
-            series.append(
-                Points(
-                    words,
-                    [kept[row.name] for row in of_tone],
-                    [row.value for row in of_tone],
-                    [row.name for row in of_tone],
-                    tone,
-                )
-            )
-    left, right = _room(list(kept.values()), 0.12)
+    series = [
+        Points(
+            words,
+            [row.kept for row in rows if row.tone == tone],
+            [row.value for row in rows if row.tone == tone],
+            [row.name for row in rows if row.tone == tone],
+            tone,
+        )
+        for tone, words in outcome.words.items()
+        if any(row.tone == tone for row in rows)
+    ]
+    left, right = _room([row.kept for row in rows], 0.12)
     low, high = _room([0.0, outcome.margin, *(row.value for row in rows)], 0.06)
-    safe = [row for row in rows if (row.name == chosen if by_status else row.tone == "good")]
+    by_policy = outcome.words is BY_POLICY
+    safe = [row for row in rows if (row.name == chosen if by_policy else row.tone == "good")]
     smallest = (safe or rows)[0]
-    who, verb = "adapter", "is shown to stay within the margin"
-    if by_status:
-        who, verb = "variant", "passes"
-    which = f"The smallest {who} that {verb}" if safe else f"No {who} {verb}. The smallest adapter"
+    verb = "passes" if by_policy else "is shown to stay within the margin"
+    which = f"The smallest adapter that {verb}" if safe else f"No adapter {verb}. The smallest"
     return Plot(
         "pareto",
         f"{outcome.measure} by size",
-        Axis(
-            "LoRA parameters kept",
-            low=max(0.0, left),
-            high=right + LABELS * (right - left),
-            form="share",
-        ),
+        Axis("LoRA parameters kept", low=max(0.0, left), high=right + LABELS * (right - left), form="share"),
         Axis(outcome.measure, outcome.unit, low=low, high=high),
         series,
-        f"{which}, {smallest.name}, keeps {100 * kept[smallest.name]:.1f} % of the LoRA parameters, with"
+        f"{which}, {smallest.name}, keeps {100 * smallest.kept:.1f} % of the LoRA parameters, with"
         f" {outcome.measure} {outcome.figure(smallest.value)} {outcome.unit}.",
         [Reference(0.0, "reference"), Reference(outcome.margin, "margin", tone="bad")],
     )
@@ -274,29 +240,25 @@ def frontier_plot(report: StrengthReport) -> Plot | None:
     """Return the task against the first guard: a line for each rank, a mark for each strength."""
     sets = report.dev.plan.sets
     task, guard = sets[0], next(planned for planned in sets if planned.guard)
-    values = {
-        planned.name: {name: value_of(row) for name, row in report.dev.rows_on(planned.name).items()}
-        for planned in (task, guard)
-    }
+    rows = [report.dev.rows_on(planned.name) for planned in (guard, task)]
+
+    def place(name: str) -> tuple[float, float] | None:
+        x, y = (value_of(of_set[name]) if name in of_set else None for of_set in rows)
+        return None if x is None or y is None else (x, y)
+
     reference, base = (
         next((row.name for row in report.dev.adapters if row.role == role), "") for role in (REFERENCE, BASE)
     )
     series: list[Lines | Points] = []
     for rank in sorted({point.rank for point in report.points}, reverse=True):
-        names = [(point.name, point.strength) for point in report.points if point.rank == rank]
-        if rank == report.rank:
-            names.append((reference, 1.0))
-        marks = []
-        for name, _strength in sorted(names, key=lambda pair: -pair[1]):
-            x, y = values[guard.name].get(name), values[task.name].get(name)
-            if x is not None and y is not None:
-                marks.append((x, y))
-        if marks:
-            xs, ys = zip(*marks, strict=True)
-            series.append(Lines(f"rank {rank}", xs, ys, marked=True))
+        names = {point.strength: point.name for point in report.points if point.rank == rank}
+        names |= {1.0: reference} if rank == report.rank else {}
+        marks = [place(names[strength]) for strength in sorted(names, reverse=True)]
+        if known := [mark for mark in marks if mark is not None]:
+            series.append(Lines(f"rank {rank}", [x for x, _ in known], [y for _, y in known], marked=True))
     for name, label in ((report.chosen or "", "chosen"), (base, BASE_MODEL)):
-        x, y = (values[planned.name].get(name) for planned in (guard, task))
-        if x is not None and y is not None:
+        if mark := place(name):
+            x, y = mark
             series.append(Points(label, [x], [y], [label], tone="good" if name == report.chosen else "dim"))
     if not series:
         return None

@@ -10,28 +10,18 @@ from __future__ import annotations
 import math
 import warnings
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gradience.errors import MissingExtra, require
 from gradience.reports.base.names import display_name, html_text
-from gradience.reports.base.numbers import count, sig
-from gradience.reports.plots.plot import (
-    SHADES,
-    Axis,
-    Image,
-    Intervals,
-    Lines,
-    Plot,
-    Points,
-    Reference,
-    Tone,
-    series_color,
-    sides_of_labels,
-)
+from gradience.reports.plots import plot as model
+from gradience.reports.plots.plot import Axis, Plot, Side, Tone, series_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,8 +53,8 @@ TICKS = 48
 FEW = 12
 ABSENT = "#f2f2f2"
 """Color of a cell without a value."""
-TITLE, NAME, LABEL = 48, 60, 28
-"""Characters per line of a title, of a name in a plot, and of a label beside a point."""
+TITLE, NAME = 48, 60
+"""Characters per line of a title, and of a name in a plot."""
 GAP = 5
 """Distance of a label from the center of its point, in points of type."""
 SIZE = (5.2, 3.6)
@@ -80,31 +70,17 @@ def figure_of(plot: Plot) -> Figure:
     with _style():
         height = max(SIZE[1], 1.4 + ROW * len(plot.y.categories))
         figure: Figure = _part("figure").Figure(figsize=(SIZE[0], height), layout="constrained")
-        axes = figure.subplots()
-        _draw(plot, axes)
-        figure.draw_without_rendering()  # labels are placed in the final layout
-        _draw_labels(axes, [series for series in plot.series if isinstance(series, Points)])
+        _draw(plot, figure.subplots())
     return figure
 
 
 def image_of(plot: Plot, kind: str) -> bytes:
     """Return the plot as the bytes of a file: kind is `svg`, `pdf` or `png`. Raises MissingExtra."""
-    figure = figure_of(plot)
-    said = {"Title": plot.title, "Description": plot.sentence}
-    metadata: dict[str, dict[str, Any]] = {
-        "svg": {"Date": None, "Creator": None, **said},
-        "pdf": {
-            "CreationDate": None,
-            "Creator": None,
-            "Producer": None,
-            "Title": plot.title,
-            "Subject": plot.sentence,
-        },
-        "png": {"Software": None, **said},
-    }
-    file = BytesIO()
+    described = {"Title": plot.title, "Subject" if kind == "pdf" else "Description": plot.sentence}
+    unset = {"svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer"), "png": ("Software",)}
+    figure, file = figure_of(plot), BytesIO()
     with _style():
-        figure.savefig(file, format=kind, metadata=metadata[kind], dpi=200)
+        figure.savefig(file, format=kind, metadata=described | dict.fromkeys(unset[kind]), dpi=200)
     return file.getvalue()
 
 
@@ -135,10 +111,6 @@ def _text(text: str, most: int = NAME) -> str:
     return display_name(text, most)
 
 
-def _gaps(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
-
-
 # ---------------------------------------------------------------- one plot
 
 
@@ -146,21 +118,19 @@ def _draw(plot: Plot, axes: Axes) -> None:
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")
+    sides = model.sides_of_labels(plot)
     for place, series in enumerate(plot.series):
         match series:
-            case Lines():
+            case model.Lines():
                 _draw_lines(axes, series, place)
-            case Points():
-                _draw_points(axes, series, place)
-            case Intervals():
+            case model.Points():
+                _draw_points(axes, series, place, sides)
+            case model.Intervals():
                 _draw_intervals(axes, series)
-            case Image():
+            case model.Image():
                 _draw_image(axes, series)
     _draw_axis(axes, "x", plot.x)
     _draw_axis(axes, "y", plot.y)
-    if isinstance(plot.series[0], Intervals):
-        axes.invert_yaxis()
-        axes.grid(visible=False, axis="y")
     for reference in plot.references:
         _draw_reference(axes, reference)
     _draw_legend(axes, plot)
@@ -169,10 +139,10 @@ def _draw(plot: Plot, axes: Axes) -> None:
     axes.set_title(fill(_text(plot.title, 120), TITLE), pad=12 if axes.yaxis_inverted() else None)
 
 
-def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
+def _draw_lines(axes: Axes, series: model.Lines, place: int) -> None:
     axes.plot(
         series.x,
-        _gaps(series.y),
+        np.array(series.y, dtype=float),
         color=series_color("", place),
         label=_text(series.name),
         marker=MARKS[place % len(MARKS)] if series.marked else "",
@@ -180,7 +150,7 @@ def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
     )
 
 
-def _draw_points(axes: Axes, series: Points, place: int) -> None:
+def _draw_points(axes: Axes, series: model.Points, place: int, sides: Iterator[Side | None]) -> None:
     axes.plot(
         series.x,
         series.y,
@@ -191,59 +161,41 @@ def _draw_points(axes: Axes, series: Points, place: int) -> None:
         markeredgecolor="white",
         markeredgewidth=0.5,
     )
+    for x, y, label, side in zip(series.x, series.y, series.labels, sides, strict=False):
+        if side is not None:
+            right, up = side
+            text = axes.annotate(
+                _text(label, model.LABEL),
+                (x, y),
+                (GAP * right, GAP * up),
+                textcoords="offset points",
+                fontsize=7,
+            )
+            text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
 
 
-def _draw_labels(axes: Axes, points: Sequence[Points]) -> None:
-    """Label each point if there is room inside the plot without overlapping other labels and markers."""
-    named = [point for series in points for point in zip(series.x, series.y, series.labels, strict=False)]
-    if not named:
-        return
-    taken = [text.get_window_extent() for text in (*axes.texts, *filter(None, [axes.get_legend()]))]
-    texts = [
-        axes.annotate(
-            _text(label, LABEL), (x, y), (0, 0), textcoords="offset points", fontsize=7, in_layout=False
-        )
-        for x, y, label in named
-    ]
-    boxes = [text.get_window_extent() for text in texts]
-    sides = sides_of_labels(
-        axes.transData.transform([(x, y) for x, y, _ in named]).tolist(),
-        [(box.width, box.height) for box in boxes],
-        axes.get_window_extent().extents,
-        [box.extents for box in taken],
-        GAP * axes.figure.dpi / 72,
-    )
-    for text, side in zip(texts, sides, strict=True):
-        if side is None:
-            text.remove()
-            continue
-        right, up = side
-        text.xyann = (GAP * right, GAP * up)
-        text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
-
-
-def _draw_intervals(axes: Axes, series: Intervals) -> None:
+def _draw_intervals(axes: Axes, series: model.Intervals) -> None:
     """Draw a mark with a line for each row."""
-    named = dict(series.legend)
-    for at, row in enumerate(series.rows):
-        color = series_color(row.tone)
-        if row.low is not None and row.high is not None:
-            axes.plot((row.low, row.high), (at, at), color=color, linewidth=1.6, marker="|", markersize=6)
-        edge: dict[str, Any] = {
-            "markeredgecolor": "white",
-            "markeredgewidth": 0.5,
-            "markersize": 7,
-            "linestyle": "",
-        }
-        name = named.pop(row.tone, "")
-        axes.plot(row.value, at, marker=MARK_OF_TONE[row.tone], color=color, label=name, **edge)
-    axes.set_ylim(-0.7, len(series.rows) - 0.3)
+    for tone, name in series.legend.items():
+        rows = [(at, row) for at, row in enumerate(series.rows) if row.tone == tone]
+        ends = np.array([(row.value, row.low, row.high) for _, row in rows], dtype=float).reshape(-1, 3)
+        axes.errorbar(
+            ends[:, 0],
+            [at for at, _ in rows],
+            xerr=np.abs(ends[:, 1:] - ends[:, :1]).T,
+            fmt=MARK_OF_TONE[tone],
+            color=series_color(tone),
+            label=name if rows else "",
+            capsize=3,
+        )
+    axes.set_ylim(len(series.rows) - 0.3, -0.7)
+    axes.grid(visible=False, axis="y")
 
 
-def _draw_image(axes: Axes, image: Image) -> None:
-    scale = _part("colors").LinearSegmentedColormap.from_list("shades", SHADES)
+def _draw_image(axes: Axes, image: model.Image) -> None:
+    scale = _part("colors").LinearSegmentedColormap.from_list("shades", model.SHADES)
     shown = axes.imshow(
-        [_gaps(row) for row in image.values],
+        np.array(image.values, dtype=float),
         cmap=scale.with_extremes(bad=ABSENT),
         aspect="auto",
         interpolation="nearest",
@@ -254,10 +206,10 @@ def _draw_image(axes: Axes, image: Image) -> None:
     figure = axes.get_figure()
     assert figure is not None
     bar = figure.colorbar(shown, ax=axes, label=_text(image.color.label), pad=0.02)
-    bar.ax.yaxis.set_major_formatter(_formatter(image.color, bar.ax.yaxis))
+    bar.ax.yaxis.set_major_formatter(_formatter(image.color))
 
 
-def _draw_reference(axes: Axes, reference: Reference) -> None:
+def _draw_reference(axes: Axes, reference: model.Reference) -> None:
     color = series_color(reference.tone)
     line: dict[str, Any] = {"color": color, "linewidth": 1.0, "linestyle": DASHES[1], "zorder": 1}
     text: dict[str, Any] = {"color": color, "fontsize": 7, "zorder": 3, "ha": "right"}
@@ -277,15 +229,12 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
 
 def _draw_legend(axes: Axes, plot: Plot) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
-    handles, labels = [handle for handle, _ in named], [label for _, label in named]
-    if len(named) >= plot.least_named and isinstance(plot.series[0], Intervals):  # the rows fill the axes
-        of_label = dict(zip(labels, handles, strict=True))
-        ordered = [label for label in plot.series[0].legend.values() if label in of_label]
-        handles = [of_label[label] for label in ordered]
-        axes.figure.legend(handles, ordered, loc="outside lower center", ncols=len(named))
-    elif len(named) >= plot.least_named:
-        axes.legend(handles, labels)
+    if len(labels) < plot.least_named:
+        return
+    if isinstance(plot.series[0], model.Intervals):  # the rows fill the axes
+        axes.figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    else:
+        axes.legend()
 
 
 # ---------------------------------------------------------------- axes
@@ -314,27 +263,14 @@ def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
         shown.set_minor_formatter(ticker.NullFormatter())
     elif axis.form == "count":
         shown.set_major_locator(ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    shown.set_major_formatter(_formatter(axis, shown))
+    shown.set_major_formatter(_formatter(axis))
 
 
-def _formatter(axis: Axis, shown: Any) -> Any:
-    def text(value: float, _: int) -> str:
-        if axis.form == "share":
-            return f"{100 * value:.4g} %"
-        tick = _number(float(value))
-        ticks = [] if axis.scale == "log" else map(_number, map(float, shown.get_majorticklocs()))
-        places = max((len(other.partition(".")[2]) for other in ticks if "e" not in other), default=0)
-        whole, _dot, rest = tick.partition(".")
-        padded = "e" not in tick and value != 0 and places
-        return f"{whole}.{rest.ljust(places, '0')}" if padded else tick
-
-    return _part("ticker").FuncFormatter(text)
-
-
-def _number(value: float) -> str:
-    """Return a tick: 0.001, 2.5, 20,000, 1e-5."""
-    value = float(f"{value:.6g}")
-    if value.is_integer() and abs(value) < 1e15:
-        return count(int(value)).replace("-", "−")
-    text = f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else sig(value, 1)
-    return text.replace("-", "−") if value < 0 else text
+def _formatter(axis: Axis) -> Any:
+    """Return the format of ticks: 25 %, or 0.001, 2.5, 20,000, 1e-05."""
+    ticker = _part("ticker")
+    return (
+        ticker.PercentFormatter(1, symbol=" %")
+        if axis.form == "share"
+        else ticker.StrMethodFormatter("{x:,g}")
+    )

@@ -1,13 +1,23 @@
-"""The model of a plot: axes, series of a few kinds, reference lines, a descriptive sentence, and colors.
+"""The model of a plot: axes, series of a few kinds, reference lines, a descriptive sentence, and colors; the plots of
+a report, each made by a function of this folder that the report's class names.
 
 A plot is pure data of plain text and plain numbers: one description for browsers, papers and readers who cannot see
 it. Text may contain untrusted names: each renderer escapes all text in one place. A missing value is None, drawn as a
 gap.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Literal
+
+from gradience.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from gradience.reports.base.report import Report
 
 Form = Literal["number", "count", "share"]
 """Format of values: 1.87; 20; 0.9 as 90 %."""
@@ -35,6 +45,10 @@ class Axis:
     def label(self) -> str:
         """Return the title with its unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def place(self, value: float) -> float:
+        """Return the place of a value on the axis: on a logarithmic one, its power of ten."""
+        return math.log10(value) if self.scale == "log" else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +85,14 @@ class ForestRow:
     """Upper end of the interval that is compared with the margin; both ends are None if it is unknown."""
     tone: Tone
     saved: float | None = None
-    """Share of the reference's LoRA parameters."""
+    """Share of the reference's LoRA parameters that is saved."""
     aside: str = ""
     """Suffix of the name if its interval is of a different kind."""
+
+    @property
+    def kept(self) -> float:
+        """Return the share of the reference's LoRA parameters that is kept."""
+        return 1 - (self.saved or 0.0)
 
     @property
     def drawn(self) -> list[float]:
@@ -141,38 +160,54 @@ class Plot:
 Side = tuple[int, int]
 BESIDE: Sequence[Side] = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))
 """Sides of a point on which a label may stand (right, up), in the order in which they are tried."""
+AREA = (440, 260)
+"""Width and height of the axes in which labels must fit, in units of a small font: less than paper and pages have."""
+LABEL, LETTER, LINE, GAP = 28, 6, 12, 7
+"""Letters of a label, the size of a letter, and the distance from the center of a point to its label."""
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper end."""
 
 
-def sides_of_labels(
-    points: Sequence[tuple[float, float]],
-    sizes: Sequence[tuple[float, float]],
-    inside: Box,
-    taken: Sequence[Box],
-    gap: float,
-) -> list[Side | None]:
-    """Return the side of each point on which its label covers no mark, no other label and nothing in `taken`.
-
-    None if there is no room on any side, so that the label is left out. All lengths are in one unit, such as pixels;
-    sizes: of the labels; inside: where labels may stand; gap: from the center of a point to its label.
-    """
-    mark = gap - 1
-    boxes = [*taken, *((x - mark, y - mark, x + mark, y + mark) for x, y in points)]
-    sides: list[Side | None] = []
-    for (x, y), (width, height) in zip(points, sizes, strict=True):
-        chosen = None
+def sides_of_labels(plot: Plot) -> Iterator[Side | None]:
+    """Yield the side on which the label of each point covers no mark and no other label; None if all sides do."""
+    drawn = [series for series in plot.series if isinstance(series, Lines | Points)]
+    across = _scale(plot.x, [x for series in drawn for x in series.x], AREA[0])
+    upward = _scale(plot.y, [y for series in drawn for y in series.y], AREA[1])
+    named = [
+        (across(x), upward(y), LETTER * min(len(label), LABEL))
+        for series in drawn
+        if isinstance(series, Points)
+        for x, y, label in zip(series.x, series.y, series.labels, strict=False)
+    ]
+    mark = GAP - 1
+    boxes = [(x - mark, y - mark, x + mark, y + mark) for x, y, _ in named]
+    for line in plot.references:
+        if line.on == "y":  # its label stands above its right end
+            at = upward(line.at)
+            boxes.append((AREA[0] - LETTER * len(line.label), at, AREA[0], at + LINE))
+    for x, y, width in named:
         for right, up in BESIDE:
-            left = x + right * gap + (right - 1) * width / 2
-            low = y + up * gap + (up - 1) * height / 2
-            box = (left, low, left + width, low + height)
-            fits = inside[0] <= left and inside[1] <= low and box[2] <= inside[2] and box[3] <= inside[3]
-            if fits and not any(_overlap(box, other) for other in boxes):
+            left, low = x + right * GAP + (right - 1) * width / 2, y + up * GAP + (up - 1) * LINE / 2
+            box = (left, low, left + width, low + LINE)
+            if _inside(box) and not any(_overlap(box, other) for other in boxes):
                 boxes.append(box)
-                chosen = right, up
+                yield right, up
                 break
-        sides.append(chosen)
-    return sides
+        else:
+            yield None
+
+
+def _scale(axis: Axis, values: Iterable[float | None], size: int) -> Callable[[float], float]:
+    """Return a function from a value on an axis to its place. values: all that are drawn."""
+    ends = [axis.place(value) for value in (*values, axis.low, axis.high) if value is not None] or [0.0]
+    room = 0.05 * (max(ends) - min(ends)) or 1.0
+    low = min(ends) if axis.low is not None else min(ends) - room
+    span = (max(ends) if axis.high is not None else max(ends) + room) - low
+    return lambda value: size * (axis.place(value) - low) / span
+
+
+def _inside(box: Box) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= AREA[0] and box[3] <= AREA[1]
 
 
 def _overlap(a: Box, b: Box) -> bool:
@@ -200,3 +235,36 @@ SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5e
 def series_color(tone: Tone, place: int = 0) -> str:
     """Return the color of a series: by its tone, or its position in the plot."""
     return TONES[tone] if tone else SERIES[place % len(SERIES)]
+
+
+# ---------------------------------------------------------------- the plots of a report
+
+
+def plots_of(report: Report) -> dict[str, Plot]:
+    """Return every plot of a report, the most informative first; empty for a report that has only text."""
+    plots = {kind: _made(maker, report) for kind, maker in report.plots.items()}
+    return {kind: plot for kind, plot in plots.items() if plot is not None}
+
+
+def plot_of(report: Report, kind: str | None = None) -> Plot:
+    """Return one plot of a report: of the given kind, or the most informative one.
+
+    Raises UsageError (`no-plot`) if the report does not have this plot.
+    """
+    plots = plots_of(report)
+    plot = next(iter(plots.values()), None) if kind is None else plots.get(kind)
+    if plot is None:
+        name = report.schema_id.partition("/")[0].removeprefix("gradience.").replace("_", " ")
+        there = f"available: {', '.join(plots) or 'none'}"
+        raise UsageError(
+            f"this {name} has no plot {kind!r}" if kind else f"this {name} has no plot",
+            code="no-plot",
+            hint=did_you_mean(kind or "", plots)
+            or (there if report.plots else "this report has only text: print(report)"),
+        )
+    return plot
+
+
+def _made(maker: str, report: Report) -> Plot | None:
+    make: Callable[[Report], Plot | None] = resolve_name(f"gradience.reports.plots.{maker}")
+    return make(report)

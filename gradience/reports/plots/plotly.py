@@ -5,27 +5,12 @@ text and lines around the plot.
 """
 
 import html
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gradience.reports.base.names import display_name, fit_names
-from gradience.reports.plots.plot import (
-    BESIDE,
-    SERIES,
-    SHADES,
-    Axis,
-    Image,
-    Intervals,
-    Lines,
-    Plot,
-    Points,
-    Reference,
-    Side,
-    Tone,
-    series_color,
-    sides_of_labels,
-)
+from gradience.reports.plots import plot as model
+from gradience.reports.plots.plot import Axis, Plot, Reference, Side, Tone, series_color
 
 Json = dict[str, Any]
 LABEL = 32
@@ -45,10 +30,6 @@ SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "square"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "triangle-up", "diamond")
 """Marks of several line series, by their position: series with marks differ in these, the others in their dashes."""
-AREA = (560, 300)
-"""Width and height of the axes in which labels beside points must fit, in pixels; most pages have more."""
-LETTER, LINE, GAP = 6, 12, 6
-"""Width of a letter of a label, its height, and its distance from the center of its point, in pixels."""
 QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
 """An auxiliary line of a different trace."""
 
@@ -56,20 +37,20 @@ QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showleg
 def to_plotly(plot: Plot) -> Json:
     """Return `data` and `layout` of a plotly figure without its title. No value is NaN: JSON."""
     data: list[Json] = []
-    sides = iter(_sides(plot))
+    sides = model.sides_of_labels(plot)
     for place, series in enumerate(plot.series):
         match series:
-            case Lines():
+            case model.Lines():
                 data.append(_lines(series, place))
-            case Points():
-                data.append(_points(series, place, [next(sides) for _ in series.labels]))
-            case Intervals():
+            case model.Points():
+                data.append(_points(series, place, sides))
+            case model.Intervals():
                 data += _intervals(series)
-            case Image():
+            case model.Image():
                 data.append(_image(plot, series))
     named = sum(trace.get("showlegend", True) for trace in data)
     x, y = _axis(plot.x, TICKS), _axis(plot.y, MOST_ROWS)
-    values = [value for series in plot.series if isinstance(series, Lines | Points) for value in series.x]
+    values = [value for series in plot.series if isinstance(series, model.Lines) for value in series.x]
     if plot.x.form == "count" and values and max(values) - min(values) <= FEW_COUNTS:
         x["dtick"] = 1  # no ticks between whole numbers
     if plot.y.categories:
@@ -125,7 +106,7 @@ def _axis(axis: Axis, most: int) -> Json:
         drawn |= {"tickformat": ".0%", "hoverformat": ".1%"}
     else:
         drawn |= {"hoverformat": ".4~g"}
-    low, high = _end(axis, axis.low), _end(axis, axis.high)
+    low, high = (None if end is None else axis.place(end) for end in (axis.low, axis.high))
     if low is not None and high is not None:
         drawn["range"] = [low, high]
     elif low is not None or high is not None:
@@ -133,11 +114,6 @@ def _axis(axis: Axis, most: int) -> Json:
         ends = {"minallowed": low, "maxallowed": high}
         drawn["autorangeoptions"] = {end: value for end, value in ends.items() if value is not None}
     return drawn
-
-
-def _end(axis: Axis, value: float | None) -> float | None:
-    """Return an end of an axis: for a logarithmic axis, plotly expects a power of ten."""
-    return value if value is None or axis.scale != "log" else math.log10(value)
 
 
 def _line(reference: Reference) -> Json:
@@ -148,7 +124,7 @@ def _line(reference: Reference) -> Json:
 
 
 def _label(reference: Reference, plot: Plot) -> Json:
-    at = _end(plot.x if reference.on == "x" else plot.y, reference.at)
+    at = (plot.x if reference.on == "x" else plot.y).place(reference.at)
     place: Json = {"xref": "paper", "x": 1, "xanchor": "right", "y": at, "yanchor": "bottom"}
     if reference.on == "x":
         place = {"yref": "paper", "y": 1, "x": at}
@@ -167,12 +143,12 @@ def _named(name: str, **rest: Any) -> Json:
     return {"name": _text(name, SERIES_NAME), "showlegend": bool(name), **rest}
 
 
-def _lines(series: Lines, place: int) -> Json:
+def _lines(series: model.Lines, place: int) -> Json:
     line = {"color": series_color("", place), "width": 2}
     x, y = _numbers(series.x), _numbers(series.y)
     marked = series.marked or len(x) == 1
     if not marked:
-        line["dash"] = DASHES[(place + place // len(SERIES)) % len(DASHES)]
+        line["dash"] = DASHES[(place + place // len(model.SERIES)) % len(DASHES)]
     mode = "lines+markers" if marked else "lines"
     drawn = _named(series.name, type="scatter", mode=mode, x=x, y=y, line=line)
     if marked:
@@ -180,50 +156,28 @@ def _lines(series: Lines, place: int) -> Json:
     return drawn
 
 
-def _points(series: Points, place: int, sides: Sequence[Side | None]) -> Json:
-    """sides: of the labels; None if there is no room, so that a label is shown only when its mark is pointed at."""
+def _points(series: model.Points, place: int, sides: Iterator[Side | None]) -> Json:
+    """sides: of the labels; without room, a label is shown only when its mark is pointed at."""
     color = series_color(series.tone, place)
     marker = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
     drawn: Json = {"mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y), "cliponaxis": False}
-    labels = [_text(label, LABEL) for label in series.labels]
+    labels = [_text(label, model.LABEL) for label in series.labels]
     if labels:
+        beside = [next(sides) for _ in labels]
         drawn |= {
             "mode": "markers+text",
             "hovertext": labels,
-            "text": [label if side else "" for label, side in zip(labels, sides, strict=True)],
-            "textposition": [_position(*(side or BESIDE[0])) for side in sides],
+            "text": [label if side else "" for label, side in zip(labels, beside, strict=True)],
+            "textposition": [_position(*(side or (1, 0))) for side in beside],
         }
     return _named(series.name, type="scatter", marker=marker, **drawn)
 
 
 def _position(right: int, up: int) -> str:
-    return f"{('bottom', 'middle', 'top')[up + 1]} {('left', 'center', 'right')[right + 1]}"
+    return f"{('middle', 'top', 'bottom')[up]} {('center', 'right', 'left')[right]}"
 
 
-def _sides(plot: Plot) -> list[Side | None]:
-    """Return the side of each label of the points of a plot, on axes of the size `AREA`."""
-    drawn = [series for series in plot.series if isinstance(series, Lines | Points)]
-    points = [series for series in drawn if isinstance(series, Points)]
-    named = [each for series in points for each in zip(series.x, series.y, series.labels, strict=False)]
-    if not named:
-        return []
-    across = _pixels(plot.x, [value for series in drawn for value in series.x], AREA[0])
-    up = _pixels(plot.y, [value for series in drawn for value in series.y], AREA[1])
-    sizes = [(LETTER * min(len(label), LABEL), LINE) for _, _, label in named]
-    return sides_of_labels([(across(x), up(y)) for x, y, _ in named], sizes, (0, 0, *AREA), (), GAP)
-
-
-def _pixels(axis: Axis, values: Iterable[float | None], size: int) -> Callable[[float], float]:
-    """Return a function from a value on an axis to its place in pixels. values: all that are drawn."""
-    ends = [_end(axis, value) or 0.0 for value in (*values, axis.low, axis.high) if value is not None]
-    room = (
-        0.0 if None not in (axis.low, axis.high) else 0.05 * (max(ends) - min(ends)) or 1.0
-    )  # as plotly has it
-    low, span = min(ends) - room, max(ends) - min(ends) + 2 * room
-    return lambda value: size * ((_end(axis, value) or 0.0) - low) / span
-
-
-def _intervals(series: Intervals) -> list[Json]:
+def _intervals(series: model.Intervals) -> list[Json]:
     """Return two traces per tone: its intervals as one line with gaps, and its values as markers."""
     traces: list[Json] = []
     for tone, name in series.legend.items():
@@ -243,14 +197,14 @@ def _intervals(series: Intervals) -> list[Json]:
     return traces
 
 
-def _image(plot: Plot, series: Image) -> Json:
+def _image(plot: Plot, series: model.Image) -> Json:
     bar: Json = {"thickness": 12}  # no title: the plot's title names the quantity
     if series.color.form == "share":
         bar["tickformat"] = ".0%"
     return {
         "type": "heatmap",
         "z": [_numbers(row) for row in series.values],
-        "colorscale": [[place / (len(SHADES) - 1), color] for place, color in enumerate(SHADES)],
+        "colorscale": [[place / (len(model.SHADES) - 1), color] for place, color in enumerate(model.SHADES)],
         "xgap": 1 if len(plot.x.categories) <= GAPS else 0,
         "ygap": 1,
         "zmin": series.color.low,

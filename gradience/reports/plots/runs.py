@@ -1,11 +1,11 @@
 """Plots over training steps: loss with evaluations, and use of rank. Several runs have one line each."""
 
-from collections.abc import Sequence
 from statistics import median
 
-from gradience.reports.base.numbers import count, plural, sig, trimmed
+from gradience.reports.base.numbers import plural, sig, trimmed
 from gradience.reports.monitor import Curve, MonitorReport, RunReport
 from gradience.reports.plots.plot import Axis, Lines, Plot
+from gradience.words import listed
 
 STEP = Axis("step", form="count")
 WIDE = 50
@@ -15,77 +15,56 @@ flat line at 0."""
 
 def loss_plot(report: MonitorReport) -> Plot | None:
     """Return the loss of each run; of a single run also its evaluations."""
-    curves = [(run, run.loss) for run in report.runs if run.loss.points]
-    if not curves:
+    runs = [(name, run) for name, run in _named(report) if run.loss.points]
+    if not runs:
         return None
-    if len(curves) == 1:
-        ((run, curve),) = curves
-        series = [_line("training loss", curve)]
-        for split, evaluated in run.evaluations.items():
-            if evaluated.loss.points:
-                series.append(_line(f"{split} loss", evaluated.loss, marked=True))
-        ends = f"{sig(curve.first)} to {sig(curve.last)} over {count(run.last_step or 0)} steps"
-        sentence = f"The training loss goes from {ends}."
-    else:
-        series = [
-            _line(name, curve)
-            for name, (_, curve) in zip(_names([run for run, _ in curves]), curves, strict=True)
+    series = [_line(name if len(runs) > 1 else "training loss", run.loss) for name, run in runs]
+    if len(runs) == 1:
+        evaluations = runs[0][1].evaluations.items()
+        series += [
+            _line(f"{name} loss", split.loss, marked=True) for name, split in evaluations if split.loss.points
         ]
-        better = sum(
-            curve.last < curve.first
-            for _, curve in curves
-            if curve.first is not None and curve.last is not None
-        )
-        runs = f"{count(better)} of {plural(len(curves), 'run')}"
-        sentence = f"{runs} end with a lower training loss than at the start."
-    values = [point.mean for _, curve in curves for point in curve.points]
+    ends = [f"{name} {sig(run.loss.first)} to {sig(run.loss.last)}" for name, run in runs]
+    values = [point.mean for _, run in runs for point in run.loss.points]
     axis = Axis("loss", scale="log" if max(values) > WIDE * median(values) > 0 else "linear")
-    return Plot("loss", "Training loss", STEP, axis, series, sentence)
+    return Plot("loss", "Training loss", STEP, axis, series, f"Training loss, first to last: {listed(ends)}.")
 
 
 def _line(name: str, curve: Curve, *, marked: bool = False) -> Lines:
-    points = curve.points
-    steps, means = [point.step for point in points], [point.mean for point in points]
-    return Lines(name, steps, means, marked=marked)
+    return Lines(name, [point.step for point in curve.points], [point.mean for point in curve.points], marked)
 
 
 def rank_plot(report: MonitorReport) -> Plot | None:
-    """Return the use of rank over the steps of a run that measured it; of several runs, k@90 of the median module."""
-    measured = [(run, use) for run in report.runs if (use := run.rank_use) and use.points]
+    """Return k@90 of the median module over the steps of each run that measured it; of a single run also the 90th
+    percentile."""
+    measured = [(name, use) for name, run in _named(report) if (use := run.rank_use) and use.points]
     if not measured:
         return None
+    lines = [(name, "energy_rank_90_p50", use.points) for name, use in measured]
     if len(measured) == 1:
-        ((_, use),) = measured
-        steps, last = [point.step for point in use.points], use.points[-1]
-        series = [
-            Lines(name, steps, [getattr(point, key) for point in use.points], marked=True)
-            for name, key in (
-                ("k@90, median module", "energy_rank_90_p50"),
-                ("k@90, 90th percentile", "energy_rank_90_p90"),
-            )
+        ((_, _, points),) = lines
+        lines = [
+            ("median module", "energy_rank_90_p50", points),
+            ("90th percentile", "energy_rank_90_p90", points),
         ]
-        modules = f"{plural(use.modules, 'module')} with rank {use.max_rank or 'unknown'}"
-        reached = f"median k@90 {trimmed(last.energy_rank_90_p50)}"
-        sentence = f"At step {count(last.step)}: {reached}, over {modules}."
-    else:
-        series = [
-            Lines(
-                name,
-                [point.step for point in use.points],
-                [point.energy_rank_90_p50 for point in use.points],
-            )
-            for name, (_, use) in zip(_names([run for run, _ in measured]), measured, strict=True)
-        ]
-        ends = [rank for _, use in measured if (rank := use.points[-1].energy_rank_90_p50) is not None]
-        spread = f": {trimmed(min(ends))} to {trimmed(max(ends))} at the last step of each" if ends else ""
-        sentence = f"k@90 of the median module in {plural(len(measured), 'run')}{spread}."
-    axis = Axis("directions" if len(measured) == 1 else "k@90, median module", low=0.0)
-    return Plot("rank", "Directions needed during training", STEP, axis, series, sentence)
+    series = [
+        Lines(name, [point.step for point in points], [getattr(point, key) for point in points], marked=True)
+        for name, key, points in lines
+    ]
+    ends = [
+        f"{name} {trimmed(use.points[-1].energy_rank_90_p50)} of rank {use.max_rank or 'unknown'}"
+        for name, use in measured
+    ]
+    sentence = (
+        f"k@90 of the median module in {plural(len(measured), 'run')}, at the last step: {listed(ends)}."
+    )
+    return Plot("rank", "Directions needed during training", STEP, Axis("k@90", low=0.0), series, sentence)
 
 
-def _names(runs: Sequence[RunReport]) -> list[str]:
-    """Return the files of several runs, numbered if a name is repeated."""
-    files = [run.file for run in runs]
+def _named(report: MonitorReport) -> list[tuple[str, RunReport]]:
+    """Return the runs with their files, numbered if a name is repeated."""
+    files = [run.file for run in report.runs]
     return [
-        file if files.count(file) == 1 else f"{file} ({place})" for place, file in enumerate(files, start=1)
+        (file if files.count(file) == 1 else f"{file} ({place})", run)
+        for place, (file, run) in enumerate(zip(files, report.runs, strict=True), start=1)
     ]
