@@ -1,19 +1,19 @@
 """Findings about an adapter: rules over measured rows and the config. Pure.
 
 One finding per code and cause, with a count: an adapter of 224 modules must not print 224 lines. A new rule is a
-function or a `ModuleRule`, and a line in `RULES`.
+function under `@finding`, and a line in `RULES`.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, Adapter
-from gradience.adapters.config import AS_PLAIN_LORA, initialization_of
+from gradience.adapters.config import AS_PLAIN_LORA, Initialization, PeftConfig, initialization_of
 from gradience.adapters.keys import parse_key, path_ends
+from gradience.adapters.patterns import PatternTable
 from gradience.adapters.peft import SAY_ORDER, guessed_orders
 from gradience.reports.audit import LayerAudit
 from gradience.reports.base.finding import SEVERITIES, Finding, Severity
@@ -28,28 +28,37 @@ class AdapterFacts(NamedTuple):
     nonfinite: Sequence[str] = ()
     """One sentence per factor with NaN or infinity."""
 
+    @property
+    def config(self) -> PeftConfig | None:
+        """The adapter's config, if it has one."""
+        return self.adapter.config
+
+
+class Said(NamedTuple):
+    """The message of a finding, and the module it begins with."""
+
+    message: str
+    module: str | None = None
+
 
 FindingRule = Callable[[AdapterFacts], Iterator[Finding]]
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleRule:
-    """A rule that looks at one module at a time: one finding for all modules to which it applies, with a count.
+def finding(
+    code: str, severity: Severity, hint: str = ""
+) -> Callable[[Callable[[AdapterFacts], Iterable[Said]]], FindingRule]:
+    """Make a rule of the function below it, which returns what there is to say."""
 
-    message: predicate after `3 of 64 modules`, with verbs as in `VERBS`.   of_all: True if the total is shown.
-    """
+    def rule_of(look: Callable[[AdapterFacts], Iterable[Said]]) -> FindingRule:
+        def rule(facts: AdapterFacts) -> Iterator[Finding]:
+            for said in look(facts):
+                yield Finding(
+                    code=code, severity=severity, module=said.module, message=said.message, hint=hint
+                )
 
-    code: str
-    severity: Severity
-    applies: Callable[[LayerAudit], bool]
-    message: str
-    hint: str
-    of_all: bool = True
+        return rule
 
-    def __call__(self, facts: AdapterFacts) -> Iterator[Finding]:
-        names = [layer.label for layer in facts.layers if self.applies(layer)]
-        total = len(facts.layers) if self.of_all else None
-        return many(self.code, self.severity, names, self.message, self.hint, total)
+    return rule_of
 
 
 VERBS = (
@@ -59,254 +68,250 @@ VERBS = (
 """Verbs and pronouns: singular, plural."""
 
 
-def many(
-    code: str, severity: Severity, names: Sequence[str], message: str, hint: str, total: int | None = None
-) -> Iterator[Finding]:
-    """Yield one finding for all modules in `names`, if there are any."""
-    if names:
-        head = (
-            counted(len(names), "module") if total is None else f"{len(names)} of {counted(total, 'module')}"
-        )
-        yield Finding(
-            code=code,
-            severity=severity,
-            module=names[0],
-            message=f"{head} {message.format_map(VERBS[len(names) > 1])}: {listed(names)}",
-            hint=hint,
-        )
+def many(names: Sequence[str], predicate: str, total: int | None = None) -> list[Said]:
+    """Return one sentence about all modules in `names`, if there are any.
+
+    predicate: with verbs as in `VERBS`, after `3 modules`, or `3 of 64 modules` if the `total` is given.
+    """
+    if not names:
+        return []
+    head = counted(len(names), "module") if total is None else f"{len(names)} of {counted(total, 'module')}"
+    return [Said(f"{head} {predicate.format_map(VERBS[len(names) > 1])}: {listed(names)}", names[0])]
 
 
-def no_config(facts: AdapterFacts) -> Iterator[Finding]:
-    if facts.adapter.config is None:
-        yield Finding(
-            code="no-config",
-            severity="warning",
-            message="no adapter_config.json: α, norms, initialization and variant are unknown",
-            hint="put the adapter_config.json beside the weights",
-        )
-    elif facts.adapter.no_scale:
-        yield Finding(
-            code="unclear-scale",
-            severity="warning",
-            message=f"{facts.adapter.no_scale}: there are no norms, and nothing is converted or compressed",
-            hint=SCALE_HINT,
-        )
-    elif any(layer.scale == 0 for layer in facts.layers):
-        yield Finding(
-            code="zero-scale",
-            severity="error",
-            message="α is 0 for some modules: their update is multiplied by 0 and does nothing",
-            hint="set lora_alpha",
-        )
+def labels(facts: AdapterFacts, applies: Callable[[LayerAudit], bool]) -> list[str]:
+    """Return the modules to which a test applies."""
+    return [layer.label for layer in facts.layers if applies(layer)]
 
 
-def declared_ranks(facts: AdapterFacts) -> Iterator[Finding]:
-    wrong = [
-        layer for layer in facts.layers if layer.declared_r not in (None, layer.r) and layer.expert is None
-    ]
-    if wrong:
-        first = wrong[0]
-        yield from many(
-            "rank-disagrees",
-            "error",
-            [layer.name for layer in wrong],
-            f"{{has}} a different rank than the config says (tensors {first.r}, config {first.declared_r})",
-            "correct r or rank_pattern: PEFT will not load this; the audit takes the tensors' ranks (also in s = α/r)",
-        )
+@finding("no-config", "warning", "put the adapter_config.json beside the weights")
+def no_config(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config is None:
+        yield Said("no adapter_config.json: α, norms, initialization and variant are unknown")
 
 
-def targets(facts: AdapterFacts) -> Iterator[Finding]:
-    config = facts.adapter.config
-    if config is None:
+@finding("unclear-scale", "warning", SCALE_HINT)
+def unclear_scale(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config is not None and facts.adapter.no_scale:
+        yield Said(f"{facts.adapter.no_scale}: there are no norms, and nothing is converted or compressed")
+
+
+@finding("zero-scale", "error", "set lora_alpha")
+def zero_scale(facts: AdapterFacts) -> Iterator[Said]:
+    if any(layer.scale == 0 for layer in facts.layers):
+        yield Said("α is 0 for some modules: their update is multiplied by 0 and does nothing")
+
+
+@finding(
+    "rank-disagrees",
+    "error",
+    "correct r or rank_pattern: PEFT will not load this; the audit takes the tensors' ranks (also in s = α/r)",
+)
+def declared_ranks(facts: AdapterFacts) -> Iterable[Said]:
+    wrong = [row for row in facts.layers if row.declared_r not in (None, row.r) and row.expert is None]
+    ranks = f"tensors {wrong[0].r}, config {wrong[0].declared_r}" if wrong else ""
+    return many([row.name for row in wrong], f"{{has}} a different rank than the config says ({ranks})")
+
+
+@finding(
+    "target-unmatched",
+    "warning",
+    "check target_modules for a typo: a name that matches no module trains nothing",
+)
+def targets(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config is None:
         return
-    modules = {layer.name for layer in facts.layers} | {
-        parse_key(note.tensor).module for note in facts.adapter.unaudited
-    }
-    targets = config.target_modules if isinstance(config.target_modules, tuple) else ()
-    ends = {end for module in modules for end in path_ends(module)}
-    missing = [target for target in (*targets, *config.target_parameters) if target not in ends]
-    if missing and targets != ("all-linear",):
-        yield Finding(
-            code="target-unmatched",
-            severity="warning",
-            message=f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}",
-            hint="check target_modules for a typo: a name that matches no module trains nothing",
+    unaudited = (parse_key(note.tensor).module for note in facts.adapter.unaudited)
+    ends = {end for name in (*(row.name for row in facts.layers), *unaudited) for end in path_ends(name)}
+    modules = facts.config.target_modules if isinstance(facts.config.target_modules, tuple) else ()
+    missing = [target for target in (*modules, *facts.config.target_parameters) if target not in ends]
+    if missing and modules != ("all-linear",):
+        yield Said(
+            f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}"
         )
-    guessed = guessed_orders(config)
-    if guessed:
-        yield Finding(
-            code="parameter-order",
-            severity="warning",
-            message=(
-                f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
-                "tensor belongs to which: named in alphabetical order"
-            ),
-            hint="compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
+
+
+@finding(
+    "parameter-order",
+    "warning",
+    "compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
+)
+def parameter_order(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config and (guessed := guessed_orders(facts.config)):
+        yield Said(
+            f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
+            "tensor belongs to which: named in alphabetical order"
         )
-    for label, table in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+
+
+def _patterns(facts: AdapterFacts) -> Iterator[tuple[str, PatternTable]]:
+    if facts.config:
+        yield "rank_pattern", facts.config.rank_pattern
+        yield "alpha_pattern", facts.config.alpha_pattern
+
+
+@finding("pattern-skipped", "error", "write the key as the module's name, with dots escaped")
+def skipped_patterns(facts: AdapterFacts) -> Iterator[Said]:
+    for label, table in _patterns(facts):
         for key, reason in table.skipped.items():
-            yield Finding(
-                code="pattern-skipped",
-                severity="error",
-                message=f"{label} key {key[:80]!r} was not applied ({reason}): rank or scale may be wrong",
-                hint="write the key as the module's name, with dots escaped",
-            )
-        if table.unmatched:
-            keys = noun(len(table.unmatched), "key")
-            yield Finding(
-                code="pattern-unmatched",
-                severity="warning",
-                message=f"{label} {keys} without a matching module: {listed([key[:80] for key in table.unmatched])}",
-                hint="PEFT ignores them; a key must match the end of a module's name",
-            )
+            yield Said(f"{label} key {key[:80]!r} was not applied ({reason}): rank or scale may be wrong")
 
 
-def names(facts: AdapterFacts) -> Iterator[Finding]:
+@finding("pattern-unmatched", "warning", "PEFT ignores them; a key must match the end of a module's name")
+def unmatched_patterns(facts: AdapterFacts) -> Iterator[Said]:
+    for label, table in _patterns(facts):
+        if keys := [key[:80] for key in table.unmatched]:
+            yield Said(f"{label} {noun(len(keys), 'key')} without a matching module: {listed(keys)}")
+
+
+@finding(
+    "not-applied",
+    "error",
+    "`gradience compress` writes PEFT's own names, at the same ranks too (--rank R --encoding patterns)",
+)
+def names(facts: AdapterFacts) -> Iterator[Said]:
     if misnamed := facts.adapter.misnamed():
-        yield Finding(
-            code="not-applied",
-            severity="error",
-            message=(
-                f"{counted(len(misnamed), 'tensor')} with names that PEFT does not write: "
-                f"{listed(misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
-                "the tensors and answers as the base does"
-            ),
-            hint="`gradience compress` writes PEFT's own names, at the same ranks too (--rank R --encoding patterns)",
+        yield Said(
+            f"{counted(len(misnamed), 'tensor')} with names that PEFT does not write: {listed(misnamed, 1)}. "
+            "PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores the tensors and answers as the "
+            "base does"
         )
 
 
-def saved_and_adapted(facts: AdapterFacts) -> Iterator[Finding]:
-    config = facts.adapter.config
-    saved = [layer.name for layer in facts.layers if config and config.saved_whole(layer.name)]
-    yield from many(
-        "saved-and-adapted",
-        "warning",
-        list(dict.fromkeys(saved)),
-        "{has} LoRA factors and {is_} also in modules_to_save (which matches the end of a name)",
-        "remove them from modules_to_save or from target_modules: PEFT 0.21 does not load both",
-    )
+@finding(
+    "saved-and-adapted",
+    "warning",
+    "remove them from modules_to_save or from target_modules: PEFT 0.21 does not load both",
+)
+def saved_and_adapted(facts: AdapterFacts) -> Iterable[Said]:
+    saved = [row.name for row in facts.layers if facts.config and facts.config.saved_whole(row.name)]
+    predicate = "{has} LoRA factors and {is_} also in modules_to_save (which matches the end of a name)"
+    return many(list(dict.fromkeys(saved)), predicate)
 
 
-def ghosts(facts: AdapterFacts) -> Iterator[Finding]:
+@finding("ghost-copies", "warning", "`gradience convert` leaves them out; they are counted only once here")
+def ghosts(facts: AdapterFacts) -> Iterator[Said]:
     if ghosts := facts.adapter.ghosts:
-        yield Finding(
-            code="ghost-copies",
-            severity="warning",
-            message=(
-                f"{counted(len(ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
-                f"{listed(ghosts, 2)}"
-            ),
-            hint="`gradience convert` leaves them out; they are counted only once here",
-        )
+        repeat = "repeat a module under original_module or modules_to_save"
+        yield Said(f"{counted(len(ghosts), 'tensor')} {repeat}: {listed(ghosts, 2)}")
 
 
-def unaudited(facts: AdapterFacts) -> Iterator[Finding]:
+@finding("unaudited", "error", "excluded from all figures below; the reason says what is wrong with the file")
+def unaudited(facts: AdapterFacts) -> Iterator[Said]:
     by_reason: dict[str, list[str]] = defaultdict(list)
     for note in facts.adapter.unaudited:
         by_reason[note.reason].append(note.tensor)
     for reason, tensors in by_reason.items():
-        yield Finding(
-            code="unaudited",
-            severity="error",
-            module=tensors[0],
-            message=f"{counted(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}",
-            hint="excluded from all figures below; the reason says what is wrong with the file",
-        )
+        message = f"{counted(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}"
+        yield Said(message, tensors[0])
 
 
-def initialization(facts: AdapterFacts) -> Iterator[Finding]:
-    init = facts.adapter.config.init.lower() if facts.adapter.config else "true"
-    start = initialization_of(init)
+def _start(facts: AdapterFacts) -> tuple[str, Initialization | None]:
+    init = facts.config.init.lower() if facts.config else "true"
+    return init, initialization_of(init)
+
+
+@finding("init-unknown", "warning", "look up what this init_lora_weights does before using a suggestion")
+def unknown_start(facts: AdapterFacts) -> Iterator[Said]:
+    init, start = _start(facts)
     if start is None:
-        yield Finding(
-            code="init-unknown",
-            severity="warning",
-            message=f"unknown initialization {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
-            hint="look up what this init_lora_weights does before using a suggestion",
+        yield Said(
+            f"unknown initialization {init[:60]!r}: unless it starts from B·A = 0, this is not the update"
         )
-    elif not start.keeps_base:
-        yield Finding(
-            code="init-not-update",
-            severity="error",
-            message=(
-                f"initialized with {init}: the base weights were changed at the start and B·A contains that change. "
-                "These are spectra of B·A, not of what training learned"
-            ),
-            hint=f"so no rank is suggested; {AS_PLAIN_LORA}",
+
+
+@finding("init-not-update", "error", f"so no rank is suggested; {AS_PLAIN_LORA}")
+def start_in_the_base(facts: AdapterFacts) -> Iterator[Said]:
+    init, start = _start(facts)
+    if start is not None and not start.keeps_base:
+        yield Said(
+            f"initialized with {init}: the base weights were changed at the start and B·A contains that change. "
+            "These are spectra of B·A, not of what training learned"
         )
-    elif not start.zero:
+
+
+@finding(
+    "init-noise",
+    "error",
+    "this inflates energy ranks, so none is suggested; the default init_lora_weights avoids it",
+)
+def noisy_start(facts: AdapterFacts) -> Iterator[Said]:
+    init, start = _start(facts)
+    if start is not None and start.keeps_base and not start.zero:
         rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"
         random = "random non-zero factors (init_lora_weights=False): B·A was full-rank noise before training"
-        yield Finding(
-            code="init-noise",
-            severity="error",
-            message=f"initialized with {rounding if init == 'orthogonal' else random}",
-            hint="this inflates energy ranks, so none is suggested; the default init_lora_weights avoids it",
-        )
+        yield Said(f"initialized with {rounding if init == 'orthogonal' else random}")
 
 
-def variant(facts: AdapterFacts) -> Iterator[Finding]:
-    fields = facts.adapter.config.fields if facts.adapter.config else {}
-    for name, method in (
-        ("use_qalora", "QA-LoRA (inputs are pooled before A)"),
-        ("use_bdlora", "BD-LoRA (block-diagonal factors)"),
-        ("kasa_config", "KaSA (a diagonal between the factors, and a truncated base)"),
-    ):
-        if fields.get(name):
-            yield Finding(
-                code="variant-not-update",
-                severity="error",
-                message=f"{method}: the update is not s·B·A",
-                hint="the spectra are those of B·A, so no rank is suggested; evaluate a smaller rank on the task",
-            )
-    if fields.get("alora_invocation_tokens"):
-        yield Finding(
-            code="activated-lora",
-            severity="info",
-            message="activated LoRA: the update acts only after its invocation tokens",
-        )
+VARIANTS = {
+    "use_qalora": "QA-LoRA (inputs are pooled before A)",
+    "use_bdlora": "BD-LoRA (block-diagonal factors)",
+    "kasa_config": "KaSA (a diagonal between the factors, and a truncated base)",
+}
+"""Field of a config -> what its method does, if it is set."""
 
 
-def expert_order(facts: AdapterFacts) -> Iterator[Finding]:
-    yield from many(
-        "expert-order",
-        "info",
-        facts.adapter.packed("grouped_by_expert"),
-        "{has} the columns of lora_B grouped by expert, as the config says (lora_B_layout); PEFT 0.21 reads them in "
-        "another order",
-        "`gradience convert` writes them in PEFT's order",
+@finding(
+    "variant-not-update",
+    "error",
+    "the spectra are those of B·A, so no rank is suggested; evaluate a smaller rank on the task",
+)
+def variant(facts: AdapterFacts) -> Iterator[Said]:
+    for name, method in VARIANTS.items():
+        if facts.config and facts.config.fields.get(name):
+            yield Said(f"{method}: the update is not s·B·A")
+
+
+@finding("activated-lora", "info")
+def activated(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config and facts.config.fields.get("alora_invocation_tokens"):
+        yield Said("activated LoRA: the update acts only after its invocation tokens")
+
+
+@finding("expert-order", "info", "`gradience convert` writes them in PEFT's order")
+def expert_order(facts: AdapterFacts) -> Iterable[Said]:
+    predicate = (
+        "{has} the columns of lora_B grouped by expert, as the config says (lora_B_layout); PEFT 0.21 reads "
+        "them in another order"
     )
-    yield from many(
-        "expert-order-unknown",
-        "warning",
-        facts.adapter.packed(None),
+    return many(facts.adapter.packed("grouped_by_expert"), predicate)
+
+
+@finding("expert-order-unknown", "warning", SAY_ORDER)
+def unknown_expert_order(facts: AdapterFacts) -> Iterable[Said]:
+    predicate = (
         "of stacked experts {was} saved by Unsloth without lora_B_layout and read in PEFT's order. Before release "
-        "2026.9.6, unsloth_zoo grouped the columns of lora_B by expert: if so, the figures of these modules are wrong",
-        SAY_ORDER,
+        "2026.9.6, unsloth_zoo grouped the columns of lora_B by expert: if so, the figures of these modules are wrong"
     )
+    return many(facts.adapter.packed(None), predicate)
 
 
-def dora(facts: AdapterFacts) -> Iterator[Finding]:
-    magnitudes = sum(note.reason == DORA_REASON for note in facts.adapter.other)
-    declared = bool(facts.adapter.config and facts.adapter.config.use_dora)
-    if magnitudes:
-        yield Finding(
-            code="dora",
-            severity="warning",
-            message=(
-                f"DoRA: {counted(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
-                "the audit covers the low-rank part of the direction"
-            ),
-            hint="evaluate a smaller rank on the task; compressing DoRA needs the base weights (--base-model)",
+def _magnitudes(facts: AdapterFacts) -> int:
+    return sum(note.reason == DORA_REASON for note in facts.adapter.other)
+
+
+@finding(
+    "dora",
+    "warning",
+    "evaluate a smaller rank on the task; compressing DoRA needs the base weights (--base-model)",
+)
+def dora(facts: AdapterFacts) -> Iterator[Said]:
+    if magnitudes := _magnitudes(facts):
+        yield Said(
+            f"DoRA: {counted(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
+            "the audit covers the low-rank part of the direction"
         )
-    if facts.adapter.config and declared != bool(magnitudes):
-        held = "no magnitude vectors" if declared else "magnitude vectors"
-        yield Finding(
-            code="config-disagrees",
-            severity="error",
-            message=f"the config says use_dora={str(declared).lower()}, the file contains {held}",
-            hint="save it again: the file and the config do not belong together, or the save is incomplete",
-        )
+
+
+@finding(
+    "config-disagrees",
+    "error",
+    "save it again: the file and the config do not belong together, or the save is incomplete",
+)
+def undeclared_dora(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config and facts.config.use_dora != bool(_magnitudes(facts)):
+        held = "no magnitude vectors" if facts.config.use_dora else "magnitude vectors"
+        yield Said(f"the config says use_dora={str(facts.config.use_dora).lower()}, the file contains {held}")
 
 
 RANDOM_POSITION = 0.85
@@ -326,192 +331,186 @@ OUTLIER_DEVIATIONS = 8.0
 OUTLIER_MIN_FAMILY = 6
 
 
-def nonfinite(facts: AdapterFacts) -> Iterator[Finding]:
+@finding(
+    "non-finite", "error", "use an earlier checkpoint: the training diverged, or the save overflowed fp16"
+)
+def nonfinite(facts: AdapterFacts) -> Iterator[Said]:
     if facts.nonfinite:
-        more = (
-            f" (and {counted(len(facts.nonfinite) - 1, 'more factor')})" if len(facts.nonfinite) > 1 else ""
-        )
-        yield Finding(
-            code="non-finite",
-            severity="error",
-            message=facts.nonfinite[0] + more,
-            hint="use an earlier checkpoint: the training diverged, or the save overflowed fp16",
-        )
+        first, *others = facts.nonfinite
+        yield Said(first + (f" (and {counted(len(others), 'more factor')})" if others else ""))
 
 
-canceled = ModuleRule(
+@finding(
     "canceled",
     "error",
-    lambda layer: layer.status == "unsupported",
-    "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
     "the update of such a module is too small to measure (two opposite adapters, concatenated?)",
 )
+def canceled(facts: AdapterFacts) -> Iterable[Said]:
+    predicate = "cannot be measured: A and B cancel, and what is left of B·A is below their rounding"
+    return many(labels(facts, lambda row: row.status == "unsupported"), predicate, len(facts.layers))
 
 
-def imprecise(facts: AdapterFacts) -> Iterator[Finding]:
+@finding("imprecise", "warning", "--json lists error_bound and eta of each module")
+def imprecise(facts: AdapterFacts) -> Iterable[Said]:
     """Factors that nearly cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
-    coarse = [layer for layer in facts.layers if COARSE_BOUND < (layer.error_bound or 0.0) < 1]
-    worst = max((layer.error_bound or 0.0 for layer in coarse), default=0.0)
-    yield from many(
-        "imprecise",
-        "warning",
-        [layer.label for layer in coarse],
-        f"{{is_}} accurate only to about {100 * worst:.2g} %, because A and B nearly cancel",
-        "--json lists error_bound and eta of each module",
-        total=len(facts.layers),
-    )
+    coarse = [row for row in facts.layers if COARSE_BOUND < (row.error_bound or 0.0) < 1]
+    worst = max((row.error_bound or 0.0 for row in coarse), default=0.0)
+    predicate = f"{{is_}} accurate only to about {100 * worst:.2g} %, because A and B nearly cancel"
+    return many([row.label for row in coarse], predicate, len(facts.layers))
 
 
-def untrained(facts: AdapterFacts) -> Iterator[Finding]:
-    names = [layer.label for layer in facts.layers if layer.status == "untrained"]
-    if not names:
-        return
-    if len(names) == len(facts.layers):
-        everything = "the only module is" if len(names) == 1 else f"all {len(names)} modules are"
-        yield Finding(
-            code="untrained",
-            severity="error",
-            message=f"{everything} untrained: B·A = 0 exactly",
-            hint="if it was trained, the trained weights were not saved",
-        )
-    else:
-        yield from many(
-            "dead-modules",
-            "warning",
-            names,
-            "{was} never trained (B·A = 0)",
-            "the smallest rank is suggested there; check that gradients flow (frozen or unused modules)",
-            total=len(facts.layers),
-        )
+def _untrained(facts: AdapterFacts) -> list[str]:
+    return labels(facts, lambda row: row.status == "untrained")
 
 
-def random(facts: AdapterFacts) -> Iterator[Finding]:
+@finding("untrained", "error", "if it was trained, the trained weights were not saved")
+def untrained(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.layers and len(_untrained(facts)) == len(facts.layers):
+        all_ = "the only module is" if len(facts.layers) == 1 else f"all {len(facts.layers)} modules are"
+        yield Said(f"{all_} untrained: B·A = 0 exactly")
+
+
+@finding(
+    "dead-modules",
+    "warning",
+    "the smallest rank is suggested there; check that gradients flow (frozen or unused modules)",
+)
+def dead_modules(facts: AdapterFacts) -> Iterable[Said]:
+    names = _untrained(facts)
+    some = len(names) < len(facts.layers)
+    return many(names if some else [], "{was} never trained (B·A = 0)", len(facts.layers))
+
+
+def _random(facts: AdapterFacts) -> tuple[list[str], bool]:
+    """Modules that look random, and whether no other module looks trained."""
     able = [
-        layer
-        for layer in facts.layers
-        if layer.null_position is not None
-        and layer.r >= RANDOM_MIN_RANK
-        and min(layer.shape) >= RANDOM_MIN_SIDE * layer.r
+        row
+        for row in facts.layers
+        if row.null_position is not None
+        and row.r >= RANDOM_MIN_RANK
+        and min(row.shape) >= RANDOM_MIN_SIDE * row.r
     ]
-    names = [layer.label for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
-    trained = sum(layer.status == "ok" for layer in facts.layers)
-    if names and len(names) == len(able) and 2 * len(able) >= trained:
-        who = "the only module" if len(names) == trained == 1 else f"{len(names)} of {trained} modules"
+    names = [row.label for row in able if (row.null_position or 0.0) >= RANDOM_POSITION]
+    trained = sum(row.status == "ok" for row in facts.layers)
+    return names, bool(names) and len(names) == len(able) and 2 * len(able) >= trained
+
+
+@finding("looks-random", "error", "the adapter is synthetic or hardly trained, so no rank is suggested")
+def looks_random(facts: AdapterFacts) -> Iterator[Said]:
+    names, whole = _random(facts)
+    if whole:
+        trained = sum(row.status == "ok" for row in facts.layers)
+        modules = "the only module" if trained == 1 else f"{len(names)} of {trained} modules"
         has = "has" if len(names) == 1 else "have"
-        yield Finding(
-            code="looks-random",
-            severity="error",
-            message=f"{who} {has} a spectrum like that of random factors, and no module looks trained",
-            hint="the adapter is synthetic or hardly trained, so no rank is suggested",
-        )
-    else:
-        yield from many(
-            "random-modules",
-            "warning",
-            names,
-            "{has} a spectrum like that of random factors",
-            "hardly trained, or trained to use every direction: compare with similar modules",
-            total=len(facts.layers),
-        )
+        yield Said(f"{modules} {has} a spectrum like that of random factors, and no module looks trained")
 
 
-def _uses_all(layer: LayerAudit) -> bool:
+@finding(
+    "random-modules",
+    "warning",
+    "hardly trained, or trained to use every direction: compare with similar modules",
+)
+def random_modules(facts: AdapterFacts) -> Iterable[Said]:
+    names, whole = _random(facts)
+    predicate = "{has} a spectrum like that of random factors"
+    return many([] if whole else names, predicate, len(facts.layers))
+
+
+def _uses_all(row: LayerAudit) -> bool:
     return (
-        layer.energy_rank_90 is not None
-        and layer.r >= 2
-        and layer.energy_rank_90 >= NEARLY_ALL * layer.r
-        and (layer.null_position is None or layer.null_position < RANDOM_POSITION)
+        row.energy_rank_90 is not None
+        and row.r >= 2
+        and row.energy_rank_90 >= NEARLY_ALL * row.r
+        and (row.null_position is None or row.null_position < RANDOM_POSITION)
     )
 
 
-saturated = ModuleRule(
-    "saturated",
-    "warning",
-    _uses_all,
-    f"{{needs}} at least {100 * NEARLY_ALL:g} % of {{its}} directions for 90 % of {{its}} energy",
-    "truncation loses most here",
-)
+@finding("saturated", "warning", "truncation loses most here")
+def saturated(facts: AdapterFacts) -> Iterable[Said]:
+    share = f"{100 * NEARLY_ALL:g} %"
+    predicate = f"{{needs}} at least {share} of {{its}} directions for 90 % of {{its}} energy"
+    return many(labels(facts, _uses_all), predicate, len(facts.layers))
 
-shape_ceiling = ModuleRule(
-    "rank-above-shape",
-    "warning",
-    lambda layer: layer.r > min(layer.shape),
-    "{has} a rank above what the shape can use (min(m, n))",
-    "the surplus does nothing: lower the rank there (rank_pattern)",
-    of_all=False,
-)
 
-diverged = ModuleRule(
+@finding("rank-above-shape", "warning", "the surplus does nothing: lower the rank there (rank_pattern)")
+def shape_ceiling(facts: AdapterFacts) -> Iterable[Said]:
+    predicate = "{has} a rank above what the shape can use (min(m, n))"
+    return many(labels(facts, lambda row: row.r > min(row.shape)), predicate)
+
+
+@finding(
     "diverged-norm",
     "warning",
-    lambda layer: (layer.fro_norm or 0.0) >= DIVERGED_NORM,
-    f"{{has}} ‖ΔW‖_F above {DIVERGED_NORM:g}",
     "larger than a weight matrix itself: the training may have diverged; check its loss (gradience monitor run.jsonl)",
-    of_all=False,
 )
+def diverged(facts: AdapterFacts) -> Iterable[Said]:
+    names = labels(facts, lambda row: (row.fro_norm or 0.0) >= DIVERGED_NORM)
+    return many(names, f"{{has}} ‖ΔW‖_F above {DIVERGED_NORM:g}")
 
 
-def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
+@finding("family-outlier", "info", "--layers lists norm and stable rank of every module")
+def outliers(facts: AdapterFacts) -> Iterable[Said]:
     families: dict[str, list[LayerAudit]] = defaultdict(list)
-    for layer in layers:
-        if layer.fro_norm:
-            families[layer.family].append(layer)
-    return families
-
-
-def outliers(facts: AdapterFacts) -> Iterator[Finding]:
+    for row in facts.layers:
+        if row.fro_norm:
+            families[row.family].append(row)
     names = []
-    for members in _families(facts.layers).values():
+    for members in families.values():
         if len(members) < OUTLIER_MIN_FAMILY:
             continue
         for measure in ("fro_norm", "stable_rank"):
-            values = [math.log(getattr(layer, measure)) for layer in members]
+            values = [math.log(getattr(row, measure)) for row in members]
             center = median(values)
             spread = median(abs(item - center) for item in values)
             # The spread is at least 5 %: in a family of near-equals a small difference is no outlier.
             limit = OUTLIER_DEVIATIONS * max(spread, 0.05)
-            names += [
-                layer.label for layer, item in zip(members, values, strict=True) if abs(item - center) > limit
-            ]
-    yield from many(
-        "family-outlier",
-        "info",
-        list(dict.fromkeys(names)),
-        "{has} an outlying norm or stable rank",
-        "--layers lists norm and stable rank of every module",
-        total=len(facts.layers),
-    )
+            far = (abs(item - center) > limit for item in values)
+            names += [row.label for row, is_far in zip(members, far, strict=True) if is_far]
+    predicate = "{has} an outlying norm or stable rank"
+    return many(list(dict.fromkeys(names)), predicate, len(facts.layers))
 
 
-def coarse_storage(facts: AdapterFacts) -> Iterator[Finding]:
-    rows = [layer for layer in facts.layers if layer.dtype.startswith("F8")]
-    coarse = sorted({layer.dtype for layer in rows})
-    worst = max((layer.storage_error or 0.0 for layer in rows), default=0.0)
-    if coarse:
-        yield Finding(
-            code="coarse-storage",
-            severity="info",
-            message=f"stored as {', '.join(coarse)}: rounding alone may move the stable rank by up to {worst:.1%}",
-            hint="audit the adapter before the conversion: these types lose small entries",
-        )
+@finding("coarse-storage", "info", "audit the adapter before the conversion: these types lose small entries")
+def coarse_storage(facts: AdapterFacts) -> Iterator[Said]:
+    rows = [row for row in facts.layers if row.dtype.startswith("F8")]
+    if rows:
+        types = ", ".join(sorted({row.dtype for row in rows}))
+        worst = max(row.storage_error or 0.0 for row in rows)
+        yield Said(f"stored as {types}: rounding alone may move the stable rank by up to {worst:.1%}")
 
 
+MEANING: tuple[FindingRule, ...] = (
+    unknown_start,
+    start_in_the_base,
+    noisy_start,
+    variant,
+    activated,
+    expert_order,
+    unknown_expert_order,
+)
+"""Rules on what B·A is: they need no measured rows."""
 RULES: tuple[FindingRule, ...] = (
     nonfinite,
     canceled,
     imprecise,
-    initialization,
-    variant,
-    expert_order,
+    *MEANING,
     untrained,
-    random,
+    dead_modules,
+    looks_random,
+    random_modules,
     unaudited,
     declared_ranks,
     no_config,
+    unclear_scale,
+    zero_scale,
     names,
     saved_and_adapted,
     dora,
+    undeclared_dora,
     targets,
+    parameter_order,
+    skipped_patterns,
+    unmatched_patterns,
     ghosts,
     shape_ceiling,
     saturated,

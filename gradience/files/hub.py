@@ -11,6 +11,7 @@ docs/decisions/025-answers-of-a-hub.md.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 import socket
@@ -104,131 +105,77 @@ def _escapes(inside: str) -> bool:
 LOGIN = "`hf auth login`, or HF_TOKEN"
 
 
-@contextmanager
-def explained(address: Address) -> Iterator[None]:
-    """Turn errors of huggingface_hub in the block into NetworkError; errors of the disk are unchanged.
+def _refusal(address: Address, error: BaseException) -> NetworkError | None:
+    """Return the error that explains a naming, permission or network error; None for a disk error.
 
     Codes: hub-gated, hub-not-found, hub-revision, hub-file, hub-offline, hub-token, hub-server, hub-connection,
     hub-incomplete.
     """
     from huggingface_hub import errors
 
-    raised = (
-        OSError,
-        errors.EntryNotFoundError,
-        errors.HFValidationError,
-        errors.HTTPError,  # type: ignore[attr-defined]  # of httpx, whatever it is called there
-    )
-    unlike_a_hub = (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-    )  # no JSON, or another shape
-    try:
-        yield
-    except raised as error:
-        refusal = _refusal(address, error)
-        if refusal is None:
-            raise
-        raise refusal from error
-    except unlike_a_hub as error:
-        raise no_hub(address) from error
-
-
-def _refusal(address: Address, error: BaseException) -> NetworkError | None:
-    """Return the error that explains a naming, permission or network error; None for a disk error."""
-    from huggingface_hub import errors
-
     page = f"{_endpoint()}/{address.repo}"
     match error:
-        case errors.LocalEntryNotFoundError():  # whatever kept it from asking the hub
-            cause = error.__cause__
-            if cause is None:
-                return not_cached(address)
+        case errors.LocalEntryNotFoundError() if cause := error.__cause__:  # what kept it from asking the hub
             return _refusal(address, cause) or _unreachable(address, cause)
-        case errors.GatedRepoError():
-            return NetworkError(
-                f"{address}: the repository is gated, and you have no access to it",
-                code="hub-gated",
-                hint=f"ask for access at {page}, then log in: {LOGIN}",
-            )
-        case errors.RepositoryNotFoundError():
-            return NetworkError(
-                f"{address}: no such file or folder here, and no such repository on the hub, or it is private",
-                code="hub-not-found",
-                hint=f"check the name; for a private repository log in: {LOGIN}",
-            )
-        case errors.HFValidationError() | errors.DisabledRepoError():
-            return NetworkError(
-                f"{address}: not a repository that can be read: {first_line(error)}",
-                code="hub-not-found",
-                hint=f"see {page}",
-            )
-        case errors.RevisionNotFoundError():
-            return NetworkError(
-                f"{address}: the repository has no revision {address.revision!r}",
-                code="hub-revision",
-                hint=f"{page}/tree/main lists its branches and tags",
-            )
-        case errors.EntryNotFoundError():
-            return NetworkError(
-                f"{address}: a file that the hub lists is missing",
-                code="hub-file",
-                hint=f"try again, or look at {page}",
-            )
-        case errors.OfflineModeIsEnabled():
+        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
             return not_cached(address)
-        case errors.FileMetadataError():
+        case errors.GatedRepoError():
+            hint = f"ask for access at {page}, then log in: {LOGIN}"
+            return _error(address, "hub-gated", "the repository is gated, and you have no access to it", hint)
+        case errors.RepositoryNotFoundError():
+            problem = "no such file or folder here, and no such repository on the hub, or it is private"
+            hint = f"check the name; for a private repository log in: {LOGIN}"
+            return _error(address, "hub-not-found", problem, hint)
+        case errors.HFValidationError() | errors.DisabledRepoError():
+            problem = f"not a repository that can be read: {first_line(error)}"
+            return _error(address, "hub-not-found", problem, f"see {page}")
+        case errors.RevisionNotFoundError():
+            problem = f"the repository has no revision {address.revision!r}"
+            return _error(address, "hub-revision", problem, f"{page}/tree/main lists its branches and tags")
+        case errors.EntryNotFoundError():
+            hint = f"try again, or look at {page}"
+            return _error(address, "hub-file", "a file that the hub lists is missing", hint)
+        # No JSON, or another shape.
+        case errors.FileMetadataError() | ValueError() | TypeError() | LookupError() | AttributeError():
+            return no_hub(address)
+        case AssertionError():
             return no_hub(address)
         case errors.HfHubHTTPError() if (status := error.response.status_code) in (401, 403):
-            return NetworkError(
-                f"{address}: the hub rejected the token (HTTP {status})",
-                code="hub-token",
-                hint=f"log in again: {LOGIN}",
-            )
+            problem = f"the hub rejected the token (HTTP {status})"
+            return _error(address, "hub-token", problem, f"log in again: {LOGIN}")
         case errors.HfHubHTTPError():
-            return NetworkError(
-                f"{address}: the hub returned an error (HTTP {error.response.status_code})",
-                code="hub-server",
-                hint="try again later, or check HF_ENDPOINT if it is set",
-            )
-        case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx
+            problem = f"the hub returned an error (HTTP {error.response.status_code})"
+            hint = "try again later, or check HF_ENDPOINT if it is set"
+            return _error(address, "hub-server", problem, hint)
+        case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx, whatever it is called there
             return _unreachable(address, error)
         case OSError(errno=None):
-            return NetworkError(
-                f"{address}: the download is incomplete: {first_line(error)}",
-                code="hub-incomplete",
-                hint="run it again: downloaded files are kept",
-            )
+            problem = f"the download is incomplete: {first_line(error)}"
+            return _error(address, "hub-incomplete", problem, "run it again: downloaded files are kept")
     return None
 
 
+def _error(address: Address, code: str, problem: str, hint: str) -> NetworkError:
+    return NetworkError(f"{address}: {problem}", code=code, hint=hint)
+
+
 def _unreachable(address: Address, error: BaseException) -> NetworkError:
-    return NetworkError(
-        f"{address}: no such file or folder here, and the hub could not be reached: {first_line(error)}",
-        code="hub-connection",
-        hint="check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads only the cache",
-    )
+    problem = f"no such file or folder here, and the hub could not be reached: {first_line(error)}"
+    hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads only the cache"
+    return _error(address, "hub-connection", problem, hint)
 
 
 def not_cached(address: Address) -> NetworkError:
     """Return the error for a file that is not cached while offline mode is on."""
-    return NetworkError(
-        f"{address}: no such file or folder here, not in the hub cache, and offline mode is on",
-        code="hub-offline",
-        hint="unset HF_HUB_OFFLINE, or download it on a machine with network access: `hf download`",
-    )
+    problem = "no such file or folder here, not in the hub cache, and offline mode is on"
+    hint = "unset HF_HUB_OFFLINE, or download it on a machine with network access: `hf download`"
+    return _error(address, "hub-offline", problem, hint)
 
 
-def no_hub(address: Address, problem: str = "") -> NetworkError:
+def no_hub(address: Address, problem: str = "is not a Hugging Face Hub") -> NetworkError:
     """Return the error for a server that is not a hub. problem: a verb and its object, such as `names …`."""
-    return NetworkError(
-        f"{address}: the server at {_endpoint()} {problem or 'is not a Hugging Face Hub'}",
-        code="hub-server",
-        hint="check HF_ENDPOINT, and proxies that return their own pages",
-    )
+    hint = "check HF_ENDPOINT, and proxies that return their own pages"
+    return _error(address, "hub-server", f"the server at {_endpoint()} {problem}", hint)
 
 
 def _endpoint() -> str:
@@ -248,14 +195,16 @@ MAX_WAIT = 300
 """Longest delay in seconds before a busy server gets the request again: huggingface.co counts requests in 5 minutes."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{1,128}")
+_SIZE = re.compile(r"[0-9]{1,15}")
 _guard: _Guard | None = None
 
 
 @contextmanager
 def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
-    """Check every request and response of huggingface_hub in the block. Raises NetworkError (hub-server).
+    """Check every request and response of huggingface_hub in the block, and explain its errors.
 
     limit: maximum bytes of a file; by default the size that the server announces.
+    Raises NetworkError (see `_refusal`); errors of the disk are unchanged.
     """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http, disable_progress_bars  # type: ignore[attr-defined]
@@ -269,6 +218,11 @@ def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
     before, _guard = _guard, _Guard(address, limit)
     try:
         yield
+    except Exception as error:
+        refusal = _refusal(address, error)
+        if refusal is None:
+            raise
+        raise refusal from error
     finally:
         _guard = before
 
@@ -347,27 +301,26 @@ class _Guard:
         headers = response.headers
         if headers.get("Content-Encoding", "identity") != "identity":
             raise self.refuse("compresses a response although compression was refused")
-        commit = headers.get("X-Repo-Commit")
-        if commit is not None and not _COMMIT.fullmatch(commit):
-            raise self.refuse(f"names the commit {commit[:80]!r}")
         limits = f"{headers.get('Retry-After', '')} {headers.get('RateLimit', '')}"
         wait = re.search(r"^(\d+)|\bt\s*=\s*(\d+)", limits)
         seconds = (wait[1] or wait[2]) if wait is not None and not response.is_success else "0"
         if int(seconds[:9]) > MAX_WAIT:
             raise self.refuse(f"asks to wait {seconds[:20]} seconds")
         # Only some ETags name a file: S3, errors and redirects have their own.
+        commit = headers.get("X-Repo-Commit")
         host = urlsplit(headers.get("Location") or "").hostname
         followed = response.has_redirect_location and host in (None, urlsplit(self.endpoint).hostname)
         names_a_file = commit is not None and response.status_code < 400 and not followed
         tag = headers.get("X-Linked-Etag") or (headers.get("ETag") if names_a_file else None)
-        if tag and not _DIGEST.fullmatch(tag.removeprefix("W/").strip('"')):
-            raise self.refuse(f"names the digest {tag[:80]!r} of a file")
-        for size in (headers.get("X-Linked-Size"), headers.get("Content-Length")):
-            if size is not None and not (size.isascii() and size.isdigit() and len(size) < 16):
-                raise self.refuse(f"names the size {size[:80]!r} of a file")
-        xet = headers.get("X-Xet-Hash")
-        if xet is not None and not _DIGEST.fullmatch(xet):
-            raise self.refuse(f"names the digest {xet[:80]!r} of a file")
+        for what, pattern, value in (
+            ("commit", _COMMIT, commit),
+            ("digest", _DIGEST, tag and tag.removeprefix("W/").strip('"')),
+            ("digest", _DIGEST, headers.get("X-Xet-Hash")),
+            ("size", _SIZE, headers.get("X-Linked-Size")),
+            ("size", _SIZE, headers.get("Content-Length")),
+        ):
+            if value is not None and not pattern.fullmatch(value):
+                raise self.refuse(f"names the {what} {value[:80]!r}")
         route = response.links.get("xet-auth", {}).get("url") or headers.get("X-Xet-Refresh-Route")
         for url in (route, headers.get("X-Xet-Cas-Url")):  # fetched by a different client
             if url is not None:
@@ -377,20 +330,19 @@ class _Guard:
         """Return the content of a response. Raises NetworkError if it exceeds the limits."""
         url = str(response.request.url).removeprefix(self.endpoint)
         is_file = response.is_success and not re.match(r"/api/(?!resolve-cache/)", url)
-        # The client reads no more than an announced length.
-        sized = is_file and "Content-Length" in response.headers and self.limit is None
-        stream, until = response.stream, time.monotonic() + ANSWER_SECONDS
+        stream = response.stream
+        if is_file and "Content-Length" in response.headers and self.limit is None:
+            return stream  # the client reads no more than an announced length
+        until = math.inf if is_file else time.monotonic() + ANSWER_SECONDS
         name = type(response).__module__.partition(".")[0]  # httpx, whatever it is called there
 
         class Bounded(sys.modules[name].SyncByteStream):  # type: ignore[misc]
             def __iter__(bounded) -> Iterator[bytes]:
-                unsized = self.limit or MAX_UNSIZED
+                of_file = self.limit or MAX_UNSIZED
                 for chunk in stream:
-                    if is_file:
-                        unsized -= 0 if sized else len(chunk)
-                    else:
-                        self.left -= len(chunk)
-                    if unsized < 0 or self.left < 0 or (not is_file and time.monotonic() > until):
+                    of_file -= len(chunk)
+                    self.left -= 0 if is_file else len(chunk)
+                    if min(of_file, self.left) < 0 or time.monotonic() > until:
                         raise self.refuse("sends an endless response")
                     yield chunk
 
@@ -491,7 +443,7 @@ def check_push(repo: str, *, upload: bool) -> Address:
     from huggingface_hub import get_token
 
     if upload and get_token() is None:
-        raise NetworkError(f"{address}: no token for the hub", code="hub-token", hint=f"log in: {LOGIN}")
+        raise _error(address, "hub-token", "no token for the hub", f"log in: {LOGIN}")
     return address
 
 
@@ -507,14 +459,14 @@ def push_files(folder: Path, names: Sequence[str], address: Address, message: st
     api = HfApi()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
     try:
-        with guarded(address), explained(address):
+        with guarded(address):
             api.create_repo(address.repo, private=True, exist_ok=True)
             return str(api.create_commit(address.repo, operations, commit_message=message).oid)
     except NetworkError as error:
         if error.code != "hub-not-found":
             raise
         hint = f"log in with a token that may write to {address.repo}: {LOGIN}"
-        raise NetworkError(f"{address}: the hub refused the upload", code="hub-token", hint=hint) from error
+        raise _error(address, "hub-token", "the hub refused the upload", hint) from error
 
 
 def is_offline() -> bool:
@@ -525,10 +477,10 @@ def is_offline() -> bool:
 
 
 def list_files(address: Address) -> Mapping[str, int | None]:
-    """Return every file of the repository with its size. Raises NetworkError (see `explained`, and hub-server)."""
+    """Return every file of the repository with its size. Raises NetworkError (see `guarded`)."""
     from huggingface_hub import HfApi
 
-    with explained(address), guarded(address):
+    with guarded(address):
         info = HfApi().model_info(
             address.repo, revision=address.revision, files_metadata=True, timeout=SECONDS
         )
@@ -539,45 +491,36 @@ def download(address: Address, names: Sequence[str], *, limit: int | None = None
     """Download files of one commit into the cache. Returns the folder of that commit, and the commit.
 
     names: paths in the repository.   limit: maximum bytes of one file, regardless of the announced size.
-    Raises NetworkError (see `explained`, hub-corrupted, hub-lfs-pointer).
+    Raises NetworkError (see `guarded`, hub-corrupted, hub-lfs-pointer).
     """
     # The first file is requested by the revision, so that the cache knows it offline; the others by its commit.
     revision, root = address.revision, Path()
     for name in names:
-        path = _whole(address, name, _downloaded(address, name, revision, limit=limit))
+        path = _fetched(address, name, revision, limit)
         with open_stream(path) as file:
             head = file.read(40)
         if head.startswith(b"version https://git-lfs.github.com/spec/"):
-            raise NetworkError(
-                f"{address}: {name} is a Git LFS pointer on the hub, not the file itself: its upload is incomplete",
-                code="hub-lfs-pointer",
-                hint="ask its author to upload the actual file (`hf upload`), or name an earlier commit",
-            )
+            problem = f"{name} is a Git LFS pointer on the hub, not the file itself: its upload is incomplete"
+            hint = "ask its author to upload the actual file (`hf upload`), or name an earlier commit"
+            raise _error(address, "hub-lfs-pointer", problem, hint)
         root = path.parents[name.count("/")]
         revision = _commit(address, root)
     return root, root.name
 
 
-def _downloaded(
-    address: Address, name: str, revision: str | None, *, again: bool = False, limit: int | None = None
-) -> Path:
+def _fetched(address: Address, name: str, revision: str | None, limit: int | None = None) -> Path:
+    """Return a file in the cache, downloaded again if it does not match its digest. Raises NetworkError."""
     from huggingface_hub import hf_hub_download
 
-    with explained(address), guarded(address, limit):
-        return Path(hf_hub_download(address.repo, name, revision=revision, force_download=again))
-
-
-def _whole(address: Address, name: str, path: Path) -> Path:
-    """Return the file, downloaded again if it does not match its digest. Raises NetworkError (hub-corrupted)."""
-    if _is_corrupted(path):
-        path = _downloaded(address, name, _commit(address, path.parents[name.count("/")]), again=True)
-        if _is_corrupted(path):
-            raise NetworkError(
-                f"{address}: {name} was downloaded twice and does not match its sha256 on the hub",
-                code="hub-corrupted",
-                hint="check the disk, and proxies between here and the hub, then run it again",
-            )
-    return path
+    for again in (False, True):
+        with guarded(address, limit):
+            path = Path(hf_hub_download(address.repo, name, revision=revision, force_download=again))
+        if not _is_corrupted(path):
+            return path
+        revision = _commit(address, path.parents[name.count("/")])
+    problem = f"{name} was downloaded twice and does not match its sha256 on the hub"
+    hint = "check the disk, and proxies between here and the hub, then run it again"
+    raise _error(address, "hub-corrupted", problem, hint)
 
 
 def _is_corrupted(path: Path) -> bool:
@@ -588,24 +531,26 @@ def _is_corrupted(path: Path) -> bool:
 
 def cached(address: Address, name: str) -> Path | None:
     """Return the commit's folder if its file `name` is in the cache. The hub is not contacted."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(address.repo, name, revision=address.revision)
+    path = _in_cache(address, name)
     return Path(path).parents[name.count("/")] if isinstance(path, str) else None
 
 
 def is_cached(address: Address, name: str) -> bool | None:
     """Return True if the commit has a file of this name; None if the cache does not know."""
+    path = _in_cache(address, name)
+    return None if path is None else isinstance(path, str)
+
+
+def _in_cache(address: Address, name: str) -> object:
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(address.repo, name, revision=address.revision)
-    return None if path is None else isinstance(path, str)
+    return try_to_load_from_cache(address.repo, name, revision=address.revision)
 
 
 def remember_absent(address: Address, name: str) -> None:
     """Let huggingface_hub note in its cache that the commit has no file of this name."""
     try:
-        _downloaded(address, name, address.revision)
+        _fetched(address, name, address.revision)
     except NetworkError as error:
         if error.code != "hub-file":
             raise
@@ -618,7 +563,7 @@ def fetch_folder(
     """Download the files of a folder that match the patterns, all from one commit. Return the local folder
     and the commit.
 
-    local: use only the cache. The result is cached per process. Raises NetworkError (see `explained`),
+    local: use only the cache. The result is cached per process. Raises NetworkError (see `guarded`),
     MissingExtra.
     """
     need_client(address)
@@ -626,28 +571,29 @@ def fetch_folder(
     from huggingface_hub.file_download import repo_folder_name
 
     inside = f"{address.inside}/" if address.inside else ""
-    # Up to 2.1 huggingface_hub requests the files of a pinned commit even if it is offline.
-    cache_only = local or constants.HF_HUB_OFFLINE
     folder = repo_folder_name(repo_id=address.repo, repo_type="model")
     blobs = Path(constants.HF_HUB_CACHE, folder, "blobs")
     known = {blob.name for blob in blobs.iterdir()} if blobs.is_dir() else set()
-    with explained(address), guarded(address):
-        root = snapshot_download(
+    with guarded(address):
+        snapshot = snapshot_download(
             address.repo,
             revision=address.revision,
             allow_patterns=[inside + pattern for pattern in patterns],
             ignore_patterns=[inside + pattern for pattern in ignore],
-            local_files_only=cache_only,
+            # Up to 2.1 huggingface_hub requests the files of a pinned commit even if it is offline.
+            local_files_only=local or constants.HF_HUB_OFFLINE,
         )
-    commit = _commit(address, Path(root))
-    for path in Path(root).rglob("*"):
-        if path.is_symlink() and os.path.basename(os.readlink(path)) not in known:
-            _whole(address, path.relative_to(root).as_posix(), path)
-    return Path(root) / address.inside, commit
+    root = Path(snapshot)
+    commit = _commit(address, root)
+    for path in root.rglob("*"):
+        is_new = path.is_symlink() and os.path.basename(os.readlink(path)) not in known
+        if is_new and _is_corrupted(path):
+            _fetched(address, path.relative_to(root).as_posix(), commit)
+    return root / address.inside, commit
 
 
 def _commit(address: Address, root: Path) -> str:
     """Return the commit of this folder, as reported by the hub. Raises NetworkError if it is not a commit."""
-    if re.fullmatch(r"[0-9a-f]{40}", root.name) is None:
+    if _COMMIT.fullmatch(root.name) is None:
         raise no_hub(address)
     return root.name

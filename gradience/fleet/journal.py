@@ -8,8 +8,9 @@ failure: those are tried again.
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -33,7 +34,6 @@ class FleetJournal(Closing):
 
     def __init__(self, output: Path, part: Path, file: FileIO, stack: ExitStack) -> None:
         self._output, self._part, self._file, self._stack = output, part, file, stack
-        self._lines: dict[str, bytes] = {}
 
     @classmethod
     def begin(cls, output: Path) -> Self:
@@ -59,53 +59,50 @@ class FleetJournal(Closing):
         """Close the journal; what it holds stays for the next run."""
         self._stack.close()
 
-    def kept(self, paths: Mapping[str, Path]) -> Iterator[FleetRow]:
-        """Yield the rows of earlier runs that still hold, each name once.
+    def kept(self, paths: Mapping[str, Path]) -> dict[str, FleetRow]:
+        """Return the rows of earlier runs that still hold, by name.
 
         paths: the adapters of this run by name. Raises InputError if the earlier file was not written by Gradience.
         """
+        kept: dict[str, FleetRow] = {}
+        finished = read_rows(self._output) if self._output.exists() else ()
+        for row in chain(self._unfinished(), finished):
+            path = paths.get(row.path)
+            if path is None or row.status == "failed" or row.path in kept:
+                continue
+            if stamp_of(stamped_files(path)) == row.stamp:
+                kept[row.path] = row
+        return kept
+
+    def _unfinished(self) -> Iterator[FleetRow]:
+        """Yield the rows of a killed run. After a line that a kill cut short, new rows go on."""
         end = 0
         for line in _lines(self._part):
-            row = None
-            with suppress(InputError):
-                if line.startswith(BEGINS) and line.endswith(b"\n"):
-                    row = FleetRow.parse(self._part, line)
-            if row is None:  # a kill cut it short, or it was never written by us: rows go on from here
-                with write_errors(self._part):
-                    self._file.truncate(end)
+            try:
+                if not (line.startswith(BEGINS) and line.endswith(b"\n")):
+                    break
+                yield FleetRow.parse(self._part, line)
+            except InputError:
                 break
             end += len(line)
-            yield from self._taken(row, paths)
-        if self._output.exists():
-            for row in read_rows(self._output):
-                yield from self._taken(row, paths)
-
-    def _taken(self, row: FleetRow, paths: Mapping[str, Path]) -> Iterator[FleetRow]:
-        path = paths.get(row.path)
-        if path is None or row.status == "failed" or row.path in self._lines:
-            return
-        if stamp_of(stamped_files(path)) == row.stamp:
-            self._lines[row.path] = line_of(row)
-            yield row
+        with write_errors(self._part):
+            self._file.truncate(end)
 
     def add(self, row: FleetRow) -> None:
         """Append a row. Raises OutputError (write-failed)."""
-        line = line_of(row)
-        self._lines[row.path] = line
         with write_errors(self._output):
-            rest = memoryview(line)
+            rest = memoryview(_line_of(row))
             while rest:
                 rest = rest[self._file.write(rest) :]
 
-    def finish(self, names: Iterable[str]) -> None:
-        """Write the file, with the rows of these names in this order, and remove the journal."""
-        write_whole(self._output, [self._lines[name] for name in names])
+    def finish(self, rows: Iterable[FleetRow]) -> None:
+        """Write the file, with these rows, and remove the journal."""
+        write_whole(self._output, map(_line_of, rows))
         with write_errors(self._part):
             self._part.unlink()
 
 
-def line_of(row: FleetRow) -> bytes:
-    """Return the line of a row."""
+def _line_of(row: FleetRow) -> bytes:
     return row.to_json(indent=None).encode() + b"\n"
 
 

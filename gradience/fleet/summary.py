@@ -1,12 +1,8 @@
-"""Rows -> what holds over all of them: a server's step and slots for each base model, and failures.
-
-Of a row only what is needed here is kept, so that ten thousand of them take a few megabytes.
-"""
+"""Rows -> what holds over all of them: a server's step and slots for each base model, and failures."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from gradience.adapters.locate import natural_key
 from gradience.ranks import max_lora_rank_step, percentile
@@ -17,87 +13,53 @@ FORCING = 1000
 """Adapters above the target that a report lists for one base; it counts all of them."""
 
 
-class _Served(NamedTuple):
-    """An adapter that a server would load."""
-
-    name: str
-    bytes: int
-    rank: int
-    width: float
-    lost_at: Mapping[int, float]
-
-
-@dataclass
-class Tally:
-    """Running totals of the rows, which may arrive in any order."""
-
-    count: int = 0
-    incomplete: int = 0
-    untrained: int = 0
-    bytes: int = 0
-    params: int = 0
-    _served: dict[str | None, list[_Served]] = field(default_factory=dict)
-    _failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    _not_served: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, row: FleetRow) -> None:
-        """Count a row."""
-        self.count += 1
-        if row.status == "failed":
-            self._failures.setdefault(row.error or "", []).append((row.path, row.message or ""))
-            return
-        self.incomplete += row.status == "incomplete"
-        self.untrained += row.status == "untrained"
-        self.bytes += row.bytes or 0
-        self.params += row.params
-        if row.not_served:
-            self._not_served.setdefault(row.not_served, []).append(row.path)
-        elif row.rank is not None and row.width is not None:
-            served = _Served(row.path, row.bytes or 0, row.rank, row.width, row.lost_energy_at)
-            self._served.setdefault(row.base_model, []).append(served)
-
-    def failures(self) -> tuple[Failure, ...]:
-        """Return the reasons of failures, the most frequent first."""
-        ordered = sorted(self._failures.items(), key=lambda item: (-len(item[1]), item[0]))
-        return tuple(
-            Failure(code=code, adapters=len(rows), first=first[0], message=first[1])
-            for code, rows in ordered
-            for first in [min(rows, key=lambda row: natural_key(row[0]))]
-        )
-
-    def not_served(self) -> tuple[NotServed, ...]:
-        """Return the reasons for which the engine cannot load adapters, the most frequent first."""
-        ordered = sorted(self._not_served.items(), key=lambda item: (-len(item[1]), item[0]))
-        return tuple(
-            NotServed(reason=reason, adapters=len(names), first=min(names, key=natural_key))
-            for reason, names in ordered
-        )
-
-    @property
-    def failed(self) -> int:
-        """Number of adapters that failed."""
-        return sum(map(len, self._failures.values()))
-
-    def bases(self, max_error: float, limit: int | None = None) -> tuple[BaseGroup, ...]:
-        """Return each base model's adapters, the base with the most first. limit: the host's maximum rank."""
-        ordered = sorted(self._served.items(), key=lambda item: (-len(item[1]), item[0] or ""))
-        return tuple(_group(base, adapters, max_error, limit) for base, adapters in ordered)
+def failures(rows: Iterable[FleetRow]) -> tuple[Failure, ...]:
+    """Return the reasons of failures, the most frequent first."""
+    failed = _grouped((row.error or "", row) for row in rows if row.status == "failed")
+    return tuple(
+        Failure(code=code, adapters=len(group), first=group[0].path, message=group[0].message or "")
+        for code, group in failed
+    )
 
 
-def _group(
-    base: str | None,
-    adapters: Sequence[_Served],
-    max_error: float,
-    limit: int | None,
-) -> BaseGroup:
-    largest = max(adapter.rank for adapter in adapters)
-    width = max(adapter.width for adapter in adapters)
+def not_served(rows: Iterable[FleetRow]) -> tuple[NotServed, ...]:
+    """Return the reasons for which the engine cannot load adapters, the most frequent first."""
+    refused = _grouped((row.not_served, row) for row in rows if row.not_served)
+    return tuple(
+        NotServed(reason=reason, adapters=len(group), first=group[0].path) for reason, group in refused
+    )
+
+
+def bases(rows: Iterable[FleetRow], max_error: float, limit: int | None = None) -> tuple[BaseGroup, ...]:
+    """Return the adapters that a server would load of each base model, the base with the most first.
+
+    limit: the host's maximum rank.
+    """
+    served = (row for row in rows if row.rank and row.width is not None and not row.not_served)
+    groups = _grouped((row.base_model or "", row) for row in served)
+    return tuple(_group(base or None, group, max_error, limit) for base, group in groups)
+
+
+def _grouped(keyed: Iterable[tuple[str, FleetRow]]) -> list[tuple[str, list[FleetRow]]]:
+    """Return rows by key, the largest group first, each in the order of its names."""
+    groups: dict[str, list[FleetRow]] = defaultdict(list)
+    for key, row in keyed:
+        groups[key].append(row)
+    for group in groups.values():
+        group.sort(key=lambda row: natural_key(row.path))
+    return sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+
+
+def _group(base: str | None, adapters: Sequence[FleetRow], max_error: float, limit: int | None) -> BaseGroup:
+    ranks = {row.path: row.rank or 0 for row in adapters}
+    largest = max(ranks.values())
+    width = max(row.width or 0.0 for row in adapters)
     top = max_lora_rank_step(largest)
     steps, target = [], None
     within = limit is not None
     for rank in steps_below(largest):
-        above = [adapter for adapter in adapters if adapter.rank > rank]
-        lost = [adapter.lost_at[rank] for adapter in above if rank in adapter.lost_at]
+        above = [row for row in adapters if ranks[row.path] > rank]
+        lost = [row.lost_energy_at[rank] for row in above if rank in row.lost_energy_at]
         steps.append(
             Step(
                 max_lora_rank=rank,
@@ -113,12 +75,12 @@ def _group(
         target = limit if largest > limit else None
     elif target is None and steps:
         target = steps[0].max_lora_rank
-    higher = [] if target is None else [adapter for adapter in adapters if adapter.rank > target]
-    higher.sort(key=lambda adapter: (-adapter.lost_at.get(target or 0, math.inf), natural_key(adapter.name)))
+    higher = [] if target is None else [row for row in adapters if ranks[row.path] > target]
+    higher.sort(key=lambda row: -row.lost_energy_at.get(target or 0, math.inf))  # else by name
     return BaseGroup(
         base_model=base,
         adapters=len(adapters),
-        bytes=sum(adapter.bytes for adapter in adapters),
+        bytes=sum(row.bytes or 0 for row in adapters),
         largest_rank=largest,
         max_lora_rank=top,
         slot_bytes=None if top is None else slot_bytes(width, top),
@@ -127,7 +89,7 @@ def _group(
         recommended=within and target is not None,
         above=len(higher),
         forcing=tuple(
-            Oversized(path=adapter.name, rank=adapter.rank, lost_energy=adapter.lost_at.get(target or 0))
-            for adapter in higher[:FORCING]
+            Oversized(path=row.path, rank=ranks[row.path], lost_energy=row.lost_energy_at.get(target or 0))
+            for row in higher[:FORCING]
         ),
     )

@@ -1,6 +1,7 @@
 """`audit_fleet`: what `gradience fleet` does, as one function."""
 
 import os
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from gradience.fleet.journal import FleetJournal
 from gradience.fleet.measure import failed
 from gradience.fleet.processes import replies
 from gradience.fleet.settings import FleetSettings
-from gradience.fleet.summary import Tally
+from gradience.fleet.summary import bases, failures, not_served
 from gradience.plan.hosts import limit_of
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetReport, FleetRow
@@ -36,7 +37,6 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     """
     watch, home = Stopwatch(settings.command), root_of(settings)
     limit = None if settings.host is None else limit_of(settings.host)
-    limit_rank = None if limit is None else limit.max_rank
     rows_file = None if settings.output is None else Path(settings.output)
     options = {"max_memory": settings.max_memory, "allow_pickle": settings.allow_pickle}
     sources = paths_of(settings.sources)
@@ -44,18 +44,16 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         if not os.path.lexists(source):
             raise InputError(f"{source}: no such file or folder", code="not-found", hint="check the path")
     fleet = discover(sources, root=home, recursive=settings.recursive)
-    tally = Tally()
+    rows: dict[str, FleetRow] = {}
     with ExitStack() as stack:
         journal = stack.enter_context(FleetJournal.begin(rows_file)) if rows_file else None
-        reused = set()
-        for row in journal.kept(fleet.paths) if journal else ():
-            reused.add(row.path)
-            tally.add(row)
-        measured = 0
+        if journal:
+            rows |= journal.kept(fleet.paths)
+        reused = len(rows)
         requests = [
             {"task": "measure", "name": name, "path": str(path), "options": options}
             for name, path in fleet.paths.items()
-            if name not in reused
+            if name not in rows
         ]
         for request, reply in replies(requests, workers=settings.workers):
             if isinstance(reply, str):
@@ -64,21 +62,22 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
                 row = FleetRow.model_validate_json(reply)
             if journal:
                 journal.add(row)
-            tally.add(row)
-            measured += row.status != "failed"
+            rows[row.path] = row
             if settings.progress:
-                settings.progress(tally.count, len(fleet.paths))
+                settings.progress(len(rows), len(fleet.paths))
+        ordered = [rows[name] for name in fleet.paths]
         if journal:
-            journal.finish(fleet.paths)
+            journal.finish(ordered)
+    statuses = Counter(row.status for row in ordered)
     return FleetReport(
-        adapters=len(fleet.paths),
-        measured=measured,
-        reused=len(reused),
-        failed=tally.failed,
-        incomplete=tally.incomplete,
-        untrained=tally.untrained,
-        bytes=tally.bytes,
-        params=tally.params,
+        adapters=len(ordered),
+        measured=len(ordered) - reused - statuses["failed"],
+        reused=reused,
+        failed=statuses["failed"],
+        incomplete=statuses["incomplete"],
+        untrained=statuses["untrained"],
+        bytes=sum(row.bytes or 0 for row in ordered),
+        params=sum(row.params for row in ordered),
         elsewhere=fleet.elsewhere,
         engine=engine(),
         rows_file=None if rows_file is None else path_text(rows_file),
@@ -87,8 +86,8 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         max_error=settings.max_error,
         limit=None if limit is None else limit.words,
         limit_adapters=None if limit is None else limit.adapters_per_base,
-        bases=tally.bases(settings.max_error, limit_rank),
-        not_served=tally.not_served(),
-        failures=tally.failures(),
+        bases=bases(ordered, settings.max_error, None if limit is None else limit.max_rank),
+        not_served=not_served(ordered),
+        failures=failures(ordered),
         run=watch.run_info(),
     )
