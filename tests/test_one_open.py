@@ -41,8 +41,11 @@ def opens(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(prepared):
-    """Two adapters, a smaller one, rows and prompts."""
+    """Two adapters, a smaller one, a shrink, rows and prompts."""
     compress_adapter(prepared / "reference", prepared / "small", rank=2)
+    data, base = prepared / "rows.csv", prepared / "base"
+    options = {"data": data, "base_model": base, "device": "cpu", "margin": 90}
+    shrink_adapter(prepared / "reference", prepared / "shrunk", ranks=[2, 1], **options)
     words = tiny_bench.WORDS[8:13]
     texts = [f"{words[place % 5]} {words[place // 5]} {words[0]}" for place in range(20)]
     write_jsonl(prepared / "prompts.jsonl", ({"text": text} for text in texts))
@@ -60,6 +63,7 @@ VERBS: dict[str, tuple[Callable[[Any], object], int]] = {
     "compress": (lambda out: compress_adapter("reference", out, rank=1), 1),
     "convert": (lambda out: convert_adapter("reference", out), 1),
     "verify": (lambda out: verify("small"), 0),
+    "verify of a shrink": (lambda out: verify("shrunk"), 3),
     "evaluate": (lambda out: evaluate_adapters(BOTH, output=out, **ROWS), 0),
     "evaluate on two data sets": (lambda out: evaluate_adapters(BOTH, output=out, **ROWS, **GUARD), 0),
     "calibrate": (

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,36 @@ Facts = Iterable[Link]
 WEIGHTS_MATCH = "{}: digest, ranks, parameters and types match the weights"
 
 
-def open_source(place: Path, path: str, sha256: str) -> Adapter | None:
-    """Open the adapter that a report names, if it is in the folder, beside it or here, with this digest."""
-    for folder in (place / "candidates" / Path(path).name, place.parent / Path(path).name, Path(path)):
-        try:
-            adapter = open_adapter(folder)
-            if adapter.sha256() == sha256:
-                return adapter
-            adapter.close()
-        except InputError:
-            continue
-    return None
+class KnownAdapters(ExitStack):
+    """The adapters that a result names, as far as they are here. Each is opened once."""
+
+    def __init__(self, place: Path) -> None:
+        """place: folder of the result."""
+        super().__init__()
+        self.place = place
+        self._opened: dict[Path, Adapter] = {}
+
+    def at(self, folder: Path) -> Adapter:
+        """Return the adapter in this folder. Raises what `open_adapter` raises."""
+        if folder not in self._opened:
+            self._opened[folder] = self.enter_context(open_adapter(folder))
+        return self._opened[folder]
+
+    def named(self, path: str, sha256: str) -> Adapter | None:
+        """Return the adapter that a report names, if it is in the result, beside it or here, with this digest."""
+        name = Path(path).name
+        for folder in (self.place / "candidates" / name, self.place.parent / name, Path(path)):
+            with suppress(InputError):
+                if self.at(folder).sha256() == sha256:
+                    return self.at(folder)
+        return None
 
 
 # ---------------------------------------------------------------- adapters that were evaluated
 
 
 def check_evaluated(
-    place: Path,
+    adapters: KnownAdapters,
     row: EvaluatedAdapter,
     reference: EvaluatedAdapter,
     file: str,
@@ -53,42 +65,35 @@ def check_evaluated(
     """Compare the row of an evaluation with the adapter. folder: where it must be; by default where it is found."""
     if row.role == BASE or row.sha256 is None:
         return
-    source = open_source(place, row.path, row.sha256) if folder is None and row.path else None
-    if source is not None:
-        folder = source.location.path
     if folder is None:
-        findings.gap(
-            f"ranks and parameters of {row.name}: its weights are not here (sha256 {row.sha256[:12]}…)"
-        )
-        return
+        opened = adapters.named(row.path, row.sha256) if row.path else None
+        if opened is None:
+            problem = f"its weights are not here (sha256 {row.sha256[:12]}…)"
+            findings.gap(f"ranks and parameters of {row.name}: {problem}")
+            return
+        folder = opened.location.path
+    place = adapters.place
     where = folder.relative_to(place).as_posix() if folder.is_relative_to(place) else folder.name
-    with (
-        findings.check("adapter", "L1", f"the row {row.name} matches the files in {where}/", where),
-        source or open_adapter(folder) as opened,
-    ):
-        adapter = AdapterInput.of(row.name, folder, opened)
+    with findings.check("adapter", "L1", f"the row {row.name} matches the files in {where}/", where):
+        adapter = AdapterInput.of(row.name, folder, adapters.at(folder))
         smallest, largest = adapter.ranks or (None, None)
         whole = reference.lora_params
-        facts = (
-            ("sha256", row.sha256, adapter.identity.weights_sha256),
-            ("config_sha256", row.config_sha256, adapter.identity.config_sha256),
-            ("smallest_rank", row.smallest_rank, smallest),
-            ("largest_rank", row.largest_rank, largest),
-            ("lora_params", row.lora_params, adapter.lora_params),
-            ("other_params", row.other_params, adapter.other_params),
-            (
-                "params_saved",
-                row.params_saved,
-                row.params_saved and whole and 1 - adapter.lora_params / whole,
-            ),
-        )
-        findings.compare(((file, f"{row.name}.{field}", *values) for field, *values in facts))
+        again = {
+            "sha256": adapter.identity.weights_sha256,
+            "config_sha256": adapter.identity.config_sha256,
+            "smallest_rank": smallest,
+            "largest_rank": largest,
+            "lora_params": adapter.lora_params,
+            "other_params": adapter.other_params,
+            "params_saved": row.params_saved and whole and 1 - adapter.lora_params / whole,
+        }
+        findings.compare((file, f"{row.name}.{field}", getattr(row, field), again[field]) for field in again)
 
 
 # ---------------------------------------------------------------- adapters that were written
 
 
-def check_compression(folder: Path, findings: Findings) -> CompressionReport | None:
+def check_compression(folder: Path, findings: Findings, adapters: KnownAdapters) -> CompressionReport | None:
     """Compare compression_report.json with the weights beside it; return the report, if there is one.
 
     If the reference adapter is found, the errors are measured again.
@@ -96,21 +101,17 @@ def check_compression(folder: Path, findings: Findings) -> CompressionReport | N
     if not (folder / REPORT).is_file():
         return None
     report = CompressionReport.read(folder / REPORT)
-    with ExitStack() as stack:
-        with findings.check("weights", "L1", WEIGHTS_MATCH.format(REPORT)):
-            after = stack.enter_context(open_adapter(folder))
-            findings.compare(_compressed(report, after))
-        before = open_source(folder, report.source_path, report.source_sha256)
-        if before is None:
-            findings.gap(
-                f"the errors in {REPORT}: the original is not here (sha256 {report.source_sha256[:12]}…)"
-            )
-            return report
-        stack.enter_context(before)
-        stack.enter_context(
-            findings.check("errors", "L1", f"{REPORT}: the errors of all modules, measured again")
+    with findings.check("weights", "L1", WEIGHTS_MATCH.format(REPORT)):
+        findings.compare(_compressed(report, adapters.at(folder)))
+    before = adapters.named(report.source_path, report.source_sha256)
+    if before is None:
+        findings.gap(
+            f"the errors in {REPORT}: the original is not here (sha256 {report.source_sha256[:12]}…)"
         )
-        now, rows = {pair.module: pair for pair in after.pairs}, {row.name: row for row in report.modules}
+        return report
+    with findings.check("errors", "L1", f"{REPORT}: the errors of all modules, measured again"):
+        now = {pair.module: pair for pair in adapters.at(folder).pairs}
+        rows = {row.name: row for row in report.modules}
         for pair in before.pairs:
             error = compare_modules(pair, now.get(pair.module))[1].relative_difference
             row = rows.get(pair.module)
@@ -151,43 +152,28 @@ def _compressed(report: CompressionReport, adapter: Adapter) -> Facts:
         yield REPORT, f"{at}.scale", scale, float(pair.scale or 0.0) * row.folded
 
 
-def check_distillation(folder: Path, findings: Findings) -> None:
+def check_distillation(folder: Path, findings: Findings, adapters: KnownAdapters) -> None:
     """Compare distill_report.json with the weights beside it, and recompute its means from its rows."""
-    if not (folder / DISTILL_REPORT).is_file():
-        return
     report = DistillReport.read(folder / DISTILL_REPORT)
-    with (
-        findings.check("weights", "L1", WEIGHTS_MATCH.format(DISTILL_REPORT), DISTILL_REPORT),
-        open_adapter(folder) as adapter,
-    ):
-        findings.compare(_distilled(report, adapter))
+    with findings.check("weights", "L1", WEIGHTS_MATCH.format(DISTILL_REPORT), DISTILL_REPORT):
+        findings.compare(_distilled(report, adapters.at(folder)))
     with findings.check("held-out rows", "L1", f"{DISTILL_REPORT}: the means follow from these examples"):
         tokens = np.array([row.tokens for row in report.by_row], dtype=np.int64)
-        before, after = (
-            np.array([getattr(row, f"kl_per_example_{key}") for row in report.by_row])
-            for key in ("before", "after")
-        )
+        before = np.array([row.kl_per_example_before for row in report.by_row])
+        after = np.array([row.kl_per_example_after for row in report.by_row])
         best = min(report.checks, key=lambda check: (check.kl_per_token, check.step))
-        p_value = p_closer(before, after, report.seed) if report.improved else None
-        change = mean_kl(after - before, tokens, least=-math.inf)
-        for field, recorded, again in (
-            ("before", report.before, mean_kl(before, tokens)),
-            ("after", report.after, mean_kl(after, tokens)),
-            ("change", report.change, change),
-        ):
-            values = (
-                (f"{field}.{key}", getattr(recorded, key), getattr(again, key))
-                for key in ("kl_per_token", "low", "high")
-            )
-            findings.compare((DISTILL_REPORT, *value) for value in values)
-        facts: tuple[tuple[str, Any, Any], ...] = (
-            ("p_closer", report.p_closer, p_value),
-            ("held_out_rows", report.held_out_rows, len(report.by_row)),
-            ("scored_tokens", report.scored_tokens, int(tokens.sum())),
-            ("best_step", report.best_step, best.step),
-            ("improved", report.improved, best.step > 0),
-        )
-        findings.compare((DISTILL_REPORT, *fact) for fact in facts)
+        again = {
+            "before": mean_kl(before, tokens),
+            "after": mean_kl(after, tokens),
+            "change": mean_kl(after - before, tokens, least=-math.inf),
+            "p_closer": p_closer(before, after, report.seed) if report.improved else None,
+            "held_out_rows": len(report.by_row),
+            "scored_tokens": int(tokens.sum()),
+            "best_step": best.step,
+            "improved": best.step > 0,
+        }
+        remade = report.model_copy(update=again).model_dump(include={*again})
+        findings.compare_values(DISTILL_REPORT, report.model_dump(include={*again}), remade)
 
 
 def _distilled(report: DistillReport, adapter: Adapter) -> Facts:

@@ -54,18 +54,18 @@ from gradience.tasks.base import (
 )
 from gradience.tasks.examples import Examples, fingerprint
 from gradience.tasks.prompts import Unchanged
-from gradience.verification.adapters import Facts, check_compression, check_evaluated
+from gradience.verification.adapters import Facts, KnownAdapters, check_compression, check_evaluated
 
 NOT_IN_RECORDS = ("schema", "run", "tests")
 """Fields that are taken as recorded."""
 RECORDS_AGREE = "identities, adapters and settings agree; the answers were scored again"
 
 
-def check_evaluation(place: Path, findings: Findings) -> None:
+def check_evaluation(place: Path, findings: Findings, adapters: KnownAdapters) -> None:
     """Compare evaluation.json with the result recomputed from the records beside it."""
     report = EvaluationReport.read(place / evaluation.EVALUATION)
     for row in report.adapters:
-        check_evaluated(place, row, report.adapters[0], evaluation.EVALUATION, findings)
+        check_evaluated(adapters, row, report.adapters[0], evaluation.EVALUATION, findings)
     with findings.check(
         "claims", "L1", "the candidates have not changed since the first answers, or a note says so"
     ):
@@ -84,13 +84,13 @@ def check_answers(place: Path, findings: Findings) -> None:
     check_page(report, report.run, place / evaluation.DOCUMENT, findings)
 
 
-def check_sets(place: Path, findings: Findings) -> None:
+def check_sets(place: Path, findings: Findings, adapters: KnownAdapters) -> None:
     """Compare evaluation_sets.json with plan.json and the evaluation of each data set, and these with their records."""
     report, plan = EvaluationSetsReport.read(place / JOINT), EvaluationPlan.read(place / PLAN)
     reports = {}
     for planned in plan.sets:
         with findings.inside(f"{planned.name}/"):
-            check_evaluation(place / planned.name, findings)
+            check_evaluation(place / planned.name, findings, adapters)
         reports[planned.name] = EvaluationReport.read(place / planned.name / evaluation.EVALUATION)
     with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {JOINT}"):
         findings.compare(_sets_facts(place, report, plan, reports))
@@ -139,17 +139,17 @@ def evaluation_again(place: Path, report: EvaluationReport, findings: Findings) 
     return again.model_copy(update={"groups": report.groups})
 
 
-def check_shrink(place: Path, findings: Findings) -> None:
+def check_shrink(place: Path, findings: Findings, adapters: KnownAdapters) -> None:
     """Compare shrink.json with what plan.json and the records give, and adapter/ with the smallest candidate."""
     report, plan = ShrinkReport.read(place / shrink.SHRUNK), ShrinkPlan.read(place / PLAN)
     with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {shrink.SHRUNK}"):
         findings.compare(_plan_facts(place, report, plan))
     for row in _rows_of(report):
         if row.name != report.smallest:
-            check_evaluated(place, row, report.reference, shrink.SHRUNK, findings)
+            check_evaluated(adapters, row, report.reference, shrink.SHRUNK, findings)
     if report.smallest is not None:
         with findings.remaking(shrink.ADAPTER):  # the records do not need its weights
-            _check_adapter(place, report, findings)
+            _check_adapter(place, report, findings, adapters)
     _compare(place / shrink.SHRUNK, shrink_again(place, report, plan, findings), findings)
     check_page(report, report.run, place / shrink.DOCUMENT, findings)
 
@@ -220,27 +220,28 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
                 yield shrink.SHRUNK, f"{at}.largest_rank", row.largest_rank, largest
 
 
-def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> None:
+def _check_adapter(place: Path, report: ShrinkReport, findings: Findings, adapters: KnownAdapters) -> None:
     """Check that adapter/ is the smallest candidate shown, and that its compression report and its card match."""
     folder = place / shrink.ADAPTER
     chosen = next(candidate for candidate in report.candidates if candidate.name == report.smallest)
     if chosen.result is None or not (folder / WEIGHTS).is_file():
         findings.gap(f"the size of {report.smallest}: its weights are not in {shrink.ADAPTER}/")
         return
-    check_evaluated(place, chosen.result, report.reference, shrink.SHRUNK, findings, folder=folder)
+    check_evaluated(adapters, chosen.result, report.reference, shrink.SHRUNK, findings, folder=folder)
     with findings.inside(f"{shrink.ADAPTER}/"):
-        compression = check_compression(folder, findings)
+        compression = check_compression(folder, findings, adapters)
         if compression is not None and chosen.kind != DISTILLED.name:
-            facts = (
-                ("source_sha256", compression.source_sha256, report.plan.adapter_sha256),
-                ("old_params", compression.old_params, report.plan.lora_params),
-                ("new_params", compression.new_params, chosen.lora_params),
+            findings.compare(
+                (
+                    (REPORT, "source_sha256", compression.source_sha256, report.plan.adapter_sha256),
+                    (REPORT, "old_params", compression.old_params, report.plan.lora_params),
+                    (REPORT, "new_params", compression.new_params, chosen.lora_params),
+                )
             )
-            findings.compare((REPORT, *fact) for fact in facts)
     card = read_card(folder)
     if EVALUATED.encode() in card and report.run.gradience_version == __version__:
         with findings.check("card", "L1", "the model card in adapter/ matches shrink.json, byte for byte"):
-            if with_block(card, card_of(folder, report).block) != card:
+            if with_block(card, card_of(folder, report, opened=adapters.at(folder)).block) != card:
                 findings.mismatch(f"{shrink.ADAPTER}/README.md", f"its block differs from {shrink.SHRUNK}")
 
 

@@ -28,7 +28,7 @@ from gradience.reports.verification import Verification
 from gradience.settings import public
 from gradience.shrink.verb import SHRUNK
 from gradience.tasks.user_code import allowing
-from gradience.verification.adapters import check_compression, check_distillation
+from gradience.verification.adapters import KnownAdapters, check_compression, check_distillation
 from gradience.verification.answers import (
     check_answers,
     check_data,
@@ -42,7 +42,7 @@ NOT_IN_LOGS = ("schema", "run", "a.path", "b.path")
 """Fields that are taken as recorded."""
 
 
-def check_evidence(place: Path, findings: Findings) -> None:
+def check_evidence(place: Path, findings: Findings, _: KnownAdapters) -> None:
     """Make evidence.json again from the two logs, found in the folder or at their paths by their digests."""
     report = EvidenceReport.read(place / EVIDENCE)
     a, b = (_log_at(place, log, findings) for log in (report.a, report.b))
@@ -78,7 +78,7 @@ def _log_at(place: Path, log: LogFacts, findings: Findings) -> Path | None:
     return None
 
 
-CHECKS: Mapping[str, Callable[[Path, Findings], object]] = {
+CHECKS: Mapping[str, Callable[[Path, Findings, KnownAdapters], object]] = {
     SHRUNK: check_shrink,
     EVALUATION: check_evaluation,
     JOINT: check_sets,
@@ -141,14 +141,14 @@ def verify(settings: VerifySettings) -> Verification:
             code="not-of-bench",
             hint="leave it out; to regenerate the answers, run the command that the result contains",
         )
-    with unpacked(folder) as place:
+    with unpacked(folder) as place, KnownAdapters(place) as adapters:
         findings = Findings(lambda text: as_published(text, place, folder))
         if (place / DIGESTS).is_file() or settings.root is not None:
             check_files(place, findings, expected=settings.root)
         plan = _plan_digest(place, settings.plan, findings)
         for name in names:
             with findings.remaking(name):
-                CHECKS[name](place, findings)
+                CHECKS[name](place, findings, adapters)
             if settings.data:
                 with findings.remaking(name):
                     check_data(name, place, findings)

@@ -1,11 +1,11 @@
 """Checks, mismatches and gaps of a verification, collected as it goes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from gradience.errors import GradienceError, InputError, shortened
-from gradience.files.differences import is_equal
+from gradience.files.differences import differences, is_equal
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 from gradience.words import counted
 
@@ -52,6 +52,13 @@ class Findings:
         for file, field, actual, expected in links:
             if not (is_equal(actual, expected) if isinstance(actual, float) else actual == expected):
                 self.differ(file, field, actual, expected)
+
+    def compare_values(
+        self, file: str, recorded: Any, expected: Any, *, ignored: Collection[str] = ()
+    ) -> None:
+        """Record each field in which the values of a file differ from the expected ones."""
+        for field, now, wanted in differences(recorded, expected, ignored=ignored):
+            self.differ(file, field, now, wanted)
 
     def differ(self, file: str, field: str, recorded: Any, expected: Any) -> None:
         """Record a value that differs from the expected one."""

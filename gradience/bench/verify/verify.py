@@ -135,8 +135,7 @@ def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
         )
         if [*config.guards] != [guard.name for guard in plan.guards]:
             run.findings.mismatch(PLAN, "guards differ from the config", "guards")
-        for field, recorded, expected in differences(promised(plan), promised(again)):
-            run.findings.differ(PLAN, field, recorded, expected)
+        run.findings.compare_values(PLAN, promised(plan), promised(again))
 
 
 def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | None:
