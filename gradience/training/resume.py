@@ -20,12 +20,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from transformers import Trainer
-from transformers.trainer_callback import TrainerCallback, TrainerState
+from transformers.trainer_callback import TrainerCallback
 
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, OutputError
 from gradience.files.whole import sync_folder, write_errors, write_whole
-from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, check_regular, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.training import ADAPTER, REPORT, Earlier, TrainingReport
 
 MARK = "complete"
@@ -82,18 +82,6 @@ def remove_incomplete(folder: Path) -> None:
 def step_of(checkpoint: Path) -> int:
     """Return the number of steps that had been done."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def ended_at(checkpoint: Path) -> TrainerState | None:
-    """Return the state of a checkpoint with no steps left; None if steps remain.
-
-    No steps are left if all are done, or if the loss is no longer a number.
-    """
-    path = checkpoint / "trainer_state.json"
-    check_regular(path, limit=MAX_DATA_BYTES)
-    state = TrainerState.load_from_json(str(path))
-    diverged = not all(math.isfinite(row.get("loss", 0.0)) for row in state.log_history)
-    return state if diverged or state.global_step >= state.max_steps else None
 
 
 def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | None:
@@ -201,27 +189,8 @@ def run_from_newest(trainer: Trainer, journal: TrainingJournal, checkpoints: Pat
     if newest:
         journal.resume(step_of(newest))
     started = time.perf_counter()
-    if newest and (state := ended_at(newest)) is not None:
-        _restore(trainer, state, newest)
-    else:
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     return time.perf_counter() - started
-
-
-def _restore(trainer: Trainer, state: TrainerState, checkpoint: Path) -> None:
-    """Restore a training that was killed after its last step: resumed, the Trainer would do one more."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    path = checkpoint / "adapter_model.safetensors"
-    check_regular(path)
-    set_peft_model_state_dict(trainer.model, load_file(path))  # a saved head included
-    state.is_world_process_zero = trainer.is_world_process_zero()
-    state.is_local_process_zero = trainer.is_local_process_zero()
-    trainer.state = state
-    arguments = trainer.args, trainer.state, trainer.control
-    trainer.callback_handler.on_train_begin(*arguments)  # the telemetry gets its end
-    trainer.callback_handler.on_train_end(*arguments)
 
 
 def clear(output: Path) -> None:

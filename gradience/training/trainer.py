@@ -319,7 +319,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Notes the first batch, stops a training whose loss is no longer a number, and reports steps.
 
     The mean loss since the last log is not part of a checkpoint. So it is logged whenever one is saved, and at the end:
-    then a training that was resumed reports the loss of one that was not.
+    then a training that was resumed reports the loss of one that was not. After the last step no checkpoint is saved:
+    resumed from there, the Trainer would take a further step.
     """
 
     def __init__(self, collator: Collator, journal: TrainingJournal, on_step: Progress | None) -> None:
@@ -328,14 +329,15 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 1 and self.collator.first_batch:
             self.journal.begin(self.collator.first_batch)
-        if control.should_save or state.global_step >= state.max_steps:
-            control.should_log = True
+        is_last = state.global_step >= state.max_steps
+        control.should_log |= control.should_save or is_last
+        control.should_save &= not is_last
         if self.on_step is not None:
             self.on_step(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not math.isfinite(kwargs["logs"].get("loss", 0.0)):
-            control.should_training_stop = True
+            control.should_training_stop, control.should_save = True, False
 
 
 def versions() -> dict[str, str]:

@@ -94,7 +94,7 @@ def test_an_unfinished_training_is_not_continued_with_other_settings(causal, tmp
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
 
 
-def test_killed_after_its_last_checkpoint_it_takes_no_further_step(classifier, tmp_path, monkeypatch):
+def test_killed_after_its_last_step_it_repeats_those_after_the_last_checkpoint(classifier, tmp_path, monkeypatch):
     """With a saved head beside the factors, in the middle of an epoch."""
     asked = recipe(save_steps=3, max_steps=7, logging_steps=5)
     whole = run(classifier, tmp_path / "whole", recipe=asked)
@@ -108,7 +108,7 @@ def test_killed_after_its_last_checkpoint_it_takes_no_further_step(classifier, t
         with pytest.raises(Stop):
             run(classifier, output, recipe=asked)
     killed = run(classifier, output, recipe=asked)
-    assert (killed.steps, killed.planned_steps, killed.resumed_from) == (7, 7, [7])
+    assert (killed.steps, killed.planned_steps, killed.resumed_from) == (7, 7, [6])
     assert weights(output) == weights(tmp_path / "whole")
     assert killed.loss == whole.loss
     assert killed.start == whole.start
