@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -225,44 +224,4 @@ def pool(differences: ArrayLike, groups: ArrayLike | None = None) -> Pooled:
         seed_variance=seed_variance,
         lowest=None if counted else float(parts.min()),
         highest=None if counted else float(parts.max()),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class RunNoise:
-    """Spread between runs of one recipe."""
-
-    comparisons: int
-    discordance: float
-    """Mean share of examples on which exactly one of two runs is correct."""
-    delta_sd: float
-    """Root mean square of the difference in accuracy of two runs."""
-    largest_delta: float
-
-
-def noise_floor(correct: ArrayLike) -> RunNoise:
-    """Compare every two of the same recipe's runs on the same examples.
-
-    >>> floor = noise_floor([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]])
-    >>> floor.comparisons, round(floor.discordance, 3), round(floor.largest_delta, 3)
-    (3, 0.333, 0.5)
-
-    correct: (runs, examples), 0 or 1. Raises ValueError for fewer than two runs or no examples.
-    """
-    answers = np.asarray(correct)
-    if answers.ndim != 2 or answers.shape[0] < 2 or answers.shape[1] < 1:
-        raise ValueError("a noise floor needs two runs or more on the same examples")
-    answers = answers.astype(bool)
-    return noise_of([first.astype(int) - second for first, second in combinations(answers, 2)])
-
-
-def noise_of(differences: ArrayLike) -> RunNoise:
-    """Return the noise of paired differences: (comparisons, examples), −1, 0 or 1."""
-    rows = np.asarray(differences, dtype=np.float64)
-    deltas = rows.mean(axis=1)
-    return RunNoise(
-        comparisons=len(rows),
-        discordance=float(np.abs(rows).mean()),
-        delta_sd=math.sqrt(float((deltas**2).mean())),
-        largest_delta=float(np.abs(deltas).max()),
     )

@@ -15,7 +15,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from gradience.statistics.paired import FEWEST_GROUPS, score_variance
+from gradience.statistics.paired import FEWEST_GROUPS, net_loss_tail, score_variance
 from gradience.statistics.pooled import Claim, Pooled
 
 DEFAULT_CORRELATION = 0.2
@@ -266,16 +266,5 @@ def pass_probability(
 
 @lru_cache(maxsize=4096)
 def _passes(n: int, allowed: int, discordance: float, delta: float) -> float:
-    return min(float(_net(n, discordance, delta)[: allowed + n + 1].sum()), 1.0)
-
-
-def _net(n: int, discordance: float, delta: float) -> NDArray[np.float64]:
-    """The distribution of lost − gained over −n … n: the discordant pairs are binomial, and so is their split."""
     delta = min(max(delta, -discordance), discordance)
-    lost, gained = (discordance - delta) / 2, (discordance + delta) / 2
-    size = 2 * n + 1
-    step = np.zeros(size)
-    step[[0, 1, -1]] = 1 - lost - gained, lost, gained  # one example: net 0, +1, −1 (around the circle)
-    spectrum = np.fft.rfft(step) ** n
-    around = np.fft.irfft(spectrum, size)
-    return np.clip(np.roll(around, n), 0.0, None)
+    return net_loss_tail(allowed, n, lost=(discordance - delta) / 2, gained=(discordance + delta) / 2)

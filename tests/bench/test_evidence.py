@@ -238,7 +238,7 @@ def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin():
     where any false claim begins."""
     from fractions import Fraction
 
-    from gradience.bench.verdict.evidence import Subject, walk_ladder
+    from gradience.bench.verdict.evidence import Subject, adjusted, walk_ladder
     from gradience.reports.base.graded import PooledEvidence
 
     rng, false = np.random.default_rng(3), 0
@@ -248,6 +248,8 @@ def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin():
             pooled = pool(rng.choice([-1, 0, 1], p=[0.0625, 0.9, 0.0375], size=(3, 400)))
             shown = PooledEvidence.of(pooled, Fraction("0.025"))
             steps[f"ladder.r{step}"] = Subject({}, pooled=pooled, shown=shown)
-        false += walk_ladder(steps, Fraction("0.025"), seeds=3).smallest_safe is not None
+        p_values = {name: subject.p_of_step("mean-over-trainings") for name, subject in steps.items()}
+        sequence = adjusted([[*steps]], p_values)
+        false += walk_ladder(steps, Fraction("0.025"), sequence, seeds=3).smallest_safe is not None
     assert false <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
     assert false > 0

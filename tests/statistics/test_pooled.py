@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from gradience.reports.base.graded import NoiseFloor
 from gradience.statistics.paired import constrained, pair_grade, tango, tango_p_value
-from gradience.statistics.pooled import noise_floor, pool
+from gradience.statistics.pooled import pool
 from gradience.statistics.table import PairedTable
 from tests.statistics.paired_runs import draw
 
@@ -208,12 +209,10 @@ def test_the_bootstrap_agrees_where_counts_are_large() -> None:
 
 def test_the_noise_floor_compares_every_two_runs() -> None:
     correct = np.random.default_rng(4).random((4, 50)) < 0.5
-    floor = noise_floor(correct)
     pairs = [(a, b) for a in range(4) for b in range(a)]
+    floor = NoiseFloor.of(np.array([correct[a].astype(int) - correct[b] for a, b in pairs]))
     assert floor.comparisons == 6
     assert floor.discordance == pytest.approx(np.mean([(correct[a] != correct[b]).mean() for a, b in pairs]))
     assert floor.largest_delta == pytest.approx(
         max(abs(correct[a].mean() - correct[b].mean()) for a, b in pairs)
     )
-    with pytest.raises(ValueError, match="two runs"):
-        noise_floor(correct[:1])

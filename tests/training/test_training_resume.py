@@ -94,7 +94,9 @@ def test_an_unfinished_training_is_not_continued_with_other_settings(causal, tmp
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
 
 
-def test_killed_after_its_last_step_it_repeats_those_after_the_last_checkpoint(classifier, tmp_path, monkeypatch):
+def test_killed_after_its_last_step_it_repeats_those_after_the_last_checkpoint(
+    classifier, tmp_path, monkeypatch
+):
     """With a saved head beside the factors, in the middle of an epoch."""
     asked = recipe(save_steps=3, max_steps=7, logging_steps=5)
     whole = run(classifier, tmp_path / "whole", recipe=asked)

@@ -8,8 +8,9 @@ one test.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, combinations
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -30,7 +31,6 @@ from gradience.bench.verdict.grade import (
 )
 from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence, guard_evidence
 from gradience.reports.base.graded import (
-    Bounds,
     Ladder,
     NextStep,
     Noise,
@@ -43,7 +43,7 @@ from gradience.reports.base.graded import (
 from gradience.reports.bench import Bench, BenchAggregate, VariantResult
 from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import adjusted_p_values
-from gradience.statistics.pooled import Pooled, noise_floor, noise_of, pool
+from gradience.statistics.pooled import Pooled, pool
 from gradience.statistics.sequential import Look, decide
 
 SCALE_CHANGED = "its scale α/r differs from the probe's"
@@ -76,11 +76,12 @@ def graded_together(
     unverified = [] if records_verified else ["the records were not verified"]
     blind = ", ".join(variant.name for variant in blind_controls(report.variants))
     obstacles = (*obstacles_of(benches, report.seeds, report.variants), *unverified, *_ungated(benches))
-    probes = [bench.probe.answers() for bench in benches if bench.probe is not None]
+    probes = np.array([bench.probe.answers() for bench in benches if bench.probe is not None], dtype=np.int8)
+    pairs = [first - second for first, second in combinations(probes, 2)]
     rewrite = _differences(benches, "rewrite_control")
     noise = Noise(
-        probes=NoiseFloor.of(noise_floor(probes)) if len(probes) > 1 else None,
-        rewrite_control=None if rewrite is None else NoiseFloor.of(noise_of(rewrite)),
+        probes=NoiseFloor.of(np.array(pairs)) if pairs else None,
+        rewrite_control=None if rewrite is None else NoiseFloor.of(rewrite),
     )
     return _graded(report, benches, blind, obstacles).model_copy(
         update={"noise": noise, "records_verified": records_verified}
@@ -95,10 +96,6 @@ def _ungated(benches: Sequence[Bench]) -> list[str]:
 
 
 # ---------------------------------------------------------------- answers, example by example
-
-
-def _results_of(benches: Sequence[Bench], name: str) -> dict[int, VariantResult]:
-    return {bench.seed: result for bench in benches if (result := bench.variant(name)) is not None}
 
 
 def _differences(benches: Sequence[Bench], name: str) -> Differences | None:
@@ -193,7 +190,8 @@ class Subject:
         cls, benches: Sequence[Bench], name: str, blind: str = "", rules: LookRules | None = None
     ) -> Subject:
         """blind: the control that must fail and passed on all seeds. rules: of a ladder that is tested at looks."""
-        results, rows = _results_of(benches, name), _differences(benches, name)
+        rows = _differences(benches, name)
+        results = {bench.seed: result for bench in benches if (result := bench.variant(name)) is not None}
         faults = _faults(benches, results, blind)
         if rows is None or rows.shape[1] < 2:
             return cls(results, faults)
@@ -210,7 +208,12 @@ class Subject:
     @property
     def p_these_runs(self) -> float:
         """The p-value for these runs: 1 if it could not be tested, since it still counts among the claims."""
-        return max(_p_value(None if self.shown is None else self.shown.these_runs), self.guards.p_value)
+        return max(1.0 if self.shown is None else self.shown.these_runs.p_value, self.guards.p_value)
+
+    def p_of_step(self, bound: LadderBound) -> float:
+        """Return the p-value for a step's claim: 1 if it cannot be tested."""
+        bounds = None if self.shown is None or self.faults else self.shown.bounds(bound)
+        return 1.0 if bounds is None else bounds.p_value
 
     @property
     def kind(self) -> VariantResult:
@@ -231,56 +234,65 @@ class Subject:
 def _graded(report: R, benches: Sequence[Bench], blind: str, obstacles: tuple[str, ...]) -> R:
     """Return the result of these seeds with evidence for every variant, and the ladder if there is one.
 
-    blind: as in `Subject.of`. obstacles: of `GradeFacts`.
+    Candidates and the ladder share one error rate for each letter (Holm); within the ladder the steps follow each
+    other (fixed sequence). blind: as in `Subject.of`. obstacles: of `GradeFacts`.
     """
-    seeds, statuses = len(report.planned_seeds), {row.name: row.status for row in report.variants}
+    seeds, names = len(report.planned_seeds), [row.name for row in report.variants]
     benches = sorted(benches, key=lambda bench: bench.seed)
-    policy, steps = benches[0].policy, [result.name for result in benches[0].steps]
-    subjects = {name: Subject.of(benches, name, blind) for name in statuses if name not in steps}
-    candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
-    beside = [subjects[name].p_these_runs for name in candidates]
-    rules = LookRules.of(benches, beside)
-    subjects = {name: subjects.get(name) or Subject.of(benches, name, blind, rules) for name in statuses}
-    facts = {
-        name: GradeFacts(
+    margin, steps = benches[0].policy.tolerance, [result.name for result in benches[0].steps]
+    subjects = {name: Subject.of(benches, name, blind) for name in names if name not in steps}
+    candidates: list[str] = [name for name, subject in subjects.items() if subject.kind.is_candidate]
+    rules = LookRules.of(benches, [subjects[name].p_these_runs for name in candidates])
+    subjects |= {name: Subject.of(benches, name, blind, rules) for name in steps}
+    sequence: list[str] = [name for name in steps if not subjects[name].is_probe]
+    claims: list[list[str]] = [*([name] for name in candidates), *([sequence] if sequence else [])]
+    bound = bound_of(seeds)
+    p_values = {name: subjects[name].p_these_runs for name in candidates}
+    these = adjusted(claims, p_values | {name: subjects[name].p_of_step(bound) for name in sequence})
+    shown = {name: subject.shown for name, subject in subjects.items() if subject.shown is not None}
+    next_training = {name: bounds for name, each in shown.items() if (bounds := each.next_training)}
+    following = adjusted(claims, {name: bounds.p_value for name, bounds in next_training.items()})
+    ladder = (
+        walk_ladder({name: subjects[name] for name in steps}, margin, these, seeds=seeds) if steps else None
+    )
+    tested = {} if ladder is None else {step.name: step.status for step in ladder.steps}
+    stop = next((name for name, status in tested.items() if status == "inconclusive"), "")
+    variants = []
+    for row in report.variants:
+        name, subject, letter, reason = row.name, subjects[row.name], None, ""
+        facts = GradeFacts(
             faults=subject.faults,
-            passes=statuses[name] == "PASS",
-            margin=policy.tolerance,
-            these_runs=subject.shown.these_runs if subject.shown else None,
-            next_training=subject.shown.next_training if subject.shown else None,
-            adjusted_p=None,
+            passes=row.status == "PASS",
+            margin=margin,
+            these_runs=shown[name].these_runs if name in shown else None,
+            next_training=next_training.get(name),
+            adjusted_p=following.get(name) if name in next_training else None,
+            adjusted_p_these_runs=these.get(name) if name in shown else None,
+            family=len(claims) if name in these else 1,
+            untested=stop if tested.get(name) == "not tested" else "",
             seeds=seeds,
             obstacles=obstacles,
             guards=subject.guards,
         )
-        for name, subject in subjects.items()
-    }
-    ladder = None
-    if steps:
-        tested = {name: subjects[name] for name in steps}
-        ladder = walk_ladder(tested, policy.tolerance, seeds=seeds, beside=beside)
-    facts |= _adjusted(facts, candidates, ladder)
-    variants = []
-    for row in report.variants:
-        name, subject, letter, reason = row.name, subjects[row.name], None, ""
         if not subject.kind.is_control and any(r.status != "SKIPPED" for r in subject.results.values()):
-            letter, reason = grade(facts[name])
+            letter, reason = grade(facts)
         evidence = VariantEvidence(
             grade=letter,
             reason=reason,
             pooled=subject.shown,
-            adjusted_p=facts[name].adjusted_p,
-            adjusted_p_these_runs=facts[name].adjusted_p_these_runs,
-            family=facts[name].family if subject.shown is not None and not subject.kind.is_control else None,
-            next_grade=next_grade(letter, facts[name], subject.pooled),
+            adjusted_p=facts.adjusted_p,
+            adjusted_p_these_runs=facts.adjusted_p_these_runs,
+            family=facts.family if name in shown and not subject.kind.is_control else None,
+            next_grade=next_grade(letter, facts, subject.pooled),
         )
         variants.append(row.model_copy(update={"evidence": evidence}))
     return report.model_copy(update={"variants": tuple(variants), "ladder": ladder})
 
 
-def _p_value(bounds: Bounds | None) -> float:
-    """A claim that could not be tested still counts among the claims."""
-    return 1.0 if bounds is None else bounds.p_value
+def adjusted(claims: Sequence[Sequence[str]], p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return the adjusted p-value of each name in `claims`. One without a p-value still counts among the claims."""
+    values = adjusted_p_values([[p_values.get(name, 1.0) for name in claim] for claim in claims])
+    return dict(zip(chain.from_iterable(claims), chain.from_iterable(values), strict=True))
 
 
 def _faults(benches: Sequence[Bench], results: Mapping[int, VariantResult], blind: str) -> tuple[str, ...]:
@@ -325,29 +337,20 @@ def _seeded(result: VariantResult, bench: Bench) -> bool:
 
 
 def walk_ladder(
-    steps: Mapping[str, Subject], margin: Fraction, *, seeds: int, beside: Sequence[float] = ()
+    steps: Mapping[str, Subject], margin: Fraction, adjusted: Mapping[str, float], *, seeds: int
 ) -> Ladder:
     """Test the steps, by their names, in their order.
 
-    seeds: that were planned; fewer than three say nothing of other trainings. beside: p-values of the candidates, which
-    share the error rate with the ladder.
+    adjusted: p-values of the steps below the probe. seeds: that were planned; fewer than three say nothing of other
+    trainings.
     """
     bound = bound_of(seeds)
     rows: list[Step] = []
     stopped: tuple[str, Subject] | None = None
-    all_bounds = {
-        name: subject.shown.bounds(bound) if subject.shown else None for name, subject in steps.items()
-    }
-    tested = [
-        1.0 if subject.faults else _p_value(all_bounds[name])
-        for name, subject in steps.items()
-        if not subject.is_probe
-    ]
-    adjusted = iter(adjusted_p_values([*([value] for value in beside), tested])[-1])
     for name, subject in steps.items():
-        shown, bounds = subject.shown, all_bounds[name]
+        shown = subject.shown
+        bounds = None if shown is None else shown.bounds(bound)
         reason = "" if subject.is_untested else "; ".join(subject.faults)
-        of_sequence = None if subject.is_probe else next(adjusted)
         if shown is None and not (reason or subject.is_probe or subject.is_untested):
             reason = "per-example answers are missing"
         status: StepStatus = "inconclusive"
@@ -355,12 +358,7 @@ def walk_ladder(
             status = "not smaller"
         elif stopped is not None or subject.is_untested:
             status, stopped = "not tested", stopped or (name, subject)
-        elif (
-            bounds is not None
-            and exactly(bounds.low) > -margin
-            and of_sequence is not None
-            and of_sequence <= ALPHA
-        ):
+        elif bounds is not None and exactly(bounds.low) > -margin and adjusted[name] <= ALPHA:
             status = "shown"
         else:
             stopped = name, subject
@@ -373,7 +371,7 @@ def walk_ladder(
                 delta=shown.delta if shown else None,
                 low=bounds.low if bounds else None,
                 p_value=bounds.p_value if bounds else None,
-                adjusted_p=of_sequence if bounds else None,
+                adjusted_p=adjusted.get(name) if bounds else None,
                 examples=None if subject.decided is None else subject.decided.look.examples,
                 stopped=None if subject.decided is None else subject.decided.stopped,
             )
@@ -409,42 +407,3 @@ def _sentence(smallest: Step, bound: LadderBound, margin: Fraction, seeds: int) 
         f"rank {smallest.step} is the smallest truncation shown to stay within the margin {where}: accuracy is"
         f" {at_worst(smallest.low)} ({level}, margin {in_points(margin)}){only}"
     )
-
-
-def _adjusted(
-    facts: Mapping[str, GradeFacts], candidates: Sequence[str], ladder: Ladder | None
-) -> dict[str, GradeFacts]:
-    """Return the facts of candidates and steps with their adjusted p-values: one error rate for each letter.
-
-    Candidates and the ladder share it (Holm); within the ladder the steps follow each other (fixed sequence).
-    """
-    rows = [] if ladder is None else [row for row in ladder.steps if row.status != "not smaller"]
-    sequence, stop = [row.name for row in rows], ""
-    ladders = [sequence] if sequence else []
-    units = [*([name] for name in candidates), *ladders]
-    following = adjusted_p_values([[_p_value(facts[name].next_training) for name in unit] for unit in units])
-    of_steps = {row.name: 1.0 if row.p_value is None else row.p_value for row in rows}
-    these = adjusted_p_values(
-        [
-            [
-                of_steps.get(name, max(_p_value(facts[name].these_runs), facts[name].guards.p_value))
-                for name in unit
-            ]
-            for unit in units
-        ]
-    )
-    adjusted = {}
-    for unit, of_next, of_these in zip(units, following, these, strict=True):
-        for name, next_p, these_p in zip(unit, of_next, of_these, strict=True):
-            adjusted[name] = replace(
-                facts[name],
-                adjusted_p=None if facts[name].next_training is None else next_p,
-                adjusted_p_these_runs=None if facts[name].these_runs is None else these_p,
-                family=len(units),
-            )
-    for row in rows:
-        if row.status == "not tested":
-            adjusted[row.name] = replace(adjusted[row.name], untested=stop)
-        elif row.status == "inconclusive":
-            stop = row.name
-    return adjusted

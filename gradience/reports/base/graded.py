@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal, Self
 
 from gradience.files.artifact import Float12, Part, absent_at
@@ -19,9 +18,11 @@ from gradience.reports.bench_plan import LadderBound, Share
 if TYPE_CHECKING:  # scipy is loaded to compute evidence, not to read a file
     from fractions import Fraction
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gradience.statistics.paired import Interval
     from gradience.statistics.pooled import Claim, Pooled
-    from gradience.statistics.pooled import RunNoise as Floor
     from gradience.statistics.sequential import Look
 
 MIN_RUNS = 3
@@ -213,9 +214,21 @@ class NoiseFloor(Part):
     largest_delta: Float12
 
     @classmethod
-    def of(cls, floor: Floor) -> Self:
-        """Return the part with the result of `gradience.statistics.noise_floor`."""
-        return cls(**asdict(floor))
+    def of(cls, differences: NDArray[np.int8]) -> Self:
+        """Return the noise of paired differences: (comparisons, examples), −1, 0 or 1.
+
+        >>> import numpy as np
+        >>> floor = NoiseFloor.of(np.array([[0, 1, 0, 0], [0, 0, -1, 0], [0, -1, -1, 0]]))
+        >>> floor.comparisons, round(floor.discordance, 3), round(floor.largest_delta, 3)
+        (3, 0.333, 0.5)
+        """
+        deltas = differences.mean(axis=1)
+        return cls(
+            comparisons=len(differences),
+            discordance=float(abs(differences).mean()),
+            delta_sd=math.sqrt(float((deltas**2).mean())),
+            largest_delta=float(abs(deltas).max()),
+        )
 
 
 class VariantEvidence(Part):
