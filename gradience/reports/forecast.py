@@ -38,7 +38,7 @@ class Check(Part):
 class Requirement(Part):
     """Something that the run needs, and whether this machine has it."""
 
-    what: Literal["base files", "memory", "disk", "packages", "settings"]
+    what: Literal["base files", "memory", "disk", "settings"]
     needed: str
     here: str
     """Value on this machine; empty for settings."""
@@ -128,7 +128,7 @@ class BenchForecast(Readable):
     checks: tuple[Check, ...]
     """Checks of the inputs before the run. A missing input is an error, not a check."""
     requirements: tuple[Requirement, ...] = ()
-    """Files of the base, memory, disk space, packages and settings."""
+    """Files of the base, memory, disk space and settings."""
     scored: tuple[ScoredExample, ...] = ()
     """The first three of the examples that decide; empty if the data are not on this machine, or the task is
     user-defined code."""
@@ -187,8 +187,7 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
         needed, here = requirement.needed, requirement.here
         if requirement.what == "memory" and cost is not None:
             needed = memory_parts(cost.parts)
-        if requirement.what != "packages":  # the run names what is missing
-            facts.append((requirement.what, f"{needed}; this machine: {here}" if here else needed))
+        facts.append((requirement.what, f"{needed}; this machine: {here}" if here else needed))
     if cost is not None:
         facts.append(("tokens", f"{count(cost.tokens_per_training)} per training, padding included"))
     return facts + [

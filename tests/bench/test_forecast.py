@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import (
     ADAM_BYTES,
+    Lengths,
     Shapes,
     cost_of,
     forecast,
@@ -21,7 +22,6 @@ from gradience.bench.plan.forecast import (
     shapes_of,
     sorted_longest,
 )
-from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.memory import activation_bytes, network_on_meta
 from gradience.statistics.power import pass_probability, power
 

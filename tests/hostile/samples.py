@@ -171,7 +171,7 @@ def forecast() -> BenchForecast:
         task="t",
         seeds=(42,),
         checks=(Check(what="data", name="rows.csv", state="found", note="3 rows"),),
-        requirements=(Requirement(what="packages", needed="the extra [hf]", here="torch 2.14"),),
+        requirements=(Requirement(what="disk", needed="at most 2 GB", here="9 GB free"),),
         stages=("probe", "audit"),
         trainings=1,
         evaluations=2,

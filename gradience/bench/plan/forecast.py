@@ -1,24 +1,27 @@
 """The config -> the stages of a run, its memory, its inputs, what its budget can show.
 
-Nothing is trained: memory follows from shapes that are counted and lengths that were read.
+Nothing is trained: memory follows from shapes that are counted and lengths that were read. Nothing is fetched but the
+config.json of a model on the hub, and code of a user's own is not run.
 """
 
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from shutil import disk_usage
-from typing import Any
+from typing import Any, Literal
 
+from gradience import tasks
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.preregister import ALPHA
-from gradience.bench.plan.preview import Lengths, LocalInputs, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for, stage_names
-from gradience.evaluate.checks import memory_of
-from gradience.evaluate.engines import engine
+from gradience.errors import MissingExtra, NetworkError
+from gradience.evaluate.checks import lengths, memory_of
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
+from gradience.evaluate.forecast import SHOWN, scored_example
 from gradience.evaluate.memory import (
     activation_bytes,
     answering_bytes,
@@ -28,23 +31,32 @@ from gradience.evaluate.memory import (
     sorted_longest,
     weights_bytes_of,
 )
-from gradience.files.hub import is_cached
-from gradience.files.shared_names import path_text
+from gradience.evaluate.verb import planned_set
+from gradience.files.hub import fetch_folder, is_cached
+from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.devices import choose_device, device_name
-from gradience.models.load import dtype_of, quiet
-from gradience.models.locate import EMBEDDED, hub_address
+from gradience.models.known import KNOWN
+from gradience.models.load import dtype_of, from_folder, load_tokenizer, quiet
+from gradience.models.local_only import NotHereError, local_only
+from gradience.models.locate import EMBEDDED, hub_address, locate, require_weights
+from gradience.models.rendering import encode_pair
+from gradience.models.settings import ModelSettings
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.numbers import size
-from gradience.reports.bench_plan import allowed_losses
+from gradience.reports.bench_plan import Role, allowed_losses
 from gradience.reports.forecast import (
     TYPICAL_DISCORDANCES,
     BenchForecast,
+    Check,
     CostEstimate,
     Requirement,
     Scenario,
+    ScoredExample,
 )
 from gradience.statistics.power import pass_probability, smallest_margin
-from gradience.tasks.base import ClassificationTask, GenerationTask
+from gradience.tasks import user_code
+from gradience.tasks.base import ChatTask, ClassificationTask, GenerationTask, Task
+from gradience.training.encode import encode, labels_of
 from gradience.words import counted
 
 EXAMPLES: Mapping[str, int] = {"gsm8k": 1_319, "reviews": 2_186}
@@ -57,11 +69,168 @@ ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""
 
 
+# ---------------------------------------------------------------- the inputs, as far as they are here
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of the examples, as training and evaluation encode them."""
+
+    train: tuple[int, ...]
+    """Tokens of each train example that fits, including its response and the end token."""
+    prompts: tuple[int, ...]
+    """Tokens of each deciding prompt; of the whole text for label tasks."""
+    responses: tuple[int, ...] = ()
+    """Tokens of the gold responses with the end token; empty for label tasks."""
+
+
+@dataclass(slots=True)
+class LocalInputs:
+    """The inputs of a run as far as they are on this machine, and a check for each."""
+
+    checks: list[Check] = field(default_factory=list)
+    shape: Any = None
+    """transformers' config of the base; None if it is not available locally."""
+    task: Task | None = None
+    """None if its data are not available locally, it is the user's own code, or it is a chat whose template
+    is missing.
+    """
+    lengths: Lengths | None = None
+    """None if the task or its tokenizer is not available locally."""
+    scored: tuple[ScoredExample, ...] = ()
+    """The first of the examples that decide."""
+
+    def check(
+        self,
+        subject: Literal["model", "tokenizer", "data", "guard", "code"],
+        name: str,
+        state: Literal["found", "not checked"],
+        note: str,
+    ) -> None:
+        """Report if an input is available."""
+        self.checks.append(Check(what=subject, name=path_text(name), state=state, note=sentence_text(note)))
+
+
+def look(config: BenchConfig) -> LocalInputs:
+    """Check which inputs of `config` are available locally.
+
+    Raises what the run would raise for missing inputs: InputError for a task, a file, a folder or a model
+    that does not exist or cannot be read, NetworkError for anything missing on the hub, UsageError if task
+    and model do not fit together. An unreachable hub is not an error: the check says `not checked`.
+    """
+    inputs, tokenizer = LocalInputs(), None
+    with local_only():
+        inputs.shape = _model(config.model, inputs)
+        task, notes = _task(config, inputs)
+        if task is not None:
+            try:
+                tokenizer = load_tokenizer(config.model)
+            except (NotHereError, NetworkError):
+                inputs.check("tokenizer", config.model.name, "not checked", "it is not here yet")
+        if isinstance(task, ChatTask):
+            task = None if tokenizer is None else task.rendered(tokenizer)
+        inputs.task = task
+        if task is not None:
+            labels_of(task, config.model)
+            deciding = task.examples.of(config.task.eval_role, SHOWN)
+            inputs.scored = tuple(scored_example(task, example, tokenizer) for example in deciding)
+            if tokenizer is not None:
+                inputs.lengths, too_long = _lengths(config, task, tokenizer, inputs.shape)
+                notes += too_long
+        if notes:
+            inputs.check("data", config.task.profile, "found", "; ".join(notes))
+        for name, guard in config.guards.items():
+            called = f"{name}: {guard.source}"
+            try:
+                planned = planned_set(read_guards(config.model_copy(update={"guards": {name: guard}}))[0])
+            except (NotHereError, MissingExtra, NetworkError) as error:
+                inputs.check("guard", called, "not checked", str(error))
+            else:
+                note = f"{planned.examples:,} examples, margin {planned.margin_words}"
+                inputs.check("guard", called, "found", note)
+    return inputs
+
+
+def _model(settings: ModelSettings, inputs: LocalInputs) -> Any:
+    """Return the shape of the model; None if it is not available locally."""
+    from transformers import AutoConfig
+
+    name = settings.name
+    is_here = name.startswith("embedded:") or settings.path.is_dir()
+    address = None if is_here else hub_address(settings)
+    if name in EMBEDDED:
+        inputs.check("model", name, "found", "a pinned package")
+        return AutoConfig.for_model(**KNOWN[name])
+    if address is None:
+        folder = locate(settings).folder
+        require_weights(folder)
+        inputs.check("model", name, "found", "a folder")
+    else:
+        try:
+            folder, _ = fetch_folder(address, ("config.json",))
+        except NetworkError as error:
+            if error.code not in ("hub-offline", "hub-connection"):
+                raise
+            inputs.check("model", str(address), "not checked", "the hub cannot be reached")
+            return AutoConfig.for_model(**KNOWN[name]) if name in KNOWN else None
+        inputs.check("model", str(address), "found", "on the hub, or in its cache here")
+    return from_folder(AutoConfig, name, folder)
+
+
+def _task(config: BenchConfig, inputs: LocalInputs) -> tuple[Task | ChatTask | None, list[str]]:
+    """Return the task, if it is available locally and no user code, and notes on its data."""
+    profile = config.task.profile
+    code = tasks.code_of(profile, config.task.place)
+    if code is not None:
+        allowed = "allowed" if user_code.is_allowed() else "not allowed: it needs --allow-code"
+        inputs.check("code", code.name, "found", f"the run executes it ({allowed}); a dry run does not")
+        return None, []
+    try:
+        task = config.task.load()
+    except NotHereError as error:
+        inputs.check("data", profile, "not checked", f"not here yet: {error}")
+        return None, []
+    except MissingExtra as error:
+        inputs.check("data", profile, "not checked", f"{error}: {error.hint}")
+        return None, []
+    roles: tuple[Role, ...] = ("train", "dev", "confirm")
+    notes = [", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)]
+    for key, noun in (("duplicates", "repeated row"), ("conflicts", "row of contradicting ones")):
+        if number := task.examples.counts.get(key, 0):
+            notes.append(f"{counted(number, noun)} left out")
+    return task, notes
+
+
+def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tuple[Lengths, list[str]]:
+    """Return the tokens of the examples, and notes on examples that are too long."""
+    limit = config.train.max_length
+    trained = task.examples.of("train", config.train.train_samples)
+    encoded = encode(tokenizer, task, trained, limit)
+    train = tuple(len(row["input_ids"]) for row in encoded.features)
+    too_long = [
+        f"{number:,} of {len(trained):,} training examples exceed `train.max_length: {limit}` and are {fate}"
+        for number, fate in ((encoded.left_out, "left out"), (encoded.truncated, "truncated"))
+        if number
+    ]
+    deciding: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
+    if shape is not None and deciding:
+        new = config.task.generation.max_new_tokens
+        too_long += lengths(task, deciding, tokenizer, shape=shape, max_length=limit, max_new_tokens=new)
+    if isinstance(task, ClassificationTask):
+        rows = encode(tokenizer, task, deciding, limit).features
+        return Lengths(train, tuple(len(row["input_ids"]) for row in rows)), too_long
+    pairs = [encode_pair(tokenizer, item.prompt, item.response) for item in deciding]
+    return Lengths(train, tuple(len(p) for p, _ in pairs), tuple(len(r) for _, r in pairs)), too_long
+
+
+# ---------------------------------------------------------------- the forecast
+
+
 def forecast(config: BenchConfig) -> BenchForecast:
-    """Return the stages of a run of `config` and its memory; raises what `preview.look` raises for missing inputs."""
-    wanted, preview = asked_for(config.compression), look(config)
-    examples = _examples(config, preview)
-    cost = _cost(config, preview, examples)
+    """Return the stages of a run of `config` and its memory; raises what `look` raises for missing inputs."""
+    wanted, inputs = asked_for(config.compression), look(config)
+    examples = _examples(config, inputs)
+    cost = _cost(config, inputs, examples)
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -69,10 +238,10 @@ def forecast(config: BenchConfig) -> BenchForecast:
         model=path_text(config.model.name),
         task=path_text(config.task.profile),
         seeds=config.due,
-        checks=tuple(preview.checks),
+        checks=tuple(inputs.checks),
         requirements=tuple(_requirements(config, cost, adapters=1 + len(wanted))),
-        scored=preview.scored,
-        scored_by=preview.task.scored_by if preview.task is not None else "",
+        scored=inputs.scored,
+        scored_by=inputs.task.scored_by if inputs.task is not None else "",
         stages=stage_names(wanted, config),
         trainings=1 + sum(variant.is_trained for variant in wanted),
         evaluations=1 + config.asks_base + len(wanted),
@@ -81,7 +250,7 @@ def forecast(config: BenchConfig) -> BenchForecast:
         policy=config.policy,
         cost=cost,
         scenarios=() if examples is None or config.smoke else tuple(_scenarios(config, wanted, examples)),
-        assumptions=tuple(_assumptions(config, preview, examples, cost)),
+        assumptions=tuple(_assumptions(config, inputs, examples, cost)),
     )
 
 
@@ -146,15 +315,6 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
             needed=f"at most {size(most)} in the output folder: {counted(adapters, 'adapter')} per seed, checkpoints",
             here=f"{size(disk_usage('.').free)} free in the current folder",
         )
-    extras = ["bench" if config.model.type == "seqcls" else "hf"]
-    extras += ["qlora"] * (config.model.quantization is not None)
-    extras += ["ray"] * (config.runtime.executor == "ray")
-    versions = engine(config.runtime.engine).numerics(config.runtime.device)["versions"]
-    yield Requirement(
-        what="packages",
-        needed=f'pip install ".[{",".join(extras)}]" in the clone',
-        here=", ".join(f"{package} {version}" for package, version in versions.items()),
-    )
     length = f"{recipe.max_steps:,} steps" if recipe.max_steps else f"{recipe.epochs:g} epochs"
     yield Requirement(
         what="settings",
@@ -168,9 +328,9 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
 
 
 def _assumptions(
-    config: BenchConfig, preview: LocalInputs, examples: int | None, cost: CostEstimate | None
+    config: BenchConfig, inputs: LocalInputs, examples: int | None, cost: CostEstimate | None
 ) -> list[str]:
-    if preview.shape is None:
+    if inputs.shape is None:
         return [
             f"No memory estimate: the shape of {path_text(config.model.name)} is not known here; give a folder with"
             " config.json."
@@ -178,11 +338,11 @@ def _assumptions(
     if cost is None:
         return ["No memory estimate: the number of steps is known only once the data are read."]
     sentences = []
-    if preview.lengths is None:
+    if inputs.lengths is None:
         sentences.append(
             "Lengths are not known here: examples are counted at `max_length`, answers at `max_new_tokens`."
         )
-    elif preview.lengths.responses:
+    elif inputs.lengths.responses:
         sentences.append(
             "Answers are assumed to be as long as the reference answers; a model that does not stop writes up to"
             " `max_new_tokens`."
@@ -192,29 +352,29 @@ def _assumptions(
     return sentences
 
 
-def _examples(config: BenchConfig, preview: LocalInputs) -> int | None:
+def _examples(config: BenchConfig, inputs: LocalInputs) -> int | None:
     limit = config.task.eval_samples
-    if preview.task is not None:
-        return len(preview.task.examples.of(config.task.eval_role, limit))
+    if inputs.task is not None:
+        return len(inputs.task.examples.of(config.task.eval_role, limit))
     subset = config.task.glue_subset
     known = subset.confirms if subset else EXAMPLES.get(config.task.profile)
     whole = known if config.task.eval_role == "confirm" else None
     return min(whole, limit) if whole and limit else whole or limit
 
 
-def _cost(config: BenchConfig, preview: LocalInputs, examples: int | None) -> CostEstimate | None:
-    task = preview.task
+def _cost(config: BenchConfig, inputs: LocalInputs, examples: int | None) -> CostEstimate | None:
+    task = inputs.task
     new_tokens = config.task.generation.max_new_tokens
     if new_tokens is None:
         new_tokens = task.max_new_tokens if isinstance(task, GenerationTask) else NEW_TOKENS
-    shapes = shapes_of(config, preview.lengths, examples or 0, new_tokens)
-    if preview.shape is None or shapes is None:
+    shapes = shapes_of(config, inputs.lengths, examples or 0, new_tokens)
+    if inputs.shape is None or shapes is None:
         return None
     labels = None
     if config.model.type == "seqcls":
         labels = len(task.label_names) if isinstance(task, ClassificationTask) else 2
     with quiet():
-        return cost_of(config, preview.shape, shapes, labels=labels)
+        return cost_of(config, inputs.shape, shapes, labels=labels)
 
 
 # ---------------------------------------------------------------- memory
