@@ -41,10 +41,8 @@ from gradience.bench.verdict.facts import (
     AUDIT,
     SCORES,
     SIZES,
-    Answers,
     Outcome,
     SeedFacts,
-    StoredAdapter,
     changed_scales,
     header_of,
     parameters_of,
@@ -56,7 +54,7 @@ from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.records import numerics_differences
 from gradience.evaluate.verb import evaluate
-from gradience.files.records import ExamplesRun, read_records
+from gradience.files.records import ExamplesRun
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import write_whole
 from gradience.models.devices import choose_device
@@ -236,14 +234,15 @@ class SeedRun(SeedWalk):
 
     # ------------------------------------------------------------ the probe
 
-    def evaluate_base(self) -> Answers:
+    def base_answers(self) -> Path:
         """Record the answers of the base without an adapter."""
         depends = {"base": self.base, "data": self.data, **self._asking}
-        return read_records(self._stage("base/eval", depends, self._answer_without_adapter) / ANSWERS)
 
-    def _answer_without_adapter(self, folder: Path) -> None:
-        self._refuse_mixture()
-        self.evaluator.answers(None, folder / ANSWERS)
+        def make(folder: Path) -> None:
+            self._refuse_mixture()
+            self.evaluator.answers(None, folder / ANSWERS)
+
+        return self._stage("base/eval", depends, make)
 
     def audit(self, probe: Outcome) -> Path:
         """Audit the probe."""
@@ -257,7 +256,7 @@ class SeedRun(SeedWalk):
 
         return self._stage("audit", depends, make, resumable=False)
 
-    def calibrate(self, probe: Outcome) -> Path:
+    def calibration(self, probe: Outcome) -> Path:
         """Calibrate the probe on its training prompts."""
         adapter, prompts = probe.adapter, calibration_prompts(self.config, self.task)
         assert adapter is not None
@@ -288,13 +287,13 @@ class SeedRun(SeedWalk):
         trained = [outcome for outcome in due if outcome.planned.is_trained]
         for outcome in due:
             if outcome not in distilled and outcome not in trained:
-                self._attempt(outcome, self._derive, probe, facts)
+                self._attempt(outcome, self.derive, probe, facts)
                 if self._look(outcome.planned):
                     self._attempt(outcome, self.evaluate, probe)
         if distilled or trained:
             self._free_base()
         for outcome in distilled:
-            self._attempt(outcome, self._derive, probe, facts)
+            self._attempt(outcome, self.derive, probe, facts)
         for outcome in trained:
             self._attempt(outcome, self.train)
         for outcome in (*distilled, *trained):
@@ -311,7 +310,7 @@ class SeedRun(SeedWalk):
             outcome.error = self.attempt(outcome.planned.name, step, outcome, *arguments)
             outcome.waits = len(self.due) > before
 
-    def _derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
+    def derivation(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> Path:
         """Derive an adapter from the probe's files. If its arm distills, train it to match the probe's
         outputs.
         """
@@ -345,11 +344,11 @@ class SeedRun(SeedWalk):
                 arm.make(source, planned.ranks, target)
             write_whole(folder / SIZES, [json.dumps(parameters_of(header_of(target / WEIGHTS))).encode()])
 
-        outcome.read_derived(self._stage(f"{planned.name}/adapter", depends, make, resumable=False))
+        return self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
 
     # ------------------------------------------------------------ training and evaluating
 
-    def train(self, outcome: Outcome) -> None:
+    def training(self, outcome: Outcome) -> Path:
         """Train the adapter of `outcome`. For the arm that trains only the head, LoRA keeps its initial weights."""
         config, planned = self.config, outcome.planned
         data = self.task.examples.fingerprint("train", config.train.train_samples)
@@ -365,9 +364,9 @@ class SeedRun(SeedWalk):
             arguments["device"] = config.runtime.device
             train(self.task, **arguments, on_step=self.watcher.step)
 
-        outcome.read_training(self._stage(f"{planned.name}/train", depends, make))
+        return self._stage(f"{planned.name}/train", depends, make)
 
-    def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
+    def evaluation(self, outcome: Outcome, probe: Outcome | None) -> Path:
         """Record the variant's answers, and except for classifiers its divergence from the probe."""
         assert outcome.adapter is not None
         adapter, is_control = outcome.adapter, outcome.planned.control is not None
@@ -395,34 +394,22 @@ class SeedRun(SeedWalk):
             for place in needed:
                 require_weights(place)
             self.evaluator.expect(needed)  # reserves memory for the larger one
-            self._answer(adapter, reference, folder, look, inert=is_control)
+            named, how = (adapter.name, adapter.folder), dict[str, Any](allow_inert=is_control, look=look)
+            self.evaluator.answers(named, folder / ANSWERS, lora=adapter.lora, **how)
+            if reference is None:
+                return
+            if not self.is_labels:
+                scored_against = (reference.name, reference.folder)
+                self.evaluator.scores(named, folder / SCORES, reference=scored_against, **how)
+            self.evaluator.forget(adapter.name)
 
-        outcome.read_answers(self._stage(name, depends[look - 1], make, earlier=keys[: look - 1]))
+        return self._stage(name, depends[look - 1], make, earlier=keys[: look - 1])
 
     def _look(self, planned: PlannedVariant) -> int:
         """Return the look up to which an adapter is evaluated now; 0 for a step that is not tested yet."""
         if planned.step is None or self.reached is None or len(self.evaluator.looks) == 1:
             return len(self.evaluator.looks)
         return self.reached.get(planned.name, 0)
-
-    def _answer(
-        self,
-        adapter: StoredAdapter,
-        reference: StoredAdapter | None,
-        folder: Path,
-        look: int,
-        *,
-        inert: bool,
-    ) -> None:
-        """Write the records of `adapter`. inert: True allows an adapter that does not change the base."""
-        named, how = (adapter.name, adapter.folder), dict[str, Any](allow_inert=inert, look=look)
-        self.evaluator.answers(named, folder / ANSWERS, lora=adapter.lora, **how)
-        if reference is None:
-            return
-        if not self.is_labels:
-            probe = (reference.name, reference.folder)
-            self.evaluator.scores(named, folder / SCORES, reference=probe, **how)
-        self.evaluator.forget(adapter.name)
 
     # ------------------------------------------------------------ the guards
 

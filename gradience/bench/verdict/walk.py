@@ -13,15 +13,21 @@ from gradience.bench.arms.arm import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant, plan_variants
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
-from gradience.bench.verdict.facts import AUDIT, CALIBRATION, Answers, Outcome, SeedFacts
+from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Answers, Outcome, SeedFacts
 from gradience.evaluate.verb import EVALUATION
+from gradience.files.records import read_records
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.stage import MANIFEST
+
+
+class NotThere(Exception):
+    """Raised for a stage without a manifest."""
 
 
 class SeedWalk(ABC):
-    """One seed: probe, audit, calibration, variants, guards."""
+    """One seed: probe, audit, calibration, variants, guards. A stage is found finished, unless a run makes it."""
 
     def __init__(
         self, config: BenchConfig, seed: int, folder: Path, lost: Mapping[str, str] = MappingProxyType({})
@@ -56,27 +62,6 @@ class SeedWalk(ABC):
                     facts.unguarded[name] = error
         return facts
 
-    def _probe(self, facts: SeedFacts) -> None:
-        outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
-        self.train(outcome)
-        assert outcome.adapter is not None
-        assert outcome.adapter.training is not None
-        if not outcome.adapter.training.diverged:  # a diverged adapter is not evaluated
-            self.evaluate(outcome, None)
-        facts.probe, answers = outcome, outcome.answers
-        if answers is not None and reaches_gate(self.config, answers):
-            if self.config.asks_base:
-                facts.base = self.evaluate_base()
-            if leads_base(self.config, answers, facts.base):
-                facts.gate_passed = True
-                facts.audit = AuditReport.read(self.audit(outcome) / AUDIT)
-
-    def _calibration(self, facts: SeedFacts, probe: Outcome) -> None:
-        facts.calibration = Calibration.read(self.calibrate(probe) / CALIBRATION)
-
-    def _guard(self, name: str, facts: SeedFacts) -> None:
-        facts.guards[name] = EvaluationReport.read(self.guard(name, facts) / EVALUATION)
-
     @abstractmethod
     def attempt(self, name: str, step: Callable[..., object], *arguments: object) -> str:
         """Take a step. Return the error that ended it, if the seed has a result nevertheless; empty without one.
@@ -88,26 +73,85 @@ class SeedWalk(ABC):
     def variants(self, facts: SeedFacts, probe: Outcome) -> None:
         """Add adapters, answers and errors to the outcomes of the variants that are made."""
 
-    @abstractmethod
+    # ------------------------------------------------------------ steps: stages, and what is read from them
+
+    def _probe(self, facts: SeedFacts) -> None:
+        outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
+        self.train(outcome)
+        assert outcome.adapter is not None
+        assert outcome.adapter.training is not None
+        if not outcome.adapter.training.diverged:  # a diverged adapter is not evaluated
+            self.evaluate(outcome, None)
+        facts.probe, answers = outcome, outcome.answers
+        if answers is not None and reaches_gate(self.config, answers):
+            if self.config.asks_base:
+                folder = self.base_answers()
+                facts.base = self.scored(read_records(folder / ANSWERS), folder)
+            if leads_base(self.config, answers, facts.base):
+                facts.gate_passed = True
+                facts.audit = AuditReport.read(self.audit(outcome) / AUDIT)
+
+    def _calibration(self, facts: SeedFacts, probe: Outcome) -> None:
+        facts.calibration = Calibration.read(self.calibration(probe) / CALIBRATION)
+
+    def _guard(self, name: str, facts: SeedFacts) -> None:
+        facts.guards[name] = EvaluationReport.read(self.guard(name, facts) / EVALUATION)
+
     def train(self, outcome: Outcome) -> None:
         """Add the trained adapter to its outcome."""
+        outcome.read_training(self.training(outcome))
 
-    @abstractmethod
+    def derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
+        """Add the adapter that is derived from the probe to its outcome."""
+        outcome.read_derived(self.derivation(outcome, probe, facts))
+
     def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Add the answers of its adapter to an outcome. probe: None for the probe itself."""
+        folder = self.evaluation(outcome, probe)
+        outcome.read_answers(folder)
+        if outcome.answers is not None:
+            outcome.answers = self.scored(outcome.answers, folder)
 
-    @abstractmethod
-    def evaluate_base(self) -> Answers:
-        """Return the answers of the base without an adapter."""
+    def scored(self, answers: Answers, folder: Path) -> Answers:
+        """Return the answers with their scores. folder: of their evaluation."""
+        return answers
 
-    @abstractmethod
+    # ------------------------------------------------------------ folders of the stages
+
+    def training(self, outcome: Outcome) -> Path:
+        """Return the folder of a training."""
+        return self.finished(f"{outcome.planned.name}/train")
+
+    def derivation(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> Path:
+        """Return the folder of an adapter derived from the probe."""
+        return self.finished(f"{outcome.planned.name}/adapter")
+
+    def evaluation(self, outcome: Outcome, probe: Outcome | None) -> Path:
+        """Return the folder of an adapter's answers."""
+        return self.finished(f"{outcome.planned.name}/eval")
+
+    def base_answers(self) -> Path:
+        """Return the folder of the answers of the base without an adapter."""
+        return self.finished("base/eval")
+
     def audit(self, probe: Outcome) -> Path:
         """Return the folder of the probe's audit."""
+        return self.finished("audit")
 
-    @abstractmethod
-    def calibrate(self, probe: Outcome) -> Path:
+    def calibration(self, probe: Outcome) -> Path:
         """Return the folder of the probe's calibration."""
+        return self.finished("calibration")
 
-    @abstractmethod
     def guard(self, name: str, facts: SeedFacts) -> Path:
         """Return the folder of the evaluation of probe, candidates and base on a guard."""
+        return self.finished(f"{GUARDS}/{name}")
+
+    def is_finished(self, stage: str) -> bool:
+        """Return True if the stage has a manifest."""
+        return (self.folder / stage / MANIFEST).is_file()
+
+    def finished(self, stage: str) -> Path:
+        """Return the folder of a finished stage. Raises NotThere."""
+        if not self.is_finished(stage):
+            raise NotThere(stage)
+        return self.folder / stage

@@ -14,8 +14,8 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import TaskSettings
 from gradience.bench.plan.variants import GUARDS, PROBE, asked_for
 from gradience.bench.verdict.assemble import NO_PROBE
-from gradience.bench.verdict.facts import ANSWERS, Answers, Outcome, SeedFacts
-from gradience.bench.verdict.walk import SeedWalk
+from gradience.bench.verdict.facts import Answers, Outcome, SeedFacts
+from gradience.bench.verdict.walk import NotThere, SeedWalk
 from gradience.bench.verify.findings import Findings
 from gradience.errors import GradienceError
 from gradience.evaluate.rows import decided, predictions_of
@@ -26,11 +26,9 @@ from gradience.files.records import (
     GenerationRecord,
     Record,
     ScoreRecord,
-    read_records,
 )
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
-from gradience.reports.stage import MANIFEST
 from gradience.tasks import user_code
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
 
@@ -137,10 +135,6 @@ def numbers_of(row: Record) -> tuple[float, ...]:
 # ------------------------------------------------------------ the stages of a seed
 
 
-class NotThere(Exception):
-    """Raised for a stage without a manifest."""
-
-
 class SeedFolder(SeedWalk):
     """The finished stages of a seed, read in the order in which a run makes them."""
 
@@ -173,57 +167,26 @@ class SeedFolder(SeedWalk):
             return error or f"its stage {stage} is not there"
         return ""
 
+    def scored(self, answers: Answers, folder: Path) -> Answers:
+        """Score the answers again."""
+        return self.mark(answers, folder)
+
     def variants(self, facts: SeedFacts, probe: Outcome) -> None:
         """Read the variants that were made."""
         for outcome in facts.outcomes:
             if outcome.planned.is_made:
-                outcome.error = self.attempt(outcome.planned.name, self._variant, outcome, probe)
+                outcome.error = self.attempt(outcome.planned.name, self._variant, outcome, probe, facts)
 
-    def _variant(self, outcome: Outcome, probe: Outcome) -> None:
-        name = outcome.planned.name
+    def _variant(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
         if outcome.planned.is_trained:
             self.train(outcome)
         else:
-            outcome.read_derived(self._stage(f"{name}/adapter"))
+            self.derive(outcome, probe, facts)
         untested = outcome.planned.step is not None and self.recorded.data.looks
-        if not untested or self._is_done(f"{name}/eval"):  # else the ladder has not reached it
+        if not untested or self.is_finished(
+            f"{outcome.planned.name}/eval"
+        ):  # else the ladder has not reached it
             self.evaluate(outcome, probe)
-
-    def train(self, outcome: Outcome) -> None:
-        """Read a training."""
-        outcome.read_training(self._stage(f"{outcome.planned.name}/train"))
-
-    def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
-        """Read answers, and score them again."""
-        folder = self._stage(f"{outcome.planned.name}/eval")
-        outcome.read_answers(folder)
-        if outcome.answers is not None:
-            outcome.answers = self.mark(outcome.answers, folder)
-
-    def evaluate_base(self) -> Answers:
-        """Read the base's answers, and score them again."""
-        folder = self._stage("base/eval")
-        return self.mark(read_records(folder / ANSWERS), folder)
-
-    def audit(self, probe: Outcome) -> Path:
-        """Return the folder of the audit."""
-        return self._stage("audit")
-
-    def calibrate(self, probe: Outcome) -> Path:
-        """Return the folder of the calibration."""
-        return self._stage("calibration")
-
-    def guard(self, name: str, facts: SeedFacts) -> Path:
-        """Return the folder of a guard's evaluation."""
-        return self._stage(f"{GUARDS}/{name}")
-
-    def _is_done(self, stage: str) -> bool:
-        return (self.folder / stage / MANIFEST).is_file()
-
-    def _stage(self, stage: str) -> Path:
-        if not self._is_done(stage):
-            raise NotThere(stage)
-        return self.folder / stage
 
     def _recorded_error(self, name: str) -> str:
         """Return the recorded error of the probe, a variant, a guard or the calibration; empty if there is none."""
