@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from gradience.bench.config.load import INSTEAD, BenchConfig
-from gradience.bench.config.sections import OneOf
+from gradience.bench.config.load import INSTEAD, BenchConfig, OneOf
 from gradience.config_errors import section_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.reports.base.exact import exact_text

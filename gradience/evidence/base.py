@@ -3,15 +3,72 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError, did_you_mean
+from gradience.files.strict_json import parse
+from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.statistics.groups import spelling_key
 from gradience.words import listed, printable
+
+MAX_LINE = 64 * 2**20
+"""Bytes of one example: a prompt of 100,000 tokens has about 0.5 MB."""
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every line of a file as its place (`a.jsonl: line 3`) and its object; empty lines are left out.
+
+    Raises InputError (`log-row`, and what `open_stream` raises).
+    """
+    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+        line = 0
+        while text := file.readline(MAX_LINE + 1):
+            line += 1
+            if len(text) > MAX_LINE:
+                raise InputError(
+                    f"{path}: line {line}: longer than {MAX_LINE:,} bytes",
+                    code="log-row",
+                    hint="write one example per line",
+                )
+            if text.strip():
+                yield f"{path}: line {line}", json_object(text, f"{path}: line {line}")
+
+
+def json_object(text: bytes, place: str) -> dict[str, Any]:
+    """The object that a text of JSON is. Raises InputError (`log-row`)."""
+    try:
+        value = parse(text.decode("utf-8"), constants=True)
+    except UnicodeDecodeError as error:
+        raise _bad(place, f"not UTF-8 (byte {error.start})") from None
+    except ValueError as error:
+        raise _bad(place, getattr(error, "msg", str(error))[:200]) from None
+    if not isinstance(value, dict):
+        raise _bad(place, "not a JSON object")
+    return value
+
+
+def within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the object under a key; an empty object if there is none."""
+    inner = value.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def text_or_none(value: object) -> str | None:
+    """Return a string unchanged; None for anything else."""
+    return value if isinstance(value, str) else None
+
+
+def _bad(place: str, problem: str) -> InputError:
+    return InputError(
+        f"{place}: {problem}",
+        code="log-row",
+        hint="copy the log again, or rerun the tool: a truncated log is not compared",
+    )
+
 
 MAX_ITEMS = 200_000
 """Examples of one log: four times the largest test set in common use; two logs take about 400 MB."""
@@ -39,6 +96,19 @@ class LogExample:
     """Digest of the text that spellings of it share; None if the log does not contain it."""
     group: str | None = None
     """Value in the column of groups."""
+
+    @classmethod
+    def of(
+        cls, key: str, *, document: Any = None, prompt: Any = None, shown: str = "", output: str = "",
+        spelled: str = "", group: str | None = None,
+    ) -> LogExample:  # fmt: skip
+        """Return an example without a score. document, prompt: JSON values; None if the log lacks them.
+
+        shown: text whose end is the excerpt. spelled: text whose spellings form a group.
+        """
+        document, prompt = (None if value is None else digest(value) for value in (document, prompt))
+        spelling = digest(spelling_key(spelled)) if spelled.strip() else None
+        return cls(key, document, prompt, tail(shown), head(output), spelling=spelling, group=group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,58 +198,57 @@ def number(value: Any) -> float | None:
     return None
 
 
-class LogRow(NamedTuple):
-    """An example as a reader finds it, before the metric is chosen."""
+class LogRows:
+    """The examples of a log by their ids, as a reader finds them: before the metric is chosen."""
 
-    place: str
-    item: LogExample
-    """Its score is yet to come."""
-    scores: Mapping[str, Any]
-    """The value of each metric; None for a value that is not a number."""
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[str, LogExample, dict[str, float | None]]] = {}
 
+    def add(self, place: str, item: LogExample, scores: Mapping[str, Any]) -> None:
+        """Add an example with the value of each metric.
 
-def add(rows: dict[str, LogRow], row: LogRow) -> None:
-    """Put a row into `rows` under its id. Raises InputError: `log-duplicate` for an id that is there, `too-large`."""
-    if row.item.id in rows:
-        raise InputError(
-            f"{row.place}: the id {row.item.id[:100]!r} occurs twice",
-            code="log-duplicate",
-            hint="give every example its own id, and repeated runs their own logs",
-        )
-    if len(rows) >= MAX_ITEMS:
-        raise InputError(
-            f"{row.place}: more than {MAX_ITEMS:,} examples",
-            code="too-large",
-            hint="split the logs by task, or take the same random sample of both",
-        )
-    rows[row.item.id] = row._replace(scores={name: number(value) for name, value in row.scores.items()})
+        Raises InputError: `log-duplicate` for an id that is there, `too-large`.
+        """
+        if item.id in self._rows:
+            raise InputError(
+                f"{place}: the id {item.id[:100]!r} occurs twice",
+                code="log-duplicate",
+                hint="give every example its own id, and repeated runs their own logs",
+            )
+        if len(self._rows) >= MAX_ITEMS:
+            raise InputError(
+                f"{place}: more than {MAX_ITEMS:,} examples",
+                code="too-large",
+                hint="split the logs by task, or take the same random sample of both",
+            )
+        self._rows[item.id] = place, item, {name: number(value) for name, value in scores.items()}
 
+    def scored(
+        self, path: Path, wanted: str | None, default: str | None = None
+    ) -> tuple[str, dict[str, LogExample]]:
+        """Return the metric that is taken, and every item with its score.
 
-def scored(
-    path: Path, rows: Mapping[str, LogRow], wanted: str | None, default: str | None = None
-) -> tuple[str, dict[str, LogExample]]:
-    """Return the metric that is taken, and every item with its score.
-
-    default: the metric if none is requested. Raises UsageError and InputError (see `choose`; `log-score`).
-    """
-    listed = {name: None for row in rows.values() for name in row.scores}
-    numeric = {name: None for row in rows.values() for name, value in row.scores.items() if value is not None}
-    if wanted is None and default in numeric:
-        wanted = default
-    metric = choose(path, "metric", numeric, wanted, sorted(listed.keys() - numeric.keys()))
-    return metric, {key: replace(row.item, score=_score(row, metric)) for key, row in rows.items()}
-
-
-def _score(row: LogRow, metric: str) -> float:
-    value: float | None = row.scores.get(metric)
-    if value is not None and (value == 0 or SMALLEST <= abs(value) <= LARGEST):
-        return value
-    problem = "no number" if value is None else f"{value}, which is no score,"
-    raise InputError(
-        f"{row.place}: {problem} under {metric!r}, where other examples have one",
-        code="log-score",
-        hint="evaluate that example again, or leave it out of both logs",
-    )
+        default: the metric if none is requested. Raises UsageError and InputError (see `choose`; `log-score`).
+        """
+        metrics: dict[str, bool] = {}  # name -> whether an example has a number
+        for _, _, scores in self._rows.values():
+            for name, value in scores.items():
+                metrics[name] = metrics.get(name, False) or value is not None
+        numeric = [name for name, is_number in metrics.items() if is_number]
+        wanted = default if wanted is None and default in numeric else wanted
+        metric = choose(path, "metric", numeric, wanted, sorted(metrics.keys() - numeric))
+        items = {}
+        for key, (place, item, scores) in self._rows.items():
+            score = scores.get(metric)
+            if score is None or not (score == 0 or SMALLEST <= abs(score) <= LARGEST):
+                problem = "no number" if score is None else f"{score}, which is no score,"
+                raise InputError(
+                    f"{place}: {problem} under {metric!r}, where other examples have one",
+                    code="log-score",
+                    hint="evaluate that example again, or leave it out of both logs",
+                )
+            items[key] = replace(item, score=score)
+        return metric, items
 
 
 def head(text: str) -> str:
@@ -194,9 +263,11 @@ def tail(text: str) -> str:
     return sys.intern(line if len(line) <= EXCERPT else f"…{line[1 - EXCERPT :]}")
 
 
-def spelling(text: str) -> str | None:
-    """Return the digest of a text without case, space and punctuation; None if there is none."""
-    return digest(spelling_key(text)) if text.strip() else None
+def id_of(place: str, value: object, problem: str, hint: str) -> str:
+    """Return the id of an example. problem: what is wrong without one. Raises InputError (`log-row`)."""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InputError(f"{place}: {problem}", code="log-row", hint=hint)
+    return str(value)
 
 
 def group_of(place: str, values: Mapping[str, Any], column: str | None) -> str | None:

@@ -11,20 +11,7 @@ from typing import Any
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.evidence.base import (
-    Log,
-    LogExample,
-    LogRow,
-    Wanted,
-    add,
-    choose,
-    digest,
-    head,
-    scored,
-    spelling,
-    tail,
-)
-from gradience.evidence.text import json_lines, json_object, text_or_none, within
+from gradience.evidence.base import Log, LogExample, LogRows, Wanted, choose, id_of, json_lines, json_object, text_or_none, within
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 NAME = "Every Eval Ever"
@@ -49,14 +36,15 @@ def read(path: Path, wanted: Wanted) -> Log:
     samples = path if path.suffix == ".jsonl" else _samples_of(path)
     beside = samples.with_name(samples.name.removesuffix(SAMPLES) + ".json")
     record = _record(path) if path.suffix == ".json" else _record(beside) if beside.is_file() else {}
-    results: dict[str, dict[str, LogRow]] = {}
+    results: dict[str, LogRows] = {}
     models: dict[str, None] = {}
     for place, line in json_lines(samples):
-        row = _row(place, line)
-        add(results.setdefault(_result(line), {}), row)
+        result = str(line.get("evaluation_result_id") or line.get("evaluation_name"))
+        scores = {SCORE: within(line, "evaluation").get("score")}
+        results.setdefault(result, LogRows()).add(place, _item(place, line), scores)
         models.setdefault(str(line.get("model_id"))[:200])
     chosen = choose(samples, "metric", results, wanted.metric)
-    _, items = scored(samples, results[chosen], SCORE)
+    _, items = results[chosen].scored(samples, SCORE)
     described = _described(record, chosen)
     config = within(described, "metric_config")
     lower = config.get("lower_is_better")
@@ -107,11 +95,6 @@ def _samples_of(path: Path) -> Path:
     return samples
 
 
-def _result(line: Mapping[str, Any]) -> str:
-    """The result that a sample belongs to."""
-    return str(line.get("evaluation_result_id") or line.get("evaluation_name"))
-
-
 def _described(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     """Return the record's entry for a result; {} if it has none of that name."""
     results = record.get("evaluation_results")
@@ -124,26 +107,20 @@ def _described(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     return {}
 
 
-def _row(place: str, line: Mapping[str, Any]) -> LogRow:
-    key = line.get("sample_id")
-    if not isinstance(key, str) or not all(name in line for name in SAMPLE_KEYS):
-        raise InputError(
-            f"{place}: not an Every Eval Ever sample (no sample_id)",
-            code="log-row",
-            hint="`every_eval_ever validate` checks the file",
-        )
+def _item(place: str, line: Mapping[str, Any]) -> LogExample:
+    key = line.get("sample_id") if all(name in line for name in SAMPLE_KEYS) else None
+    hint = "`every_eval_ever validate` checks the file"
     prompt = within(line, "input")
     raw = text_or_none(prompt.get("raw")) or ""
     given = text_or_none(prompt.get("formatted")) or raw
-    item = LogExample(
-        key,
-        digest([raw, prompt.get("reference"), prompt.get("choices")]),
-        digest(given),
-        tail(raw),
-        head(_answer(line)),
-        spelling=spelling(given),
+    return LogExample.of(
+        id_of(place, key, "not an Every Eval Ever sample (no sample_id)", hint),
+        document=[raw, prompt.get("reference"), prompt.get("choices")],
+        prompt=given,
+        shown=raw,
+        output=_answer(line),
+        spelled=given,
     )
-    return LogRow(place, item, {SCORE: within(line, "evaluation").get("score")})
 
 
 def _answer(line: Mapping[str, Any]) -> str:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from gradience.errors import InputError
 from gradience.evidence import every_eval_ever, inspect_ai, lm_eval, table
-from gradience.evidence.base import Log, LogFormat, Wanted
-from gradience.evidence.text import json_lines
+from gradience.evidence.base import Log, LogFormat, Wanted, json_lines
 from gradience.reading import check_regular
 from gradience.words import listed, printable
 

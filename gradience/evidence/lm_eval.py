@@ -12,20 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.evidence.base import (
-    Log,
-    LogExample,
-    LogRow,
-    Wanted,
-    add,
-    choose,
-    digest,
-    head,
-    scored,
-    spelling,
-    tail,
-)
-from gradience.evidence.text import json_lines, json_object, within
+from gradience.evidence.base import Log, LogExample, LogRows, Wanted, choose, id_of, json_lines, json_object, within
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 NAME = "lm-eval"
@@ -46,14 +33,14 @@ def fits(_: Path, first: Mapping[str, Any]) -> bool:
 
 def read(path: Path, wanted: Wanted) -> Log:
     """Read the samples of one task. Raises InputError and UsageError (see `base` and `text`)."""
-    filters: dict[str, dict[str, LogRow]] = {}
+    filters: dict[str, LogRows] = {}
     settings: set[str] = set()
     for place, row in json_lines(path):
         item, generation = _item(place, row)
         settings |= generation
-        add(filters.setdefault(str(row.get("filter", "none")), {}), LogRow(place, item, _scores(row)))
+        filters.setdefault(str(row.get("filter", "none")), LogRows()).add(place, item, _scores(row))
     chosen = choose(path, "filter", filters, wanted.filter)
-    metric, items = scored(path, filters[chosen], wanted.metric)
+    metric, items = filters[chosen].scored(path, wanted.metric)
     named = SAMPLES.fullmatch(path.name)
     beside = _results(path, named["date"], named["task"]) if named else Beside()
     if settings:
@@ -73,27 +60,21 @@ def read(path: Path, wanted: Wanted) -> Log:
 
 def _item(place: str, row: Mapping[str, Any]) -> tuple[LogExample, set[str]]:
     """The example, and the settings that it was generated with, as JSON."""
-    if not isinstance(row.get("doc_id"), str | int):
-        raise InputError(
-            f"{place}: not an lm-eval sample (no doc_id)",
-            code="log-row",
-            hint="run lm-eval with --log_samples and --output_path, and name its samples_*.jsonl",
-        )
+    hint = "run lm-eval with --log_samples and --output_path, and name its samples_*.jsonl"
+    key = id_of(place, row.get("doc_id"), "not an lm-eval sample (no doc_id)", hint)
     texts, settings = [], set()
     for part in _arguments(row.get("arguments")):
         if isinstance(part, dict):
             settings.add(json.dumps(part, sort_keys=True, ensure_ascii=False))
         else:
             texts.append(part)
-    document = digest([row["doc"], row.get("target")]) if "doc" in row else row.get("doc_hash")
-    prompt = digest(texts) if texts else row.get("prompt_hash")
-    item = LogExample(
-        str(row["doc_id"]),
-        document if isinstance(document, str) else None,
-        prompt if isinstance(prompt, str) else None,
-        tail(texts[0]) if texts and isinstance(texts[0], str) else "",
-        head(_answer(row.get("filtered_resps"), texts)),
-        spelling=spelling(" ".join(text for text in texts if isinstance(text, str))),
+    item = LogExample.of(
+        key,
+        document=[row["doc"], row.get("target")] if "doc" in row else row.get("doc_hash"),
+        prompt=texts or row.get("prompt_hash"),
+        shown=texts[0] if texts and isinstance(texts[0], str) else "",
+        output=_answer(row.get("filtered_resps"), texts),
+        spelled=" ".join(text for text in texts if isinstance(text, str)),
     )
     return item, settings
 

@@ -5,20 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.evidence.base import (
-    Log,
-    LogExample,
-    LogRow,
-    Wanted,
-    add,
-    digest,
-    group_of,
-    head,
-    scored,
-    spelling,
-    tail,
-)
-from gradience.evidence.text import json_lines
+from gradience.evidence.base import Log, LogExample, LogRows, Wanted, group_of, id_of, json_lines
 from gradience.files.rows import rows_of
 
 NAME = "table"
@@ -35,33 +22,22 @@ def fits(path: Path, first: Mapping[str, Any]) -> bool:
 def read(path: Path, wanted: Wanted) -> Log:
     """Read the table. Raises InputError and UsageError (see `base` and `text`; `log-row`)."""
     delimited = path.suffix.lower() in DELIMITED
-    rows: dict[str, LogRow] = {}
+    rows = LogRows()
+    hint = "a table has the columns `id` and `score`, and both files the same ids"
     for place, values in rows_of(path) if delimited else json_lines(path):
-        key = values.get("id")
-        if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
-            raise InputError(
-                f"{place}: no id",
-                code="log-row",
-                hint="a table has the columns `id` and `score`, and both files the same ids",
-            )
         prompt = values.get("prompt")
-        item = LogExample(
-            str(key),
-            prompt=None if prompt is None else digest(prompt),
-            excerpt=tail(str(prompt or "")),
-            output=head(str(values.get("output", ""))),
-            spelling=spelling(str(prompt or "")),
+        item = LogExample.of(
+            id_of(str(place), values.get("id"), "no id", hint),
+            prompt=prompt,
+            shown=str(prompt or ""),
+            output=str(values.get("output", "")),
+            spelled=str(prompt or ""),
             group=group_of(str(place), values, wanted.group),
         )
         scores = {name: value for name, value in values.items() if name not in (*TEXTS, wanted.group)}
-        add(rows, LogRow(place, item, _numbers(scores) if delimited else scores))
-    metric, items = scored(path, rows, wanted.metric, default="score")
+        rows.add(place, item, {name: _number(text) for name, text in scores.items()} if delimited else scores)
+    metric, items = rows.scored(path, wanted.metric, default="score")
     return Log(path, NAME, metric, items)
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a CSV that are numbers as numbers."""
-    return {name: _number(text) for name, text in values.items()}
 
 
 def _number(text: str) -> float | str:

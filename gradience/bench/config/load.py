@@ -10,37 +10,327 @@ import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from gradience import tasks
+from gradience.bench.arms.arm import ARMS, Arm
 from gradience.bench.arms.controls import CONTROLS
-from gradience.bench.config.sections import (
-    ANSWER_GATE,
-    LABEL_GATE,
-    SHORT_WARMUP,
-    CompressionSettings,
-    GuardSettings,
-    RuntimeSettings,
-    TaskSettings,
-)
+from gradience.bench.arms.ranks import VARIANTS, is_calibrated, is_variant
 from gradience.bench.config.shipped import FOLDER
+from gradience.calibrate.inputs import FEWEST
 from gradience.check.files import read_mapping
 from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
-from gradience.errors import UsageError
+from gradience.distill.inputs import FEWEST as FEWEST_DISTILLATION
+from gradience.errors import InputError, UsageError
+from gradience.evaluate.engines import ENGINES
 from gradience.files import strict_yaml
 from gradience.files.artifact import absent_at
 from gradience.models.settings import ConfigSection, ModelSettings
-from gradience.reports.bench_plan import Policy
+from gradience.ranks import DEFAULT_GRID
+from gradience.reports.bench_plan import Policy, Share
+from gradience.settings import Positive
+from gradience.tasks.base import ChatTask, LikelihoodTask, Task
+from gradience.tasks.glue import SUBSETS, Subset
+from gradience.tasks.rows import grouped_by
 from gradience.training.settings import LoraSettings, TrainSettings
+
+LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
+"""Default accuracy that a probe must reach before conclusions are drawn from it, for tasks with labels and
+for free-text tasks. GLUE tasks have their own.
+"""
+
+SHORT_WARMUP = 10
+"""A smoke run of n steps warms up for n/10 at most, or it would end before its learning rate is reached."""
+
+
+def _variant(name: str) -> str:
+    if not is_variant(name):
+        raise ValueError(
+            f"{name!r} is not a variant: use {', '.join(VARIANTS)}, or uniform_rN such as uniform_r16, or calibrated_rN"
+        )
+    return name
+
+
+class OneOf:
+    """A validator: the value is a name in a table, which may grow."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table = table
+
+    def __call__(self, name: str) -> str:
+        """Return the name. Raises ValueError if the table does not contain it."""
+        if name not in self.table:
+            raise ValueError(f"{name!r} is not one of {', '.join(self.table)}")
+        return name
+
+    def in_words(self) -> str:
+        """Return every name with its words, for the key reference."""
+        musts = {"PASS": " Must pass.", "FAIL": " Must fail.", "": ""}
+        return " ".join(
+            f"`{name}`: {entry.words}.{musts[getattr(entry, 'expected', None) or '']}"
+            for name, entry in self.table.items()
+        )
+
+
+def _names(values: Mapping[str, Any], key: str) -> list[str]:
+    """The names in a list that is not checked yet."""
+    there = values.get(key)
+    return [name for name in there if isinstance(name, str)] if isinstance(there, list | tuple) else []
+
+
+Variant = Annotated[str, AfterValidator(_variant)]
+
+
+ARM, CONTROL, ENGINE = OneOf(ARMS), OneOf(CONTROLS), OneOf(ENGINES)
+ArmName = Annotated[str, AfterValidator(ARM)]
+ControlName = Annotated[str, AfterValidator(CONTROL)]
+
+
+class ProbeGate(ConfigSection):
+    """Accuracy that the probe must reach. Below it, training stops and the run is UNDERTRAINED."""
+
+    min_value: Share | None = None
+    """Share of correct answers. By default GLUE's own (sst2 0.75 …), 0.70 for other labels, 0.15 for free text."""
+    above_base: Share | None = absent_at(Fraction(0))
+    """The probe must have more correct answers than its base, by more than this share of the examples. For free text
+    the base answers without an adapter; for labels, the most frequent label is the baseline. `null`: no check."""
+
+
+class GenerationSettings(ConfigSection):
+    """Generation of answers. Decoding is always greedy."""
+
+    max_new_tokens: Positive | None = None
+    """Maximum tokens of an answer. Default: the task's own limit."""
+
+
+class TaskSettings(ConfigSection):
+    """The task and the examples to evaluate."""
+
+    profile: str
+    """Name of the task; `lm_eval:NAME` for lm-evaluation-harness. A task of your own, `path/to/file.py` or
+    `lm_eval:path/to/task.yaml`, needs `--allow-code`."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options passed on to the task: files, subsets."""
+    folder: str | None = Field(default=None, exclude=True)
+    """Base folder of relative paths in `profile` and in `options`, including those set with KEY=VALUE.
+    Default: the config's own folder, or the working directory for a shipped config. A relative value
+    starts at the config's folder. Not part of any digest.
+    """
+    eval_role: Literal["confirm", "dev"] = "confirm"
+    """Claims rest on `confirm`, which is evaluated once; `dev` is for experiments."""
+    eval_samples: Positive | None = None
+    """Number of examples of that role, taken from the start (their order is as good as random). Default: all."""
+    group: str | None = absent_at(None)
+    """Column of the task's files whose values group rows that are not independent: a document, a user, a template.
+    Spellings of one text are a group without it."""
+    generation: GenerationSettings = GenerationSettings()
+    probe_gate: ProbeGate = ProbeGate()
+
+    def load(self) -> Task | ChatTask:
+        """Make the task, its relative paths seen from `folder`.
+
+        Raises InputError (`task-uncounted`: nothing in it is correct or not), and what `tasks.load` raises.
+        """
+        with grouped_by(self.group):
+            task = tasks.load(self.profile, self.options, folder=self.place)
+        if isinstance(task, LikelihoodTask) or (isinstance(task, ChatTask) and task.likelihoods):
+            raise InputError(
+                f"task.profile {self.profile}: compares likelihoods, but Bench verdicts count correct answers",
+                code="task-uncounted",
+                hint="choose another scorer, or compare existing adapters with gradience evaluate",
+            )
+        return task
+
+    @property
+    def place(self) -> Path | None:
+        """Return `folder` as a path; None for the working directory."""
+        return None if self.folder is None else Path(self.folder)
+
+    @property
+    def glue_subset(self) -> Subset | None:
+        """The subset of GLUE that it names; None for other tasks."""
+        return SUBSETS.get(str(self.options.get("subset"))) if self.profile == "glue" else None
+
+
+class GuardSettings(ConfigSection):
+    """A further named data set, for language models: a variant must pass on it as well, on every seed. A plain string
+    is its `source`."""
+
+    source: str
+    """A file, a task such as `text` or `lm_eval:arc_easy`, or `text:FILE` for the likelihood of a text. Relative paths
+    start at `task.folder`."""
+    margin: float | str | None = None
+    """Largest acceptable drop in accuracy, in points (default: 5). For likelihoods: nats per token (default: 0.05), or
+    the increase in perplexity, such as `2%`."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the task."""
+    limit: Positive | None = None
+    """Number of examples, taken from the start. Default: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_alone(cls, values: Any) -> Any:
+        return {"source": values} if isinstance(values, str) else values
+
+
+class LadderSettings(ConfigSection):
+    """Truncations of the probe, tested from the largest down to find the smallest rank shown within the margin."""
+
+    steps: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Ranks from the largest down, such as `[16, 8, 4]`, each for every module. Tested in this order, each at the full
+    level, until one is not shown within the margin."""
+    all_rows: bool = absent_at(False)
+    """Evaluate each step on all examples. By default it stops at the first planned look with a clear result."""
+
+    @model_validator(mode="after")
+    def _descends(self) -> LadderSettings:
+        if list(self.steps) != sorted(set(self.steps), reverse=True):
+            raise ValueError("`steps` must be listed in descending order without duplicates")
+        return self
+
+
+class DistillationSettings(ConfigSection):
+    """Settings of the arm `distill`, which trains on the probe's training prompts without their labels."""
+
+    steps: Annotated[Share, Field(gt=0)] = Fraction(1, 10)
+    """Largest share of the probe's training steps; distillation stops early if the loss no longer improves. A
+    step uses `train.per_device_train_batch_size` rows.
+    """
+    rows: Annotated[int, Field(ge=FEWEST_DISTILLATION)] = 512
+    """Number of training examples, taken from the start. A quarter is held out, and an eighth selects the kept step."""
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak AdamW learning rate: 20 % warm-up, then linear decay to 0."""
+
+    def steps_of(self, training: int) -> int:
+        """Return the number of distillation steps after a training of `training` steps."""
+        return max(1, round(self.steps * training))
+
+
+class CalibrationSettings(ConfigSection):
+    """Calibration of the probe on its training prompts, without their labels. Used by variants called
+    `calibrated`.
+    """
+
+    rows: Annotated[int, Field(ge=FEWEST)] = 256
+    """Number of training examples, taken from the start. One half selects components; the other predicts the KL."""
+
+
+class CompressionSettings(ConfigSection):
+    """Smaller adapters to compare with the probe, and the arms that make them."""
+
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = (
+        "uniform_median",
+        "uniform_p90",
+        "per_layer",
+    )
+    """`uniform_median`, `uniform_p90`: the audit's median or 90th percentile for all modules. `per_layer`: a rank per
+    module. `uniform_r16`: a given rank. `calibrated`: the components with the largest effect in a calibration of the
+    probe, in as many parameters as `uniform_median`; `calibrated_r4`: as many as rank 4."""
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1, description=ARM.in_words())] = (
+        "retrain",
+        "truncate",
+    )
+    retrain: tuple[Variant, ...] | None = None
+    """Variants to retrain. Default: all. Retraining dominates the cost of a run."""
+    controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("rewrite_control",)
+    allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
+    """Suggested ranks are rounded up to these, never above the probe's."""
+    ladder: LadderSettings | None = absent_at(None)
+    """Rank ladder, tested in addition to the variants. Default: none."""
+    stop_early: bool = absent_at(True)
+    """Stop retraining a variant on further seeds once it can no longer pass, whatever those seeds show."""
+    distillation: DistillationSettings | None = absent_at(None)
+    """Settings of the arm `distill`; defaults apply if the arm is listed."""
+    calibration: CalibrationSettings | None = absent_at(None)
+    """Settings of the `calibrated` variants; defaults apply if one of them is listed."""
+    energy: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a module's energy that its suggested rank holds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_how(cls, values: Any) -> Any:
+        """Record the default distillation or calibration settings explicitly, because they affect the
+        result.
+        """
+        if not isinstance(values, dict):
+            return values
+        distills = any(name in ARMS and ARMS[name].distills for name in _names(values, "arms"))
+        calibrates = any(map(is_calibrated, _names(values, "variants")))
+        needed = {"distillation": distills, "calibration": calibrates}
+        return values | {name: {} for name, is_so in needed.items() if is_so and values.get(name) is None}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CompressionSettings:
+        for name in ("variants", "arms", "retrain", "controls", "allowed_ranks"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"`{name}` lists a name twice")
+        if self.retrain is not None and not any(ARMS[name].is_trained for name in self.arms):
+            raise ValueError("`retrain` is given, but `arms` has no `retrain`")
+        extra = [name for name in self.retrain or () if name not in self.variants]
+        if extra:
+            raise ValueError(f"`retrain` names {extra[0]}, which is not among `variants`")
+        for arm in (ARMS[name] for name in self.arms):
+            if arm.needs_control and arm.needs_control not in self.controls:
+                raise ValueError(f"the arm {arm.name} needs the control {arm.needs_control}")
+        if self.distillation is not None and not any(ARMS[name].distills for name in self.arms):
+            raise ValueError("`distillation` is given, but `arms` has no `distill`")
+        if self.calibration is not None and not any(map(is_calibrated, self.variants)):
+            raise ValueError("`calibration` is given, but `variants` has no `calibrated`")
+        for control in (CONTROLS[name] for name in self.controls):
+            if control.needs_arm and control.needs_arm not in self.arms:
+                raise ValueError(f"the control {control.name} needs the arm {control.needs_arm}")
+            if control.needs_variant and control.needs_variant not in self.variants:
+                raise ValueError(f"the control {control.name} needs the variant {control.needs_variant}")
+        return self
+
+    def arms_of(self, variant: str) -> list[Arm]:
+        """The arms in which the variant is made."""
+        limited = self.retrain is not None and variant not in self.retrain
+        arms = [ARMS[name] for name in self.arms]
+        return [arm for arm in arms if not (limited and arm.is_trained)]
+
+
+class SmokeSettings(ConfigSection):
+    """Limits of a shortened run (`run_type: smoke`)."""
+
+    max_steps: Positive = 50
+    """Optimizer steps."""
+    train_samples: Positive = 200
+    """Training examples."""
+    eval_samples: Positive = 200
+    """Evaluated examples."""
+
+
+class RuntimeSettings(ConfigSection):
+    """Settings of the machine, which are not part of the protocol. The executor is not part of any result or digest
+    either, so a run may continue on another machine."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """Device of the process. `cuda:1` is the second GPU; `cuda` and `auto` take the first."""
+    threads: Positive | None = None
+    """CPU threads used by torch. Default: torch's own choice."""
+    engine: Annotated[str, AfterValidator(ENGINE)] = absent_at("transformers")
+    """Engine that answers the examples: `transformers`, or `vllm` in a separate process, whose Python is set
+    by `--engine-python`. Part of the key of every evaluation; probe and variants use the same engine.
+    """
+    executor: Literal["local", "ray"] = Field(default="local", exclude=True)
+    """`local`: one stage after another in one process. `ray`: as many stages at a time as the GPUs or CPUs of a Ray
+    cluster, or of this machine, allow."""
+    keep_adapters: Literal["all", "probe", "none"] = "all"
+    """Adapters kept on disk after the run."""
+    smoke: SmokeSettings = SmokeSettings()
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,8 +13,7 @@ from gradience.adapters.patterns import anchored_key
 from gradience.bench.arms.arm import TRUNCATE, Arm
 from gradience.bench.arms.controls import CONTROLS, Control
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated, step_name
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.config.sections import CompressionSettings
+from gradience.bench.config.load import BenchConfig, CompressionSettings
 from gradience.errors import UsageError
 from gradience.plan.criteria import ToRank
 from gradience.plan.modules import Ranks, alphas_at, size_at

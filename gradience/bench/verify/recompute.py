@@ -10,8 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradience import tasks
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.config.sections import TaskSettings
+from gradience.bench.config.load import BenchConfig, TaskSettings
 from gradience.bench.plan.variants import GUARDS, PROBE, asked_for
 from gradience.bench.verdict.assemble import NO_PROBE
 from gradience.bench.verdict.facts import Answers, Outcome, SeedFacts
