@@ -39,7 +39,6 @@ ALLOWED = {
     "models/embedded.py": {"ZipFile", "tarfile.open", "open", "from_pretrained"},
     # What a library opens by its name; check_regular or our own reader has looked at it.
     "adapters/unpickle.py": {"read_text", "ZipFile", "torch.load"},  # in the process that has limits
-    "training/resume.py": {"load_file", "load_from_json"},
     "distill/train.py": {"read_bytes", "safe_open"},
     "compress/rotate.py": {"copyfile"},
     "fleet/batch.py": {"copy2"},  # of what open_regular has looked at

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError, did_you_mean
@@ -14,61 +14,6 @@ from gradience.files.strict_json import parse
 from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.statistics.groups import spelling_key
 from gradience.words import listed, printable
-
-MAX_LINE = 64 * 2**20
-"""Bytes of one example: a prompt of 100,000 tokens has about 0.5 MB."""
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every line of a file as its place (`a.jsonl: line 3`) and its object; empty lines are left out.
-
-    Raises InputError (`log-row`, and what `open_stream` raises).
-    """
-    with open_stream(path, limit=MAX_DATA_BYTES) as file:
-        line = 0
-        while text := file.readline(MAX_LINE + 1):
-            line += 1
-            if len(text) > MAX_LINE:
-                raise InputError(
-                    f"{path}: line {line}: longer than {MAX_LINE:,} bytes",
-                    code="log-row",
-                    hint="write one example per line",
-                )
-            if text.strip():
-                yield f"{path}: line {line}", json_object(text, f"{path}: line {line}")
-
-
-def json_object(text: bytes, place: str) -> dict[str, Any]:
-    """The object that a text of JSON is. Raises InputError (`log-row`)."""
-    try:
-        value = parse(text.decode("utf-8"), constants=True)
-    except UnicodeDecodeError as error:
-        raise _bad(place, f"not UTF-8 (byte {error.start})") from None
-    except ValueError as error:
-        raise _bad(place, getattr(error, "msg", str(error))[:200]) from None
-    if not isinstance(value, dict):
-        raise _bad(place, "not a JSON object")
-    return value
-
-
-def within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return the object under a key; an empty object if there is none."""
-    inner = value.get(key)
-    return inner if isinstance(inner, dict) else {}
-
-
-def text_or_none(value: object) -> str | None:
-    """Return a string unchanged; None for anything else."""
-    return value if isinstance(value, str) else None
-
-
-def _bad(place: str, problem: str) -> InputError:
-    return InputError(
-        f"{place}: {problem}",
-        code="log-row",
-        hint="copy the log again, or rerun the tool: a truncated log is not compared",
-    )
-
 
 MAX_ITEMS = 200_000
 """Examples of one log: four times the largest test set in common use; two logs take about 400 MB."""
@@ -101,7 +46,7 @@ class LogExample:
     def of(
         cls, key: str, *, document: Any = None, prompt: Any = None, shown: str = "", output: str = "",
         spelled: str = "", group: str | None = None,
-    ) -> LogExample:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """Return an example without a score. document, prompt: JSON values; None if the log lacks them.
 
         shown: text whose end is the excerpt. spelled: text whose spellings form a group.
@@ -287,3 +232,54 @@ def group_of(place: str, values: Mapping[str, Any], column: str | None) -> str |
 def digest(value: Any) -> str:
     """The digest of a part of a log; equal values have equal ones, which are in memory once for both logs."""
     return sys.intern(sha256_text(json.dumps(value, sort_keys=True)))
+
+
+# ---------------------------------------------------------------- JSON: bounded objects, no key twice; NaN is accepted
+
+MAX_LINE = 64 * 2**20
+"""Bytes of one example: a prompt of 100,000 tokens has about 0.5 MB."""
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every line of a file as its place (`a.jsonl: line 3`) and its object; empty lines are left out.
+
+    Raises InputError (`log-row`, and what `open_stream` raises).
+    """
+    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+        line = 0
+        while text := file.readline(MAX_LINE + 1):
+            line += 1
+            if len(text) > MAX_LINE:
+                raise InputError(
+                    f"{path}: line {line}: longer than {MAX_LINE:,} bytes",
+                    code="log-row",
+                    hint="write one example per line",
+                )
+            if text.strip():
+                yield f"{path}: line {line}", json_object(text, f"{path}: line {line}")
+
+
+def json_object(text: bytes, place: str) -> dict[str, Any]:
+    """The object that a text of JSON is. Raises InputError (`log-row`)."""
+    value, problem = None, "not a JSON object"
+    try:
+        value = parse(text.decode("utf-8"), constants=True)
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 (byte {error.start})"
+    except ValueError as error:
+        problem = getattr(error, "msg", str(error))[:200]
+    if isinstance(value, dict):
+        return value
+    hint = "copy the log again, or rerun the tool: a truncated log is not compared"
+    raise InputError(f"{place}: {problem}", code="log-row", hint=hint)
+
+
+def within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the object under a key; an empty object if there is none."""
+    inner = value.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def text_or_none(value: object) -> str | None:
+    """Return a string unchanged; None for anything else."""
+    return value if isinstance(value, str) else None

@@ -11,7 +11,18 @@ from typing import Any
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.evidence.base import Log, LogExample, LogRows, Wanted, choose, id_of, json_lines, json_object, text_or_none, within
+from gradience.evidence.base import (
+    Log,
+    LogExample,
+    LogRows,
+    Wanted,
+    choose,
+    id_of,
+    json_lines,
+    json_object,
+    text_or_none,
+    within,
+)
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 NAME = "Every Eval Ever"
@@ -108,7 +119,7 @@ def _described(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
 
 
 def _item(place: str, line: Mapping[str, Any]) -> LogExample:
-    key = line.get("sample_id") if all(name in line for name in SAMPLE_KEYS) else None
+    key = text_or_none(line.get("sample_id")) if all(name in line for name in SAMPLE_KEYS) else None
     hint = "`every_eval_ever validate` checks the file"
     prompt = within(line, "input")
     raw = text_or_none(prompt.get("raw")) or ""

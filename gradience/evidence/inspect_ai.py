@@ -102,7 +102,11 @@ END_64, SIZE_64 = b"PK\x06\x06", 76
 
 
 class Archive:
-    """An open archive; `read` gives a member, and counts what has been read."""
+    """An open zip archive of unknown origin: its members are read one at a time, and nothing is unpacked to disk.
+
+    Stored, deflated and Zstandard members are read; the last needs the extra `logs` (Python's own zipfile reads them
+    from 3.14 on).
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, size: int) -> None:
         self.path, self._archive = path, archive

@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradience.errors import InputError
-from gradience.evidence.base import Log, LogExample, LogRows, Wanted, choose, id_of, json_lines, json_object, within
+from gradience.evidence.base import (
+    Log,
+    LogExample,
+    LogRows,
+    Wanted,
+    choose,
+    id_of,
+    json_lines,
+    json_object,
+    within,
+)
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 NAME = "lm-eval"

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradience.errors import InputError
 from gradience.evidence.base import Log, LogExample, LogRows, Wanted, group_of, id_of, json_lines
 from gradience.files.rows import rows_of
 

@@ -12,7 +12,7 @@ from log_files import LOGS, refused, rows_of, samples, table
 
 from gradience import compare_logs
 from gradience.errors import UsageError
-from gradience.evidence import archive, base, text
+from gradience.evidence import base, inspect_ai
 from gradience.evidence.base import Wanted
 from gradience.evidence.formats import read_log
 from gradience.evidence.inspect_ai import read
@@ -49,7 +49,7 @@ def test_the_mean_is_the_accuracy_that_inspect_reports(side):
     """Members packed with Zstandard, as inspect-ai 0.3.285 writes them."""
     pytest.importorskip("zstandard")
     log = read(INSPECT / f"{side}.eval", Wanted())
-    with archive.open_archive(log.path) as packed:
+    with inspect_ai.open_archive(log.path) as packed:
         results = json.loads(packed.read("header.json"))["results"]
     (accuracy,) = (score["metrics"]["accuracy"]["value"] for score in results["scores"])
     assert len(log.items) == 24
@@ -144,7 +144,7 @@ def test_scores_of_several_keys_and_letters(tmp_path):
 )
 def test_an_archive_that_would_take_too_much_memory_is_refused(limits, monkeypatch):
     for name, limit in limits.items():
-        monkeypatch.setattr(archive, name, limit)
+        monkeypatch.setattr(inspect_ai, name, limit)
     assert refused(A, B).code == "too-large"
 
 
@@ -551,7 +551,7 @@ def test_more_examples_than_are_read(tmp_path, monkeypatch):
 
 
 def test_the_length_of_a_line_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "MAX_LINE", 100)
+    monkeypatch.setattr(base, "MAX_LINE", 100)
     monkeypatch.setattr(rows, "MAX_ROW", 100)
     for name, words in (("a.jsonl", "longer than 100 bytes"), ("a.csv", "a row of more than 100 characters")):
         (tmp_path / name).write_bytes(b"\0" * 200)
