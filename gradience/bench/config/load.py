@@ -38,7 +38,7 @@ from gradience.files import strict_yaml
 from gradience.files.artifact import absent_at
 from gradience.models.settings import ConfigSection, ModelSettings
 from gradience.ranks import DEFAULT_GRID
-from gradience.reports.bench_plan import Policy, Share
+from gradience.reports.bench_plan import Policy, Role, Share
 from gradience.settings import Positive
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
@@ -412,6 +412,11 @@ class BenchConfig(ConfigSection):
     def smoke(self) -> bool:
         """True for a smoke test, which only checks that everything works."""
         return self.run_type == "smoke"
+
+    @property
+    def limits(self) -> dict[Role, int | None]:
+        """Largest number of examples of each role that is used; None for all."""
+        return {"train": self.train.train_samples, self.task.eval_role: self.task.eval_samples}
 
     def seen_from(self, folder: Path | None) -> BenchConfig:
         """Return the same config with relative paths based on `folder`; None bases them on the working

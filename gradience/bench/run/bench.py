@@ -56,7 +56,7 @@ from gradience.reading import read_file
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate
-from gradience.reports.bench_plan import BenchPlan, DataSplit, Role
+from gradience.reports.bench_plan import BenchPlan, DataSplit
 from gradience.tasks.base import rendered
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
@@ -81,13 +81,11 @@ def run_bench(
     require_local(runtime.engine)
     engine(runtime.engine).check(config.model)
     task = rendered(config.task.load(), config.model)
-    role = config.task.eval_role
-    limits: dict[Role, int | None] = {"train": config.train.train_samples, role: config.task.eval_samples}
     splits = [
         DataSplit(
             role=role, n=len(task.examples.of(role, most)), sha256=task.examples.fingerprint(role, most)
         )
-        for role, most in limits.items()
+        for role, most in config.limits.items()
     ]
     rows, guards = evaluated_rows(config, task), read_guards(config)
     calibration = planned_calibration(config, task)

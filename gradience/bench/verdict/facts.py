@@ -158,6 +158,12 @@ class SeedFacts:
         """Return the outcome of the variant `name`."""
         return next(outcome for outcome in self.outcomes if outcome.planned.name == name)
 
+    def adapters(self) -> Iterator[tuple[Outcome, StoredAdapter]]:
+        """Yield the outcomes that have an adapter, the probe's first."""
+        for outcome in (self.probe, *self.outcomes):
+            if outcome is not None and outcome.adapter is not None:
+                yield outcome, outcome.adapter
+
     @property
     def training(self) -> TrainingReport | None:
         """The probe's training."""

@@ -21,7 +21,7 @@ from gradience.evaluate.verb import planned_set
 from gradience.files.records import RecordKind, read_records
 from gradience.files.shared_names import given_text
 from gradience.reports.bench import Bench
-from gradience.reports.bench_plan import BenchPlan, Role
+from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.stage import MANIFEST
 from gradience.statistics.groups import group_note
 from gradience.tasks.base import Task, rendered
@@ -43,20 +43,16 @@ def check_data(run: RunFolder) -> None:
     except GradienceError as error:
         findings.not_done("data", "data", f"not compared with the task's data: {error}")
         return
-    limits: dict[Role, int | None] = {
-        "train": config.train.train_samples,
-        config.task.eval_role: config.task.eval_samples,
-    }
     numbers = [
         f"{len(task.examples.of(role, limit)):,} of {len(task.examples.of(role)):,} {role} examples"
-        for role, limit in limits.items()
+        for role, limit in config.limits.items()
     ]
     problem = f"the task has the same data ({', '.join(numbers)}): ids, texts, gold answers"
     with findings.check("data", "data", problem):
         if task.code != plan.task_code:
             findings.mismatch(PLAN, "the task's code here is different", "task_code")
         for split in plan.splits:
-            examples: Sequence[Any] = task.examples.of(split.role, limits.get(split.role))
+            examples: Sequence[Any] = task.examples.of(split.role, config.limits.get(split.role))
             if split.n != len(examples):
                 problem = f"{split.n:,} {split.role} examples; the task has {len(examples):,}"
                 findings.mismatch(PLAN, problem, f"splits.{split.role}.n")

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from gradience.errors import GradienceError, InputError, shortened
+from gradience.files.artifact import Artifact
 from gradience.files.differences import differences, is_equal
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 from gradience.words import counted
 
+A = TypeVar("A", bound=Artifact)
 Link = tuple[str, str, Any, Any]
 """File, field, recorded value, expected value."""
 MAX_BYTES = 400
@@ -42,6 +45,14 @@ class Findings:
         )
         if mismatch not in self.mismatches:
             self.mismatches.append(mismatch)
+
+    def read(self, kind: type[A], path: Path) -> A | None:
+        """Read a file of a result. One that cannot be read is a mismatch, and None."""
+        try:
+            return kind.read(path)
+        except InputError as error:
+            self.mismatch(path.name, str(error))
+            return None
 
     def named_in_run(self, file: str) -> str:
         """Return the path of a file relative to the run's folder."""

@@ -94,12 +94,15 @@ class RunFolder:
     """Seeds whose results were recomputed."""
     without_records: list[str] = field(default_factory=list)
     """Results that could not be recomputed."""
-    bases: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    """Name and digests of base and tokenizer -> the first file of records that has them."""
+    shared: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    """Kind of fact that all seeds share -> its value, and the first file that has it."""
     unique: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     """(kind, digest) that must differ between seeds -> (folder of the seed, first file that has it)."""
-    gold: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    """The examples and gold answers of a seed -> the first file that has them."""
+
+    def differs(self, kind: str, value: Any, file: str) -> str:
+        """Return the first file of the run that has another value of this kind; empty if there is none."""
+        first, named = self.shared.setdefault(kind, (value, self.findings.named_in_run(file)))
+        return "" if first == value else named
 
     def plan(self) -> BenchPlan:
         """Return the plan in the folder.
@@ -164,12 +167,10 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
         findings.not_done("files", "L1", f"no {DIGESTS}: the run is unfinished")
         findings.gap("files that no stage manifest lists (there is no digests.json)")
         return
-    try:
-        listed = Digests.read(folder / DIGESTS).files
-    except InputError as error:
-        findings.mismatch(DIGESTS, str(error))
+    digests = findings.read(Digests, folder / DIGESTS)
+    if digests is None:
         return
-    listed = {name: digest for name, digest in listed.items() if name.startswith(below)}
+    listed = {name: digest for name, digest in digests.files.items() if name.startswith(below)}
     present = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
     absent = [name for name in listed if name not in present and not name.endswith(WEIGHTS)]
     if 2 * len(absent) > len(listed):  # named once, not hundreds of times
@@ -210,10 +211,8 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings) -> Non
 
 def _check_stage(stage: Path, name: str, plan_digest: str | None, findings: Findings) -> int:
     """Compare the files of one stage; return the number of missing weights files."""
-    try:
-        manifest = StageManifest.read(stage / MANIFEST)
-    except InputError as error:
-        findings.mismatch(MANIFEST, str(error))
+    manifest = findings.read(StageManifest, stage / MANIFEST)
+    if manifest is None:
         return 0
     if manifest.stage != name:
         findings.mismatch(MANIFEST, f"of the stage {manifest.stage}", "stage")

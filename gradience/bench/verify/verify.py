@@ -16,7 +16,7 @@ from gradience.adapters.keys import config_name, parse_key
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header
 from gradience.bench.plan.preregister import EvaluatedRows, bench_plan, looks_of, plan_digest, promised
-from gradience.bench.plan.variants import GUARDS, PROBE
+from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.facts import (
@@ -84,7 +84,6 @@ from gradience.words import counted
 
 WORDS = ("description", "notes", "obstacles", "rank_basis", "reasons", "why", "words")
 """Fields that hold sentences, which another version may word in another way."""
-UNVERIFIABLE = ("not-a-run", "nothing-to-verify")
 
 
 @contextmanager
@@ -171,10 +170,8 @@ def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
 def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | None:
     """Check one seed; return the status that it has recorded."""
     findings, seed = run.findings, run.folder / place
-    try:
-        recorded = Bench.read(seed / BENCH)
-    except InputError as error:
-        findings.mismatch(BENCH, str(error))
+    recorded = findings.read(Bench, seed / BENCH)
+    if recorded is None:
         return None
     check_page(recorded, recorded.run, seed / PAGE, findings)
     check_stages(seed, None if plan is None else plan_digest(plan), findings)
@@ -246,9 +243,8 @@ def _check_gold(run: RunFolder, facts: SeedFacts) -> None:
     findings, file = run.findings, f"probe/eval/{ANSWERS}"
     examples = tuple(gold_of(row) for row in facts.probe.answers.records)
     key = (facts.probe.answers.run.examples_sha256, examples)
-    if run.gold and key not in run.gold:
-        findings.mismatch(file, f"different examples or gold answers from {next(iter(run.gold.values()))}")
-    run.gold.setdefault(key, findings.named_in_run(file))
+    if other := run.differs("examples", key, file):
+        findings.mismatch(file, f"different examples or gold answers from {other}")
     if facts.base is not None and tuple(gold_of(row) for row in facts.base.records) != examples:
         findings.mismatch(f"base/eval/{ANSWERS}", f"examples or gold answers differ from {file}")
 
@@ -270,10 +266,8 @@ def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
                 continue
             file, header = f"{name}/eval/{kind}.records.jsonl", evaluation.run
             base = (header.base, header.base_sha256, header.tokenizer_sha256)
-            if run.bases and base not in run.bases:
-                first = next(iter(run.bases.values()))
-                findings.mismatch(file, f"base or tokenizer differs from {first}", "base")
-            run.bases.setdefault(base, findings.named_in_run(file))
+            if other := run.differs("base", base, file):
+                findings.mismatch(file, f"base or tokenizer differs from {other}", "base")
             values = [number for row in evaluation.records for number in numbers_of(row)]
             if values:
                 numbers[file] = "numbers", sha256_json(values)
@@ -285,10 +279,8 @@ def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
 
 def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     findings, path = run.findings, run.folder / AGGREGATE
-    try:
-        recorded = BenchAggregate.read(path)
-    except InputError as error:
-        findings.mismatch(AGGREGATE, str(error))
+    recorded = findings.read(BenchAggregate, path)
+    if recorded is None:
         return None
     check_page(recorded, recorded.run, run.folder / DOCUMENT, findings)
     if plan is None:
@@ -361,58 +353,60 @@ def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[L
     probe = facts.probe.adapter
     if facts.audit is not None:
         yield "audit/audit.json", "adapter.sha256", facts.audit.adapter.sha256, probe.sha256
-    adapters = {outcome.planned.name: outcome.adapter for outcome in (facts.probe, *facts.outcomes)}
+    digests = {adapter.name: adapter.sha256 for _, adapter in facts.adapters()}
     for name, report in facts.guards.items():
         file = f"{GUARDS}/{name}/{EVALUATION}"
         for row in report.adapters:
-            evaluated = adapters.get(row.name)
             if row.role != BASE:
-                yield file, f"{row.name}.sha256", row.sha256, evaluated and evaluated.sha256
+                yield file, f"{row.name}.sha256", row.sha256, digests.get(row.name)
         planned = next((guard for guard in plan.guards if guard.name == name), None)
         for field in PLANNED:
             yield file, field, getattr(report, field), planned and getattr(planned, field)
-    for outcome in (facts.probe, *facts.outcomes):
-        if outcome.adapter is not None:
-            yield from _of_training(outcome, outcome.adapter, facts, plan)
-            yield from _of_distillation(outcome, outcome.adapter, probe, facts)
-            yield from _of_answers(outcome, outcome.adapter, probe, plan)
-            yield from _of_base(outcome, outcome.adapter, plan)
-            if outcome.answers is not None and outcome.answers.run.scoring is not None:
-                run, file = outcome.answers.run, f"{outcome.planned.name}/eval/{ANSWERS}"
-                yield file, "scoring", run.scoring, _scoring(run, plan, version)
+    for outcome, adapter in facts.adapters():
+        yield from _of_adapter(adapter, probe, outcome.planned, facts, plan)
+        yield from _of_answers(adapter, probe, outcome, plan)
+        if outcome.answers is not None and outcome.answers.run.scoring is not None:
+            run, file = outcome.answers.run, f"{adapter.name}/eval/{ANSWERS}"
+            yield file, "scoring", run.scoring, _scoring(run, plan, version)
 
 
-def _of_training(
-    outcome: Outcome, adapter: StoredAdapter, facts: SeedFacts, plan: BenchPlan
+def _of_adapter(
+    adapter: StoredAdapter, probe: StoredAdapter, planned: PlannedVariant, facts: SeedFacts, plan: BenchPlan
 ) -> Iterator[Link]:
-    report, arm = adapter.training, outcome.planned.making
-    if report is None or not arm.is_trained:
-        return
-    file, recipe = f"{outcome.planned.name}/train/training.json", facts.config.train.model_dump(mode="json")
-    data = next(split for split in plan.splits if split.role == "train")
-    yield file, "adapter_sha256", report.adapter_sha256, adapter.sha256
-    yield file, "start.seed", report.start.seed, facts.seed
-    yield file, "start.streams", report.start.streams, {name: stream(facts.seed, name) for name in STREAMS}
-    yield file, "trained", report.trained, arm.trains
-    yield file, "recipe", report.recipe, {key: recipe.get(key) for key in report.recipe}
-    lora = facts.config.lora.peft_arguments() | outcome.planned.lora_arguments()
-    yield file, "lora", report.lora, json.loads(json.dumps(lora))
-    yield file, "examples.task", report.examples.task, plan.task
-    yield file, "examples.sha256", report.examples.sha256, data.sha256
-
-
-def _of_base(outcome: Outcome, adapter: StoredAdapter, plan: BenchPlan) -> Iterator[Link]:
-    """Compare the name of the base: the last part, since it may be stored elsewhere."""
-    named = EMBEDDED[plan.model][1] if plan.model in EMBEDDED else plain_name(plan.model)
-    expected, at = Path(named).name, f"{outcome.planned.name}/{adapter.folder.parent.name}"
-    if expected in ("", ".."):  # `.`: the folder of the config, whose name the plan does not hold
-        return
-    if adapter.training is not None:
-        yield f"{at}/{TRAINING}", "base", Path(adapter.training.base).name, expected
-    path = adapter.folder / "adapter_config.json"
-    if path.is_file():
-        base = read_config(path).base_model or ""
-        yield f"{at}/{ADAPTER}/{path.name}", "base_model_name_or_path", Path(base).name, expected
+    at, training, distilled = (
+        f"{adapter.name}/{adapter.folder.parent.name}",
+        adapter.training,
+        adapter.distillation,
+    )
+    config = adapter.folder / "adapter_config.json"
+    base = Path(EMBEDDED[plan.model][1] if plan.model in EMBEDDED else plain_name(plan.model)).name
+    if base not in ("", ".."):  # `.`: the folder of the config, whose name the plan does not hold
+        if training is not None:  # only the last part of a name: the base may be stored elsewhere
+            yield f"{at}/{TRAINING}", "base", Path(training.base).name, base
+        if config.is_file():
+            named = Path(read_config(config).base_model or "").name
+            yield f"{at}/{ADAPTER}/{config.name}", "base_model_name_or_path", named, base
+    if training is not None:
+        file, recipe = f"{at}/{TRAINING}", facts.config.train.model_dump(mode="json")
+        data = next(split for split in plan.splits if split.role == "train")
+        streams = {name: stream(facts.seed, name) for name in STREAMS}
+        lora = facts.config.lora.peft_arguments() | planned.lora_arguments()
+        yield file, "adapter_sha256", training.adapter_sha256, adapter.sha256
+        yield file, "start.seed", training.start.seed, facts.seed
+        yield file, "start.streams", training.start.streams, streams
+        yield file, "trained", training.trained, planned.making.trains
+        yield file, "recipe", training.recipe, {key: recipe.get(key) for key in training.recipe}
+        yield file, "lora", training.lora, json.loads(json.dumps(lora))
+        yield file, "examples.task", training.examples.task, plan.task
+        yield file, "examples.sha256", training.examples.sha256, data.sha256
+    settings = facts.config.compression.distillation
+    if settings is not None and distilled is not None and probe.training is not None:
+        file, steps = f"{at}/{ADAPTER}/{DISTILL_REPORT}", settings.steps_of(probe.training.planned_steps)
+        yield file, "teacher_sha256", distilled.teacher_sha256, probe.sha256
+        yield file, "output_sha256", distilled.output_sha256, adapter.sha256
+        yield file, "seed", distilled.seed, facts.seed
+        yield file, "lr", distilled.lr, settings.lr
+        yield file, "planned_steps", distilled.planned_steps, steps
 
 
 def _scoring(run: ExamplesRun, plan: BenchPlan, version: int | None) -> str:
@@ -429,27 +423,11 @@ def _scoring(run: ExamplesRun, plan: BenchPlan, version: int | None) -> str:
     return recorded if is_planned else f"{start}{end}"
 
 
-def _of_distillation(
-    outcome: Outcome, adapter: StoredAdapter, probe: StoredAdapter, facts: SeedFacts
-) -> Iterator[Link]:
-    distillation, report = facts.config.compression.distillation, adapter.distillation
-    if distillation is None or report is None or probe.training is None:
-        return
-    file = f"{outcome.planned.name}/adapter/{ADAPTER}/{DISTILL_REPORT}"
-    yield file, "teacher_sha256", report.teacher_sha256, probe.sha256
-    yield file, "output_sha256", report.output_sha256, adapter.sha256
-    yield file, "seed", report.seed, facts.seed
-    yield file, "lr", report.lr, distillation.lr
-    yield file, "planned_steps", report.planned_steps, distillation.steps_of(probe.training.planned_steps)
-
-
 def _of_answers(
-    outcome: Outcome, adapter: StoredAdapter, probe: StoredAdapter, plan: BenchPlan
+    adapter: StoredAdapter, probe: StoredAdapter, outcome: Outcome, plan: BenchPlan
 ) -> Iterator[Link]:
-    name = outcome.planned.name
-    split_of_plan = next(split for split in plan.splits if split.role == plan.eval_role)
-    config = adapter.folder / "adapter_config.json"
-    looks = looks_of(plan)
+    name, looks, config = adapter.name, looks_of(plan), adapter.folder / "adapter_config.json"
+    planned = next(split for split in plan.splits if split.role == plan.eval_role)
     for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
         if evaluation is None:
             continue
@@ -460,7 +438,7 @@ def _of_answers(
             yield file, "adapter_config_sha256", run.adapter_config_sha256, sha256_file(config)
         is_early = outcome.planned.step is not None and run.n in looks
         answered = tuple(look for look in looks if look <= run.n)
-        yield file, "n", run.n, run.n if is_early else split_of_plan.n
+        yield file, "n", run.n, run.n if is_early else planned.n
         yield file, "looks", run.looks, answered if len(answered) > 1 else ()
         yield file, "id", repeated(evaluation.records)[:3], []
         if kind == "scores":
@@ -477,15 +455,13 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
     yield file, "seed", report.seed, facts.seed
     yield file, "prompts_sha256", report.prompts_sha256, planned and planned.prompts_sha256
     yield file, "rows", report.rows + report.duplicates, planned and planned.rows
-    for outcome in facts.outcomes:
-        if outcome.adapter is None or outcome.adapter.compression is None:
-            continue
-        report_of_adapter = outcome.adapter.compression
-        file = f"{outcome.planned.name}/adapter/{ADAPTER}/{REPORT}"
-        ranks = {module.name: module.new_rank for module in report_of_adapter.modules}
-        yield file, "calibration_sha256", report_of_adapter.calibration_sha256, calibration.sha256
-        yield file, "prediction", report_of_adapter.prediction, outcome.planned.predicted
-        yield file, "modules", ranks, dict(outcome.planned.ranks)
+    for outcome, adapter in facts.adapters():
+        if (of_adapter := adapter.compression) is not None:
+            file = f"{adapter.name}/adapter/{ADAPTER}/{REPORT}"
+            ranks = {module.name: module.new_rank for module in of_adapter.modules}
+            yield file, "calibration_sha256", of_adapter.calibration_sha256, calibration.sha256
+            yield file, "prediction", of_adapter.prediction, outcome.planned.predicted
+            yield file, "modules", ranks, dict(outcome.planned.ranks)
 
 
 # ---------------------------------------------------------------- sizes
@@ -501,12 +477,9 @@ def check_sizes(facts: SeedFacts, findings: Findings) -> None:
     full: Ranks = {layer.name: layer.r for layer in facts.audit.layers}
     recorded = unknown = 0
     with findings.check("sizes", "L1", "ranks, scales and parameter counts of adapters"):
-        for outcome in (facts.probe, *facts.outcomes):
-            adapter, planned = outcome.adapter, outcome.planned
-            if adapter is None:
-                continue
-            ranks = full if planned.name == PROBE or not adapter.lora else planned.ranks
-            with findings.inside(f"{planned.name}/{adapter.folder.parent.name}/"):
+        for outcome, adapter in facts.adapters():
+            ranks = full if adapter.name == PROBE or not adapter.lora else outcome.planned.ranks
+            with findings.inside(f"{adapter.name}/{adapter.folder.parent.name}/"):
                 try:
                     findings.compare(_of_config(facts.probe.adapter, adapter, ranks))
                     header = _header_of(adapter)
@@ -602,7 +575,7 @@ def _unchecked(folder: Path) -> list[str]:
         with checked_run(place) as run:
             mismatches, unchecked = run.findings.mismatches, run.without_records
     except InputError as error:
-        if error.code not in UNVERIFIABLE:
+        if error.code not in ("not-a-run", "nothing-to-verify"):
             raise
         return [path_text(folder)]
     # an aggregate in the folder may be older than its seeds: a new one is made of them
