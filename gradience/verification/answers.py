@@ -132,7 +132,7 @@ def _margin_facts(place: Path, report: EvaluationReport) -> Facts:
 
 def evaluation_again(place: Path, report: EvaluationReport, findings: Findings) -> EvaluationReport:
     """Return the evaluation recomputed from the records. findings: gets the mismatches with `report`."""
-    recorded = _Recorded(place, report, report.adapters, report.examples, findings)
+    recorded = _Recorded(place, report, report.adapters, findings, likelihoods=False)
     with findings.check("records", "L2", RECORDS_AGREE):
         rows = recorded.run()
     again = evaluated.report_of(recorded, rows, report.conditions.base_fingerprint, Stopwatch())
@@ -161,14 +161,7 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
     with findings.check("records", "L2", RECORDS_AGREE):
         for folder, like_task, rows in _recorded_sets(report):
             with findings.inside(folder):
-                recorded = _Recorded(
-                    place / folder,
-                    like_task,
-                    rows,
-                    like_task.plan.examples,
-                    findings,
-                    likelihoods=not results,
-                )
+                recorded = _Recorded(place / folder, like_task, rows, findings, likelihoods=not results)
                 control = None if results or report.control.result is None else report.control.result.name
                 rewritten = None if control is None else recorded.known[control]
                 results.append(results_on(recorded, candidates, recorded.named, rewritten))
@@ -199,15 +192,12 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
         yield f"{GUARDS}/{guard.name}/{RECORDS}/{MANIFEST}", "plan", bound, digest
     yield shrink.SHRUNK, "plan_sha256", report.plan_sha256, digest
     yield shrink.SHRUNK, "plan", report.plan, plan
-    for field, planned, actual in (
-        ("adapter_sha256", plan.adapter_sha256, reference.sha256),
-        ("adapter_config_sha256", plan.adapter_config_sha256, reference.config_sha256),
-        ("rank", plan.rank, reference.largest_rank),
-        ("lora_params", plan.lora_params, reference.lora_params),
-        ("base", plan.base, report.base),
-        ("task", plan.task, report.task),
-    ):
-        yield PLAN, field, planned, actual
+    yield PLAN, "adapter_sha256", plan.adapter_sha256, reference.sha256
+    yield PLAN, "adapter_config_sha256", plan.adapter_config_sha256, reference.config_sha256
+    yield PLAN, "rank", plan.rank, reference.largest_rank
+    yield PLAN, "lora_params", plan.lora_params, reference.lora_params
+    yield PLAN, "base", plan.base, report.base
+    yield PLAN, "task", plan.task, report.task
     for candidate in plan.candidates:
         saved = round(1 - candidate.lora_params / plan.lora_params, 9)
         yield PLAN, f"candidates.{candidate.name}.params_saved", round(candidate.params_saved, 9), saved
@@ -293,36 +283,60 @@ class _Recorded(Answering):
         place: Path,
         report: EvaluationReport | ShrinkReport,
         rows: Sequence[EvaluatedAdapter],
-        examples: int,
         findings: Findings,
         *,
-        likelihoods: bool = False,
+        likelihoods: bool,
     ) -> None:
+        """likelihoods: of the gold responses, beside generated answers."""
         self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
-        self.report, self.watcher = report, Watcher()
-        plan = tested_by(report)
-        looks = plan.looks or (examples,)
+        self.report, self.plan, self.watcher = report, tested_by(report), Watcher()
+        looks = self.plan.looks or (self.plan.examples,)
         self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks, follows=False))
         self._read: dict[str, Evaluation[Any]] = {}
         self._examples: dict[tuple[str, int], str] = {}  # their digest, by kind of records and number
         self.known = {row.name: _adapter_of(row) for row in rows if row.role != BASE}
-        self._likelihoods = likelihoods
-        self._header = read_records(place / RECORDS / f"{rows[0].name}.jsonl").run
+        self._likelihoods, first_file = likelihoods, f"{RECORDS}/{rows[0].name}.jsonl"
+        answers = read_records(place / first_file)
+        self._header = answers.run
         if report.base not in (*EMBEDDED, path_text(self._header.base)):
-            findings.mismatch(
-                f"{RECORDS}/{rows[0].name}.jsonl", f"{self._header.base}; must be {report.base}", "base"
-            )
-        self.inputs = _inputs_of(self, report, rows, examples)
+            findings.mismatch(first_file, f"{self._header.base}; must be {report.base}", "base")
+        group_of = zip((row.id for row in answers.records), self.plan.groups or (), strict=False)
+        self.inputs = self._inputs(rows, dict(group_of))
         self._reference = AdapterAnswers(self.inputs.reference)
         self.rules = _rules_of(self.inputs.task, self._header)
         if isinstance(self.rules, str):
             findings.not_done("scores", "L2", self.rules)
         self.listed = _kept(place).files
 
+    def _inputs(self, rows: Sequence[EvaluatedAdapter], group_of: Mapping[str, int]) -> EvaluateInputs:
+        """Return the inputs as far as an outcome depends on them."""
+        report, plan, looks = self.report, self.plan, self.evaluator.looks
+        settings = EvaluateSettings(
+            tuple(row.path or row.name for row in rows if row.role != BASE),
+            margin=plan.margin if rows[0].likelihood is not None else 100 * plan.margin,
+            with_base=any(row.role == BASE for row in rows),
+            limit=next((r.n for r in rows if r.look is not None and r.look.stopped == "limit"), None),
+        )
+        evaluation = None if isinstance(report, ShrinkReport) else report
+        return EvaluateInputs(
+            settings,
+            tuple(self.known.values())[: 1 if evaluation is None else None],
+            ModelSettings(name=report.base),
+            _task_of(report, self._header),
+            range(plan.examples),
+            plan.role,
+            report.notes,
+            measures_divergence=any((self.place / RECORDS).glob("*.scores.jsonl")),
+            group_of=group_of,
+            grown_from=None if evaluation is None else evaluation.grown_from,
+            first_margin=None if evaluation is None else evaluation.first_margin,
+            looks=looks if len(looks) > 1 else (),
+        )
+
     @cached_property
     def data(self) -> str:
         """The digest of the examples as recorded: records hold no texts (`check_data` compares it)."""
-        return tested_by(self.report).examples_sha256
+        return self.plan.examples_sha256
 
     def named(self, candidate: PlannedCandidate) -> AdapterInput:
         """Return a candidate of the plan as its row names it."""
@@ -352,41 +366,32 @@ class _Recorded(Answering):
             self.findings.gap(f"{row.file_name}: the reason why it could not be evaluated")
             raise InputError(recorded.reason.partition(": ")[2], code="not-evaluated", hint="")
         read, digest = read_records(path), sha256_file(path)
-        self.findings.compare((name, *fact) for fact in self._facts(row, file, read, digest))
+        self.findings.compare(self._facts(row, file, read, digest))
         row.files.append(RecordsFile(path=name, sha256=digest))
         if isinstance(self.rules, str) or read.run.kind != self._header.kind:
             return read
         return scored_again(read, self.rules, name, self.findings)
 
-    def _facts(
-        self, row: AdapterAnswers, file: str, read: Evaluation[Any], digest: str
-    ) -> Sequence[tuple[str, Any, Any]]:
-        run, recorded = read.run, self.rows[row.file_name]
-        reference = self.rows[self.inputs.reference.name]
-        looks = self.evaluator.looks
+    def _facts(self, row: AdapterAnswers, file: str, read: Evaluation[Any], digest: str) -> Facts:
+        run, recorded, name = read.run, self.rows[row.file_name], f"{RECORDS}/{file}"
+        reference, looks = self.rows[self.inputs.reference.name], self.evaluator.looks
         # Records of dev rows have a number of their own.
         answered = [look for look in looks if look >= (recorded.n or 0)] or looks[-1:]
         compared = reference if row.adapter is None and run.kind == "classification" else recorded
-        facts: list[tuple[str, Any, Any]] = [
-            ("id", repeated(read.records)[:3], []),
-            ("n", run.n, run.n if run.n in answered else answered[0]),
-            ("looks", run.looks, looks[: len(run.looks)]),
-            ("base", run.base, self._header.base),
-            ("adapter", run.adapter, None if compared.role == BASE else compared.name),
-            (
-                "examples_sha256",
-                run.examples_sha256,
-                self._examples.setdefault((run.kind, run.n), run.examples_sha256),
-            ),
-        ]
+        examples = self._examples.setdefault((run.kind, run.n), run.examples_sha256)
+        yield name, "id", repeated(read.records)[:3], []
+        yield name, "n", run.n, run.n if run.n in answered else answered[0]
+        yield name, "looks", run.looks, looks[: len(run.looks)]
+        yield name, "base", run.base, self._header.base
+        yield name, "adapter", run.adapter, None if compared.role == BASE else compared.name
+        yield name, "examples_sha256", run.examples_sha256, examples
         if compared.sha256 is not None:
-            facts.append(("adapter_sha256", run.adapter_sha256, compared.sha256))
-            facts.append(("adapter_config_sha256", run.adapter_config_sha256, compared.config_sha256))
+            yield name, "adapter_sha256", run.adapter_sha256, compared.sha256
+            yield name, "adapter_config_sha256", run.adapter_config_sha256, compared.config_sha256
         if run.kind == "scores" and reference.sha256 is not None:
-            facts.append(("reference_sha256", run.reference_sha256, reference.sha256))
+            yield name, "reference_sha256", run.reference_sha256, reference.sha256
         if file in self.listed:
-            facts.append(("sha256", digest, self.listed[file].sha256))
-        return facts
+            yield name, "sha256", digest, self.listed[file].sha256
 
 
 def _adapter_of(row: EvaluatedAdapter) -> AdapterInput:
@@ -394,39 +399,6 @@ def _adapter_of(row: EvaluatedAdapter) -> AdapterInput:
     ranks = None if row.smallest_rank is None else (row.smallest_rank, row.largest_rank or 0)
     identity = AdapterIdentity(path, row.sha256 or "", row.config_sha256 or "")
     return AdapterInput(row.name, path, identity, ranks, row.lora_params or 0, row.other_params or 0)
-
-
-def _inputs_of(
-    recorded: _Recorded, report: EvaluationReport | ShrinkReport, rows: Sequence[EvaluatedAdapter], n: int
-) -> EvaluateInputs:
-    """Return the inputs as far as an outcome depends on them."""
-    header, likelihood = recorded._header, rows[0].likelihood is not None
-    plan = tested_by(report)
-    settings = EvaluateSettings(
-        tuple(row.path or row.name for row in rows if row.role != BASE),
-        margin=plan.margin if likelihood else 100 * plan.margin,
-        with_base=any(row.role == BASE for row in rows),
-        limit=next((row.n for row in rows if row.look is not None and row.look.stopped == "limit"), None),
-    )
-    group_of: dict[str, int] = {}
-    if plan.groups is not None:
-        answered = read_records(recorded.place / RECORDS / f"{rows[0].name}.jsonl").records
-        group_of = dict(zip((row.id for row in answered), plan.groups, strict=False))
-    scored = any((recorded.place / RECORDS).glob("*.scores.jsonl"))
-    return EvaluateInputs(
-        settings,
-        tuple(recorded.known.values())[: 1 if isinstance(report, ShrinkReport) else None],
-        ModelSettings(name=report.base),
-        _task_of(report, header),
-        range(n),
-        plan.role,
-        report.notes,
-        measures_divergence=scored,
-        group_of=group_of,
-        grown_from=None if isinstance(report, ShrinkReport) else report.grown_from,
-        first_margin=None if isinstance(report, ShrinkReport) else report.first_margin,
-        looks=recorded.evaluator.looks if len(recorded.evaluator.looks) > 1 else (),
-    )
 
 
 def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun) -> Task:
