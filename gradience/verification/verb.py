@@ -4,14 +4,13 @@ import secrets
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from gradience.bench.plan.variants import GUARDS
 from gradience.bench.settings import VerifySettings, existing_folder
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, PLAN
 from gradience.bench.verify.data import check_data as check_bench_data
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.folder import as_published, check_files, unpacked
+from gradience.bench.verify.folder import RunFolder, as_published, check_files, unpacked
 from gradience.bench.verify.verify import checked_run, compare_json
 from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file
@@ -111,30 +110,11 @@ def verify(settings: VerifySettings) -> Verification:
     Raises InputError (`not-a-run`, `nothing-to-verify`) if there is nothing to verify, UsageError
     (`not-of-bench`) for a setting that applies only to Bench.
     """
-    folder = Path(settings.folder)
+    folder, watch = Path(settings.folder), Stopwatch(settings.command)
     names = [name for name in CHECKS if (folder / name).is_file()]
-    watch = Stopwatch(settings.command)
     if not names or any((folder / name).is_file() for name in (BENCH, AGGREGATE)):
         with allowing(settings.allow_code), checked_run(existing_folder(folder), settings.root) as run:
-            plan = _plan_digest(run.folder, settings.plan, run.findings)
-            for path in sorted(run.folder.glob(f"**/{GUARDS}/*/{EVALUATION}")):
-                inside = f"{path.parent.relative_to(run.folder).as_posix()}/"
-                if inside.startswith(run.only):
-                    with run.findings.inside(inside), run.findings.remaking(EVALUATION):
-                        check_answers(path.parent, run.findings)
-            sample_seed, again = None, None
-            if settings.data:
-                check_bench_data(run)
-            if settings.regenerate is not None:
-                from gradience.bench.verify.regenerate import regenerated
-
-                sample_seed = (
-                    secrets.randbelow(2**32) if settings.sample_seed is None else settings.sample_seed
-                )
-                again = regenerated(run, least=settings.regenerate, seed=sample_seed)
-        of_run: dict[str, Any] = {"code": run.code, "status": run.status, "seeds": tuple(run.seeds)}
-        of_run |= {"sample_seed": sample_seed, "regenerated": again}
-        return _report(settings, run.findings, watch, MADE_UP_RUN, run.published, plan, of_run)
+            return _of_run(settings, run, watch)
     if settings.regenerate is not None:
         raise UsageError(
             f"--regenerate: only the answers of a Bench run are regenerated, and {folder} holds {names[0]}",
@@ -154,7 +134,31 @@ def verify(settings: VerifySettings) -> Verification:
                     check_data(name, place, findings)
     if {SHRUNK, EVALUATION, JOINT} & {*names}:
         findings.gap(UNCOUNTED)
-    return _report(settings, findings, watch, MADE_UP, folder, plan, {"status": None, "seeds": ()})
+    return _report(settings, findings, watch, MADE_UP, folder, plan)
+
+
+def _of_run(settings: VerifySettings, run: RunFolder, watch: Stopwatch) -> Verification:
+    """Check what `checked_run` has left of a Bench run, and return the report."""
+    findings = run.findings
+    plan = _plan_digest(run.folder, settings.plan, findings)
+    for path in sorted(run.folder.glob(f"**/{GUARDS}/*/{EVALUATION}")):
+        inside = f"{path.parent.relative_to(run.folder).as_posix()}/"
+        if inside.startswith(run.only):
+            with findings.inside(inside), findings.remaking(EVALUATION):
+                check_answers(path.parent, findings)
+    if settings.data:
+        check_bench_data(run)
+    sample_seed, again = settings.sample_seed, None
+    if settings.regenerate is not None:
+        from gradience.bench.verify.regenerate import regenerated
+
+        sample_seed = secrets.randbelow(2**32) if sample_seed is None else sample_seed
+        again = regenerated(run, least=settings.regenerate, seed=sample_seed)
+    of_run = {"code": run.code, "status": run.status, "seeds": tuple(run.seeds), "regenerated": again}
+    sample = {"sample_seed": None if again is None else sample_seed}
+    return _report(settings, findings, watch, MADE_UP_RUN, run.published, plan).model_copy(
+        update=of_run | sample
+    )
 
 
 def _plan_digest(folder: Path, expected: str | None, findings: Findings) -> str | None:
@@ -175,16 +179,12 @@ def _report(
     made_up: str,
     published: Path,
     plan: str | None,
-    of_run: dict[str, Any],
 ) -> Verification:
-    """Return the report. made_up: fabrications that no check can rule out. of_run: fields about Bench."""
+    """Return the report. made_up: fabrications that no check can rule out."""
     root = root_of(published)
     if settings.root is None:
-        how = (
-            f"it has no root ({DIGESTS} is missing)"
-            if root is None
-            else "give the published root with --root"
-        )
+        missing = f"it has no root ({DIGESTS} is missing)"
+        how = missing if root is None else "give the published root with --root"
         findings.gap(f"the origin of the folder: {how}")
     findings.gap(made_up)
     return Verification(
@@ -195,9 +195,10 @@ def _report(
         root_expected=settings.root,
         plan=plan,
         plan_expected=settings.plan,
+        status=None,
+        seeds=(),
         checks=tuple(findings.checks),
         mismatches=tuple(findings.mismatches),
         not_verified=tuple(findings.gaps),
         run=watch.run_info(),
-        **of_run,
     )
