@@ -46,15 +46,20 @@ def texts(value: ast.expr | None, names: Names) -> list[str]:
 
 
 def raised(source: Path) -> Iterator[tuple[str, int, list[str]]]:
-    """(code, exit code, hints) of every error made in a file."""
+    """(code, exit code, hints) of every error made in a file, by its class or by a function that returns one."""
     module = ast.parse(source.read_text(encoding="utf-8"))
+    makers = {
+        line.name: CLASSES.get(line.returns.id)
+        for line in module.body
+        if isinstance(line, ast.FunctionDef) and isinstance(line.returns, ast.Name)
+    }
     constants = assigned(ast.Module([line for line in module.body if isinstance(line, ast.Assign)], []))
     for scope in module.body:
         names = constants | assigned(scope)
         for call in ast.walk(scope):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
                 continue
-            error = CLASSES.get(call.func.id)
+            error = CLASSES.get(call.func.id) or makers.get(call.func.id)
             given = {keyword.arg: keyword.value for keyword in call.keywords}
             if error is None or "code" not in given:
                 continue

@@ -120,21 +120,23 @@ def _refusal(address: Address, error: BaseException) -> NetworkError | None:
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
             return not_cached(address)
         case errors.GatedRepoError():
-            hint = f"ask for access at {page}, then log in: {LOGIN}"
-            return _error(address, "hub-gated", "the repository is gated, and you have no access to it", hint)
+            access = f"ask for access at {page}, then log in: {LOGIN}"
+            problem = "the repository is gated, and you have no access to it"
+            return _error(address, problem, code="hub-gated", hint=access)
         case errors.RepositoryNotFoundError():
             problem = "no such file or folder here, and no such repository on the hub, or it is private"
-            hint = f"check the name; for a private repository log in: {LOGIN}"
-            return _error(address, "hub-not-found", problem, hint)
+            check = f"check the name; for a private repository log in: {LOGIN}"
+            return _error(address, problem, code="hub-not-found", hint=check)
         case errors.HFValidationError() | errors.DisabledRepoError():
             problem = f"not a repository that can be read: {first_line(error)}"
-            return _error(address, "hub-not-found", problem, f"see {page}")
+            return _error(address, problem, code="hub-not-found", hint=f"see {page}")
         case errors.RevisionNotFoundError():
             problem = f"the repository has no revision {address.revision!r}"
-            return _error(address, "hub-revision", problem, f"{page}/tree/main lists its branches and tags")
+            names = f"{page}/tree/main lists its branches and tags"
+            return _error(address, problem, code="hub-revision", hint=names)
         case errors.EntryNotFoundError():
-            hint = f"try again, or look at {page}"
-            return _error(address, "hub-file", "a file that the hub lists is missing", hint)
+            problem = "a file that the hub lists is missing"
+            return _error(address, problem, code="hub-file", hint=f"try again, or look at {page}")
         # No JSON, or another shape.
         case errors.FileMetadataError() | ValueError() | TypeError() | LookupError() | AttributeError():
             return no_hub(address)
@@ -142,40 +144,42 @@ def _refusal(address: Address, error: BaseException) -> NetworkError | None:
             return no_hub(address)
         case errors.HfHubHTTPError() if (status := error.response.status_code) in (401, 403):
             problem = f"the hub rejected the token (HTTP {status})"
-            return _error(address, "hub-token", problem, f"log in again: {LOGIN}")
+            return _error(address, problem, code="hub-token", hint=f"log in again: {LOGIN}")
         case errors.HfHubHTTPError():
             problem = f"the hub returned an error (HTTP {error.response.status_code})"
-            hint = "try again later, or check HF_ENDPOINT if it is set"
-            return _error(address, "hub-server", problem, hint)
+            later = "try again later, or check HF_ENDPOINT if it is set"
+            return _error(address, problem, code="hub-server", hint=later)
         case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx, whatever it is called there
             return _unreachable(address, error)
         case OSError(errno=None):
             problem = f"the download is incomplete: {first_line(error)}"
-            return _error(address, "hub-incomplete", problem, "run it again: downloaded files are kept")
+            return _error(
+                address, problem, code="hub-incomplete", hint="run it again: downloaded files are kept"
+            )
     return None
 
 
-def _error(address: Address, code: str, problem: str, hint: str) -> NetworkError:
+def _error(address: Address, problem: str, *, code: str, hint: str) -> NetworkError:
     return NetworkError(f"{address}: {problem}", code=code, hint=hint)
 
 
 def _unreachable(address: Address, error: BaseException) -> NetworkError:
     problem = f"no such file or folder here, and the hub could not be reached: {first_line(error)}"
     hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads only the cache"
-    return _error(address, "hub-connection", problem, hint)
+    return _error(address, problem, code="hub-connection", hint=hint)
 
 
 def not_cached(address: Address) -> NetworkError:
     """Return the error for a file that is not cached while offline mode is on."""
     problem = "no such file or folder here, not in the hub cache, and offline mode is on"
     hint = "unset HF_HUB_OFFLINE, or download it on a machine with network access: `hf download`"
-    return _error(address, "hub-offline", problem, hint)
+    return _error(address, problem, code="hub-offline", hint=hint)
 
 
 def no_hub(address: Address, problem: str = "is not a Hugging Face Hub") -> NetworkError:
     """Return the error for a server that is not a hub. problem: a verb and its object, such as `names …`."""
     hint = "check HF_ENDPOINT, and proxies that return their own pages"
-    return _error(address, "hub-server", f"the server at {_endpoint()} {problem}", hint)
+    return _error(address, f"the server at {_endpoint()} {problem}", code="hub-server", hint=hint)
 
 
 def _endpoint() -> str:
@@ -443,7 +447,7 @@ def check_push(repo: str, *, upload: bool) -> Address:
     from huggingface_hub import get_token
 
     if upload and get_token() is None:
-        raise _error(address, "hub-token", "no token for the hub", f"log in: {LOGIN}")
+        raise _error(address, "no token for the hub", code="hub-token", hint=f"log in: {LOGIN}")
     return address
 
 
@@ -466,7 +470,7 @@ def push_files(folder: Path, names: Sequence[str], address: Address, message: st
         if error.code != "hub-not-found":
             raise
         hint = f"log in with a token that may write to {address.repo}: {LOGIN}"
-        raise _error(address, "hub-token", "the hub refused the upload", hint) from error
+        raise _error(address, "the hub refused the upload", code="hub-token", hint=hint) from error
 
 
 def is_offline() -> bool:
@@ -502,7 +506,7 @@ def download(address: Address, names: Sequence[str], *, limit: int | None = None
         if head.startswith(b"version https://git-lfs.github.com/spec/"):
             problem = f"{name} is a Git LFS pointer on the hub, not the file itself: its upload is incomplete"
             hint = "ask its author to upload the actual file (`hf upload`), or name an earlier commit"
-            raise _error(address, "hub-lfs-pointer", problem, hint)
+            raise _error(address, problem, code="hub-lfs-pointer", hint=hint)
         root = path.parents[name.count("/")]
         revision = _commit(address, root)
     return root, root.name
@@ -520,7 +524,7 @@ def _fetched(address: Address, name: str, revision: str | None, limit: int | Non
         revision = _commit(address, path.parents[name.count("/")])
     problem = f"{name} was downloaded twice and does not match its sha256 on the hub"
     hint = "check the disk, and proxies between here and the hub, then run it again"
-    raise _error(address, "hub-corrupted", problem, hint)
+    raise _error(address, problem, code="hub-corrupted", hint=hint)
 
 
 def _is_corrupted(path: Path) -> bool:
