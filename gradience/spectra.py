@@ -88,11 +88,12 @@ class Spectrum:
 def array_blocks(factor: FloatArray, block: int = 4096) -> Blocks:
     """Blocks of a factor that already is a tall (rows, r) float64 array."""
 
-    def blocks() -> Iterator[FloatArray]:
-        for start in range(0, factor.shape[0], block):
-            yield factor[start : start + block]
+    return lambda: (factor[rows] for rows in row_blocks(len(factor), block))
 
-    return blocks
+
+def row_blocks(rows: int, height: int) -> Iterator[slice]:
+    """Yield the blocks of `height` rows, at least 1, that a matrix of `rows` rows is worked on in."""
+    return (slice(start, start + max(1, height)) for start in range(0, rows, max(1, height)))
 
 
 def joined(left: Blocks, right: Blocks, left_scale: float = 1.0, right_scale: float = 1.0) -> Blocks:

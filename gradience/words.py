@@ -85,4 +85,5 @@ def plainly(message: str) -> str:
     'must be at least 1'
     """
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.removesuffix(", unable to parse string as a number")
     return message.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")

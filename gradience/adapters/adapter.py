@@ -25,7 +25,7 @@ from gradience.adapters.tensors import DType, NewTensor, TensorEntry, TensorFile
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
 from gradience.files.hub import HubCommit
-from gradience.spectra import Blocks, FloatArray
+from gradience.spectra import Blocks, row_blocks
 from gradience.words import counted
 
 
@@ -212,12 +212,7 @@ def block_height(rank: int) -> int:
 def word_blocks(words: Words, height: int | None = None, dtype: DTypeLike = np.float64) -> Blocks:
     """Decode a factor stored as (rows, r) words in blocks of `height` rows. dtype: as in `decode`."""
     height = height or block_height(words.shape[1])
-
-    def blocks() -> Iterator[FloatArray]:
-        for start in range(0, words.shape[0], height):
-            yield decode(words[start : start + height], dtype)
-
-    return blocks
+    return lambda: (decode(words[rows], dtype) for rows in row_blocks(len(words), height))
 
 
 def _spread_groups(flat: Words, groups: int) -> Words:
@@ -312,11 +307,11 @@ class Adapter(Closing):
             if not self.is_foreign(note):
                 yield note, tensors[note.tensor]
 
-    def magnitudes(self) -> dict[str, Factor]:
-        """Return the magnitude of each DoRA module that has one."""
-        tensors = tensors_of(self.files)
-        named = [note.tensor for note in self.other if note.reason == DORA_REASON]
-        return {parse_key(tensor).module: tensors[tensor] for tensor in named}
+    def by_module(self, reason: str) -> dict[str, Factor]:
+        """Return module -> its understood tensor that is not a factor for this `reason`, such as a DoRA magnitude."""
+        return {
+            parse_key(note.tensor).module: stored for note, stored in self.beside() if note.reason == reason
+        }
 
     def misnamed(self) -> list[str]:
         """Return the names of this adapter's tensors that PEFT would ignore (see `keys`); none for another format."""

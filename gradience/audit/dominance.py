@@ -5,13 +5,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.adapter import DORA_REASON, Adapter, LoraPair
 from gradience.adapters.base_weights import BaseWeights, Rows
 from gradience.adapters.tensors import decode
 from gradience.blas import worker_threads
@@ -27,7 +28,7 @@ from gradience.reports.audit import (
     LayerAudit,
     NotCompared,
 )
-from gradience.spectra import FloatArray
+from gradience.spectra import FloatArray, row_blocks
 
 KEPT_BYTES = 2**28
 """Bytes of the largest weight kept in float32 while its norm is computed; a larger one is read for every product."""
@@ -140,29 +141,35 @@ class DoraUpdate:
     Raises InputError: dora for a module that is not linear or has no magnitude, and what the base raises.
     """
 
-    def __init__(
-        self, pair: LoraPair, magnitude: Factor | None, base: BaseWeights, *, transposed: bool
-    ) -> None:
+    def __init__(self, adapter: Adapter, pair: LoraPair, base: BaseWeights) -> None:
+        magnitude = adapter.by_module(DORA_REASON).get(pair.module)
         if pair.kind != "linear" or magnitude is None or pair.scale is None:
             raise InputError(
-                f"DoRA of a {pair.kind} module, or without its magnitude or α",
+                f"{pair.module}: DoRA of a {pair.kind} module, or without its magnitude or α",
                 code="dora",
                 hint="retrain without DoRA on it",
             )
+        transposed = adapter.config is not None and adapter.config.fan_in_fan_out
         self._weight: Rows = base.weight(pair.module, (pair.rows, pair.columns), transposed=transposed)
         self._magnitude = decode(magnitude.read()).reshape(-1)
         if self._magnitude.shape != (pair.rows,):
             raise InputError(
-                f"the magnitude has {len(self._magnitude)} entries, the module {pair.rows} rows",
+                f"{pair.module}: the magnitude has {len(self._magnitude)} entries, the module {pair.rows} rows",
                 code="dora",
                 hint="save the adapter again with PEFT",
             )
         loaded = pair.load()
         self._a, self._b = decode(loaded.words_A()).T, pair.scale * decode(loaded.words_B())
 
+    def with_factors(self, a: FloatArray, b: FloatArray) -> Self:
+        """Return the update with other factors A (r, n) and s·B (m, r)."""
+        changed = copy(self)
+        changed._a, changed._b = a, b
+        return changed
+
     def blocks(self) -> Iterator[FloatArray]:
         """Yield ΔW, some rows at a time."""
-        for rows in self._rows():
+        for rows in row_blocks(len(self._magnitude), ROWS):
             yield self.rows(rows)
 
     def rows(self, rows: slice) -> FloatArray:
@@ -172,12 +179,10 @@ class DoraUpdate:
 
     def magnitude_change(self) -> float:
         """‖m − m₀‖₂/‖m₀‖₂, where m₀, the norms of W's rows, is what training starts from."""
-        before = np.concatenate([np.linalg.norm(self._weight(rows), axis=1) for rows in self._rows()])
+        before = np.concatenate(
+            [np.linalg.norm(self._weight(rows), axis=1) for rows in row_blocks(len(self._magnitude), ROWS)]
+        )
         return float(np.linalg.norm(self._magnitude - before) / np.linalg.norm(before))
-
-    def _rows(self) -> Iterator[slice]:
-        for start in range(0, len(self._magnitude), ROWS):
-            yield slice(start, start + ROWS)
 
 
 def with_base(
@@ -237,8 +242,7 @@ def _compared(
         weight = norms_of(partial(base.blocks, layer.name, layer.shape, layer.expert))
         if dora:
             pair = next(pair for pair in adapter.pairs if pair.module == layer.name)
-            turned = bool(adapter.config and adapter.config.fan_in_fan_out)
-            true = DoraUpdate(pair, adapter.magnitudes().get(layer.name), base, transposed=turned)
+            true = DoraUpdate(adapter, pair, base)
             norms = norms_of(true.blocks)
             update = Norms(0.0, 0.0) if np.isnan(norms.largest) else norms
             moved = true.magnitude_change()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gradience.cli.exit_codes import code_of_grades
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import ReportOutput
@@ -35,7 +33,7 @@ def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int
         report = (
             out.watch(merge_adapters, settings)
             if settings.data
-            else out.run(merge_adapters, settings, f"merging into {Path(output).name}")
+            else out.run(merge_adapters, settings, f"merging into {output.name}")
         )
     write_card(output, card_of(output))
     out.show(report)

@@ -53,7 +53,7 @@ class Energies(NamedTuple):
     @property
     def cosine(self) -> float | None:
         """Cosine of the angle between the updates; None if one of them is 0."""
-        return _cosine(self.inner, self.a, self.b)
+        return cosine(self.inner, self.a, self.b)
 
     @property
     def kept_share(self) -> float | None:
@@ -238,7 +238,8 @@ def _overlap(update_a: FloatArray, update_b: FloatArray) -> tuple[dict[str, Any]
     }, kept
 
 
-def _cosine(inner: float, energy_a: float, energy_b: float) -> float | None:
+def cosine(inner: float, energy_a: float, energy_b: float) -> float | None:
+    """Return the cosine of the angle between two updates with this inner product; None if one of them is 0."""
     if not energy_a or not energy_b:
         return None
     return max(-1.0, min(1.0, inner / math.sqrt(energy_a) / math.sqrt(energy_b)))

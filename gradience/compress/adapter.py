@@ -154,7 +154,7 @@ def write_compressed(
         opened, plan, encoding=encoding, dtype=dtype, base_model=base_model, calibration=calibration
     )
     work = (
-        (job.pair, compress_bytes(job.pair, job.new_rank, job.stored_bytes, dora=job.magnitude is not None))
+        (job.pair, compress_bytes(job.pair, job.new_rank, job.stored_bytes, dora=job.dora is not None))
         for job in layout.jobs
     )
     fitting = workers_within(max_memory, [opened], work, workers)

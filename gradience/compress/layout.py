@@ -6,16 +6,18 @@ The refusals here are rules of PEFT and of the format; `plan.blocking` judges on
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from gradience.adapters.adapter import LORA_BIAS_REASON, Adapter, LoraPair, SkippedTensor
+from gradience.adapters.adapter import DORA_REASON, LORA_BIAS_REASON, Adapter, LoraPair
 from gradience.adapters.base_weights import BaseWeights, base_folder
 from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, initialization_of
 from gradience.adapters.formats import words_of
-from gradience.adapters.keys import config_name, ends_with, factor_name, parse_key, peft_name
+from gradience.adapters.keys import config_name, ends_with, factor_name, peft_name
 from gradience.adapters.locate import natural_key
 from gradience.adapters.peft import fields_in_peft_order, guessed_orders
 from gradience.adapters.tensors import DTYPES, DType, NewTensor
+from gradience.audit.dominance import DoraUpdate
 from gradience.compress.encodings import (
     EncodedModules,
     Target,
@@ -98,7 +100,7 @@ def lay_out(
         )
     refuse_adapter(opened, config, has_base=base is not None)
     _refuse_plan(opened, plan, calibration)
-    kept = {note.tensor: (note, stored) for note, stored in opened.beside()}
+    kept = {note.tensor: stored for note, stored in opened.beside()}
     left_out = sorted(note.tensor for note in opened.other if opened.is_foreign(note))
     carried = sorted(kept)
     ranks = {module.name: module.new_rank for module in plan.modules}
@@ -109,7 +111,7 @@ def lay_out(
     dropped = [pair for pair in opened.pairs if not ranks[pair.module]]
     encoded, jobs = encoded_jobs(opened, opened.pairs, ranks, types, encoding, strength=plan.strength)
     jobs = [_with_basis(job, config, calibration) for job in jobs]
-    _refuse_jobs(opened, config, jobs, [note for note, _ in kept.values()])
+    _refuse_jobs(opened, config, jobs)
     parameter = next(
         (pair.module for pair in dropped if ends_with(pair.module, config.target_parameters)), None
     )
@@ -120,7 +122,7 @@ def lay_out(
             hint="use --rank or --energy (Python: rank=, energy=), which keep every module",
         )
     if base is not None:
-        jobs = _with_magnitudes(opened, jobs, base, transposed=config.fan_in_fan_out)
+        jobs = _with_base(opened, jobs, base)
     names = peft_names(opened, jobs, carried)
     if not (encoding or dtype or dropped or plan.strength != 1):
         _refuse_copy(opened, jobs, names)
@@ -135,7 +137,7 @@ def lay_out(
         **(fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}),
     }
     new = merged_fields(config.fields, changes)
-    beside = {names[tensor]: kept[tensor][1].to_write() for tensor in carried}
+    beside = {names[tensor]: kept[tensor].to_write() for tensor in carried}
     return Layout(config, encoded, jobs, dropped, beside, left_out, names, new)
 
 
@@ -193,23 +195,19 @@ def _with_basis(job: Job, config: PeftConfig, calibration: Calibration | None) -
     return replace(job, parameter=ends_with(module, config.target_parameters), basis=basis)
 
 
-def _with_magnitudes(
-    opened: Adapter, jobs: Iterable[Job], base: BaseWeights, *, transposed: bool
-) -> list[Job]:
-    """The jobs of a DoRA adapter, each with its magnitude and the base weights."""
-    magnitudes = opened.magnitudes()
-    complete = []
+def _with_base(opened: Adapter, jobs: Iterable[Job], base: BaseWeights) -> list[Job]:
+    """The jobs of a DoRA adapter, each with what reads its update."""
+    magnitudes = opened.by_module(DORA_REASON)
     for job in jobs:
-        magnitude = magnitudes.get(job.pair.module)
-        if magnitude is None or job.pair.kind != "linear":
-            unsupported = "no magnitude" if magnitude is None else f"a {job.pair.kind} layer with DoRA"
+        pair = job.pair
+        if pair.module not in magnitudes or pair.kind != "linear":
+            unsupported = f"a {pair.kind} layer with DoRA" if pair.module in magnitudes else "no magnitude"
             raise InputError(
-                f"{opened.location.path}: {job.pair.module} has {unsupported}: only linear DoRA layers are compressed",
+                f"{opened.location.path}: {pair.module} has {unsupported}: only linear DoRA layers are compressed",
                 code="dora",
                 hint="retrain at a smaller rank, or merge this adapter into its base model",
             )
-        complete.append(replace(job, magnitude=magnitude, base=base, transposed=transposed))
-    return complete
+    return [replace(job, dora=partial(DoraUpdate, opened, job.pair, base)) for job in jobs]
 
 
 def peft_names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:
@@ -307,13 +305,8 @@ def _refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibratio
     refuse_empty(module.new_rank for module in plan.modules)
 
 
-def _refuse_jobs(
-    opened: Adapter, config: PeftConfig, jobs: Sequence[Job], kept: Iterable[SkippedTensor]
-) -> None:
-    """Raise InputError if the ranks or scales of some modules cannot be written so.
-
-    kept: the tensors that are carried beside the factors.
-    """
+def _refuse_jobs(opened: Adapter, config: PeftConfig, jobs: Sequence[Job]) -> None:
+    """Raise InputError if the ranks or scales of some modules cannot be written so."""
     hint = 'use --encoding patterns (Python: encoding="patterns")'
     for job in jobs:
         if job.pair.groups > 1 and (not job.keeps_rank or job.stored_rank != job.pair.rank):
@@ -323,7 +316,7 @@ def _refuse_jobs(
                 code="block-diagonal",
                 hint=hint,
             )
-    biased = {parse_key(note.tensor).module for note in kept if note.reason == LORA_BIAS_REASON}
+    biased = opened.by_module(LORA_BIAS_REASON)
     for job in jobs:
         if job.fold != 1.0 and job.pair.module in biased:
             raise InputError(

@@ -7,16 +7,15 @@ A′ = T_A·A and B′ = B·T_B.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
-from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
-from gradience.adapters.base_weights import BaseWeights, Rows
+from gradience.adapters.adapter import BLOCK_ELEMENTS, LoadedPair, LoraPair, word_blocks
 from gradience.adapters.tensors import DType, Words, decode, encode
-from gradience.audit.dominance import ROWS, dora_layer
+from gradience.audit.dominance import DoraUpdate
 from gradience.errors import InputError
 from gradience.spectra import (
     EPS,
@@ -34,28 +33,6 @@ from gradience.spectra import (
     with_exponent,
 )
 from gradience.spectra import Method as SpectrumMethod
-
-
-def output_error(
-    weight: Rows,
-    magnitude: FloatArray,
-    old: tuple[FloatArray, FloatArray],
-    new: tuple[FloatArray, FloatArray],
-) -> float:
-    """‖W′ − W″‖_F/‖W′ − W‖_F: what the smaller update changes, relative to what the adapter does.
-
-    weight: W, (m, n), by rows.   magnitude: (m,).   old, new: (s·B, A) with shapes (m, r), (r, n).
-    """
-    lost = done = 0.0
-    for start in range(0, len(magnitude), ROWS):
-        rows = slice(start, start + ROWS)
-        base = weight(rows)
-        before = dora_layer(base, magnitude[rows], old[0][rows], old[1])
-        after = dora_layer(base, magnitude[rows], new[0][rows], new[1])
-        lost += float(np.square(before - after).sum())
-        done += float(np.square(before - base).sum())
-    return relative_error(lost, done) or 0.0
-
 
 MAX_CONDITION = 1e4
 """Largest (bound on the) condition number κ of A for which the gram route inverts its Cholesky factor.
@@ -225,7 +202,7 @@ class Job:
     fold: what B is multiplied by.   written_scale: what the config will say; s = fold · written_scale.
     parameter: the module is a parameter that `target_parameters` wraps.
     strength: factor for the update, part of the written scale.
-    magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
+    dora: makes the update as a DoRA module applies it; None for plain LoRA.
     basis: p and q, (r, k), of a calibration: the leading components are kept. None: those of the SVD.
     """
 
@@ -237,9 +214,7 @@ class Job:
     dtype_A: DType
     dtype_B: DType
     parameter: bool = False
-    magnitude: Factor | None = None
-    base: BaseWeights | None = None
-    transposed: bool = False
+    dora: Callable[[], DoraUpdate] | None = None
     basis: tuple[FloatArray, FloatArray] | None = None
     strength: float = 1.0
 
@@ -285,21 +260,17 @@ class Job:
 
 
 class Products(NamedTuple):
-    """Products of one expert's stored factors, old with old, old with new, and new with new: AAᵀ, AA′ᵀ … and BᵀB …."""
+    """Inner products of the components bᵢ·aᵢᵀ of stored factors, old with old, old with new, and new with new."""
 
-    old_A: FloatArray
-    old_B: FloatArray
-    cross_A: FloatArray
-    cross_B: FloatArray
-    new_A: FloatArray
-    new_B: FloatArray
+    old: FloatArray
+    cross: FloatArray
+    new: FloatArray
 
     @classmethod
     def of(cls, old: tuple[FloatArray, FloatArray], new: tuple[FloatArray, FloatArray]) -> Self:
         """Return the products of old and new factors, A (r, n) and B (m, r) each."""
-        (old_A, old_B), (new_A, new_B) = old, new
-        crosses = old_A @ new_A.T, old_B.T @ new_B
-        return cls(old_A @ old_A.T, old_B.T @ old_B, *crosses, new_A @ new_A.T, new_B.T @ new_B)
+        pairs = (old, old), (old, new), (new, new)
+        return cls(*((a @ other_A.T) * (b.T @ other_B) for (a, b), (other_A, other_B) in pairs))
 
 
 class CompressedModule(NamedTuple):
@@ -315,9 +286,9 @@ class CompressedModule(NamedTuple):
     noise: float
     """How far the error may be from another if it is measured again."""
     output_error: float | None = None
-    """DoRA only: see `dora.output_error`."""
-    products: tuple[Products, ...] = ()
-    """Factor products of every expert; empty if the factors were only converted."""
+    """DoRA only: see `_dora_error`."""
+    products: Products | None = None
+    """Products of the first expert; None if the factors were only converted."""
 
     def factors(self, job: Job) -> tuple[FloatArray, FloatArray]:
         """Return A (r, n) and B (m, r) as stored."""
@@ -364,8 +335,8 @@ def write_module(job: Job) -> CompressedModule:
         norm,
         next((part.method for part in parts if part.method == "qr"), parts[0].method),
         1e-8 + 1e-13 * max(part.cancellation for part in parts),
-        _dora_error(job, loaded, parts[0]) if job.magnitude else None,
-        tuple(part.products for part in parts if part.products is not None),
+        None if job.dora is None else _dora_error(job, job.dora(), parts[0]),
+        parts[0].products,
     )
 
 
@@ -435,7 +406,7 @@ def _compared(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
         norm,
         "copy",
         cancelled,
-        Products(*3 * (unscaled(gram_A), unscaled(gram_B))) if recoded is loaded else None,
+        Products(*3 * (unscaled(gram_A) * unscaled(gram_B),)) if recoded is loaded else None,
     )
 
 
@@ -499,8 +470,8 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     if canceled > CANCELED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, side_A.words, side_B.words)
     new_A, new_B = (s.whole + s.mixed + s.mixed.T + s.rounding for s in (side_A, side_B))
-    crosses = side_A.gram_map + side_A.cross, side_B.gram_map + side_B.cross
-    products = Products(gram_A, gram_B, *crosses, new_A, new_B)
+    crosses = (side_A.gram_map + side_A.cross) * (side_B.gram_map + side_B.cross)
+    products = Products(gram_A * gram_B, crosses, new_A * new_B)
     return _Expert(side_A.words, side_B.words, lost, norm, optimum.method, canceled, products)
 
 
@@ -591,19 +562,11 @@ def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, w
 # ---------------------------------------------------------------- DoRA
 
 
-def _dora_error(job: Job, loaded: LoadedPair, truncated: _Expert) -> float:
-    assert job.magnitude is not None
-    assert job.base is not None
-    pair = job.pair
-    weight = job.base.weight(pair.module, (pair.rows, pair.columns), transposed=job.transposed)
-    stored = job.magnitude.file.read_words(job.magnitude.tensor)
-    magnitude = decode(stored).reshape(-1)
-    if magnitude.shape != (pair.rows,):
-        raise InputError(
-            f"{job.magnitude.file.path}: the magnitude of {pair.module} has length {len(magnitude)}, not {pair.rows}",
-            code="dora",
-            hint="save the adapter again with PEFT",
-        )
-    old_A, old_B = decode(loaded.words_A()).T, decode(loaded.words_B())
-    new_A, new_B = decode(truncated.words_A).T, decode(truncated.words_B)
-    return output_error(weight, magnitude, (job.scale * old_B, old_A), (job.written_scale * new_B, new_A))
+def _dora_error(job: Job, update: DoraUpdate, truncated: _Expert) -> float:
+    """‖W′ − W″‖_F/‖W′ − W‖_F: what the smaller update changes, relative to what the adapter does."""
+    new = update.with_factors(decode(truncated.words_A).T, job.written_scale * decode(truncated.words_B))
+    lost = done = 0.0
+    for before, after in zip(update.blocks(), new.blocks(), strict=True):
+        lost += float(np.square(before - after).sum())
+        done += float(np.square(before).sum())
+    return relative_error(lost, done) or 0.0

@@ -91,7 +91,7 @@ def write_weights(
                     name_of[pair.a.tensor]: compressed.data_A,
                     name_of[pair.b.tensor]: compressed.data_B,
                 }
-                done[pair.module] = compressed._replace(data_A=b"", data_B=b"", products=())
+                done[pair.module] = compressed._replace(data_A=b"", data_B=b"", products=None)
                 if progress:
                     progress(len(done), len(layout.jobs))
             writer.put(waiting.pop(name))

@@ -6,37 +6,45 @@ Shapes as in `spectra`: A_i (r_i, n), B_i (m, r_i), ΔW_i = s_i·B_i·A_i. The w
 TIES and DARE choose entry by entry, so they need one dense ΔW of a module at a time, in float32.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters.adapter import LoadedPair, LoraPair
+from gradience.adapters.memory import compress_bytes
 from gradience.adapters.tensors import DTYPES, DType, Words, decode
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.check import compared
-from gradience.compress.dense import Dense, Rows, distances, row_blocks, write_dense
-from gradience.compress.module import CompressedModule, Job, Products, write_module
-from gradience.errors import InputError
+from gradience.compress.module import CompressedModule, Job, Products, converted, packed, write_module
 from gradience.merge.settings import MethodSettings
-from gradience.spectra import FloatArray, NonFiniteFactor, relative_error
+from gradience.plan.blocking import non_finite
+from gradience.spectra import FloatArray, NonFiniteFactor, relative_error, row_blocks
+
+Dense = NDArray[np.float32]
+Rows = Callable[[slice], Dense]
+"""Some rows of a dense update."""
+BLOCK = 2**20
+"""Entries of a block of rows of a dense update."""
+SMALL = 1024
+"""Smaller side of a dense update up to which its SVD is exact; above, subspace iteration finds its directions."""
+BESIDE, SETTLED, PASSES = 16, 1e-4, 12
+"""Subspace iteration: directions beside those that are kept, growth of the held energy that ends it, most passes."""
 
 
 class Part(NamedTuple):
-    """One parent's update of a module: ΔW = s·B·A, or DoRA's. parent: its place; weight: w of the merge."""
+    """One parent's update of a module: ΔW = s·B·A, or DoRA's. parent: its place; weight: w of the merge; scale: s."""
 
     parent: int
     weight: float
     pair: LoraPair
+    scale: float
     dora: Callable[[], DoraUpdate] | None = None
-
-    @property
-    def scale(self) -> float:
-        """s."""
-        return self.pair.scale or 0.0
 
     def factors(self, scale: float) -> tuple[FloatArray, FloatArray]:
         """Return A (r, n) and scale·B (m, r). Raises NonFiniteFactor."""
@@ -56,18 +64,20 @@ class Part(NamedTuple):
 class MergedPair(LoraPair):
     """Factors of the merged module before truncation, made from its parents' factors when loaded."""
 
-    parts: tuple[Part, ...] = ()
+    parts: Sequence[Part] = ()
     stored: DType = DTYPES["F32"]
     """Type of the written factors: the parents', or F32 if theirs differ."""
     recipe: MethodSettings = field(default_factory=MethodSettings)
+    is_dense: bool = False
+    """True if the module is merged from dense updates: entry by entry, or with a DoRA update."""
     overlaps: FloatArray = field(default_factory=lambda: np.zeros((0, 2)))
     """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of every parent and, in the last row, of the stored merged update M′ itself. Filled when
     the module is written; 0 for a parent without the module."""
 
     @property
-    def is_dense(self) -> bool:
-        """True if the module is merged from dense updates: entry by entry, or with a DoRA update."""
-        return self.recipe.method in ("ties", "dare") or any(part.dora is not None for part in self.parts)
+    def largest_rank(self) -> int:
+        """Largest rank that the merged update can have."""
+        return min(self.rows, self.columns, *(() if self.is_dense else (self.rank,)))
 
     @property
     def parent_ranks(self) -> tuple[int | None, ...]:
@@ -152,13 +162,7 @@ def write_merged(job: Job) -> CompressedModule:
     try:
         return _from_dense(job, pair) if pair.is_dense else _from_factors(job, pair)
     except NonFiniteFactor:
-        factors = [factor for part in pair.parts for factor in part.pair.factors.values()]
-        broken = [factor.file.path for factor in factors if not np.isfinite(factor.read()).all()]
-        raise InputError(
-            f"{[*broken, pair.a.file.path][0]}: {pair.module} contains NaN or infinity",
-            code="non-finite",
-            hint="use an earlier checkpoint; `gradience audit` lists such modules",
-        ) from None
+        raise non_finite(*(part.pair for part in pair.parts)) from None
 
 
 def written_error(pair: LoraPair, written: LoraPair) -> float | None:
@@ -176,26 +180,33 @@ def written_error(pair: LoraPair, written: LoraPair) -> float | None:
 def _from_factors(job: Job, pair: MergedPair) -> CompressedModule:
     """Write a merge of factors, and fill its overlaps from products with the parents' joined factors."""
     written = write_module(job)
-    summed = pair.recipe.method != "knots" and bool(written.products)
-    products = written.products[0] if summed else Products.of(pair.joined(), written.factors(job))
-    pair.overlaps[-1] = job.written_scale**2 * float((products.new_A * products.new_B).sum())
-    energies = job.scale**2 * products.old_A * products.old_B
-    inners = job.scale * job.written_scale * products.cross_A * products.cross_B
+    whole = None if pair.recipe.method == "knots" else written.products
+    products = whole or Products.of(pair.joined(), written.factors(job))
+    pair.overlaps[-1] = job.written_scale**2 * products.new.sum()
     end = 0
     for part in pair.parts:
         rows = slice(end, end := end + part.pair.rank)
-        energy, inner = energies[rows, rows].sum(), inners[rows].sum()
-        # The joined factors hold w·ΔW of each parent.
-        pair.overlaps[part.parent] = energy / part.weight**2, inner / part.weight
+        scale = job.scale / part.weight  # the joined factors hold w·ΔW
+        energy, inner = products.old[rows, rows].sum(), products.cross[rows].sum()
+        pair.overlaps[part.parent] = scale**2 * energy, scale * job.written_scale * inner
     return written
+
+
+# ---------------------------------------------------------------- dense updates
 
 
 def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
-    """Write a merge of dense updates, and fill its overlaps."""
-    known, updates = zip(*((part.pair.load().words_A(), part.rows()) for part in pair.parts), strict=True)
-    written, distances_of = write_dense(job, merged_dense(pair), known, updates)
-    pair.overlaps[[*(part.parent for part in pair.parts), -1]] = distances_of[:, :2]
-    return written
+    """Write the leading components of a merge of dense updates, and fill its overlaps. Raises InputError (overflow)."""
+    merged = merged_dense(pair)
+    b, a = leading(merged, job.new_rank, [part.pair.load().words_A() for part in pair.parts])
+    words_A = converted(job, a.T, 1.0, job.dtype_A)
+    words_B = converted(job, b / job.written_scale, 1.0, job.dtype_B)
+    updates = [merged.__getitem__, *(part.rows() for part in pair.parts)]
+    measured = distances(updates, words_A, words_B, job.written_scale)
+    pair.overlaps[[*(part.parent for part in pair.parts), -1]] = measured[1:, :2]
+    energy, _, lost = measured[0].tolist()
+    stored, noise = packed(job, [(words_A, words_B)]), 1e-6  # the update is float32
+    return CompressedModule(*stored, relative_error(lost, energy), math.sqrt(energy), "qr", noise)
 
 
 def merged_dense(pair: MergedPair) -> Dense:
@@ -205,12 +216,12 @@ def merged_dense(pair: MergedPair) -> Dense:
     weights = [part.weight for part in parts]
     makers, cuts = [part.rows() for part in parts], []
     for make in makers if recipe.method == "ties" else ():
-        for rows in row_blocks(*merged.shape):
+        for rows in row_blocks(pair.rows, BLOCK // pair.columns):
             np.abs(make(rows), out=merged[rows])
         cuts.append(threshold(merged, recipe.density))
     name = zlib.crc32(pair.module.encode())
     draws = [np.random.default_rng([recipe.seed, name, 0, part.parent]) for part in parts]
-    for rows in row_blocks(*merged.shape):
+    for rows in row_blocks(pair.rows, BLOCK // pair.columns):
         updates = [make(rows) for make in makers]
         if recipe.method == "dare":  # Yu et al., "Language Models are Super Mario", arXiv 2311.03099
             for update, draw in zip(updates, draws, strict=True):
@@ -220,3 +231,53 @@ def merged_dense(pair: MergedPair) -> Dense:
         merged[rows] = ties(updates, weights, cuts) if cuts else sum(summed)
         finite(merged[rows])
     return merged
+
+
+def distances(updates: Sequence[Rows], words_A: Words, words_B: Words, scale: float) -> FloatArray:
+    """Return ‖X‖², ⟨X, M′⟩ and ‖X − M′‖² of every update X, and in the last row of M′ = s·B·A itself.
+
+    words_A, words_B: Aᵀ and B as stored.
+    """
+    a, sums = scale * decode(words_A).T, np.zeros((len(updates) + 1, 3))
+    for rows in row_blocks(len(words_B), BLOCK // a.shape[1]):
+        stored = decode(words_B[rows]) @ a
+        blocks = (update(rows).astype(np.float64) for update in updates)
+        for place, dense in enumerate(chain(blocks, [stored])):
+            sums[place, :2] += np.vdot(dense, dense), np.vdot(dense, stored)
+            dense -= stored
+            sums[place, 2] += np.vdot(dense, dense)
+    return sums
+
+
+def merge_bytes(job: Job) -> int:
+    """Return the bytes needed to merge one module."""
+    pair, needed = job.pair, compress_bytes(job.pair, job.new_rank, job.stored_bytes)
+    if isinstance(pair, MergedPair) and pair.is_dense:
+        needed += 4 * pair.rows * pair.columns + 4 * (len(pair.parts) + 3) * BLOCK
+        needed += 16 * (pair.rows + pair.columns) * (job.new_rank + pair.rank)
+    return needed
+
+
+def leading(update: Dense, rank: int, known: Sequence[Words]) -> tuple[FloatArray, FloatArray]:
+    """Return B′ (m, rank) and A′ (rank, n), balanced: the leading `rank` singular components of a dense update.
+
+    Exact up to a smaller side of `SMALL`. Above, subspace iteration (Halko et al., SIAM Review 53(2), 2011)
+    starts from the `known` row spaces, and ends when the energy that it holds grows by less than `SETTLED` of itself.
+    The error that is reported is that of these factors, whatever they are.
+    """
+    if min(update.shape) <= SMALL:
+        u, values, v = np.linalg.svd(update.astype(np.float64), full_matrices=False)
+    else:
+        random = np.random.default_rng(0).standard_normal((update.shape[1], rank + BESIDE), np.float32)
+        start = np.hstack([*(decode(words).astype(np.float32) for words in known), random])
+        basis, held = np.linalg.qr(update @ start)[0], 0.0
+        for _ in range(PASSES):
+            across = basis.T @ update
+            energy = float(np.linalg.eigvalsh(across @ across.T)[-rank:].sum())
+            if energy - held <= SETTLED * energy:
+                break
+            held, basis = energy, np.linalg.qr(update @ np.linalg.qr(across.T)[0])[0]
+        small, values, v = np.linalg.svd((basis.T @ update).astype(np.float64), full_matrices=False)
+        u = basis @ small
+    roots = np.sqrt(values[:rank])
+    return u[:, :rank] * roots, roots[:, None] * v[:rank]

@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import BASE_REASON, DORA_REASON, LORA_BIAS_REASON, Adapter, Factor, LoraPair
+from gradience.adapters.adapter import BASE_REASON, DORA_REASON, LORA_BIAS_REASON, Adapter, Factor
 from gradience.adapters.base_weights import BaseWeights, base_folder
 from gradience.adapters.config import PeftConfig, config_of
-from gradience.adapters.formats import open_adapter, require_order
-from gradience.adapters.keys import PREFIX, config_name, parse_key, peft_name
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.keys import PREFIX, config_name, peft_name
 from gradience.adapters.locate import natural_key
 from gradience.adapters.tensors import DTYPES, NewTensor, decode, encode
 from gradience.audit.dominance import DoraUpdate
-from gradience.blas import worker_threads
 from gradience.compress.encodings import merged_fields, require_config
 from gradience.compress.layout import Layout, encoded_jobs, peft_names, refuse_adapter, refuse_meaning
 from gradience.compress.module import Job
@@ -50,32 +49,27 @@ class Parent(NamedTuple):
     """One adapter to merge."""
 
     name: str
+    path: Path
     opened: Adapter
     config: PeftConfig
     weight: float
     sha256: str
 
-    @property
-    def path(self) -> Path:
-        """Path that it was read from."""
-        return self.opened.location.path
-
 
 def open_parents(settings: MergeSettings, output: Path, stack: ExitStack) -> list[Parent]:
     """Open the adapters, and return them if they can be merged.
 
-    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl,
-    same-adapter); InputError if an adapter cannot be read or is not a plain LoRA or DoRA, or two do not belong to one
+    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl);
+    InputError if an adapter cannot be read or is not a plain LoRA or DoRA, or two do not belong to one
     base (other-base, other-config, shapes-differ).
     """
     paths = paths_of(settings.adapters)
-    weights = [1.0] * len(paths) if settings.weights is None else settings.weights
+    weights = settings.weights or [1.0] * len(paths)
     _refuse_settings(settings, paths, weights)
     names = short_names([path.resolve() for path in paths])
     adapters = [stack.enter_context(open_adapter(path, allow_pickle=settings.allow_pickle)) for path in paths]
-    with worker_threads(settings.workers) as pool:
-        digests = list(pool.map(Adapter.sha256, adapters))
-    parents = list(map(Parent, names, adapters, map(require_config, adapters), weights, digests))
+    digests = map(Adapter.sha256, adapters)
+    parents = list(map(Parent, names, paths, adapters, map(require_config, adapters), weights, digests))
     for parent in parents:
         _refuse(parent, settings)
         # With `data`, a merge that is there may be resumed.
@@ -94,10 +88,8 @@ def plan_merge(parents: Sequence[Parent], settings: MergeSettings, rank: int | N
     """
     pairs = _pairs(parents, settings)
     wanted = rank or max(pair.rank for parent in parents for pair in parent.opened.pairs)
-    ranks = {}
-    for pair in pairs:
-        largest = pair.rank if settings.method == "linear" else min(wanted, pair.rows, pair.columns)
-        ranks[pair.module] = largest if pair.is_dense else min(pair.rank, largest)
+    exact = settings.method == "linear"
+    ranks = {pair.module: pair.rank if exact else min(wanted, pair.largest_rank) for pair in pairs}
     types = {pair.module: (pair.stored, pair.stored) for pair in pairs}
     encoded, jobs = encoded_jobs(parents[0].opened, pairs, ranks, types)
     fields = _fields(parents, encoded.fields, jobs)
@@ -143,7 +135,6 @@ def _refuse(parent: Parent, settings: MergeSettings) -> None:
     """Raise InputError for an adapter whose update is not s·B·A (or DoRA's) on the unchanged base."""
     refuse_adapter(parent.opened, parent.config, has_base=settings.base_model is not None)
     refuse_meaning(parent.opened, "a merged adapter", dora=True)
-    require_order(parent.opened)
     for pair in parent.opened.pairs:
         parent.opened.scale_of(pair)
         if pair.groups > 1 or pair.experts > 1:
@@ -155,27 +146,23 @@ def _refuse(parent: Parent, settings: MergeSettings) -> None:
 
 
 def _refuse_together(parents: Sequence[Parent]) -> None:
-    """Raise UsageError (same-adapter), or InputError (other-base, other-config, shapes-differ) for adapters whose
-    updates do not add up."""
+    """Raise InputError (other-base, other-config, shapes-differ) for adapters whose updates do not add up."""
     known: dict[str, tuple[Any, Path]] = {}
-    for place, parent in enumerate(parents):
-        twin = next((one.path for one in parents[:place] if one.sha256 == parent.sha256), None)
-        if twin is not None:
-            both = f"{twin} and {parent.path}"
-            raise UsageError(
-                f"{both} hold the same weights", code="same-adapter", hint="give different adapters"
-            )
+    for parent in parents:
         fields = {name: parent.config.fields.get(name) or "" for name in (*BASES, "task_type", TOKENS)}
-        sizes = {pair.module: _shape(pair) for pair in parent.opened.pairs}
+        sizes = {
+            pair.module: f"{' x '.join(map(str, (pair.rows, *pair.a.entry.shape[1:])))} ({pair.kind})"
+            for pair in parent.opened.pairs
+        }
         for name, value in (fields | sizes).items():
             if not value and name != TOKENS:  # an empty field is unknown
                 continue
             here, first = known.setdefault(name, (value, parent.path))
             if value == here or (name == BASE and _same_files(here, value)):
                 continue
-            shown = [str(one or "empty")[:80] for one in (here, value)]
+            there, this = (str(one or "empty")[:80] for one in (here, value))
             raise InputError(
-                f"{name} is {shown[0]} in {first}, and {shown[1]} in {parent.path}",
+                f"{name} is {there} in {first}, and {this} in {parent.path}",
                 code="shapes-differ" if name in sizes else "other-base" if name in BASES else "other-config",
                 hint="merge adapters of one base model, task type and set of trained tokens; if two names mean the"
                 " same base, set the same name in both configs",
@@ -190,59 +177,54 @@ def _same_files(*bases: str) -> bool:
     return files[0] == files[1] != {}
 
 
-def _shape(pair: LoraPair) -> str:
-    return f"{' x '.join(map(str, (pair.rows, *pair.a.entry.shape[1:])))} ({pair.kind})"
-
-
 # ---------------------------------------------------------------- modules
 
 
 def _pairs(parents: Sequence[Parent], settings: MergeSettings) -> list[MergedPair]:
     groups: dict[str, list[Part]] = defaultdict(list)
-    base = None
+    base = _base(parents, settings)
     for place, parent in enumerate(parents):
-        if parent.opened.is_dora and base is None:
-            base = parent.opened.stack.enter_context(BaseWeights.open(_base_of(parent, settings)))
-        magnitudes, transposed = parent.opened.magnitudes(), parent.config.fan_in_fan_out
         for pair in parent.opened.pairs:
-            part = Part(place, parent.weight, pair)
-            if parent.opened.is_dora and base is not None:
-                magnitude = magnitudes.get(pair.module)
-                part = part._replace(dora=partial(DoraUpdate, pair, magnitude, base, transposed=transposed))
+            part = Part(place, parent.weight, pair, parent.opened.scale_of(pair))
+            if base is not None and parent.opened.is_dora:
+                part = part._replace(dora=partial(DoraUpdate, parent.opened, pair, base))
             groups[pair.module].append(part)
     scales = [part.weight * part.scale for parts in groups.values() for part in parts]
-    same = settings.method in ("linear", "svd") and base is None and scales[0] != 0
-    same = same and all(math.isclose(scale, scales[0], rel_tol=1e-12) for scale in scales)
-    scale = scales[0] if same else None
-    return [_merged_pair(parts, settings, scale, len(parents)) for parts in groups.values()]
+    agree = all(math.isclose(scale, scales[0], rel_tol=1e-12) for scale in scales)
+    summed = settings.method in ("linear", "svd") and base is None
+    common = scales[0] if summed and agree else 0.0
+    return [_merged_pair(parts, settings, common, len(parents)) for parts in groups.values()]
 
 
-def _base_of(parent: Parent, settings: MergeSettings) -> Path:
-    """Return the folder of the base weights that a DoRA update depends on. Raises UsageError (dora-method)."""
+def _base(parents: Sequence[Parent], settings: MergeSettings) -> BaseWeights | None:
+    """Return the base weights that a DoRA update depends on; None without DoRA. Raises UsageError (dora-method)."""
+    dora = next((parent for parent in parents if parent.opened.is_dora), None)
+    if dora is None:
+        return None
     if settings.method in ("linear", "knots"):
         raise UsageError(
-            f"{parent.path}: a DoRA update has full rank, so --method {settings.method} has no factors for it",
+            f"{dora.path}: a DoRA update has full rank, so --method {settings.method} has no factors for it",
             code="dora-method",
             hint="give --method svd --rank K, ties or dare",
         )
     assert settings.base_model is not None  # refused by `open_parents`
-    return local_base(settings.base_model) or base_folder(settings.base_model, weights=True)
+    folder = local_base(settings.base_model) or base_folder(settings.base_model, weights=True)
+    return dora.opened.stack.enter_context(BaseWeights.open(folder))
 
 
-def _merged_pair(
-    parts: Sequence[Part], settings: MergeSettings, scale: float | None, parents: int
-) -> MergedPair:
-    """Return the pair of one module. scale: common scale of all parts, whose values then stay exact; None if scales
+def _merged_pair(parts: Sequence[Part], settings: MergeSettings, common: float, parents: int) -> MergedPair:
+    """Return the pair of one module. common: scale of all parts, whose stored numbers then stay exact; 0 if scales
     differ."""
     pair, rank = parts[0].pair, sum(part.pair.rank for part in parts)
     types = {factor.entry.dtype for part in parts for factor in part.pair.factors.values()}
     stored = next(iter(types)) if len(types) == 1 else DTYPES["F32"]
-    dtype = stored if len(types) == 1 and scale is not None else DTYPES["F64"]
+    dtype = stored if len(types) == 1 and common else DTYPES["F64"]
     a = pair.a.resized(dtype, (rank, *pair.a.entry.shape[1:]))
     b = pair.b.resized(dtype, (pair.rows, rank, *pair.b.entry.shape[2:]))
-    merged = MergedPair(pair.module, pair.kind, a, b, rank, pair.rows, pair.columns, scale=scale or 1.0)
+    merged = MergedPair(pair.module, pair.kind, a, b, rank, pair.rows, pair.columns, scale=common or 1.0)
     overlaps = np.zeros((parents + 1, 2))
-    return replace(merged, parts=tuple(parts), stored=stored, recipe=settings, overlaps=overlaps)
+    dense = settings.method in ("ties", "dare") or any(part.dora is not None for part in parts)
+    return replace(merged, parts=parts, stored=stored, recipe=settings, is_dense=dense, overlaps=overlaps)
 
 
 # ---------------------------------------------------------------- tensors beside the factors
@@ -258,23 +240,22 @@ def _beside(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, New
                 holders[name].append((parent, note.reason, stored))
     beside: dict[str, NewTensor] = {}
     for name, group in holders.items():
-        factors, weights = [stored for _, _, stored in group], [parent.weight for parent, _, _ in group]
-        tensors = [stored.to_write() for stored in factors]
-        complete = len(group) == len(parents) or group[0][1] == BASE_REASON
-        alike = complete and len({(tensor.dtype, tensor.shape) for tensor in tensors}) == 1
-        if alike and len({sha256_parts(tensor.data) for tensor in tensors}) == 1:
-            beside[name] = factors[0].to_write()
-            continue
+        having, reasons, factors = zip(*group, strict=True)
+        weights = [parent.weight for parent in having]
+        kinds = {(stored.entry.dtype, stored.entry.shape) for stored in factors}
+        alike = len(kinds) == 1 and (len(having) == len(parents) or reasons[0] == BASE_REASON)
+        equal = alike and len({sha256_parts(stored.to_write().data) for stored in factors}) == 1
         numbers = factors[0].entry.dtype.numpy is not None and math.fsum(weights) != 0
-        if settings.saved == "refuse" or not (alike and numbers):
-            there = "differs in" if len(group) == len(parents) else "is trained only in"
+        if not equal and not (alike and numbers and settings.saved == "average"):
+            there = "differs in" if len(having) == len(parents) else "is trained only in"
             raise InputError(
-                f"{name.removeprefix(PREFIX)} {there} {' and '.join(str(parent.path) for parent, _, _ in group)}:"
+                f"{name.removeprefix(PREFIX)} {there} {' and '.join(str(parent.path) for parent in having)}:"
                 " full weights do not add up",
                 code="saved-differ",
                 hint="use --saved average to average them, with --weights that do not add up to 0",
             )
-        beside[name] = tensors[0]._replace(data=_averages(factors, weights))
+        tensor = factors[0].to_write()
+        beside[name] = tensor if equal else tensor._replace(data=_averages(factors, weights))
     return beside
 
 
@@ -288,21 +269,17 @@ def _averages(factors: Sequence[Factor], weights: Sequence[float]) -> Iterator[b
 
 def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, NewTensor]:
     """Return Σ w·s·b/s′ for every module if a parent trained biases of lora_B, which PEFT multiplies by the scale."""
-    trained = {
-        (place, parse_key(note.tensor).module): decode(stored.read())
-        for place, parent in enumerate(parents)
-        for note, stored in parent.opened.beside()
-        if note.reason == LORA_BIAS_REASON
-    }
+    trained = [parent.opened.by_module(LORA_BIAS_REASON) for parent in parents]
     biases: dict[str, NewTensor] = {}
-    for job in jobs if trained else ():
+    for job in jobs if any(trained) else ():
         pair, bias = job.pair, np.zeros(job.pair.rows)
         for part in pair.parts if isinstance(pair, MergedPair) else ():
-            factor = part.weight * part.scale / job.written_scale
-            bias += factor * trained.get((part.parent, pair.module), 0.0)
+            if pair.module in trained[part.parent]:
+                stored = decode(trained[part.parent][pair.module].read())
+                bias += part.weight * part.scale / job.written_scale * stored
         if pair.kind in ("linear", "conv"):
-            stored = [encode(bias, job.dtype_B).tobytes()]
-            biases[f"{PREFIX}{pair.module}.lora_B.bias"] = NewTensor(job.dtype_B.name, bias.shape, stored)
+            data = [encode(bias, job.dtype_B).tobytes()]
+            biases[f"{PREFIX}{pair.module}.lora_B.bias"] = NewTensor(job.dtype_B.name, bias.shape, data)
     return biases
 
 

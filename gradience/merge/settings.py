@@ -22,7 +22,7 @@ class MethodSettings:
 
     method: Annotated[Method, Flag("NAME")] = "linear"
     """linear (the exact weighted sum), svd (the sum, truncated), ties, dare or knots."""
-    weights: Annotated[Sequence[float] | None, Flag("W,W…", read=lambda text: text.split(","))] = None
+    weights: Annotated[Sequence[float], Flag("W,W…", read=lambda text: text.split(","))] = ()
     """Weight of each adapter, in the order given (default: 1 each)."""
     density: Annotated[Number, Field(gt=0, le=1), Flag("D")] = 0.5
     """Share of the entries that ties, dare and knots keep of each adapter's update."""

@@ -1,28 +1,37 @@
-"""`merge_adapters`, the function of `gradience merge`: open, check, merge, write, test."""
+"""`merge_adapters`, the function of `gradience merge`: open, check, search, merge, write, test.
 
-import math
-from collections.abc import Iterator, Sequence
+OUTPUT/                    the merged adapter with its report
+OUTPUT/evaluation/NAME/    the comparison with each parent; a run that is interrupted resumes there
+OUTPUT.search/             candidates of the search, and their comparisons on the dev examples
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from gradience.adapters.memory import compress_bytes, workers_within
+from gradience.adapters.memory import workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_adapter
-from gradience.compress.dense import dense_bytes
-from gradience.compress.module import Job
+from gradience.compare.module import cosine
 from gradience.compress.weights import written_adapter
 from gradience.errors import InputError, UsageError
+from gradience.evaluate.adapters import AdapterInput, adapter_input, short_names
+from gradience.evaluate.halves import split, with_adapters
+from gradience.evaluate.inputs import EvaluateInputs, read_inputs
+from gradience.evaluate.settings import EvaluateSettings, sets_of
+from gradience.evaluate.verb import evaluate, report_notes, require_libraries
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists
-from gradience.merge.module import MergedPair, write_merged, written_error
+from gradience.merge.module import MergedPair, merge_bytes, write_merged, written_error
 from gradience.merge.parents import Parent, open_parents, plan_merge
-from gradience.merge.settings import SPARSE, MergeSettings
+from gradience.merge.settings import SPARSE, MergeSettings, Method
 from gradience.models.locate import local_base
 from gradience.plan.calibrated import smallest_rank, with_calibration
 from gradience.plan.modules import modules_of
@@ -31,12 +40,32 @@ from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.calibration import Calibration
-from gradience.reports.merge import REPORT, MergedModule, MergeParent, MergeReport, PredictedKl, card_blocks
+from gradience.reports.evaluation import EvaluatedAdapter
+from gradience.reports.merge import (
+    REPORT,
+    MergedModule,
+    MergeParent,
+    MergeReport,
+    ParentEvidence,
+    ParentTests,
+    PredictedKl,
+    SearchedMerge,
+    card_blocks,
+    verdict_of,
+)
 from gradience.runtimes import architecture_of, verdicts
-from gradience.settings import paths_of, public, required_output
+from gradience.settings import paths_of, public, required_output, shared
 from gradience.spectra import error_of_all
 from gradience.words import counted
 
+EVALUATIONS = "evaluation"
+GRID: tuple[tuple[Method, float, float], ...] = (
+    *(("svd", share, 1.0) for share in (0.5, 0.7, 1.0)),
+    *(("ties", share, density) for share in (1.0, 1.5) for density in (0.2, 0.5)),
+    ("dare", 0.7, 0.5),
+    *(("knots", 1.0, density) for density in (0.5, 1.0)),
+)
+"""Search grid, fixed in advance: (method, weight of every parent, density). In a tie, the first candidate wins."""
 CANCELED = 1e-20
 """Share of a parent's energy up to which a merged update is rounding."""
 
@@ -58,13 +87,31 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     options, OutputError if the folder cannot be written, and with `data` what `evaluate_adapters` raises. No partial
     output is left behind.
     """
-    output = required_output(settings.output, "DIR", dry_run=False)
-    if settings.data or settings.search:
-        from gradience.merge.on_parents import merge_and_test
-
-        return merge_and_test(settings, output)
+    output, watch = required_output(settings.output, "DIR", dry_run=False), Stopwatch(settings.command)
     with ExitStack() as stack:
-        return write_merge(open_parents(settings, output, stack), settings, output)
+        parents = open_parents(settings, output, stack)
+        if not (settings.data or settings.search):
+            return write_merge(parents, settings, output)
+        require_libraries(settings.engine)
+        sets, searched = _read_sets(parents, settings, output), tuple[SearchedMerge, ...]()
+        if settings.search:
+            halves = {name: split(inputs) for name, inputs in sets.items()}
+            dev, sets = ({name: half[place] for name, half in halves.items()} for place in (0, 1))
+            place = output.with_name(f"{output.name}.search")
+            parents, settings, searched = _search(parents, settings, dev, place)
+        report = merge_or_resume(parents, settings, output)
+    evidence, merged = [], adapter_input(output.name, output)
+    for parent in parents:
+        folder = f"{EVALUATIONS}/{parent.name}"
+        reference, candidate = _compared(sets[parent.name], [merged], output / folder)
+        evidence.append(
+            ParentEvidence(parent=parent.name, reference=reference, merged=candidate, evaluation=folder)
+        )
+    verdict = verdict_of([row.merged.grade for row in evidence])
+    tested = ParentTests(verdict=verdict, parents=tuple(evidence))
+    report = report.model_copy(update={"certificate": tested, "search": searched, "run": watch.run_info()})
+    write_report(report, output)
+    return report
 
 
 def write_merge(parents: Sequence[Parent], settings: MergeSettings, output: Path) -> MergeReport:
@@ -75,7 +122,7 @@ def write_merge(parents: Sequence[Parent], settings: MergeSettings, output: Path
         rank, predictions = rank_within(parents, settings, settings.max_kl_per_token)
     layout, opened = plan_merge(parents, settings, rank), [parent.opened for parent in parents]
     pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
-    work = [(job.pair, _bytes(job)) for job in layout.jobs]
+    work = ((job.pair, merge_bytes(job)) for job in layout.jobs)
     fitting = workers_within(settings.max_memory, opened, work, settings.workers)
     with written_adapter(
         output, layout, fitting, settings.progress, write_merged, written_error, force=settings.force
@@ -171,20 +218,10 @@ def _choices(settings: MergeSettings) -> dict[str, Any]:
     }
 
 
-def _bytes(job: Job) -> int:
-    """Return the bytes needed to merge one module."""
-    pair, needed = job.pair, compress_bytes(job.pair, job.new_rank, job.stored_bytes)
-    if isinstance(pair, MergedPair) and pair.is_dense:
-        needed += dense_bytes(pair, job.new_rank, len(pair.parts))
-    return needed
-
-
 def _parents(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[MergeParent]:
-    energies, inners = np.sum([pair.overlaps for pair in pairs], axis=0).T.tolist()
-    merged = math.sqrt(max(0.0, energies[-1]))  # energies that cancel may be rounded to less than 0
-    for parent, energy, inner in zip(parents, energies, inners, strict=False):
+    *sums, (merged, _) = np.sum([pair.overlaps for pair in pairs], axis=0).tolist()
+    for parent, (energy, inner) in zip(parents, sums, strict=True):
         ranks = [pair.rank for pair in parent.opened.pairs]
-        size = math.sqrt(energy) * merged
         yield MergeParent(
             name=parent.name,
             path=path_text(parent.path),
@@ -194,7 +231,9 @@ def _parents(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator
             modules=len(ranks),
             smallest_rank=min(ranks),
             largest_rank=max(ranks),
-            cosine=max(-1.0, min(1.0, inner / size)) if size else None,
+            cosine=cosine(
+                inner, energy, max(0.0, merged)
+            ),  # energies that cancel may be rounded to less than 0
             projection=inner / energy if energy else None,
         )
 
@@ -206,3 +245,72 @@ def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[s
     gone = sum(pair.overlaps[-1, 0] <= CANCELED * pair.overlaps[:, 0].max() for pair in pairs)
     if gone:
         yield f"{counted(gone, 'merged module is', 'merged modules are')} 0: untrained, or the updates cancel"
+
+
+# ---------------------------------------------------------------- tests on the parents' examples
+
+
+def _read_sets(parents: Sequence[Parent], settings: MergeSettings, output: Path) -> dict[str, EvaluateInputs]:
+    """Return the examples of each parent, by its name. Raises UsageError (no-data)."""
+    named = dict(zip(ascii_uppercase, parents, strict=False)) | {parent.name: parent for parent in parents}
+    given = sets_of(EvaluateSettings(**shared(settings, EvaluateSettings) | {"adapters": ()}))
+    sets: dict[str, EvaluateInputs] = {}
+    for each in given:
+        if parent := named.get(each.name):
+            request = replace(
+                each.settings, adapters=(parent.path,), output=output / EVALUATIONS / parent.name
+            )
+            reference = AdapterInput.of(parent.name, parent.path, parent.opened)
+            sets[parent.name] = read_inputs(request, (reference,))
+    if not len(given) == len(sets) == len(parents):
+        raise UsageError(
+            f"--data for {', '.join(sets) or 'no parent'}: a merge is tested on every parent's own examples",
+            code="no-data",
+            hint=f"give --data NAME=FILE once for each parent; the names are {', '.join(named)}",
+        )
+    return sets
+
+
+def _compared(
+    inputs: EvaluateInputs, candidates: Sequence[AdapterInput], folder: Path
+) -> tuple[EvaluatedAdapter, ...]:
+    """Compare candidates with a parent on its examples, and return the rows of all."""
+    adapters = (inputs.reference, *candidates)
+    names = short_names([adapter.given.resolve() for adapter in adapters])
+    named = [replace(adapter, name=name) for adapter, name in zip(adapters, names, strict=True)]
+    inputs = with_adapters(inputs, named)
+    report_notes(inputs, len(candidates))
+    return evaluate(inputs, folder).adapters
+
+
+# ---------------------------------------------------------------- search
+
+
+def _search(
+    parents: Sequence[Parent], settings: MergeSettings, dev: Mapping[str, EvaluateInputs], folder: Path
+) -> tuple[list[Parent], MergeSettings, tuple[SearchedMerge, ...]]:
+    """Return the best candidate on the dev examples, and the results of all candidates."""
+    merges, candidates, gains = [], [], []
+    for method, share, density in GRID:
+        weighted = [parent._replace(weight=share) for parent in parents]
+        merges.append((weighted, replace(settings, method=method, density=density)))
+        place = folder / "candidates" / f"{method}-{share:g}-{density:g}"
+        merge_or_resume(*merges[-1], place)
+        candidates.append(adapter_input(place.name, place))
+    for name, inputs in dev.items():
+        _, *tested = _compared(inputs, candidates, folder / "dev" / name)
+        # A candidate that could not be evaluated counts as the worst.
+        gains.append([-1.0 if row.gain is None else row.gain for row in tested])
+    deltas = list(zip(*gains, strict=True))
+    best = max(range(len(GRID)), key=lambda place: (min(deltas[place]), sum(deltas[place])))
+    rows = tuple(
+        SearchedMerge(
+            method=method,
+            weights=(share,) * len(parents),
+            density=density if method in SPARSE else None,
+            deltas=deltas[place],
+            chosen=place == best,
+        )
+        for place, (method, share, density) in enumerate(GRID)
+    )
+    return *merges[best], rows

@@ -7,7 +7,9 @@ meaningless.
 import os
 from collections.abc import Iterable, Sequence
 
-from gradience.adapters.adapter import SkippedTensor
+import numpy as np
+
+from gradience.adapters.adapter import LoraPair, SkippedTensor
 from gradience.adapters.keys import ends_with, is_split_expert, parse_key
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import given_text
@@ -65,6 +67,21 @@ def norm_overflow(path: object, module: str) -> InputError:
         f"{path}: the norm of {module} overflows double precision",
         code="overflow",
         hint="divide its factors by a power of two and multiply lora_alpha by the same",
+    )
+
+
+def non_finite(*pairs: LoraPair) -> InputError:
+    """The error (non-finite) for modules with NaN or infinity in a factor: it names the first such file."""
+    broken = [
+        factor.file.path
+        for pair in pairs
+        for factor in pair.factors.values()
+        if not np.isfinite(factor.read()).all()
+    ]
+    return InputError(
+        f"{[*broken, pairs[0].a.file.path][0]}: {pairs[0].module} contains NaN or infinity",
+        code="non-finite",
+        hint="use an earlier checkpoint; `gradience audit` lists such modules",
     )
 
 

@@ -1,6 +1,6 @@
 """`merge_report.json`: the merged adapter as written, its exact error, what is left of each parent, its tests."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, Part, artifact_row
@@ -20,6 +20,7 @@ from gradience.reports.base.blocks import (
     table_of,
     warned,
 )
+from gradience.reports.base.graded import Grade
 from gradience.reports.base.numbers import MISSING, number_range, percent, plural, sig, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -37,6 +38,15 @@ MARKS: dict[ParentVerdict, Mark] = {
     "holds on some parents": "warning",
     "inconclusive": "unknown",
 }
+
+
+def verdict_of(grades: Sequence[Grade | None]) -> ParentVerdict:
+    """Return the verdict on a merge with these grades on its parents' examples."""
+    if "B" in grades:
+        return "holds on some parents" if set(grades) - {"B"} else "holds on all parents"
+    if "D" in grades:
+        return "do not merge"
+    return "not evaluated" if "X" in grades else "inconclusive"
 
 
 @artifact_row
@@ -188,10 +198,10 @@ def merge_blocks(report: MergeReport) -> list[Block]:
 
 def card_blocks(report: MergeReport) -> list[Block]:
     """Return what a model card says: the method, the digests of the parents, and the result."""
+    method = f"{plural(len(report.parents), 'adapter')} merged by gradience merge ({_method(report)})."
     files = [
-        (row.name, ", ".join([f"sha256 {row.sha256}", *commit_of(row.source)])) for row in report.parents
+        (row.name, f"sha256 {', '.join([row.sha256, *commit_of(row.source)])}") for row in report.parents
     ]
-    method = f"{plural(len(files), 'adapter')} merged by gradience merge ({_method(report)})."
     return [Heading("Merge"), Paragraph(method), Facts(files), *merge_blocks(report)]
 
 

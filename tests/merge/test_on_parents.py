@@ -26,8 +26,9 @@ from gradience.cli.app import run
 from gradience.evaluate.halves import split
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import EvaluateSettings
-from gradience.merge import on_parents
-from gradience.merge.on_parents import GRID, verdict_of
+from gradience.merge import verb
+from gradience.merge.verb import GRID
+from gradience.reports.merge import verdict_of
 
 OPTIONS = {"device": "cpu", "batch_size": 8, "max_new_tokens": 4}
 
@@ -93,18 +94,22 @@ def test_the_same_command_again_uses_what_is_there(causal, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "code"),
-    [({"A": "reference.jsonl"}, "no-data"), ({"A": "reference.jsonl", "C": "other.jsonl"}, "no-such-parent")],
+    "given",
+    [
+        {"A": "reference.jsonl"},
+        {"A": "reference.jsonl", "C": "other.jsonl"},
+        {"A": "reference.jsonl", "reference": "other.jsonl"},
+    ],
 )
-def test_every_parent_needs_its_own_rows(causal, given, code, tmp_path):
-    with raises(UsageError, code):
+def test_every_parent_needs_its_own_rows(causal, given, tmp_path):
+    with raises(UsageError, "no-data"):
         merged(causal, tmp_path / "out", data={name: causal / file for name, file in given.items()})
     assert not (tmp_path / "out").exists()
 
 
 def test_a_search_tries_the_grid_on_dev_rows_and_tests_once(causal, tmp_path, monkeypatch):
     grid = (("svd", 0.5, 1.0), ("ties", 1.0, 0.5))
-    monkeypatch.setattr(on_parents, "GRID", grid)
+    monkeypatch.setattr(verb, "GRID", grid)
     report = merged(causal, tmp_path / "out", data=both(causal), search=True)
     assert [row.method for row in report.search] == ["svd", "ties"]
     (chosen,) = [row for row in report.search if row.chosen]
@@ -230,7 +235,6 @@ UNLIKE = {
         lambda a, b: again(b, {**OTHERS, "layers.1.q": np.full((6, 4), np.inf)}),
         "non-finite", 3, "B/adapter_model.safetensors: layers.1.q contains NaN or infinity",
     ),
-    "equal": (lambda a, b: again(b, UPDATES), "same-adapter", 2, "hold the same weights"),
     "a changed base": (
         lambda a, b: edit_config(b, init_lora_weights="pissa"), "not-in-format", 3, "init_lora_weights is 'pissa'"
     ),
@@ -298,6 +302,11 @@ def test_options_that_contradict_each_other(options, code, pair, tmp_path):
     with raises(gradience.UsageError, code):
         gradience.merge_adapters(**{"adapters": pair, "output": tmp_path / "out", **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_no_numbers(pair, tmp_path, command):
+    error = command("merge", *map(str, pair), "--weights", "1,a", "-o", str(tmp_path / "out"), code=2).err
+    assert "--weights 1 a: must be a valid number\n" in error
 
 
 @pytest.mark.parametrize(
