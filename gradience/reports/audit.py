@@ -24,6 +24,7 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
     Inline,
@@ -514,7 +515,7 @@ def title_blocks(report: AuditReport, view: View) -> list[Block]:
     types = "+".join(sorted({part.lower() for dtype in adapter.dtypes for part in dtype.split("+")}))
     parameters = f"{plural(report.n_layers, 'module')}, {count(report.total_lora_params)} LoRA parameters"
     weights, stored = size(sum(layer.bytes for layer in report.layers)), size(adapter.bytes)
-    facts: list[tuple[str, Inline]] = [
+    facts: list[Fact] = [
         ("adapter", ", ".join([kind, f"rank {ranks}", scale, *commit_of(adapter.source)])),
         ("base model", Span(adapter.base_model, "name") if adapter.base_model else "not named"),
         ("size", f"{parameters}: {weights} in {types}" + (f", file {stored}" if weights != stored else "")),
@@ -573,7 +574,7 @@ def finding_blocks(report: AuditReport, view: View) -> list[Block]:
             notes.append(Note(severity, text, [first.hint] if first.hint else []))
     shown = notes[: SHOWN_FINDINGS if view.brief and not view.full else None]
     rest = more(len(notes) - len(shown), "more finding", ": --layers or --json")
-    return [Notes(shown), *rest] if shown else []
+    return [Notes(shown), *rest]
 
 
 def use_blocks(report: AuditReport, view: View) -> list[Block]:
@@ -630,7 +631,7 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
         ]
     reasons = Counter(module.reason for module in base.not_compared)
     texts = [f"{plural(number, 'module')} not compared: {reason}" for reason, number in reasons.most_common()]
-    return [*blocks, *warned(texts)]
+    return [*blocks, warned(texts)]
 
 
 DECIDED = {"grid": "rounded up", "cap": "capped", "evidence": ""}
@@ -751,7 +752,7 @@ def spare_blocks(report: AuditReport, view: View) -> list[Block]:
         (Column("stable", ">"), lambda layer: sig(layer.stable_rank, layer_digits(layer))),
         (Column("unused params", ">"), lambda layer: count(_spare_params(layer))),
     )
-    return [Heading("Most unused rank"), table] if table.rows else []
+    return [Heading("Most unused rank"), table]
 
 
 def _spare_params(layer: LayerAudit) -> int:

@@ -80,11 +80,11 @@ class BenchStatus(Readable):
         """Return the state and progress of the run, the stages that are not done, and the failures."""
         heading = Heading((Span(self.run, "name"), f": {STATES[self.state]}"), level=1)
         blocks: list[Block] = [heading, Paragraph(f"{self.progress()}."), _stages(self)]
-        failed = [(seed, stage) for seed, stage in self.stages if stage.state == "failed"]
-        blocks += [Heading("Failed")] if failed else []
-        for seed, stage in failed:
-            text = (f"seed {seed} ", Span(stage.name, "name"), f": {stage.message}")
-            blocks += [Notes([Note("error", text)]), *([Code(stage.log)] if stage.log else [])]
+        blocks.append(Heading("Failed"))
+        for seed, stage in self.stages:
+            if stage.state == "failed":
+                text = (f"seed {seed} ", Span(stage.name, "name"), f": {stage.message}")
+                blocks += [Notes([Note("error", text)]), Code(stage.log)]
         return blocks
 
 

@@ -38,14 +38,14 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
-    Inline,
     Note,
+    Notes,
     Paragraph,
     Span,
     dim,
-    noted,
     table_of,
 )
 from gradience.reports.base.numbers import count, plural, sig, size
@@ -149,7 +149,7 @@ class CalibrationReport(PromptReport):
         most important ones, and on any screen the next command."""
         predicting = self.rows - self.selection_rows
         split = f"{count(self.selection_rows)} to select components, {count(predicting)} to predict"
-        facts: list[tuple[str, Inline]] = [
+        facts: list[Fact] = [
             ("base", Span(self.base, "name")),
             ("prompts", (Span(self.prompts, "name"), f": {split}")),
             *self.completions(),
@@ -160,16 +160,13 @@ class CalibrationReport(PromptReport):
             ordered[: SHOWN if view.brief else None],
             (Column("module"), lambda module: Span(module.name, "name")),
             (Column("KL/example if removed", ">"), lambda module: sig(module.importance * tokens)),
-            (
-                Column("rank", ">", shown=len({row.rank for row in ordered}) > 1),
-                lambda module: str(module.rank),
-            ),
+            (Column("rank", ">", shown=len({row.rank for row in ordered}) > 1), lambda row: str(row.rank)),
         )
         return [
             Heading(("Calibration of ", Span(self.adapter_path, "name")), level=1),
             Paragraph(_answer(self)),
             Facts(facts),
-            *noted(_notes(self)),
+            Notes(_notes(self)),
             *_size_blocks(self, view),
             Heading("Importance of modules"),
             table,

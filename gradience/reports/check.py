@@ -7,13 +7,13 @@ from gradience.learning_rate import rate
 from gradience.reports.base.blocks import (
     Block,
     Document,
+    Fact,
     Facts,
     Heading,
-    Inline,
     Note,
+    Notes,
     Paragraph,
     Span,
-    noted,
 )
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import plural, trimmed
@@ -113,14 +113,11 @@ class CheckReport(Report):
         if self.not_applicable:
             codes = ", ".join(self.not_applicable)
             notes.append(Note("info", f"Not checked (not applicable, or a setting is missing): {codes}"))
-        blocks += noted(notes)
-        facts: list[tuple[str, Inline]] = [
-            (f"{file.dialect} settings", Span(file.path, "name")) for file in self.files
-        ]
+        facts: list[Fact] = [(f"{file.dialect} settings", Span(file.path, "name")) for file in self.files]
         facts.append(("values", settings_sentence(self)))
         if view.full:
             facts.append(("no finding", ", ".join(self.passed) or "none"))
-        return [*blocks, Facts(facts)]
+        return [*blocks, Notes(notes), Facts(facts)]
 
 
 def settings_sentence(report: CheckReport) -> str:

@@ -1,7 +1,7 @@
 """`gradience compare --json`: two adapters, module by module."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, artifact_row
@@ -9,9 +9,9 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
-    Inline,
     Paragraph,
     Span,
     dim,
@@ -100,7 +100,12 @@ class ComparisonReport(Report):
 
     def screen(self, view: View) -> Document:
         """Return the sections in reading order."""
-        return [block for section in SECTIONS for block in section(self, view)]
+        return [
+            *title_blocks(self),
+            *where_blocks(self, view),
+            *layer_blocks(self, view),
+            *next_blocks(self, view),
+        ]
 
 
 SHOWN_KINDS, SHOWN_APART = 12, 9
@@ -113,7 +118,7 @@ PRESENCE: dict[Presence, str] = {
 }
 
 
-def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
+def title_blocks(report: ComparisonReport) -> list[Block]:
     """Return the difference over all modules, both adapters, and notes."""
     numbers = (
         (report.n_only_a, "only in A"),
@@ -122,7 +127,7 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
     )
     parts = [f"{count(number)} {words}" for number, words in numbers if number]
     apart = f", {', '.join(parts)} (counted as 0 on the other side)" if parts else ""
-    facts: list[tuple[str, Inline]] = [
+    facts: list[Fact] = [
         (side, (Span(path, "name"), *(Span(f"  {commit}", "dim") for commit in commit_of(source))))
         for side, path, source in (
             ("A", report.path_a, report.source_a),
@@ -135,7 +140,7 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
         Heading(title, level=1),
         Paragraph(Span(answer(report), "strong")),
         Facts(facts),
-        *warned(report.notes),
+        warned(report.notes),
     ]
 
 
@@ -210,12 +215,12 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
         dim(legend),
     ]
     apart = [row for row in report.modules if row.presence != "both"]
-    if apart:
-        shown = apart[: SHOWN_APART if view.brief else None]
-        blocks.append(module_table("not compared", _single(shown), RANK, (Column(), _why_apart)))
-        hidden = len(apart) - len(shown)
-        blocks += more(hidden, "more module not compared", view.rest, "more modules not compared")
-    return blocks
+    shown = apart[: SHOWN_APART if view.brief else None]
+    return [
+        *blocks,
+        module_table("not compared", _single(shown), RANK, (Column(), _why_apart)),
+        *more(len(apart) - len(shown), "more module not compared", view.rest, "more modules not compared"),
+    ]
 
 
 def next_blocks(report: ComparisonReport, view: View) -> list[Block]:
@@ -228,14 +233,6 @@ def next_blocks(report: ComparisonReport, view: View) -> list[Block]:
 def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return every module that was compared, on request."""
     both = [module for module in report.modules if module.presence == "both"]
-    if not view.full or not both:
-        return []
-    return [Heading("All modules"), module_table("module", _single(both), *_fields(both))]
-
-
-SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (
-    title_blocks,
-    where_blocks,
-    layer_blocks,
-    next_blocks,
-)
+    return (
+        [Heading("All modules"), module_table("module", _single(both), *_fields(both))] if view.full else []
+    )

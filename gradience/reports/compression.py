@@ -11,6 +11,7 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
     Inline,
@@ -21,7 +22,6 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     dim,
-    noted,
 )
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
@@ -234,7 +234,7 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         Heading(("Compressed to ", Span(compression.output_path, "name")), level=1, aside=asked),
         Paragraph(f"{_result(compression, error)} {QUALITY}"),
         *([] if view.brief and not compression.source else [Paragraph(source)]),
-        *noted(notes),
+        Notes(notes),
     ]
 
 
@@ -308,7 +308,7 @@ def runtime_blocks(compression: Compression, view: View) -> list[Block]:
     rows = [row for row in compression.runtimes if row.verdict not in SILENT]
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in rows if row.run))
     aside = f"tested with other {compression.architecture} adapters ({pages})" if pages else ""
-    return [Heading("Runtime support", aside=aside), Notes(runtime_notes(rows))] if rows else []
+    return [Heading("Runtime support", aside=aside), Notes(runtime_notes(rows))]
 
 
 def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
@@ -386,7 +386,7 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
         Heading("Modules"),
         module_table("kind", kinds, NUMBER, *_fields(compression, of_kinds=True)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        *noted(Note("info", note) for note in notes),
+        Notes([Note("info", note) for note in notes]),
     ]
 
 
@@ -415,7 +415,7 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
     most = SHOWN_NAMES if view.brief else LISTED_NAMES
     written = [module for module in report.modules if module.new_rank]
     dtypes = "+".join(sorted({module.dtype.lower() for module in written}))
-    facts: list[tuple[str, Inline]] = []
+    facts: list[Fact] = []
     if not view.brief or report.encoding != "uniform":
         facts.append(("encoding", f"{report.encoding} ({report.encoding_reason})"))
     if not view.brief:
@@ -435,7 +435,7 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
         ("files left out", report.left_out_files),
     )
     facts += [(label, first_names(names, most)) for label, names in lists if names]
-    return [Heading("Written files"), Facts(facts)] if facts else []
+    return [Heading("Written files"), Facts(facts)]
 
 
 def next_blocks(compression: Compression, view: View) -> list[Block]:

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from gradience.reports.audit import TensorNote
-from gradience.reports.base.blocks import Document, Heading, Note, Paragraph, Span, noted
+from gradience.reports.base.blocks import Document, Heading, Note, Notes, Paragraph, Span
 from gradience.reports.base.numbers import plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -64,17 +64,12 @@ class ConversionReport(Report):
             notes.append(Note("info", f"Files left out: {listed(self.left_out_files, 8)}"))
         if self.pickle:
             notes.append(Note("info", "Read from a pickle in a sandboxed process"))
+        commit = (f", {text}" for text in commit_of(self.source))
         return [
             Heading(("Converted to ", Span(self.output_path, "name")), level=1),
             Paragraph(f"{self.source_format} → {self.to}: {modules}. Values and scales unchanged.{renamed}"),
-            Paragraph(
-                (
-                    "From ",
-                    Span(self.source_path, "name"),
-                    *(f", {commit}" for commit in commit_of(self.source)),
-                )
-            ),
-            *noted(notes),
+            Paragraph(("From ", Span(self.source_path, "name"), *commit)),
+            Notes(notes),
         ]
 
     def screen(self, view: View) -> Document:

@@ -6,6 +6,7 @@ from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base.blocks import (
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
     Inline,
@@ -14,7 +15,6 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
-    noted,
 )
 from gradience.reports.base.numbers import count, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
@@ -112,7 +112,7 @@ class DistillReport(PromptReport):
             Heading(("Distillation of ", Span(self.adapter_path, "name")), level=1),
             Notes([_answer(self)]),
             Facts(_facts(self)),
-            *_notes(self),
+            Notes(_notes(self)),
             Heading("Distance from the reference"),
             Table(
                 [Column("held-out examples"), Column(f"KL/{self.unit}", ">"), Column("95 % interval", ">")],
@@ -190,7 +190,7 @@ def _answer(report: DistillReport) -> Note:
     return Note("unknown", f"Inconclusive: KL per {report.unit} {change}, and {how}. {more}.")
 
 
-def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
+def _facts(report: DistillReport) -> list[Fact]:
     return [
         ("reference", Span(report.teacher_path, "name")),
         ("base", Span(report.base, "name")),
@@ -207,10 +207,9 @@ def _split(report: DistillReport | DistillForecast) -> str:
     )
 
 
-def _notes(report: DistillReport) -> list[Notes]:
+def _notes(report: DistillReport) -> list[Note]:
     notes = [Note("info", note) for note in report.notes]
     if report.held_out_rows < FEW:
         few = f"only {plural(report.held_out_rows, 'held-out example')}: use a few hundred"
         notes.append(Note("warning", few))
-    notes += report.row_notes()
-    return noted(notes)
+    return notes + report.row_notes()

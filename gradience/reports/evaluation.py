@@ -17,11 +17,11 @@ from gradience.reports.base.blocks import (
     Inline,
     Mark,
     Note,
+    Notes,
     Paragraph,
     Span,
     items,
     legend_of,
-    noted,
     table_of,
     warned,
 )
@@ -363,7 +363,7 @@ class ComparisonForecast(Readable):
         heading = Heading(title, level=1, aside="dry run: no model was loaded")
         notes = [Note("warning", text) for text in self.notes]
         notes += [Note("info", text) for text in self.assumptions]
-        return [heading, *noted(able), Facts([*facts, *parts]), *noted(notes), *tables]
+        return [heading, Notes(able), Facts([*facts, *parts]), Notes(notes), *tables]
 
 
 class EvaluationForecast(ComparisonForecast):
@@ -439,7 +439,7 @@ class EvaluationPreview(Readable):
         """Return the first examples as the model sees them, and how they are scored."""
         title = ("Prompt preview: ", Span(self.task, "name"), " for ", Span(self.base, "name"))
         heading = Heading(title, level=1, aside=f"{plural(self.examples, 'example')}; no model was loaded")
-        blocks: list[Block] = [heading, *warned(self.notes)]
+        blocks: list[Block] = [heading, warned(self.notes)]
         if not self.scored:
             return blocks
         legend = "expected: the correct answer."
@@ -449,8 +449,8 @@ class EvaluationPreview(Readable):
         if any(row.correct is not None for row in shown_examples):
             legend += " extracted: the answer that the scorer finds in the gold response."
         for name, shown in (("Sample examples", self), *self.others.items()):
-            notes = warned(shown.notes) if shown is not self else []
-            blocks += [Heading(name), *notes, Facts(scored_facts(shown.scored, shown.scored_by))]
+            notes = () if shown is self else shown.notes
+            blocks += [Heading(name), warned(notes), Facts(scored_facts(shown.scored, shown.scored_by))]
         return [*blocks, Paragraph(legend)]
 
 
@@ -539,7 +539,7 @@ def opening(
     warnings: Sequence[Inline],
 ) -> list[Block]:
     """Return the title, the answer, the conditions, and the warnings."""
-    return [Heading(title, level=1), *noted(answer), Facts(facts), *warned(warnings)]
+    return [Heading(title, level=1), Notes(answer), Facts(facts), warned(warnings)]
 
 
 def warnings_of(report: EvaluationReport) -> list[str]:

@@ -9,6 +9,7 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
     Inline,
@@ -126,7 +127,7 @@ class EvidenceReport(Report):
 
     def blocks(self) -> Document:
         """Return the sections of the report."""
-        return [block for section in SECTIONS for block in section(self)]
+        return [*title_blocks(self), *flip_blocks(self), *LIMITS]
 
     def without_texts(self) -> Self:
         """Return the flips without prompts and answers."""
@@ -136,7 +137,7 @@ class EvidenceReport(Report):
 
 def title_blocks(report: EvidenceReport) -> list[Block]:
     """Return the verdict, both logs with their means, the difference with its interval, the examples and warnings."""
-    facts: list[tuple[str, Inline]] = []
+    facts: list[Fact] = []
     for side, log in (("reference", report.a), ("candidate", report.b)):
         model = () if log.model is None else (", ", Span(log.model, "name"))
         origin = (Span(log.path, "name"), f" ({log.format}", *model, ")")
@@ -155,7 +156,7 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
     test = f", {probability(report.bounds.p_value)} (null hypothesis: a drop of {drop} or more)"
     grade = f"Grade {report.grade}{'' if report.grade == 'D' else test}"
     answer = Note(GRADES[report.grade][0], report.verdict, [grade])
-    return [Heading(title, level=1), Notes([answer]), Facts(facts), *warned(report.notes)]
+    return [Heading(title, level=1), Notes([answer]), Facts(facts), warned(report.notes)]
 
 
 def _sample_size(report: EvidenceReport, needed: int) -> str:
@@ -184,9 +185,6 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
             more_ids = ", …" if number > len(flips) else ""
             blocks.append(Paragraph((counted, *((": ", Span(ids, "name"), more_ids) if flips else ()))))
             continue
-        blocks.append(Paragraph(counted + (":" if flips else "")))
-        if not flips:
-            continue
         table = table_of(
             flips,
             (Column("id"), lambda flip: Span(flip.id, "name")),
@@ -196,7 +194,11 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
             _text_field("reference answered", "answer_a", flips),
             _text_field("candidate answered", "answer_b", flips),
         )
-        blocks += [table, *more(number - len(flips), "more example", ": --flips N")]
+        blocks += [
+            Paragraph(counted + (":" if flips else "")),
+            table,
+            *more(number - len(flips), "more example", ": --flips N"),
+        ]
     return blocks
 
 
@@ -206,15 +208,13 @@ def _text_field(title: str, field: str, flips: Sequence[Flip]) -> tuple[Column, 
     return Column(title, shown=shown), lambda flip: Span(getattr(flip, field), "name")
 
 
-def caveat_blocks(report: EvidenceReport) -> list[Block]:
-    """Return the limits of the result."""
-    return [
-        Heading("Limits"),
-        Paragraph(
-            "One run on each side gives at most grade B: another training run may give a different result. The margin "
-            "is valid only if it was chosen before anyone saw these scores."
-        ),
-    ]
+LIMITS = (
+    Heading("Limits"),
+    Paragraph(
+        "One run on each side gives at most grade B: another training run may give a different result. The margin is"
+        " valid only if it was chosen before anyone saw these scores."
+    ),
+)
 
 
 def _unit(report: EvidenceReport) -> str:
@@ -234,6 +234,3 @@ def _mean(report: EvidenceReport, value: float) -> str:
     if report.table is None:
         return sig(value, 4)
     return f"{100 * value:.1f} %, {round(value * report.n):,} / {report.n:,}"
-
-
-SECTIONS: tuple[Callable[[EvidenceReport], list[Block]], ...] = (title_blocks, flip_blocks, caveat_blocks)

@@ -235,7 +235,7 @@ def _title(report: FleetReport) -> list[Block]:
         Heading(fleet, level=1),
         Paragraph(Span(answer(report), "strong")),
         *([] if report.limit is None else [Paragraph(f"Host limit: {report.limit}")]),
-        *warned(warnings),
+        warned(warnings),
     ]
 
 
@@ -327,19 +327,12 @@ def _above(report: FleetReport, most: int) -> list[Block]:
 
 
 def _not_served(report: FleetReport) -> list[Block]:
-    if not report.not_served:
-        return []
-    notes = [
-        Note(
-            "info",
-            (f"{plural(row.adapters, 'adapter')}, for example ", Span(row.first, "name"), f": {row.reason}"),
-        )
-        for row in report.not_served
-    ]
-    return [
-        Heading("Not included in server memory", aside=f"not known to load in {report.engine}"),
-        Notes(notes),
-    ]
+    notes = []
+    for row in report.not_served:
+        count_of = f"{plural(row.adapters, 'adapter')}, for example "
+        notes.append(Note("info", (count_of, Span(row.first, "name"), f": {row.reason}")))
+    aside = f"not known to load in {report.engine}"
+    return [Heading("Not included in server memory", aside=aside), Notes(notes)]
 
 
 def weight_error(lost_energy: float | None) -> float | None:
@@ -367,7 +360,7 @@ def _commands(report: FleetReport, shown: Sequence[BaseGroup], root: str) -> lis
         for base in shown
         if (step := max_lora_rank_step(min(rank, base.largest_rank)))
     ]
-    return [*blocks, Heading(title), Code(lines, "bash")] if lines else blocks
+    return [*blocks, Heading(title), Code(lines, "bash")]
 
 
 def _failures(report: FleetReport) -> list[Block]:
@@ -379,4 +372,4 @@ def _failures(report: FleetReport) -> list[Block]:
             details.append("Add --allow-pickle to read it in a sandboxed process.")
         text = (Span(failure.code, "bad"), several, Span(failure.first, "name"))
         notes.append(Note("error", text, details))
-    return [Heading("Not measured"), Notes(notes)] if notes else []
+    return [Heading("Not measured"), Notes(notes)]

@@ -74,11 +74,7 @@ class FleetCompression(Report):
         failed = [adapter for adapter in self.adapters if adapter.status == "failed"]
         failed.sort(key=lambda adapter: adapter.error != "row-outdated")
         of_all = f"{count(len(written))} of {plural(len(self.adapters), 'adapter')}"
-        saved = (
-            f"weights of truncated adapters {size(self.old_bytes)} to {size(self.new_bytes)}"
-            if written
-            else "no adapter written"
-        )
+        saved = f"weights of truncated adapters {size(self.old_bytes)} to {size(self.new_bytes)}"
         counts = {
             "written": self.written,
             "from an earlier run": self.reused,
@@ -88,7 +84,7 @@ class FleetCompression(Report):
         totals = ", ".join(f"{count(number)} {word}" for word, number in counts.items() if number)
         blocks: list[Block] = [
             Heading(f"{of_all} truncated to rank {count(self.rank)}", level=1),
-            Paragraph(f"{totals}: {saved}"),
+            Paragraph(f"{totals}: {saved if written else 'no adapter written'}"),
         ]
         for title, adapters in (
             ("Truncated adapters, largest error first", written),
@@ -100,22 +96,21 @@ class FleetCompression(Report):
                 (Column("old rank", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
                 (Column("error", ">", shown=adapters is written), lambda row: percent(row.measured_error)),
             )
-            if adapters:
-                blocks += [Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
+            blocks += [Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
         notes = []
         for adapter in failed[:shown]:
             text = (Span(adapter.error or "", "bad"), ": ", Span(adapter.path, "name"))
             notes.append(Note("error", text, [adapter.message or ""]))
-        if notes:
-            blocks += [
-                Heading("Not compressed"),
-                Notes(notes),
-                *more(len(failed) - len(notes), "more adapter"),
-            ]
-        if written:
-            advice = "These are weight errors. Evaluate the adapters that matter: gradience evaluate, gradience shrink"
-            blocks.append(Notes([Note("info", advice)]))
-        return blocks
+        advice = (
+            "These are weight errors. Evaluate the adapters that matter: gradience evaluate, gradience shrink"
+        )
+        return [
+            *blocks,
+            Heading("Not compressed"),
+            Notes(notes),
+            *more(len(failed) - len(notes), "more adapter"),
+            Notes([Note("info", advice)] if written else []),
+        ]
 
 
 UNCHANGED = {"small enough": "not copied", "linked": "linked", "copied": "copied"}

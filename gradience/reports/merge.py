@@ -189,7 +189,7 @@ def merge_blocks(report: MergeReport) -> list[Block]:
         sentence += (
             f" Predicted KL/token from the exact sum: {sig(row.kl_per_token)} nats, at most {sig(row.high)}."
         )
-    blocks: list[Block] = [Notes([_verdict(report)]), Paragraph(sentence), *warned(report.notes)]
+    blocks: list[Block] = [Notes([_verdict(report)]), Paragraph(sentence), warned(report.notes)]
     if report.certificate is not None:
         blocks += [Heading("Test on each parent's examples"), _evidence(report.certificate)]
     strength = dim("strength: component of the merge along the parent's update, relative to that update")

@@ -12,6 +12,7 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
     Inline,
@@ -255,7 +256,7 @@ class MonitorReport(Report):
                 notes.append(f"{unread.message} ({where})")
             notes = [note for note in notes if note not in notes_before]
             notes_before.update(notes)
-            blocks += [Heading("Notes"), items(notes)] if notes else []
+            blocks += [Heading("Notes"), items(notes)]
         return blocks
 
 
@@ -477,11 +478,11 @@ def _rank_use(use: RankUse) -> list[Block]:
 
 def _audits(run: RunReport) -> list[Block]:
     """Return one line for each audit that was appended to the log."""
-    facts: list[tuple[str, Inline]] = []
+    facts: list[Fact] = []
     for audit in run.audits:
         suggested = audit.get("suggested_r_global_90")
         rank = f", suggests rank {trimmed(float(suggested))}" if isinstance(suggested, (int, float)) else ""
         stable = audit.get("stable_rank_median", audit.get("stable_rank_mean"))
         use = f"stable rank {sig(float(stable))}" if isinstance(stable, (int, float)) else "no summary"
         facts.append((f"step {audit.get('step')}", use + rank))
-    return [Heading("Audits"), Facts(facts)] if facts else []
+    return [Heading("Audits"), Facts(facts)]

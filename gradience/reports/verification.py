@@ -9,6 +9,7 @@ from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
+    Fact,
     Facts,
     Heading,
     Inline,
@@ -17,15 +18,13 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Style,
-    Table,
-    dim,
     items,
     table_of,
 )
 from gradience.reports.base.numbers import MISSING, count, plural
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import View
+from gradience.reports.base.view import View, more
 from gradience.reports.bench import Status
 from gradience.words import noun
 
@@ -123,7 +122,7 @@ class Verification(Report):
             data = any(check.level == "data" and check.result == "passed" for check in self.checks)
             origin = ORIGIN if self.verdict == "consistent" else ""
             answer = (word, f": {LEVELS[self.level]}", DATA if data else "", origin)
-        facts: list[tuple[str, Inline]] = [
+        facts: list[Fact] = [
             ("root", _digest(self.root, self.root_expected, "digests.json")),
             ("plan", _digest(self.plan, self.plan_expected, "plan.json")),
         ]
@@ -135,21 +134,23 @@ class Verification(Report):
             facts.append(("sample seed", str(self.sample_seed)))
         heading = Heading((Span("Verification of "), Span(self.folder, "name")), level=1)
         blocks: list[Block] = [heading, Paragraph(answer), Facts(facts)]
-        if self.mismatches:
-            notes = []
-            for mismatch in self.mismatches[: SHOWN if view.brief else None]:
-                field = (": ", Span(mismatch.field, "name")) if mismatch.field else ()
-                where = (Span(mismatch.file, "name"), *field)
-                notes.append(Note("error", where, [Span(mismatch.what, "name")]))
-            hidden = len(self.mismatches) - len(notes)
-            more = [dim(f"… {plural(hidden, 'more')} in --json")] if hidden else []
-            blocks += [Heading("Mismatches"), Notes(notes), *more]
-        if self.regenerated:
-            blocks += [Heading("Regenerated answers"), _regenerated(self.regenerated)]
+        notes = []
+        for mismatch in self.mismatches[: SHOWN if view.brief else None]:
+            field = (": ", Span(mismatch.field, "name")) if mismatch.field else ()
+            where = (Span(mismatch.file, "name"), *field)
+            notes.append(Note("error", where, [Span(mismatch.what, "name")]))
+        blocks += [Heading("Mismatches"), Notes(notes)]
+        blocks += more(len(self.mismatches) - len(notes), "more", " in --json", "more")
+        regenerated = table_of(
+            self.regenerated or (),
+            (Column("records", wrap=True), lambda answer: Span(answer.file, "name")),
+            (Column("examples", ">"), lambda answer: count(answer.examples)),
+            (Column("equal", ">"), lambda answer: count(answer.equal)),
+            (Column("differing", ">"), lambda answer: count(answer.differing)),
+        )
         checks: dict[tuple[str, CheckLevel, str], list[str]] = {}
-        for text, key in _of_seeds(
-            (check.what, (check.name, check.level, check.result)) for check in self.checks
-        ):
+        rows = ((check.what, (check.name, check.level, check.result)) for check in self.checks)
+        for text, key in _of_seeds(rows):
             checks.setdefault(key, []).append(text)
         table = table_of(
             checks.items(),
@@ -160,6 +161,8 @@ class Verification(Report):
         )
         return [
             *blocks,
+            Heading("Regenerated answers"),
+            regenerated,
             Heading(
                 "Checks",
                 aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated",
@@ -219,14 +222,3 @@ def _digest(digest: str | None, expected: str | None, file: str) -> str:
     if digest is None:
         return f"none ({file} is missing)"
     return digest + (" (as expected)" if digest == (expected or "").lower() else "")
-
-
-def _regenerated(answers: tuple[RegeneratedAnswers, ...]) -> Table:
-    """Return counts for each evaluation."""
-    return table_of(
-        answers,
-        (Column("records", wrap=True), lambda answer: Span(answer.file, "name")),
-        (Column("examples", ">"), lambda answer: count(answer.examples)),
-        (Column("equal", ">"), lambda answer: count(answer.equal)),
-        (Column("differing", ">"), lambda answer: count(answer.differing)),
-    )

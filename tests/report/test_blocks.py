@@ -104,7 +104,8 @@ def test_sentences_wrap_between_words_and_lose_nothing(words, width):
 
 @pytest.mark.parametrize("kind", each_block())
 def test_no_line_is_wider_than_the_terminal(kind):
-    document = [Heading("A section"), each_block("a.module.of.some.length")[kind]]
+    shown = each_block("a.module.of.some.length")[kind]
+    document = [Heading("A section"), Paragraph("First."), shown, Paragraph("Last.")]
     for width in range(60, 161, 10):
         lines = terminal.render(document, width=width).splitlines()
         assert max(map(cell_len, lines)) <= width or kind == "code"

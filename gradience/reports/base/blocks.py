@@ -33,6 +33,8 @@ class Span:
 
 Inline = str | Span | tuple[str | Span, ...]
 """Text within a line: plain, styled, or pieces of both."""
+Fact = tuple[str, Inline]
+"""A label with its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Notes:
 class Facts:
     """Labels with their texts: (label, text)."""
 
-    facts: Sequence[tuple[str, Inline]]
+    facts: Sequence[Fact]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def table_of(rows: Iterable[T], *fields: tuple[Column, Callable[[T], Inline]]) -
     return Table([column for column, _ in shown], [[cell(row) for _, cell in shown] for row in rows])
 
 
-def legend_of(table: Table) -> list[tuple[str, Inline]]:
+def legend_of(table: Table) -> list[Fact]:
     """Return the titles of the columns that have a legend, each with it."""
     return [(str(column.title), column.legend) for column in table.columns if column.legend]
 
@@ -134,15 +136,27 @@ def spans(text: Inline) -> tuple[Span, ...]:
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts)
 
 
-def noted(notes: Iterable[Note]) -> list[Notes]:
-    """Return a list of statements; no block without any."""
-    listed = list(notes)
-    return [Notes(listed)] if listed else []
+def filled(document: Document) -> list[Block]:
+    """Return the blocks that have content: no empty list or table, and no heading of a section that begins with one."""
+    kept = []
+    for block, after in zip(document, [*document[1:], Heading("")], strict=True):
+        is_section = isinstance(block, Heading) and block.level > 1
+        if not (_is_empty(block) or (is_section and (isinstance(after, Heading) or _is_empty(after)))):
+            kept.append(block)
+    return kept
 
 
-def warned(texts: Iterable[Inline]) -> list[Notes]:
-    """Return the warnings as a list; no block without any."""
-    return noted(Note("warning", text) for text in texts)
+def _is_empty(block: Block) -> bool:
+    match block:
+        case Notes(entries) | Facts(entries) | Table(_, entries) | Code(entries):
+            return not entries
+        case _:
+            return False
+
+
+def warned(texts: Iterable[Inline]) -> Notes:
+    """Return a list of warnings."""
+    return Notes([Note("warning", text) for text in texts])
 
 
 def dim(text: str) -> Paragraph:

@@ -22,7 +22,7 @@ SENTENCES = (Column(), Column(wrap=True))
 
 def render(document: Document) -> str:
     """Return the document as a `<div>`. All text in it is escaped."""
-    return f'<div class="gradience">{"".join(map(block, document))}</div>'
+    return f'<div class="gradience">{"".join(map(block, blocks.filled(document)))}</div>'
 
 
 def block(shown: Block) -> str:

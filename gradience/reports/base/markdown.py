@@ -18,7 +18,7 @@ MARK_WORDS: dict[Mark, str] = {
 
 def render(document: Document) -> str:
     """Return the document as Markdown that ends with a newline. All text in it is escaped."""
-    return "\n\n".join(_block(block) for block in document) + "\n"
+    return "\n\n".join(map(_block, blocks.filled(document))) + "\n"
 
 
 def _block(block: Block) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from gradience.files.artifact import Float12, Part
-from gradience.reports.base.blocks import Block, Facts, Heading, Inline, Paragraph, Span, warned
+from gradience.reports.base.blocks import Block, Fact, Facts, Heading, Paragraph, Span, warned
 from gradience.reports.base.numbers import count, plural, sig
 
 RATIOS = {
@@ -71,13 +71,13 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
     heading = Heading("Predicted change of the output")
     if prediction is None:
         text = f"no prediction: {withheld}. Add --allow-routed to predict it anyway"
-        return [heading, *warned([text])] if withheld else []
+        return [heading, warned([text])] if withheld else []
     kl = sig(prediction.kl_per_token)
     if prediction.low is not None and prediction.high is not None:
         kl += f", 95 % interval {sig(prediction.low, 2)} … {sig(prediction.high, 2)}"
     tokens = prediction.scored_tokens / prediction.rows
     unit, words = ("example", "nats") if tokens == 1 else ("token", "nats per scored token")
-    facts: list[tuple[str, Inline]] = [(f"predicted KL/{unit}", (Span(kl, "strong"), f" ({words})"))]
+    facts: list[Fact] = [(f"predicted KL/{unit}", (Span(kl, "strong"), f" ({words})"))]
     if tokens != 1:
         whole = Span(sig(prediction.kl_per_token * tokens), "strong")
         facts.append(("predicted KL/example", (whole, f" (nats, {tokens:.1f} scored tokens on average)")))
@@ -103,4 +103,4 @@ def prediction_blocks(prediction: Prediction | None, withheld: str) -> list[Bloc
         f"Second-order estimate from {plural(prediction.rows, 'example')} ({scored}) that were not used to choose the"
         f" components.{earlier}{left_out} Evaluate the result."
     )
-    return [heading, Facts(facts), *warned(notes), Paragraph(basis)]
+    return [heading, Facts(facts), warned(notes), Paragraph(basis)]

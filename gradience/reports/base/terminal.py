@@ -59,7 +59,7 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
     """
     lines: list[str] = []
     indent = 0
-    for block in document:
+    for block in blocks.filled(document):
         at = 0 if isinstance(block, blocks.Heading) else indent
         if isinstance(block, blocks.Heading):
             lines += [""] if lines else []

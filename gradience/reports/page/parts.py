@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradience.reports.audit import AuditReport, audits_blocks
-from gradience.reports.base.blocks import Block, Document, Heading
+from gradience.reports.base.blocks import Block, Document, Heading, filled
 from gradience.reports.base.report import Report
 from gradience.reports.page.flips import ReadPrompts, flip_blocks
 from gradience.reports.plots.plot import Plot, plots_of
@@ -76,7 +76,7 @@ def _parts(document: Document) -> list[PagePart]:
     """Return the parts of a document, which begins with a title: the blocks before the first section, and sections."""
     parts: list[PagePart] = []
     at: list[Block] = []
-    for block in document:
+    for block in filled(document):
         if not isinstance(block, Heading):
             at.append(block)
         elif block.level == 1:
