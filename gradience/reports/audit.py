@@ -19,25 +19,7 @@ from gradience.adapters.keys import Kind
 from gradience.adapters.locate import natural_key
 from gradience.files.artifact import Float12, Floats12, Part, artifact_row
 from gradience.ranks import percentile
-from gradience.reports.base.blocks import (
-    EIGHTHS,
-    Block,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Style,
-    Table,
-    dim,
-    table_of,
-    warned,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.finding import SEVERITIES, Finding
 from gradience.reports.base.modules import LayerMap, layer_map
 from gradience.reports.base.numbers import (
@@ -396,7 +378,7 @@ class AuditReport(Report):
         """`rank_pattern` of the per-layer suggestion for PEFT's LoraConfig; empty without a suggestion."""
         return dict(self.suggestions.per_layer.rank_pattern) if self.suggestions else {}
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the sections in reading order."""
         return [block for section in SECTIONS for block in section(self, view)]
 
@@ -413,35 +395,41 @@ SHOWN_FINDINGS = 6
 """Findings that a brief report lists."""
 
 
-def audits_blocks(reports: Sequence[AuditReport]) -> Document:
+def audits_blocks(reports: Sequence[AuditReport]) -> doc.Document:
     """Return a table of several adapters, in the order given."""
 
     def flagged(report: AuditReport) -> str:
         codes = [finding.code for finding in report.findings if finding.severity != "info"]
         return ", ".join(dict.fromkeys(codes))
 
-    table = table_of(
+    table = doc.table_of(
         reports,
-        (Column("adapter"), lambda report: Span(report.adapter.path, "name")),
-        (Column("rank", ">"), lambda report: number_range(layer.r for layer in report.layers)),
-        (Column("k@90", ">"), lambda report: Span(trimmed(report.energy_rank_90_p50), "strong")),
-        (Column("90th pct", ">"), lambda report: trimmed(report.energy_rank_90_p90)),
-        (Column("stable rank", ">"), lambda report: sig(report.stable_rank_median, measure_digits(report))),
+        (doc.Column("adapter"), lambda report: doc.Span(report.adapter.path, "name")),
+        (doc.Column("rank", ">"), lambda report: number_range(layer.r for layer in report.layers)),
+        (doc.Column("k@90", ">"), lambda report: doc.Span(trimmed(report.energy_rank_90_p50), "strong")),
+        (doc.Column("90th pct", ">"), lambda report: trimmed(report.energy_rank_90_p90)),
         (
-            Column("‖ΔW‖_F", ">", drop=1),
+            doc.Column("stable rank", ">"),
+            lambda report: sig(report.stable_rank_median, measure_digits(report)),
+        ),
+        (
+            doc.Column("‖ΔW‖_F", ">", drop=1),
             lambda report: sig(report.gain.fro_norm_total if report.gain else None, measure_digits(report)),
         ),
         (
-            Column("uniform_median", ">", drop=2),
+            doc.Column("uniform_median", ">", drop=2),
             lambda report: str(report.suggestions.median.rank) if report.suggestions else MISSING,
         ),
-        (Column("warnings", shown=any(map(flagged, reports))), lambda report: Span(flagged(report), "warn")),
+        (
+            doc.Column("warnings", shown=any(map(flagged, reports))),
+            lambda report: doc.Span(flagged(report), "warn"),
+        ),
     )
     legend = (
         "k@90: directions with 90 % of the energy, median and 90th percentile; stable rank: median; ‖ΔW‖_F: size of the"
         " whole update"
     )
-    return [Heading(plural(len(reports), "adapter"), level=1), table, dim(legend)]
+    return [doc.Heading(plural(len(reports), "adapter"), level=1), table, doc.dim(legend)]
 
 
 # ---------------------------------------------------------------- shared by the sections
@@ -501,7 +489,7 @@ def incompleteness(report: AuditReport) -> str | None:
 # ---------------------------------------------------------------- sections
 
 
-def title_blocks(report: AuditReport, view: View) -> list[Block]:
+def title_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return the answer, the adapter with its rank and size, and findings."""
     adapter = report.adapter
     ranks = number_range(layer.r for layer in report.layers)
@@ -515,15 +503,15 @@ def title_blocks(report: AuditReport, view: View) -> list[Block]:
     types = "+".join(sorted({part.lower() for dtype in adapter.dtypes for part in dtype.split("+")}))
     parameters = f"{plural(report.n_layers, 'module')}, {count(report.total_lora_params)} LoRA parameters"
     weights, stored = size(sum(layer.bytes for layer in report.layers)), size(adapter.bytes)
-    facts: list[Fact] = [
+    facts: list[doc.Fact] = [
         ("adapter", ", ".join([kind, f"rank {ranks}", scale, *commit_of(adapter.source)])),
-        ("base model", Span(adapter.base_model, "name") if adapter.base_model else "not named"),
+        ("base model", doc.Span(adapter.base_model, "name") if adapter.base_model else "not named"),
         ("size", f"{parameters}: {weights} in {types}" + (f", file {stored}" if weights != stored else "")),
     ]
     return [
-        Heading(("Audit of ", Span(adapter.path, "name")), level=1),
-        Paragraph(Span(answer(report), "strong")),
-        Facts(facts),
+        doc.Heading(("Audit of ", doc.Span(adapter.path, "name")), level=1),
+        doc.Paragraph(doc.Span(answer(report), "strong")),
+        doc.Facts(facts),
         *finding_blocks(report, view),
     ]
 
@@ -558,10 +546,10 @@ def answer(report: AuditReport) -> str:
     return f"{modules} {most}{directions}. {follows}"
 
 
-def finding_blocks(report: AuditReport, view: View) -> list[Block]:
+def finding_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return missing parts, errors and warnings, the worst first, each kind once; on request also information."""
     missing = incompleteness(report)
-    notes = [Note("error", f"Incomplete: {missing}")] if missing else []
+    notes = [doc.Note("error", f"Incomplete: {missing}")] if missing else []
     for severity in SEVERITIES if view.full else SEVERITIES[:2]:
         groups: dict[str, list[Finding]] = {}
         for finding in report.findings:
@@ -571,13 +559,13 @@ def finding_blocks(report: AuditReport, view: View) -> list[Block]:
             where = f"{first.module}: " if first.module and first.module not in first.message else ""
             repeats = f" (and {count(len(others))} more like this)" if others else ""
             text = f"{where}{first.message} ({first.code}){repeats}"
-            notes.append(Note(severity, text, [first.hint] if first.hint else []))
+            notes.append(doc.Note(severity, text, [first.hint] if first.hint else []))
     shown = notes[: SHOWN_FINDINGS if view.brief and not view.full else None]
     rest = more(len(notes) - len(shown), "more finding", ": --layers or --json")
-    return [Notes(shown), *rest]
+    return [doc.Notes(shown), *rest]
 
 
-def use_blocks(report: AuditReport, view: View) -> list[Block]:
+def use_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return energy ranks, stable rank and utilization over the trained modules."""
     trained = trained_layers(report)
     if not trained:
@@ -592,24 +580,29 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
     rows.append(_spread("stable rank: Σσ²/σ₁²", stable, lambda value: sig(value, digits)))
     used = [layer.utilization for layer in trained if layer.utilization is not None]
     rows.append(_spread("utilization: stable rank / r", used, percent))
-    return [Heading("Use of rank"), Table(SPREAD, rows)]
+    return [doc.Heading("Use of rank"), doc.Table(SPREAD, rows)]
 
 
-SPREAD = (Column("per module"), Column("median", ">"), Column("90th pct", ">"), Column("max", ">"))
+SPREAD = (
+    doc.Column("per module"),
+    doc.Column("median", ">"),
+    doc.Column("90th pct", ">"),
+    doc.Column("max", ">"),
+)
 
 
-def _spread(label: str, values: Sequence[float], show: Callable[[float], str]) -> list[Inline]:
+def _spread(label: str, values: Sequence[float], show: Callable[[float], str]) -> list[doc.Inline]:
     """Return the median, the 90th percentile and the maximum of a measure of modules."""
     middle, high, top = (show(float(percentile(values, share))) for share in (50, 90, 100))
-    return [label, Span(middle, "strong"), high, top]
+    return [label, doc.Span(middle, "strong"), high, top]
 
 
-def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
+def dominance_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return the size of the update relative to the base weights, if given, and the modules not compared."""
     base = report.base
     if base is None:
         return []
-    blocks: list[Block] = [Heading("Size relative to the base", aside=Span(base.base, "name"))]
+    blocks: list[doc.Block] = [doc.Heading("Size relative to the base", aside=doc.Span(base.base, "name"))]
     if base.modules:
         tolerance = bound(100 * base.tolerance)
         ratios: list[tuple[str, list[float]]] = [
@@ -626,40 +619,42 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
         rows = [_spread(label, values, sig) for label, values in ratios if values]
         largest = min(base.modules, key=lambda module: (-module.spectral, module.name))
         blocks += [
-            Table(SPREAD, rows),
-            Paragraph(("Largest ‖ΔW‖₂/‖W‖₂: ", Span(largest.name, "name"))),
+            doc.Table(SPREAD, rows),
+            doc.Paragraph(("Largest ‖ΔW‖₂/‖W‖₂: ", doc.Span(largest.name, "name"))),
         ]
     reasons = Counter(module.reason for module in base.not_compared)
     texts = [f"{plural(number, 'module')} not compared: {reason}" for reason, number in reasons.most_common()]
-    return [*blocks, warned(texts)]
+    return [*blocks, doc.warned(texts)]
 
 
 DECIDED = {"grid": "rounded up", "cap": "capped", "evidence": ""}
 
 
-def rank_blocks(report: AuditReport, view: View) -> list[Block]:
+def rank_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return the current ranks and three suggestions with their savings and limits; empty without suggestions."""
     plan = report.suggestions
     if plan is None:
         return []
     columns = [
-        Column(),
-        Column(k_label(report.tau), ">"),
-        Column("rank", ">"),
-        Column(drop=1),
-        Column("parameters", ">"),
-        Column("saved", ">"),
-        Column("vLLM max_lora_rank", ">", drop=2),
+        doc.Column(),
+        doc.Column(k_label(report.tau), ">"),
+        doc.Column("rank", ">"),
+        doc.Column(drop=1),
+        doc.Column("parameters", ">"),
+        doc.Column("saved", ">"),
+        doc.Column("vLLM max_lora_rank", ">", drop=2),
     ]
 
-    def row(name: str, k: str, rank: str, suggestion: Suggestion | PerLayer, decided: str) -> list[Inline]:
-        saved = Span(percent(suggestion.reduction), "good" if suggestion.reduction else "")
+    def row(
+        name: str, k: str, rank: str, suggestion: Suggestion | PerLayer, decided: str
+    ) -> list[doc.Inline]:
+        saved = doc.Span(percent(suggestion.reduction), "good" if suggestion.reduction else "")
         params, vllm = count(suggestion.params), max_lora_rank(suggestion.max_lora_rank)
-        return [name, k, Span(rank, "strong"), Span(decided, "dim"), params, saved, vllm]
+        return [name, k, doc.Span(rank, "strong"), doc.Span(decided, "dim"), params, saved, vllm]
 
-    now = Span(number_range(layer.r for layer in report.layers), "strong")
+    now = doc.Span(number_range(layer.r for layer in report.layers), "strong")
     current = max_lora_rank(plan.current_max_lora_rank)
-    rows: list[list[Inline]] = [["now", "", now, "", count(report.total_lora_params), "", current]]
+    rows: list[list[doc.Inline]] = [["now", "", now, "", count(report.total_lora_params), "", current]]
     for name, uniform in (("uniform_median", plan.median), ("uniform_p90", plan.p90)):
         rows.append(
             row(name, trimmed(uniform.unrounded), str(uniform.rank), uniform, DECIDED[uniform.decided_by])
@@ -667,55 +662,55 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
     ranks = number_range(plan.per_layer.rank_pattern.values())
     rows.append(row("per_layer", "each", ranks, plan.per_layer, ""))
     aside = "from weight energy, a crude guide to accuracy"
-    return [Heading("Suggested ranks", aside=aside), Table(columns, rows), dim(MEASURED_WORTH)]
+    return [doc.Heading("Suggested ranks", aside=aside), doc.Table(columns, rows), doc.dim(MEASURED_WORTH)]
 
 
-def layer_blocks(report: AuditReport, view: View) -> list[Block]:
+def layer_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return the table of modules on request (layer 2 before layer 10), with a footnote if ± occurs."""
     if not view.full:
         return []
     thresholds = sorted({report.tau, 0.90, 0.95, 0.99})
     columns = [
-        Column("module"),
-        Column("r", ">"),
-        *(Column(k_label(tau), ">", drop=3 if tau == 0.95 else 0) for tau in thresholds),
-        Column("stable", ">"),
-        Column("effect.", ">", drop=1),
-        Column("util.", ">", drop=2),
-        Column("‖ΔW‖_F", ">"),
-        Column(),
+        doc.Column("module"),
+        doc.Column("r", ">"),
+        *(doc.Column(k_label(tau), ">", drop=3 if tau == 0.95 else 0) for tau in thresholds),
+        doc.Column("stable", ">"),
+        doc.Column("effect.", ">", drop=1),
+        doc.Column("util.", ">", drop=2),
+        doc.Column("‖ΔW‖_F", ">"),
+        doc.Column(),
     ]
-    rows: list[list[Inline]] = []
+    rows: list[list[doc.Inline]] = []
     for layer in sorted(report.layers, key=lambda layer: natural_key(layer.label)):
-        row: list[Inline] = [Span(layer.label, "name"), str(layer.r)]
+        row: list[doc.Inline] = [doc.Span(layer.label, "name"), str(layer.r)]
         if layer.status != "ok":  # the status replaces the measures
-            status = Span(layer.status, "warn" if layer.status == "untrained" else "bad")
+            status = doc.Span(layer.status, "warn" if layer.status == "untrained" else "bad")
             rows.append([*row, *[""] * (len(thresholds) + 3), status])
             continue
         digits = layer_digits(layer)
         row += map(str, energy_ranks_of(layer, report.tau).values())
         row += [sig(layer.stable_rank, digits), sig(layer.effective_rank, digits), percent(layer.utilization)]
-        rows.append([*row, sig(layer.fro_norm, digits), Span("±" if layer.borderline else "", "warn")])
+        rows.append([*row, sig(layer.fro_norm, digits), doc.Span("±" if layer.borderline else "", "warn")])
     footnote = "± borderline: the energy is so close to a threshold that k may be off by one"
     borderline = any(layer.borderline for layer in report.layers)
     return [
-        Heading("All modules", folded=True),
-        Table(columns, rows),
-        *([dim(footnote)] if borderline else []),
+        doc.Heading("All modules", folded=True),
+        doc.Table(columns, rows),
+        *([doc.dim(footnote)] if borderline else []),
     ]
 
 
 # ---------------------------------------------------------------- map of modules
 
-HEAT: tuple[Style, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
-ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
+HEAT: tuple[doc.Style, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
+ABSENT, UNTRAINED, BROKEN = doc.Span("·", "dim"), doc.Span("○", "dim"), doc.Span("✗", "dim")
 MAX_KINDS = 12
 """Maximum rows of a map; the kinds with the most parameters are drawn."""
 WIDE_MAP, MAX_CELL = 36, 4
 """Columns that a map of few layers is stretched to, and the maximum signs per layer."""
 
 
-def where_blocks(report: AuditReport, view: View) -> list[Block]:
+def where_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return a map of the largest layer stack, and the number of modules outside."""
     columns = view.width - BESIDE_MAP if view.width else WIDEST_MAP
     stack = layer_map(report.layers, lambda layer: layer.params, MAX_KINDS, columns)
@@ -723,36 +718,36 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
         return []
     label = k_label(report.tau)
     statuses = {layer.status for layer in report.layers}
-    legend: tuple[str | Span, ...] = (
+    legend: tuple[str | doc.Span, ...] = (
         f"{label} / r: 1/8 ",
-        *map(Span, EIGHTHS, HEAT),
+        *map(doc.Span, doc.EIGHTHS, HEAT),
         " 8/8",
         "  · no module" if any(not cell for _, cells in stack.rows for cell in cells) else "",
         "  ○ untrained" if "untrained" in statuses else "",
         "  ✗ not measured" if statuses - {"ok", "untrained"} else "",
     )
     return [
-        Heading("Modules by layer", aside=legend),
+        doc.Heading("Modules by layer", aside=legend),
         *map_blocks(stack, label, min(WIDE_MAP, columns), view.rest),
         *more(len(stack.outside), "module outside these layers", view.rest, "modules outside these layers"),
     ]
 
 
-def spare_blocks(report: AuditReport, view: View) -> list[Block]:
+def spare_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return the modules with the most parameters beyond their energy rank, on request."""
     ranked = sorted(
         (layer for layer in trained_layers(report) if _spare_params(layer) > 0),
         key=lambda layer: (-_spare_params(layer), layer.stable_rank or 0.0, layer.label),
     )
-    table = table_of(
+    table = doc.table_of(
         ranked[: view.most or 0] if report.suggestions else [],
-        (Column("module"), lambda layer: Span(layer.label, "name")),
-        (Column("r", ">"), lambda layer: str(layer.r)),
-        (Column(k_label(report.tau), ">"), lambda layer: str(layer.energy_rank_tau)),
-        (Column("stable", ">"), lambda layer: sig(layer.stable_rank, layer_digits(layer))),
-        (Column("unused params", ">"), lambda layer: count(_spare_params(layer))),
+        (doc.Column("module"), lambda layer: doc.Span(layer.label, "name")),
+        (doc.Column("r", ">"), lambda layer: str(layer.r)),
+        (doc.Column(k_label(report.tau), ">"), lambda layer: str(layer.energy_rank_tau)),
+        (doc.Column("stable", ">"), lambda layer: sig(layer.stable_rank, layer_digits(layer))),
+        (doc.Column("unused params", ">"), lambda layer: count(_spare_params(layer))),
     )
-    return [Heading("Most unused rank"), table]
+    return [doc.Heading("Most unused rank"), table]
 
 
 def _spare_params(layer: LayerAudit) -> int:
@@ -761,7 +756,7 @@ def _spare_params(layer: LayerAudit) -> int:
     return 0 if k is None else layer.params // layer.r * (layer.r - k)
 
 
-def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: str) -> list[Block]:
+def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: str) -> list[doc.Block]:
     """Return the map of one layer stack such as `model.layers`: a row per kind of module, a column per layer.
 
     Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited: a stack wider
@@ -771,7 +766,7 @@ def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: st
     """
     wide = max(1, min(MAX_CELL, columns // len(stack.columns)))
     uniform = len({layer.r for column in stack.columns for layer in column}) == 1
-    rows: list[list[Inline]] = []
+    rows: list[list[doc.Inline]] = []
     most_modules = 1
 
     def order(row: tuple[str, Sequence[Sequence[LayerAudit]]]) -> int:
@@ -782,16 +777,16 @@ def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: st
         members = [layer for cell in cells for layer in cell]
         ks = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
         rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
-        drawn = tuple(Span(sign.text * wide, sign.role) for sign in map(cell_sign, cells))
+        drawn = tuple(doc.Span(sign.text * wide, sign.role) for sign in map(cell_sign, cells))
         spread = [trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}"]
-        rows.append([Span(label, "name"), drawn, *spread])
-    head = Column(ruler(stack.layers, wide), drawing=True)
+        rows.append([doc.Span(label, "name"), drawn, *spread])
+    head = doc.Column(ruler(stack.layers, wide), drawing=True)
     merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
     several = f"{merged}each cell: median of up to {most_modules} modules"
     return [
-        Table([Column(measure), head, Column("median", ">"), Column("max", ">")], rows),
+        doc.Table([doc.Column(measure), head, doc.Column("median", ">"), doc.Column("max", ">")], rows),
         *more(stack.hidden, "more kind of modules", rest, "more kinds of modules"),
-        *([dim(several)] if most_modules > 1 else []),
+        *([doc.dim(several)] if most_modules > 1 else []),
     ]
 
 
@@ -813,7 +808,7 @@ def ruler(indices: Sequence[int], wide: int) -> str:
     return "".join(text)
 
 
-def cell_sign(place: Sequence[LayerAudit]) -> Span:
+def cell_sign(place: Sequence[LayerAudit]) -> doc.Span:
     """Return the cell for these modules: the median of k/r, or a failure or missing training if there is one."""
     if not place:
         return ABSENT
@@ -823,13 +818,13 @@ def cell_sign(place: Sequence[LayerAudit]) -> Span:
     return block(median(shares)) if shares else UNTRAINED
 
 
-def block(share: float | Fraction) -> Span:
+def block(share: float | Fraction) -> doc.Span:
     """Return the block for a share in (0, 1], rounded up to eighths."""
     level = min(8, max(1, math.ceil(8 * share)))
-    return Span(EIGHTHS[level - 1], HEAT[level - 1])
+    return doc.Span(doc.EIGHTHS[level - 1], HEAT[level - 1])
 
 
-def next_blocks(report: AuditReport, view: View) -> list[Block]:
+def next_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return the next commands, on a screen."""
     path = view.path(0, report.adapter.path)
     unscaled = {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}
@@ -843,7 +838,7 @@ def next_blocks(report: AuditReport, view: View) -> list[Block]:
     return [next_steps(step) for step in steps] if view.is_screen else []
 
 
-SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
+SECTIONS: tuple[Callable[[AuditReport, View], list[doc.Block]], ...] = (
     title_blocks,
     use_blocks,
     dominance_blocks,

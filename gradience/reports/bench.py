@@ -15,23 +15,7 @@ from pydantic import Field, model_validator
 from gradience.files.artifact import Float12, Part, absent_at, round_significant
 from gradience.files.packed import unpack
 from gradience.files.shared_names import PlainName
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Facts,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Style,
-    Table,
-    dim,
-    items,
-    table_of,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.exact import exact_percent, exact_text
 from gradience.reports.base.graded import (
     BOUNDS,
@@ -379,7 +363,7 @@ class Bench(Judged[VariantResult]):
             for name, report in self.guards.items()
         )
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the sections."""
         return list(bench_blocks(self))
 
@@ -507,12 +491,12 @@ class BenchAggregate(Judged[VariantSummary]):
     guards: tuple[PlannedSet, ...] = absent_at(())
     """Further data sets on which every variant must hold on every seed. Absent without any."""
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the sections, and each variant's Δ on each seed."""
         aside = "probe: correct answers; variants: Δ in points"
-        return [*aggregate_blocks(self), Heading("Seeds", aside=aside, folded=True), _seeds(self)]
+        return [*aggregate_blocks(self), doc.Heading("Seeds", aside=aside, folded=True), _seeds(self)]
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the sections."""
         return list(aggregate_blocks(self))
 
@@ -522,12 +506,12 @@ POWER = "80 % power and the observed Δ and noise"
 Run = Bench | BenchAggregate
 Outcome = StepStatus | Literal["worse"]
 Result = VariantResult | VariantSummary
-Row = tuple[str, Inline]
-Cell = tuple[Column, Callable[[Any], Inline]]
+Row = tuple[str, doc.Inline]
+Cell = tuple[doc.Column, Callable[[Any], doc.Inline]]
 """A column of a table, and the function that returns its cell of a row."""
 
 SMOKE = "smoke run, no evidence"
-ROLES: dict[str, Style] = {
+ROLES: dict[str, doc.Style] = {
     "PASS": "good",
     "FAIL": "bad",
     "ERROR": "bad",
@@ -538,8 +522,8 @@ ROLES: dict[str, Style] = {
     "as expected": "good",
     "not as expected": "bad",
 }
-GRADE_ROLES: dict[Grade, Style] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
-STEP_ROLES: dict[Outcome, Style] = {
+GRADE_ROLES: dict[Grade, doc.Style] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
+STEP_ROLES: dict[Outcome, doc.Style] = {
     "shown": "good",
     "inconclusive": "warn",
     "worse": "bad",
@@ -587,12 +571,12 @@ def saving(result: Result | None) -> float | None:
     return result.reduction if isinstance(result, VariantResult) else result.mean_reduction
 
 
-def status(word: str) -> Span:
+def status(word: str) -> doc.Span:
     """Return a status with its color."""
-    return Span(word, ROLES.get(word, ""))
+    return doc.Span(word, ROLES.get(word, ""))
 
 
-def status_of(result: Result) -> Span:
+def status_of(result: Result) -> doc.Span:
     """Return the status of a variant; for a control, as expected or not, because its PASS is no claim."""
     if not result.is_control or result.status not in ("PASS", "FAIL"):
         return status(result.status)
@@ -601,14 +585,14 @@ def status_of(result: Result) -> Span:
     return status({None: "for comparison", True: "as expected", False: "not as expected"}[result.as_expected])
 
 
-def letter(result: Result) -> Inline:
+def letter(result: Result) -> doc.Inline:
     """Return the grade of a variant, or a dash."""
     grade = result.evidence.grade if result.evidence is not None else None
-    return MISSING if grade is None else Span(grade, GRADE_ROLES[grade])
+    return MISSING if grade is None else doc.Span(grade, GRADE_ROLES[grade])
 
 
-def _name(result: Result) -> Inline:
-    return Span(result.name, "name")
+def _name(result: Result) -> doc.Inline:
+    return doc.Span(result.name, "name")
 
 
 def _interval(bounds: Bounds | PairedTable | None) -> str:
@@ -624,37 +608,39 @@ def _is_compared(result: Result) -> bool:
 # ---------------------------------------------------------------- sections of one seed and of several
 
 
-def _opening(run: Run, task: str, seeds: str, facts: Sequence[Row]) -> Iterator[Block]:
+def _opening(run: Run, task: str, seeds: str, facts: Sequence[Row]) -> Iterator[doc.Block]:
     """Yield the verdict on the run, the smallest variant that passes with its grade, the smallest rank of the ladder,
     and controls with unexpected results, which undermine the other verdicts. Then facts about the probe."""
     is_smoke = isinstance(run, Bench) and run.smoke
-    title = ("Bench ", status(SMOKE if is_smoke else run.status), ": ", Span(run.model, "name"), " on ")
-    yield Heading((*title, Span(task, "name"), f", {seeds}"), level=1)
+    title = ("Bench ", status(SMOKE if is_smoke else run.status), ": ", doc.Span(run.model, "name"), " on ")
+    yield doc.Heading((*title, doc.Span(task, "name"), f", {seeds}"), level=1)
     best = next((variant for variant in run.candidates if variant.name == run.best), None)
     if is_smoke:
         text = "Smoke run: shortened to check that everything works. It is no evidence."
-        yield Paragraph(Span(text, "warn"))
+        yield doc.Paragraph(doc.Span(text, "warn"))
     elif best is not None:
         saved = f", with {percent(saving(best))} fewer LoRA parameters."
-        yield Paragraph(("Smallest variant that passes: ", Span(best.name, "name"), saved))
+        yield doc.Paragraph(("Smallest variant that passes: ", doc.Span(best.name, "name"), saved))
     elif run.status == "FAIL":
-        yield Paragraph("No variant passes.")
-    notes = [Note("item", reason) for reason in _of_run(run)]
+        yield doc.Paragraph("No variant passes.")
+    notes = [doc.Note("item", reason) for reason in _of_run(run)]
     notes += [
-        Note("warning", f"{control.name} is not as expected. See Controls.")
+        doc.Note("warning", f"{control.name} is not as expected. See Controls.")
         for control in run.controls
         if control.as_expected is False
     ]
-    notes += [Note("warning", note.removeprefix(WARNING)) for note in run.notes if note.startswith(WARNING)]
+    notes += [
+        doc.Note("warning", note.removeprefix(WARNING)) for note in run.notes if note.startswith(WARNING)
+    ]
     notes += _grade_notes(run, of_best=True)
     if run.ladder is not None:
         safe = run.ladder.smallest_safe
         saved_most = saving(next((step for step in run.steps if step.name == safe), None))
         keeps = "" if saved_most is None else f" It has {percent(saved_most)} fewer LoRA parameters."
-        notes.append(Note("good" if safe else "unknown", f"Rank ladder: {run.ladder.sentence}.{keeps}"))
+        notes.append(doc.Note("good" if safe else "unknown", f"Rank ladder: {run.ladder.sentence}.{keeps}"))
     if notes:
-        yield Notes(notes)
-    yield Facts(facts)
+        yield doc.Notes(notes)
+    yield doc.Facts(facts)
 
 
 def _probe_row(rank: int | None, correct: str, splits: Iterable[DataSplit]) -> Row:
@@ -666,7 +652,7 @@ def _probe_row(rank: int | None, correct: str, splits: Iterable[DataSplit]) -> R
 
 def _variants(
     run: Run, guards: Sequence[PlannedSet], row_on: RowOn, cells: Sequence[Cell], legend: Sequence[Row]
-) -> Iterator[Block]:
+) -> Iterator[doc.Block]:
     """Yield the table of the candidates, reasons of those that do not simply pass, and the legend.
 
     row_on: (guard, variant) -> the variant's row on the guard. cells: the columns of Δ."""
@@ -674,23 +660,23 @@ def _variants(
     reasons = list(_reasons(run))
     if compared or reasons:
         seed = "" if isinstance(run, Bench) else " of the same seed"
-        yield Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
+        yield doc.Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
     if compared:
         yield _table(compared, cells, _guard_cells(guards, row_on))
     if reasons:
-        yield items(reasons)
+        yield doc.items(reasons)
     if compared:
-        yield Facts([*legend, SAVED, *_ways(compared), *_guard_legend(guards)])
+        yield doc.Facts([*legend, SAVED, *_ways(compared), *_guard_legend(guards)])
 
 
-def _table(results: Sequence[Result], cells: Sequence[Cell], guards: Sequence[Cell] = ()) -> Table:
-    return table_of(
+def _table(results: Sequence[Result], cells: Sequence[Cell], guards: Sequence[Cell] = ()) -> doc.Table:
+    return doc.table_of(
         results,
-        (Column(), _name),
-        (Column("status"), status_of),
-        (Column("grade", shown=any(letter(row) != MISSING for row in results)), letter),
-        (Column("max rank", ">", drop=5), _largest_rank),
-        (Column("saved", ">", drop=6), lambda row: percent(saving(row))),
+        (doc.Column(), _name),
+        (doc.Column("status"), status_of),
+        (doc.Column("grade", shown=any(letter(row) != MISSING for row in results)), letter),
+        (doc.Column("max rank", ">", drop=5), _largest_rank),
+        (doc.Column("saved", ">", drop=6), lambda row: percent(saving(row))),
         *cells,
         *guards,
     )
@@ -715,11 +701,11 @@ RowOn = Callable[[str, Any], EvaluatedAdapter | None]
 def _guard_cells(guards: Sequence[PlannedSet], row_on: RowOn) -> list[Cell]:
     """Return a column for each guard."""
 
-    def cell(guard: str) -> Callable[[Any], Inline]:
+    def cell(guard: str) -> Callable[[Any], doc.Inline]:
         return lambda variant: MISSING if (row := row_on(guard, variant)) is None else delta_cell(row)
 
     heads = [f"{guard.name} {'ΔNLL' if guard.compares == 'nll' else 'Δ'}" for guard in guards]
-    return [(Column(head, ">"), cell(guard.name)) for head, guard in zip(heads, guards, strict=True)]
+    return [(doc.Column(head, ">"), cell(guard.name)) for head, guard in zip(heads, guards, strict=True)]
 
 
 def _guard_legend(guards: Sequence[PlannedSet]) -> list[Row]:
@@ -752,14 +738,14 @@ def _reasons(run: Run) -> Iterator[str]:
     yield from (note for note in run.notes if not note.startswith(WARNING))
 
 
-def _grades(run: Run) -> Iterator[Block]:
+def _grades(run: Run) -> Iterator[doc.Block]:
     """Yield the grades of the variants other than the best, and what better ones need; nothing without grades."""
     if notes := _grade_notes(run, of_best=False):
-        yield Heading("Grades", aside=f"sample sizes assume {POWER}")
-        yield Notes(notes)
+        yield doc.Heading("Grades", aside=f"sample sizes assume {POWER}")
+        yield doc.Notes(notes)
 
 
-def _grade_notes(run: Run, *, of_best: bool) -> list[Note]:
+def _grade_notes(run: Run, *, of_best: bool) -> list[doc.Note]:
     """Return the grades with their reasons, equal ones together: those of the best variant, or all others."""
     names: dict[tuple[Grade, str, str], list[str]] = {}
     for variant in run.candidates:
@@ -774,7 +760,7 @@ def _grade_notes(run: Run, *, of_best: bool) -> list[Note]:
     ]
 
 
-def _controls(run: Run, delta: Cell) -> Iterator[Block]:
+def _controls(run: Run, delta: Cell) -> Iterator[doc.Block]:
     """Yield the results of the controls with the purpose of each; nothing without results.
 
     delta: the column of their Δ."""
@@ -782,13 +768,13 @@ def _controls(run: Run, delta: Cell) -> Iterator[Block]:
     if controls:
         musts = {"PASS": "must pass: ", "FAIL": "must fail: ", None: ""}
         aside = "not candidates: they check that the examples distinguish good adapters from bad ones"
-        yield Heading("Controls", aside=aside)
-        yield table_of(
+        yield doc.Heading("Controls", aside=aside)
+        yield doc.table_of(
             controls,
-            (Column(), _name),
-            (Column("result"), status_of),
+            (doc.Column(), _name),
+            (doc.Column("result"), status_of),
             delta,
-            (Column("purpose", wrap=True, drop=1), lambda row: f"{musts[row.expected]}{row.description}"),
+            (doc.Column("purpose", wrap=True, drop=1), lambda row: f"{musts[row.expected]}{row.description}"),
         )
 
 
@@ -856,29 +842,32 @@ def step_outcome(step: Step, result: Result | None, ladder: Ladder) -> Outcome:
     return "worse" if worse else step.status
 
 
-def _step_result(step: Step, result: Result | None, ladder: Ladder) -> Span:
+def _step_result(step: Step, result: Result | None, ladder: Ladder) -> doc.Span:
     outcome = step_outcome(step, result, ladder)
-    return Span(outcome if outcome == "worse" else step.words, STEP_ROLES[outcome])
+    return doc.Span(outcome if outcome == "worse" else step.words, STEP_ROLES[outcome])
 
 
-def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]:
+def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[doc.Block]:
     """Yield the steps from the top, and the requirements of the first step that is not shown."""
     of_name = {result.name: result for result in results}
     at_looks = any(step.examples for step in ladder.steps)
-    examples = (Column("examples", ">"), lambda row: f"{row[0].examples:,}" if row[0].examples else MISSING)
-    bound = BOUNDS[ladder.bound]
-    yield Heading("Rank ladder", aside="truncations of the probe, tested from the largest down")
-    yield table_of(
-        [(step, of_name.get(step.name)) for step in ladder.steps],
-        (Column(), lambda row: Span(row[0].name, "name")),
-        (Column("result"), lambda row: _step_result(row[0], row[1], ladder)),
-        *((examples,) if at_looks else ()),
-        (Column("Δ, points", ">"), lambda row: points(row[0].delta)),
-        (Column("lower bound", ">"), lambda row: points(row[0].low)),
-        (Column(f"p, {bound.removeprefix('the ')}", ">", drop=1), lambda row: p_value(row[0].p_value)),
-        (Column("saved", ">", drop=2), lambda row: percent(saving(row[1]))),
+    examples = (
+        doc.Column("examples", ">"),
+        lambda row: f"{row[0].examples:,}" if row[0].examples else MISSING,
     )
-    yield dim(
+    bound = BOUNDS[ladder.bound]
+    yield doc.Heading("Rank ladder", aside="truncations of the probe, tested from the largest down")
+    yield doc.table_of(
+        [(step, of_name.get(step.name)) for step in ladder.steps],
+        (doc.Column(), lambda row: doc.Span(row[0].name, "name")),
+        (doc.Column("result"), lambda row: _step_result(row[0], row[1], ladder)),
+        *((examples,) if at_looks else ()),
+        (doc.Column("Δ, points", ">"), lambda row: points(row[0].delta)),
+        (doc.Column("lower bound", ">"), lambda row: points(row[0].low)),
+        (doc.Column(f"p, {bound.removeprefix('the ')}", ">", drop=1), lambda row: p_value(row[0].p_value)),
+        (doc.Column("saved", ">", drop=2), lambda row: percent(saving(row[1]))),
+    )
+    yield doc.dim(
         f"Shown: the lower 95 % bound ({bound}) is above −{exact_text(100 * ladder.margin)} points. Steps after the"
         " first that is not shown are exploratory. Adapters retrained at these ranks were not tested."
         + (
@@ -891,24 +880,26 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
     result = of_name.get(needs.name) if needs else None
     if needs is not None and result is not None and result.evidence is not None and result.evidence.pooled:
         wanted = amount(needs, result.evidence.pooled)
-        yield Paragraph(("To show ", Span(needs.name, "name"), f": {wanted}. Sample sizes assume {POWER}."))
+        yield doc.Paragraph(
+            ("To show ", doc.Span(needs.name, "name"), f": {wanted}. Sample sizes assume {POWER}.")
+        )
 
 
 # ---------------------------------------------------------------- one seed
 
 
-def bench_blocks(bench: Bench) -> Iterator[Block]:
+def bench_blocks(bench: Bench) -> Iterator[doc.Block]:
     """Yield the sections of one seed."""
     data, guards = bench.data, bench.planned_guards
     facts = [*_probe(bench), _audit(bench)]
     if bench.environment.engine != "transformers":
         facts.append(("answers", f"by {bench.environment.engine}; KL and flips by transformers"))
-    delta: Cell = (Column("Δ, points", ">"), lambda row: points(row.delta))
+    delta: Cell = (doc.Column("Δ, points", ">"), lambda row: points(row.delta))
     cells: list[Cell] = [
-        (Column("only probe", ">", drop=3), lambda row: f"{row.pairs.n10:,}" if row.pairs else MISSING),
-        (Column("only variant", ">", drop=1), lambda row: f"{row.pairs.n01:,}" if row.pairs else MISSING),
+        (doc.Column("only probe", ">", drop=3), lambda row: f"{row.pairs.n10:,}" if row.pairs else MISSING),
+        (doc.Column("only variant", ">", drop=1), lambda row: f"{row.pairs.n01:,}" if row.pairs else MISSING),
         delta,
-        (Column("95 % interval", ">", drop=4), lambda row: _interval(row.pairs)),
+        (doc.Column("95 % interval", ">", drop=4), lambda row: _interval(row.pairs)),
     ]
     n = bench.probe.n if bench.probe is not None else None
     legend = [
@@ -926,7 +917,7 @@ def bench_blocks(bench: Bench) -> Iterator[Block]:
     if bench.ladder is not None:
         yield from ladder_section(bench.ladder, bench.steps)
     elif bench.steps:
-        yield Heading("Rank ladder", aside="truncations of the probe; tested over all seeds together")
+        yield doc.Heading("Rank ladder", aside="truncations of the probe; tested over all seeds together")
         yield _table(bench.steps, cells)
     yield from _controls(bench, delta)
 
@@ -968,26 +959,26 @@ def _audit(bench: Bench) -> Row:
     )
 
 
-def _levels(bench: Bench) -> Iterator[Block]:
+def _levels(bench: Bench) -> Iterator[doc.Block]:
     """Yield the probe's gains and losses on the guards, compared with the base; nothing without guards."""
     if bench.guards:
-        yield Heading("Guards", aside="what the probe itself gained or forgot")
-        yield table_of(
+        yield doc.Heading("Guards", aside="what the probe itself gained or forgot")
+        yield doc.table_of(
             [*bench.guards.items()],
-            (Column(), lambda guard: Span(guard[0], "name")),
-            (Column("base model", ">"), lambda guard: level_cell(guard[1].adapters[-1])),
-            (Column("probe", ">"), lambda guard: level_cell(guard[1].adapters[0])),
+            (doc.Column(), lambda guard: doc.Span(guard[0], "name")),
+            (doc.Column("base model", ">"), lambda guard: level_cell(guard[1].adapters[-1])),
+            (doc.Column("probe", ">"), lambda guard: level_cell(guard[1].adapters[0])),
         )
 
 
 # ---------------------------------------------------------------- several seeds
 
 
-def aggregate_blocks(report: BenchAggregate) -> Iterator[Block]:
+def aggregate_blocks(report: BenchAggregate) -> Iterator[doc.Block]:
     """Yield the sections of all seeds."""
     seeds = f"{noun(len(report.planned_seeds), 'seed')} {', '.join(map(str, report.planned_seeds))}"
     worst: Cell = (
-        Column("worst Δ, points", ">"),
+        doc.Column("worst Δ, points", ">"),
         lambda row: counted_points(row.worst_delta, row.worst_delta_exact),
     )
     facts = [_probes(report), *_noise(report.noise)]
@@ -1013,14 +1004,14 @@ def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
     known = [row.evidence.pooled for row in report.candidates if row.evidence and row.evidence.pooled]
     several = any(each.next_training for each in known)
     cells: list[Cell] = [
-        (Column("seeds passed", ">", drop=2), lambda row: row.seeds_passed),
-        (Column("mean Δ", ">", shown=bool(known)), pooled(lambda each: points(each.delta))),
+        (doc.Column("seeds passed", ">", drop=2), lambda row: row.seeds_passed),
+        (doc.Column("mean Δ", ">", shown=bool(known)), pooled(lambda each: points(each.delta))),
         (
-            Column("these runs", ">", drop=3, shown=bool(known)),
+            doc.Column("these runs", ">", drop=3, shown=bool(known)),
             pooled(lambda each: _interval(each.these_runs)),
         ),
         (
-            Column("next training", ">", drop=4, shown=several),
+            doc.Column("next training", ">", drop=4, shown=several),
             pooled(lambda each: _interval(each.next_training)),
         ),
     ]
@@ -1078,16 +1069,16 @@ def _noise(noise: Noise | None) -> list[Row]:
     ]
 
 
-def _seeds(report: BenchAggregate) -> Table:
+def _seeds(report: BenchAggregate) -> doc.Table:
     """Return one column for each planned seed; a narrow terminal leaves out the last ones first."""
     most = len(report.seeds)
-    columns = [Column(str(row.seed), ">", drop=most - place) for place, row in enumerate(report.seeds)]
+    columns = [doc.Column(str(row.seed), ">", drop=most - place) for place, row in enumerate(report.seeds)]
     probe = [
         f"{row.correct:,} / {row.n:,}" if row.correct is not None and row.n else status(row.status)
         for row in report.seeds
     ]
-    rows: list[Sequence[Inline]] = [("probe", *probe)]
+    rows: list[Sequence[doc.Inline]] = [("probe", *probe)]
     for variant in filter(_is_compared, report.candidates):
         cells = (points(row.delta) if row.delta is not None else status(row.status) for row in variant.seeds)
-        rows.append((Span(variant.name, "name"), *cells))
-    return Table([Column("seed"), *columns], rows)
+        rows.append((doc.Span(variant.name, "name"), *cells))
+    return doc.Table([doc.Column("seed"), *columns], rows)

@@ -5,20 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from gradience.files.artifact import Float12, Part
-from gradience.reports.base.blocks import (
-    Block,
-    Code,
-    Column,
-    Document,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Style,
-    Table,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import plural, rough_duration
 from gradience.reports.base.report import Readable
 
@@ -76,19 +63,19 @@ class BenchStatus(Readable):
         others = [f"{states[state]} {state}" for state in ("running", "failed") if states[state]]
         return ", ".join([f"{states['done']} of {plural(states.total(), 'stage')} done", *others])
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the state and progress of the run, the stages that are not done, and the failures."""
-        heading = Heading((Span(self.run, "name"), f": {STATES[self.state]}"), level=1)
-        blocks: list[Block] = [heading, Paragraph(f"{self.progress()}."), _stages(self)]
-        blocks.append(Heading("Failed"))
+        heading = doc.Heading((doc.Span(self.run, "name"), f": {STATES[self.state]}"), level=1)
+        blocks: list[doc.Block] = [heading, doc.Paragraph(f"{self.progress()}."), _stages(self)]
+        blocks.append(doc.Heading("Failed"))
         for seed, stage in self.stages:
             if stage.state == "failed":
-                text = (f"seed {seed} ", Span(stage.name, "name"), f": {stage.message}")
-                blocks += [Notes([Note("error", text)]), Code(stage.log)]
+                text = (f"seed {seed} ", doc.Span(stage.name, "name"), f": {stage.message}")
+                blocks += [doc.Notes([doc.Note("error", text)]), doc.Code(stage.log)]
         return blocks
 
 
-ROLES: dict[StageState, Style] = {"done": "good", "running": "info", "waiting": "dim", "failed": "bad"}
+ROLES: dict[StageState, doc.Style] = {"done": "good", "running": "info", "waiting": "dim", "failed": "bad"}
 STATES: dict[RunState, str] = {
     "finished": "finished",
     "going on": "running",
@@ -96,24 +83,26 @@ STATES: dict[RunState, str] = {
 }
 
 
-def _stages(status: BenchStatus) -> Table:
+def _stages(status: BenchStatus) -> doc.Table:
     """Return one row per stage that is not done on every seed, and the results. One column per seed."""
     stages = {(seed, stage.name): stage for seed, stage in status.stages}
-    rows: list[list[Inline]] = []
+    rows: list[list[doc.Inline]] = []
     for name in dict.fromkeys(stage.name for _, stage in status.stages):
         of_seeds = [stages.get((seed.seed, name)) for seed in status.seeds]
         if any(stage is None or stage.state != "done" for stage in of_seeds):
-            rows.append([Span(name, "name"), *(_cell(status, stage) for stage in of_seeds)])
+            rows.append([doc.Span(name, "name"), *(_cell(status, stage) for stage in of_seeds)])
     if any(seed.result for seed in status.seeds):
         rows.append(["result", *(seed.result or "" for seed in status.seeds)])
-    return Table([Column("unfinished stages"), *(Column(f"seed {seed.seed}") for seed in status.seeds)], rows)
+    return doc.Table(
+        [doc.Column("unfinished stages"), *(doc.Column(f"seed {seed.seed}") for seed in status.seeds)], rows
+    )
 
 
-def _cell(status: BenchStatus, stage: StageStatus | None) -> Span:
+def _cell(status: BenchStatus, stage: StageStatus | None) -> doc.Span:
     """Return the state of a stage, and the time since a running stage began."""
     if stage is None:
-        return Span("not needed", "dim")
+        return doc.Span("not needed", "dim")
     if stage.since is None:
-        return Span(stage.state, ROLES[stage.state])
+        return doc.Span(stage.state, ROLES[stage.state])
     seconds = max(0.0, (status.looked - stage.since).total_seconds())
-    return Span(f"{stage.state}, {rough_duration(seconds)}", ROLES[stage.state])
+    return doc.Span(f"{stage.state}, {rough_duration(seconds)}", ROLES[stage.state])

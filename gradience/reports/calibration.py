@@ -34,20 +34,7 @@ from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError
 from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.files.whole import write_whole
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    dim,
-    table_of,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, plural, sig, size
 from gradience.reports.base.prediction import EARLIER, ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
@@ -144,34 +131,37 @@ class CalibrationReport(PromptReport):
         """Scored tokens of an average row that predicts; 1 for a classifier."""
         return self.scored_tokens / (self.rows - self.selection_rows)
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the data, the excluded modules, predictions by size, and modules by importance; on a brief screen the
         most important ones, and on any screen the next command."""
         predicting = self.rows - self.selection_rows
         split = f"{count(self.selection_rows)} to select components, {count(predicting)} to predict"
-        facts: list[Fact] = [
-            ("base", Span(self.base, "name")),
-            ("prompts", (Span(self.prompts, "name"), f": {split}")),
+        facts: list[doc.Fact] = [
+            ("base", doc.Span(self.base, "name")),
+            ("prompts", (doc.Span(self.prompts, "name"), f": {split}")),
             *self.completions(),
         ]
         tokens = self.tokens_per_example
         ordered = sorted(self.modules, key=lambda module: (-module.importance, module.name))
-        table = table_of(
+        table = doc.table_of(
             ordered[: SHOWN if view.brief else None],
-            (Column("module"), lambda module: Span(module.name, "name")),
-            (Column("KL/example if removed", ">"), lambda module: sig(module.importance * tokens)),
-            (Column("rank", ">", shown=len({row.rank for row in ordered}) > 1), lambda row: str(row.rank)),
+            (doc.Column("module"), lambda module: doc.Span(module.name, "name")),
+            (doc.Column("KL/example if removed", ">"), lambda module: sig(module.importance * tokens)),
+            (
+                doc.Column("rank", ">", shown=len({row.rank for row in ordered}) > 1),
+                lambda row: str(row.rank),
+            ),
         )
         return [
-            Heading(("Calibration of ", Span(self.adapter_path, "name")), level=1),
-            Paragraph(_answer(self)),
-            Facts(facts),
-            Notes(_notes(self)),
+            doc.Heading(("Calibration of ", doc.Span(self.adapter_path, "name")), level=1),
+            doc.Paragraph(_answer(self)),
+            doc.Facts(facts),
+            doc.Notes(_notes(self)),
             *_size_blocks(self, view),
-            Heading("Importance of modules"),
+            doc.Heading("Importance of modules"),
             table,
             *more(len(ordered) - len(table.rows), "more module", view.rest),
-            Paragraph(
+            doc.Paragraph(
                 "KL/example if removed: predicted divergence in nats if the module's whole update is removed."
             ),
             *_next(self, view),
@@ -189,7 +179,7 @@ class CalibrationForecast(PromptForecast):
     batch_bytes: int
     """Memory of the modules' inputs and gradients for one batch, in addition to the base's own activations."""
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the screen of `gradience calibrate --dry-run`."""
         passes = count(self.rows + self.selection_rows)
         return self.document(
@@ -397,17 +387,20 @@ def _answer(report: CalibrationReport) -> str:
     )
 
 
-def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
+def _size_blocks(report: CalibrationReport, view: View) -> list[doc.Block]:
     """Return the predicted KL of each size for both allocations of its parameters."""
     if not report.sizes:
         return []
     tokens = report.tokens_per_example
-    table = table_of(
+    table = doc.table_of(
         report.sizes,
-        (Column("parameters", ">"), lambda point: count(point.params)),
-        (Column("same size as rank", ">", drop=2), lambda point: str(point.rank)),
-        (Column("KL/example", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
-        (Column("KL/example, truncation", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
+        (doc.Column("parameters", ">"), lambda point: count(point.params)),
+        (doc.Column("same size as rank", ">", drop=2), lambda point: str(point.rank)),
+        (doc.Column("KL/example", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
+        (
+            doc.Column("KL/example, truncation", ">", drop=1),
+            lambda point: sig(point.svd_kl_per_token * tokens),
+        ),
     )
     average = "" if tokens == 1 else f" ({tokens:.1f} scored tokens on average)"
     legend = (
@@ -415,10 +408,10 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[Block]:
         " the parameters over the modules (--max-params); equal ranks (--rank) change the output more. gradience"
         f" compress also shows the 95 % interval. {EARLIER} KL does not predict accuracy."
     )
-    return [Heading("Predicted change of the output"), table, Paragraph(legend)]
+    return [doc.Heading("Predicted change of the output"), table, doc.Paragraph(legend)]
 
 
-def _next(report: CalibrationReport, view: View) -> list[Block]:
+def _next(report: CalibrationReport, view: View) -> list[doc.Block]:
     """Return the next command, on a screen."""
     if not (report.sizes and view.is_screen):
         return []
@@ -427,21 +420,21 @@ def _next(report: CalibrationReport, view: View) -> list[Block]:
     advice = "Test on rows other than these prompts."
     if report.kind == "causal_lm":  # outputs of a classifier are tested only against labels
         advice += " Without answers: --prompts instead of --data."
-    return [next_steps(f"{shrink} --data test_rows.jsonl"), dim(advice)]
+    return [next_steps(f"{shrink} --data test_rows.jsonl"), doc.dim(advice)]
 
 
-def _notes(report: CalibrationReport) -> list[Note]:
+def _notes(report: CalibrationReport) -> list[doc.Note]:
     notes = []
     if report.routing:
         withheld = "gradience compress predicts only with --allow-routed"
-        notes.append(Note("warning", f"{ROUTED.format(report.routing)}: {withheld}"))
-    notes += [Note("info", note) for note in report.notes]
+        notes.append(doc.Note("warning", f"{ROUTED.format(report.routing)}: {withheld}"))
+    notes += [doc.Note("info", note) for note in report.notes]
     for reason, number in Counter(module.reason for module in report.excluded).items():
         excluded = f"{plural(number, 'module')} excluded from every prediction: {reason}"
-        notes.append(Note("warning", excluded))
+        notes.append(doc.Note("warning", excluded))
     notes += report.row_notes()
     dependent = sum(module.components < module.rank for module in report.modules)
     if dependent:
         factors = "linearly dependent factors: fewer components than the rank"
-        notes.append(Note("info", f"{plural(dependent, 'module')} with {factors}"))
+        notes.append(doc.Note("info", f"{plural(dependent, 'module')} with {factors}"))
     return notes

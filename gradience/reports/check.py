@@ -4,17 +4,7 @@ from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, Part
 from gradience.learning_rate import rate
-from gradience.reports.base.blocks import (
-    Block,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import plural, trimmed
 from gradience.reports.base.report import Report
@@ -94,7 +84,7 @@ class CheckReport(Report):
     not_applicable: tuple[str, ...]
     """Codes of the rules that do not apply, or that lack a setting."""
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the findings with their number, and the settings; in full also sources, and rules without findings."""
         severities = [finding.severity for finding in self.findings]
         nouns = {"error": "error", "warning": "warning", "info": "note"}
@@ -102,22 +92,24 @@ class CheckReport(Report):
         applied = len({*self.passed, *(finding.code for finding in self.findings)})
         verdict = f"{', '.join(counts) or 'No known mistake found'} ({plural(applied, 'rule')} checked)"
         name = self.files[0].path if self.files else self.settings.base_model
-        title = ("Check of ", Span(name, "name"), " before training") if name else "Check before training"
-        blocks: list[Block] = [Heading(title, level=1), Paragraph(Span(verdict, "strong"))]
+        title = ("Check of ", doc.Span(name, "name"), " before training") if name else "Check before training"
+        blocks: list[doc.Block] = [doc.Heading(title, level=1), doc.Paragraph(doc.Span(verdict, "strong"))]
         notes = []
         for finding in self.findings:
             where = "" if finding.where in (None, "as given") else f", {finding.where}"
             details = [f"now: {finding.seen}", f"advised: {finding.advised}", f"why: {finding.reason}"]
             details += [f"source: {finding.source}"] if view.full else []
-            notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
+            notes.append(doc.Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
         if self.not_applicable:
             codes = ", ".join(self.not_applicable)
-            notes.append(Note("info", f"Not checked (not applicable, or a setting is missing): {codes}"))
-        facts: list[Fact] = [(f"{file.dialect} settings", Span(file.path, "name")) for file in self.files]
+            notes.append(doc.Note("info", f"Not checked (not applicable, or a setting is missing): {codes}"))
+        facts: list[doc.Fact] = [
+            (f"{file.dialect} settings", doc.Span(file.path, "name")) for file in self.files
+        ]
         facts.append(("values", settings_sentence(self)))
         if view.full:
             facts.append(("no finding", ", ".join(self.passed) or "none"))
-        return [*blocks, Notes(notes), Facts(facts)]
+        return [*blocks, doc.Notes(notes), doc.Facts(facts)]
 
 
 def settings_sentence(report: CheckReport) -> str:

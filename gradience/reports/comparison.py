@@ -1,22 +1,11 @@
 """`gradience compare --json`: two adapters, module by module."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, artifact_row
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Paragraph,
-    Span,
-    dim,
-    warned,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, sig
 from gradience.reports.base.report import Report
@@ -98,14 +87,9 @@ class ComparisonReport(Report):
     notes: tuple[str, ...]
     run: RunInfo
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the sections in reading order."""
-        return [
-            *title_blocks(self),
-            *where_blocks(self, view),
-            *layer_blocks(self, view),
-            *next_blocks(self, view),
-        ]
+        return [block for section in SECTIONS for block in section(self, view)]
 
 
 SHOWN_KINDS, SHOWN_APART = 12, 9
@@ -118,7 +102,7 @@ PRESENCE: dict[Presence, str] = {
 }
 
 
-def title_blocks(report: ComparisonReport) -> list[Block]:
+def title_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     """Return the difference over all modules, both adapters, and notes."""
     numbers = (
         (report.n_only_a, "only in A"),
@@ -127,20 +111,20 @@ def title_blocks(report: ComparisonReport) -> list[Block]:
     )
     parts = [f"{count(number)} {words}" for number, words in numbers if number]
     apart = f", {', '.join(parts)} (counted as 0 on the other side)" if parts else ""
-    facts: list[Fact] = [
-        (side, (Span(path, "name"), *(Span(f"  {commit}", "dim") for commit in commit_of(source))))
+    facts: list[doc.Fact] = [
+        (side, (doc.Span(path, "name"), *(doc.Span(f"  {commit}", "dim") for commit in commit_of(source))))
         for side, path, source in (
             ("A", report.path_a, report.source_a),
             ("B", report.path_b, report.source_b),
         )
     ]
     facts.append(("modules", f"{count(report.n_both)} in both{apart}"))
-    title = ("Comparison of ", Span(report.path_a, "name"), " and ", Span(report.path_b, "name"))
+    title = ("Comparison of ", doc.Span(report.path_a, "name"), " and ", doc.Span(report.path_b, "name"))
     return [
-        Heading(title, level=1),
-        Paragraph(Span(answer(report), "strong")),
-        Facts(facts),
-        warned(report.notes),
+        doc.Heading(title, level=1),
+        doc.Paragraph(doc.Span(answer(report), "strong")),
+        doc.Facts(facts),
+        doc.warned(report.notes),
     ]
 
 
@@ -184,7 +168,7 @@ def error_outside(compared: ModuleComparison) -> float | None:
     return None if compared.kept_energy is None else math.sqrt(max(0.0, 1 - compared.kept_energy))
 
 
-RANK: ModuleField[ModuleComparison] = (Column("rank A : B", ">"), _ranks)
+RANK: ModuleField[ModuleComparison] = (doc.Column("rank A : B", ">"), _ranks)
 
 
 def _fields(modules: Sequence[ModuleComparison]) -> tuple[ModuleField[ModuleComparison], ...]:
@@ -198,7 +182,7 @@ def _fields(modules: Sequence[ModuleComparison]) -> tuple[ModuleField[ModuleComp
     )
 
 
-def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
+def where_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     """Return medians of each kind, and the modules that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
     table = module_table("kind", kinds, NUMBER, *_fields(report.modules))
@@ -208,31 +192,41 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
             "; outside: share of A's norm outside the directions of B; output, input: overlap of the leading output and"
             " input directions (1: the same, 0: none)"
         )
-    blocks: list[Block] = [
-        Heading("Modules", aside="medians of each kind"),
+    blocks: list[doc.Block] = [
+        doc.Heading("Modules", aside="medians of each kind"),
         table,
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        dim(legend),
+        doc.dim(legend),
     ]
     apart = [row for row in report.modules if row.presence != "both"]
     shown = apart[: SHOWN_APART if view.brief else None]
     return [
         *blocks,
-        module_table("not compared", _single(shown), RANK, (Column(), _why_apart)),
+        module_table("not compared", _single(shown), RANK, (doc.Column(), _why_apart)),
         *more(len(apart) - len(shown), "more module not compared", view.rest, "more modules not compared"),
     ]
 
 
-def next_blocks(report: ComparisonReport, view: View) -> list[Block]:
+def next_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     """Return the command that evaluates both adapters, on the screen."""
     path_a, path_b = view.path(0, report.path_a), view.path(1, report.path_b)
     evaluate = f"gradience evaluate {path_a} {path_b} --data rows.jsonl -o evaluated"
     return [next_steps(evaluate)] if view.is_screen else []
 
 
-def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
+def layer_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     """Return every module that was compared, on request."""
     both = [module for module in report.modules if module.presence == "both"]
     return (
-        [Heading("All modules"), module_table("module", _single(both), *_fields(both))] if view.full else []
+        [doc.Heading("All modules"), module_table("module", _single(both), *_fields(both))]
+        if view.full
+        else []
     )
+
+
+SECTIONS: tuple[Callable[[ComparisonReport, View], list[doc.Block]], ...] = (
+    title_blocks,
+    where_blocks,
+    layer_blocks,
+    next_blocks,
+)

@@ -7,22 +7,7 @@ from statistics import median
 from typing import ClassVar, Literal, cast
 
 from gradience.files.artifact import Float12, Part, artifact_row
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Inline,
-    Mark,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Table,
-    dim,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
 from gradience.reports.base.numbers import count, max_lora_rank, number_range, percent, plural, size
@@ -93,7 +78,7 @@ class _Compression(Report):
     prediction_withheld: str = ""
     """Reason why there is no prediction although there is a calibration."""
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the sections in reading order."""
         return [block for section in SECTIONS for block in section(cast("Compression", self), view)]
 
@@ -215,26 +200,30 @@ CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 QUALITY = "Weight error is only a crude guide to accuracy: evaluate both adapters on the task."
 
 
-def title_blocks(compression: Compression, view: View) -> list[Block]:
+def title_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return the result in a sentence, the reference adapter, and what needs attention."""
     asked = compression.criterion
     asked += "" if compression.strength == 1 else f", strength {compression.strength:g}"
     if isinstance(compression, CompressionPlan):
         return [
-            Heading(("Plan for ", Span(compression.adapter_path, "name")), level=1, aside=asked),
-            Paragraph(_result(compression, f"Predicted error: {predicted(compression.predicted_error)}")),
-            dim("Dry run: nothing was written."),
+            doc.Heading(("Plan for ", doc.Span(compression.adapter_path, "name")), level=1, aside=asked),
+            doc.Paragraph(_result(compression, f"Predicted error: {predicted(compression.predicted_error)}")),
+            doc.dim("Dry run: nothing was written."),
         ]
     error = f"Error: {percent(compression.measured_error)}"
     commit = (f", {text}" for text in commit_of(compression.source))
-    source: tuple[str | Span, ...] = ("Reference adapter: ", Span(compression.source_path, "name"), *commit)
+    source: tuple[str | doc.Span, ...] = (
+        "Reference adapter: ",
+        doc.Span(compression.source_path, "name"),
+        *commit,
+    )
     silent = [row for row in compression.runtimes if row.verdict in SILENT]
-    notes = [*runtime_notes(silent), *(Note("warning", warning) for warning in compression.warnings)]
+    notes = [*runtime_notes(silent), *(doc.Note("warning", warning) for warning in compression.warnings)]
     return [
-        Heading(("Compressed to ", Span(compression.output_path, "name")), level=1, aside=asked),
-        Paragraph(f"{_result(compression, error)} {QUALITY}"),
-        *([] if view.brief and not compression.source else [Paragraph(source)]),
-        Notes(notes),
+        doc.Heading(("Compressed to ", doc.Span(compression.output_path, "name")), level=1, aside=asked),
+        doc.Paragraph(f"{_result(compression, error)} {QUALITY}"),
+        *([] if view.brief and not compression.source else [doc.Paragraph(source)]),
+        doc.Notes(notes),
     ]
 
 
@@ -249,26 +238,26 @@ def _result(compression: Compression, error: str) -> str:
     return f"{ranks}. LoRA parameters: {parameters}. {error} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖).{whole}"
 
 
-def saved_blocks(compression: Compression, view: View) -> list[Block]:
+def saved_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return parameters, bytes and vLLM's max_lora_rank, before and after."""
     stored = "weights file" if isinstance(compression, CompressionReport) else "LoRA tensors"
-    rows: list[list[Inline]] = []
+    rows: list[list[doc.Inline]] = []
     for label, shown, old, new in (
         ("LoRA parameters", count, compression.old_params, compression.new_params),
         (stored, size, compression.old_bytes, compression.new_bytes),
     ):
-        saving = Span(saved(old, new), "good" if new < old else "dim")
-        rows.append([label, shown(old), Span(shown(new), "strong"), saving])
+        saving = doc.Span(saved(old, new), "good" if new < old else "dim")
+        rows.append([label, shown(old), doc.Span(shown(new), "strong"), saving])
     before, after = compression.old_max_lora_rank, compression.new_max_lora_rank
-    same = Span("unchanged" if before == after else "", "dim")
-    rows.append(["vLLM max_lora_rank", max_lora_rank(before), Span(max_lora_rank(after), "strong"), same])
+    same = doc.Span("unchanged" if before == after else "", "dim")
+    rows.append(["vLLM max_lora_rank", max_lora_rank(before), doc.Span(max_lora_rank(after), "strong"), same])
     return [
-        Heading("Size"),
-        Table([Column(), Column("before", ">"), Column("after", ">"), Column()], rows),
+        doc.Heading("Size"),
+        doc.Table([doc.Column(), doc.Column("before", ">"), doc.Column("after", ">"), doc.Column()], rows),
     ]
 
 
-def kl_blocks(compression: Compression, view: View) -> list[Block]:
+def kl_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return the predicted KL from a calibration."""
     return prediction_blocks(compression.prediction, compression.prediction_withheld)
 
@@ -290,7 +279,7 @@ def predicted(error: float | None) -> str:
 
 # ---------------------------------------------------------------- runtime support
 
-LOADING: dict[Verdict, tuple[Mark, str]] = {
+LOADING: dict[Verdict, tuple[doc.Mark, str]] = {
     "loads": ("good", "loaded other adapters of this kind"),
     "wrong scale": ("error", "silently applied a wrong scale to other adapters of this kind"),
     "wrong meaning": ("error", "silently computed wrong results with other adapters of this kind"),
@@ -301,17 +290,17 @@ LOADING: dict[Verdict, tuple[Mark, str]] = {
 SILENT: tuple[Verdict, ...] = ("wrong scale", "wrong meaning")
 
 
-def runtime_blocks(compression: Compression, view: View) -> list[Block]:
+def runtime_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return the verdict of each runtime but the silent failures, which follow the title; empty for a plan."""
     if isinstance(compression, CompressionPlan):
         return []
     rows = [row for row in compression.runtimes if row.verdict not in SILENT]
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in rows if row.run))
     aside = f"tested with other {compression.architecture} adapters ({pages})" if pages else ""
-    return [Heading("Runtime support", aside=aside), Notes(runtime_notes(rows))]
+    return [doc.Heading("Runtime support", aside=aside), doc.Notes(runtime_notes(rows))]
 
 
-def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
+def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[doc.Note]:
     """Return one note for all runtimes with the same verdict and reason."""
     alike: dict[tuple[Verdict, str], list[str]] = {}
     for row in runtimes:
@@ -325,7 +314,7 @@ def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
         if why:
             colon = "" if why.startswith("with ") else ":"
             text += f", {why}" if verdict == "loads" else f"{colon} {why}"
-        notes.append(Note(mark, text))
+        notes.append(doc.Note(mark, text))
     return notes
 
 
@@ -356,8 +345,8 @@ def _fields(compression: Compression, *, of_kinds: bool) -> list[ModuleField[Mod
     modules: Sequence[Module] = compression.modules
     padded = any(_stored_rank(module) != module.new_rank for module in modules)
     fields: list[ModuleField[Module]] = [
-        (Column("rank", ">"), _change),
-        (Column("on disk", ">", shown=padded), lambda some: number_range(map(_stored_rank, some))),
+        (doc.Column("rank", ">"), _change),
+        (doc.Column("on disk", ">", shown=padded), lambda some: number_range(map(_stored_rank, some))),
     ]
     show = predicted if isinstance(compression, CompressionPlan) else percent
     for title, value, shown in (("error", _error, show), ("DoRA layer", _layer_error, percent)):
@@ -369,12 +358,12 @@ def _fields(compression: Compression, *, of_kinds: bool) -> list[ModuleField[Mod
     return fields
 
 
-def where_blocks(compression: Compression, view: View) -> list[Block]:
+def where_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return one row per kind of module, the modules that keep their rank, and those that a plan leaves out."""
     modules: Sequence[Module] = compression.modules
     kinds, hidden = by_kind(modules, lambda module: module.old_params, SHOWN_KINDS if view.brief else None)
     fixed = Counter(module.fixed for module in modules if isinstance(module, ModulePlan) and module.fixed)
-    notes: list[Inline] = [
+    notes: list[doc.Inline] = [
         f"{plural(number, 'module keeps its rank', 'modules keep their rank')}: {reason}"
         for reason, number in fixed.items()
     ]
@@ -383,21 +372,21 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
         names = first_names(dropped, SHOWN_NAMES if view.brief else LISTED_NAMES)
         notes.append((f"{plural(len(dropped), 'module')} left out at rank 0: ", *names))
     return [
-        Heading("Modules"),
+        doc.Heading("Modules"),
         module_table("kind", kinds, NUMBER, *_fields(compression, of_kinds=True)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        Notes([Note("info", note) for note in notes]),
+        doc.Notes([doc.Note("info", note) for note in notes]),
     ]
 
 
-def layer_blocks(compression: Compression, view: View) -> list[Block]:
+def layer_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return one row per module in the order of the adapter, in a document at most LISTED_MODULES."""
     if view.brief:
         return []
     modules: Sequence[Module] = compression.modules
     shown = modules if view.full else modules[:LISTED_MODULES]
     return [
-        Heading("All modules", folded=True),
+        doc.Heading("All modules", folded=True),
         module_table(
             "module", [(module.name, [module]) for module in shown], *_fields(compression, of_kinds=False)
         ),
@@ -408,14 +397,14 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
 # ---------------------------------------------------------------- encoding
 
 
-def encoding_blocks(report: Compression, view: View) -> list[Block]:
+def encoding_blocks(report: Compression, view: View) -> list[doc.Block]:
     """Return the encoding, the changes of the config, and what was changed or left out; empty for a plan."""
     if isinstance(report, CompressionPlan):
         return []
     most = SHOWN_NAMES if view.brief else LISTED_NAMES
     written = [module for module in report.modules if module.new_rank]
     dtypes = "+".join(sorted({module.dtype.lower() for module in written}))
-    facts: list[Fact] = []
+    facts: list[doc.Fact] = []
     if not view.brief or report.encoding != "uniform":
         facts.append(("encoding", f"{report.encoding} ({report.encoding_reason})"))
     if not view.brief:
@@ -424,10 +413,10 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
     if folded:
         rescaled = f"B of {plural(folded, 'module')}, because the config cannot express the scale"
         facts.append(("rescaled", rescaled))
-    config: list[str | Span] = []
+    config: list[str | doc.Span] = []
     for name, change in report.config_changes.items():
         before, _, after = change.partition(" -> ")
-        config += ["; " if config else "", Span(name, "name"), f" {before} → {after}"]
+        config += ["; " if config else "", doc.Span(name, "name"), f" {before} → {after}"]
     facts += [("config", tuple(config))] if config else []
     lists = (
         ("note added", report.annotated_files),
@@ -435,10 +424,10 @@ def encoding_blocks(report: Compression, view: View) -> list[Block]:
         ("files left out", report.left_out_files),
     )
     facts += [(label, first_names(names, most)) for label, names in lists if names]
-    return [Heading("Written files"), Facts(facts)]
+    return [doc.Heading("Written files"), doc.Facts(facts)]
 
 
-def next_blocks(compression: Compression, view: View) -> list[Block]:
+def next_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return the next commands and options, on a screen."""
     if isinstance(compression, CompressionPlan):
         given = len(view.paths) > 1  # the output folder
@@ -453,7 +442,7 @@ def next_blocks(compression: Compression, view: View) -> list[Block]:
     return [next_steps(*steps)] if view.is_screen else []
 
 
-SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
+SECTIONS: tuple[Callable[[Compression, View], list[doc.Block]], ...] = (
     title_blocks,
     kl_blocks,
     saved_blocks,

@@ -3,19 +3,7 @@
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, Part, artifact_row
-from gradience.reports.base.blocks import (
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Table,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.reports.base.view import View, next_steps
@@ -98,9 +86,9 @@ class DistillReport(PromptReport):
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the result, the data and settings of the training, and KL before and after."""
-        distances: list[list[Inline]] = [
+        distances: list[list[doc.Inline]] = [
             [name, number(mean.kl_per_token), f"{number(mean.low)} … {number(mean.high)}"]
             for name, mean, number in (
                 ("before", self.before, sig),
@@ -109,22 +97,26 @@ class DistillReport(PromptReport):
             )
         ]
         return [
-            Heading(("Distillation of ", Span(self.adapter_path, "name")), level=1),
-            Notes([_answer(self)]),
-            Facts(_facts(self)),
-            Notes(_notes(self)),
-            Heading("Distance from the reference"),
-            Table(
-                [Column("held-out examples"), Column(f"KL/{self.unit}", ">"), Column("95 % interval", ">")],
+            doc.Heading(("Distillation of ", doc.Span(self.adapter_path, "name")), level=1),
+            doc.Notes([_answer(self)]),
+            doc.Facts(_facts(self)),
+            doc.Notes(_notes(self)),
+            doc.Heading("Distance from the reference"),
+            doc.Table(
+                [
+                    doc.Column("held-out examples"),
+                    doc.Column(f"KL/{self.unit}", ">"),
+                    doc.Column("95 % interval", ">"),
+                ],
                 distances,
             ),
-            Paragraph(
+            doc.Paragraph(
                 f"KL/{self.unit}: divergence from the reference adapter, in nats. A low KL does not prove accuracy:"
                 " evaluate the result."
             ),
         ]
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the document and the next command."""
         adapters = f"{view.path(0, 'REFERENCE')} {view.path(1, 'DISTILLED')}"
         return [*self.blocks(), next_steps(f"gradience evaluate {adapters} --data rows.jsonl -o evaluated")]
@@ -146,7 +138,7 @@ class DistillForecast(PromptForecast):
     teacher_params: int
     trained_params: int
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the text of `gradience distill --dry-run`."""
         passes = (
             f"up to {count(self.forward_examples)} forward and {count(self.backward_examples)} backward passes of an"
@@ -158,7 +150,7 @@ class DistillForecast(PromptForecast):
             passes,
             {"adapters and optimizer": self.held_bytes},
             "activations, gradients and two copies of a batch's logits",
-            [("reference", Span(self.teacher_path, "name"))],
+            [("reference", doc.Span(self.teacher_path, "name"))],
         )
 
 
@@ -168,12 +160,12 @@ FEW = 30
 """Below this number of held-out examples, a warning is shown."""
 
 
-def _answer(report: DistillReport) -> Note:
+def _answer(report: DistillReport) -> doc.Note:
     if report.p_closer is None:
-        return Note("unknown", "No step improved the adapter: it was written unchanged.")
+        return doc.Note("unknown", "No step improved the adapter: it was written unchanged.")
     p, before = report.p_closer, report.before.kl_per_token
     if p > 1 - LEVEL:
-        return Note(
+        return doc.Note(
             "error",
             "The adapter is farther from the reference on the held-out examples: keep the one that you had before.",
         )
@@ -184,17 +176,19 @@ def _answer(report: DistillReport) -> Note:
     )
     how = f"{closer} ({probability(p)}, null hypothesis: no change)"
     if p < LEVEL:
-        return Note("good", f"Distillation reduced the KL per {report.unit} by {percent(recovered)}: {how}.")
+        return doc.Note(
+            "good", f"Distillation reduced the KL per {report.unit} by {percent(recovered)}: {how}."
+        )
     change = f"{'fell' if recovered >= 0 else 'rose'} by {percent(abs(recovered))}"
     more = "More prompts might show a change of this size"
-    return Note("unknown", f"Inconclusive: KL per {report.unit} {change}, and {how}. {more}.")
+    return doc.Note("unknown", f"Inconclusive: KL per {report.unit} {change}, and {how}. {more}.")
 
 
-def _facts(report: DistillReport) -> list[Fact]:
+def _facts(report: DistillReport) -> list[doc.Fact]:
     return [
-        ("reference", Span(report.teacher_path, "name")),
-        ("base", Span(report.base, "name")),
-        ("prompts", (Span(report.prompts, "name"), f": {_split(report)}")),
+        ("reference", doc.Span(report.teacher_path, "name")),
+        ("base", doc.Span(report.base, "name")),
+        ("prompts", (doc.Span(report.prompts, "name"), f": {_split(report)}")),
         *report.completions(" from the reference"),
         ("steps", f"{count(report.steps)} of {count(report.planned_steps)}"),
     ]
@@ -207,9 +201,9 @@ def _split(report: DistillReport | DistillForecast) -> str:
     )
 
 
-def _notes(report: DistillReport) -> list[Note]:
-    notes = [Note("info", note) for note in report.notes]
+def _notes(report: DistillReport) -> list[doc.Note]:
+    notes = [doc.Note("info", note) for note in report.notes]
     if report.held_out_rows < FEW:
         few = f"only {plural(report.held_out_rows, 'held-out example')}: use a few hundred"
-        notes.append(Note("warning", few))
+        notes.append(doc.Note("warning", few))
     return notes + report.row_notes()

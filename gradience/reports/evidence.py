@@ -5,21 +5,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
 from gradience.files.artifact import Float12, Part, absent_at, artifact_row
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    table_of,
-    warned,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import GRADES, Bounds, Grade
 from gradience.reports.base.numbers import percent, plain, plural, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
@@ -125,9 +111,9 @@ class EvidenceReport(Report):
     """Warnings shown above the results."""
     run: RunInfo
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the sections of the report."""
-        return [*title_blocks(self), *flip_blocks(self), *LIMITS]
+        return [block for section in SECTIONS for block in section(self)]
 
     def without_texts(self) -> Self:
         """Return the flips without prompts and answers."""
@@ -135,28 +121,30 @@ class EvidenceReport(Report):
         return self.model_copy(update={"flips": flips})
 
 
-def title_blocks(report: EvidenceReport) -> list[Block]:
+def title_blocks(report: EvidenceReport) -> list[doc.Block]:
     """Return the verdict, both logs with their means, the difference with its interval, the examples and warnings."""
-    facts: list[Fact] = []
+    facts: list[doc.Fact] = []
     for side, log in (("reference", report.a), ("candidate", report.b)):
-        model = () if log.model is None else (", ", Span(log.model, "name"))
-        origin = (Span(log.path, "name"), f" ({log.format}", *model, ")")
+        model = () if log.model is None else (", ", doc.Span(log.model, "name"))
+        origin = (doc.Span(log.path, "name"), f" ({log.format}", *model, ")")
         facts.append((side, (_mean(report, log.mean), "  ", *origin)))
     interval = f"two-sided 95 % interval {_signed(report, report.low)} … {_signed(report, report.high)}"
     delta = f"{_signed(report, report.delta)}{_unit(report)}"
     facts.append(("Δ", f"{delta} (candidate − reference; {interval})"))
-    names = [Span(name, "name") for name in (report.task, report.metric, report.filter) if name is not None]
+    names = [
+        doc.Span(name, "name") for name in (report.task, report.metric, report.filter) if name is not None
+    ]
     scored = [part for name in names for part in (name, ", ")]
     lower = "lower is better, " if report.lower_is_better else ""
     facts.append(("metric", (*scored, f"{lower}{plural(report.n, 'example')}")))
     if report.grade == "C" and report.planning.examples_80 is not None:
         facts.append(("sample size", _sample_size(report, report.planning.examples_80)))
-    title = ("Evidence: ", Span(report.b.path, "name"), " against ", Span(report.a.path, "name"))
+    title = ("Evidence: ", doc.Span(report.b.path, "name"), " against ", doc.Span(report.a.path, "name"))
     drop = f"{sig(100 * report.margin if report.table else report.margin)}{_unit(report)}"
     test = f", {probability(report.bounds.p_value)} (null hypothesis: a drop of {drop} or more)"
     grade = f"Grade {report.grade}{'' if report.grade == 'D' else test}"
-    answer = Note(GRADES[report.grade][0], report.verdict, [grade])
-    return [Heading(title, level=1), Notes([answer]), Facts(facts), warned(report.notes)]
+    answer = doc.Note(GRADES[report.grade][0], report.verdict, [grade])
+    return [doc.Heading(title, level=1), doc.Notes([answer]), doc.Facts(facts), doc.warned(report.notes)]
 
 
 def _sample_size(report: EvidenceReport, needed: int) -> str:
@@ -170,9 +158,9 @@ def _sample_size(report: EvidenceReport, needed: int) -> str:
     return f"{words}; with the observed drop, more" if drop > 0 and needed <= report.n else words
 
 
-def flip_blocks(report: EvidenceReport) -> list[Block]:
+def flip_blocks(report: EvidenceReport) -> list[doc.Block]:
     """Return the examples on which the reference or the candidate is better."""
-    blocks: list[Block] = [Heading("Differing examples")]
+    blocks: list[doc.Block] = [doc.Heading("Differing examples")]
     for change, number, words in (
         ("lost", report.n_lost, "The reference is better"),
         ("gained", report.n_gained, "The candidate is better"),
@@ -183,38 +171,42 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
         if not scored and not any(flip.excerpt or flip.answer_a or flip.answer_b for flip in flips):
             ids = ", ".join(flip.id for flip in flips)
             more_ids = ", …" if number > len(flips) else ""
-            blocks.append(Paragraph((counted, *((": ", Span(ids, "name"), more_ids) if flips else ()))))
+            blocks.append(
+                doc.Paragraph((counted, *((": ", doc.Span(ids, "name"), more_ids) if flips else ())))
+            )
             continue
-        table = table_of(
+        table = doc.table_of(
             flips,
-            (Column("id"), lambda flip: Span(flip.id, "name")),
-            (Column("reference", ">", shown=scored), lambda flip: plain(flip.score_a)),
-            (Column("candidate", ">", shown=scored), lambda flip: plain(flip.score_b)),
+            (doc.Column("id"), lambda flip: doc.Span(flip.id, "name")),
+            (doc.Column("reference", ">", shown=scored), lambda flip: plain(flip.score_a)),
+            (doc.Column("candidate", ">", shown=scored), lambda flip: plain(flip.score_b)),
             _text_field("example", "excerpt", flips),
             _text_field("reference answered", "answer_a", flips),
             _text_field("candidate answered", "answer_b", flips),
         )
         blocks += [
-            Paragraph(counted + (":" if flips else "")),
+            doc.Paragraph(counted + (":" if flips else "")),
             table,
             *more(number - len(flips), "more example", ": --flips N"),
         ]
     return blocks
 
 
-def _text_field(title: str, field: str, flips: Sequence[Flip]) -> tuple[Column, Callable[[Flip], Inline]]:
+def _text_field(
+    title: str, field: str, flips: Sequence[Flip]
+) -> tuple[doc.Column, Callable[[Flip], doc.Inline]]:
     """Return a column of texts, which is shown if a flip has one."""
     shown = any(getattr(flip, field) for flip in flips)
-    return Column(title, shown=shown), lambda flip: Span(getattr(flip, field), "name")
+    return doc.Column(title, shown=shown), lambda flip: doc.Span(getattr(flip, field), "name")
 
 
-LIMITS = (
-    Heading("Limits"),
-    Paragraph(
+def caveat_blocks(report: EvidenceReport) -> list[doc.Block]:
+    """Return the limits of the result."""
+    text = (
         "One run on each side gives at most grade B: another training run may give a different result. The margin is"
         " valid only if it was chosen before anyone saw these scores."
-    ),
-)
+    )
+    return [doc.Heading("Limits"), doc.Paragraph(text)]
 
 
 def _unit(report: EvidenceReport) -> str:
@@ -234,3 +226,6 @@ def _mean(report: EvidenceReport, value: float) -> str:
     if report.table is None:
         return sig(value, 4)
     return f"{100 * value:.1f} %, {round(value * report.n):,} / {report.n:,}"
+
+
+SECTIONS: tuple[Callable[[EvidenceReport], list[doc.Block]], ...] = (title_blocks, flip_blocks, caveat_blocks)

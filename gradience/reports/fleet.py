@@ -13,22 +13,7 @@ from pydantic import Field
 
 from gradience.files.artifact import Artifact, Float12, artifact_row
 from gradience.ranks import max_lora_rank_step
-from gradience.reports.base.blocks import (
-    Block,
-    Code,
-    Column,
-    Document,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Table,
-    dim,
-    table_of,
-    warned,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, number_range, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -200,7 +185,7 @@ class FleetReport(Report):
     failures: tuple[Failure, ...]
     run: RunInfo
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return the whole document, or the shorter lists of a screen."""
         return [
             *_title(self),
@@ -218,7 +203,7 @@ LISTED = 100
 """Maximum number of adapters per base in a document."""
 
 
-def _title(report: FleetReport) -> list[Block]:
+def _title(report: FleetReport) -> list[doc.Block]:
     """Return the answer, the host's limit, and adapters that were measured only in part."""
     fleet = f"Fleet of {plural(report.adapters, 'adapter')}"
     if report.failed:
@@ -232,10 +217,10 @@ def _title(report: FleetReport) -> list[Block]:
     if report.untrained:
         warnings.append(f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)")
     return [
-        Heading(fleet, level=1),
-        Paragraph(Span(answer(report), "strong")),
-        *([] if report.limit is None else [Paragraph(f"Host limit: {report.limit}")]),
-        warned(warnings),
+        doc.Heading(fleet, level=1),
+        doc.Paragraph(doc.Span(answer(report), "strong")),
+        *([] if report.limit is None else [doc.Paragraph(f"Host limit: {report.limit}")]),
+        doc.warned(warnings),
     ]
 
 
@@ -269,11 +254,11 @@ def answer(report: FleetReport) -> str:
     return f"{needed} Truncating {plural(step.truncated, 'adapter')} to rank {step.max_lora_rank} changes {change}."
 
 
-def _base(base: BaseGroup) -> Span:
-    return Span(base.base_model, "name") if base.base_model else Span("(no base model named)", "dim")
+def _base(base: BaseGroup) -> doc.Span:
+    return doc.Span(base.base_model, "name") if base.base_model else doc.Span("(no base model named)", "dim")
 
 
-def _serving(report: FleetReport, most: int | None) -> list[Block]:
+def _serving(report: FleetReport, most: int | None) -> list[doc.Block]:
     """Return the memory of each base at the max_lora_rank that it needs, and memory and error at each lower one."""
     if not report.bases:
         return []
@@ -281,58 +266,58 @@ def _serving(report: FleetReport, most: int | None) -> list[Block]:
     def memory(slot: int | None) -> str:
         return MISSING if slot is None else size(report.slots * slot)
 
-    rows: list[list[Inline]] = []
+    rows: list[list[doc.Inline]] = []
     for base in report.bases[:most]:
-        needed = Span(max_lora_rank(base.max_lora_rank), "strong")
+        needed = doc.Span(max_lora_rank(base.max_lora_rank), "strong")
         rows.append([_base(base), needed, memory(base.slot_bytes), f"0 of {count(base.adapters)}"])
         for step in base.steps:
             errors = [percent(weight_error(lost)) for lost in (step.lost_energy_median, step.lost_energy_max)]
             truncated = f"{count(step.truncated)} of {count(base.adapters)}"
             rows.append(["", str(step.max_lora_rank), memory(step.slot_bytes), truncated, *errors])
     columns = [
-        Column("base model"),
-        Column("max_lora_rank", ">"),
-        Column(f"memory, {plural(report.slots, 'slot')}", ">"),
-        Column("truncated", ">"),
-        Column("median error", ">", drop=1),
-        Column("max error", ">"),
+        doc.Column("base model"),
+        doc.Column("max_lora_rank", ">"),
+        doc.Column(f"memory, {plural(report.slots, 'slot')}", ">"),
+        doc.Column("truncated", ">"),
+        doc.Column("median error", ">", drop=1),
+        doc.Column("max error", ">"),
     ]
     legend = (
         "error: ‖ΔW − ΔW′‖/‖ΔW‖ of the truncated adapters, a crude guide to accuracy; median error: √(median energy"
         " lost); memory: for modules with adapters. Without lora_target_modules, vLLM also allocates the others."
     )
     return [
-        Heading("Server memory", aside=report.engine),
-        Table(columns, rows),
+        doc.Heading("Server memory", aside=report.engine),
+        doc.Table(columns, rows),
         *more(len(report.bases[most:]) if most else 0, "more base"),
-        dim(legend),
+        doc.dim(legend),
     ]
 
 
-def _above(report: FleetReport, most: int) -> list[Block]:
+def _above(report: FleetReport, most: int) -> list[doc.Block]:
     """Return the adapters above the target rank of their base, the largest loss first."""
     forcing = [(base, adapter) for base in report.bases for adapter in base.forcing]
     forcing.sort(key=lambda pair: -(pair[1].lost_energy or 0.0))
     if not forcing or sum(base.adapters for base in report.bases) == 1:  # the table above has its error
         return []
-    table = table_of(
+    table = doc.table_of(
         forcing[:most],
-        (Column("adapter"), lambda pair: Span(pair[1].path, "name")),
-        (Column("rank", ">"), lambda pair: count(pair[1].rank)),
-        (Column("truncated to", ">"), lambda pair: str(pair[0].target)),
-        (Column("error", ">"), lambda pair: percent(weight_error(pair[1].lost_energy))),
+        (doc.Column("adapter"), lambda pair: doc.Span(pair[1].path, "name")),
+        (doc.Column("rank", ">"), lambda pair: count(pair[1].rank)),
+        (doc.Column("truncated to", ">"), lambda pair: str(pair[0].target)),
+        (doc.Column("error", ">"), lambda pair: percent(weight_error(pair[1].lost_energy))),
     )
     hidden = sum(base.above for base in report.bases) - len(table.rows)
-    return [Heading("Largest errors"), table, *more(hidden, "more adapter")]
+    return [doc.Heading("Largest errors"), table, *more(hidden, "more adapter")]
 
 
-def _not_served(report: FleetReport) -> list[Block]:
+def _not_served(report: FleetReport) -> list[doc.Block]:
     notes = []
     for row in report.not_served:
         count_of = f"{plural(row.adapters, 'adapter')}, for example "
-        notes.append(Note("info", (count_of, Span(row.first, "name"), f": {row.reason}")))
+        notes.append(doc.Note("info", (count_of, doc.Span(row.first, "name"), f": {row.reason}")))
     aside = f"not known to load in {report.engine}"
-    return [Heading("Not included in server memory", aside=aside), Notes(notes)]
+    return [doc.Heading("Not included in server memory", aside=aside), doc.Notes(notes)]
 
 
 def weight_error(lost_energy: float | None) -> float | None:
@@ -340,12 +325,12 @@ def weight_error(lost_energy: float | None) -> float | None:
     return None if lost_energy is None else math.sqrt(lost_energy)
 
 
-def _commands(report: FleetReport, shown: Sequence[BaseGroup], root: str) -> list[Block]:
+def _commands(report: FleetReport, shown: Sequence[BaseGroup], root: str) -> list[doc.Block]:
     """Return the command that truncates larger adapters to the highest recommended rank of any base, and each base's
     server command afterwards."""
     ranks = [base.target if base.recommended and base.target else base.largest_rank for base in report.bases]
     rank = max(ranks, default=0)
-    blocks, title = list[Block](), "Server flags"
+    blocks, title = list[doc.Block](), "Server flags"
     if any(base.largest_rank > rank for base in report.bases):
         rest = f"--rank {rank} --unchanged link -o smaller"
         advice = f"add -o fleet.jsonl, then gradience compress fleet.jsonl {rest}"
@@ -353,23 +338,23 @@ def _commands(report: FleetReport, shown: Sequence[BaseGroup], root: str) -> lis
             place = "" if root == "." else f" --root {root}"
             advice = f"gradience compress {shlex.quote(report.rows_file)}{place} {rest}"
             advice += "  (for all bases)" if len(report.bases) > 1 else ""
-        blocks, title = [dim(f"Next: {advice}")], f"Server flags after truncation to rank {rank}"
+        blocks, title = [doc.dim(f"Next: {advice}")], f"Server flags after truncation to rank {rank}"
     lines = [
         f"vllm serve {shlex.quote(base.base_model or 'BASE_MODEL')} --enable-lora --max-loras {report.slots}"
         f" --max-lora-rank {step}"
         for base in shown
         if (step := max_lora_rank_step(min(rank, base.largest_rank)))
     ]
-    return [*blocks, Heading(title), Code(lines, "bash")]
+    return [*blocks, doc.Heading(title), doc.Code(lines, "bash")]
 
 
-def _failures(report: FleetReport) -> list[Block]:
+def _failures(report: FleetReport) -> list[doc.Block]:
     notes = []
     for failure in report.failures:
         several = f": {plural(failure.adapters, 'adapter')}, for example " if failure.adapters > 1 else ": "
         details = [failure.message]
         if failure.code == "pickle":
             details.append("Add --allow-pickle to read it in a sandboxed process.")
-        text = (Span(failure.code, "bad"), several, Span(failure.first, "name"))
-        notes.append(Note("error", text, details))
-    return [Heading("Not measured"), Notes(notes)]
+        text = (doc.Span(failure.code, "bad"), several, doc.Span(failure.first, "name"))
+        notes.append(doc.Note("error", text, details))
+    return [doc.Heading("Not measured"), doc.Notes(notes)]

@@ -3,17 +3,7 @@
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, artifact_row
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Heading,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    table_of,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -64,7 +54,7 @@ class FleetCompression(Report):
     adapters: tuple[Truncated, ...]
     run: RunInfo
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return totals, the truncated adapters by falling error, and the others; a screen has the first of each."""
         shown = SHOWN if view.is_screen else None
         written = [adapter for adapter in self.adapters if adapter.status in ("written", "reused")]
@@ -82,34 +72,40 @@ class FleetCompression(Report):
             "failed": self.failed,
         }
         totals = ", ".join(f"{count(number)} {word}" for word, number in counts.items() if number)
-        blocks: list[Block] = [
-            Heading(f"{of_all} truncated to rank {count(self.rank)}", level=1),
-            Paragraph(f"{totals}: {saved if written else 'no adapter written'}"),
+        blocks: list[doc.Block] = [
+            doc.Heading(f"{of_all} truncated to rank {count(self.rank)}", level=1),
+            doc.Paragraph(f"{totals}: {saved if written else 'no adapter written'}"),
         ]
         for title, adapters in (
             ("Truncated adapters, largest error first", written),
             (f"Already at or below rank {count(self.rank)} ({how})", small),
         ):
-            table = table_of(
+            table = doc.table_of(
                 adapters[:shown],
-                (Column("adapter"), lambda row: Span(row.path, "name")),
-                (Column("old rank", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
-                (Column("error", ">", shown=adapters is written), lambda row: percent(row.measured_error)),
+                (doc.Column("adapter"), lambda row: doc.Span(row.path, "name")),
+                (
+                    doc.Column("old rank", ">"),
+                    lambda row: "" if row.old_rank is None else count(row.old_rank),
+                ),
+                (
+                    doc.Column("error", ">", shown=adapters is written),
+                    lambda row: percent(row.measured_error),
+                ),
             )
-            blocks += [Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
+            blocks += [doc.Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
         notes = []
         for adapter in failed[:shown]:
-            text = (Span(adapter.error or "", "bad"), ": ", Span(adapter.path, "name"))
-            notes.append(Note("error", text, [adapter.message or ""]))
+            text = (doc.Span(adapter.error or "", "bad"), ": ", doc.Span(adapter.path, "name"))
+            notes.append(doc.Note("error", text, [adapter.message or ""]))
         advice = (
             "These are weight errors. Evaluate the adapters that matter: gradience evaluate, gradience shrink"
         )
         return [
             *blocks,
-            Heading("Not compressed"),
-            Notes(notes),
+            doc.Heading("Not compressed"),
+            doc.Notes(notes),
             *more(len(failed) - len(notes), "more adapter"),
-            Notes([Note("info", advice)] if written else []),
+            doc.Notes([doc.Note("info", advice)] if written else []),
         ]
 
 

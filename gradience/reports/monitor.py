@@ -8,24 +8,7 @@ from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
 from gradience.learning_rate import rate
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Span,
-    Style,
-    Table,
-    dim,
-    items,
-    sparkline,
-    table_of,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
 from gradience.reports.base.report import Plots, Report
@@ -232,19 +215,21 @@ class MonitorReport(Report):
     gap_threshold: Float12
     runs: tuple[RunReport, ...]
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return all runs, preceded by a table if there are several; on a brief screen of several only the alerts of
         each, and in full also gradient norm, learning rate, evidence and sources."""
         several = len(self.runs) > 1
-        blocks: list[Block] = [*overview_blocks(self.runs)] if several else []
+        blocks: list[doc.Block] = [*overview_blocks(self.runs)] if several else []
         notes_before: set[str] = set()
         for run in self.runs:
             if several and view.brief:
                 blocks += (
-                    [Heading((Span(run.file, "name"),)), _alerts(run, verbose=False)] if run.alerts else []
+                    [doc.Heading((doc.Span(run.file, "name"),)), _alerts(run, verbose=False)]
+                    if run.alerts
+                    else []
                 )
                 continue
-            blocks += [*_title(run), _alerts(run, verbose=view.full), dim(_facts(run))]
+            blocks += [*_title(run), _alerts(run, verbose=view.full), doc.dim(_facts(run))]
             blocks += _logged(run, verbose=view.full)
             blocks += _rank_use(run.rank_use) if run.rank_use is not None else []
             blocks += _audits(run)
@@ -256,11 +241,11 @@ class MonitorReport(Report):
                 notes.append(f"{unread.message} ({where})")
             notes = [note for note in notes if note not in notes_before]
             notes_before.update(notes)
-            blocks += [Heading("Notes"), items(notes)]
+            blocks += [doc.Heading("Notes"), doc.items(notes)]
         return blocks
 
 
-OUTCOMES: dict[Outcome, tuple[str, Style]] = {
+OUTCOMES: dict[Outcome, tuple[str, doc.Style]] = {
     "ok": ("finished", "good"),
     "stopped-early": ("stopped early", "good"),
     "interrupted": ("interrupted", "warn"),
@@ -279,13 +264,13 @@ NOT_SHOWN = (
 """Metrics on the evaluation itself, and metrics that grow independent of learning."""
 
 
-def _title(run: RunReport) -> list[Block]:
+def _title(run: RunReport) -> list[doc.Block]:
     """File, outcome, and number of alerts."""
     word, role = OUTCOMES[run.outcome]
     severities = Counter(alert.severity for alert in run.alerts)
     alerts = " and ".join(plural(severities[name], name) for name in ("error", "warning") if severities[name])
-    aside = (Span(word, role), *((", ", alerts) if alerts else ()))
-    return [Heading(("Training run ", Span(run.file, "name")), level=1, aside=aside)]
+    aside = (doc.Span(word, role), *((", ", alerts) if alerts else ()))
+    return [doc.Heading(("Training run ", doc.Span(run.file, "name")), level=1, aside=aside)]
 
 
 def _facts(run: RunReport) -> str:
@@ -312,7 +297,7 @@ def _facts(run: RunReport) -> str:
     return ", ".join(parts)
 
 
-def _alerts(run: RunReport, *, verbose: bool) -> Notes:
+def _alerts(run: RunReport, *, verbose: bool) -> doc.Notes:
     """Return each alert with its action and the reason for it."""
     notes = []
     for alert in run.alerts:
@@ -323,16 +308,18 @@ def _alerts(run: RunReport, *, verbose: bool) -> Notes:
                 value = item.value if isinstance(item.value, str) else plain(item.value)
                 values.append(f"{item.what}: {value}" + (f" at step {count(item.step)}" if item.step else ""))
             details += [*(["; ".join(values)] if values else []), f"source: {alert.source}"]
-        notes.append(Note(alert.severity, f"{alert.message} ({alert.code})", details))
+        notes.append(doc.Note(alert.severity, f"{alert.message} ({alert.code})", details))
     if not notes and not run.evaluations:
-        return Notes([Note("info", "No alerts. No evaluation was recorded, so overfitting was not checked.")])
-    return Notes(notes or [Note("good", "No alerts")])
+        return doc.Notes(
+            [doc.Note("info", "No alerts. No evaluation was recorded, so overfitting was not checked.")]
+        )
+    return doc.Notes(notes or [doc.Note("good", "No alerts")])
 
 
 # ---------------------------------------------------------------- several runs side by side
 
 
-def overview_blocks(runs: Sequence[RunReport]) -> Document:
+def overview_blocks(runs: Sequence[RunReport]) -> doc.Document:
     """Return the number of runs, with errors and with warnings, and the table."""
     worst = [{alert.severity for alert in run.alerts} for run in runs]
     errors = sum("error" in severities for severities in worst)
@@ -342,13 +329,13 @@ def overview_blocks(runs: Sequence[RunReport]) -> Document:
         parts.append(f"{count(warnings)} {'more' if errors else noun(warnings, 'run')} with warnings")
     unchecked = sum(not run.evaluations for run in runs)
     without = f"; {plural(unchecked, 'run')} without an evaluation" if unchecked else ""
-    verdict = Span(f"no errors and no warnings{without}", "dim" if unchecked else "good")
+    verdict = doc.Span(f"no errors and no warnings{without}", "dim" if unchecked else "good")
     if parts:
-        verdict = Span(", ".join(parts), "bad" if errors else "warn")
-    return [Heading(plural(len(runs), "run"), level=1, aside=verdict), runs_table(runs)]
+        verdict = doc.Span(", ".join(parts), "bad" if errors else "warn")
+    return [doc.Heading(plural(len(runs), "run"), level=1, aside=verdict), runs_table(runs)]
 
 
-def runs_table(runs: Sequence[RunReport]) -> Table:
+def runs_table(runs: Sequence[RunReport]) -> doc.Table:
     """Return one row per run. In a narrow terminal steps go first, then evaluation, outcome and k@90."""
 
     alerted = any(run.alerts for run in runs)
@@ -367,34 +354,34 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
         of = MISSING if use.max_rank is None else count(use.max_rank)
         return f"{trimmed(use.points[-1].energy_rank_90_p50)} / {of}"
 
-    def alerts(run: RunReport, severity: Severity, role: Style) -> Inline:
+    def alerts(run: RunReport, severity: Severity, role: doc.Style) -> doc.Inline:
         number = sum(alert.severity == severity for alert in run.alerts)
-        return Span(str(number), role) if number else "0"
+        return doc.Span(str(number), role) if number else "0"
 
-    def outcome(run: RunReport) -> Span:
+    def outcome(run: RunReport) -> doc.Span:
         word, role = OUTCOMES[run.outcome]
-        return Span(SHORT_OUTCOMES.get(run.outcome, word), role)
+        return doc.Span(SHORT_OUTCOMES.get(run.outcome, word), role)
 
-    return table_of(
+    return doc.table_of(
         runs,
-        (Column("run"), lambda run: Span(run.file, "name")),
-        (Column("outcome", drop=3), outcome),
+        (doc.Column("run"), lambda run: doc.Span(run.file, "name")),
+        (doc.Column("outcome", drop=3), outcome),
         (
-            Column("steps", ">", drop=1),
+            doc.Column("steps", ">", drop=1),
             lambda run: MISSING if run.last_step is None else count(run.last_step),
         ),
-        (Column("loss"), progress),
-        (Column("best eval", ">", drop=2, shown=any(run.evaluations for run in runs)), best),
-        (Column("k@90 / r", ">", drop=4), ranks),
-        (Column("errors", ">", shown=alerted), lambda run: alerts(run, "error", "bad")),
-        (Column("warnings", ">", shown=alerted), lambda run: alerts(run, "warning", "warn")),
+        (doc.Column("loss"), progress),
+        (doc.Column("best eval", ">", drop=2, shown=any(run.evaluations for run in runs)), best),
+        (doc.Column("k@90 / r", ">", drop=4), ranks),
+        (doc.Column("errors", ">", shown=alerted), lambda run: alerts(run, "error", "bad")),
+        (doc.Column("warnings", ">", shown=alerted), lambda run: alerts(run, "warning", "warn")),
     )
 
 
 # ---------------------------------------------------------------- what a run logged over its steps
 
 
-def _logged(run: RunReport, *, verbose: bool) -> list[Block]:
+def _logged(run: RunReport, *, verbose: bool) -> list[doc.Block]:
     """Return the training loss, and loss and metrics of each split."""
     words = _loss_words(run.loss)
     rows: list[tuple[str, list[float], str]] = [("training loss", _means(run.loss), words)]
@@ -409,7 +396,7 @@ def _logged(run: RunReport, *, verbose: bool) -> list[Block]:
                 if curve.points
                 else []
             )
-    return [Heading("Loss"), _series(rows)]
+    return [doc.Heading("Loss"), _series(rows)]
 
 
 def _means(curve: Curve) -> list[float]:
@@ -429,10 +416,12 @@ def _nonfinite(curve: Curve) -> str:
     return f"NaN or infinite {plural(curve.nonfinite, 'time')} from step {curve.first_nonfinite_step}"
 
 
-def _series(rows: Iterable[tuple[str, list[float], str]]) -> Table:
+def _series(rows: Iterable[tuple[str, list[float], str]]) -> doc.Table:
     """Return one row per series: its name, a small chart, and its figures."""
-    cells: list[list[Inline]] = [[label, sparkline(values, SPARK), words] for label, values, words in rows]
-    return Table([Column(), Column(drop=1, drawing=True), Column(wrap=True)], cells)
+    cells: list[list[doc.Inline]] = [
+        [label, doc.sparkline(values, SPARK), words] for label, values, words in rows
+    ]
+    return doc.Table([doc.Column(), doc.Column(drop=1, drawing=True), doc.Column(wrap=True)], cells)
 
 
 def _evaluation(name: str, split: SplitReport, *, verbose: bool) -> Iterator[tuple[str, list[float], str]]:
@@ -457,7 +446,7 @@ def _evaluation(name: str, split: SplitReport, *, verbose: bool) -> Iterator[tup
         yield f"{name} {key}", [], ", ".join(figures)
 
 
-def _rank_use(use: RankUse) -> list[Block]:
+def _rank_use(use: RankUse) -> list[doc.Block]:
     """Return k@90 over the steps."""
     if not use.points:
         return []
@@ -473,16 +462,16 @@ def _rank_use(use: RankUse) -> list[Block]:
         rows += [(label, values, f"{trimmed(values[0])} → {trimmed(values[-1])}{rank}")] if values else []
     unmeasured = f"; {plural(use.unmeasured, 'module')} not measured" if use.unmeasured else ""
     legend = f"Directions with 90 % of a module's energy (k@90), {state}{unmeasured}."
-    return [Heading("Use of rank"), _series(rows), dim(legend)]
+    return [doc.Heading("Use of rank"), _series(rows), doc.dim(legend)]
 
 
-def _audits(run: RunReport) -> list[Block]:
+def _audits(run: RunReport) -> list[doc.Block]:
     """Return one line for each audit that was appended to the log."""
-    facts: list[Fact] = []
+    facts: list[doc.Fact] = []
     for audit in run.audits:
         suggested = audit.get("suggested_r_global_90")
         rank = f", suggests rank {trimmed(float(suggested))}" if isinstance(suggested, (int, float)) else ""
         stable = audit.get("stable_rank_median", audit.get("stable_rank_mean"))
         use = f"stable rank {sig(float(stable))}" if isinstance(stable, (int, float)) else "no summary"
         facts.append((f"step {audit.get('step')}", use + rank))
-    return [Heading("Audits"), Facts(facts)]
+    return [doc.Heading("Audits"), doc.Facts(facts)]

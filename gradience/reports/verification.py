@@ -5,22 +5,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal, Self, TypeVar
 
 from gradience.files.artifact import Part
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Inline,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Style,
-    items,
-    table_of,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import MISSING, count, plural
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -112,17 +97,17 @@ class Verification(Report):
     """Regenerated answers of each adapter with weights in the folder; null without `--regenerate`."""
     run: RunInfo
 
-    def screen(self, view: View) -> Document:
+    def screen(self, view: View) -> doc.Document:
         """Return result, mismatches, checks and limits; on a brief screen the first mismatches only."""
-        answer: Inline = Span("No mismatches, but nothing could be recomputed", "warn")
+        answer: doc.Inline = doc.Span("No mismatches, but nothing could be recomputed", "warn")
         if self.verdict == "mismatch":
-            answer = Span(f"MISMATCH: {plural(len(self.mismatches), 'contradiction')}", "bad")
+            answer = doc.Span(f"MISMATCH: {plural(len(self.mismatches), 'contradiction')}", "bad")
         elif self.level is not None:
-            word = Span(f"{_agreement(self)}, level {self.level}", "good")
+            word = doc.Span(f"{_agreement(self)}, level {self.level}", "good")
             data = any(check.level == "data" and check.result == "passed" for check in self.checks)
             origin = ORIGIN if self.verdict == "consistent" else ""
             answer = (word, f": {LEVELS[self.level]}", DATA if data else "", origin)
-        facts: list[Fact] = [
+        facts: list[doc.Fact] = [
             ("root", _digest(self.root, self.root_expected, "digests.json")),
             ("plan", _digest(self.plan, self.plan_expected, "plan.json")),
         ]
@@ -132,44 +117,44 @@ class Verification(Report):
             facts.insert(0, ("verdict", f"{self.status or MISSING}, {again}"))
         if self.sample_seed is not None:
             facts.append(("sample seed", str(self.sample_seed)))
-        heading = Heading((Span("Verification of "), Span(self.folder, "name")), level=1)
-        blocks: list[Block] = [heading, Paragraph(answer), Facts(facts)]
+        heading = doc.Heading((doc.Span("Verification of "), doc.Span(self.folder, "name")), level=1)
+        blocks: list[doc.Block] = [heading, doc.Paragraph(answer), doc.Facts(facts)]
         notes = []
         for mismatch in self.mismatches[: SHOWN if view.brief else None]:
-            field = (": ", Span(mismatch.field, "name")) if mismatch.field else ()
-            where = (Span(mismatch.file, "name"), *field)
-            notes.append(Note("error", where, [Span(mismatch.what, "name")]))
-        blocks += [Heading("Mismatches"), Notes(notes)]
+            field = (": ", doc.Span(mismatch.field, "name")) if mismatch.field else ()
+            where = (doc.Span(mismatch.file, "name"), *field)
+            notes.append(doc.Note("error", where, [doc.Span(mismatch.what, "name")]))
+        blocks += [doc.Heading("Mismatches"), doc.Notes(notes)]
         blocks += more(len(self.mismatches) - len(notes), "more", " in --json", "more")
-        regenerated = table_of(
+        regenerated = doc.table_of(
             self.regenerated or (),
-            (Column("records", wrap=True), lambda answer: Span(answer.file, "name")),
-            (Column("examples", ">"), lambda answer: count(answer.examples)),
-            (Column("equal", ">"), lambda answer: count(answer.equal)),
-            (Column("differing", ">"), lambda answer: count(answer.differing)),
+            (doc.Column("records", wrap=True), lambda answer: doc.Span(answer.file, "name")),
+            (doc.Column("examples", ">"), lambda answer: count(answer.examples)),
+            (doc.Column("equal", ">"), lambda answer: count(answer.equal)),
+            (doc.Column("differing", ">"), lambda answer: count(answer.differing)),
         )
         checks: dict[tuple[str, CheckLevel, str], list[str]] = {}
         rows = ((check.what, (check.name, check.level, check.result)) for check in self.checks)
         for text, key in _of_seeds(rows):
             checks.setdefault(key, []).append(text)
-        table = table_of(
+        table = doc.table_of(
             checks.items(),
-            (Column("check"), lambda row: row[0][0]),
-            (Column("level"), lambda row: row[0][1]),
-            (Column("result"), lambda row: Span(row[0][2], ROLES[row[0][2]])),
-            (Column("details", wrap=True), lambda row: Span("; ".join(row[1]), "name")),
+            (doc.Column("check"), lambda row: row[0][0]),
+            (doc.Column("level"), lambda row: row[0][1]),
+            (doc.Column("result"), lambda row: doc.Span(row[0][2], ROLES[row[0][2]])),
+            (doc.Column("details", wrap=True), lambda row: doc.Span("; ".join(row[1]), "name")),
         )
         return [
             *blocks,
-            Heading("Regenerated answers"),
+            doc.Heading("Regenerated answers"),
             regenerated,
-            Heading(
+            doc.Heading(
                 "Checks",
                 aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated",
             ),
             table,
-            Heading("Not checked"),
-            items(text for text, _ in _of_seeds((gap, ()) for gap in self.not_verified)),
+            doc.Heading("Not checked"),
+            doc.items(text for text, _ in _of_seeds((gap, ()) for gap in self.not_verified)),
         ]
 
     def without_texts(self) -> Self:
@@ -195,7 +180,7 @@ DATA = "; all examples and gold answers are the task's"
 ORIGIN = ". This does not prove where the records come from."
 OF_SEED = re.compile(r"^seed_\d+(: |/)")
 """Prefix of a sentence about one seed."""
-ROLES: dict[str, Style] = {"passed": "good", "failed": "bad", "not done": "dim"}
+ROLES: dict[str, doc.Style] = {"passed": "good", "failed": "bad", "not done": "dim"}
 
 
 def _agreement(report: Verification) -> str:
