@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gradience import errors
-from gradience.adapters.foreign import FOLDERS, TOOLS
 
 PACKAGE = Path(errors.__file__).parent
 CLASSES = {name: item for name, item in vars(errors).items() if isinstance(item, type)}
@@ -78,7 +77,6 @@ def error_table() -> str:
     exits: dict[str, set[int]] = defaultdict(set)
     hints: dict[str, dict[str, None]] = defaultdict(dict)
     places = [each for source in sorted(PACKAGE.rglob("*.py")) for each in raised(source)]
-    places += [(kind.code, errors.InputError.exit_code, [kind.hint]) for kind in (*FOLDERS, *TOOLS)]
     for code, exit_code, advice in places:
         exits[code].add(exit_code)
         hints[code] |= dict.fromkeys(filter(None, advice))

@@ -6,7 +6,6 @@ A format that becomes supported moves from here to `formats.py`.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
@@ -43,69 +42,11 @@ def refuse_method(path: Path, what: str) -> InputError:
     )
 
 
-class Tool(NamedTuple):
-    """Another tool's adapter, recognized by parts of its tensor names."""
-
-    key: str
-    """A regular expression."""
-    code: str
-    description: str
-    hint: str
-
-
-TOOLS = (
-    Tool(
-        r"\blora_(down|up)\b|\blora\.(.*\.)?(down|up)\b|\blora_[ab]$",
-        "not-peft-tensors",
-        "tensors of kohya, diffusers or MLX-LM under the name of PEFT's weights",
-        RENAME_HINT,
-    ),
-    Tool(
-        r"\blinear_(in|out)\b",
-        "megatron-adapter",
-        "a Megatron-Bridge or NeMo adapter (linear_in, linear_out)",
-        "export it to Hugging Face PEFT format with the bridge first",
-    ),
-    Tool(
-        r"\.lora_[ab]\.weight$",
-        "torchtune-adapter",
-        "a torchtune adapter (lora_a.weight, lora_b.weight), not a PEFT one",
-        "this format is not read: convert it to PEFT format first",
-    ),
-)
+_OF_OTHER_READERS = re.compile(r"\blora_(down|up)\b|\blora\.(.*\.)?(down|up)\b|\blora_[ab]$")
+"""Tensors of formats that are read under other names of files: kohya, old diffusers, MLX-LM."""
 DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
-
-
-class Folder(NamedTuple):
-    """Files that another tool or a whole model leaves in a folder that has no PEFT adapter.
-
-    patterns: names of its files; the first that matches is shown in `what`.
-    without_config: applies only if there is no adapter_config.json beside them.
-    """
-
-    patterns: tuple[str, ...]
-    code: str
-    description: str
-    hint: str
-    without_config: bool = False
-
-
-ARRAYS = Folder(
-    ("adapters.npz", "*_adapters.npz"),
-    "mlx-npz",
-    "{} has the format of early versions of MLX-LM, which is not read",
-    'save it as safetensors: mlx.core.save_safetensors("adapters.safetensors", mlx.core.load("{}"))',
-)
-FOLDERS = (
-    ARRAYS,
-    Folder(
-        ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
-        "full-model",
-        "a full model ({}), not a LoRA adapter",
-        "point at the adapter's folder, which contains adapter_config.json and adapter_model.safetensors",
-        without_config=True,
-    ),
-)
+MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+"""Weights of a whole model."""
 
 
 def refuse_foreign(
@@ -113,26 +54,28 @@ def refuse_foreign(
 ) -> None:
     """Raise InputError if no tensor is a PEFT LoRA factor; the message names the file's actual content.
 
-    Codes: other-method, not-peft-tensors, megatron-adapter, torchtune-adapter, full-model, no-lora-tensors,
-    empty-adapter.
+    Codes: other-method, not-peft-tensors, full-model, no-lora-tensors, empty-adapter.
     """
     if not entries:
         raise no_factors(path, entries)
     parts = {part for name in entries for part in name.split(".")}
     if "lora_E" in parts:  # beside lora_A and lora_B
         raise refuse_method(path, "contains weights of AdaLoRA")
-    if from_diffusers(entries, parts, metadata, has_config=has_config):
-        raise InputError(f"{path}: {TOOLS[0].description}", code=TOOLS[0].code, hint=TOOLS[0].hint)
-    if parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
+    is_peft = bool(parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")))
+    diffusers = from_diffusers(entries, parts, metadata, has_config=has_config)
+    if diffusers or (not is_peft and any(map(_OF_OTHER_READERS.search, entries))):
+        raise InputError(
+            f"{path}: tensors of kohya, diffusers or MLX-LM under the name of PEFT's weights",
+            code="not-peft-tensors",
+            hint=RENAME_HINT,
+        )
+    if is_peft:
         return
     for prefix, method in TENSORS.items():
         if any(part.startswith(prefix) for part in parts):
             raise refuse_method(path, f"contains weights of {method}")
-    for tool in TOOLS:
-        if any(re.search(tool.key, name) for name in entries):
-            raise InputError(f"{path}: {tool.description}", code=tool.code, hint=tool.hint)
-    matrices = any(len(entry.shape) >= 2 for entry in entries.values())
-    if matrices and not has_config and any(name.endswith(".weight") for name in entries):
+    matrices = any(name.endswith(".weight") and len(entry.shape) >= 2 for name, entry in entries.items())
+    if matrices and not has_config and not any("lora" in name for name in entries):
         raise InputError(
             f"{path}: no LoRA factors among its {len(entries)} tensors: a full model?",
             code="full-model",
@@ -173,5 +116,6 @@ def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
     return InputError(
         f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {min(entries)[:80]!r})",
         code="no-lora-tensors",
-        hint="save it again with PEFT: the format is unknown, or its LoRA weights were lost",
+        hint="save it again with PEFT, or export it to PEFT's format with the tool that trained it: the format is "
+        "unknown, or its LoRA weights were lost",
     )

@@ -1,6 +1,5 @@
 """Find the PEFT adapter, or adapters, at a path, and identify anything else for the error message."""
 
-import fnmatch
 import json
 import os
 import re
@@ -12,13 +11,13 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from gradience.adapters.config import read_config
-from gradience.adapters.files import pickle_hint, read_object, refuse_placeholder
-from gradience.adapters.foreign import ARRAYS, FOLDERS
+from gradience.adapters.files import pickle_hint, read_object
+from gradience.adapters.foreign import MODEL_FILES
 from gradience.adapters.keys import LISTED, no_such_adapter, several_adapters
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 from gradience.files.hub import Address
-from gradience.reading import cannot_open, open_stream
+from gradience.reading import cannot_open
 from gradience.words import listed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -66,12 +65,7 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
     _refuse_other_methods(path.parent)
     name = path.name.lower()
     if name.endswith(PICKLE_SUFFIXES):
-        _refuse_placeholders(path)
         raise pickle_error(path, path.name)
-    if name.endswith(".npz"):
-        raise InputError(
-            f"{path}: {ARRAYS.description.format(path.name)}", code=ARRAYS.code, hint=ARRAYS.hint.format(path)
-        )
     if name == CONFIG:
         return _in_folder(path.parent, adapter)
     if name == INDEX:
@@ -116,8 +110,8 @@ def lone_weights(names: Collection[str]) -> str | None:
     for a full model.
     """
     weights = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
-    other = any(fnmatch.filter(names, pattern) for kind in FOLDERS for pattern in kind.patterns)
-    return weights[0] if len(weights) == 1 and not other and not set(PICKLES) & set(names) else None
+    other = {*PICKLES, *MODEL_FILES}.intersection(names)
+    return weights[0] if len(weights) == 1 and not other else None
 
 
 def adapter_folders(folder: Path) -> list[Path]:
@@ -144,9 +138,6 @@ def _something_else(folder: Path) -> InputError:
     except OSError as error:
         return cannot_open(folder, error)
     _refuse_other_methods(folder)
-    for name in names:
-        if name in PICKLES or name.endswith(".safetensors"):
-            _refuse_placeholders(folder / name)
     return no_weights(folder, names)
 
 
@@ -155,14 +146,13 @@ def no_weights(place: Path | Address, names: Sequence[str]) -> InputError:
     for pickle in PICKLES:
         if pickle in names:
             return pickle_error(place, pickle)
-    for kind in FOLDERS:
-        name = next((name for pattern in kind.patterns for name in fnmatch.filter(names, pattern)), None)
-        if name and not (kind.without_config and CONFIG in names):
-            return InputError(
-                f"{place}: {kind.description.format(name)}",
-                code=kind.code,
-                hint=kind.hint.format(f"{place}/{name}"),
-            )
+    model = next((name for name in MODEL_FILES if name in names), None)
+    if model and CONFIG not in names:
+        return InputError(
+            f"{place}: a full model ({model}), not a LoRA adapter",
+            code="full-model",
+            hint="point at the adapter's folder, which contains adapter_config.json and adapter_model.safetensors",
+        )
     if not names:
         return InputError(f"{place}: the folder is empty", code="not-an-adapter", hint="check the path")
     weights = [name for name in names if name.endswith(".safetensors")]
@@ -196,12 +186,6 @@ def _refuse_other_methods(folder: Path) -> None:
     except InputError as error:
         if error.code in ("other-method", "mlx-adapter", "adapterhub-adapter"):
             raise
-
-
-def _refuse_placeholders(path: Path) -> None:
-    """Raise if a weight file is a Git LFS pointer or a web page."""
-    with open_stream(path) as file:
-        refuse_placeholder(path, file.read(1024))
 
 
 def _sharded(folder: Path, index: Path) -> Location:

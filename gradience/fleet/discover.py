@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gradience.adapters.foreign import ARRAYS
 from gradience.adapters.formats import known_names
 from gradience.adapters.locate import WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.errors import InputError, UsageError
@@ -13,7 +12,7 @@ from gradience.files.shared_names import given_text
 from gradience.fleet.settings import FleetSettings
 from gradience.settings import paths_of
 
-MARKS = (*known_names(), ARRAYS.patterns[0])
+MARKS = known_names()
 """A folder with one of these files is taken for an adapter; its row reports an error if it is not one."""
 
 

@@ -287,7 +287,7 @@ def diffusers_without_factors(folder):
 # ---------------------------------------------------------------- other trainers of language models
 
 
-@refused("adapter_0.safetensors", "torchtune adapter", hint="convert it to PEFT")
+@refused("adapter_0.safetensors", "no LoRA factors among its 2 tensors", hint="export it to PEFT's format")
 def torchtune_file(folder):
     return file(
         folder, "adapter_0.safetensors", factors_of("layers.0.attn.q_proj", "lora_a", "lora_b", m=12, n=16)
@@ -413,7 +413,7 @@ def mlx_factors_in_the_file_of_peft(folder):
     return adapter(folder, tensors)
 
 
-@refused("adapters.npz", "the format of early versions of MLX-LM", hint="save_safetensors")
+@refused("adapters.npz", "no adapter here", "the folder contains adapters.npz", hint="the .safetensors file")
 def arrays_of_mlx(folder):
     np.savez(folder / "adapters.npz", lora_a=np.zeros((16, 4), np.float32))
     return folder
