@@ -16,9 +16,10 @@ from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_o
 from gradience.adapters.keys import Side, is_split_expert
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.mlx import FINAL, read_settings
-from gradience.adapters.tensors import DType, Words, write_tensors
+from gradience.adapters.tensors import NewTensor, Words, write_tensors
 from gradience.compress.encodings import Target, encode_modules, write_config
 from gradience.compress.layout import not_held, refuse_meaning, refuse_tied_embedding
+from gradience.errors import InputError
 
 
 class Written(NamedTuple):
@@ -37,24 +38,22 @@ class Written(NamedTuple):
     modules: Mapping[str, str] = MappingProxyType({})
 
 
-Settings = tuple[Mapping[str, Any] | None, Mapping[str, str]]
-"""adapter_config.json, if the format has one, and the metadata in the header of the weights."""
-
-
 class Form(ABC):
-    """Writer of adapters in one format.
+    """Writer of one adapter in one format. base: folder of the base model, for a format that depends on it.
 
-    name: as in `Adapter.format`.   words: name in messages.   weights: name of the weights file.
-    dtypes: storage types that the format's library reads.
+    words: name in messages.   weights: name of the weights file.   dtypes: storage types that the format's library
+    reads.
     """
 
-    name: ClassVar[str]
     words: ClassVar[str]
     weights: ClassVar[str]
-    dtypes: ClassVar[frozenset[str]]
+    dtypes: ClassVar[frozenset[str]] = frozenset(("F32", "F16", "BF16"))
+
+    def __init__(self, opened: Adapter, base: Path | None) -> None:
+        self.opened, self.base = opened, base
 
     @abstractmethod
-    def module(self, opened: Adapter, name: str) -> str:
+    def module(self, pair: LoraPair) -> str:
         """Return what the format calls a module of the adapter. Raises InputError (not-in-format)."""
 
     @abstractmethod
@@ -62,52 +61,70 @@ class Form(ABC):
         """Return the name of a tensor. module: as the format calls it."""
 
     @abstractmethod
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
-        """Return the settings to write besides the factors of `modules`. Raises InputError (not-in-format)."""
+    def settings(self, modules: Sequence[Target]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+        """Return adapter_config.json, if the format has one, and the settings in the header of the weights.
+
+        Raises InputError (not-in-format).
+        """
 
     def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
         """Return a view, in the format's order of axes, of words in PEFT's order."""
         return words
 
+    def write(
+        self, path: Path, tensors: Mapping[str, NewTensor], settings: Mapping[str, Any]
+    ) -> tuple[str, int]:
+        """Write the file of weights; return its SHA-256 and its size."""
+        return write_tensors(path, tensors, settings)
 
-def rewriting(opened: Adapter, options: str) -> str:
-    """Return the command that writes an adapter again at its own ranks, with other options of compress."""
-    rank = max((pair.rank for pair in opened.pairs), default=1)
-    return f"gradience compress {opened.location.path} --rank {rank} {options} --output smaller"
+    def not_held(self, part: str, hint: str) -> InputError:
+        """Return the error for a part of the adapter that the format cannot hold."""
+        return not_held(self.opened, self.words, part, hint)
 
+    def rewriting(self, options: str) -> str:
+        """Return the command that writes the adapter again at its own ranks, with other options of compress."""
+        rank = max((pair.rank for pair in self.opened.pairs), default=1)
+        return f"gradience compress {self.opened.location.path} --rank {rank} {options} --output smaller"
 
-def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
-    """Return the tensors that are copies, or of another adapter in the file: they are left out.
+    def left_out(self) -> tuple[SkippedTensor, ...]:
+        """Return the tensors that are copies, or of another adapter in the file: they are left out.
 
-    Raises InputError (not-in-format) for a tensor beside the factors that belongs to this adapter, for which the format
-    has no place, and what `refuse_meaning` raises.
-    """
-    left_out = []
-    for note in (*opened.unaudited, *opened.other):
-        if note.reason == ALPHA_REASON:
-            continue  # in the settings of what is written
-        if note.reason == BASE_REASON or opened.is_foreign(note):
-            left_out.append(note)
-            continue
-        raise not_held(
-            opened,
-            form,
-            f"it cannot store {note.tensor[:120]} ({note.reason})",
-            "the PEFT format can store it",
-        )
-    refuse_meaning(opened, form)
-    return tuple(left_out)
+        Raises InputError (not-in-format) for a tensor beside the factors that belongs to this adapter, for which the
+        format has no place, and what `refuse_meaning` raises.
+        """
+        left_out = []
+        for note in (*self.opened.unaudited, *self.opened.other):
+            if note.reason == BASE_REASON or self.opened.is_foreign(note):
+                left_out.append(note)
+            elif note.reason != ALPHA_REASON:  # which is in the settings of what is written
+                problem = f"it cannot store {note.tensor[:120]} ({note.reason})"
+                raise self.not_held(problem, "the PEFT format can store it")
+        refuse_meaning(self.opened, self.words)
+        return tuple(left_out)
 
-
-def refuse_type(opened: Adapter, form: Form, module: str, dtype: DType) -> None:
-    """Raise InputError (not-in-format) for the storage type of a factor that the format's library does not read."""
-    if dtype.name not in form.dtypes:
-        raise not_held(
-            opened,
-            form.words,
-            f"{module} is stored as {dtype.name}, but {form.words} has only {', '.join(sorted(form.dtypes))}",
-            f"change the type first: {rewriting(opened, '--dtype F32')}",
-        )
+    def written_in(self, folder: Path) -> Written:
+        """Write the weights, and the config if the format has one. Raises InputError: not-in-format, no-config."""
+        pairs = self.opened.pairs
+        targets = [Target(pair.module, pair.rank, self.opened.scale_of(pair)) for pair in pairs]
+        names = {pair.module: self.module(pair) for pair in pairs}
+        left_out = self.left_out()
+        config, settings = self.settings(targets)
+        tensors, renamed = {}, 0
+        for pair in pairs:
+            for side, factor in pair.factors.items():
+                if factor.entry.dtype.name not in self.dtypes:
+                    stored, known = factor.entry.dtype.name, ", ".join(sorted(self.dtypes))
+                    raise self.not_held(
+                        f"{pair.module} is stored as {stored}, but {self.words} has only {known}",
+                        f"change the type first: {self.rewriting('--dtype F32')}",
+                    )
+                name = self.factor(names[pair.module], side)
+                tensors[name] = factor.through(partial(self.turn, side=side, pair=pair)).to_write()
+                renamed += name != factor.tensor
+        digest, size = self.write(folder / self.weights, tensors, settings)
+        if config is not None:
+            write_config(folder / CONFIG, config)
+        return Written(digest, size, len(tensors), renamed, left_out, names)
 
 
 class MlxForm(Form):
@@ -118,22 +135,17 @@ class MlxForm(Form):
     Source: mlx-lm 0.32.2, tuner/utils.py (`linear_to_lora_layers`, `load_adapters`).
     """
 
-    name = "mlx"
     words = "MLX-LM LoRA"
     weights = FINAL
-    dtypes = frozenset(("F32", "F16", "BF16"))
     _layer = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.\d+\.(?P<inner>.+)")
     _known = re.compile(r"model\.layers\.\d+\..+|model\.embed_tokens|lm_head")
     """Modules that mlx-lm calls as transformers does."""
 
-    def module(self, opened: Adapter, name: str) -> str:
-        if opened.format == "mlx":
-            return name
-        if is_split_expert(name) or not self._known.fullmatch(name):
-            some = any(self._known.fullmatch(pair.module) for pair in opened.pairs)
-            raise not_held(
-                opened,
-                self.words,
+    def module(self, pair: LoraPair) -> str:
+        name = pair.module
+        if self.opened.format != "mlx" and (is_split_expert(name) or not self._known.fullmatch(name)):
+            some = any(self._known.fullmatch(pair.module) for pair in self.opened.pairs)
+            raise self.not_held(
                 f"mlx-lm has no known name for {name} (known: model.layers.N.…, model.embed_tokens, lm_head)",
                 "leave it out of the adapter, or train it with mlx-lm" if some else "keep the PEFT format",
             )
@@ -149,23 +161,19 @@ class MlxForm(Form):
             return words.reshape(pair.experts, -1, pair.columns)
         return words.reshape(pair.rows, -1, pair.experts).transpose(2, 0, 1)
 
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
-        first = modules[0]
+    def settings(self, modules: Sequence[Target]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+        opened, first = self.opened, modules[0]
         for module in modules:
             if module.rank != first.rank or not math.isclose(module.scale, first.scale, rel_tol=1e-12):
-                raise not_held(
-                    opened,
-                    self.words,
+                raise self.not_held(
                     f"it has one rank and one scale, but {first.name} has rank {first.rank} and scale {first.scale:g}, "
                     f"and {module.name} has rank {module.rank} and scale {module.scale:g}",
-                    f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; the PEFT format "
+                    f"pad them to one rank first: {self.rewriting('--encoding padded')}; the PEFT format "
                     "can store several: --to peft",
                 )
         convolution = next((pair.module for pair in opened.pairs if pair.kind == "conv"), None)
         if convolution is not None:
-            raise not_held(
-                opened, self.words, f"{convolution} is a convolution", "the PEFT format can store it"
-            )
+            raise self.not_held(f"{convolution} is a convolution", "the PEFT format can store it")
         if opened.format != "mlx":
             refuse_tied_embedding(opened, self.words)
         old = read_settings(opened.location) if opened.format == "mlx" else {}
@@ -195,42 +203,35 @@ class DiffusersForm(Form):
     Source: diffusers 0.42.1, loaders/lora_base.py (`_save_lora_weights`), loaders/peft.py (`load_lora_adapter`).
     """
 
-    name = "diffusers"
     words = "diffusers LoRA"
     weights = NAME
     dtypes = frozenset(("F32", "F16", "BF16", "F64"))
 
-    def module(self, opened: Adapter, name: str) -> str:
+    def module(self, pair: LoraPair) -> str:
         """The name behind its part of the pipeline, which the modules tell if the adapter names none."""
-        if opened.format == "diffusers" and part_of(name):
-            return name
-        part = part_of_all(pair.module for pair in opened.pairs)
+        if self.opened.format == "diffusers" and part_of(pair.module):
+            return pair.module
+        part = part_of_all(pair.module for pair in self.opened.pairs)
         if not part:
-            raise not_held(
-                opened,
-                self.words,
-                f"{name} is not a module of a UNet or a transformer of diffusers (down_blocks.…, transformer_blocks.…)",
+            raise self.not_held(
+                f"{pair.module} is not a module of a UNet or a transformer of diffusers (down_blocks.…, "
+                "transformer_blocks.…)",
                 "load it into its own model with PEFT, and save it with the pipeline's save_lora_weights",
             )
-        return part + name
+        return part + pair.module
 
     def factor(self, module: str, side: Side) -> str:
         return f"{module}.lora_{side}.weight"
 
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
-        foreign = next((pair for pair in opened.pairs if pair.kind not in ("linear", "conv")), None)
-        if foreign is not None:
-            raise not_held(
-                opened,
-                self.words,
-                f"{foreign.module} is of the kind {foreign.kind}",
-                "the PEFT format can store it",
-            )
+    def settings(self, modules: Sequence[Target]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
         parts: dict[str, list[Target]] = defaultdict(list)
-        for module in modules:
-            part, _, inner = self.module(opened, module.name).partition(".")
+        for pair, module in zip(self.opened.pairs, modules, strict=True):
+            part, _, inner = self.module(pair).partition(".")
+            if pair.kind not in ("linear", "conv"):
+                kind = f"{pair.module} is of the kind {pair.kind}"
+                raise self.not_held(kind, "the PEFT format can store it")
             parts[part].append(module._replace(name=inner))
-        configs = configs_of(opened.files[0]) if opened.format == "diffusers" else {}
+        configs = configs_of(self.opened.files[0]) if self.opened.format == "diffusers" else {}
         header: dict[str, Any] = {}
         for part, inside in sorted(parts.items()):
             fields = {
@@ -241,28 +242,3 @@ class DiffusersForm(Form):
             header |= {f"{part}.{name}": value for name, value in fields.items()}
         text = json.dumps(header, indent=2, sort_keys=True)
         return None, {"format": "pt", METADATA: text}
-
-
-FORMS: dict[str, Form] = {form.name: form for form in (MlxForm(), DiffusersForm())}
-"""Name of a format, as in `Adapter.format` -> its writer."""
-
-
-def write_form(form: Form, opened: Adapter, folder: Path, base: Path | None = None) -> Written:
-    """Write the weights, and the config if the form has one. Raises InputError: not-in-format, no-config."""
-    targets = [Target(pair.module, pair.rank, opened.scale_of(pair)) for pair in opened.pairs]
-    names = {pair.module: form.module(opened, pair.module) for pair in opened.pairs}
-    left_out = refuse_beside(opened, form.words)
-    for pair in opened.pairs:
-        for factor in (pair.a, pair.b):
-            refuse_type(opened, form, pair.module, factor.entry.dtype)
-    config, metadata = form.settings(opened, targets)
-    tensors, renamed = {}, 0
-    for pair in opened.pairs:
-        for side, factor in pair.factors.items():
-            name = form.factor(names[pair.module], side)
-            tensors[name] = factor.through(partial(form.turn, side=side, pair=pair)).to_write()
-            renamed += name != factor.tensor
-    digest, size = write_tensors(folder / form.weights, tensors, metadata)
-    if config is not None:
-        write_config(folder / CONFIG, config)
-    return Written(digest, size, len(tensors), renamed, left_out, names)

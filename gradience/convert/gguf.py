@@ -6,7 +6,7 @@ Source: llama.cpp in llama-cpp-python 0.3.36, convert_lora_to_gguf.py and conver
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,14 @@ import numpy as np
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.families import layer_of
 from gradience.adapters.gguf import ARCHITECTURES, heads_of, llama_cpp_name
+from gradience.adapters.keys import Side
+from gradience.adapters.tensors import DTYPES, NewTensor, Words
 from gradience.arguments import is_integer
-from gradience.compress.layout import not_held
-from gradience.convert.forms import Written, refuse_beside, rewriting
+from gradience.compress.encodings import Target
+from gradience.convert.forms import Form
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
 from gradience.runtimes.architecture import model_config_of
-
-WORDS = "GGUF LoRA"
-NAME = "adapter.gguf"
-
-_TIED = {"token_embd": "aborts when it computes with it", "output": "does not load it"}
-
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -37,128 +33,136 @@ FAMILIES = {
 """Class of the base -> general.architecture."""
 
 
-def write_gguf(opened: Adapter, folder: Path, base: Path | None) -> Written:
-    """Write adapter.gguf. base: folder of the base model, whose config.json names the architecture.
+class GgufForm(Form):
+    """adapter.gguf of a base model whose config.json names the architecture."""
 
-    Raises InputError: not-in-format, no-config, no-model-config; MissingExtra without the library.
-    """
-    library: Any = require("gguf", extra="gguf")
-    alpha = _alpha(opened)
-    left_out = refuse_beside(opened, WORDS)
-    family, config = _family(opened, base)
-    names = _names(opened, config)
-    writer = library.GGUFWriter(folder / NAME, family)
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", alpha)
-    heads = _heads(opened, config) if ARCHITECTURES[family] else {}
-    for pair in opened.pairs:
-        kind = _type(opened, pair, library)
-        for side, factor in (("a", pair.a), ("b", pair.b)):
-            shape = factor.entry.shape
-            turned = shape[::-1] if side == "a" and pair.kind == "embedding" else shape
-            writer.add_tensor_info(
-                f"{names[pair.module]}.weight.lora_{side}",
-                turned,
-                np.dtype(np.float32),
-                factor.entry.size,
-                kind,
+    words = "GGUF LoRA"
+    weights = "adapter.gguf"
+
+    def __init__(self, opened: Adapter, base: Path | None) -> None:
+        """Raises InputError: not-in-format, no-config, no-model-config; MissingExtra without the library."""
+        super().__init__(opened, base)
+        self.library: Any = require("gguf", extra="gguf")
+        self.alpha = self._alpha()
+        self.family, self.config = self._family()
+        self.heads: dict[str, int] = {}
+        self.sides = _sides(self.config)
+
+    def _alpha(self) -> float:
+        """s·r, which must be the same for all."""
+        hint = f"pad them to one rank first: {self.rewriting('--encoding padded')}; the PEFT format can store several"
+        alphas = {pair.module: self.opened.scale_of(pair) * pair.rank for pair in self.opened.pairs}
+        first, alpha = next(iter(alphas.items()))
+        for module, other in alphas.items():
+            if not math.isclose(other, alpha, rel_tol=1e-12):
+                raise self.not_held(
+                    f"it has one α for all, but {first} has α {alpha:g} and {module} α {other:g} (scale times rank)",
+                    hint,
+                )
+        if alpha == 0 or not math.isclose(float(np.float32(alpha)), alpha, rel_tol=1e-6):
+            raise self.not_held(f"{first} has α {alpha:g}, and llama.cpp takes 0 for a scale of 1", hint)
+        return alpha
+
+    def _family(self) -> tuple[str, Mapping[str, Any]]:
+        """general.architecture, and config.json of the base."""
+        assert self.opened.config is not None  # a scale is known
+        config = model_config_of(self.opened.config, self.opened.location.root, self.base)
+        if config is None:
+            raise InputError(
+                f"{self.opened.location.path}: llama.cpp's names depend on the base model, and no config.json of it "
+                "is here",
+                code="no-model-config",
+                hint="give the base model's folder or its name on the hub: --base-model NAME (Python: base_model=)",
             )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for pair in opened.pairs:
-        first, second = pair.a.read(), pair.b.read()
-        if pair.kind == "embedding":
-            first = first.T
-        count = heads.get(pair.module.rpartition(".")[2])
-        if count is not None:
-            halves = second.reshape(count, 2, pair.rows // count // 2, -1)
-            second = halves.swapaxes(1, 2).reshape(second.shape)
-        for words in (first, second):
-            writer.write_tensor_data(np.ascontiguousarray(words).reshape(-1).view(np.uint8))
-    writer.close()
-    path = folder / NAME
-    return Written(sha256_file(path), path.stat().st_size, 2 * len(names), 2 * len(names), left_out, names)
-
-
-def _alpha(opened: Adapter) -> float:
-    """s·r, which must be the same for all. Raises InputError (not-in-format)."""
-    hint = f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; the PEFT format can store several"
-    alphas = {pair.module: opened.scale_of(pair) * pair.rank for pair in opened.pairs}
-    first, alpha = next(iter(alphas.items()))
-    for module, other in alphas.items():
-        if not math.isclose(other, alpha, rel_tol=1e-12):
-            raise not_held(
-                opened,
-                WORDS,
-                f"it has one α for all, but {first} has α {alpha:g} and {module} α {other:g} (scale times rank)",
-                hint,
+        names = config.get("architectures")
+        name = names[0] if isinstance(names, list) and names else None
+        family = FAMILIES.get(name) if isinstance(name, str) else None
+        if family is None:
+            known = ", ".join(FAMILIES)
+            raise self.not_held(
+                f"the base model is {str(name)[:80]}, and only for {known} was this compared with llama.cpp",
+                "llama.cpp's own convert_lora_to_gguf.py reads PEFT's format: --to peft",
             )
-    if alpha == 0 or not math.isclose(float(np.float32(alpha)), alpha, rel_tol=1e-6):
-        raise not_held(
-            opened, WORDS, f"{first} has α {alpha:g}, and llama.cpp takes 0 for a scale of 1", hint
-        )
-    return alpha
+        return family, config
 
+    def _heads(self) -> dict[str, int]:
+        """Last part of a module's name -> its heads, if rows are reordered."""
+        sizes = heads_of(self.config)
+        for pair in self.opened.pairs:
+            size = sizes.get(pair.module.rpartition(".")[2], 1)
+            if not is_integer(size) or size < 1 or pair.rows % (2 * size if size != 1 else 1):
+                problem = f"{pair.module} has {pair.rows} rows, which are not those of {size} heads"
+                raise self.not_held(problem, "check --base-model")
+        return {name: int(size) for name, size in sizes.items() if is_integer(size)}
 
-def _family(opened: Adapter, base: Path | None) -> tuple[str, Mapping[str, Any]]:
-    """general.architecture, and config.json of the base."""
-    assert opened.config is not None  # a scale is known
-    config = model_config_of(opened.config, opened.location.root, base)
-    if config is None:
-        raise InputError(
-            f"{opened.location.path}: llama.cpp's names depend on the base model, and no config.json of it is here",
-            code="no-model-config",
-            hint="give the base model's folder or its name on the hub: --base-model NAME (Python: base_model=)",
-        )
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise not_held(
-            opened,
-            WORDS,
-            f"the base model is {str(name)[:80]}, and only for {', '.join(FAMILIES)} was this compared with llama.cpp",
-            "llama.cpp's own convert_lora_to_gguf.py reads PEFT's format: --to peft",
-        )
-    return family, config
-
-
-def _names(opened: Adapter, config: Mapping[str, Any]) -> dict[str, str]:
-    """Module -> its name in llama.cpp. Raises InputError (not-in-format) for one that the base model does not have."""
-    sides = _sides(config)
-    names = {}
-    for pair in opened.pairs:
+    def module(self, pair: LoraPair) -> str:
+        """Raises InputError (not-in-format) for a module that the base model does not have."""
         name = llama_cpp_name(pair.module) if pair.kind in ("linear", "embedding") else None
-        if name is None or opened.format not in ("peft", "safetensors", "mlx"):
-            raise _unfit(opened, f"llama.cpp has no name for {pair.module} ({pair.kind}) of this base model")
-        layer, layers = layer_of(pair.module)[1], config.get("num_hidden_layers")
-        if layer is not None and is_integer(layers) and layer >= layers:
-            raise _unfit(opened, f"{pair.module} is beyond the {layers} layers of the base model")
-        expected = sides.get(pair.module.rpartition(".")[2], (None, None))
-        for side, has, wants in zip(("rows", "columns"), (pair.rows, pair.columns), expected, strict=True):
-            if wants not in (None, has):
-                raise _unfit(opened, f"{pair.module} has {has} {side}, and {wants} in the base model")
-        names[pair.module] = name
-    # Where head and embedding are one matrix, llama.cpp cannot use an update of either: it multiplies the head by what
-    # was turned for the embedding, and aborts; and of a head it knows no tensor.
-    for module, name in names.items():
-        if config.get("tie_word_embeddings") is True and name in _TIED:
-            raise not_held(
-                opened,
-                WORDS,
-                f"{module} is both head and embedding of this base model (tie_word_embeddings), and"
-                " llama.cpp as of llama-cpp-python 0.3.36 " + _TIED[name],
+        last, layer = pair.module.rpartition(".")[2], layer_of(pair.module)[1]
+        layers = self.config.get("num_hidden_layers")
+        problem = None
+        if name is None or self.opened.format not in ("peft", "safetensors", "mlx"):
+            problem = f"llama.cpp has no name for {pair.module} ({pair.kind}) of this base model"
+        elif layer is not None and is_integer(layers) and layer >= layers:
+            problem = f"{pair.module} is beyond the {layers} layers of the base model"
+        else:
+            sides = self.sides.get(last, (None, None))
+            for side, has, wants in zip(("rows", "columns"), (pair.rows, pair.columns), sides, strict=True):
+                if wants not in (None, has):
+                    problem = f"{pair.module} has {has} {side}, and {wants} in the base model"
+        if problem is not None:
+            raise self.not_held(
+                problem, "give the adapter's own base: --base-model NAME (Python: base_model=)"
+            )
+        # Where head and embedding are one matrix, llama.cpp cannot use an update of either: it multiplies the head by
+        # what was turned for the embedding, and aborts; and of a head it knows no tensor.
+        if self.config.get("tie_word_embeddings") is True and name in _TIED:
+            raise self.not_held(
+                f"{pair.module} is both head and embedding of this base model (tie_word_embeddings), and llama.cpp as "
+                f"of llama-cpp-python 0.3.36 {_TIED[name]}",
                 "merge the adapter into the base with PEFT (merge_and_unload), and convert that",
             )
-    return names
+        return str(name)
+
+    def factor(self, module: str, side: Side) -> str:
+        return f"{module}.weight.lora_{side.lower()}"
+
+    def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
+        """A of an embedding is transposed; rows of q and k of B are in llama.cpp's order."""
+        if side == "A":
+            return words.T if pair.kind == "embedding" else words
+        count = self.heads.get(pair.module.rpartition(".")[2])
+        if count is None:
+            return words
+        return words.reshape(count, 2, pair.rows // count // 2, -1).swapaxes(1, 2).reshape(words.shape)
+
+    def settings(self, modules: Sequence[Target]) -> tuple[None, Mapping[str, Any]]:
+        if ARCHITECTURES[self.family]:
+            self.heads = self._heads()
+        return None, {}
+
+    def write(
+        self, path: Path, tensors: Mapping[str, NewTensor], settings: Mapping[str, Any]
+    ) -> tuple[str, int]:
+        """Write the file through the library."""
+        writer = self.library.GGUFWriter(path, self.family)
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", self.alpha)
+        for name, tensor in tensors.items():
+            kind = self.library.GGMLQuantizationType[tensor.dtype]
+            size = math.prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in tensors.values():
+            writer.write_tensor_data(np.frombuffer(b"".join(tensor.data), np.uint8))
+        writer.close()
+        return sha256_file(path), path.stat().st_size
 
 
-def _unfit(opened: Adapter, part: str) -> InputError:
-    return not_held(
-        opened, WORDS, part, "give the adapter's own base: --base-model NAME (Python: base_model=)"
-    )
+_TIED = {"token_embd": "aborts when it computes with it", "output": "does not load it"}
 
 
 def _sides(config: Mapping[str, Any]) -> dict[str, tuple[int | None, int | None]]:
@@ -184,30 +188,3 @@ def _sides(config: Mapping[str, Any]) -> dict[str, tuple[int | None, int | None]
         "embed_tokens": (hidden, vocabulary),
         "lm_head": (vocabulary, hidden),
     }
-
-
-def _type(opened: Adapter, pair: LoraPair, library: Any) -> Any:
-    types = {factor.entry.dtype.name for factor in (pair.a, pair.b)}
-    if len(types) > 1 or not types <= {"F32", "F16", "BF16"}:
-        raise not_held(
-            opened,
-            WORDS,
-            f"{pair.module} is stored as {' and '.join(sorted(types))}, but GGUF holds F32, F16 or BF16 here",
-            f"change the type first: {rewriting(opened, '--dtype F32')}",
-        )
-    return library.GGMLQuantizationType[types.pop()]
-
-
-def _heads(opened: Adapter, config: Mapping[str, Any]) -> dict[str, int]:
-    """Last part of a module's name -> its heads, if rows are reordered. Raises InputError (not-in-format)."""
-    sizes = heads_of(config)
-    for pair in opened.pairs:
-        size = sizes.get(pair.module.rpartition(".")[2], 1)
-        if not is_integer(size) or size < 1 or pair.rows % (2 * size if size != 1 else 1):
-            raise not_held(
-                opened,
-                WORDS,
-                f"{pair.module} has {pair.rows} rows, which are not those of {size} heads",
-                "check --base-model",
-            )
-    return {name: int(size) for name, size in sizes.items() if is_integer(size)}

@@ -27,12 +27,7 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
     """
     config = require_config(opened)
     if opened.unwritable is not None:
-        raise not_held(
-            opened,
-            "PEFT LoRA",
-            opened.unwritable,
-            "audit and compare it as it is",
-        )
+        raise not_held(opened, "PEFT LoRA", opened.unwritable, "audit and compare it as it is")
     if opened.format == "mlx":
         refuse_tied_embedding(opened, "PEFT LoRA")
     left_out = tuple(note for note in opened.other if opened.is_foreign(note))
@@ -83,13 +78,8 @@ def _tensors(opened: Adapter, without: set[str]) -> Iterator[tuple[str, Factor]]
                 yield peft_name(factor.tensor, opened.adapter_name), factor
                 continue
             if pair.kind == "expert":
-                raise not_held(
-                    opened,
-                    "PEFT LoRA",
-                    f"{pair.module} holds experts in one tensor, which PEFT reads only by the names of the base's "
-                    "parameters",
-                    "`gradience audit` and `gradience compress` take it as it is",
-                )
+                problem = f"{pair.module} holds experts in one tensor; PEFT needs the names of the base's parameters"
+                raise not_held(opened, "PEFT LoRA", problem, "audit and compare it as it is")
             yield factor_name("", _inside(pair.module), pair.kind, side), factor
     for name, tensor in tensors_of(opened.files).items():
         if opened.loads_in_peft and name not in factors and name not in without:

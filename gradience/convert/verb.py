@@ -11,8 +11,8 @@ from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_b
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
-from gradience.convert.forms import FORMS, Written, write_form
-from gradience.convert.gguf import write_gguf
+from gradience.convert.forms import DiffusersForm, Form, MlxForm, Written
+from gradience.convert.gguf import GgufForm
 from gradience.convert.peft import write_peft
 from gradience.convert.settings import ConvertSettings
 from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
@@ -27,11 +27,18 @@ from gradience.settings import public
 GGUF = "gguf"
 Write = Callable[[Adapter, Path, Path | None], Written]
 """(open adapter, new folder, base model's folder) -> what was written. Raises InputError for unsupported parts."""
+
+
+def write_form(form: type[Form], opened: Adapter, folder: Path, base: Path | None) -> Written:
+    """Write an adapter in another format than PEFT's."""
+    return form(opened, base).written_in(folder)
+
+
 TARGETS: dict[str, Write] = {
     "peft": write_peft,
-    "mlx": partial(write_form, FORMS["mlx"]),
-    GGUF: write_gguf,
-    "diffusers": partial(write_form, FORMS["diffusers"]),
+    "mlx": partial(write_form, MlxForm),
+    GGUF: partial(write_form, GgufForm),
+    "diffusers": partial(write_form, DiffusersForm),
 }
 
 
