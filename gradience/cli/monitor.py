@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import VerboseOutput
-from gradience.monitor.settings import MonitorSettings
+from gradience.monitor import MonitorSettings, monitor_runs
 from gradience.settings import Flag, call, settings_model
 
 
@@ -27,8 +27,6 @@ def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
 
       gradience monitor ./run.jsonl --fail-on error
     """
-    from gradience.monitor import monitor_runs
-
     report = call(monitor_runs, settings)
     out.show(report)
     severities = {alert.severity for run in report.runs for alert in run.alerts}

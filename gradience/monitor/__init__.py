@@ -4,19 +4,62 @@ The file is read once, in constant memory. Where it holds several runs, the last
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, asdict
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import BeforeValidator, Field
+
+from gradience.arguments import is_number
 from gradience.errors import InputError
 from gradience.files.shared_names import path_text
-from gradience.monitor.assemble import run_report
-from gradience.monitor.facts import RunFacts
-from gradience.monitor.settings import MonitorSettings
-from gradience.reports.monitor import MonitorReport, RunReport
-from gradience.settings import paths_of, public
-from gradience.telemetry import TelemetryReader
+from gradience.monitor import rules
+from gradience.monitor.facts import RunFacts, finite, read_setup, settled_since
+from gradience.monitor.rules import MonitoredRun
+from gradience.monitor.series import Series
+from gradience.reports.monitor import (
+    Alert,
+    Curve,
+    CurvePoint,
+    EvaluationPoint,
+    MonitorReport,
+    Outcome,
+    RankUse,
+    RankUsePoint,
+    ReadNote,
+    RunReport,
+    Setup,
+    SplitReport,
+)
+from gradience.settings import Flag, Number, StrPath, paths_of, public, settings_model, several
+from gradience.telemetry import Record, TelemetryReader
 
 __all__ = ["monitor_runs"]
+
+USE_KEYS = tuple(name for name in RankUsePoint.model_fields if name != "step")
+AUDIT_KEYS = (
+    "stable_rank_mean",
+    "stable_rank_median",
+    "utilization_mean",
+    "energy_rank_90_p50",
+    "energy_rank_90_p90",
+    "suggested_r_global_median",
+    "suggested_r_global_90",
+    "n_layers",
+    "total_lora_params",
+)
+
+
+@settings_model()
+class MonitorSettings:
+    """Runs."""
+
+    paths: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("RUN.jsonl")]
+    """File written by GradienceCallback; several are compared."""
+    _: KW_ONLY
+    gap_threshold: Annotated[Number, Field(ge=1), Flag("X")] = 1.5
+    """Alert if evaluation perplexity divided by training perplexity is above this."""
 
 
 @public(MonitorSettings)
@@ -70,4 +113,122 @@ def _report(path: Path, name: str, gap_threshold: float) -> RunReport:
             code="run-empty",
             hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
         )
-    return run_report(name, facts, reader, len(ids), gap_threshold)
+    setup = read_setup(facts.start, rewarded=facts.rewarded)
+    run = MonitoredRun(facts, setup, gap_threshold)
+    outcome, reason = _outcome(facts)
+    return RunReport(
+        file=name,
+        run_id=facts.run_id,
+        runs_in_file=len(ids),
+        records=facts.records,
+        read_notes=tuple(
+            ReadNote(code=code, count=issue.count, first_line=issue.line, message=issue.message)
+            for code, issue in sorted(reader.issues.items())
+        ),
+        outcome=outcome,
+        outcome_reason=reason,
+        last_step=facts.last_step,
+        resumed_from=tuple(facts.resumed_from),
+        started=facts.started,
+        seconds=facts.seconds,
+        samples_per_second=finite(facts.end.number("train_samples_per_second")) if facts.end else None,
+        setup=setup,
+        loss=_curve(facts.loss),
+        grad_norm=_curve(facts.grad_norm),
+        learning_rate=_curve(facts.lr),
+        evaluations={
+            name: SplitReport(
+                count=split.count,
+                best=_evaluation(split.best, setup),
+                last=_evaluation(split.last, setup),
+                loss=_curve(split.losses),
+            )
+            for name, split in facts.splits.items()
+        },
+        rank_use=_rank_use(facts),
+        audits=tuple(_audit(record) for record in facts.audits),
+        alerts=tuple(
+            Alert(code=rule.code, severity=rule.severity, source=rule.source, **asdict(observation))
+            for rule in rules.RULES
+            for observation in rule.statements(run)
+        ),
+        notes=tuple(_notes(facts, setup)),
+    )
+
+
+def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
+    if facts.end is None:
+        return "unfinished", "still running, or killed"
+    status, reason = facts.end.text("status"), facts.end.text("reason")
+    if status == "error":
+        return "error", reason
+    if status in ("aborted", "interrupted"):
+        return "interrupted", reason
+    return ("stopped-early", reason) if reason and reason.startswith("stopped at") else ("ok", reason)
+
+
+def _curve(series: Series) -> Curve:
+    low, high = series.lowest, series.highest
+    return Curve(
+        count=series.count,
+        nonfinite=series.nonfinite,
+        first_nonfinite_step=series.first_nonfinite_step,
+        first=series.first,
+        last=finite(series.last),
+        low=low.low if low else None,
+        low_step=low.low_step if low else None,
+        high=high.high if high else None,
+        high_step=high.high_step if high else None,
+        points=tuple(
+            CurvePoint(step=b.last_step, mean=b.mean, low=b.low, high=b.high) for b in series.buckets
+        ),
+    )
+
+
+def _evaluation(evaluation: EvaluationPoint | None, setup: Setup) -> EvaluationPoint | None:
+    """Return the evaluation without meaningless fields: perplexity and gap depend on the trainer's loss."""
+    if evaluation is None or setup.method == "supervised":
+        return evaluation
+    hidden = ("perplexity", "train_loss", "gap") if setup.method == "reinforcement" else ("perplexity",)
+    return evaluation.model_copy(update=dict.fromkeys(hidden))
+
+
+def _rank_use(facts: RunFacts) -> RankUse | None:
+    last = facts.last_spectra
+    if last is None:
+        return None
+    points = facts.spectra if facts.spectra[-1:] == [last] else [*facts.spectra, last]
+    unmeasured, ranks = facts.modules.get("unmeasured"), facts.modules.get("r")
+    known = [r for r in ranks if isinstance(r, int)] if isinstance(ranks, list) else []
+    return RankUse(
+        modules=last.count("modules"),
+        unmeasured=len(unmeasured) if isinstance(unmeasured, Mapping) else 0,
+        max_rank=max(known, default=None),
+        untrained=last.count("untrained"),
+        nonfinite=last.count("nonfinite"),
+        settled_since=settled_since(facts.recent),
+        points=tuple(
+            RankUsePoint(step=point.step, **{key: point.summary.get(key) for key in USE_KEYS})
+            for point in points
+        ),
+    )
+
+
+def _audit(record: Record) -> dict[str, int | float | str | None]:
+    metrics = record.mapping("metrics")
+    values = {key: value for key in AUDIT_KEYS if is_number(value := metrics.get(key))}
+    return {"step": record.step, **values}
+
+
+def _notes(facts: RunFacts, setup: Setup) -> list[str]:
+    notes = []
+    if setup.method == "reinforcement":
+        notes.append("In reinforcement learning the loss does not measure progress, so no rule judges it.")
+    if facts.modules.get("starts_at_zero") is False:
+        notes.append(
+            f"The factors were initialized with {setup.init or 'something other than zero'}: B·A is not yet ΔW,"
+            " so rank use is shown without an alert."
+        )
+    if facts.not_kept:
+        notes.append(f"Appended audits or splits that are not shown: {facts.not_kept}.")
+    return notes

@@ -2,16 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gradience.arguments import is_number, positive_integer
+from gradience.arguments import positive_integer
 from gradience.files.shared_names import path_text
 from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.monitor.series import Series
 from gradience.reports.monitor import EvaluationPoint, Setup
 from gradience.telemetry import Record
-from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
 from gradience.telemetry.records import Json
 from gradience.telemetry.trainers import REWARDS, method_of
 
@@ -21,6 +20,11 @@ MAX_AUDITS = 50
 MAX_SPLITS = 16
 SHOWN = ("loss", "ppl", "perplexity", "train_loss", "gap")
 """Metrics of an evaluation that have their own fields."""
+NAN_FILTER = ("config", "training", "logging_nan_inf_filter")
+SETTLED_INTERVALS = 3
+"""Consecutive intervals without movement that count as settled."""
+SETTLED_SHARE = 0.9
+"""Share of modules whose k@90 must have stayed within 1 over all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,25 @@ class SpectraPoint:
 
     step: int
     summary: Mapping[str, float]
+
+    def count(self, key: str) -> int:
+        """Return a number of modules in the summary."""
+        return int(self.summary.get(key, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class RankPoint:
+    """Allocated and needed ranks at one measurement. The order of modules is the same throughout a run."""
+
+    step: int
+    ranks: tuple[int, ...]
+    needed: tuple[int | None, ...]
+    """k@90 of each module; None if there is no spectrum (untrained, NaN)."""
+
+    @property
+    def measured(self) -> list[tuple[int, int]]:
+        """(rank, k@90) of the modules that have a spectrum."""
+        return [(r, k) for r, k in zip(self.ranks, self.needed, strict=True) if k is not None]
 
 
 @dataclass(slots=True)
@@ -56,7 +79,7 @@ class RunFacts:
 
     run_id: str
     records: int = 0
-    config: Mapping[str, Json] = field(default_factory=dict)
+    start: Record = field(default_factory=lambda: Record("run_start", "", None, None, 0, {}))
     started: float | None = None
     seconds: float | None = None
     """Monotonic seconds of the parts of the run, added up."""
@@ -77,7 +100,6 @@ class RunFacts:
     """Measurements over time; every second, fourth … one of them in a long run."""
     last_spectra: SpectraPoint | None = None
     recent: deque[RankPoint] = field(default_factory=lambda: deque(maxlen=SETTLED_INTERVALS + 1))
-    nonfinite_modules: int = 0
     audits: list[Record] = field(default_factory=list)
     not_kept: int = 0
     _spectra_seen: int = 0
@@ -105,7 +127,7 @@ class RunFacts:
             self.end = record
 
     def _start(self, record: Record) -> None:
-        self.config = record.mapping("config")
+        self.start = record
         self.started = self.started if self.started is not None else record.ts
         self.end = None
         self._seconds_before = self.seconds or 0.0
@@ -139,8 +161,7 @@ class RunFacts:
 
     def _is_hidden(self, record: Record) -> bool:
         """Return True if a loss of 0 means NaN: the gradient is not finite, and the Trainer's filter is on."""
-        norm, training = record.number("grad_norm"), self.config.get("training")
-        is_filtered = isinstance(training, Mapping) and training.get("logging_nan_inf_filter") is True
+        norm, is_filtered = record.number("grad_norm"), self.start.get(*NAN_FILTER) is True
         return is_filtered and norm is not None and not math.isfinite(norm)
 
     def _evaluation(self, record: Record) -> None:
@@ -187,13 +208,11 @@ class RunFacts:
             self.rewarded = self.rewarded or not REWARDS.isdisjoint(record.mapping("metrics"))
 
     def _measurement(self, record: Record) -> None:
-        metrics = record.mapping("metrics")
         step = record.step if record.step is not None else self.last_step or 0
-        summary = metrics.get("summary")
+        summary = record.get("metrics", "summary")
         if not isinstance(summary, Mapping):
             return
         numbers = {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
-        self.nonfinite_modules = int(numbers.get("nonfinite", 0))
         self.last_spectra = SpectraPoint(step, numbers)
         if self._spectra_seen % self._spectra_stride == 0:
             self.spectra.append(self.last_spectra)
@@ -201,7 +220,7 @@ class RunFacts:
                 del self.spectra[1::2]
                 self._spectra_stride *= 2
         self._spectra_seen += 1
-        point = rank_point(step, self.modules.get("r"), metrics.get("energy_rank_90"))
+        point = rank_point(step, self.modules.get("r"), record.get("metrics", "energy_rank_90"))
         if point is not None:
             self.recent.append(point)
 
@@ -222,62 +241,66 @@ def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
     return RankPoint(step, tuple(ranks), tuple(needed))
 
 
-# ---------------------------------------------------------------- how the run was configured
+def settled_since(window: Sequence[RankPoint]) -> int | None:
+    """Return the first step of the window if the needed ranks have not changed since; None if they still change.
+
+    A k@90 is reproducible to within 1 between seeds, and a settled run keeps it to within 1
+    (docs/reference/monitor_rules.md, "Where the thresholds come from").
+    """
+    if len(window) <= SETTLED_INTERVALS:
+        return None
+    columns = list(zip(*(point.needed for point in window), strict=True))
+    known = [[k for k in column if k is not None] for column in columns]
+    whole = [column for column in known if len(column) == len(window)]
+    if not whole or len(whole) < SETTLED_SHARE * len(columns):
+        return None
+    steady = sum(max(column) - min(column) <= 1 for column in whole)
+    return window[0].step if steady >= SETTLED_SHARE * len(whole) else None
 
 
-def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> Setup:
+def read_setup(start: Record, *, rewarded: bool = False) -> Setup:
     """Return the setup in the `config` of a `run_start`; the original project's files have fewer fields.
 
     rewarded: the run logged a reward or a KL, which tells the method if the trainer's class does not.
     """
-    trainer = _block(config, "trainer")
-    bases = trainer.get("bases")
+
+    def text(*keys: str) -> str | None:
+        return start.text("config", *keys) or None
+
+    def number(*keys: str) -> float | None:
+        value = start.number("config", *keys)
+        return value if not value or SMALLEST <= abs(value) <= LARGEST else None
+
+    def whole(*keys: str) -> int | None:
+        return positive_integer(start.get("config", *keys))
+
+    bases = start.get("config", "trainer", "bases")
     named = bases if isinstance(bases, list) else ()
-    classes = [_text(trainer, "class"), *named, _text(trainer, "arguments")]
-    lora, training = _block(config, "lora"), _block(config, "training")
-    optimizer, base = _block(config, "optimizer"), _block(config, "base")
-    quantization = _block(base, "quantization")
-    batch = positive_integer(training.get("effective_batch_size"))
-    if batch is None and (size := positive_integer(training.get("batch_size"))):
-        batch = size * (positive_integer(training.get("gradient_accumulation")) or 1)
-    model = _text(config, "model_name") or _text(config, "model")
+    classes = [text("trainer", "class"), *named, text("trainer", "arguments")]
+    batch = whole("training", "effective_batch_size")
+    if batch is None and (size := whole("training", "batch_size")):
+        batch = size * (whole("training", "gradient_accumulation") or 1)
+    model = text("model_name") or text("model")
     return Setup(
         model=model and path_text(model),
-        task=_text(config, "task_profile"),
-        trainer=_text(trainer, "class") or _text(trainer, "arguments"),
+        task=text("task_profile"),
+        trainer=text("trainer", "class") or text("trainer", "arguments"),
         method=method_of([name for name in classes if isinstance(name, str)], rewarded=rewarded),
-        evaluated_by=_text(config, "evaluated_by"),
-        r=positive_integer(lora.get("r")),
-        alpha=_number(lora, "alpha"),
-        scale=_number(lora, "scale"),
-        rslora=lora.get("use_rslora") is True,
-        init=_text(lora, "init"),
-        learning_rate=_number(optimizer, "lr"),
-        optimizer=_text(optimizer, "name"),
-        schedule=_text(training, "schedule"),
+        evaluated_by=text("evaluated_by"),
+        r=whole("lora", "r"),
+        alpha=number("lora", "alpha"),
+        scale=number("lora", "scale"),
+        rslora=start.get("config", "lora", "use_rslora") is True,
+        init=text("lora", "init"),
+        learning_rate=number("optimizer", "lr"),
+        optimizer=text("optimizer", "name"),
+        schedule=text("training", "schedule"),
         effective_batch_size=batch,
-        max_steps=positive_integer(training.get("max_steps")),
-        precision=_text(training, "dtype") or _text(base, "dtype"),
-        quantization=_text(quantization, "name"),
-        trainable_params=positive_integer(lora.get("trainable_params")),
-        hidden_size=positive_integer(base.get("hidden_size")),
-        nan_filter=training.get("logging_nan_inf_filter") is True,
-        notes=_text(config, "notes"),
+        max_steps=whole("training", "max_steps"),
+        precision=text("training", "dtype") or text("base", "dtype"),
+        quantization=text("base", "quantization", "name"),
+        trainable_params=whole("lora", "trainable_params"),
+        hidden_size=whole("base", "hidden_size"),
+        nan_filter=start.get(*NAN_FILTER) is True,
+        notes=text("notes"),
     )
-
-
-def _block(values: Mapping[str, Json], key: str) -> Mapping[str, Json]:
-    value = values.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(values: Mapping[str, Json], key: str) -> str | None:
-    value = values.get(key)
-    return value if isinstance(value, str) and value else None
-
-
-def _number(values: Mapping[str, Json], key: str) -> float | None:
-    value = values.get(key)
-    if not is_number(value):
-        return None
-    return float(value) if not value or SMALLEST <= abs(value) <= LARGEST else None

@@ -11,6 +11,7 @@ improves.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 from gradience.learning_rate import (
@@ -21,13 +22,12 @@ from gradience.learning_rate import (
     rate,
     reference_lr,
 )
-from gradience.monitor.facts import RunFacts, Split
+from gradience.monitor.facts import RankPoint, RunFacts, Split, settled_since
 from gradience.monitor.series import Series
-from gradience.ranks import DEFAULT_GRID, round_up
+from gradience.ranks import DEFAULT_GRID, percentile, round_up
 from gradience.reports.base.numbers import sig
 from gradience.reports.monitor import Confidence, Evidence, Setup
 from gradience.rules import NotApplicable, Rule, need, rule
-from gradience.telemetry.rank_series import SATURATED_AT, RankPoint, settled_since, too_large, too_small
 from gradience.telemetry.trainers import Method
 from gradience.words import counted
 
@@ -105,9 +105,9 @@ def nonfinite(run: MonitoredRun) -> Observations:
             broken += evidence(
                 f"first NaN loss on {name}", str(split.losses.last), split.losses.first_nonfinite_step
             )
-    if facts.nonfinite_modules:
-        step = facts.last_spectra.step if facts.last_spectra else None
-        broken += evidence("LoRA modules with NaN or infinity", facts.nonfinite_modules, step)
+    last = facts.last_spectra
+    if last is not None and (modules := last.count("nonfinite")):
+        broken += evidence("LoRA modules with NaN or infinity", modules, last.step)
     if not broken:
         return
     first = min((e.step for e in broken if e.step is not None), default=None)
@@ -277,14 +277,12 @@ ZERO_B = "LoRA's initialization B = 0 (Hu et al., 2021)"
 @rule("untrained-modules", "warning", ZERO_B)
 def untrained_modules(run: MonitoredRun) -> Observations:
     """Some modules have ΔW = 0 although others train."""
-    last = run.facts.last_spectra
-    if last is None:
-        return
-    untrained, modules = int(last.summary.get("untrained", 0)), int(last.summary.get("modules", 0))
+    last = need(run.facts.last_spectra)
+    untrained = last.count("untrained")
     if not untrained or not last.step:
         return
     yield Observation(
-        f"ΔW is still zero in {untrained} of {counted(modules, 'LoRA module')}",
+        f"ΔW is still zero in {untrained} of {counted(last.count('modules'), 'LoRA module')}",
         evidence("modules with ΔW = 0", untrained, last.step),
         "high",
         "check that the forward pass uses these modules and that gradients reach them",
@@ -292,20 +290,32 @@ def untrained_modules(run: MonitoredRun) -> Observations:
     )
 
 
+SATURATED_AT = 7 / 8
+"""A module is saturated when 90 % of its energy needs at least this share of its rank. Trained adapters of rank 8 or
+more practically never do; a rank that is too small for its task is needed until the end."""
+SATURATED_SHARE = 0.5
+"""Share of trained modules that must be saturated before the rank is called too small."""
+UNUSED_AT = Fraction(1, 4)
+"""The rank is far too large when nine modules of ten need at most this share of it."""
+
+
 @rule("rank-too-small", "warning", ADAPTERS)
 def rank_too_small(run: MonitoredRun) -> Observations:
     """At least half of the modules need nearly all of their rank, and the picture has settled."""
     point = _settled_point(run)
-    if point is None or not too_small(point):
+    modules = point.measured
+    count = sum(r > 1 and k >= math.ceil(SATURATED_AT * r) for r, k in modules)
+    if count < SATURATED_SHARE * len(modules):
         return
-    count, alpha = len(point.saturated()), run.setup.alpha
+    alpha, top = run.setup.alpha, max(point.ranks)
     doubled = f"{2 * alpha:g} (same α/r)" if alpha else "twice the old one"
+    median = float(percentile([k for _, k in modules], 50))
     yield Observation(
-        f"{count} of {counted(len(point.measured), 'module')} use nearly their full rank of {max(point.ranks)}",
+        f"{count} of {counted(len(modules), 'module')} use nearly their full rank of {top}",
         evidence(f"modules whose k@90 reaches {SATURATED_AT:.0%} of their rank", count, point.step)
-        + evidence("median k@90", point.needed_percentile(50), point.step),
+        + evidence("median k@90", median, point.step),
         "medium",
-        f"try rank {2 * max(point.ranks)} with α = {doubled} and compare the evaluation",
+        f"try rank {2 * top} with α = {doubled} and compare the evaluation",
         "an update that fills its rank may need more rank; only an evaluation can tell",
     )
 
@@ -314,28 +324,27 @@ def rank_too_small(run: MonitoredRun) -> Observations:
 def rank_too_large(run: MonitoredRun) -> Observations:
     """Nine modules of ten hold 90 % of their energy in a quarter of their rank, and the picture has settled."""
     point = _settled_point(run)
-    if point is None or not too_large(point):
+    top = max(point.ranks)
+    if top <= 2 or percentile([Fraction(k, r) for r, k in point.measured], 90) > UNUSED_AT:
         return
-    needed = point.needed_percentile(90) or 1.0
-    rank, _ = round_up(needed, DEFAULT_GRID, ceiling=max(point.ranks))
+    needed = float(percentile([k for _, k in point.measured], 90))
+    rank, _ = round_up(needed, DEFAULT_GRID, ceiling=top)
     yield Observation(
-        f"90 % of modules have 90 % of their energy in at most {needed:g} of {max(point.ranks)} directions",
-        evidence("k@90, 90th percentile of modules", needed, point.step)
-        + evidence("allocated rank", max(point.ranks)),
+        f"90 % of modules have 90 % of their energy in at most {needed:g} of {top} directions",
+        evidence("k@90, 90th percentile of modules", needed, point.step) + evidence("allocated rank", top),
         "medium",
         f"audit the adapter; rank {rank} may be enough (retrain or truncate, then evaluate)",
         "energy is only a crude proxy for importance",
     )
 
 
-def _settled_point(run: MonitoredRun) -> RankPoint | None:
-    """Return the last measurement, if it can be judged: k@90 is settled, B·A is ΔW, and the run did not break."""
+def _settled_point(run: MonitoredRun) -> RankPoint:
+    """Return the last measurement. Raises NotApplicable if k@90 has not settled, B·A is not ΔW, or the run broke."""
     facts = run.facts
-    if not facts.recent or facts.modules.get("starts_at_zero") is False:
-        return None
-    if any(broken.statements(run) for broken in (nonfinite, divergence)):
-        return None
-    return facts.recent[-1] if settled_since(facts.recent) is not None else None
+    broken = any(rule.statements(run) for rule in (nonfinite, divergence))
+    if broken or settled_since(facts.recent) is None or facts.modules.get("starts_at_zero") is False:
+        raise NotApplicable
+    return facts.recent[-1]
 
 
 # ---------------------------------------------------------------- how the run was set up, and how it ended

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,6 @@ MAX_RUN_BYTES = 2 * 2**30
 """Seven million lines or more; a longer file takes minutes to read, and is not telemetry of a training."""
 
 MAX_TAIL_BYTES = 2 * MAX_LINE_BYTES
-KEPT_ISSUES = 20
 
 FINITE = 1e100
 """A number beyond it counts as infinite: its sums and squares would be."""
@@ -42,16 +40,14 @@ _LARGE_NUMBER = re.compile(r"[:,\[\s]-?[0-9](?:[0-9]{59}|[0-9.]*[eE]\+?[0-9][0-9
 """Pattern of a number beyond FINITE in a list or an object (sometimes also another number, or a string)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReadIssue:
-    """A line that was skipped, or accepted although it breaks a rule.
-
-    code   torn-line, not-json, not-an-object, no-event, line-too-long, other-schema
-    """
+    """Lines that were skipped, or accepted although they break a rule."""
 
     line: int
-    code: str
+    """The first of them."""
     message: str
+    count: int = 0
 
 
 class TelemetryReader:
@@ -60,20 +56,19 @@ class TelemetryReader:
     >>> [record.event for record in TelemetryReader("run.jsonl")]
     ['run_start', 'train_step', 'run_end']
 
-    After an iteration `issues` holds the first twenty lines that could not be read and `issue_counts` the
-    number of each kind.
+    After an iteration `issues` holds the problems by their codes: torn-line, not-json, not-an-object, no-event,
+    line-too-long, other-schema.
 
     Raises InputError (code `run-not-found`, `run-not-a-file`, `too-large`), ReadError when iteration starts.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.issues: list[ReadIssue] = []
-        self.issue_counts: Counter[str] = Counter()
+        self.issues: dict[str, ReadIssue] = {}
 
     def __iter__(self) -> Iterator[Record]:
         """Yield every record of the current file, including an unfinished last line if it parses."""
-        self.issues, self.issue_counts = [], Counter()
+        self.issues = {}
         with self._open() as file:
             for number, line in enumerate(_lines(file), 1):
                 if record := self._record(line, number):
@@ -132,9 +127,7 @@ class TelemetryReader:
         )
 
     def _note(self, line: int, code: str, message: str) -> None:
-        self.issue_counts[code] += 1
-        if len(self.issues) < KEPT_ISSUES:
-            self.issues.append(ReadIssue(line, code, message))
+        self.issues.setdefault(code, ReadIssue(line, message)).count += 1
 
 
 def _decoded(text: str) -> Json:

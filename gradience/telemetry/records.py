@@ -38,28 +38,32 @@ class Record:
     line: int
     data: dict[str, Json] = field(repr=False)
 
-    def number(self, *keys: str) -> float | None:
-        """Return the number under a path of keys, NaN and infinity restored; None if there is none.
+    def get(self, *keys: str) -> Json:
+        """Return the value under a path of keys; None if there is none.
 
-        `record.number("metrics", "loss")` reads `{"metrics": {"loss": 0.7}}`.
+        `record.get("metrics", "loss")` reads `{"metrics": {"loss": 0.7}}`.
         """
         value: Json = self.data
         for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def number(self, *keys: str) -> float | None:
+        """Return the number under a path, NaN and infinity restored; None if there is none."""
+        value = self.get(*keys)
         if is_number(value):
             return float(value)
-        marks = self.data.get(NONFINITE)
-        mark = marks.get(".".join(keys)) if isinstance(marks, Mapping) else None
+        mark = self.get(NONFINITE, ".".join(keys))
         return float(mark) if mark in ("nan", "inf", "-inf") else None
 
-    def text(self, key: str) -> str | None:
-        """Return the string under `key`; None if there is none."""
-        value = self.data.get(key)
+    def text(self, *keys: str) -> str | None:
+        """Return the string under a path; None if there is none."""
+        value = self.get(*keys)
         return value if isinstance(value, str) else None
 
-    def mapping(self, key: str) -> Mapping[str, Json]:
-        """Return the object under `key`; empty if there is none."""
-        value = self.data.get(key)
+    def mapping(self, *keys: str) -> Mapping[str, Json]:
+        """Return the object under a path; empty if there is none."""
+        value = self.get(*keys)
         return value if isinstance(value, Mapping) else {}
 
 

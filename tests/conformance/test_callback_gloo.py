@@ -54,7 +54,7 @@ def test_one_of_two_processes_writes_and_nothing_changes(tmp_path):
     assert watched == plain
     reader = TelemetryReader(tmp_path / "watched" / "run.jsonl")
     records = list(reader)
-    assert not reader.issue_counts
+    assert not reader.issues
     assert [r.event for r in records].count("run_start") == 1
     assert [r.step for r in records if r.event == "train_step"] == [1, 2, 3, 4, 5, 6]
     assert [r.step for r in records if r.text("kind") == "lora_spectra"] == [

@@ -316,7 +316,7 @@ def goes_on(error, tmp_path, monkeypatch, caplog, undisturbed, holder, name):
 def _read_issues(path):
     reader = TelemetryReader(path)
     list(reader)
-    return dict(reader.issue_counts)
+    return {code: issue.count for code, issue in reader.issues.items()}
 
 
 def test_every_hook_of_the_callback_is_guarded():

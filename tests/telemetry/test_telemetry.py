@@ -136,7 +136,7 @@ def test_kill_9_loses_at_most_the_last_line(tmp_path):
         reader = TelemetryReader(path)
         steps = [record.step for record in reader]
         assert steps == list(range(1, len(steps) + 1))
-        assert not reader.issue_counts
+        assert not reader.issues
         counts.add(len(steps))
     assert len(counts) > 1  # before and after the write of a line
 
@@ -159,7 +159,7 @@ def test_three_writers_on_one_file_do_not_mix_lines(tmp_path):
     for record in reader:
         steps[record.run_id].append(record.step)
     assert all(seen == list(range(300)) for seen in steps.values())
-    assert not reader.issue_counts
+    assert not reader.issues
 
 
 def test_a_short_write_raises_and_the_next_line_is_whole(tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ def test_a_short_write_raises_and_the_next_line_is_whole(tmp_path, monkeypatch):
     run.train_step(2, loss=0.9)
     reader = TelemetryReader(run.path)
     assert [record.step for record in reader] == [2]
-    assert dict(reader.issue_counts) == {"not-json": 1}
+    assert {code: issue.count for code, issue in reader.issues.items()} == {"not-json": 1}
 
 
 # ------------------------------------------------------------------ reading
@@ -198,8 +198,8 @@ def test_a_bad_line_never_hides_its_neighbors(tmp_path, line, code):
     path.write_bytes(good + line + good)
     reader = TelemetryReader(path)
     assert sum(record.event == "train_step" for record in reader) == 2
-    assert dict(reader.issue_counts) == {code: 1}
-    assert reader.issues[0].line == 2
+    assert {code: issue.count for code, issue in reader.issues.items()} == {code: 1}
+    assert reader.issues[code].line == 2
 
 
 @pytest.mark.parametrize(
