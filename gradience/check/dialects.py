@@ -6,6 +6,7 @@ Key names were read in peft 0.21.2, transformers 5.24, trl 1.16.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,95 +56,77 @@ class CheckedSettings(SettingsRead):
         return self.model_copy(update={"scale": scale, "effective_batch_size": rows})
 
 
-# ---------------------------------------------------------------- values
+# ------------------------------------------------- values: each reader returns None for one of the wrong kind
 
 
-class Unreadable(ValueError):
-    """The value is of the wrong kind; the message says what it should be."""
+def text(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int | float) else None
 
 
-def text(value: Any) -> str:
-    if isinstance(value, (str, bool, int, float)):
-        return str(value)
-    raise Unreadable("a word")
-
-
-def integer(value: Any) -> int:
+def integer(value: Any) -> int | None:
     """Read 16 and 16.0, not true, not "16"."""
-    if not is_number(value) or not abs(value) <= LARGEST or value % 1:
-        raise Unreadable("a whole number")
-    return int(value)
+    return int(value) if is_number(value) and abs(value) <= LARGEST and not value % 1 else None
 
 
-def number(value: Any) -> float:
+def number(value: Any) -> float | None:
     """Read a number; the string "2e-4", which YAML 1.1 makes of 2e-4, is accepted."""
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             value = float(value)
-        except ValueError:
-            raise Unreadable("a number") from None
-    if not is_number(value):
-        raise Unreadable("a number")
-    if value and not SMALLEST <= abs(value) <= LARGEST:
-        raise Unreadable(f"0, or a number between {SMALLEST:g} and {LARGEST:g}")
-    return float(value)
+    if is_number(value) and (not value or SMALLEST <= abs(value) <= LARGEST):
+        return float(value)
+    return None
 
 
-def flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise Unreadable("true or false")
+def flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
-def names(value: Any) -> tuple[str, ...]:
+def names(value: Any) -> tuple[str, ...] | None:
     """Read a list of names, or names between commas."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise Unreadable("a list of names")
+    return None
 
 
-def targets(value: Any) -> tuple[str, ...] | str:
+def targets(value: Any) -> tuple[str, ...] | str | None:
     """Read a list of names, or one string: a regular expression or `all-linear`."""
     return value if isinstance(value, str) else names(value)
 
 
-def pattern(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
-        return {str(key): item for key, item in value.items()}
-    raise Unreadable("a mapping of module patterns to numbers")
+def pattern(value: Any) -> Mapping[str, Any] | None:
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else None
 
 
-def init(value: Any) -> str:
+def init(value: Any) -> str | None:
     """Read `init_lora_weights`: a switch or a name."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return text(value)
+    return str(value).lower() if isinstance(value, bool) else text(value)
 
 
-def strategy(value: Any) -> str:
+def strategy(value: Any) -> str | None:
     """Read `no`, `steps` or `epoch`; YAML 1.1 reads `no` as false."""
-    return "no" if value is False else text(value).lower()
+    return "no" if value is False else (text(value) or "").lower() or None
 
 
-READERS: Mapping[str, Callable[[Any], Any]] = {
-    name: reader
-    for reader, names in (
-        (text, "base_model peft_type task_type bias optimizer schedule"),
-        (integer, "r batch_size accumulation max_steps"),
-        (number, "alpha dropout learning_rate weight_decay epochs"),
-        (flag, "use_rslora use_dora"),
-        (bool, "target_parameters"),
-        (names, "modules_to_save"),
-        (targets, "target_modules"),
-        (pattern, "rank_pattern alpha_pattern"),
-        (init, "init"),
-        (strategy, "evaluation"),
+READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    name: (reader, wanted)
+    for reader, wanted, names in (
+        (text, "a word", "base_model peft_type task_type bias optimizer schedule"),
+        (integer, "a whole number", "r batch_size accumulation max_steps"),
+        (number, "a usable number", "alpha dropout learning_rate weight_decay epochs"),
+        (flag, "true or false", "use_rslora use_dora"),
+        (bool, "", "target_parameters"),
+        (names, "a list of names", "modules_to_save"),
+        (targets, "a list of names", "target_modules"),
+        (pattern, "a mapping of module patterns to numbers", "rank_pattern alpha_pattern"),
+        (init, "a word", "init"),
+        (strategy, "a word", "evaluation"),
     )
     for name in names.split()
 }
-"""Setting -> parser of its values."""
+"""Setting -> reader of its values, and what they should be."""
 
 
 # ---------------------------------------------------------------- tools
@@ -307,11 +290,10 @@ def read_settings(values: Values, dialect: Dialect, path: Path) -> CheckedSettin
         value = values.get(key)
         if value is None:
             continue
-        try:
-            read[name] = READERS[name](value)
-        except Unreadable as error:
-            unreadable.append((name, repr(value)[:80], str(error)))
-            read.setdefault(name, None)
+        reader, wanted = READERS[name]
+        read[name] = reader(value)
+        if read[name] is None:
+            unreadable.append((name, repr(value)[:80], wanted))
         where[name] = f"{path.name}: {key}"
     adapter, aim = dialect.lora(values), dialect.aim(values)
     where |= {

@@ -1,6 +1,6 @@
 """`gradience check`: check a training configuration before training."""
 
-from gradience.check.settings import CheckSettings
+from gradience.check import CheckSettings, check_config
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import VerboseOutput
 from gradience.settings import call
@@ -18,8 +18,6 @@ def check(settings: CheckSettings, out: VerboseOutput) -> int:
 
       gradience check ./my_adapter --training-dir ./run --json
     """
-    from gradience.check import check_config
-
     report = call(check_config, settings)
     out.show(report)
     errors = any(finding.severity == "error" for finding in report.findings)

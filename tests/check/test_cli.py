@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gradience.check import check_config
-from gradience.check.settings import TASKS, task_of
+from gradience.check import TASKS, check_config, task_of
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.cli.original_options import INSTEAD
