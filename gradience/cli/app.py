@@ -61,6 +61,9 @@ VERBS: Mapping[str, Mapping[str, str]] = {
 A verb is a file here, and in it a function (or a typer.Typer) of that name, imported when the verb is used.
 """
 
+DISTRIBUTION = "gradience-lora"
+"""The package's name for pip. `gradience` on the package index is another project with the same import name."""
+
 INTRODUCTION = """\
 Gradience measures how much of its rank a LoRA adapter uses, and tests whether a smaller one stays within your margin.
 
@@ -287,10 +290,22 @@ def _usage(error: typer.TyperException) -> int:
 
 def _note_conflict() -> None:
     """Add a note to an error if another project overwrote files of this one."""
-    from gradience.environment import conflict
-
     if text := conflict():
         show_note(text)
+
+
+def conflict() -> str | None:
+    """Return a sentence if the other project named `gradience` is installed too: both write `gradience/`."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        other = version("gradience")
+    except PackageNotFoundError:
+        return None
+    return (
+        f"another project, gradience {other}, is installed here too and overwrites files of {DISTRIBUTION}: run"
+        f" pip uninstall gradience {DISTRIBUTION}, then install {DISTRIBUTION} again"
+    )
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

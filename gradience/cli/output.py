@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-def _page(path: Path | None) -> Path | None:
+def page_path(path: Path | None) -> Path | None:
+    """Return the path of a page. Raises UsageError (`not-ours`, …) for a file that may not be replaced."""
     from gradience.reports.page.render import check_page
 
     return path and check_page(path)
@@ -62,7 +63,7 @@ class JsonOutput:
 class PageOutput(JsonOutput):
     """Output."""
 
-    html: Annotated[StrPath | None, AfterValidator(_page), Flag("FILE")] = None
+    html: Annotated[StrPath | None, AfterValidator(page_path), Flag("FILE")] = None
     """Also write the report as one HTML file (needs the extra report)."""
 
     @property

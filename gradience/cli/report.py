@@ -1,11 +1,30 @@
-"""`gradience report`: what was found, as one HTML file."""
+"""`gradience report`: reports as one HTML file."""
 
+from collections.abc import Sequence
+from dataclasses import KW_ONLY
+from pathlib import Path
 from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
 from gradience.cli.console import show_written
-from gradience.cli.output import JsonOutput, print_facts
-from gradience.settings import Flag, call, settings_model
-from gradience.sharing import PageSettings, report_page
+from gradience.cli.output import JsonOutput, page_path, print_facts
+from gradience.settings import Flag, StrPath, paths_of, settings_model
+
+
+@settings_model()
+class PageSettings:
+    """Page."""
+
+    files: Annotated[Sequence[StrPath], Flag("FILE_OR_DIR")]
+    """Report of any command, run.jsonl, or calibration; or the folder of a run."""
+    _: KW_ONLY
+    output: Annotated[
+        StrPath, AfterValidator(page_path), Field(validate_default=True), Flag("FILE", "-o")
+    ] = "report.html"
+    """The page; an earlier page is replaced."""
+    no_texts: bool = False
+    """Leave out examples and answers: for private data."""
 
 
 @settings_model(kw_only=True)
@@ -30,14 +49,17 @@ def report(settings: PageSettings, out: WrittenOutput) -> None:
     """
     from gradience.digests import sha256_bytes
     from gradience.reports.base.numbers import size
+    from gradience.reports.page.render import write_page
+    from gradience.sources import read_sources
 
-    page = call(report_page, settings)
+    sources = read_sources(paths_of(settings.files))
+    page = write_page(Path(settings.output), sources, texts=not settings.no_texts)
     if out.json:
-        made_from = [
+        read = [
             {"file": source.name, "schema": source.report.schema_id, "sha256": source.sha256 or None}
-            for source in page.sources
+            for source in sources
         ]
-        facts = {"page": str(settings.output), "bytes": len(page.content)}
-        print_facts(facts | {"sha256": sha256_bytes(page.content).hex(), "from": made_from})
+        facts = {"page": str(settings.output), "bytes": len(page), "sha256": sha256_bytes(page).hex()}
+        print_facts({**facts, "from": read})
     elif not out.quiet:
-        show_written(f"{settings.output} ({size(len(page.content))})")
+        show_written(f"{settings.output} ({size(len(page))})")
