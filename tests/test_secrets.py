@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from gradience import redaction
 from gradience.files.shared_names import command_text, path_text, sentence_text, values_text
 from gradience.redaction import shareable, without_secrets
-from gradience.telemetry import redaction
 
 _random = random.Random(11)
 LETTERS, HEX, UPPER = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from gradience.cli.console import beneath, note_line, wants_color
 from gradience.files.hub import with_bars
@@ -13,7 +13,7 @@ from gradience.progress import Watcher
 from gradience.reports.base.names import display_name
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 PATIENCE_SECONDS = 1.0
 LINE_SECONDS = 30.0
@@ -30,28 +30,23 @@ DOING = {
 """The last part of a stage's name -> what is done in it."""
 
 
-class _Bars:
+class _Bars(ExitStack):
     """Bars that are removed when the context ends, however it ends."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+        super().__init__()
+        self._quiet, self._terminal = quiet, sys.stderr.isatty()
         self._started = time.monotonic()
         self._progress: Progress | None = None
-        self._downloads = with_bars(not quiet)
+        self.enter_context(with_bars(not quiet))
 
-    def __enter__(self) -> Self:
-        self._downloads.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._downloads.__exit__(kind, error, trace)
+    def _say(self, line: str, *, aloud: bool = False) -> None:
+        """Print a line above the bars. aloud: even if quiet."""
         if self._progress is not None:
-            self._progress.stop()
+            from rich.text import Text
 
-    def _say(self, line: str) -> None:
-        if not self._quiet:
+            self._progress.console.print(Text.from_ansi(line), soft_wrap=True)
+        elif aloud or not self._quiet:
             print(line, file=beneath(sys.stderr), flush=True)
 
     def _clock(self) -> str:
@@ -71,8 +66,7 @@ class _Bars:
             console=Console(file=beneath(sys.stderr), no_color=not wants_color(sys.stderr)),
             transient=True,
         )
-        self._progress.start()
-        return self._progress
+        return self.enter_context(self._progress)
 
 
 class ProgressBar(_Bars):
@@ -85,15 +79,9 @@ class ProgressBar(_Bars):
     def __init__(self, label: str, *, quiet: bool = False, announce: bool = False) -> None:
         super().__init__(quiet=quiet)
         self._label = display_name(label, 40)
-        self._terminal, self._announce = sys.stderr.isatty(), announce
-        self._task: TaskID | None = None
         self._pace = _Pace(self._started)
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        if self._announce and not self._terminal:
+        if announce and not self._terminal:
             self._say(f"{self._clock()} {self._label}")
-        return self
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -102,9 +90,9 @@ class ProgressBar(_Bars):
                 self._say(f"{self._clock()} {self._label}: {line}")
         elif not self._quiet and now - self._started >= PATIENCE_SECONDS:
             bars = self._progress or self._start()
-            if self._task is None:
-                self._task = bars.add_task(self._label, total=total)
-            bars.update(self._task, completed=done)
+            if not bars.tasks:
+                bars.add_task(self._label, total=total)
+            bars.update(bars.tasks[0].id, completed=done)
 
 
 class StageProgress(_Bars, Watcher):
@@ -115,19 +103,18 @@ class StageProgress(_Bars, Watcher):
 
     def __init__(self, *, quiet: bool = False) -> None:
         super().__init__(quiet=quiet)
-        self._seed = ""
-        self._tasks: tuple[TaskID, TaskID] | None = None
-        """The bar of the stages, and that of the steps."""
+        self._part = ""
+        """The seed or the data set at work, if there are several."""
         self._stages_done = 0
         self._pace = _Pace(0.0)
 
     def seed(self, seed: int, number: int, of: int) -> None:
         """Show that a seed begins."""
-        self._seed = f"seed {seed} ({number} of {of}), " if of > 1 else ""
+        self._part = f"seed {seed} ({number} of {of}), " if of > 1 else ""
 
     def data_set(self, name: str, number: int, of: int) -> None:
         """Show that a data set begins."""
-        self._seed = f"{name} ({number} of {of}), "
+        self._part = f"{name} ({number} of {of}), "
 
     def stage(self, name: str, number: int, of: int | None) -> None:
         """Show that a stage begins. of: number of stages, if known."""
@@ -137,22 +124,21 @@ class StageProgress(_Bars, Watcher):
         else:
             doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
         self._stages_done, self._pace = number - 1, _Pace(time.monotonic())
-        if self._progress is None and not self._quiet and sys.stderr.isatty():
-            bars = self._start(elapsed=True)
-            self._tasks = bars.add_task("stages", total=None), bars.add_task("", total=None)
-        if self._progress is not None and self._tasks is not None:
-            stages, steps = self._tasks
-            self._progress.update(stages, description=f"{self._seed}stages", completed=number - 1, total=of)
-            self._progress.reset(steps, description=doing, total=None)
-        else:
-            self._say(f"{self._clock()} {self._seed}stage {number}{f' of {of}' if of else ''}: {doing}")
+        if self._quiet or not self._terminal:
+            self._say(f"{self._clock()} {self._part}stage {number}{f' of {of}' if of else ''}: {doing}")
+            return
+        bars = self._progress or self._start(elapsed=True)
+        for title in ("stages", "")[len(bars.tasks) :]:
+            bars.add_task(title, total=None)
+        stages, steps = (task.id for task in bars.tasks)
+        bars.update(stages, description=f"{self._part}stages", completed=number - 1, total=of)
+        bars.reset(steps, description=doing, total=None)
 
     def step(self, done: int, total: int) -> None:
         """Show the finished training steps or answered examples, and their speed."""
-        now = time.monotonic()
-        line = self._pace.line(done, total, now)
-        if self._progress is not None and self._tasks is not None:
-            stages, steps = self._tasks
+        line = self._pace.line(done, total, time.monotonic())
+        if self._progress is not None:
+            stages, steps = (task.id for task in self._progress.tasks)
             self._progress.update(stages, completed=self._stages_done + done / total)
             self._progress.update(steps, completed=done, total=total)
         elif line:
@@ -160,26 +146,15 @@ class StageProgress(_Bars, Watcher):
 
     def smallest_margin(self, text: str) -> None:
         """Print the margin that the examples can show."""
-        self._line(text)
+        self._say(text)
 
     def note(self, text: str) -> None:
         """Print why something is done again."""
-        self._line(note_line(f"{self._seed}{text}"))
+        self._say(note_line(f"{self._part}{text}"))
 
     def planned(self, text: str) -> None:
         """Print the digest of the plan, even if quiet: it is worth something only if it is published now."""
-        if self._quiet:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self._line(text)
-
-    def _line(self, line: str) -> None:
-        if self._progress is not None:
-            from rich.text import Text
-
-            self._progress.console.print(Text.from_ansi(line), soft_wrap=True)
-        else:
-            self._say(line)
+        self._say(text, aloud=True)
 
 
 class _Pace:
@@ -191,18 +166,16 @@ class _Pace:
         """Work done at the first update, and its time: work left by an interrupted run is not counted."""
 
     def line(self, done: int, total: int, now: float) -> str:
-        """`3 of 40, about 2 min left`; empty within LINE_SECONDS of the line before, and at the end."""
+        """`3 of 40, about 2 min left`, at the pace since the first update; empty within LINE_SECONDS of the line
+        before, and at the end."""
+        from gradience.reports.base.numbers import rough_duration
+
         self.first = self.first or (done, now)
+        first, since = self.first
         if now - self.shown < LINE_SECONDS or done >= total:
             return ""
         self.shown = now
-        return ", ".join(filter(None, (f"{done:,} of {total:,}", self.left(done, total, now))))
-
-    def left(self, done: int, total: int, now: float) -> str:
-        """`about 3 min left`, at the pace since the first sign; empty at that."""
-        from gradience.reports.base.numbers import rough_duration
-
-        first, since = self.first or (done, now)
         if done <= first:
-            return ""
-        return f"about {rough_duration((now - since) / (done - first) * (total - done))} left"
+            return f"{done:,} of {total:,}"
+        left = rough_duration((now - since) / (done - first) * (total - done))
+        return f"{done:,} of {total:,}, about {left} left"

@@ -13,7 +13,6 @@ synchronized between two measurements.
                 run.metrics("lora_spectra", step, tracker.measure(step).to_metrics())
 """
 
-from gradience.live.pairs import LivePair, ModuleSpectrum, find_pairs
-from gradience.live.tracker import Snapshot, SpectralTracker
+from gradience.live.tracker import LivePair, ModuleSpectrum, Snapshot, SpectralTracker, find_pairs
 
 __all__ = ["LivePair", "ModuleSpectrum", "Snapshot", "SpectralTracker", "find_pairs"]

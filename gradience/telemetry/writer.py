@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gradience.redaction import clean
 from gradience.telemetry.records import ENVELOPE, SCHEMA, encode
-from gradience.telemetry.redaction import clean
 
 
 class RunStatus(StrEnum):

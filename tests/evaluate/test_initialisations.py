@@ -25,7 +25,7 @@ from gradience import audit_adapter, compress_adapter, convert_adapter
 from gradience.adapters.config import INITIALIZATIONS, initialization_of
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
-from gradience.live.pairs import find_pairs, starts_at_zero
+from gradience.live.tracker import find_pairs, starts_at_zero
 
 TOKENS = torch.arange(24).reshape(2, 12)
 RUN: dict[str, dict[str, Any]] = {

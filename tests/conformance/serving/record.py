@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gradience
 from conformance.serving.architectures import ARCHITECTURES
 from conformance.serving.compare import MOVES, TOLERANCE, Compared
 from conformance.serving.served import Asked
 
 FOLDER = Path("docs/conformance")
 DOCUMENT = Path("docs/results/runtimes.md")
-HERE = ("peft", "transformers", "torch", "gradience")
+HERE = ("peft", "transformers", "torch")
 Row = Mapping[str, Any]
 LONGEST_WORDS = 400
 
@@ -75,7 +76,8 @@ def write(
     The rows of other architectures stay where they are of the same versions.
     """
     path = root / FOLDER / f"{slug}.json"
-    used = {**versions, **{package: importlib.metadata.version(package) for package in HERE}}
+    ours = {package: importlib.metadata.version(package) for package in HERE}
+    used = {**versions, **ours, "gradience": gradience.__version__}
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"versions": {}}
     kept = before if before["versions"] == used else {"cases": [], "base_after_all_adapters": 0.0}
     content = {
