@@ -156,8 +156,8 @@ class PeftConfig:
 def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
     """Read an adapter_config.json.
 
-    Raises InputError: not-found, lfs-pointer, html-page, bad-encoding, bad-json, bad-config, mlx-adapter,
-    adapterhub-adapter, other-method, not-peft-config.
+    Raises InputError: not-found, lfs-pointer, html-page, bad-json, bad-config, mlx-adapter, other-method,
+    not-peft-config.
     """
     fields = read_object(path, root=root)
     if "fine_tune_type" in fields or "lora_parameters" in fields:
@@ -165,12 +165,6 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
             f"{path}: the config of an MLX-LM adapter (fine_tune_type, lora_parameters), beside other weights",
             code="mlx-adapter",
             hint=MLX_HINT,
-        )
-    if "config" in fields and "model_class" in fields and "peft_type" not in fields:
-        raise InputError(
-            f"{path}: an adapter of the AdapterHub library, not a PEFT one",
-            code="adapterhub-adapter",
-            hint="train it with PEFT: only PEFT LoRA adapters are read",
         )
     return config_of(path, fields)
 

@@ -10,23 +10,18 @@ from typing import Any, Self
 
 from gradience.errors import InputError
 from gradience.files import strict_json
-from gradience.files.strict_json import BOM
 from gradience.reading import MAX_SETTINGS_BYTES, open_regular, read_file
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """First bytes of a pickle under any name: no text in UTF-8 begins so."""
 GGUF_HINT = "rename the file so that it ends in .gguf, and point at it"
-_ARCHIVE = "unpack it, and point at the adapter's folder"
-_MAGICS: tuple[tuple[bytes, str, str], ...] = (
-    (b"GGUF", "a GGUF file", GGUF_HINT),
-    (b"PK\x03\x04", "a zip archive (what torch.save writes)", ""),
-    *((start, "a Python pickle", "") for start in PICKLE_STARTS),
-    (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
-)
-"""First bytes, kind of file, hint; without a hint it is a pickle."""
-_TAR = slice(257, 262)
-"""Position of a tar archive's magic bytes, `ustar`."""
+_MAGICS = {
+    b"GGUF": "a GGUF file",
+    b"PK\x03\x04": "a zip archive (what torch.save writes)",
+    **dict.fromkeys(PICKLE_STARTS, "a Python pickle"),
+}
+"""First bytes -> the kind of file."""
 
 
 class Closing(ABC):
@@ -95,7 +90,7 @@ def refuse_placeholder(path: Path, head: bytes) -> None:
             code="lfs-pointer",
             hint="run `git lfs pull` in the repository, or download it with `hf download`",
         )
-    start = head.removeprefix(BOM).lstrip().lower()
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(
             f"{path}: a web page, not the file itself (the download got an error or login page)",
@@ -110,20 +105,7 @@ def refuse_disguise(path: Path, head: bytes) -> None:
     Codes: those of `refuse_placeholder`, and wrong-format.
     """
     refuse_placeholder(path, head)
-    matches = [(kind, hint) for magic, kind, hint in _MAGICS if head.startswith(magic)]
-    if head[_TAR] == b"ustar":
-        matches.append(("a tar archive", _ARCHIVE))
-    for kind, hint in matches:
-        raise InputError(f"{path}: this is {kind}", code="wrong-format", hint=hint or pickle_hint(str(path)))
-
-
-def refuse_text(path: Path, head: bytes) -> None:
-    """Raise InputError (code wrong-format) when `head` begins a JSON text in the place of weights."""
-    start = head.removeprefix(BOM).lstrip()
-    if start.startswith((b"{", b"[")) and b"\0" not in start:
-        shown = start[:60].decode("utf-8", "replace")
-        raise InputError(
-            f"{path}: a JSON text, not weights (it starts with {shown!r}: a server's error message, or a config?)",
-            code="wrong-format",
-            hint="download the weights again with `hf download`, which reports a server's errors",
-        )
+    for magic, kind in _MAGICS.items():
+        if head.startswith(magic):
+            hint = GGUF_HINT if magic == b"GGUF" else pickle_hint(str(path))
+            raise InputError(f"{path}: this is {kind}", code="wrong-format", hint=hint)

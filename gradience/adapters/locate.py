@@ -184,7 +184,7 @@ def _refuse_other_methods(folder: Path) -> None:
     try:
         read_config(config, root=folder)
     except InputError as error:
-        if error.code in ("other-method", "mlx-adapter", "adapterhub-adapter"):
+        if error.code in ("other-method", "mlx-adapter"):
             raise
 
 

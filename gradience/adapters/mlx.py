@@ -64,8 +64,7 @@ def _are_weights(folder: Path) -> Callable[[str], object]:
 def open_mlx(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
     """Open the adapter at `path`; weights without a config have no scale.
 
-    Raises InputError: several-adapters, no-such-adapter, bad-config, full-model, no-lora-tensors, and what `tensors`
-    raises.
+    Raises InputError: several-adapters, no-such-adapter, bad-config, no-lora-tensors, and what `tensors` raises.
     """
     fits = _CHECKPOINT.fullmatch if adapter and _CHECKPOINT.fullmatch(adapter) else _are_weights(path)
     weights = single(path, adapter, fits, "checkpoints of MLX-LM")
@@ -126,9 +125,7 @@ def _pair(module: str, a: Factor, b: Factor) -> LoraPair | str:
 
 
 def read_settings(location: Location) -> Mapping[str, Any]:
-    """Return the config beside the weights; empty if there is none. Raises InputError (bad-config,
-    full-model).
-    """
+    """Return the config beside the weights; empty if there is none. Raises InputError (bad-config)."""
     path = location.config
     if path is None:
         return {}
@@ -140,12 +137,6 @@ def read_settings(location: Location) -> Mapping[str, Any]:
             f"{path}: a PEFT config beside MLX-LM weights: one of the two is misplaced",
             code="bad-config",
             hint="put the adapter_config.json that mlx-lm wrote beside the weights",
-        )
-    if fields.get("fine_tune_type", "lora") not in ("lora", "dora"):
-        raise InputError(
-            f"{path}: fine_tune_type is {str(fields['fine_tune_type'])[:40]!r}: full weights, without LoRA factors",
-            code="full-model",
-            hint="point at an adapter that was trained with fine_tune_type lora or dora",
         )
     return fields
 

@@ -14,7 +14,6 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_PARTS = 2_000_000
 """Values and pairs of one text: a header of 200,000 tensors has ten of each. An empty list is 2 bytes in a file, and 64
 in memory."""
-BOM = b"\xef\xbb\xbf"
 MAX_DEPTH = 50
 """Levels of lists and mappings; the files that are read have three or four."""
 SMALLEST, LARGEST = 1e-30, 1e30
@@ -36,33 +35,15 @@ def loads(
 
     label: name of the text in messages (`header`, `adapter_config.json`).
     convert: as in `parse`.
-    Raises InputError (code bad-encoding, bad-json).
+    Raises InputError (code bad-json).
     """
-    if text.startswith(BOM):
-        raise InputError(
-            f"{path}: the {label} starts with a byte order mark, which JSON does not allow",
-            code="bad-encoding",
-            hint="save it again as UTF-8 without a byte order mark",
-        )
     try:
         return parse(text.decode("utf-8"), convert=convert)
-    except UnicodeDecodeError as error:
+    except ValueError as error:  # UnicodeDecodeError, JSONDecodeError and RefusedValue
         raise InputError(
-            f"{path}: the {label} is not UTF-8 (byte {error.start})",
-            code="bad-encoding",
-            hint="save it again as UTF-8",
-        ) from None
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: the {label} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
+            f"{path}: the {label} is not strict JSON in UTF-8: {error}",
             code="bad-json",
-            hint="download or save it again",
-        ) from None
-    except RefusedValue as error:
-        raise InputError(
-            f"{path}: the {label} is not strict JSON: {error}",
-            code="bad-json",
-            hint="save it again with PEFT",
+            hint="download it again, or save it again with PEFT",
         ) from None
 
 

@@ -12,13 +12,11 @@ from contextlib import contextmanager
 import torch
 
 from gradience.errors import UsageError
-from gradience.words import counted
 
 SAID_SO = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory")
 """In the RuntimeErrors of the processor's allocator (torch 2.13: `DefaultCPUAllocator: can't allocate memory: you tried
 to allocate … bytes`; on Windows `not enough memory`), of MPS, and of cuBLAS."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-SEEN = "`gradience env` says what torch sees"
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -32,27 +30,19 @@ def choose_device(device: str = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UsageError(
-            f"there is no device {device}",
-            code="no-device",
-            hint=f"use auto, cpu, cuda, cuda:0 or mps; {SEEN}",
-        ) from None
-    if not {"cpu": True, "cuda": cuda, "mps": mps}.get(chosen.type, False):
-        raise UsageError(
-            f"runtime.device is {device}, but this machine has none",
-            code="no-device",
-            hint=f"use cpu or auto; {SEEN}",
-        )
-    if chosen.type != "cuda":
-        return chosen
-    index, count = chosen.index or 0, torch.cuda.device_count()
-    if index >= count:
-        raise UsageError(
-            f"there is no cuda:{index}: this machine has {counted(count, 'GPU')}",
-            code="no-device",
-            hint=f"set another runtime.device; {SEEN}",
-        )
-    return torch.device("cuda", index)
+        raise _absent(device) from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}.get(chosen.type, 0)
+    if (chosen.index or 0) >= count:
+        raise _absent(device)
+    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+
+
+def _absent(device: str) -> UsageError:
+    return UsageError(
+        f"this machine has no device {device}",
+        code="no-device",
+        hint="use auto, cpu, cuda, cuda:0 or mps; `gradience env` says what torch sees",
+    )
 
 
 def visible_name(device: torch.device) -> str:

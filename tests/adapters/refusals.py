@@ -92,7 +92,7 @@ FILES: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {
     "html_page": (b"\n<!DOCTYPE html><html>" + b" " * 3000, ("web page",), ("hf download", "logged in")),
     "json_error_page": (
         b'{"error": "Repository not found", "code": 404}',
-        ("JSON text", "Repository not found"), ("reports a server's errors",),
+        ("not a safetensors file", "Repository not found"), (AGAIN,),
     ),
     "gguf_under_the_name_of_safetensors": (b"GGUF\3" + bytes(103), ("GGUF file",), ("ends in .gguf",)),
     "empty_file": (b"", ("empty",), (AGAIN,)),
@@ -103,9 +103,11 @@ FILES: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "header_too_large": (container(b"{}", bytes(100), length=2**63), ("not a safetensors file",), (AGAIN,)),
     "header_not_json": (
-        container(b"{'single': quotes}"), ("header is not valid JSON", "column"), ("download or save it again",)
+        container(b"{'single': quotes}"), ("header is not strict JSON", "column"), ("save it again",)
     ),
-    "header_not_utf8": (container(b'{"\xff\xfe": 1}'), ("header is not UTF-8",), ("UTF-8",)),
+    "header_not_utf8": (
+        container(b'{"\xff\xfe": 1}'), ("header is not strict JSON in UTF-8", "byte 0xff"), ("save it again",)
+    ),
     "header_nested_100000_deep": (
         container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), ("nested too deeply",), ("save it again",)
     ),
@@ -133,7 +135,7 @@ def zip_of_torch_save(folder):
     return weights(folder, content.getvalue())
 
 
-@refused(WEIGHTS, "tar archive", hint="unpack it")
+@refused(WEIGHTS, "not a safetensors file", "adapter_model.safetensors", hint=AGAIN)
 def tar_archive(folder):
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -384,11 +386,6 @@ def mlx(folder: Path, settings: object = None, name: str = "adapters.safetensors
     if settings is not None:
         (folder / CONFIG).write_text(json.dumps(settings))
     return folder
-
-
-@refused(CONFIG, "fine_tune_type is 'full'", hint="fine_tune_type lora or dora")
-def mlx_full_fine_tuning(folder):
-    return mlx(folder, {"fine_tune_type": "full", "lora_parameters": {"rank": 4, "scale": 20.0}})
 
 
 @refused(CONFIG, "lora_parameters.scale is much", hint="with mlx-lm")
