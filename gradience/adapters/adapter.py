@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -284,6 +285,13 @@ class Adapter(Closing):
         """Return the modules whose stacked B has this `layout` on disk."""
         return [pair.module for pair in self.pairs if pair.layout == layout]
 
+    def add(self, pair: LoraPair | str, names: Iterable[str], tensors: Tensors) -> None:
+        """Add a pair, or the tensors of these names, which form none for this reason."""
+        if isinstance(pair, str):
+            self.unaudited += notes_of(names, pair, tensors)
+        else:
+            self.pairs.append(pair)
+
     def in_order_of_data(self) -> None:
         """Sort the pairs by file offset, so that a file is read from start to end."""
         self.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
@@ -450,11 +458,7 @@ def sort_tensors(
     for module, sides in modules.items():
         factors = factors_of(sides["A"], sides["B"], tensors)
         pair = factors if isinstance(factors, str) else make(module, *factors)
-        if isinstance(pair, str):
-            names = [name for group in sides.values() for name in group]
-            adapter.unaudited += notes_of(names, pair, tensors)
-        else:
-            adapter.pairs.append(pair)
+        adapter.add(pair, chain.from_iterable(sides.values()), tensors)
     adapter.in_order_of_data()
     for name in tensors:
         if name not in places:

@@ -215,10 +215,7 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
             adapter.other += notes_of(names, GHOST_REASON, tensors)
             continue
         pair = _make_pair(adapter.config, module, depth, deepest[module], roles, tensors)
-        if isinstance(pair, str):
-            adapter.unaudited += notes_of(names, pair, tensors)
-        else:
-            adapter.pairs.append(pair)
+        adapter.add(pair, names, tensors)
     adapter.in_order_of_data()
 
 

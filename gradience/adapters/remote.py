@@ -122,7 +122,7 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
             code="tokenizer-too-large",
             hint="use the base's tokenizer: --tokenizer base",
         )
-    download(address, names, limit=MAX_TOKENIZER)
+    download(address, names)
 
 
 def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:

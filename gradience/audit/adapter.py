@@ -101,6 +101,10 @@ def summary_of(trained: Sequence[LayerAudit]) -> dict[str, Any]:
     return measures
 
 
+OF_A_TYPE = ("stable_rank_mean", "utilization_mean", "energy_rank_90_p50", "energy_rank_90_p90")
+"""Figures of a summary that are given for each type of module, too."""
+
+
 def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, TypeSummary]:
     summaries = {}
     for kind in MODULE_TYPES:
@@ -108,14 +112,9 @@ def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, TypeSummar
         if not members:
             continue
         summary = summary_of([layer for layer in members if layer.status == "ok"])
-        summaries[kind] = TypeSummary(
-            n_layers=len(members),
-            params=sum(layer.params for layer in members),
-            stable_rank_mean=summary.get("stable_rank_mean"),
-            utilization_mean=summary.get("utilization_mean"),
-            energy_rank_90_p50=summary.get("energy_rank_90_p50"),
-            energy_rank_90_p90=summary.get("energy_rank_90_p90"),
-        )
+        named = {name: summary.get(name) for name in OF_A_TYPE}
+        params = sum(layer.params for layer in members)
+        summaries[kind] = TypeSummary(n_layers=len(members), params=params, **named)
     return summaries
 
 

