@@ -93,20 +93,10 @@ class Artifact(Part):
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Read and validate the artifact at `path`.
 
-        Raises InputError (`artifact-missing`, `artifact-invalid`, `artifact-version`, and what `reading` raises).
+        Raises InputError (`artifact-invalid`, `artifact-version`, and what `reading` raises).
         """
         path = Path(path)
-        try:
-            text = read_file(path, MAX_ARTIFACT_BYTES)
-        except InputError as error:
-            if error.code != "not-found":
-                raise
-            raise InputError(
-                f"{path}: cannot read this {cls.schema_id} file: no such file",
-                code="artifact-missing",
-                hint="check the path",
-            ) from None
-        return cls.parse(path, text)
+        return cls.parse(path, read_file(path, MAX_ARTIFACT_BYTES))
 
     @classmethod
     def parse(cls, path: Path, text: bytes) -> Self:

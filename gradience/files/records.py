@@ -305,8 +305,8 @@ def parsed_record(kind: RecordKind, row: bytes) -> Record:
 def read_records(path: str | os.PathLike[str]) -> Evaluation[Any]:
     """Read header and records of the file at `path`.
 
-    Raises InputError: `artifact-missing` if there is no file; `artifact-invalid` if a line is invalid, or if the number
-    of records differs from the header's.
+    Raises InputError: `artifact-invalid` if a line is invalid, or if the number of records differs from the header's;
+    what `open_stream` raises.
     """
     path = Path(path)
     number = 0
@@ -320,14 +320,6 @@ def read_records(path: str | os.PathLike[str]) -> Evaluation[Any]:
                     run = ExamplesRun.model_validate(_parsed(text))
                 else:
                     records.append(parsed_record(run.kind, text))
-    except InputError as error:
-        if error.code != "not-found":
-            raise
-        raise InputError(
-            f"{path}: cannot read these records: no such file",
-            code="artifact-missing",
-            hint="check the path",
-        ) from None
     except ValidationError as error:
         raise _invalid(path, f"line {number}: {error.errors(include_url=False)[0]['msg']}") from None
     except ValueError as error:

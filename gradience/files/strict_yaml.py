@@ -38,6 +38,10 @@ class _Loader(yaml.SafeLoader):
             nodes, depth = self._sizes.get(str(event.anchor), (0, 0))
             self._count(event, nodes, depth)
             return super().compose_node(parent, index)
+        if getattr(event, "tag", None) is not None:  # one that asks for an object of Python, or any other
+            raise _refused(
+                event, f"the tag {event.tag[:80]!r} is not read", "write plain values, without `!`"
+            )
         nodes, deepest = self._nodes, self._deepest
         self._count(event, 1, 1)
         self._depth, self._deepest = self._depth + 1, self._depth + 1
@@ -78,13 +82,6 @@ class _Loader(yaml.SafeLoader):
             raise _refused(node, "a string contains half of a character (a lone surrogate)", QUOTE) from None
         return text
 
-    def construct_yaml_bool(self, node: Any) -> bool:
-        """Return what `yes`, `no`, `on`, `off`, `true` and `false` mean."""
-        text = str(self.construct_scalar(node))
-        if text.lower() not in self.bool_values:
-            raise _refused(node, f"{text[:80]!r} is neither true nor false", QUOTE)
-        return self.bool_values[text.lower()]
-
     def construct_yaml_int(self, node: Any) -> int:
         """Return an integer of at most MAX_DIGITS characters."""
         value: int = self._number(node, super().construct_yaml_int)
@@ -94,36 +91,23 @@ class _Loader(yaml.SafeLoader):
         """Return a finite number."""
         value: float = self._number(node, super().construct_yaml_float)
         if not math.isfinite(value):
-            raise _refused(node, f"{self.construct_scalar(node)} is not a finite number", FINITE)
+            raise _refused(node, f"{node.value} is not a finite number", FINITE)
         return value
 
     def _number(self, node: Any, construct: Any) -> Any:
-        text = self.construct_scalar(node)
-        if len(text) > MAX_DIGITS:
-            raise _refused(node, f"a number of {len(text):,} characters", QUOTE)
+        if len(node.value) > MAX_DIGITS:
+            raise _refused(node, f"a number of {len(node.value):,} characters", QUOTE)
         try:
             return construct(node)
-        except (ValueError, IndexError, OverflowError):
-            raise _refused(node, f"{text!r} is no number", QUOTE) from None
-
-    def construct_undefined(self, node: Any) -> Any:
-        """Refuse every other tag: one that asks for an object of Python, and those that JSON has no value for."""
-        raise _refused(node, f"the tag {node.tag[:80]!r} is not read", "write plain values, without `!`")
+        except ValueError:
+            raise _refused(node, f"{node.value!r} is no number", QUOTE) from None
 
 
 _TAG = "tag:yaml.org,2002:"
-_Loader.yaml_constructors = {
-    _TAG + "null": _Loader.construct_yaml_null,
-    _TAG + "bool": _Loader.construct_yaml_bool,
-    _TAG + "int": _Loader.construct_yaml_int,
-    _TAG + "float": _Loader.construct_yaml_float,
-    _TAG + "timestamp": _Loader.construct_yaml_str,  # dates and `=` stay text
-    _TAG + "value": _Loader.construct_yaml_str,
-    _TAG + "str": _Loader.construct_yaml_str,
-    _TAG + "seq": _Loader.construct_yaml_seq,
-    _TAG + "map": _Loader.construct_yaml_map,
-    None: _Loader.construct_undefined,
-}
+for _kind in ("str", "timestamp", "value"):  # dates and `=` stay text
+    _Loader.add_constructor(_TAG + _kind, _Loader.construct_yaml_str)
+_Loader.add_constructor(_TAG + "int", _Loader.construct_yaml_int)
+_Loader.add_constructor(_TAG + "float", _Loader.construct_yaml_float)
 _Loader.add_implicit_resolver(
     _TAG + "float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"), list("-+0123456789.")
 )

@@ -134,7 +134,7 @@ def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows):
         path.write_bytes(damaged)
         with raises(InputError, "artifact-invalid", where):
             read_records(path)
-    with raises(InputError, "artifact-missing"):
+    with raises(InputError, "not-found"):
         read_records(tmp_path / "none.jsonl")
 
 
