@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gradience.evaluate.outcome import _tested
 from gradience.statistics.paired import pair_grade
 from gradience.statistics.pooled import pool
-from gradience.statistics.power import examples_needed
+from gradience.statistics.power import Assumptions
 from gradience.statistics.sequential import Look, fewest_at_first_look, plan_looks
 
 KEPT = Path(__file__).parent / "results" / "smollm2_arithmetic" / "everything.tar.xz"
@@ -110,7 +110,7 @@ def main() -> None:
         verdicts = "\t".join(f"{100 * cell[name]:.1f} %" for name in VERDICTS.values())
         print(f"{cell['rows']}\t{cell['true_drop_points']}\t{100 * cell['discordance']:.1f} %\t{verdicts}"
               f"\t{cell['mean_rows']:.0f}", flush=True)  # fmt: skip
-    needed = {str(d): examples_needed(d, float(MARGIN)) for d in (0.02, 0.03, 0.05, 0.1)}
+    needed = {str(d): Assumptions(d).examples_needed(float(MARGIN)) for d in (0.02, 0.03, 0.05, 0.1)}
     print(f"rows for 80 % passes of an equally good change, by discordance: {needed}")
     if asked.json:
         facts = {

@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from scipy import stats
 
 from gradience.statistics.paired import adjusted_p_values, tango_p_value
 from gradience.statistics.pooled import Claim, Pooled, pool
-from gradience.statistics.power import examples_needed, power
+from gradience.statistics.power import Assumptions
 from gradience.statistics.table import PairedTable
 
 MARGIN = 0.025
@@ -119,12 +119,11 @@ def main() -> None:
 def planned() -> Iterator[tuple[Cell, Claim, float]]:
     """The examples that the planning formulas ask for, and the power that they promise with them."""
     for discordance, seeds, wanted in PLANNED:
-        needed = examples_needed(discordance, MARGIN, seeds=seeds, wanted=wanted)
+        needed = Assumptions(discordance, seeds=seeds).examples_needed(MARGIN, wanted)
         yield Cell(seeds, needed or 0, discordance), "these-runs", wanted
     for discordance, seeds, wanted, spread in PLANNED_NEW:
-        needed = examples_needed(
-            discordance, MARGIN, seeds=seeds, spread=spread, claim="mean-over-trainings", wanted=wanted
-        )
+        assumed = Assumptions(discordance, seeds=seeds, spread=spread, claim="mean-over-trainings")
+        needed = assumed.examples_needed(MARGIN, wanted)
         if needed and needed <= MOST:
             yield Cell(seeds, needed, discordance, spread), "mean-over-trainings", wanted
 
@@ -232,14 +231,14 @@ def errors_row(cell: Cell, experiments: int) -> dict[str, Any]:
     fixed = pooled(rng, cell, -MARGIN, experiments, centered=True)
     new = pooled(rng, cell, -MARGIN, experiments)
     equal = list(pooled(rng, cell, 0.0, experiments))
-    plan = {"seeds": cell.seeds, "spread": cell.spread, "correlation": CORRELATION}
+    assumed = Assumptions(cell.discordance, seeds=cell.seeds, spread=cell.spread, correlation=CORRELATION)
     return cell._asdict() | {
         "F: error": shown(fixed, "these-runs"),
         "R: error": shown(new, "mean-over-trainings"),
         "F: power": shown(equal, "these-runs"),
-        "F: planned": round(power(cell.n, cell.discordance, MARGIN, **plan), 3),
+        "F: planned": round(assumed.power(cell.n, MARGIN), 3),
         "R: power": shown(equal, "mean-over-trainings"),
-        "R: planned": round(power(cell.n, cell.discordance, MARGIN, claim="mean-over-trainings", **plan), 3),
+        "R: planned": round(replace(assumed, claim="mean-over-trainings").power(cell.n, MARGIN), 3),
     }
 
 

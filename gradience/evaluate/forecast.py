@@ -39,13 +39,13 @@ def margins_of(
     claims: candidates that share the error of 5 %; the smallest p-value must pass the strictest of Holm's levels.
     looks: planned looks; the last of them has less than the whole error.
     """
-    from gradience.statistics.power import smallest_margin
+    from gradience.statistics.power import Assumptions
     from gradience.statistics.sequential import nominal_levels
 
     level = nominal_levels(looks or (examples,), 0.05 / max(1, claims))[-1]
 
     def smallest(discordance: float) -> float:
-        return smallest_margin(examples, discordance, level=level, wanted=CHANCE)
+        return Assumptions(discordance, level=level).smallest_margin(examples, CHANCE)
 
     too_much = bisect_right(range(1001), float(margin), key=lambda tenth: smallest(tenth / 1000))
     shares = {*DISCORDANCES, max(0, too_much - 1) / 1000}

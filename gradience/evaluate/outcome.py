@@ -366,12 +366,7 @@ def _group_of_each(inputs: EvaluateInputs) -> list[int]:
 
 def _needs(row: EvaluatedAdapter, margin: Fraction, level: float, groups: int) -> NextGrade:
     """Return the number of examples that a B needs, always above the current number. groups: independent examples."""
-    from gradience.statistics.power import (
-        discordance_range,
-        examples_for_mean,
-        examples_needed,
-        variance_range,
-    )
+    from gradience.statistics.power import Assumptions, discordance_range, examples_for_mean, variance_range
 
     allowed, numbers = float(margin), list[int | None]()
     if row.likelihood is not None:
@@ -382,7 +377,7 @@ def _needs(row: EvaluatedAdapter, margin: Fraction, level: float, groups: int) -
     elif row.pairs is not None:
         delta, seen = min(row.pairs.delta, 0.0), row.pairs.discordance
         numbers = [
-            examples_needed(max(value, -delta), allowed, delta=delta, level=level)
+            Assumptions(max(value, -delta), delta=delta, level=level).examples_needed(allowed)
             for value in (seen, *discordance_range(seen, groups))
         ]
     known = [max(number, (row.n or 0) + 1) for number in numbers if number is not None]

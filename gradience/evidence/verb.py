@@ -49,12 +49,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
     from gradience.statistics.paired import FEWEST_GROUPS, mean_difference, pair_grade, too_few_groups
     from gradience.statistics.pooled import pool
-    from gradience.statistics.power import (
-        examples_for_mean,
-        examples_needed,
-        smallest_margin,
-        smallest_margin_of_mean,
-    )
+    from gradience.statistics.power import Assumptions, examples_for_mean, smallest_margin_of_mean
 
     pairs = paired(left, right)
     lower = direction_of(left, right, settings.lower_is_better)
@@ -73,15 +68,16 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         flat = bool((better == better[0]).all())
     counted_groups = tested.groups if table is None else None
     grade: Grade = "C" if flat else pair_grade(bounds[0], bounds[1], margin, p_value, groups=counted_groups)
-    needed, smallest = (
-        (examples_for_mean, smallest_margin_of_mean) if table is None else (examples_needed, smallest_margin)
-    )
-    planned, few = table is not None or variance > 0, table is None and tested.groups < FEWEST_GROUPS
-    planning = Planning(
-        variance=variance if planned else None,
-        examples_80=needed(variance, margin, wanted=0.8) if planned else None,
-        margin_80=smallest(len(better), variance, wanted=0.8) if planned and not few else None,
-    )
+    few = table is None and tested.groups < FEWEST_GROUPS
+    planning = Planning(variance=None, examples_80=None, margin_80=None)
+    if table is not None:
+        assumed = Assumptions(variance)
+        needed, smallest = assumed.examples_needed(margin), assumed.smallest_margin(len(better))
+        planning = Planning(variance=variance, examples_80=needed, margin_80=smallest)
+    elif variance > 0:
+        smallest = smallest_margin_of_mean(len(better), variance)
+        needed = examples_for_mean(variance, margin)
+        planning = Planning(variance=variance, examples_80=needed, margin_80=None if few else smallest)
 
     def amount(value: float) -> str:
         """Return a difference without its sign: `2.5 points` of 0/1 scores, else with three digits."""

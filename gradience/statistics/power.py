@@ -9,6 +9,7 @@ that the examples explain), so the power is averaged over the distribution of th
 """
 
 import math
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,68 +32,94 @@ _POINTS = 200
 """Equally probable spreads of S runs, over which the mean is taken."""
 
 
-def power(
-    n: int, discordance: float, margin: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
-    correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05,
-) -> float:  # fmt: skip
-    """The chance to show non-inferiority at `margin` if the true difference is `delta`.
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """A claim to be shown, and the assumed noise of the answers that it rests on."""
 
-    >>> round(power(770, 0.16, 0.025, seeds=3), 2)
-    0.8
-    >>> round(power(770, 0.16, 0.025, seeds=3, spread=0.01, claim="mean-over-trainings"), 2)
-    0.64
+    discordance: float
+    _: KW_ONLY
+    seeds: int = 1
+    spread: float = 0.0
+    """τ: standard deviation of a run's own true difference."""
+    claim: Claim = "these-runs"
+    correlation: float = DEFAULT_CORRELATION
+    """Of two seeds' differences on one example."""
+    delta: float = 0.0
+    """The true difference."""
+    level: float = 0.05
 
-    Raises ValueError for "mean-over-trainings" with one seed.
-    """
-    design_effect, pairs = 1 + (seeds - 1) * correlation, seeds * n
-    sampling = max(design_effect / pairs * (discordance - delta**2), _SMALLEST_VARIANCE)
-    changed = pairs * discordance
-    estimated_effect = (changed * design_effect + seeds**2) / (changed + seeds)  # as `pool` estimates it
-    at_margin = estimated_effect / pairs * _variance_at(discordance, delta, -margin)
-    if claim == "these-runs":  # half a lost example: the exact chance has steps
-        error = -scipy.special.ndtri(level) * math.sqrt(at_margin) + estimated_effect / pairs / 2
-        return float(scipy.special.ndtr((delta + margin - error) / math.sqrt(sampling)))
-    # Part of the runs' spread that the examples explain.
-    of_one_run = (discordance - delta**2) * (1 - correlation) / n
-    estimated = np.maximum(0.0, (spread**2 + of_one_run) * _spreads(seeds) - of_one_run) / seeds
-    # Satterthwaite's degrees of freedom; the denominator is 0 at a margin of 1.
-    denominator = at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1)
-    some = denominator > 0
-    degrees = np.divide((at_margin + estimated) ** 2, denominator, out=np.ones_like(denominator), where=some)
-    errors = -scipy.special.stdtrit(degrees, level) * np.sqrt(at_margin + estimated)
-    return float(
-        scipy.special.ndtr((delta + margin - errors) / math.sqrt(sampling + spread**2 / seeds)).mean()
-    )
+    def power(self, n: int, margin: float) -> float:
+        """The chance to show non-inferiority at `margin` with `n` examples.
 
+        >>> round(Assumptions(0.16, seeds=3).power(770, 0.025), 2)
+        0.8
+        >>> round(Assumptions(0.16, seeds=3, spread=0.01, claim="mean-over-trainings").power(770, 0.025), 2)
+        0.64
 
-def examples_needed(
-    discordance: float, margin: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
-    correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,
-) -> int | None:  # fmt: skip
-    """Return the fewest examples that give the power `wanted`; None if no number does because runs differ too much.
+        Raises ValueError for "mean-over-trainings" with one seed.
+        """
+        seeds, delta, variance = self.seeds, self.delta, self.discordance - self.delta**2
+        design_effect, pairs = 1 + (seeds - 1) * self.correlation, seeds * n
+        sampling = max(design_effect / pairs * variance, _SMALLEST_VARIANCE)
+        changed = pairs * self.discordance
+        estimated_effect = (changed * design_effect + seeds**2) / (changed + seeds)  # as `pool` estimates it
+        # The variance of one pair that the score takes at the margin.
+        gained, lost = (self.discordance + delta) / 2, (self.discordance - delta) / 2
+        at_margin = estimated_effect / pairs * score_variance(gained, lost, 1, -margin)
+        if self.claim == "these-runs":  # half a lost example: the exact chance has steps
+            error = -scipy.special.ndtri(self.level) * math.sqrt(at_margin) + estimated_effect / pairs / 2
+            return float(scipy.special.ndtr((delta + margin - error) / math.sqrt(sampling)))
+        # Part of the runs' spread that the examples explain.
+        of_one_run = variance * (1 - self.correlation) / n
+        estimated = np.maximum(0.0, (self.spread**2 + of_one_run) * _spreads(seeds) - of_one_run) / seeds
+        # Satterthwaite's degrees of freedom; the denominator is 0 at a margin of 1.
+        denominator = at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1)
+        some = denominator > 0
+        degrees = np.divide(
+            (at_margin + estimated) ** 2, denominator, out=np.ones_like(denominator), where=some
+        )
+        errors = -scipy.special.stdtrit(degrees, self.level) * np.sqrt(at_margin + estimated)
+        deviation = math.sqrt(sampling + self.spread**2 / seeds)
+        return float(scipy.special.ndtr((delta + margin - errors) / deviation).mean())
 
-    >>> examples_needed(0.16, 0.025, seeds=3)
-    770
-    >>> examples_needed(0.16, 0.025, seeds=3, spread=0.005, claim="mean-over-trainings")
-    1006
-    """
-    if delta + margin <= 0:
-        return None
+    def examples_needed(self, margin: float, wanted: float = 0.8) -> int | None:
+        """Return the fewest examples that give the power `wanted`; None if no number does because runs differ too much.
 
-    def suffices(n: int) -> bool:
-        reached = power(
-            n, discordance, margin, seeds=seeds, spread=spread, claim=claim, correlation=correlation,
-            delta=delta, level=level,
-        )  # fmt: skip
-        return reached >= wanted
+        >>> Assumptions(0.16, seeds=3).examples_needed(0.025)
+        770
+        >>> Assumptions(0.16, seeds=3, spread=0.005, claim="mean-over-trainings").examples_needed(0.025)
+        1006
+        """
+        too_few, enough = 1, MOST_EXAMPLES
+        if self.delta + margin <= 0 or self.power(enough, margin) < wanted:
+            return None
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            too_few, enough = (too_few, middle) if self.power(middle, margin) >= wanted else (middle, enough)
+        return enough
 
-    too_few, enough = 1, MOST_EXAMPLES
-    if not suffices(enough):
-        return None
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        too_few, enough = (too_few, middle) if suffices(middle) else (middle, enough)
-    return enough
+    def seeds_needed(self, n: int, margin: float, *, wanted: float = 0.8, most: int = 100) -> int | None:
+        """Return the fewest seeds that give the power `wanted` on `n` examples; None if `most` seeds do not.
+
+        >>> Assumptions(0.16).seeds_needed(770, 0.025)
+        3
+        >>> Assumptions(0.16, spread=0.01, claim="mean-over-trainings").seeds_needed(770, 0.025)
+        6
+        """
+        counts = range(2 if self.claim == "mean-over-trainings" else 1, most + 1)
+        return next((k for k in counts if replace(self, seeds=k).power(n, margin) >= wanted), None)
+
+    def smallest_margin(self, n: int, wanted: float = 0.8) -> float:
+        """Return the margin that is shown with the power `wanted`; 1 if no margin reaches it.
+
+        >>> plan = Assumptions(0.16, seeds=3)
+        >>> round(plan.smallest_margin(200), 3), round(plan.smallest_margin(1319), 3)
+        (0.051, 0.019)
+        """
+        widest = 1 - 1e-6
+        if self.power(n, widest) <= wanted:
+            return 1.0
+        return float(scipy.optimize.brentq(lambda m: self.power(n, m) - wanted, 0.0, widest, xtol=1e-9))
 
 
 def discordance_range(discordance: float, n: int) -> tuple[float, float]:
@@ -117,26 +144,6 @@ def variance_range(variance: float, n: int) -> tuple[float, float]:
     return variance / float(low), variance / float(high)
 
 
-def seeds_needed(
-    n: int, discordance: float, margin: float, *, spread: float = 0.0, claim: Claim = "mean-over-trainings",
-    correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,
-    most: int = 100,
-) -> int | None:  # fmt: skip
-    """Return the fewest seeds that give the power `wanted` on `n` examples; None if `most` seeds do not.
-
-    >>> seeds_needed(770, 0.16, 0.025, claim="these-runs"), seeds_needed(770, 0.16, 0.025, spread=0.01)
-    (3, 6)
-    """
-    for seeds in range(2 if claim == "mean-over-trainings" else 1, most + 1):
-        reached = power(
-            n, discordance, margin, seeds=seeds, spread=spread, claim=claim, correlation=correlation,
-            delta=delta, level=level,
-        )  # fmt: skip
-        if reached >= wanted:
-            return seeds
-    return None
-
-
 def seeds_for_next(
     pooled: Pooled, margin: float, *, level: float = 0.05, fewest: int = 3, most: int = 100
 ) -> int | None:
@@ -151,26 +158,6 @@ def seeds_for_next(
         if pooled.delta + float(scipy.special.stdtrit(seeds - 1, level)) * error > -margin:
             return seeds
     return None
-
-
-def smallest_margin(
-    n: int, discordance: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
-    correlation: float = DEFAULT_CORRELATION, level: float = 0.05, wanted: float = 0.8,
-) -> float:  # fmt: skip
-    """Return the margin that an equal candidate shows with the power `wanted`; 1 if no margin reaches it.
-
-    >>> round(smallest_margin(200, 0.16, seeds=3), 3), round(smallest_margin(1319, 0.16, seeds=3), 3)
-    (0.051, 0.019)
-    """
-
-    def missing(margin: float) -> float:
-        reached = power(
-            n, discordance, margin, seeds=seeds, spread=spread, claim=claim, correlation=correlation, level=level
-        )  # fmt: skip
-        return reached - wanted
-
-    widest = 1 - 1e-6
-    return float(scipy.optimize.brentq(missing, 0.0, widest, xtol=1e-9)) if missing(widest) > 0 else 1.0
 
 
 def examples_for_mean(
@@ -200,11 +187,6 @@ def smallest_margin_of_mean(n: int, variance: float, *, level: float = 0.05, wan
     """
     quantiles = scipy.special.ndtri(wanted) - scipy.special.ndtri(level)
     return float(quantiles * math.sqrt(variance / n) + WORST * math.sqrt(variance) / n)
-
-
-def _variance_at(discordance: float, delta: float, null: float) -> float:
-    """The variance of one pair that the score takes at `null`, of a candidate whose difference is `delta`."""
-    return score_variance((discordance + delta) / 2, (discordance - delta) / 2, 1, null)
 
 
 @lru_cache(maxsize=128)

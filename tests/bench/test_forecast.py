@@ -1,6 +1,7 @@
 """The forecast: memory counted on the meta device against real runs, lengths against a count by hand."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from gradience.bench.plan.forecast import (
     sorted_longest,
 )
 from gradience.evaluate.memory import activation_bytes, network_on_meta
-from gradience.statistics.power import pass_probability, power
+from gradience.statistics.power import Assumptions, pass_probability
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 """A head that outweighs everything else."""
@@ -108,11 +109,9 @@ def test_smallest_margins_are_those_of_the_budget_and_the_arms():
     expected = forecast(config(task={"profile": "gsm8k", "eval_samples": 500}))
     assert {row.name for row in expected.scenarios} == {"truncated", "retrained"}
     for row in expected.scenarios:
-        budget: dict[str, Any] = {"seeds": 3, "spread": row.spread}
-        assert power(500, row.discordance, row.margin_these_runs, **budget) == pytest.approx(0.8, abs=1e-3)
-        together = power(
-            500, row.discordance, row.margin_over_trainings or 0, claim="mean-over-trainings", **budget
-        )
+        assumed = Assumptions(row.discordance, seeds=3, spread=row.spread)
+        assert assumed.power(500, row.margin_these_runs) == pytest.approx(0.8, abs=1e-3)
+        together = replace(assumed, claim="mean-over-trainings").power(500, row.margin_over_trainings or 0)
         assert together == pytest.approx(0.8, abs=1e-3)
         assert row.pass_if_equal == pytest.approx(pass_probability(500, 12, row.discordance, 0.0, row.spread))
     assert "Smallest margin" in expected.to_text()

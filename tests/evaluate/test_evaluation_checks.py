@@ -27,7 +27,7 @@ from gradience.evaluate.settings import evaluate_settings
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 from gradience.reports.evaluation import EvaluationPreview, smallest_margin_text
-from gradience.statistics.power import examples_needed
+from gradience.statistics.power import Assumptions
 from gradience.tasks.user_code import allowing
 
 TEMPLATE = (
@@ -254,7 +254,8 @@ def test_the_share_of_changed_answers_is_the_largest_that_the_margin_allows(exam
     )
     looked = smallest_margin_text(examples, margin, margins, (200, examples))
     assert "(equally good adapters, counting only the last of 2 looks)." in looked
-    assert examples_needed(share_of_one, 0.025) <= examples < examples_needed(share_of_one + 0.001, 0.025)
+    assert Assumptions(share_of_one).examples_needed(0.025) <= examples
+    assert examples < Assumptions(share_of_one + 0.001).examples_needed(0.025)
 
 
 @pytest.mark.parametrize(

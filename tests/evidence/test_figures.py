@@ -14,7 +14,7 @@ from raising import raises
 from gradience import compare_logs
 from gradience.errors import InputError, UsageError
 from gradience.statistics.paired import tango
-from gradience.statistics.power import power
+from gradience.statistics.power import Assumptions
 from gradience.statistics.table import PairedTable
 
 
@@ -28,8 +28,8 @@ def test_a_table_counted_by_hand(tmp_path):
     low, high = tango(PairedTable(n11=150, n10=12, n01=8, n00=30))
     assert (report.low, report.high) == pytest.approx((low, high))
     assert report.planning.variance == 0.1
-    assert power(report.planning.examples_80, 0.1, 0.025) == pytest.approx(0.8, abs=1e-3)
-    assert power(200, 0.1, report.planning.margin_80) == pytest.approx(0.8)
+    assert Assumptions(0.1).power(report.planning.examples_80, 0.025) == pytest.approx(0.8, abs=1e-3)
+    assert Assumptions(0.1).power(200, report.planning.margin_80) == pytest.approx(0.8)
 
 
 def test_scores_that_are_no_counts_against_scipy(tmp_path):

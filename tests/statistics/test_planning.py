@@ -12,15 +12,12 @@ from scipy import stats
 from gradience.statistics.paired import adjusted_p_values
 from gradience.statistics.pooled import Claim, pool
 from gradience.statistics.power import (
+    Assumptions,
     discordance_range,
     examples_for_mean,
-    examples_needed,
     pass_probability,
-    power,
     seed_pass_probability,
     seeds_for_next,
-    seeds_needed,
-    smallest_margin,
     variance_range,
 )
 from gradience.statistics.sequential import Look, boundaries, nominal_levels, plan_looks
@@ -34,7 +31,7 @@ def test_these_runs_need_the_textbooks_examples_and_more_where_few_answers_chang
 ) -> None:
     quantiles = stats.norm.isf(0.05) + stats.norm.ppf(wanted)
     textbook = discordance * (1 + 0.2 * (seeds - 1)) / seeds * (quantiles / 0.025) ** 2
-    needed = examples_needed(discordance, 0.025, seeds=seeds, wanted=wanted)
+    needed = Assumptions(discordance, seeds=seeds).examples_needed(0.025, wanted)
     assert needed is not None
     # The textbook takes the errors of an equal variant, the score those of one at the margin. The exact chance costs
     # half a lost example, and the design effect counts one more group.
@@ -43,15 +40,20 @@ def test_these_runs_need_the_textbooks_examples_and_more_where_few_answers_chang
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_with_endless_examples_a_new_run_is_students_test_of_the_seeds(seeds: int) -> None:
-    seen = power(10**12, 0.16, 0.02, seeds=seeds, spread=0.01, claim="mean-over-trainings")
+    seen = Assumptions(0.16, seeds=seeds, spread=0.01, claim="mean-over-trainings").power(10**12, 0.02)
     expected = stats.nct.sf(stats.t.isf(0.05, seeds - 1), seeds - 1, 0.02 / (0.01 / np.sqrt(seeds)))
     assert seen == pytest.approx(expected, abs=1e-3)
 
 
 def test_runs_that_differ_too_much_show_nothing_at_any_size() -> None:
-    assert examples_needed(0.06, 0.025, seeds=3, spread=0.01, claim="mean-over-trainings", wanted=0.9) is None
-    assert examples_needed(0.06, 0.025, delta=-0.025) is None
-    assert seeds_needed(200, 0.16, 0.025, spread=0.05, most=10) is None
+    assert (
+        Assumptions(0.06, seeds=3, spread=0.01, claim="mean-over-trainings").examples_needed(0.025, 0.9)
+        is None
+    )
+    assert Assumptions(0.06, delta=-0.025).examples_needed(0.025) is None
+    assert (
+        Assumptions(0.16, spread=0.05, claim="mean-over-trainings").seeds_needed(200, 0.025, most=10) is None
+    )
 
 
 @pytest.mark.parametrize("changed", [0, 1, 20, 200])
@@ -80,10 +82,10 @@ def test_seeds_for_the_next_training_are_the_fewest_whose_prediction_interval_is
 
 def test_more_examples_than_anybody_has_are_no_number() -> None:
     for margin in (1e-9, 1e-300, 5e-324):
-        assert examples_needed(0.16, margin) is None
+        assert Assumptions(0.16).examples_needed(margin) is None
         assert examples_for_mean(0.25, margin) is None
-    assert 9e7 < (examples_needed(0.16, 1e-4) or 0) < 1.1e8
-    assert power(100, 0.1, 1.0, seeds=3, spread=0.0, claim="mean-over-trainings") == 1
+    assert 9e7 < (Assumptions(0.16).examples_needed(1e-4) or 0) < 1.1e8
+    assert Assumptions(0.1, seeds=3, claim="mean-over-trainings").power(100, 1.0) == 1
 
 
 @given(
@@ -91,14 +93,14 @@ def test_more_examples_than_anybody_has_are_no_number() -> None:
     st.integers(2, 8),
     st.sampled_from(["these-runs", "mean-over-trainings"]),
 )
-def test_what_is_needed_gives_the_power_and_the_margin(discordance: float, seeds: int, claim: str) -> None:
-    plan = {"seeds": seeds, "claim": claim, "spread": 0.002}
-    needed = examples_needed(discordance, 0.025, **plan)  # type: ignore[arg-type]
+def test_what_is_needed_gives_the_power_and_the_margin(discordance: float, seeds: int, claim: Claim) -> None:
+    plan = Assumptions(discordance, seeds=seeds, claim=claim, spread=0.002)
+    needed = plan.examples_needed(0.025)
     if needed is None:
         return
-    assert power(needed, discordance, 0.025, **plan) >= 0.8 - 0.01  # type: ignore[arg-type]
-    assert smallest_margin(needed, discordance, **plan) <= 0.025 + 1e-8  # type: ignore[arg-type]
-    assert smallest_margin(needed - 1, discordance, **plan) > 0.025 - 1e-8  # type: ignore[arg-type]
+    assert plan.power(needed, 0.025) >= 0.8 - 0.01
+    assert plan.smallest_margin(needed) <= 0.025 + 1e-8
+    assert plan.smallest_margin(needed - 1) > 0.025 - 1e-8
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_the_power_is_that_of_the_test(claim: Claim, items: int, discordance: fl
     rng = np.random.default_rng(5)
     experiments = draw(rng, 1500, 3, items, discordance=discordance, delta=0.0, spread=spread)
     claims = [pool(differences).p_value(0.025, claim) < 0.05 for differences in experiments]
-    planned = power(items, discordance, 0.025, seeds=3, spread=spread, claim=claim)
+    planned = Assumptions(discordance, seeds=3, spread=spread, claim=claim).power(items, 0.025)
     assert np.mean(claims) == pytest.approx(planned, abs=0.04)
 
 

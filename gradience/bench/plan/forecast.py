@@ -7,8 +7,7 @@ config.json of a model on the hub, and code of a user's own is not run.
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import product
 from shutil import disk_usage
 from typing import Any, Literal
@@ -53,7 +52,7 @@ from gradience.reports.forecast import (
     Scenario,
     ScoredExample,
 )
-from gradience.statistics.power import pass_probability, smallest_margin
+from gradience.statistics.power import Assumptions, pass_probability
 from gradience.tasks import user_code
 from gradience.tasks.base import ChatTask, ClassificationTask, GenerationTask, Task
 from gradience.training.encode import encode, labels_of
@@ -263,15 +262,14 @@ def _scenarios(config: BenchConfig, wanted: Sequence[PlannedVariant], examples: 
     arms = {"retrained" if variant.is_trained else "truncated" for variant in wanted if not variant.control}
     for name, shares in TYPICAL_DISCORDANCES.items():
         for discordance, spread in product(shares if name in arms else (), SPREADS):
-            margin = partial(
-                smallest_margin, examples, discordance, seeds=seeds, spread=spread, level=float(ALPHA)
-            )
+            assumed = Assumptions(discordance, seeds=seeds, spread=spread, level=float(ALPHA))
+            over_trainings = replace(assumed, claim="mean-over-trainings")
             yield Scenario(
                 name=name,
                 discordance=discordance,
                 spread=spread,
-                margin_these_runs=margin(),
-                margin_over_trainings=margin(claim="mean-over-trainings") if seeds > 1 else None,
+                margin_these_runs=assumed.smallest_margin(examples),
+                margin_over_trainings=over_trainings.smallest_margin(examples) if seeds > 1 else None,
                 pass_if_equal=pass_probability(
                     examples,
                     allowed_losses(examples, policy.tolerance),

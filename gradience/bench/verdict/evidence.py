@@ -21,12 +21,12 @@ from gradience.bench.plan.preregister import ALPHA, bound_of
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.conditions import blind_controls, limited, obstacles_of
 from gradience.bench.verdict.grade import (
-    ClaimNeeds,
     GradeFacts,
     at_worst,
     exactly,
     grade,
     in_points,
+    needs_of,
     next_grade,
 )
 from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence, guard_evidence
@@ -379,12 +379,12 @@ def walk_ladder(
     safe = [row for row in rows if row.status == "shown"]
     next_step = None
     if stopped is not None and stopped[1].pooled is not None and not stopped[1].faults:
-        needs = ClaimNeeds(stopped[1].pooled, margin, bound)
+        needs = needs_of(stopped[1].pooled, margin, bound)
         next_step = NextStep(
             name=stopped[0],
-            examples=needs.examples(),
-            examples_range=needs.range(),
-            seeds=needs.seeds(),
+            examples=needs.examples,
+            examples_range=needs.range,
+            seeds=needs.seeds,
         )
     return Ladder(
         bound=bound,

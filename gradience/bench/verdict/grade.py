@@ -5,7 +5,7 @@ fails the policy is also graded C, even if its drop is shown to be below the mar
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -15,13 +15,7 @@ from gradience.reports.base.exact import exact_text
 from gradience.reports.base.graded import Bounds, Grade, NextGrade
 from gradience.reports.bench import MIN_SEEDS
 from gradience.statistics.pooled import Claim, Pooled
-from gradience.statistics.power import (
-    DEFAULT_CORRELATION,
-    discordance_range,
-    examples_needed,
-    seeds_for_next,
-    seeds_needed,
-)
+from gradience.statistics.power import DEFAULT_CORRELATION, Assumptions, discordance_range, seeds_for_next
 from gradience.words import counted, points
 
 NORMAL = "Δ is normally distributed across trainings"
@@ -168,51 +162,50 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
         return None
     of_guard = ("not shown on a guard",) if facts.guards.unshown else ()
     if letter == "C":
-        needs = ClaimNeeds(pooled, facts.margin, "these-runs")
+        needs = needs_of(pooled, facts.margin, "these-runs")
         return NextGrade(
             grade="B",
-            examples=needs.examples(),
-            examples_range=needs.range(),
-            seeds=needs.seeds(),
+            examples=needs.examples,
+            examples_range=needs.range,
+            seeds=needs.seeds,
             obstacles=of_guard,
         )
     seeds = seeds_for_next(pooled, float(facts.margin), level=float(ALPHA) / facts.family)
     return NextGrade(grade="A", examples=None, seeds=seeds, obstacles=(*of_guard, *facts.besides))
 
 
-class ClaimNeeds:
-    """Examples and seeds that a claim needs, at the noise and the difference that were seen."""
+class Needs(NamedTuple):
+    """Examples and seeds that a claim needs."""
 
-    def __init__(self, pooled: Pooled, margin: Fraction, claim: Claim) -> None:
-        self.pooled, self.margin, self.claim, self.level = pooled, float(margin), claim, float(ALPHA)
-        self.delta = min(pooled.delta, 0.0)
-        self.discordance = pooled.discordance or 0.0
-        self.spread = math.sqrt(pooled.run_variance or 0.0)
-        self.correlation = DEFAULT_CORRELATION
-        if pooled.runs > 1:
-            self.correlation = min(max((pooled.design_effect - 1) / (pooled.runs - 1), 0.0), 1.0)
+    examples: int | None
+    """With as many seeds as there are; for the mean over trainings at least three. None if no number is enough."""
+    range: tuple[int, int] | None
+    """The same at both ends of the 95 % interval of the discordance."""
+    seeds: int | None
+    """With as many examples as there are."""
 
-    def range(self) -> tuple[int, int] | None:
-        """`examples` at both ends of the 95 % interval of the discordance; None if no number is enough."""
-        low, high = (
-            self.examples(max(end, -self.delta))
-            for end in discordance_range(self.discordance, self.pooled.independent_examples)
-        )
-        return None if low is None or high is None else (low, high)
 
-    def examples(self, discordance: float | None = None) -> int | None:
-        """With as many seeds as there are; for the mean over trainings at least three. Default: as observed."""
-        seeds = self.pooled.runs if self.claim == "these-runs" else max(self.pooled.runs, MIN_SEEDS)
-        return examples_needed(
-            self.discordance if discordance is None else discordance, self.margin, seeds=seeds,
-            spread=self.spread, claim=self.claim, correlation=self.correlation, delta=self.delta, level=self.level,
-        )  # fmt: skip
-
-    def seeds(self) -> int | None:
-        """With as many examples as there are."""
-        if self.delta <= -self.margin:
-            return None
-        return seeds_needed(
-            self.pooled.examples, self.discordance, self.margin, spread=self.spread, claim=self.claim,
-            correlation=self.correlation, delta=self.delta, level=self.level,
-        )  # fmt: skip
+def needs_of(pooled: Pooled, margin: Fraction, claim: Claim) -> Needs:
+    """Return what a claim needs, at the noise and the difference that were seen."""
+    correlation, seen, delta = DEFAULT_CORRELATION, pooled.discordance or 0.0, min(pooled.delta, 0.0)
+    if pooled.runs > 1:
+        correlation = min(max((pooled.design_effect - 1) / (pooled.runs - 1), 0.0), 1.0)
+    assumed = Assumptions(
+        seen,
+        seeds=pooled.runs if claim == "these-runs" else max(pooled.runs, MIN_SEEDS),
+        spread=math.sqrt(pooled.run_variance or 0.0),
+        claim=claim,
+        correlation=correlation,
+        delta=delta,
+        level=float(ALPHA),
+    )
+    allowed = float(margin)
+    low, high = (
+        replace(assumed, discordance=max(end, -delta)).examples_needed(allowed)
+        for end in discordance_range(seen, pooled.independent_examples)
+    )
+    return Needs(
+        assumed.examples_needed(allowed),
+        None if low is None or high is None else (low, high),
+        assumed.seeds_needed(pooled.examples, allowed) if delta > -allowed else None,
+    )
