@@ -23,7 +23,6 @@ PACKAGE = Path(gradience.__file__).parent
 ALLOWED = {
     "reading.py": {"os.open", "fdopen"},
     "cli/app.py": {"os.open", "read_text"},  # /dev/null, to write; the glossary of the package
-    "training/memory.py": {"read_text"},  # /proc/self/status
     "files/scratch.py": {"os.open"},  # to lock and to sync, not to read
     "files/whole.py": {"os.open", "open"},  # to sync
     "telemetry/writer.py": {"os.open"},  # to write

@@ -31,5 +31,4 @@ class StageManifest(Artifact):
     seconds: Float12
     """Seconds of the process that finished the stage, excluding earlier interrupted processes."""
     peak_memory_bytes: int | None
-    """Peak memory during the stage: on a GPU, as allocated by torch; on a CPU, the resident size of the
-    process. Null if the system cannot separate one stage from the process so far."""
+    """Peak memory that torch allocated on the GPU during the stage; null on a CPU."""

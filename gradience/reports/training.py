@@ -90,6 +90,5 @@ class TrainingReport(Artifact):
     seconds: Float12
     """Duration of the training steps in this process, excluding interrupted processes."""
     peak_memory_bytes: int | None
-    """Peak memory during this training run: on a GPU, as allocated by torch; on a CPU, the resident size of
-    the process. Null if the system cannot separate it from the process so far."""
+    """Peak memory that torch allocated on the GPU during this training run; null on a CPU."""
     run: RunInfo

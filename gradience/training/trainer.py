@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import metadata
@@ -36,7 +36,6 @@ from gradience.reports.training import ADAPTER, REPORT, Start, TrainedExamples, 
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.encode import Collator, encode, labels_of
-from gradience.training.memory import watch_peak
 from gradience.training.resume import (
     CHECKPOINTS,
     JOURNAL,
@@ -165,6 +164,19 @@ def with_fresh_lora(
             if "lora_" in name:
                 weight.requires_grad_(False)
     return network
+
+
+Reading = Callable[[], int | None]
+"""Returns the peak memory in bytes since measurement started; None if it is not measured."""
+
+
+def watch_peak(device: torch.device) -> Reading:
+    """Start measuring the memory that torch allocates on a GPU, including what is in use already; None on a CPU."""
+    if device.type != "cuda":
+        return lambda: None
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    torch.cuda.reset_peak_memory_stats(device)
+    return lambda: int(torch.cuda.max_memory_allocated(device))
 
 
 class ParameterCounts(NamedTuple):

@@ -15,11 +15,9 @@ from gradience import audit_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.settings import ModelSettings
 from gradience.monitor import monitor_runs
-from gradience.training import memory
 from gradience.training import trainer as training
 from gradience.training.encode import encode_labeled
-from gradience.training.memory import watch_peak
-from gradience.training.trainer import train
+from gradience.training.trainer import train, watch_peak
 
 # ------------------------------------------------------------------ what is trained
 
@@ -191,24 +189,7 @@ def test_recipes_that_make_no_sense(changes, message):
         recipe(**changes)
 
 
-# ---------------------------------------------------------------- Peaks of memory: of one stage and not of
-
-
-LARGE = 200_000_000
-
-
-@pytest.mark.skipif(not memory.CLEAR.exists(), reason="only Linux can forget a peak")
-def test_a_stage_s_peak_is_not_that_of_the_stage_before():
-    before = watch_peak(torch.device("cpu"))
-    block = bytearray(LARGE)
-    block[::4096] = b"x" * len(block[::4096])  # touched, so that it is resident
-    first = before()
-    del block
-    after = watch_peak(torch.device("cpu"))
-    second = after()
-    assert first is not None
-    assert second is not None
-    assert first - second > LARGE // 2
+# ---------------------------------------------------------------- Peaks of memory
 
 
 def test_a_gpu_is_asked_for_its_own_peak(monkeypatch):

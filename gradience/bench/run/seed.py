@@ -68,8 +68,7 @@ from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.tasks.examples import fingerprint
-from gradience.training.memory import Reading, watch_peak
-from gradience.training.trainer import train
+from gradience.training.trainer import Reading, train, watch_peak
 from gradience.words import visible
 
 LOG = "run.log"
