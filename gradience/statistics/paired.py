@@ -176,12 +176,12 @@ def pair_grade(
     if there are several candidates. groups: independent groups of examples, of scores other than 0/1: below
     `FEWEST_GROUPS` the grade is C.
     """
-    allowed = _exact(margin)
+    allowed = exactly(margin)
     if groups is not None and groups < FEWEST_GROUPS:
         return "C"
-    if _exact(high) < -allowed:
+    if exactly(high) < -allowed:
         return "D"
-    return "B" if _exact(low) > -allowed and p_value <= LEVEL else "C"
+    return "B" if exactly(low) > -allowed and p_value <= LEVEL else "C"
 
 
 def too_few_groups(groups: int) -> str:
@@ -196,8 +196,8 @@ def too_few_groups(groups: int) -> str:
     )
 
 
-def _exact(value: Fraction | float) -> Fraction:
-    """A number as a file has it: the binary number of −0.025 is a little less."""
+def exactly(value: Fraction | float) -> Fraction:
+    """Return a number as a file has it: −0.025 is the margin exactly, and its binary number is a little less."""
     return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
 
 

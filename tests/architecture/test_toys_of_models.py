@@ -193,7 +193,8 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     config, task = BenchConfig.model_validate(values), sentences()
     plan = bench_plan(config, "sentences", [])
     assert (plan.tests, plan.controls) == (("narrow.cut",), ("unharmed",))
-    facts, data = SeedRun(config, task, 42, tmp_path / "run").run(), data_of(task, config, plan)
+    facts = SeedRun(config, task, 42, tmp_path / "run").run()
+    data = data_of(plan, task.source, task.examples.counts)
     bench = assemble(facts, task, data, plan, Stopwatch().run_info())
     assert [(result.name, result.arm, result.made_by, result.rank_basis) for result in bench.variants] == [
         ("narrow.cut", "cut", "cut", "two of each module"),

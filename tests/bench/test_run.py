@@ -70,7 +70,8 @@ def plan_of(config: BenchConfig, task: Task) -> BenchPlan:
 
 def bench_of(facts: SeedFacts, task: Task) -> Bench:
     plan = plan_of(facts.config, task)
-    return assemble(facts, task, data_of(task, facts.config, plan), plan, Stopwatch().run_info())
+    data = data_of(plan, task.source, task.examples.counts)
+    return assemble(facts, task, data, plan, Stopwatch().run_info())
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,8 @@ def run_bench(
                 )  # fmt: skip
                 with logged(folder / LOG):
                     known[seed] = runs[seed].run()
-            bench = assemble(known[seed], task, data_of(task, config, plan), plan, of_seed.run_info())
+            data = data_of(plan, task.source, task.examples.counts)
+            bench = assemble(known[seed], task, data, plan, of_seed.run_info())
             save_with_page(bench, folder / BENCH)
             if not at_looks:  # else the ladder still needs the adapters
                 _remove_adapters(config, bench, known[seed])

@@ -45,21 +45,21 @@ from gradience.reports.bench import (
 from gradience.reports.bench_plan import BenchPlan, Policy
 from gradience.reports.training import TrainingReport
 from gradience.statistics.table import PairedTable
-from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring, Task
+from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
 from gradience.tasks.metrics import score
 
 NO_PROBE = "no probe: "
 """Start of the reason of every variant if the probe, or its audit, ended in an error."""
 
 
-def data_of(task: Task, config: BenchConfig, plan: BenchPlan) -> BenchData:
-    """Return which examples of the task were used."""
+def data_of(plan: BenchPlan, source: Mapping[str, str], counts: Mapping[str, int]) -> BenchData:
+    """Return which examples were used. source, counts: of the task."""
     return BenchData(
-        task=task.name,
-        source={role: sentence_text(source) for role, source in task.source.items()},
+        task=plan.task,
+        source={role: sentence_text(text) for role, text in source.items()},
         splits=plan.splits,
-        eval_role=config.task.eval_role,
-        counts=dict(task.examples.counts),
+        eval_role=plan.eval_role,
+        counts=dict(counts),
         groups=plan.groups,
         looks=looks_of(plan),
     )

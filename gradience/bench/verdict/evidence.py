@@ -23,7 +23,6 @@ from gradience.bench.verdict.conditions import blind_controls, limited, obstacle
 from gradience.bench.verdict.grade import (
     GradeFacts,
     at_worst,
-    exactly,
     grade,
     in_points,
     needs_of,
@@ -42,7 +41,7 @@ from gradience.reports.base.graded import (
 )
 from gradience.reports.bench import Bench, BenchAggregate, VariantResult
 from gradience.reports.bench_plan import LadderBound
-from gradience.statistics.paired import adjusted_p_values
+from gradience.statistics.paired import adjusted_p_values, exactly
 from gradience.statistics.pooled import Pooled, pool
 from gradience.statistics.sequential import Look, decide
 

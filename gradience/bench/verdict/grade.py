@@ -14,6 +14,7 @@ from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.graded import Bounds, Grade, NextGrade
 from gradience.reports.bench import MIN_SEEDS
+from gradience.statistics.paired import exactly
 from gradience.statistics.pooled import Claim, Pooled
 from gradience.statistics.power import DEFAULT_CORRELATION, Assumptions, discordance_range, seeds_for_next
 from gradience.words import counted, points
@@ -129,11 +130,6 @@ def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
         claims = f"{counted(facts.family, 'claim')} (one per planned variant or ladder)"
         missing.append(f"the next training, if {NORMAL}, is inconclusive after adjustment for {claims}")
     return (*missing, *facts.besides)
-
-
-def exactly(value: float) -> Fraction:
-    """Return a number as a file has it: −0.025 is the margin exactly, and its binary number is a little less."""
-    return Fraction(repr(value))
 
 
 def at_worst(low: float, *, bound: str = "at most ") -> str:

@@ -18,7 +18,7 @@ from gradience.adapters.tensors import TensorEntry, read_header
 from gradience.bench.plan.preregister import EvaluatedRows, bench_plan, looks_of, plan_digest, promised
 from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
-from gradience.bench.verdict.assemble import assemble
+from gradience.bench.verdict.assemble import assemble, data_of
 from gradience.bench.verdict.facts import (
     ANSWERS,
     CALIBRATION,
@@ -212,15 +212,7 @@ def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) 
     _check_gold(run, facts)
     _check_seeds(run, place, facts)
     with findings.check("results", "L1", f"{BENCH}: every count, verdict and number matches the records"):
-        data = recorded.data.model_copy(
-            update={
-                "task": plan.task,
-                "splits": plan.splits,
-                "eval_role": plan.eval_role,
-                "groups": plan.groups,
-                "looks": looks_of(plan),
-            }
-        )
+        data = data_of(plan, recorded.data.source, recorded.data.counts)
         again = assemble(facts, marking.rules, data, plan, recorded.run)
         compare_json(run.folder / place / BENCH, again, findings, (*NOT_COMPUTED, *marking.unknown))
     run.seeds.append(seed)
