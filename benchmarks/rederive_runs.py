@@ -33,11 +33,10 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
-from gradience.bench.verdict.facts import Answers
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.folder import unpacked
-from gradience.bench.verify.recompute import SeedFolder, marking_of, scored_again
+from gradience.bench.verify.recompute import SeedFolder, marking_of
 from gradience.card import card_of
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.kept import RecordStore
@@ -245,11 +244,7 @@ def result_of(
     lost: dict[str, str],
 ) -> Bench:
     marking = marking_of(config.task, plan, recorded)
-
-    def mark(records: Answers, folder: Path) -> Answers:
-        return scored_again(records, marking.rules, folder.name, Findings())
-
-    folder = SeedFolder(place, config, seed, recorded, mark, lost)
+    folder = SeedFolder(place, config, seed, recorded, marking, Findings(), lost)
     return assemble(folder.walk(), marking.rules, recorded.data, plan, recorded.run)
 
 

@@ -21,6 +21,7 @@ from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.folders import aggregate_run
+from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import SeedFolder, marking_of
 from gradience.digests import sha256_file
 from gradience.reports.bench import Bench, BenchAggregate
@@ -107,9 +108,11 @@ def remake(run: Path) -> None:
     for seed in SEEDS:
         place = run / f"seed_{seed}"
         recorded = Bench.read(place / "bench.json")
-        facts = SeedFolder(place, config, seed, recorded, lambda records, _: records).walk()
+        marking = marking_of(config.task, plan, recorded)
+        believed = marking._replace(why_not="scores are those of the records")
+        facts = SeedFolder(place, config, seed, recorded, believed, Findings()).walk()
         data = recorded.data.model_copy(update={"splits": plan.splits})
-        bench = assemble(facts, marking_of(config.task, plan, recorded).rules, data, plan, recorded.run)
+        bench = assemble(facts, marking.rules, data, plan, recorded.run)
         bench.save(place / "bench.json")
         (place / "bench.md").write_text(bench.to_markdown(), encoding="utf-8")
         benches.append(bench)

@@ -13,7 +13,7 @@ from gradience import tasks
 from gradience.bench.config.load import BenchConfig, TaskSettings
 from gradience.bench.plan.variants import GUARDS, PROBE, asked_for
 from gradience.bench.verdict.assemble import NO_PROBE
-from gradience.bench.verdict.facts import Answers, Outcome, SeedFacts
+from gradience.bench.verdict.facts import ANSWERS, Answers, Outcome, SeedFacts
 from gradience.bench.verdict.walk import NotThere, SeedWalk
 from gradience.bench.verify.findings import Findings
 from gradience.errors import GradienceError
@@ -30,10 +30,6 @@ from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.tasks import user_code
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
-
-Mark = Callable[[Answers, Path], Answers]
-"""(records, their folder) -> the records as they are scored now."""
-
 
 # ------------------------------------------------------------ answers, scored again
 
@@ -143,15 +139,17 @@ class SeedFolder(SeedWalk):
         config: BenchConfig,
         seed: int,
         recorded: Bench,
-        mark: Mark,
+        marking: Marking,
+        findings: Findings,
         lost: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """folder, lost: as in `SeedWalk`; variants that earlier seeds had decided. mark: scores answers again.
+        """folder, lost: as in `SeedWalk`; variants that earlier seeds had decided.
 
+        marking: rules by which answers are scored again; `findings` gets the scores that differ.
         recorded: the result in the folder, for values that no stage holds, such as error messages.
         """
         super().__init__(config, seed, folder, lost)
-        self.recorded, self.mark = recorded, mark
+        self.recorded, self.marking, self.findings = recorded, marking, findings
         self.taken_as_recorded: list[str] = []
         """Adapters, and other parts, whose error is one that this folder cannot show."""
 
@@ -167,8 +165,12 @@ class SeedFolder(SeedWalk):
         return ""
 
     def scored(self, answers: Answers, folder: Path) -> Answers:
-        """Score the answers again."""
-        return self.mark(answers, folder)
+        """Score the answers again, if the rules are known."""
+        if self.marking.why_not:
+            return answers
+        return scored_again(
+            answers, self.marking.rules, f"{folder.parent.name}/eval/{ANSWERS}", self.findings
+        )
 
     def variants(self, facts: SeedFacts, probe: Outcome) -> None:
         """Read the variants that were made."""

@@ -58,7 +58,6 @@ from gradience.bench.verify.recompute import (
     marking_of,
     numbers_of,
     repeated,
-    scored_again,
 )
 from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file, sha256_json
@@ -66,7 +65,7 @@ from gradience.errors import InputError
 from gradience.evaluate.verb import EVALUATION
 from gradience.files import strict_json
 from gradience.files.differences import differences
-from gradience.files.records import Evaluation, ExamplesRun
+from gradience.files.records import ExamplesRun
 from gradience.files.shared_names import given_text, path_text
 from gradience.models.locate import EMBEDDED, plain_name
 from gradience.plan.modules import Ranks
@@ -189,16 +188,9 @@ def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) 
     findings, config = run.findings, run.config(plan, recorded)
     marking = marking_of(config.task, plan, recorded)
 
-    def mark(evaluation: Evaluation[Any], folder: Path) -> Evaluation[Any]:
-        """Return the records, scored again; report any score that differs."""
-        if marking.why_not:
-            return evaluation
-        return scored_again(evaluation, marking.rules, f"{folder.parent.name}/eval/{ANSWERS}", findings)
-
     seed = int(place.removeprefix("seed_").rstrip("/")) if place else plan.seeds[0]
-    folder = SeedFolder(
-        run.folder / place, config, seed, recorded, mark, _decided_before(run, recorded, plan, seed)
-    )
+    lost = _decided_before(run, recorded, plan, seed)
+    folder = SeedFolder(run.folder / place, config, seed, recorded, marking, findings, lost)
     if marking.why_not:
         findings.not_done("answers", "L2", marking.why_not)
         facts = folder.walk()
