@@ -6,21 +6,17 @@ exact (no squares that cancel), and ΔW is never formed.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
 from gradience.adapters.tensors import decode
-from gradience.errors import InputError
-from gradience.plan.blocking import norm_overflow
+from gradience.plan.blocking import non_finite, norm_overflow
 from gradience.reports.comparison import ModuleComparison, Presence
 from gradience.spectra import (
     EPS,
-    Blocks,
-    Core,
     FloatArray,
     NonFiniteFactor,
     balance,
@@ -70,17 +66,16 @@ def compare_modules(a: LoraPair | None, b: LoraPair | None) -> Compared:
 
     Raises InputError (non-finite, overflow).
     """
-    if a is None or b is None:
-        return _apart(a, b, "only-a" if b is None else "only-b")
-    if (a.rows, a.columns, a.experts) != (b.rows, b.columns, b.experts):
-        return _apart(a, b, "shapes-differ")
-    loaded_a, loaded_b = a.load(), b.load()
-    rows, parts = [], []
-    for expert in range(a.experts):
-        row, energies = _compare_expert(loaded_a, loaded_b, expert)
-        rows.append(row)
-        parts.append(energies)
-    return rows, total_energies(parts)
+    try:
+        if a is None or b is None:
+            return _apart(a, b, "only-a" if b is None else "only-b")
+        if (a.rows, a.columns, a.experts) != (b.rows, b.columns, b.experts):
+            return _apart(a, b, "shapes-differ")
+        loaded_a, loaded_b = a.load(), b.load()
+        compared = [_compare_expert(loaded_a, loaded_b, expert) for expert in range(a.experts)]
+        return [row for row, _ in compared], total_energies([energies for _, energies in compared])
+    except NonFiniteFactor:
+        raise non_finite(*(pair for pair in (a, b) if pair is not None)) from None
 
 
 def total_energies(parts: Sequence[Energies]) -> Energies:
@@ -118,7 +113,8 @@ def _size(pair: LoraPair) -> tuple[float, int]:
     """‖ΔW‖_F over all experts, as value · 2^exponent."""
     loaded = pair.load()
     cores = [
-        _triangles(pair, loaded.blocks_A(expert), loaded.blocks_B(expert)) for expert in range(pair.experts)
+        (triangle(loaded.blocks_A(expert)), triangle(loaded.blocks_B(expert)))
+        for expert in range(pair.experts)
     ]
     exponents = [core_A.exponent + core_B.exponent for core_A, core_B in cores]
     top = max(exponents)
@@ -136,23 +132,6 @@ def _norm(pair: LoraPair, size: float, exponent: int) -> float:
     return norm
 
 
-def _triangles(pair: LoraPair, blocks_A: Blocks, blocks_B: Blocks) -> tuple[Core, Core]:
-    with _finite(pair):
-        return triangle(blocks_A), triangle(blocks_B)
-
-
-@contextmanager
-def _finite(pair: LoraPair) -> Iterator[None]:
-    try:
-        yield
-    except NonFiniteFactor:
-        raise InputError(
-            f"{pair.a.file.path}: {pair.module} contains NaN or infinity, here or in the other adapter",
-            code="non-finite",
-            hint="find the broken adapter with `gradience audit`, and use an earlier checkpoint of it",
-        ) from None
-
-
 # ---------------------------------------------------------------- in both
 
 
@@ -161,15 +140,14 @@ def _compare_expert(
 ) -> tuple[ModuleComparison, Energies]:
     a, b = loaded_a.pair, loaded_b.pair
     height = max(4 * (a.rank + b.rank), 1024)
-    with _finite(a):
-        (a_A, a_B), (b_A, b_B) = (
-            balance(loaded.blocks_A(expert), loaded.blocks_B(expert)) for loaded in (loaded_a, loaded_b)
-        )
+    (a_A, a_B), (b_A, b_B) = (
+        balance(loaded.blocks_A(expert), loaded.blocks_B(expert)) for loaded in (loaded_a, loaded_b)
+    )
     first, second = loaded_a.words_A(expert), loaded_b.words_A(expert)
     blocks_A = joined(word_blocks(first, height), word_blocks(second, height), a_A, b_A)
     first, second = loaded_a.words_B(expert), loaded_b.words_B(expert)
     blocks_B = joined(word_blocks(first, height), word_blocks(second, height), a_B, b_B)
-    joint_A, joint_B = _triangles(a, blocks_A, blocks_B)
+    joint_A, joint_B = triangle(blocks_A), triangle(blocks_B)
     exponent = joint_A.exponent + joint_B.exponent
     # Both updates in the joint bases: s_a·X_a·Y_aᵀ and s_b·X_b·Y_bᵀ, with X = [X_a, X_b] and Y = [Y_a, Y_b].
     x, y = joint_B.matrix, joint_A.matrix

@@ -73,8 +73,16 @@ def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
     cheap = _truncation_from_grams(gram_A, gram_B, rank, MAX_CONDITION)
     if cheap is not None:
         return cheap
-    maps = _from_triangles(triangle(blocks_A), triangle(blocks_B), rank)
-    return _truncation(maps, gram_A, gram_B, rank, "qr")
+    # With R_B·R_Aᵀ = UΣVᵀ: A′ = Σ^{−½}UᵀR_B·A and B′ = B·R_AᵀVΣ^{−½}; no inverse of a triangle is needed.
+    triangle_A, triangle_B = triangle(blocks_A), triangle(blocks_B)
+    left, values, right = np.linalg.svd(triangle_B.matrix @ triangle_A.matrix.T)
+    root, inverse_root = _roots(values, rank)
+    map_A = (left[:, : len(root)] * inverse_root).T @ triangle_B.matrix
+    map_B = triangle_A.matrix.T @ (right[: len(root)].T * inverse_root)
+    exponents = triangle_A.exponent, triangle_B.exponent
+    return Truncation(
+        *_with_exponents(map_A, map_B, exponents, rank), values, sum(exponents), "qr", gram_A, gram_B
+    )
 
 
 def _truncation_from_grams(gram_A: Core, gram_B: Core, rank: int, most: float) -> Truncation | None:
@@ -101,8 +109,10 @@ def _truncation_from_grams(gram_A: Core, gram_B: Core, rank: int, most: float) -
     root, inverse_root = _roots(values, rank)
     kept = vectors[:, ::-1][:, : len(root)]
     map_A, map_B = (kept * root).T @ inverse, lower @ (kept * inverse_root)
-    maps = _Maps(map_A, map_B, values, gram_A.exponent, gram_B.exponent)
-    return _truncation(maps, gram_A, gram_B, rank, "gram")
+    exponents = gram_A.exponent, gram_B.exponent
+    return Truncation(
+        *_with_exponents(map_A, map_B, exponents, rank), values, sum(exponents), "gram", gram_A, gram_B
+    )
 
 
 def projection(blocks_A: Blocks, blocks_B: Blocks, p: FloatArray, q: FloatArray) -> Truncation:
@@ -115,25 +125,6 @@ def projection(blocks_A: Blocks, blocks_B: Blocks, p: FloatArray, q: FloatArray)
     return Truncation(q.T, p, whole.values, whole.exponent, whole.method, gram_A, gram_B)
 
 
-class _Maps(NamedTuple):
-    """Maps of the normalized factors, the singular values of their product, and their exponents."""
-
-    map_A: FloatArray
-    map_B: FloatArray
-    values: FloatArray
-    exponent_A: int
-    exponent_B: int
-
-
-def _from_triangles(triangle_A: Core, triangle_B: Core, rank: int) -> _Maps:
-    """With R_B·R_Aᵀ = UΣVᵀ: A′ = Σ^{−½}UᵀR_B·A and B′ = B·R_AᵀVΣ^{−½}; no inverse of a triangle is needed."""
-    left, values, right = np.linalg.svd(triangle_B.matrix @ triangle_A.matrix.T)
-    root, inverse_root = _roots(values, rank)
-    map_A = (left[:, : len(root)] * inverse_root).T @ triangle_B.matrix
-    map_B = triangle_A.matrix.T @ (right[: len(root)].T * inverse_root)
-    return _Maps(map_A, map_B, values, triangle_A.exponent, triangle_B.exponent)
-
-
 def _roots(values: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
     """√σ and 1/√σ of the leading values; 0 and 0 if σ is only rounding noise."""
     kept = values[:rank]
@@ -142,15 +133,13 @@ def _roots(values: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
     return root, np.divide(1.0, root, out=np.zeros_like(root), where=real)
 
 
-def _truncation(maps: _Maps, gram_A: Core, gram_B: Core, rank: int, method: SpectrumMethod) -> Truncation:
-    """Undo the powers of two that were taken out of the factors, and pad to `rank` with zeros."""
-    shift = 2.0 ** ((maps.exponent_B - maps.exponent_A) / 2)  # √2 is no harm: only the product must be exact
-    map_A, map_B = maps.map_A * shift, maps.map_B / shift
-    short = rank - map_A.shape[0]
-    if short:
-        map_A, map_B = np.pad(map_A, ((0, short), (0, 0))), np.pad(map_B, ((0, 0), (0, short)))
-    # The exponents of the two routes may differ by one: the values keep theirs.
-    return Truncation(map_A, map_B, maps.values, maps.exponent_A + maps.exponent_B, method, gram_A, gram_B)
+def _with_exponents(
+    map_A: FloatArray, map_B: FloatArray, exponents: tuple[int, int], rank: int
+) -> tuple[FloatArray, FloatArray]:
+    """Undo the powers of two that were taken out of A and B, and pad the maps to `rank` with zeros."""
+    shift = 2.0 ** ((exponents[1] - exponents[0]) / 2)  # √2 is no harm: only the product must be exact
+    short = rank - len(map_A)
+    return np.pad(map_A * shift, ((0, short), (0, 0))), np.pad(map_B / shift, ((0, 0), (0, short)))
 
 
 def frobenius(triangle_A: Core, triangle_B: Core) -> float:
