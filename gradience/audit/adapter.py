@@ -23,7 +23,7 @@ from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import measure_pair
 from gradience.audit.options import AuditSettings
 from gradience.blas import map_in_order, worker_threads
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists
 from gradience.plan.suggestions import with_suggestions
@@ -149,10 +149,16 @@ def _check_run(run: Path) -> None:
     """Refuse to append to a file that is not a run: a mistyped name, or a link to another kind of file."""
     from gradience.telemetry import last_position
 
-    if not run.is_file() or (run.stat().st_size and last_position(run) is None):
+    if not run.is_file():
         raise UsageError(
-            f"{run}: not a file with telemetry records, so nothing is appended",
+            f"{run}: no such file to append to",
             code="no-run",
+            hint="give the run.jsonl that GradienceCallback wrote",
+        )
+    if run.stat().st_size and last_position(run) is None:
+        raise InputError(
+            f"{run}: contains no telemetry records, so nothing is appended",
+            code="run-empty",
             hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
         )
 

@@ -222,10 +222,10 @@ def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
 
 def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, command):
     """Seen on the screen of both, of a plan too, and in the page beside the smaller adapter."""
-    from gradience.reports.base.blocks import Heading
+    from gradience.reports.base.blocks import Heading, Paragraph
 
     def type_blocks(report, view):
-        return [Heading(f"What is a {type(report).__name__}?")]
+        return [Heading(f"What is a {type(report).__name__}?"), Paragraph("A toy.")]
 
     add("section of a comparison", type_blocks)
     add("section of a compression", type_blocks)
@@ -367,10 +367,10 @@ def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, a
 
 
 def test_a_toy_section_of_two_logs(tmp_path, add, command):
-    from gradience.reports.base.blocks import Heading
+    from gradience.reports.base.blocks import Heading, Paragraph
 
     def guess_blocks(report):
-        return [Heading(f"What was guessed of {report.n}?")]
+        return [Heading(f"What was guessed of {report.n}?"), Paragraph("Nothing.")]
 
     add("section of two logs", guess_blocks)
     scores = tmp_path / "a.csv"

@@ -54,9 +54,9 @@ def test_a_process_alone_takes_one_gpu(asked, chosen):
 
 @pytest.mark.usefixtures("gpus")
 def test_what_this_machine_lacks():
-    with pytest.raises(UsageError, match=r"no cuda:8: this machine has 8 GPUs"):
+    with pytest.raises(UsageError, match="this machine has no device cuda:8"):
         choose_device("cuda:8")
-    with pytest.raises(UsageError, match="has none"):
+    with pytest.raises(UsageError, match="this machine has no device mps"):
         choose_device("mps")
 
 
