@@ -450,7 +450,8 @@ class EvaluationPreview(Readable):
             legend += " extracted: the answer that the scorer finds in the gold response."
         for name, shown in (("Sample examples", self), *self.others.items()):
             notes = () if shown is self else shown.notes
-            blocks += [Heading(name), warned(notes), Facts(scored_facts(shown.scored, shown.scored_by))]
+            facts = Facts(scored_facts(shown.scored, shown.scored_by))
+            blocks += [Heading(name), facts, warned(notes)]
         return [*blocks, Paragraph(legend)]
 
 
