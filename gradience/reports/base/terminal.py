@@ -54,37 +54,22 @@ MARKS: dict[Mark, Span] = {
 def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
     """Return the document as lines, each ended by a newline. Sections have an empty line before them.
 
-    width: columns of the terminal; at least 60 are used. None, for a file or a pipe: sentences wrap at 80 columns,
-    tables have their natural width, and no name or path is broken.
+    width: columns of the terminal; at least 60 are used. None, for a file or a pipe: sentences wrap at 80 columns, and
+    tables have their natural width. A word, such as a path, is never broken.
     """
     lines: list[str] = []
     indent = 0
+    columns = UNLIMITED if width is None else max(MIN_WIDTH, width)
     for block in blocks.filled(document):
         at = 0 if isinstance(block, blocks.Heading) else indent
         if isinstance(block, blocks.Heading):
             lines += [""] if lines else []
             indent = INDENT if block.level > 1 else 0
-        room = UNLIMITED if width is None else max(MIN_WIDTH, width) - at
-        text = max(DEFAULT_WIDTH - at, _unbroken(block)) if width is None else min(room, MAX_TEXT - at)
-        for line in map(_without_end_blanks, _lines(block, room, text)):
-            lines.append(" " * at + (_colored(line) if color else _plain(line)) if line else "")
+        text = min(columns, DEFAULT_WIDTH if width is None else MAX_TEXT)
+        for line in _lines(block, columns - at, text - at):
+            drawn = (_colored(line) if color else _plain(line)).rstrip(" ")
+            lines.append(" " * at + drawn if drawn else "")
     return "".join(f"{line}\n" for line in lines)
-
-
-def _unbroken(block: Block) -> int:
-    """Return the width at which no word of a block of sentences is broken: paths must stay copyable in files."""
-    before, texts = 0, list[Inline]()
-    match block:
-        case blocks.Heading():
-            texts = [block.text, block.aside]
-        case blocks.Paragraph():
-            texts = [block.text]
-        case blocks.Notes():
-            before, texts = 2, [text for note in block.notes for text in (note.text, *note.details)]
-        case blocks.Facts():
-            before = 2 + max((_width(_safe(label)) for label, _ in block.facts), default=0)
-            texts = [text for _, text in block.facts]
-    return before + max((cells(word) for text in texts for word in _plain(_safe(text)).split()), default=0)
 
 
 def _lines(block: Block, room: int, text: int) -> list[Line]:
@@ -137,24 +122,16 @@ _WORD = re.compile(r"\s*\S+\s*")
 
 
 def _wrapped(safe: Line, width: int) -> list[Line]:
-    """Return lines of at most `width` columns, broken between words; a longer word starts a line and is broken."""
+    """Return lines of at most `width` columns, broken between words. A longer word stays whole: paths are copied."""
     if _width(safe) <= width:
         return [safe]
     text = _plain(safe)
     starts, used = [0], 0
     for match in _WORD.finditer(text):
-        word = match[0].rstrip()
-        if used + cells(word) > width:
-            starts += [match.start()] if match.start() else []
+        if used and used + cells(match[0].rstrip()) > width:
+            starts.append(match.start())
             used = 0
-            for i, sign in enumerate(word, match.start()):
-                if used + cells(sign) > width:
-                    starts.append(i)
-                    used = 0
-                used += cells(sign)
-            used += len(match[0]) - len(word)
-        else:
-            used += cells(match[0])
+        used += cells(match[0])
     ends = [*starts[1:], len(text)]
     return [
         _slice(safe, start, start + len(text[start:end].rstrip()))
@@ -168,13 +145,6 @@ def _slice(safe: Line, start: int, end: int) -> Line:
         pieces.append(Span(span.text[max(0, start - at) : max(0, end - at)], span.role))
         at += len(span.text)
     return pieces
-
-
-def _without_end_blanks(safe: Line) -> Line:
-    kept = list(safe)
-    while kept and not kept[-1].text.rstrip(" "):
-        kept.pop()
-    return [*kept[:-1], Span(kept[-1].text.rstrip(" "), kept[-1].role)] if kept else []
 
 
 def _colored(safe: Line) -> str:
