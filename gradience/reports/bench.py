@@ -19,6 +19,7 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.exact import exact_percent, exact_text
 from gradience.reports.base.graded import (
     BOUNDS,
+    GRADE_TONES,
     MIN_RUNS,
     Bounds,
     Grade,
@@ -227,6 +228,16 @@ class OfAnArm(Part):
     """Reasons for the status, in words."""
     evidence: VariantEvidence | None = None
     """Evidence for the verdict. Null for one seed of several, which are graded together, and for a smoke run."""
+
+    @property
+    def grade(self) -> Grade | None:
+        """The grade; None without evidence."""
+        return None if self.evidence is None else self.evidence.grade
+
+    @property
+    def pooled(self) -> PooledEvidence | None:
+        """Evidence of all seeds together; None if the per-example answers are unknown."""
+        return None if self.evidence is None else self.evidence.pooled
 
     @property
     def is_control(self) -> bool:
@@ -506,7 +517,6 @@ POWER = "80 % power and the observed Δ and noise"
 Run = Bench | BenchAggregate
 Outcome = StepStatus | Literal["worse"]
 Result = VariantResult | VariantSummary
-Row = tuple[str, doc.Inline]
 Cell = tuple[doc.Column, Callable[[Any], doc.Inline]]
 """A column of a table, and the function that returns its cell of a row."""
 
@@ -522,14 +532,8 @@ ROLES: dict[str, doc.Style] = {
     "as expected": "good",
     "not as expected": "bad",
 }
-GRADE_ROLES: dict[Grade, doc.Style] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
-STEP_ROLES: dict[Outcome, doc.Style] = {
-    "shown": "good",
-    "inconclusive": "warn",
-    "worse": "bad",
-    "not tested": "dim",
-    "not smaller": "dim",
-}
+STEP_TONES: dict[Outcome, doc.Tone] = {"shown": "good", "inconclusive": "warn", "worse": "bad"}
+"""Colors of steps that were tested."""
 WARNING = "warning: "
 SPLITS = {"dev": "dev", "confirm": "test"}
 SAVED = ("saved", "share of the LoRA parameters saved, without classifier heads")
@@ -587,12 +591,11 @@ def status_of(result: Result) -> doc.Span:
 
 def letter(result: Result) -> doc.Inline:
     """Return the grade of a variant, or a dash."""
-    grade = result.evidence.grade if result.evidence is not None else None
-    return MISSING if grade is None else doc.Span(grade, GRADE_ROLES[grade])
+    return MISSING if result.grade is None else doc.Span(result.grade, GRADE_TONES[result.grade])
 
 
-def _name(result: Result) -> doc.Inline:
-    return doc.Span(result.name, "name")
+def _name(row: Result | Step) -> doc.Inline:
+    return doc.Span(row.name, "name")
 
 
 def _interval(bounds: Bounds | PairedTable | None) -> str:
@@ -608,7 +611,7 @@ def _is_compared(result: Result) -> bool:
 # ---------------------------------------------------------------- sections of one seed and of several
 
 
-def _opening(run: Run, task: str, seeds: str, facts: Sequence[Row]) -> Iterator[doc.Block]:
+def _opening(run: Run, task: str, seeds: str, facts: Sequence[doc.Fact]) -> Iterator[doc.Block]:
     """Yield the verdict on the run, the smallest variant that passes with its grade, the smallest rank of the ladder,
     and controls with unexpected results, which undermine the other verdicts. Then facts about the probe."""
     is_smoke = isinstance(run, Bench) and run.smoke
@@ -623,27 +626,24 @@ def _opening(run: Run, task: str, seeds: str, facts: Sequence[Row]) -> Iterator[
         yield doc.Paragraph(("Smallest variant that passes: ", doc.Span(best.name, "name"), saved))
     elif run.status == "FAIL":
         yield doc.Paragraph("No variant passes.")
-    notes = [doc.Note("item", reason) for reason in _of_run(run)]
-    notes += [
-        doc.Note("warning", f"{control.name} is not as expected. See Controls.")
-        for control in run.controls
-        if control.as_expected is False
+    unexpected = [control.name for control in run.controls if control.as_expected is False]
+    warnings = [f"{name} is not as expected. See Controls." for name in unexpected]
+    warnings += [note.removeprefix(WARNING) for note in run.notes if note.startswith(WARNING)]
+    notes = [
+        *doc.items(_of_run(run)).notes,
+        *doc.warned(warnings).notes,
+        *_grade_notes(run, of_best=True),
     ]
-    notes += [
-        doc.Note("warning", note.removeprefix(WARNING)) for note in run.notes if note.startswith(WARNING)
-    ]
-    notes += _grade_notes(run, of_best=True)
     if run.ladder is not None:
         safe = run.ladder.smallest_safe
         saved_most = saving(next((step for step in run.steps if step.name == safe), None))
         keeps = "" if saved_most is None else f" It has {percent(saved_most)} fewer LoRA parameters."
         notes.append(doc.Note("good" if safe else "unknown", f"Rank ladder: {run.ladder.sentence}.{keeps}"))
-    if notes:
-        yield doc.Notes(notes)
+    yield doc.Notes(notes)
     yield doc.Facts(facts)
 
 
-def _probe_row(rank: int | None, correct: str, splits: Iterable[DataSplit]) -> Row:
+def _probe_row(rank: int | None, correct: str, splits: Iterable[DataSplit]) -> doc.Fact:
     """Return the rank of the probe, the size of its training split, and its accuracy in words."""
     of_rank = [] if rank is None else [f"rank {rank}"]
     trained = [f"trained on {split.n:,} examples" for split in splits if split.role == "train"]
@@ -651,20 +651,16 @@ def _probe_row(rank: int | None, correct: str, splits: Iterable[DataSplit]) -> R
 
 
 def _variants(
-    run: Run, guards: Sequence[PlannedSet], row_on: RowOn, cells: Sequence[Cell], legend: Sequence[Row]
+    run: Run, guards: Sequence[PlannedSet], row_on: RowOn, cells: Sequence[Cell], legend: Sequence[doc.Fact]
 ) -> Iterator[doc.Block]:
     """Yield the table of the candidates, reasons of those that do not simply pass, and the legend.
 
     row_on: (guard, variant) -> the variant's row on the guard. cells: the columns of Δ."""
     compared = [result for result in run.candidates if _is_compared(result)]
-    reasons = list(_reasons(run))
-    if compared or reasons:
-        seed = "" if isinstance(run, Bench) else " of the same seed"
-        yield doc.Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
-    if compared:
-        yield _table(compared, cells, _guard_cells(guards, row_on))
-    if reasons:
-        yield doc.items(reasons)
+    seed = "" if isinstance(run, Bench) else " of the same seed"
+    yield doc.Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
+    yield _table(compared, cells, _guard_cells(guards, row_on))
+    yield doc.items(_reasons(run))
     if compared:
         yield doc.Facts([*legend, SAVED, *_ways(compared), *_guard_legend(guards)])
 
@@ -689,7 +685,7 @@ def _largest_rank(result: Result) -> str:
     return number_range(row.largest_rank for row in result.seeds if row.largest_rank is not None)
 
 
-def _ways(variants: Iterable[Result]) -> list[Row]:
+def _ways(variants: Iterable[Result]) -> list[doc.Fact]:
     """Return the suffixes of the names, and how the variants with each suffix are made."""
     ways = {variant.name.partition(".")[2]: variant.description for variant in variants}
     return [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in ways.items() if words]
@@ -708,7 +704,7 @@ def _guard_cells(guards: Sequence[PlannedSet], row_on: RowOn) -> list[Cell]:
     return [(doc.Column(head, ">"), cell(guard.name)) for head, guard in zip(heads, guards, strict=True)]
 
 
-def _guard_legend(guards: Sequence[PlannedSet]) -> list[Row]:
+def _guard_legend(guards: Sequence[PlannedSet]) -> list[doc.Fact]:
     """Return a description of each guard."""
     return [
         (
@@ -739,18 +735,16 @@ def _reasons(run: Run) -> Iterator[str]:
 
 
 def _grades(run: Run) -> Iterator[doc.Block]:
-    """Yield the grades of the variants other than the best, and what better ones need; nothing without grades."""
-    if notes := _grade_notes(run, of_best=False):
-        yield doc.Heading("Grades", aside=f"sample sizes assume {POWER}")
-        yield doc.Notes(notes)
+    """Yield the grades of the variants other than the best, and what better ones need."""
+    yield doc.Heading("Grades", aside=f"sample sizes assume {POWER}")
+    yield doc.Notes(_grade_notes(run, of_best=False))
 
 
 def _grade_notes(run: Run, *, of_best: bool) -> list[doc.Note]:
     """Return the grades with their reasons, equal ones together: those of the best variant, or all others."""
     names: dict[tuple[Grade, str, str], list[str]] = {}
     for variant in run.candidates:
-        evidence = variant.evidence
-        if evidence is not None and evidence.grade is not None:
+        if (evidence := variant.evidence) is not None and evidence.grade is not None:
             names.setdefault((evidence.grade, evidence.reason, _needed(evidence)), []).append(variant.name)
     return [
         note
@@ -761,24 +755,22 @@ def _grade_notes(run: Run, *, of_best: bool) -> list[doc.Note]:
 
 
 def _controls(run: Run, delta: Cell) -> Iterator[doc.Block]:
-    """Yield the results of the controls with the purpose of each; nothing without results.
+    """Yield the results of the controls with the purpose of each.
 
     delta: the column of their Δ."""
-    controls = [control for control in run.controls if _is_compared(control)]
-    if controls:
-        musts = {"PASS": "must pass: ", "FAIL": "must fail: ", None: ""}
-        aside = "not candidates: they check that the examples distinguish good adapters from bad ones"
-        yield doc.Heading("Controls", aside=aside)
-        yield doc.table_of(
-            controls,
-            (doc.Column(), _name),
-            (doc.Column("result"), status_of),
-            delta,
-            (doc.Column("purpose", wrap=True, drop=1), lambda row: f"{musts[row.expected]}{row.description}"),
-        )
+    musts = {"PASS": "must pass: ", "FAIL": "must fail: ", None: ""}
+    aside = "not candidates: they check that the examples distinguish good adapters from bad ones"
+    yield doc.Heading("Controls", aside=aside)
+    yield doc.table_of(
+        [control for control in run.controls if _is_compared(control)],
+        (doc.Column(), _name),
+        (doc.Column("result"), status_of),
+        delta,
+        (doc.Column("purpose", wrap=True, drop=1), lambda row: f"{musts[row.expected]}{row.description}"),
+    )
 
 
-def _policy(run: Run, n: int | None, *, guarded: bool) -> Row:
+def _policy(run: Run, n: int | None, *, guarded: bool) -> doc.Fact:
     """Return the meaning of PASS: the policy. n: number of examples, if it is known."""
     rule, seeds = run.policy, len(run.planned_seeds)
     allowed = "" if n is None else f" ({allowed_losses(n, rule.tolerance):,} of {n:,} examples)"
@@ -807,10 +799,9 @@ def _needed(evidence: VariantEvidence) -> str:
     if needs.grade == "A" and needs.seeds is None:
         wanted = f"{'more than 100' if pooled.next_training else f'at least {MIN_SEEDS}'} seeds"
     elif needs.grade == "A":
-        is_enough = needs.seeds is not None and needs.seeds <= pooled.runs
-        wanted = (
-            "" if is_enough else f"{plural(needs.seeds or 0, 'seed')}, if mean and spread stay as observed"
-        )
+        seeds = needs.seeds or 0
+        stays = f"{plural(seeds, 'seed')}, if mean and spread stay as observed"
+        wanted = stays if seeds > pooled.runs else ""
     others = "; ".join(obstacle for obstacle in needs.obstacles if obstacle not in evidence.reason)
     sentences = [f"For grade {needs.grade}: {wanted}"] if wanted else []
     sentences += [f"Other obstacles to grade {needs.grade}: {others}"] if others else []
@@ -836,53 +827,44 @@ def amount(needs: NextGrade | NextStep, pooled: PooledEvidence) -> str:
 
 def step_outcome(step: Step, result: Result | None, ladder: Ladder) -> Outcome:
     """Return the status of a step, or `worse` if a drop of the margin is shown by the ladder's bound."""
-    pooled = result.evidence.pooled if result is not None and result.evidence is not None else None
-    bounds = pooled.bounds(ladder.bound) if pooled is not None else None
+    bounds = result.pooled.bounds(ladder.bound) if result is not None and result.pooled is not None else None
     worse = step.status == "inconclusive" and bounds is not None and bounds.high < -ladder.margin
     return "worse" if worse else step.status
-
-
-def _step_result(step: Step, result: Result | None, ladder: Ladder) -> doc.Span:
-    outcome = step_outcome(step, result, ladder)
-    return doc.Span(outcome if outcome == "worse" else step.words, STEP_ROLES[outcome])
 
 
 def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[doc.Block]:
     """Yield the steps from the top, and the requirements of the first step that is not shown."""
     of_name = {result.name: result for result in results}
-    at_looks = any(step.examples for step in ladder.steps)
-    examples = (
-        doc.Column("examples", ">"),
-        lambda row: f"{row[0].examples:,}" if row[0].examples else MISSING,
-    )
-    bound = BOUNDS[ladder.bound]
+
+    def outcome(step: Step) -> doc.Span:
+        word = step_outcome(step, of_name.get(step.name), ladder)
+        return doc.Span(word if word == "worse" else step.words, STEP_TONES.get(word, "dim"))
+
+    bound, at_looks = BOUNDS[ladder.bound], any(step.examples for step in ladder.steps)
     yield doc.Heading("Rank ladder", aside="truncations of the probe, tested from the largest down")
     yield doc.table_of(
-        [(step, of_name.get(step.name)) for step in ladder.steps],
-        (doc.Column(), lambda row: doc.Span(row[0].name, "name")),
-        (doc.Column("result"), lambda row: _step_result(row[0], row[1], ladder)),
-        *((examples,) if at_looks else ()),
-        (doc.Column("Δ, points", ">"), lambda row: points(row[0].delta)),
-        (doc.Column("lower bound", ">"), lambda row: points(row[0].low)),
-        (doc.Column(f"p, {bound.removeprefix('the ')}", ">", drop=1), lambda row: p_value(row[0].p_value)),
-        (doc.Column("saved", ">", drop=2), lambda row: percent(saving(row[1]))),
+        ladder.steps,
+        (doc.Column(), _name),
+        (doc.Column("result"), outcome),
+        (
+            doc.Column("examples", ">", shown=at_looks),
+            lambda step: f"{step.examples:,}" if step.examples else MISSING,
+        ),
+        (doc.Column("Δ, points", ">"), lambda step: points(step.delta)),
+        (doc.Column("lower bound", ">"), lambda step: points(step.low)),
+        (doc.Column(f"p, {bound.removeprefix('the ')}", ">", drop=1), lambda step: p_value(step.p_value)),
+        (doc.Column("saved", ">", drop=2), lambda step: percent(saving(of_name.get(step.name)))),
     )
+    looks = " Examples: of each seed, when the test stopped; bounds and p hold at all looks."
     yield doc.dim(
         f"Shown: the lower 95 % bound ({bound}) is above −{exact_text(100 * ladder.margin)} points. Steps after the"
         " first that is not shown are exploratory. Adapters retrained at these ranks were not tested."
-        + (
-            " Examples: of each seed, when the test stopped; bounds and p hold at all looks."
-            if at_looks
-            else ""
-        )
+        f"{looks if at_looks else ''}"
     )
     needs = ladder.next_step
-    result = of_name.get(needs.name) if needs else None
-    if needs is not None and result is not None and result.evidence is not None and result.evidence.pooled:
-        wanted = amount(needs, result.evidence.pooled)
-        yield doc.Paragraph(
-            ("To show ", doc.Span(needs.name, "name"), f": {wanted}. Sample sizes assume {POWER}.")
-        )
+    if needs is not None and needs.name in of_name and (pooled := of_name[needs.name].pooled) is not None:
+        wanted = f": {amount(needs, pooled)}. Sample sizes assume {POWER}."
+        yield doc.Paragraph(("To show ", doc.Span(needs.name, "name"), wanted))
 
 
 # ---------------------------------------------------------------- one seed
@@ -892,8 +874,8 @@ def bench_blocks(bench: Bench) -> Iterator[doc.Block]:
     """Yield the sections of one seed."""
     data, guards = bench.data, bench.planned_guards
     facts = [*_probe(bench), _audit(bench)]
-    if bench.environment.engine != "transformers":
-        facts.append(("answers", f"by {bench.environment.engine}; KL and flips by transformers"))
+    if (engine := bench.environment.engine) != "transformers":
+        facts.append(("answers", f"by {engine}; KL and flips by transformers"))
     delta: Cell = (doc.Column("Δ, points", ">"), lambda row: points(row.delta))
     cells: list[Cell] = [
         (doc.Column("only probe", ">", drop=3), lambda row: f"{row.pairs.n10:,}" if row.pairs else MISSING),
@@ -916,20 +898,19 @@ def bench_blocks(bench: Bench) -> Iterator[doc.Block]:
     yield from _grades(bench)
     if bench.ladder is not None:
         yield from ladder_section(bench.ladder, bench.steps)
-    elif bench.steps:
+    else:
         yield doc.Heading("Rank ladder", aside="truncations of the probe; tested over all seeds together")
         yield _table(bench.steps, cells)
     yield from _controls(bench, delta)
 
 
-def _probe(bench: Bench) -> list[Row]:
+def _probe(bench: Bench) -> list[doc.Fact]:
     """Return rank, accuracy and gate of the probe, and problems with its answers, if any."""
     probe = bench.probe
     if probe is None:
         return [("probe", "none")]
-    gate = (
-        f"{'passes' if probe.gate.passed else 'fails'} the {exact_percent(probe.gate.min_value)} quality gate"
-    )
+    verb = "passes" if probe.gate.passed else "fails"
+    gate = f"{verb} the {exact_percent(probe.gate.min_value)} quality gate"
     if probe.gate.base_correct is not None:
         base = "the base model" if probe.gate.base == "without an adapter" else "the most frequent label"
         gate += f"; {base} has {probe.gate.base_correct:,} / {probe.n:,}"
@@ -946,7 +927,7 @@ def _probe(bench: Bench) -> list[Row]:
     ]
 
 
-def _audit(bench: Bench) -> Row:
+def _audit(bench: Bench) -> doc.Fact:
     """Return the ranks that the audit of the probe suggests, and the evidence before rounding."""
     audit = bench.audit
     if audit is None:
@@ -960,15 +941,14 @@ def _audit(bench: Bench) -> Row:
 
 
 def _levels(bench: Bench) -> Iterator[doc.Block]:
-    """Yield the probe's gains and losses on the guards, compared with the base; nothing without guards."""
-    if bench.guards:
-        yield doc.Heading("Guards", aside="what the probe itself gained or forgot")
-        yield doc.table_of(
-            [*bench.guards.items()],
-            (doc.Column(), lambda guard: doc.Span(guard[0], "name")),
-            (doc.Column("base model", ">"), lambda guard: level_cell(guard[1].adapters[-1])),
-            (doc.Column("probe", ">"), lambda guard: level_cell(guard[1].adapters[0])),
-        )
+    """Yield the probe's gains and losses on the guards, compared with the base."""
+    yield doc.Heading("Guards", aside="what the probe itself gained or forgot")
+    yield doc.table_of(
+        bench.guards.items(),
+        (doc.Column(), lambda guard: doc.Span(guard[0], "name")),
+        (doc.Column("base model", ">"), lambda guard: level_cell(guard[1].adapters[-1])),
+        (doc.Column("probe", ">"), lambda guard: level_cell(guard[1].adapters[0])),
+    )
 
 
 # ---------------------------------------------------------------- several seeds
@@ -993,15 +973,13 @@ def aggregate_blocks(report: BenchAggregate) -> Iterator[doc.Block]:
     yield from _controls(report, worst)
 
 
-def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
+def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[doc.Fact]]:
     """Return the columns of passing seeds and of Δ over the seeds with its intervals, and their legend."""
 
     def pooled(show: Callable[[PooledEvidence], str]) -> Callable[[VariantSummary], str]:
-        return lambda row: (
-            MISSING if not row.evidence or not row.evidence.pooled else show(row.evidence.pooled)
-        )
+        return lambda row: MISSING if row.pooled is None else show(row.pooled)
 
-    known = [row.evidence.pooled for row in report.candidates if row.evidence and row.evidence.pooled]
+    known = [row.pooled for row in report.candidates if row.pooled is not None]
     several = any(each.next_training for each in known)
     cells: list[Cell] = [
         (doc.Column("seeds passed", ">", drop=2), lambda row: row.seeds_passed),
@@ -1016,54 +994,46 @@ def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[Row]]:
         ),
     ]
     n = next((row.n for row in report.seeds if row.n), None)
-    legend: list[Row] = [
+    legend: list[doc.Fact] = [
         _policy(report, n, guarded=bool(report.guards)),
         ("Δ", "variant − probe accuracy, in points: on the worst seed, and the mean over seeds"),
     ]
     if known:
-        words = (
+        interval = (
             "90 % interval of the mean Δ for these adapters, unadjusted; each end is a one-sided 95 % bound"
         )
-        legend.append(("these runs", words))
+        legend.append(("these runs", interval))
     if several:
         runs = max(each.runs for each in known)
-        legend.append(
-            (
-                "next training",
-                "the same for one more training, if Δ is normally distributed across trainings. Without that"
-                f" assumption, {runs} of {runs} good trainings only rule out a failure rate above"
-                f" {100 * (1 - 0.05 ** (1 / runs)):.0f} %",
-            )
+        once_more = (
+            "the same for one more training, if Δ is normally distributed across trainings. Without that assumption,"
+            f" {runs} of {runs} good trainings only rule out a failure rate above"
+            f" {100 * (1 - 0.05 ** (1 / runs)):.0f} %"
         )
+        legend.append(("next training", once_more))
     return cells, legend
 
 
-def _probes(report: BenchAggregate) -> Row:
+def _probes(report: BenchAggregate) -> doc.Fact:
     spread = report.probe
     if spread is None:
         return "probe", "none on any seed"
-    over = (
-        f"mean ± SD over {plural(spread.seeds, 'seed')}; {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
-    )
-    if spread.sd is None:
-        over = "one seed"
+    ends = f"{100 * spread.low:.1f} to {100 * spread.high:.1f} %"
+    over = "one seed" if spread.sd is None else f"mean ± SD over {plural(spread.seeds, 'seed')}; {ends}"
     n = next((row.n for row in report.seeds if row.n), 0)
     correct = f"{mean_percent(spread)} of {n:,} {SPLITS[report.eval_role]} examples correct ({over})"
     return _probe_row(report.probe_rank, correct, report.splits)
 
 
-def _noise(noise: Noise | None) -> list[Row]:
+def _noise(noise: Noise | None) -> list[doc.Fact]:
     """Return the differences between adapters of equal size, if there are any."""
-    floors = [] if noise is None else [
+    floors = () if noise is None else (
         ("noise between seeds", noise.probes, "two probes of different seeds"),
         ("rounding noise", noise.rewrite_control, "the probe and its rewrite control"),
-    ]  # fmt: skip
+    )  # fmt: skip
+    words = "{} disagree on {} of the examples; their accuracies differ by up to {} points"
     return [
-        (
-            label,
-            f"{who} disagree on {percent(floor.discordance)} of the examples; their accuracies differ by up to"
-            f" {points(floor.largest_delta).removeprefix('+')} points",
-        )
+        (label, words.format(who, percent(floor.discordance), points(floor.largest_delta).removeprefix("+")))
         for label, floor, who in floors
         if floor is not None and floor.discordance
     ]

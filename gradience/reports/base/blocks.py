@@ -19,6 +19,9 @@ Style = Literal[
 """Style of a piece of text. `name`: a name that somebody else chose. `quote`: an example's text, whose line breaks a
 page keeps. `heat1` … `heat8`: levels of a heat map."""
 
+Tone = Literal["", "good", "warn", "bad", "dim"]
+"""The styles that have a meaning in a plot as well; a series without a tone takes the next color."""
+
 Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
 """The kind of a note; `item` is a plain list item."""
 
@@ -137,13 +140,13 @@ def spans(text: Inline) -> tuple[Span, ...]:
 
 
 def filled(document: Document) -> list[Block]:
-    """Return the blocks that have content: no empty list or table, and no heading of a section that begins with one."""
-    kept = []
-    for block, after in zip(document, [*document[1:], Heading("")], strict=True):
+    """Return the blocks that have content: no empty list or table, and no heading of a section without content."""
+    kept = list[Block]()
+    for block in reversed(document):
         is_section = isinstance(block, Heading) and block.level > 1
-        if not (_is_empty(block) or (is_section and (isinstance(after, Heading) or _is_empty(after)))):
+        if not (_is_empty(block) or (is_section and (not kept or isinstance(kept[-1], Heading)))):
             kept.append(block)
-    return kept
+    return kept[::-1]
 
 
 def _is_empty(block: Block) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from gradience.files.artifact import Float12, Part, absent_at
-from gradience.reports.base.blocks import Inline, Mark, Note, Span
+from gradience.reports.base.blocks import Inline, Mark, Note, Span, Tone
 from gradience.reports.base.numbers import round_up
 from gradience.reports.bench_plan import LadderBound, Share
 
@@ -40,6 +40,14 @@ GRADES: dict[Grade, tuple[Mark, str]] = {
     "C": ("unknown", "inconclusive"),
     "D": ("error", "worse"),
     "X": ("error", "could not be evaluated"),
+}
+GRADE_TONES: dict[Grade | None, Tone] = {
+    "A": "good",
+    "B": "good",
+    "C": "warn",
+    "D": "bad",
+    "X": "dim",
+    None: "dim",
 }
 
 Probability = Float12

@@ -1,32 +1,23 @@
 """Plots of candidates compared with a reference adapter: differences with intervals, accuracy by size, and the frontier
 of strengths and ranks."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from gradience.reports.base.graded import Bounds, Grade
+from gradience.reports.base.blocks import Tone
+from gradience.reports.base.graded import GRADE_TONES
 from gradience.reports.base.numbers import signed
-from gradience.reports.bench import Bench, BenchAggregate, Outcome, VariantResult, saving, step_outcome
+from gradience.reports.bench import STEP_TONES, Bench, BenchAggregate, VariantResult, saving, step_outcome
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, BASE_MODEL, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evidence import EvidenceReport
-from gradience.reports.plots.plot import Axis, ForestRow, Intervals, Lines, Plot, Points, Reference, Tone
+from gradience.reports.plots.plot import Axis, ForestRow, Intervals, Lines, Plot, Points, Reference
 from gradience.reports.shrink import ShrinkReport
 from gradience.reports.strength import StrengthReport, value_of
-from gradience.statistics.table import PairedTable
 from gradience.words import points
 
 Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
-GRADES: dict[Grade | None, Tone] = {
-    "A": "good",
-    "B": "good",
-    "C": "warn",
-    "D": "bad",
-    "X": "dim",
-    None: "dim",
-}
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
-STEPS: dict[Outcome, Tone] = {"shown": "good", "inconclusive": "warn", "worse": "bad"}
 WORDS: dict[Tone, str] = {"good": "shown", "warn": "inconclusive", "bad": "worse", "dim": "not graded"}
 BY_POLICY: dict[Tone, str] = WORDS | {"good": "passes", "bad": "fails"}
 """Legend if nothing is graded: the policy's result for one seed."""
@@ -76,39 +67,24 @@ def compared(report: Comparing) -> Compared:
             return _variants(report)
 
 
-def _points(interval: Bounds | PairedTable) -> tuple[float, float]:
-    return 100 * interval.low, 100 * interval.high
-
-
-def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float, base: str = BASE_MODEL) -> Compared:
+def _evaluated(adapters: Sequence[EvaluatedAdapter], margin: float, base: str = BASE_MODEL) -> Compared:
     rows: list[ForestRow] = []
-    likelihoods = False
-    ends: tuple[float | None, float | None]
+    bounded = any(adapter.bounds for adapter in adapters)
+    likelihoods = any(adapter.likelihood for adapter in adapters)
+    scale = -1 if likelihoods else 100  # of the gain and its bounds; an interval is that of ΔNLL
     for adapter in adapters:
-        pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
-        if adapter.role == REFERENCE:
+        if adapter.role == REFERENCE or adapter.gain is None:
             continue
-        if pairs is not None:
-            delta, ends = 100 * pairs.delta, _points(bounds or pairs)
-        elif scored is not None and scored.delta is not None:
-            likelihoods, delta = True, scored.delta
-            ends = (scored.low, scored.high) if bounds is None else (-bounds.high, -bounds.low)
-        else:
-            continue
+        low, high = [abs(scale) * end for end in adapter.interval or ()] or (None, None)
+        if adapter.bounds is not None:
+            low, high = sorted((scale * adapter.bounds.low, scale * adapter.bounds.high))
         name = base if adapter.role == BASE else adapter.name
-        aside = "" if bounds else " (95 % interval)"
-        tone = GRADES[adapter.grade]
-        rows.append(ForestRow(name, delta, *ends, tone, adapter.params_saved, aside))
+        aside = " (95 % interval)" if bounded and adapter.bounds is None else ""
+        tone = GRADE_TONES[adapter.grade]
+        rows.append(ForestRow(name, scale * adapter.gain, low, high, tone, adapter.params_saved, aside))
     if likelihoods:
-        return _named(Compared(rows, margin, STUDENT, "ΔNLL", "nats per token"))
-    return _named(Compared(rows, -100 * margin, TANGO))
-
-
-def _named(outcome: Compared) -> Compared:
-    """Return the rows with the name of the bounds, if any row has them; otherwise no row is of a different kind."""
-    if any(not row.aside for row in outcome.rows):
-        return replace(outcome, interval=ONE_SIDED)
-    return replace(outcome, rows=[replace(row, aside="") for row in outcome.rows])
+        return Compared(rows, margin, ONE_SIDED if bounded else STUDENT, "ΔNLL", "nats per token")
+    return Compared(rows, -100 * margin, ONE_SIDED if bounded else TANGO)
 
 
 def _logs(report: EvidenceReport) -> Compared:
@@ -118,7 +94,7 @@ def _logs(report: EvidenceReport) -> Compared:
         scale * report.delta,
         scale * report.bounds.low,
         scale * report.bounds.high,
-        GRADES[report.grade],
+        GRADE_TONES[report.grade],
     )
     margin = scale * (report.margin if report.lower_is_better else -report.margin)
     return Compared([row], margin, ONE_SIDED, f"Δ of {report.metric}", unit)
@@ -128,28 +104,25 @@ def _variants(report: Bench | BenchAggregate) -> Compared:
     """Return one-sided 95 % bounds of the mean over trainings if there are enough seeds, otherwise of these runs; if
     nothing is graded, as in one seed of several, the interval of its pairs."""
     smoke = isinstance(report, Bench) and report.smoke  # shows nothing
-    known = [row.evidence.pooled for row in report.variants if row.evidence and row.evidence.pooled]
+    known = [row.pooled for row in report.variants if row.pooled is not None]
     several = any(pooled.over_trainings is not None for pooled in known)
     steps = {step.name: step for step in report.ladder.steps} if report.ladder else {}
     rows: list[ForestRow] = []
     for variant in report.variants:
-        pooled = variant.evidence.pooled if variant.evidence else None
+        pooled = variant.pooled
         pairs = variant.pairs if isinstance(variant, VariantResult) and not known else None
-        if pooled is not None:
-            delta, ends = pooled.delta, _points(pooled.over_trainings or pooled.these_runs)
-        elif pairs is not None:
-            delta, ends = pairs.delta, _points(pairs)
-        else:
+        shown = pairs if pooled is None else pooled.over_trainings or pooled.these_runs
+        paired = pooled or pairs
+        if paired is None or shown is None:
             continue
-        tone: Tone = "warn" if smoke else STATUSES.get(variant.status, "warn")
-        if variant.is_control:
-            tone = "dim"
-        elif report.ladder and variant.name in steps:
-            tone = STEPS.get(step_outcome(steps[variant.name], variant, report.ladder), "dim")
-        elif variant.evidence and variant.evidence.grade:
-            tone = GRADES[variant.evidence.grade]
+        tone = GRADE_TONES[variant.grade]
+        if report.ladder and variant.name in steps:
+            tone = STEP_TONES.get(step_outcome(steps[variant.name], variant, report.ladder), "dim")
+        elif variant.grade is None and not variant.is_control:
+            tone = "warn" if smoke else STATUSES.get(variant.status, "warn")
         aside = " (these runs)" if several and pooled and pooled.over_trainings is None else ""
-        rows.append(ForestRow(variant.name, 100 * delta, *ends, tone, saving(variant), aside))
+        ends = 100 * shown.low, 100 * shown.high
+        rows.append(ForestRow(variant.name, 100 * paired.delta, *ends, tone, saving(variant), aside))
     margin = -100 * float(report.policy.tolerance)
     if not known:
         return Compared(rows, margin, TANGO, words=WORDS if smoke else BY_POLICY)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradience.errors import MissingExtra, require
+from gradience.reports.base.blocks import Tone
 from gradience.reports.base.names import display_name, html_text
 from gradience.reports.plots import plot as model
-from gradience.reports.plots.plot import Axis, Plot, Side, Tone, series_color
+from gradience.reports.plots.plot import Axis, Plot, Side, series_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,15 +15,13 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 
 from gradience.errors import UsageError, did_you_mean
+from gradience.reports.base.blocks import Tone
 
 if TYPE_CHECKING:
     from gradience.reports.base.report import Report
 
 Form = Literal["number", "count", "share"]
 """Format of values: 1.87; 20; 0.9 as 90 %."""
-
-Tone = Literal["", "good", "warn", "bad", "dim"]
-"""Meaning of a series or a line; without a tone it takes the next color."""
 
 
 @dataclass(frozen=True, slots=True)

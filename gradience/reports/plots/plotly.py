@@ -8,9 +8,10 @@ import html
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from gradience.reports.base.blocks import Tone
 from gradience.reports.base.names import display_name, fit_names
 from gradience.reports.plots import plot as model
-from gradience.reports.plots.plot import Axis, Plot, Reference, Side, Tone, series_color
+from gradience.reports.plots.plot import Axis, Plot, Reference, Side, series_color
 
 Json = dict[str, Any]
 LABEL = 32
