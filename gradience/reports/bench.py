@@ -659,7 +659,8 @@ def _variants(
     compared = [result for result in run.candidates if _is_compared(result)]
     seed = "" if isinstance(run, Bench) else " of the same seed"
     yield doc.Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
-    yield _table(compared, cells, _guard_cells(guards, row_on))
+    if compared:
+        yield _table(compared, cells, _guard_cells(guards, row_on))
     yield doc.items(_reasons(run))
     if compared:
         yield doc.Facts([*legend, SAVED, *_ways(compared), *_guard_legend(guards)])

@@ -140,13 +140,13 @@ def spans(text: Inline) -> tuple[Span, ...]:
 
 
 def filled(document: Document) -> list[Block]:
-    """Return the blocks that have content: no empty list or table, and no heading of a section without content."""
-    kept = list[Block]()
-    for block in reversed(document):
+    """Return the blocks that have content: no empty list or table, and no heading of a section that begins with one."""
+    kept = []
+    for block, after in zip(document, [*document[1:], Heading("")], strict=True):
         is_section = isinstance(block, Heading) and block.level > 1
-        if not (_is_empty(block) or (is_section and (not kept or isinstance(kept[-1], Heading)))):
+        if not (_is_empty(block) or (is_section and (isinstance(after, Heading) or _is_empty(after)))):
             kept.append(block)
-    return kept[::-1]
+    return kept
 
 
 def _is_empty(block: Block) -> bool:
