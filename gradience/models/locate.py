@@ -101,6 +101,15 @@ def plain_name(name: str) -> str:
     return name if address is None else address.repo
 
 
+def recorded_base(name: str) -> str:
+    """Return the last part of a base model's name, as records hold it: the base may be stored elsewhere.
+
+    >>> recorded_base("models/mistral"), recorded_base("org/name@v1")
+    ('mistral', 'name')
+    """
+    return Path(EMBEDDED[name][1] if name in EMBEDDED else plain_name(name)).name
+
+
 def last_part(name: str) -> str:
     """Return the last part of a base model's name or path, in lower case: a copy may be in another folder."""
     return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2].casefold()

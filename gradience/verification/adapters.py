@@ -45,7 +45,7 @@ class KnownAdapters(ExitStack):
         name = Path(path).name
         for folder in (self.place / "candidates" / name, self.place.parent / name, Path(path)):
             with suppress(InputError):
-                if self.at(folder).sha256() == sha256:
+                if folder.exists() and self.at(folder).sha256() == sha256:  # else a name on the hub
                     return self.at(folder)
         return None
 

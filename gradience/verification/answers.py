@@ -26,8 +26,8 @@ from gradience.evaluate.settings import EvaluateSettings
 from gradience.evaluate.verb import JOINT, JOINT_DOCUMENT, PLAN, bound_plan, joint_report
 from gradience.files.card import read_card, with_block
 from gradience.files.records import Evaluation, ExamplesRun, first, read_records
-from gradience.files.shared_names import path_text, sentence_text
-from gradience.models.locate import EMBEDDED
+from gradience.files.shared_names import sentence_text
+from gradience.models.locate import EMBEDDED, recorded_base
 from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
 from gradience.reports.base.report import Report
@@ -298,8 +298,8 @@ class _Recorded(Answering):
         self._likelihoods, first_file = likelihoods, f"{RECORDS}/{rows[0].name}.jsonl"
         answers = read_records(place / first_file)
         self._header = answers.run
-        if report.base not in (*EMBEDDED, path_text(self._header.base)):
-            findings.mismatch(first_file, f"{self._header.base}; must be {report.base}", "base")
+        if report.base not in EMBEDDED:  # records hold the name of its folder, which depends on the package
+            findings.compare([(first_file, "base", self._header.base, recorded_base(report.base))])
         group_of = zip((row.id for row in answers.records), self.plan.groups or (), strict=False)
         self.inputs = self._inputs(rows, dict(group_of))
         self._reference = AdapterAnswers(self.inputs.reference)

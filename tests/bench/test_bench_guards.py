@@ -44,7 +44,7 @@ def config_file(tmp_path_factory):
     file = write_jsonl(folder / "texts.jsonl", [{"text": text} for text in texts])
     exact = {"scorer": "exact", "max_new_tokens": 2}
     general = {"source": str(file), "margin": 0.9, "options": {"scorer": "nll"}, "limit": 30}
-    return write_config(
+    path = write_config(
         folder,
         rows,
         {"options": exact},
@@ -58,6 +58,10 @@ def config_file(tmp_path_factory):
         },
         seeds=SEEDS,
     )
+    values = yaml.safe_load(path.read_text())
+    values["model"]["name"] = f"../{folder.name}/base"  # records hold only `base`
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 @pytest.fixture(scope="module")

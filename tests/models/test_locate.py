@@ -16,7 +16,7 @@ from gradience.files.hub import fetch_folder
 from gradience.models.chat import chat_template
 from gradience.models.load import fingerprint_of, load_base, load_tokenizer
 from gradience.models.local_only import local_only
-from gradience.models.locate import locate
+from gradience.models.locate import locate, recorded_base
 from gradience.models.settings import ModelSettings
 
 COMMIT, OLDER = "0123456789" * 4, "fedcba9876" * 4
@@ -127,3 +127,17 @@ def test_a_turn_ends_where_its_answer_ends(name):
                 check(family, template, answer)
 
         holds()
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [
+        ("w/base", "base"),
+        ("./w/base/", "base"),
+        ("org/name", "name"),
+        ("hf://org/name@v1", "name"),
+        ("embedded:minilm", "all-MiniLM-L6-v2"),
+    ],
+)
+def test_records_hold_the_last_part_of_a_base(name: str, recorded: str) -> None:
+    assert recorded_base(name) == recorded

@@ -266,6 +266,34 @@ def test_an_evaluation_is_made_again(prepared: Path, tmp_path: Path) -> None:
     assert "evaluation.json other.lora_params" in fields(output)
 
 
+def test_relative_paths_verify_here_and_in_another_folder(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reports keep them whole, records only the last part; elsewhere they are not taken for names on the hub."""
+    here, there = (
+        Path(shutil.copytree(prepared, tmp_path / name / "w")).parent for name in ("here", "there")
+    )
+    shutil.rmtree(there / "w")
+    monkeypatch.chdir(here)
+    given, options = (
+        ["w/reference", "w/other"],
+        {"base_model": "w/base", "data": "w/rows.csv", "device": "cpu"},
+    )
+    evaluate_adapters(given, output=here / "evaluation", **options)
+    compress_adapter("w/reference", here / "rank2", rank=2)
+    assert EvaluationReport.read(here / "evaluation" / "evaluation.json").base == "w/base"
+    for name in ("evaluation", "rank2"):
+        for place in (here, there):
+            monkeypatch.chdir(place)
+            report = verify(here / name)
+            assert report.mismatches == ()
+            assert any("is not here" in gap or "are not here" in gap for gap in report.not_verified) == (
+                place == there
+            )
+    edit(here / "evaluation" / "evaluation.json", lambda report: report.update(base="w/another"))
+    assert "records/reference.jsonl base" in fields(here / "evaluation")
+
+
 def test_an_evaluation_keeps_the_planned_shares_of_its_error(prepared: Path, tmp_path: Path) -> None:
     """Two candidates share the 5 %; dropping one after the answers is said, and seen if nothing says it."""
     output, given = tmp_path / "out", [prepared / "reference", prepared / "other", tmp_path / "smaller"]

@@ -67,7 +67,7 @@ from gradience.files import strict_json
 from gradience.files.differences import differences
 from gradience.files.records import ExamplesRun
 from gradience.files.shared_names import given_text, path_text
-from gradience.models.locate import EMBEDDED, plain_name
+from gradience.models.locate import recorded_base
 from gradience.plan.modules import Ranks
 from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.base.report import Report
@@ -363,7 +363,7 @@ def _of_adapter(
         adapter.distillation,
     )
     config = adapter.folder / "adapter_config.json"
-    base = Path(EMBEDDED[plan.model][1] if plan.model in EMBEDDED else plain_name(plan.model)).name
+    base = recorded_base(plan.model)
     if base not in ("", ".."):  # `.`: the folder of the config, whose name the plan does not hold
         if training is not None:  # only the last part of a name: the base may be stored elsewhere
             yield f"{at}/{TRAINING}", "base", Path(training.base).name, base

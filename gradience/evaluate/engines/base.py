@@ -20,6 +20,7 @@ from gradience.errors import OutputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.batches import CPU_TOKENS
 from gradience.files.records import RecordKind, StopReason
+from gradience.models.locate import recorded_base
 from gradience.models.settings import ModelSettings
 from gradience.words import counted
 
@@ -233,7 +234,7 @@ class Engine:
     def facts(self) -> Mapping[str, Any]:
         """Facts about engine and base for the header: the fields of `ExamplesRun` from `engine` to `versions`."""
         unknown = dict.fromkeys(("base_sha256", "tokenizer_sha256", "dtype", "attention"))
-        return {"engine": self.name, "base": Path(self.model.name).name, **unknown, **self.numerics()}
+        return {"engine": self.name, "base": recorded_base(self.model.name), **unknown, **self.numerics()}
 
     @property
     def classifies(self) -> bool:
