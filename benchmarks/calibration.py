@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
+from gradience.adapters.formats import open_adapter
 from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.arms.controls import PROBE_DISTILLED, write_random_directions
 from gradience.bench.run.prompts import Distillation, PromptRun, distill_variant
@@ -102,7 +103,7 @@ class Probe:
 
     def smaller(self, plan: CompressionPlan, target: Path) -> None:
         given = self.calibration if plan.calibration_sha256 else None
-        write_compressed(self.folder, plan, target, calibration=given)
+        write_compressed(open_adapter(self.folder), plan, target, calibration=given)
 
     def distill(self, begin: Callable[[ArmSource, Any, Path], None], ranks: Any, target: Path) -> None:
         """As Bench distills: the probe teaches, no label is read."""

@@ -231,7 +231,8 @@ def tried(original: Original, prompts: Mapping[str, Path], examples: Any, task: 
             plans[choice] = plan_compression(report, limit, calibration=calibration)
             ranks = {row.name: row.new_rank for row in plans[choice].modules}
             target = original.work / f"{choice}_{budget}"
-            write_compressed(original.folder, plans[choice], target, calibration=calibration, force=True)
+            opened = open_adapter(original.folder)
+            write_compressed(opened, plans[choice], target, calibration=calibration, force=True)
             for name in [choice] * (choice != "centered") + [f"{choice}+mean"] * (choice in options.mean):
                 engine.add(name, target)
                 if name != choice:

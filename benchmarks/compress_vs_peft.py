@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from synthetic import MISTRAL_7B, compressing, write_adapter
 
 from gradience import audit_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
@@ -58,7 +59,9 @@ def timed(work: Callable[[], object]) -> tuple[float, object]:
 def ours(folder: Path, rank: int, runs: int) -> tuple[float, float]:
     def work() -> float:
         plan = plan_compression(audit_adapter(folder), ToRank(rank))
-        return write_compressed(folder, plan, folder.with_name("out"), force=True).measured_error
+        return write_compressed(
+            open_adapter(folder), plan, folder.with_name("out"), force=True
+        ).measured_error
 
     work()
     results = [timed(work) for _ in range(runs)]

@@ -338,7 +338,7 @@ def vllm_part(place: Place) -> Figures:
         engine = VllmEngine.load(settings, device=place.device)
         try:
             engine.add("adapter", place.folder / f"rank{rank}")
-            engine.verify(["adapter"], few, None)
+            engine.check_adapter("adapter", few, None)
             started = time.perf_counter()
             engine.generate("adapter", few[:1], Decoding(1))
             first = time.perf_counter() - started

@@ -2,11 +2,13 @@
 
     python benchmarks/predicted_drop.py fit
     python benchmarks/predicted_drop.py measure OUT [--tasks larger reverse …] [--seeds 1 2 3] [--device cuda]
+                                                    [--base FOLDER --base-name gemma3]
     python benchmarks/predicted_drop.py judge OUT
 
 The share of the reference's correct answers that are lost is 1 − exp(−a·x^b), x the predicted KL per answer. What is
 measured and what decides was fixed before: docs/decisions/031-predicted-drop.md. `measure` trains each probe, chooses
 the difficulty of a task by seed 1's dev rows, calibrates, truncates, and evaluates; what is there is not made again.
+With --base, written tasks are measured on that base model; its cells have the name of the base before that of the task.
 OUT gets cells.jsonl, one line for each task, seed, size and kind, and the folders of all evaluations with their
 records.
 """
@@ -307,7 +309,14 @@ def written(path: Path, rows: Sequence[Row]) -> Path:
     return path
 
 
-def probe(task: str, d: int, seed: int, out: Path, device: str) -> Path:
+def base_of(task: str, options: argparse.Namespace) -> dict[str, str]:
+    """Return base_model and dtype."""
+    if task in LABELED:
+        return {"base_model": "embedded:minilm", "dtype": "float32"}
+    return {"base_model": options.base, "dtype": "bfloat16"}
+
+
+def probe(task: str, d: int, seed: int, out: Path, options: argparse.Namespace) -> Path:
     """Train a probe of rank 32 and return its folder."""
     from gradience import tasks
     from gradience.models.settings import ModelSettings
@@ -317,10 +326,9 @@ def probe(task: str, d: int, seed: int, out: Path, device: str) -> Path:
     labeled = task in LABELED
     files = {"train_file": str(out / "train.jsonl"), "confirm_file": str(out / "test.jsonl")}
     loaded = tasks.load("classification" if labeled else "jsonl", files)
+    base = base_of(task, options)
     model = ModelSettings(
-        name="embedded:minilm" if labeled else "embedded:smollm2",
-        type="seqcls" if labeled else "causal_lm",
-        dtype="float32" if labeled else "bfloat16",
+        name=base["base_model"], type="seqcls" if labeled else "causal_lm", dtype=base["dtype"]
     )
     recipe = TrainSettings(
         max_steps=LABELED_STEPS if labeled else STEPS,
@@ -335,40 +343,47 @@ def probe(task: str, d: int, seed: int, out: Path, device: str) -> Path:
         "target_modules": ["query", "key", "value", "dense"] if labeled else "all-linear",
     }
     train(
-        loaded, model=model, lora=lora, recipe=recipe, seed=seed, output=out / f"probe{seed}", device=device
+        loaded,
+        model=model,
+        lora=lora,
+        recipe=recipe,
+        seed=seed,
+        output=out / f"probe{seed}",
+        device=options.device,
     )
     return out / f"probe{seed}" / "adapter"
 
 
-def evaluated(task: str, adapters: Sequence[Path], data: Path, output: Path, device: str) -> Any:
+def evaluated(
+    task: str, adapters: Sequence[Path], data: Path, output: Path, options: argparse.Namespace
+) -> Any:
     from gradience import evaluate_adapters
 
-    labeled = task in LABELED
+    written = {"options": {"stop": ["\n"], "max_new_tokens": 96}}
     return evaluate_adapters(
         list(adapters),
-        base_model="embedded:minilm" if labeled else "embedded:smollm2",
-        dtype="float32" if labeled else "bfloat16",
+        **base_of(task, options),
         data=data,
         output=output,
         all_rows=True,
-        device=device,
+        device=options.device,
         no_ledger=True,
-        **({"max_length": 64} if labeled else {"options": {"stop": ["\n"], "max_new_tokens": 96}}),
+        **({"max_length": 64} if task in LABELED else written),
     )
 
 
-def prepared(task: str, out: Path, device: str) -> int:
+def prepared(task: str, out: Path, options: argparse.Namespace) -> int:
     """Choose the difficulty by seed 1's accuracy on dev rows, at most two steps from 2, and write the rows."""
     d = 2
     for attempt in range(3):
-        folder = out / task / f"difficulty{d}"
+        folder = out / options.base_name / task / f"difficulty{d}"
         rows = rows_of(task, d)
         test = min(TEST, len(rows) - DEV - 1500)
         written(folder / "dev.jsonl", rows[:DEV])
         written(folder / "test.jsonl", rows[DEV : DEV + test])
         written(folder / "train.jsonl", rows[DEV + test : DEV + test + TRAIN])
-        adapter = probe(task, d, 1, folder, device)
-        report = evaluated(task, [adapter], folder / "dev.jsonl", folder / "dev1", device)
+        adapter = probe(task, d, 1, folder, options)
+        report = evaluated(task, [adapter], folder / "dev.jsonl", folder / "dev1", options)
         accuracy = report.adapters[0].correct / report.adapters[0].n
         print(
             f"{task}, difficulty {d}: {100 * accuracy:.1f} % of {report.adapters[0].n} dev rows", flush=True
@@ -384,6 +399,7 @@ def prepared(task: str, out: Path, device: str) -> int:
 def measure(options: argparse.Namespace) -> None:
     """Append the cells that are not there yet to cells.jsonl."""
     from gradience import ToRank, ToSuggestion, audit_adapter, calibrate_adapter, plan_compression
+    from gradience.adapters.formats import open_adapter
     from gradience.compress.adapter import write_compressed
     from gradience.files.records import read_records
     from gradience.plan.calibrated import ToSizeOfRank, left_out, with_calibration
@@ -394,8 +410,9 @@ def measure(options: argparse.Namespace) -> None:
     cells = out / "cells.jsonl"
     there = [json.loads(line) for line in cells.read_text().splitlines()] if cells.exists() else []
     for task in options.tasks:
-        d = prepared(task, out, options.device)
-        folder, labeled = out / task / f"difficulty{d}", task in LABELED
+        d = prepared(task, out, options)
+        folder, labeled = out / options.base_name / task / f"difficulty{d}", task in LABELED
+        name = f"{options.base_name} {task}".strip()
         training = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
         prompts = written(
             folder / "calibration.jsonl",
@@ -405,9 +422,9 @@ def measure(options: argparse.Namespace) -> None:
             ],
         )
         for seed in options.seeds:
-            if any((row["task"], row["seed"]) == (task, seed) for row in there):
+            if any((row["task"], row["seed"]) == (name, seed) for row in there):
                 continue
-            adapter, work = probe(task, d, seed, folder, options.device), folder / f"seed{seed}"
+            adapter, work = probe(task, d, seed, folder, options), folder / f"seed{seed}"
             work.mkdir(exist_ok=True)
             report, path = audit_adapter(adapter), work / "calibration.safetensors"
             if not path.exists():
@@ -415,8 +432,7 @@ def measure(options: argparse.Namespace) -> None:
                     adapter,
                     path,
                     prompts=prompts,
-                    base_model="embedded:minilm" if labeled else "embedded:smollm2",
-                    dtype="float32" if labeled else "bfloat16",
+                    **base_of(task, options),
                     device=options.device,
                     max_length=64 if labeled else None,
                 )
@@ -433,7 +449,7 @@ def measure(options: argparse.Namespace) -> None:
                 if plan.new_params >= plan.old_params:  # advice to keep the rank
                     continue
                 target = work / (kind if size is None else f"{kind}{size}")
-                write_compressed(adapter, plan, target, calibration=given, force=True)
+                write_compressed(open_adapter(adapter), plan, target, calibration=given, force=True)
                 if kind == "calibrated":
                     assert plan.prediction is not None
                     predicted = plan.prediction.kl_per_token
@@ -449,9 +465,7 @@ def measure(options: argparse.Namespace) -> None:
                     "params": plan.new_params,
                     "predicted_kl": predicted,
                 }
-            result = evaluated(
-                task, [adapter, *sizes], folder / "test.jsonl", work / "evaluation", options.device
-            )
+            result = evaluated(task, [adapter, *sizes], folder / "test.jsonl", work / "evaluation", options)
             reference, *rows = result.adapters
             before = read_records(work / "evaluation" / reference.records[0].path).records
             lines = []
@@ -462,7 +476,7 @@ def measure(options: argparse.Namespace) -> None:
                 change = row.change
                 lines.append(
                     {
-                        "task": task,
+                        "task": name,
                         "difficulty": d,
                         "seed": seed,
                         **facts,
@@ -479,7 +493,7 @@ def measure(options: argparse.Namespace) -> None:
                 )
             with cells.open("a") as file:
                 file.write("".join(f"{json.dumps(line)}\n" for line in lines))
-            print(f"{task}, seed {seed}: {reference.correct} of {reference.n} correct", flush=True)
+            print(f"{name}, seed {seed}: {reference.correct} of {reference.n} correct", flush=True)
 
 
 def main() -> None:
@@ -492,6 +506,8 @@ def main() -> None:
     measuring.add_argument("--tasks", nargs="+", default=[*WRITTEN, *LABELED], choices=[*WRITTEN, *LABELED])
     measuring.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     measuring.add_argument("--device", default="cpu")
+    measuring.add_argument("--base", default="embedded:smollm2", help="base model of the written tasks")
+    measuring.add_argument("--base-name", default="", help="its name in the cells, if it is another one")
     options = parser.parse_args()
     if options.verb == "measure":
         measure(options)
