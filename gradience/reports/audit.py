@@ -568,19 +568,16 @@ def finding_blocks(report: AuditReport, view: View) -> list[doc.Block]:
 def use_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     """Return energy ranks, stable rank and utilization over the trained modules."""
     trained = trained_layers(report)
-    if not trained:
-        return []
-    digits = measure_digits(report)
     rows = []
     for threshold in sorted({report.tau, 0.90, *((0.95, 0.99) if view.full else ())}):
-        ranks = [k for layer in trained if (k := energy_ranks_of(layer, report.tau)[threshold]) is not None]
         label = k_label(threshold)
+        ranks = [energy_ranks_of(layer, report.tau)[threshold] for layer in trained]
         rows.append(_spread(f"{label}: directions with {label[2:]} % of Σσ²", ranks, trimmed))
-    stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
+    digits = measure_digits(report)
+    stable = [layer.stable_rank for layer in trained]
     rows.append(_spread("stable rank: Σσ²/σ₁²", stable, lambda value: sig(value, digits)))
-    used = [layer.utilization for layer in trained if layer.utilization is not None]
-    rows.append(_spread("utilization: stable rank / r", used, percent))
-    return [doc.Heading("Use of rank"), doc.Table(SPREAD, rows)]
+    rows.append(_spread("utilization: stable rank / r", [layer.utilization for layer in trained], percent))
+    return [doc.Heading("Use of rank"), doc.Table(SPREAD, rows if trained else ())]
 
 
 SPREAD = (
@@ -591,10 +588,15 @@ SPREAD = (
 )
 
 
-def _spread(label: str, values: Sequence[float], show: Callable[[float], str]) -> list[doc.Inline]:
+def _spread(
+    label: str, values: Sequence[float | None], show: Callable[[float], str]
+) -> tuple[doc.Inline, ...]:
     """Return the median, the 90th percentile and the maximum of a measure of modules."""
-    middle, high, top = (show(float(percentile(values, share))) for share in (50, 90, 100))
-    return [label, doc.Span(middle, "strong"), high, top]
+    known = [value for value in values if value is not None]
+    middle, high, top = (
+        show(float(percentile(known, share))) if known else MISSING for share in (50, 90, 100)
+    )
+    return label, doc.Span(middle, "strong"), high, top
 
 
 def dominance_blocks(report: AuditReport, view: View) -> list[doc.Block]:
@@ -604,24 +606,16 @@ def dominance_blocks(report: AuditReport, view: View) -> list[doc.Block]:
         return []
     blocks: list[doc.Block] = [doc.Heading("Size relative to the base", aside=doc.Span(base.base, "name"))]
     if base.modules:
-        tolerance = bound(100 * base.tolerance)
-        ratios: list[tuple[str, list[float]]] = [
-            (
-                f"‖ΔW‖₂/‖W‖₂ (an upper estimate, within {tolerance} %)",
-                [module.spectral for module in base.modules],
-            ),
-            ("‖ΔW‖_F/‖W‖_F", [module.frobenius for module in base.modules]),
-            (
-                "‖m − m₀‖/‖m₀‖ (DoRA magnitudes; ΔW includes their change)",
-                [module.dora.magnitude for module in base.modules if module.dora],
-            ),
+        estimate = f"(an upper estimate, within {bound(100 * base.tolerance)} %)"
+        rows = [
+            _spread(f"‖ΔW‖₂/‖W‖₂ {estimate}", [module.spectral for module in base.modules], sig),
+            _spread("‖ΔW‖_F/‖W‖_F", [module.frobenius for module in base.modules], sig),
         ]
-        rows = [_spread(label, values, sig) for label, values in ratios if values]
+        if changes := [module.dora.magnitude for module in base.modules if module.dora]:
+            rows.append(_spread("‖m − m₀‖/‖m₀‖ (DoRA magnitudes; ΔW includes their change)", changes, sig))
         largest = min(base.modules, key=lambda module: (-module.spectral, module.name))
-        blocks += [
-            doc.Table(SPREAD, rows),
-            doc.Paragraph(("Largest ‖ΔW‖₂/‖W‖₂: ", doc.Span(largest.name, "name"))),
-        ]
+        name = doc.Span(largest.name, "name")
+        blocks += [doc.Table(SPREAD, rows), doc.Paragraph(("Largest ‖ΔW‖₂/‖W‖₂: ", name))]
     reasons = Counter(module.reason for module in base.not_compared)
     texts = [f"{plural(number, 'module')} not compared: {reason}" for reason, number in reasons.most_common()]
     return [*blocks, doc.warned(texts)]
@@ -644,23 +638,23 @@ def rank_blocks(report: AuditReport, view: View) -> list[doc.Block]:
         doc.Column("saved", ">"),
         doc.Column("vLLM max_lora_rank", ">", drop=2),
     ]
-
-    def row(
-        name: str, k: str, rank: str, suggestion: Suggestion | PerLayer, decided: str
-    ) -> list[doc.Inline]:
-        saved = doc.Span(percent(suggestion.reduction), "good" if suggestion.reduction else "")
-        params, vllm = count(suggestion.params), max_lora_rank(suggestion.max_lora_rank)
-        return [name, k, doc.Span(rank, "strong"), doc.Span(decided, "dim"), params, saved, vllm]
-
-    now = doc.Span(number_range(layer.r for layer in report.layers), "strong")
-    current = max_lora_rank(plan.current_max_lora_rank)
-    rows: list[list[doc.Inline]] = [["now", "", now, "", count(report.total_lora_params), "", current]]
-    for name, uniform in (("uniform_median", plan.median), ("uniform_p90", plan.p90)):
-        rows.append(
-            row(name, trimmed(uniform.unrounded), str(uniform.rank), uniform, DECIDED[uniform.decided_by])
-        )
-    ranks = number_range(plan.per_layer.rank_pattern.values())
-    rows.append(row("per_layer", "each", ranks, plan.per_layer, ""))
+    now, current = number_range(layer.r for layer in report.layers), max_lora_rank(plan.current_max_lora_rank)
+    rows: list[Sequence[doc.Inline]] = [
+        ("now", "", doc.Span(now, "strong"), "", count(report.total_lora_params), "", current)
+    ]
+    for name, some in (
+        ("uniform_median", plan.median),
+        ("uniform_p90", plan.p90),
+        ("per_layer", plan.per_layer),
+    ):
+        k, decided = "each", ""
+        if isinstance(some, Suggestion):
+            k, rank, decided = trimmed(some.unrounded), str(some.rank), DECIDED[some.decided_by]
+        else:
+            rank = number_range(some.rank_pattern.values())
+        saved = doc.Span(percent(some.reduction), "good" if some.reduction else "")
+        figures = (count(some.params), saved, max_lora_rank(some.max_lora_rank))
+        rows.append((name, k, doc.Span(rank, "strong"), doc.Span(decided, "dim"), *figures))
     aside = "from weight energy, a crude guide to accuracy"
     return [doc.Heading("Suggested ranks", aside=aside), doc.Table(columns, rows), doc.dim(MEASURED_WORTH)]
 
@@ -691,13 +685,10 @@ def layer_blocks(report: AuditReport, view: View) -> list[doc.Block]:
         row += map(str, energy_ranks_of(layer, report.tau).values())
         row += [sig(layer.stable_rank, digits), sig(layer.effective_rank, digits), percent(layer.utilization)]
         rows.append([*row, sig(layer.fro_norm, digits), doc.Span("±" if layer.borderline else "", "warn")])
-    footnote = "± borderline: the energy is so close to a threshold that k may be off by one"
-    borderline = any(layer.borderline for layer in report.layers)
-    return [
-        doc.Heading("All modules", folded=True),
-        doc.Table(columns, rows),
-        *([doc.dim(footnote)] if borderline else []),
-    ]
+    blocks: list[doc.Block] = [doc.Heading("All modules", folded=True), doc.Table(columns, rows)]
+    if any(layer.borderline for layer in report.layers):
+        blocks.append(doc.dim("± borderline: the energy is so close to a threshold that k may be off by one"))
+    return blocks
 
 
 # ---------------------------------------------------------------- map of modules
@@ -764,8 +755,8 @@ def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: st
     median. measure: name of the energy rank. columns: least width of the map. rest: pointer to the kinds that are left
     out.
     """
-    wide = max(1, min(MAX_CELL, columns // len(stack.columns)))
-    uniform = len({layer.r for column in stack.columns for layer in column}) == 1
+    wide = max(1, min(MAX_CELL, columns // len(stack.layers)))
+    uniform = len({layer.r for _, cells in stack.rows for cell in cells for layer in cell}) == 1
     rows: list[list[doc.Inline]] = []
     most_modules = 1
 
@@ -781,13 +772,12 @@ def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: st
         spread = [trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}"]
         rows.append([doc.Span(label, "name"), drawn, *spread])
     head = doc.Column(ruler(stack.layers, wide), drawing=True)
-    merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
-    several = f"{merged}each cell: median of up to {most_modules} modules"
-    return [
-        doc.Table([doc.Column(measure), head, doc.Column("median", ">"), doc.Column("max", ">")], rows),
-        *more(stack.hidden, "more kind of modules", rest, "more kinds of modules"),
-        *([doc.dim(several)] if most_modules > 1 else []),
-    ]
+    table = doc.Table([doc.Column(measure), head, doc.Column("median", ">"), doc.Column("max", ">")], rows)
+    blocks = [table, *more(stack.hidden, "more kind of modules", rest, "more kinds of modules")]
+    if most_modules > 1:
+        merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
+        blocks.append(doc.dim(f"{merged}each cell: median of up to {most_modules} modules"))
+    return blocks
 
 
 def ruler(indices: Sequence[int], wide: int) -> str:
@@ -795,17 +785,15 @@ def ruler(indices: Sequence[int], wide: int) -> str:
 
     wide: signs that draw one column.
     """
-    length = len(indices) * wide
     last = str(indices[-1])
-    last_at = max(0, length - max(len(last), wide))
+    last_at = max(0, len(indices) * wide - max(len(last), wide))
     step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 40) if step * wide > len(last))
-    text = [" "] * (last_at + len(last))
+    text = ""
     for position in range(0, len(indices) - 1, step):
         label, start = str(indices[position]), position * wide
         if start + len(label) < last_at:
-            text[start : start + len(label)] = label
-    text[last_at:] = last
-    return "".join(text)
+            text = text.ljust(start) + label
+    return text.ljust(last_at) + last
 
 
 def cell_sign(place: Sequence[LayerAudit]) -> doc.Span:

@@ -68,8 +68,6 @@ class LayerMap(Generic[M]):
     """The first layer of each column."""
     merged: int
     """Layers per column."""
-    columns: Sequence[Sequence[M]]
-    """All modules of each column, also those of kinds that are left out."""
     rows: Sequence[tuple[str, Sequence[Sequence[M]]]]
     """Short names of the kinds, each with its modules in each column."""
     hidden: int
@@ -101,15 +99,12 @@ def layer_map(
     column = {index: place // merged for place, index in enumerate(layers)}
     shown, hidden = by_kind([module for _, module in inside], weight, kinds)
     labels = short_labels([kind for kind, _ in shown])
-    whole: list[list[M]] = [[] for _ in layers[::merged]]
-    cells: dict[str, list[list[M]]] = {kind: [[] for _ in whole] for kind, _ in shown}
+    cells: dict[str, list[list[M]]] = {kind: [[] for _ in layers[::merged]] for kind, _ in shown}
     for index, module in inside:
-        whole[column[index]].append(module)
-        kind = family_of(module.name)
-        if kind in cells:
+        if (kind := family_of(module.name)) in cells:
             cells[kind][column[index]].append(module)
     rows = [(labels[kind], of_kind) for kind, of_kind in cells.items()]
-    return LayerMap(layers[::merged], merged, whole, rows, hidden, outside)
+    return LayerMap(layers[::merged], merged, rows, hidden, outside)
 
 
 def module_table(title: str, rows: Iterable[tuple[str, Sequence[M]]], *fields: ModuleField[M]) -> Table:
