@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradience.reports.audit import AuditReport, audits_blocks
-from gradience.reports.base.blocks import Block, Document, Heading, filled
+from gradience.reports.base.blocks import Block, Document, Heading, Notes, Paragraph, filled
 from gradience.reports.base.report import Report
+from gradience.reports.base.run import RunInfo
 from gradience.reports.page.flips import ReadPrompts, flip_blocks
 from gradience.reports.plots.plot import Plot, plots_of
 
@@ -27,6 +28,12 @@ class PageSource:
     prompts: ReadPrompts | None = None
     """Reads the prompts of its examples back, if the data are on this machine."""
 
+    @property
+    def command(self) -> str:
+        """The command that made the report; empty if the report does not have it."""
+        run = getattr(self.report, "run", None)
+        return run.command if isinstance(run, RunInfo) else ""
+
 
 @dataclass(slots=True)
 class Section:
@@ -44,8 +51,18 @@ class PagePart:
     heading: Heading
     """Its title, with the verdict as the aside."""
     opening: list[Block] = field(default_factory=list)
-    """Blocks before the first section. Its sentences and notes are the summary box."""
+    """Blocks before the first section."""
     sections: list[Section] = field(default_factory=list)
+
+    @property
+    def answer(self) -> list[Block]:
+        """Sentences and notes of the opening, for the summary box."""
+        return [block for block in self.opening if isinstance(block, Paragraph | Notes)]
+
+    @property
+    def facts(self) -> list[Block]:
+        """The other blocks of the opening."""
+        return [block for block in self.opening if not isinstance(block, Paragraph | Notes)]
 
 
 def parts_of(sources: Sequence[PageSource], *, texts: bool) -> list[PagePart]:

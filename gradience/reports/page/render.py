@@ -17,10 +17,9 @@ from gradience.errors import InputError, UsageError, require
 from gradience.files.whole import write_whole
 from gradience.reading import open_stream
 from gradience.reports.base import html
-from gradience.reports.base.blocks import Block, Facts, Inline, Notes, Paragraph, Table, spans
+from gradience.reports.base.blocks import Block, Facts, Inline, Table, spans
 from gradience.reports.base.names import display_sentence
-from gradience.reports.base.run import RunInfo
-from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
+from gradience.reports.page.parts import PageSource, Section, parts_of
 from gradience.reports.plots.plot import Image, Plot
 from gradience.reports.plots.plotly import to_plotly
 
@@ -34,8 +33,6 @@ ROW_HEIGHT, CELL_WIDTH = 26, 16
 SCROLLED = 22
 """A plot with more rows than this may be higher than its part of the page, and scrolls."""
 BUNDLE = "plotly-cartesian.min.js"
-
-Values = dict[str, Any]
 
 
 def is_page(path: Path) -> bool:
@@ -74,28 +71,20 @@ def to_page(sources: Sequence[PageSource], *, texts: bool = True) -> str:
 
     jinja2 = require("jinja2", extra="report")
     parts = parts_of(sources, texts=texts)
-    figures: list[Values] = []
-    drawn = _parts(parts, figures)
+    figures = [to_plotly(plot) for part in parts for section in part.sections for plot in section.plots]
     script, bundle = asset("page.js"), asset(BUNDLE) if figures else ""
-    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
-    page: str = template.render(
-        title=_plain(parts[0].heading.text),
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    environment.filters |= {
+        "plain": _plain, "inline": _inline, "aside": _aside, "blocks": _blocks, "frame": _frame
+    }  # fmt: skip
+    page: str = environment.from_string(asset("page.html")).render(
+        parts=parts,
+        sources=sources,
         policy=_policy([bundle, script] if bundle else [script]),
         style=_safe(asset("page.css")),
         script=_safe(script),
         plotly=_safe(bundle),
         plots=_safe(json_text(figures)) if figures else "",
-        parts=drawn,
-        sources=[
-            {
-                "name": display_sentence(source.name),
-                "schema": type(source.report).schema_id,
-                "sha256": source.sha256,
-                "verify": display_sentence(source.verify),
-                "command": display_sentence(_command(source)),
-            }
-            for source in sources
-        ],
         version=__version__,
     )
     return page
@@ -139,47 +128,7 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _command(source: PageSource) -> str:
-    """Return the command that made a report; empty if the report does not have it."""
-    run = getattr(source.report, "run", None)
-    return run.command or "" if isinstance(run, RunInfo) else ""
-
-
-# ---------------------------------------------------------------- parts, sections, blocks
-
-
-def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
-    """Return the parts in the template's form. figures: list to which the figures of their plots are added.
-
-    Sections are open in the first part only: of a run with many seeds a reader sees the result first.
-    """
-    several = len(parts) > 1
-    drawn: list[Values] = []
-    for number, part in enumerate(parts, start=1):
-        prefix = f"{number}-" if several else ""
-        drawn.append(
-            {
-                "anchor": f"report-{number}" if several else "top",
-                "title": _inline(part.heading.text),
-                "aside": _inline(part.heading.aside),
-                "answer": _blocks([block for block in part.opening if isinstance(block, Paragraph | Notes)]),
-                "opening": _blocks(
-                    [block for block in part.opening if not isinstance(block, Paragraph | Notes)]
-                ),
-                "sections": [
-                    {
-                        "anchor": f"section-{prefix}{place}",
-                        "open": number == 1 and not section.heading.folded,
-                        "title": _inline(section.heading.text),
-                        "aside": _aside(section),
-                        "plots": _plots(section.plots, prefix, figures),
-                        "body": _blocks(section.blocks),
-                    }
-                    for place, section in enumerate(part.sections, start=1)
-                ],
-            }
-        )
-    return drawn
+# ---------------------------------------------------------------- filters of the template
 
 
 def _aside(section: Section) -> Any:
@@ -208,26 +157,12 @@ def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
         yield table
 
 
-# ---------------------------------------------------------------- plots
-
-
-def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Values]:
-    drawn: list[Values] = []
-    for plot in plots:
-        rows, columns = len(plot.y.categories), len(plot.x.categories)
-        mapped = any(isinstance(series, Image) for series in plot.series)
-        drawn.append(
-            {
-                "number": len(figures),
-                "anchor": f"plot-{prefix}{plot.name}",
-                "title": display_sentence(plot.title),
-                "sentence": display_sentence(plot.sentence),
-                "label": display_sentence(f"{plot.title}. {plot.sentence}"),
-                # forest plots and heat maps grow with their rows
-                "height": max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows) if rows else HEIGHT,
-                "width": CELL_WIDTH * columns if mapped else 0,
-                "scrolls": mapped or rows > SCROLLED,  # reached by keyboard
-            }
-        )
-        figures.append(to_plotly(plot))
-    return drawn
+def _frame(plot: Plot) -> dict[str, int]:
+    """Return height and least width of a plot in pixels, and whether it scrolls and is reached by keyboard."""
+    rows, columns = len(plot.y.categories), len(plot.x.categories)
+    mapped = any(isinstance(series, Image) for series in plot.series)
+    return {
+        "height": max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows) if rows else HEIGHT,
+        "width": CELL_WIDTH * columns if mapped else 0,
+        "scrolls": mapped or rows > SCROLLED,
+    }

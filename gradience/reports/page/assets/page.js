@@ -84,7 +84,7 @@
   }
 
   function draw(place, width) {
-    const plot = plots[Number(place.dataset.plot)];
+    const plot = plots[places.indexOf(place)];
     // Within a folded section a plot has no width until the section is opened.
     const inside = place.parentElement.clientWidth;
     if (inside) place.dataset.sized = "yes";
