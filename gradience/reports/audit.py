@@ -39,7 +39,7 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, more, next_steps
+from gradience.reports.base.view import View, more
 from gradience.words import listed
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
@@ -818,12 +818,12 @@ def next_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     unscaled = {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}
     testable = report.suggestions and not unscaled
     flag = " --allow-pickle" if report.adapter.pickle else ""
-    steps = [] if view.full else [f"gradience audit {path} --layers{flag}"]
     if testable and report.adapter.format in ("peft", "safetensors") and not flag:
-        steps = [f"gradience shrink {path} --data rows.jsonl"]
-    elif testable and report.adapter.format in ("peft", "safetensors", "mlx"):
-        steps = [f"gradience convert {path} as_peft{flag}", "gradience shrink as_peft --data rows.jsonl"]
-    return [next_steps(step) for step in steps] if view.is_screen else []
+        return view.next_steps(f"gradience shrink {path} --data rows.jsonl")
+    if testable and report.adapter.format in ("peft", "safetensors", "mlx"):
+        convert = view.next_steps(f"gradience convert {path} as_peft{flag}")
+        return [*convert, *view.next_steps("gradience shrink as_peft --data rows.jsonl")]
+    return [] if view.full else view.next_steps(f"gradience audit {path} --layers{flag}")
 
 
 SECTIONS: tuple[Callable[[AuditReport, View], list[doc.Block]], ...] = (

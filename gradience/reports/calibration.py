@@ -38,7 +38,7 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, plural, sig, size
 from gradience.reports.base.prediction import EARLIER, ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import View, more, next_steps
+from gradience.reports.base.view import View, more
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
@@ -420,7 +420,7 @@ def _next(report: CalibrationReport, view: View) -> list[doc.Block]:
     advice = "Test on rows other than these prompts."
     if report.kind == "causal_lm":  # outputs of a classifier are tested only against labels
         advice += " Without answers: --prompts instead of --data."
-    return [next_steps(f"{shrink} --data test_rows.jsonl"), doc.dim(advice)]
+    return [*view.next_steps(f"{shrink} --data test_rows.jsonl"), doc.dim(advice)]
 
 
 def _notes(report: CalibrationReport) -> list[doc.Note]:

@@ -11,7 +11,7 @@ from gradience.reports.base.numbers import MISSING, count, number_range, percent
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, more, next_steps
+from gradience.reports.base.view import View, more
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
 
@@ -211,17 +211,13 @@ def next_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     """Return the command that evaluates both adapters, on the screen."""
     path_a, path_b = view.path(0, report.path_a), view.path(1, report.path_b)
     evaluate = f"gradience evaluate {path_a} {path_b} --data rows.jsonl -o evaluated"
-    return [next_steps(evaluate)] if view.is_screen else []
+    return view.next_steps(evaluate)
 
 
 def layer_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     """Return every module that was compared, on request."""
-    both = [module for module in report.modules if module.presence == "both"]
-    return (
-        [doc.Heading("All modules"), module_table("module", _single(both), *_fields(both))]
-        if view.full
-        else []
-    )
+    both = [module for module in report.modules if module.presence == "both"] if view.full else []
+    return [doc.Heading("All modules"), module_table("module", _single(both), *_fields(both))]
 
 
 SECTIONS: tuple[Callable[[ComparisonReport, View], list[doc.Block]], ...] = (

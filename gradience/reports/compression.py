@@ -15,7 +15,7 @@ from gradience.reports.base.prediction import Prediction, prediction_blocks
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, first_names, more, next_steps
+from gradience.reports.base.view import View, first_names, more
 from gradience.spectra import GRAM_TOLERANCE
 
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
@@ -241,20 +241,16 @@ def _result(compression: Compression, error: str) -> str:
 def saved_blocks(compression: Compression, view: View) -> list[doc.Block]:
     """Return parameters, bytes and vLLM's max_lora_rank, before and after."""
     stored = "weights file" if isinstance(compression, CompressionReport) else "LoRA tensors"
-    rows: list[list[doc.Inline]] = []
-    for label, shown, old, new in (
-        ("LoRA parameters", count, compression.old_params, compression.new_params),
-        (stored, size, compression.old_bytes, compression.new_bytes),
-    ):
-        saving = doc.Span(saved(old, new), "good" if new < old else "dim")
-        rows.append([label, shown(old), doc.Span(shown(new), "strong"), saving])
-    before, after = compression.old_max_lora_rank, compression.new_max_lora_rank
-    same = doc.Span("unchanged" if before == after else "", "dim")
-    rows.append(["vLLM max_lora_rank", max_lora_rank(before), doc.Span(max_lora_rank(after), "strong"), same])
-    return [
-        doc.Heading("Size"),
-        doc.Table([doc.Column(), doc.Column("before", ">"), doc.Column("after", ">"), doc.Column()], rows),
+    facts: list[doc.Fact] = [
+        (label, f"{show(old)} → {show(new)}, {saved(old, new)}")
+        for label, show, old, new in (
+            ("LoRA parameters", count, compression.old_params, compression.new_params),
+            (stored, size, compression.old_bytes, compression.new_bytes),
+        )
     ]
+    ranks = map(max_lora_rank, (compression.old_max_lora_rank, compression.new_max_lora_rank))
+    facts.append(("vLLM max_lora_rank", " → ".join(dict.fromkeys(ranks))))
+    return [doc.Heading("Size"), doc.Facts(facts)]
 
 
 def kl_blocks(compression: Compression, view: View) -> list[doc.Block]:
@@ -402,17 +398,12 @@ def encoding_blocks(report: Compression, view: View) -> list[doc.Block]:
     if isinstance(report, CompressionPlan):
         return []
     most = SHOWN_NAMES if view.brief else LISTED_NAMES
-    written = [module for module in report.modules if module.new_rank]
-    dtypes = "+".join(sorted({module.dtype.lower() for module in written}))
     facts: list[doc.Fact] = []
     if not view.brief or report.encoding != "uniform":
         facts.append(("encoding", f"{report.encoding} ({report.encoding_reason})"))
-    if not view.brief:
-        facts.append(("stored as", dtypes))
-    folded = sum(module.folded != 1.0 for module in written)
-    if folded:
-        rescaled = f"B of {plural(folded, 'module')}, because the config cannot express the scale"
-        facts.append(("rescaled", rescaled))
+    if folded := sum(module.folded != 1.0 for module in report.modules if module.new_rank):
+        reason = "because the config cannot express the scale"
+        facts.append(("rescaled", f"B of {plural(folded, 'module')}, {reason}"))
     config: list[str | doc.Span] = []
     for name, change in report.config_changes.items():
         before, _, after = change.partition(" -> ")
@@ -439,7 +430,7 @@ def next_blocks(compression: Compression, view: View) -> list[doc.Block]:
         adapters = f"{view.path(0, compression.source_path)} {view.path(1, compression.output_path)}"
         steps = [f"gradience evaluate {adapters} --data rows.jsonl -o evaluated"]
     steps += [] if view.full else ["every module: --layers"]
-    return [next_steps(*steps)] if view.is_screen else []
+    return view.next_steps(*steps)
 
 
 SECTIONS: tuple[Callable[[Compression, View], list[doc.Block]], ...] = (

@@ -8,7 +8,7 @@ from gradience.reports.base.numbers import plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, next_steps
+from gradience.reports.base.view import View
 from gradience.words import listed
 
 
@@ -50,8 +50,8 @@ class ConversionReport(Report):
     """Files and folders beside the weights that were not copied: pickles, reports, hidden files."""
     run: RunInfo
 
-    def blocks(self) -> Document:
-        """Return the result, and the omitted tensors and files."""
+    def screen(self, view: View) -> Document:
+        """Return the result, and the omitted tensors and files; on a screen also the next step."""
         transposed = (self.to == "mlx") != self.source_format.startswith("MLX")
         also = " and transposed" if transposed else ""
         renamed = f" {plural(self.renamed, 'tensor')} renamed{also}." if self.renamed else ""
@@ -70,8 +70,5 @@ class ConversionReport(Report):
             Paragraph(f"{self.source_format} → {self.to}: {modules}. Values and scales unchanged.{renamed}"),
             Paragraph(("From ", Span(self.source_path, "name"), *commit)),
             Notes(notes),
+            *view.next_steps(f"gradience audit {view.path(0, self.output_path)}"),
         ]
-
-    def screen(self, view: View) -> Document:
-        """Return the document and the next step."""
-        return [*self.blocks(), next_steps(f"gradience audit {view.path(0, self.output_path)}")]

@@ -6,7 +6,7 @@ from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import View, next_steps
+from gradience.reports.base.view import View
 
 
 @artifact_row
@@ -86,40 +86,33 @@ class DistillReport(PromptReport):
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
 
-    def blocks(self) -> doc.Document:
-        """Return the result, the data and settings of the training, and KL before and after."""
-        distances: list[list[doc.Inline]] = [
-            [name, number(mean.kl_per_token), f"{number(mean.low)} … {number(mean.high)}"]
-            for name, mean, number in (
+    def screen(self, view: View) -> doc.Document:
+        """Return the result, the data and settings of the training, and KL before and after; on a screen also the next
+        command."""
+        adapters = f"{view.path(0, 'REFERENCE')} {view.path(1, 'DISTILLED')}"
+        distance = doc.table_of(
+            (
                 ("before", self.before, sig),
                 ("after", self.after, sig),
                 ("after − before", self.change, signed),
-            )
-        ]
+            ),
+            (doc.Column("held-out examples"), lambda row: row[0]),
+            (doc.Column(f"KL/{self.unit}", ">"), lambda row: row[2](row[1].kl_per_token)),
+            (doc.Column("95 % interval", ">"), lambda row: f"{row[2](row[1].low)} … {row[2](row[1].high)}"),
+        )
         return [
             doc.Heading(("Distillation of ", doc.Span(self.adapter_path, "name")), level=1),
             doc.Notes([_answer(self)]),
             doc.Facts(_facts(self)),
             doc.Notes(_notes(self)),
             doc.Heading("Distance from the reference"),
-            doc.Table(
-                [
-                    doc.Column("held-out examples"),
-                    doc.Column(f"KL/{self.unit}", ">"),
-                    doc.Column("95 % interval", ">"),
-                ],
-                distances,
-            ),
+            distance,
             doc.Paragraph(
                 f"KL/{self.unit}: divergence from the reference adapter, in nats. A low KL does not prove accuracy:"
                 " evaluate the result."
             ),
+            *view.next_steps(f"gradience evaluate {adapters} --data rows.jsonl -o evaluated"),
         ]
-
-    def screen(self, view: View) -> doc.Document:
-        """Return the document and the next command."""
-        adapters = f"{view.path(0, 'REFERENCE')} {view.path(1, 'DISTILLED')}"
-        return [*self.blocks(), next_steps(f"gradience evaluate {adapters} --data rows.jsonl -o evaluated")]
 
 
 class DistillForecast(PromptForecast):

@@ -4,28 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, Part, artifact_row
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Facts,
-    Heading,
-    Inline,
-    Mark,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    dim,
-    table_of,
-    warned,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import Grade
 from gradience.reports.base.numbers import MISSING, number_range, percent, plural, sig, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, next_steps
+from gradience.reports.base.view import View
 from gradience.reports.compression import RuntimeVerdict, runtime_notes
 from gradience.reports.evaluation import EvaluatedAdapter, bound_cell, delta_cell, examples_cell, level_cell
 
@@ -33,7 +18,7 @@ REPORT, DOCUMENT = "merge_report.json", "merge_report.md"
 ParentVerdict = Literal[
     "holds on all parents", "holds on some parents", "inconclusive", "not evaluated", "do not merge"
 ]
-MARKS: dict[ParentVerdict, Mark] = {
+MARKS: dict[ParentVerdict, doc.Mark] = {
     "holds on all parents": "good",
     "holds on some parents": "warning",
     "inconclusive": "unknown",
@@ -164,21 +149,21 @@ class MergeReport(Report):
     notes: tuple[str, ...]
     run: RunInfo
 
-    def blocks(self) -> Document:
-        """Return the result, the parents, the search, and the runtimes."""
-        title = Heading(("Merged into ", Span(self.output_path, "name")), level=1, aside=_method(self))
-        search: list[Block] = [Heading("Search on dev examples"), _grid(self)] if self.search else []
-        tested = [row for row in self.runtimes if row.run]
-        runtimes: list[Block] = [Heading("Runtime support"), Notes(runtime_notes(tested))] if tested else []
-        return [title, *merge_blocks(self), *search, *runtimes]
-
-    def screen(self, view: View) -> Document:
-        """Return the document, and how to test an untested merge."""
+    def screen(self, view: View) -> doc.Document:
+        """Return the result, the parents, the search, and the runtimes; on a screen how to test an untested merge."""
         data = " ".join(f"--data {row.name}=rows.jsonl" for row in self.parents)
-        return self.blocks() if self.certificate else [*self.blocks(), next_steps(f"add {data}")]
+        return [
+            doc.Heading(("Merged into ", doc.Span(self.output_path, "name")), level=1, aside=_method(self)),
+            *merge_blocks(self),
+            doc.Heading("Search on dev examples"),
+            _grid(self),
+            doc.Heading("Runtime support"),
+            doc.Notes(runtime_notes(row for row in self.runtimes if row.run)),
+            *([] if self.certificate else view.next_steps(f"add {data}")),
+        ]
 
 
-def merge_blocks(report: MergeReport) -> list[Block]:
+def merge_blocks(report: MergeReport) -> list[doc.Block]:
     """Return the verdict with the comparisons behind it, the size, the error, the warnings, and the parents."""
     ranks = number_range(row.rank for row in report.modules)
     sentence = (
@@ -186,23 +171,26 @@ def merge_blocks(report: MergeReport) -> list[Block]:
         f" rounding changed the merged update by {percent(report.error)} of its norm."
     )
     for row in report.predicted:
-        sentence += (
-            f" Predicted KL/token from the exact sum: {sig(row.kl_per_token)} nats, at most {sig(row.high)}."
-        )
-    blocks: list[Block] = [Notes([_verdict(report)]), Paragraph(sentence), warned(report.notes)]
+        kl = f"{sig(row.kl_per_token)} nats, at most {sig(row.high)}"
+        sentence += f" Predicted KL/token from the exact sum: {kl}."
+    blocks: list[doc.Block] = [
+        doc.Notes([_verdict(report)]),
+        doc.Paragraph(sentence),
+        doc.warned(report.notes),
+    ]
     if report.certificate is not None:
-        blocks += [Heading("Test on each parent's examples"), _evidence(report.certificate)]
-    strength = dim("strength: component of the merge along the parent's update, relative to that update")
-    return [*blocks, Heading("Parents"), _parents(report), strength]
+        blocks += [doc.Heading("Test on each parent's examples"), _evidence(report.certificate)]
+    strength = doc.dim("strength: component of the merge along the parent's update, relative to that update")
+    return [*blocks, doc.Heading("Parents"), _parents(report), strength]
 
 
-def card_blocks(report: MergeReport) -> list[Block]:
+def card_blocks(report: MergeReport) -> list[doc.Block]:
     """Return what a model card says: the method, the digests of the parents, and the result."""
     method = f"{plural(len(report.parents), 'adapter')} merged by gradience merge ({_method(report)})."
     files = [
         (row.name, f"sha256 {', '.join([row.sha256, *commit_of(row.source)])}") for row in report.parents
     ]
-    return [Heading("Merge"), Paragraph(method), Facts(files), *merge_blocks(report)]
+    return [doc.Heading("Merge"), doc.Paragraph(method), doc.Facts(files), *merge_blocks(report)]
 
 
 def _method(report: MergeReport) -> str:
@@ -216,54 +204,54 @@ def _listed(weights: Iterable[float]) -> str:
     return ", ".join(f"{weight:g}" for weight in weights)
 
 
-def _verdict(report: MergeReport) -> Note:
+def _verdict(report: MergeReport) -> doc.Note:
     tests = report.certificate
     if tests is None:
-        return Note("unknown", "Accuracy was not tested, and weights do not show it.")
-    reasons: list[Inline] = [
-        (Span(row.parent, "name"), f": {row.merged.grade}, {row.merged.reason}") for row in tests.parents
+        return doc.Note("unknown", "Accuracy was not tested, and weights do not show it.")
+    reasons: list[doc.Inline] = [
+        (doc.Span(row.parent, "name"), f": {row.merged.grade}, {row.merged.reason}") for row in tests.parents
     ]
     mark, verdict = MARKS.get(tests.verdict, "error"), tests.verdict.capitalize()
     lower = [row.parent for row in tests.parents if row.merged.grade == "C" and row.merged.is_lower]
     if lower and mark == "unknown":
         mark, verdict = "warning", f"{verdict} at this margin, but less accurate than {' and '.join(lower)}"
-    return Note(mark, verdict, reasons)
+    return doc.Note(mark, verdict, reasons)
 
 
-def _parents(report: MergeReport) -> Block:
-    return table_of(
+def _parents(report: MergeReport) -> doc.Block:
+    return doc.table_of(
         report.parents,
-        (Column("parent"), lambda row: Span(row.name, "name")),
-        (Column("weight", ">"), lambda row: f"{row.weight:g}"),
-        (Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
-        (Column("cosine with the merge", ">"), lambda row: sig(row.cosine)),
-        (Column("strength", ">"), lambda row: sig(row.projection)),
+        (doc.Column("parent"), lambda row: doc.Span(row.name, "name")),
+        (doc.Column("weight", ">"), lambda row: f"{row.weight:g}"),
+        (doc.Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
+        (doc.Column("cosine with the merge", ">"), lambda row: sig(row.cosine)),
+        (doc.Column("strength", ">"), lambda row: sig(row.projection)),
     )
 
 
-def _evidence(tests: ParentTests) -> Block:
-    return table_of(
+def _evidence(tests: ParentTests) -> doc.Block:
+    return doc.table_of(
         tests.parents,
-        (Column("parent"), lambda row: Span(row.parent, "name")),
-        (Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
-        (Column("parent's own", ">"), lambda row: level_cell(row.reference)),
-        (Column("merged", ">"), lambda row: level_cell(row.merged)),
-        (Column("Δ", ">"), lambda row: delta_cell(row.merged)),
-        (Column("95 % bound", ">", drop=2), lambda row: bound_cell(row.merged)),
-        (Column("grade"), lambda row: row.merged.grade or MISSING),
+        (doc.Column("parent"), lambda row: doc.Span(row.parent, "name")),
+        (doc.Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
+        (doc.Column("parent's own", ">"), lambda row: level_cell(row.reference)),
+        (doc.Column("merged", ">"), lambda row: level_cell(row.merged)),
+        (doc.Column("Δ", ">"), lambda row: delta_cell(row.merged)),
+        (doc.Column("95 % bound", ">", drop=2), lambda row: bound_cell(row.merged)),
+        (doc.Column("grade"), lambda row: row.merged.grade or MISSING),
     )
 
 
-def _grid(report: MergeReport) -> Block:
+def _grid(report: MergeReport) -> doc.Block:
     deltas = [
-        (Column(f"Δ {parent.name}", ">"), lambda row, place=place: f"{100 * row.deltas[place]:+.1f}")
+        (doc.Column(f"Δ {parent.name}", ">"), lambda row, place=place: f"{100 * row.deltas[place]:+.1f}")
         for place, parent in enumerate(report.parents)
     ]
-    return table_of(
+    return doc.table_of(
         report.search,
-        (Column("method"), lambda row: row.method),
-        (Column("weights", ">"), lambda row: _listed(row.weights)),
-        (Column("density", ">"), lambda row: MISSING if row.density is None else f"{row.density:g}"),
+        (doc.Column("method"), lambda row: row.method),
+        (doc.Column("weights", ">"), lambda row: _listed(row.weights)),
+        (doc.Column("density", ">"), lambda row: MISSING if row.density is None else f"{row.density:g}"),
         *deltas,
-        (Column(""), lambda row: "chosen" if row.chosen else ""),
+        (doc.Column(""), lambda row: "chosen" if row.chosen else ""),
     )

@@ -55,7 +55,7 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
     """Return the document as lines, each ended by a newline. Sections have an empty line before them.
 
     width: columns of the terminal; at least 60 are used. None, for a file or a pipe: sentences wrap at 80 columns, and
-    tables have their natural width. A word, such as a path, is never broken.
+    tables have their natural width; no word, such as a path, is broken.
     """
     lines: list[str] = []
     indent = 0
@@ -66,7 +66,8 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
             lines += [""] if lines else []
             indent = INDENT if block.level > 1 else 0
         text = min(columns, DEFAULT_WIDTH if width is None else MAX_TEXT)
-        for line in _lines(block, columns - at, text - at):
+        room = columns if width is None else columns - at
+        for line in _lines(block, room, text - at):
             drawn = (_colored(line) if color else _plain(line)).rstrip(" ")
             lines.append(" " * at + drawn if drawn else "")
     return "".join(f"{line}\n" for line in lines)
@@ -77,17 +78,18 @@ def _lines(block: Block, room: int, text: int) -> list[Line]:
     match block:
         case blocks.Heading():
             aside = [Span("  "), *_safe(block.aside, "dim")] if block.aside else []
-            return _wrapped([*_safe(block.text, "strong"), *aside], text)
+            return _wrapped([*_safe(block.text, "strong"), *aside], text, room)
         case blocks.Paragraph():
-            return _wrapped(_safe(block.text), text)
+            return _wrapped(_safe(block.text), text, room)
         case blocks.Notes():
             rows = []
             for note in block.notes:
                 rows.append((_safe(MARKS[note.mark]), _safe(note.text)))
                 rows += [([Span("")], _safe(detail, "dim")) for detail in note.details]
-            return _beside(rows, text, gap=1)
+            return _beside(rows, room, text, gap=1)
         case blocks.Facts():
-            return _beside([(_safe(label, "dim"), _safe(words)) for label, words in block.facts], text, gap=2)
+            facts = [(_safe(label, "dim"), _safe(words)) for label, words in block.facts]
+            return _beside(facts, room, text, gap=2)
         case Table():
             return _table(block, room, text)
         case blocks.Code():
@@ -121,17 +123,26 @@ def _width(safe: Sequence[Span]) -> int:
 _WORD = re.compile(r"\s*\S+\s*")
 
 
-def _wrapped(safe: Line, width: int) -> list[Line]:
-    """Return lines of at most `width` columns, broken between words. A longer word stays whole: paths are copied."""
+def _wrapped(safe: Line, width: int, room: int) -> list[Line]:
+    """Return lines of at most `width` columns, broken between words; a longer word starts a line and is broken, unless
+    `room` is unlimited."""
     if _width(safe) <= width:
         return [safe]
-    text = _plain(safe)
+    text, longest = _plain(safe), UNLIMITED if room == UNLIMITED else width
     starts, used = [0], 0
     for match in _WORD.finditer(text):
-        if used and used + cells(match[0].rstrip()) > width:
-            starts.append(match.start())
+        word = match[0].rstrip()
+        if used + cells(word) > width:
+            starts += [match.start()] if match.start() else []
             used = 0
-        used += cells(match[0])
+            for place, sign in enumerate(word, match.start()):
+                if used + cells(sign) > longest:
+                    starts.append(place)
+                    used = 0
+                used += cells(sign)
+            used += len(match[0]) - len(word)
+        else:
+            used += cells(match[0])
     ends = [*starts[1:], len(text)]
     return [
         _slice(safe, start, start + len(text[start:end].rstrip()))
@@ -157,12 +168,12 @@ def _colored(safe: Line) -> str:
     )
 
 
-def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line]:
+def _beside(rows: Sequence[tuple[Line, Line]], room: int, text: int, gap: int) -> list[Line]:
     """Return marks or labels in a column, with the sentences beside them."""
     first, second = (_measured(Column(wrap=True), [row[i] for row in rows]) for i in range(2))
     first.least = min(first.width, (text - gap) // 2)
     second.least = min(second.width, text - gap - first.least)
-    return _aligned([first, second], gap)
+    return _aligned([first, second], room, gap)
 
 
 # ---------------------------------------------------------------- tables
@@ -182,7 +193,7 @@ def _table(table: Table, room: int, text: int) -> list[Line]:
     _share([column for column in kept if column.column.wrap], kept, min(room, text), gap)
     left_out = [_plain(column.cells[0]) for column in columns if column not in kept and column.column.title]
     note = _safe(Span(f"not shown at this width: {', '.join(left_out)}", "dim"))
-    return _aligned(kept, gap) + (_wrapped(note, text) if left_out else [])
+    return _aligned(kept, room, gap) + (_wrapped(note, text, room) if left_out else [])
 
 
 @dataclass(slots=True, eq=False)
@@ -233,11 +244,11 @@ def _share(some: Sequence[_Measured], kept: Sequence[_Measured], room: int, gap:
             column.least = max(map(_width, column.cells))
 
 
-def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
+def _aligned(columns: Sequence[_Measured], room: int, gap: int) -> list[Line]:
     """Return rows of cells, each with as many lines as its longest cell needs."""
     lines: list[Line] = []
     for row in zip(*(column.cells for column in columns), strict=True):
-        wrapped = [_wrapped(cell, column.least) for column, cell in zip(columns, row, strict=True)]
+        wrapped = [_wrapped(cell, column.least, room) for column, cell in zip(columns, row, strict=True)]
         for parts in zip_longest(*wrapped, fillvalue=[]):
             line: Line = []
             for column, part in zip(columns, parts, strict=True):

@@ -37,13 +37,12 @@ class View:
         """Return one of the paths for a command; the default if none was typed."""
         return shlex.quote(self.paths[place] if self.paths else default)
 
+    def next_steps(self, *steps: str) -> list[Block]:
+        """Return the line with the next commands and options; empty for a document."""
+        return [Paragraph(("Next: ", Span(" · ".join(steps), "dim")))] if self.is_screen else []
+
 
 DOCUMENT, SCREEN = View(), View(brief=True)
-
-
-def next_steps(*steps: str) -> Paragraph:
-    """Return the line with the next commands and options."""
-    return Paragraph(("Next: ", Span(" · ".join(steps), "dim")))
 
 
 def first_names(names: Sequence[str], shown: int) -> tuple[str | Span, ...]:
