@@ -19,7 +19,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +42,10 @@ class Target(NamedTuple):
     scale: float
 
 
+Written = tuple[int, float]
+"""Rank on disk and α of one module."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedModules:
     """Encoding of the modules.
@@ -64,14 +67,38 @@ class EncodingRule(NamedTuple):
 
     meaning: str
     """Description in reports."""
-    encode: Callable[[Sequence[Target], str], EncodedModules]
-    """(targets, why it was chosen) -> how to write them."""
+    write: Callable[[Sequence[Target]], Sequence[Written]]
+    """Return rank on disk and α of each target. What its scale then lacks is folded into B."""
 
 
 def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> EncodedModules:
     """Write `targets` (not empty) by the rule `encoding`, or by the one that fits them if it is None."""
     encoding, reason = (encoding, "requested") if encoding else _fitting(targets)
-    return rule_of(encoding).encode(targets, reason)
+    if encoding == "uniform" and any(target.rank != targets[0].rank for target in targets):
+        encoding, reason = (
+            "padded",
+            "uniform was requested; ranks differ, so smaller ones are padded with zeros",
+        )
+    names = [target.name for target in targets]
+    written = dict(zip(names, rule_of(encoding).write(targets), strict=True))
+    scale = {name: alpha / rank for name, (rank, alpha) in written.items()}
+    fold = {target.name: _ratio(target.scale, scale[target.name]) for target in targets}
+    if encoding != "folded" and any(factor != 1.0 for factor in fold.values()):
+        reason += "; scales differ, so the ratio is folded into B"
+    largest = max(rank for rank, _ in written.values())
+    common = _commonest([alpha for rank, alpha in written.values() if rank == largest])
+    fields = {
+        "r": largest,
+        "lora_alpha": common,
+        "use_rslora": False,
+        "rank_pattern": {anchored_key(name): rank for name, (rank, _) in written.items() if rank != largest},
+        "alpha_pattern": {
+            anchored_key(name): alpha for name, (_, alpha) in written.items() if alpha != common
+        },
+    }
+    return EncodedModules(
+        encoding, reason, fields, {name: rank for name, (rank, _) in written.items()}, fold, scale
+    )
 
 
 def rule_of(encoding: str) -> EncodingRule:
@@ -100,20 +127,20 @@ def _fitting(targets: Sequence[Target]) -> tuple[Encoding, str]:
 
 def uneven_experts(targets: Sequence[Target]) -> bool:
     """Return True if an expert's own projection would need a different rank or scale than the config's global ones."""
-    largest = _largest(targets)
-    common = _commonest_scale([target for target in targets if target.rank == largest])
+    largest = max(target.rank for target in targets)
+    common = _commonest([target.scale for target in targets if target.rank == largest])
     return any(
         is_split_expert(target.name) and (target.rank != largest or not _same(target.scale, common))
         for target in targets
     )
 
 
-def _largest(targets: Sequence[Target]) -> int:
-    return max(target.rank for target in targets)
-
-
 def _same(first: float, second: float) -> bool:
     return abs(first - second) <= INTEGER_SLACK * max(abs(first), abs(second))
+
+
+def _ratio(scale: float, written: float) -> float:
+    return 1.0 if _same(scale, written) else scale / written
 
 
 def alpha_for(scale: float, rank: int) -> int | float:
@@ -122,103 +149,35 @@ def alpha_for(scale: float, rank: int) -> int | float:
     return round(alpha) if _same(alpha, round(alpha)) else alpha
 
 
-def _commonest_scale(targets: Sequence[Target]) -> float:
-    """The scale of most modules, the first among equals; 0 only if there is no other.
+def _commonest(values: Sequence[float]) -> float:
+    """The commonest value, the first among equals; 0 only if there is no other.
 
     One so small that another divided by it is infinite does not count.
     """
-    counts = Counter(target.scale for target in targets if target.scale)
+    counts = Counter(filter(None, values))
     largest = max(map(abs, counts), default=0.0)
-    able = [scale for scale, _ in counts.most_common() if math.isfinite(largest / abs(scale))]
-    return able[0] if able else 0.0
+    able = (value for value, _ in counts.most_common() if math.isfinite(largest / abs(value)))
+    return next(able, 0)
 
 
-def _uniform(targets: Sequence[Target], reason: str) -> EncodedModules:
-    largest = _largest(targets)
-    if any(target.rank != largest for target in targets):
-        return _one_alpha(
-            "padded", targets, "uniform was requested; ranks differ, so smaller ones are padded with zeros"
-        )
-    return _one_alpha("uniform", targets, reason)
-
-
-def _one_alpha(encoding: Encoding, targets: Sequence[Target], reason: str) -> EncodedModules:
-    """One α for all: modules with another scale than the commonest fold the ratio into B."""
-    largest = _largest(targets)
-    alpha = alpha_for(_commonest_scale(targets), largest)
-    written = alpha / largest
-    fold = {target.name: _ratio(target.scale, written) for target in targets}
-    if any(value != 1.0 for value in fold.values()):
-        reason += "; scales differ, so the ratio is folded into B"
-    return EncodedModules(
-        encoding,
-        reason,
-        config_fields(largest, alpha),
-        {target.name: largest for target in targets},
-        fold,
-        {target.name: written for target in targets},
-    )
-
-
-def _ratio(scale: float, written: float) -> float:
-    return 1.0 if _same(scale, written) else scale / written
-
-
-def _folded(targets: Sequence[Target], reason: str) -> EncodedModules:
-    largest = _largest(targets)
-    fields = config_fields(largest, largest)
-    pattern = {anchored_key(target.name): target.rank for target in targets if target.rank != largest}
-    fields |= {"rank_pattern": pattern, "alpha_pattern": dict(pattern)}
-    return EncodedModules(
-        "folded",
-        reason,
-        fields,
-        {target.name: target.rank for target in targets},
-        {target.name: _ratio(target.scale, 1.0) for target in targets},
-        {target.name: 1.0 for target in targets},
-    )
-
-
-def _patterns(targets: Sequence[Target], reason: str) -> EncodedModules:
-    """Encode as patterns, with entries only for modules that differ from the global r and α.
-
-    PEFT warns of keys for `target_parameters`.
-    """
-    largest = _largest(targets)
-    alphas = {target.name: alpha_for(target.scale, target.rank) for target in targets}
-    common = _commonest_scale([target for target in targets if target.rank == largest])
-    fields = config_fields(largest, alpha_for(common, largest))
-    fields["rank_pattern"] = {
-        anchored_key(target.name): target.rank for target in targets if target.rank != largest
-    }
-    fields["alpha_pattern"] = {
-        anchored_key(name): alpha for name, alpha in alphas.items() if alpha != fields["lora_alpha"]
-    }
-    return EncodedModules(
-        "patterns",
-        reason,
-        fields,
-        {target.name: target.rank for target in targets},
-        {target.name: 1.0 for target in targets},
-        {target.name: alphas[target.name] / target.rank for target in targets},
-    )
-
-
-def config_fields(rank: int, alpha: int | float) -> dict[str, Any]:
-    """Fields of a config with one rank and one α."""
-    return {"r": rank, "lora_alpha": alpha, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+def _one_alpha(targets: Sequence[Target]) -> list[Written]:
+    largest = max(target.rank for target in targets)
+    return [(largest, alpha_for(_commonest([target.scale for target in targets]), largest))] * len(targets)
 
 
 ENCODINGS: dict[Encoding, EncodingRule] = {
-    "uniform": EncodingRule("one r and one α for all modules", _uniform),
+    "uniform": EncodingRule("one r and one α for all modules", _one_alpha),
     "patterns": EncodingRule(
-        "rank_pattern and alpha_pattern for the modules that differ from r and α", _patterns
+        "rank_pattern and alpha_pattern for the modules that differ from r and α",
+        lambda targets: [(target.rank, alpha_for(target.scale, target.rank)) for target in targets],
     ),
     "padded": EncodingRule(
-        "zeros bring every module to one rank on disk, which saves no memory in a server",
-        partial(_one_alpha, "padded"),
+        "zeros bring every module to one rank on disk, which saves no memory in a server", _one_alpha
     ),
-    "folded": EncodingRule("the scale is multiplied into B, and α is the rank", _folded),
+    "folded": EncodingRule(
+        "the scale is multiplied into B, and α is the rank",
+        lambda targets: [(target.rank, target.rank) for target in targets],
+    ),
 }
 
 

@@ -145,15 +145,13 @@ def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, co
 
 def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, command, artifact):
     """Written, read back, explained in the report, and named in the schema, and where another one is unknown."""
-    from gradience.compress.encodings import EncodedModules, EncodingRule, Target, config_fields
+    from gradience.compress.encodings import EncodingRule, Target, Written
     from gradience.reports.base.encodings import ENCODING_NAMES
     from gradience.reports.compression import CompressionReport
 
-    def doubled(targets: list[Target], reason: str) -> EncodedModules:
-        """One rank, and every scale twice what it was: B is halved."""
-        rank, scale = targets[0].rank, 2 * targets[0].scale
-        ranks, folds, scales = ({target.name: value for target in targets} for value in (rank, 0.5, scale))
-        return EncodedModules("doubled", reason, config_fields(rank, scale * rank), ranks, folds, scales)
+    def doubled(targets: list[Target]) -> list[Written]:
+        """Every scale twice what it was: B is halved."""
+        return [(target.rank, 2 * target.scale * target.rank) for target in targets]
 
     rule, names = EncodingRule("every scale is doubled", doubled), (*ENCODING_NAMES, "doubled")
     add("encoding", rule, name="doubled", ENCODING_NAMES=names)
