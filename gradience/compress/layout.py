@@ -221,11 +221,7 @@ def peft_names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> 
     taken: dict[str, str] = {}
     for tensor, name in names.items():
         if taken.setdefault(name, tensor) != tensor:
-            raise InputError(
-                f"{opened.location.path}: PEFT loads {taken[name]} and {tensor} as the same tensor ({name})",
-                code="same-tensor",
-                hint="save the adapter again with PEFT, which writes one of them",
-            )
+            raise same_tensor(opened, taken[name], tensor, name)
     return names
 
 
@@ -280,6 +276,15 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool) -> No
             code="tied-factors",
             hint="retrain without ensure_weight_tying, or without LoRA on the embedding",
         )
+
+
+def same_tensor(opened: Adapter, first: str, second: str, name: str) -> InputError:
+    """Return the error for two tensors that would be written under one name."""
+    return InputError(
+        f"{opened.location.path}: {first[:80]!r} and {second[:80]!r} would both be written as {name[:160]}",
+        code="same-tensor",
+        hint="name one of several adapters with --adapter, or save it again with PEFT, which writes one of them",
+    )
 
 
 def _refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibration | None) -> None:

@@ -5,20 +5,20 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from gradience.adapters.adapter import BASE_REASON, Adapter, LoraPair, SkippedTensor
+from gradience.adapters.adapter import BASE_REASON, Adapter, Factor, LoraPair, SkippedTensor
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
 from gradience.adapters.keys import Side, is_split_expert
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.mlx import FINAL, read_settings
 from gradience.adapters.tensors import NewTensor, Words, write_tensors
 from gradience.compress.encodings import Target, encode_modules, write_config
-from gradience.compress.layout import not_held, refuse_meaning, refuse_tied_embedding
+from gradience.compress.layout import not_held, refuse_meaning, refuse_tied_embedding, same_tensor
 from gradience.errors import InputError
 
 
@@ -57,11 +57,17 @@ class Form(ABC):
         """Return what the format calls a module of the adapter. Raises InputError (not-in-format)."""
 
     @abstractmethod
-    def factor(self, module: str, side: Side) -> str:
-        """Return the name of a tensor. module: as the format calls it."""
+    def factor(self, pair: LoraPair, side: Side) -> str:
+        """Return the name of a module's factor."""
+
+    @cached_property
+    def targets(self) -> Sequence[Target]:
+        """Rank and scale of each module. Raises InputError for an unknown scale."""
+        pairs = self.opened.pairs
+        return [Target(self.module(pair), pair.rank, self.opened.scale_of(pair)) for pair in pairs]
 
     @abstractmethod
-    def settings(self, modules: Sequence[Target]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+    def settings(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
         """Return adapter_config.json, if the format has one, and the settings in the header of the weights.
 
         Raises InputError (not-in-format).
@@ -102,15 +108,9 @@ class Form(ABC):
         refuse_meaning(self.opened, self.words)
         return tuple(left_out)
 
-    def written_in(self, folder: Path) -> Written:
-        """Write the weights, and the config if the format has one. Raises InputError: not-in-format, no-config."""
-        pairs = self.opened.pairs
-        targets = [Target(pair.module, pair.rank, self.opened.scale_of(pair)) for pair in pairs]
-        names = {pair.module: self.module(pair) for pair in pairs}
-        left_out = self.left_out()
-        config, settings = self.settings(targets)
-        tensors, renamed = {}, 0
-        for pair in pairs:
+    def tensors(self) -> Iterator[tuple[str, Factor]]:
+        """Yield each tensor that is written, with its name. Raises InputError (not-in-format)."""
+        for pair in self.opened.pairs:
             for side, factor in pair.factors.items():
                 if factor.entry.dtype.name not in self.dtypes:
                     stored, known = factor.entry.dtype.name, ", ".join(sorted(self.dtypes))
@@ -118,13 +118,26 @@ class Form(ABC):
                         f"{pair.module} is stored as {stored}, but {self.words} has only {known}",
                         f"change the type first: {self.rewriting('--dtype F32')}",
                     )
-                name = self.factor(names[pair.module], side)
-                tensors[name] = factor.through(partial(self.turn, side=side, pair=pair)).to_write()
-                renamed += name != factor.tensor
-        digest, size = self.write(folder / self.weights, tensors, settings)
+                yield self.factor(pair, side), factor.through(partial(self.turn, side=side, pair=pair))
+
+    def written_in(self, folder: Path) -> Written:
+        """Write the weights, and the config if the format has one.
+
+        Raises InputError: not-in-format, same-tensor, no-config, no-alpha.
+        """
+        names = {pair.module: self.module(pair) for pair in self.opened.pairs}
+        left_out = self.left_out()
+        config, settings = self.settings()
+        tensors: dict[str, Factor] = {}
+        for name, tensor in self.tensors():
+            if tensors.setdefault(name, tensor) is not tensor:
+                raise same_tensor(self.opened, tensors[name].tensor, tensor.tensor, name)
+        stored = {name: tensor.to_write() for name, tensor in tensors.items()}
+        digest, size = self.write(folder / self.weights, stored, settings)
         if config is not None:
             write_config(folder / CONFIG, config)
-        return Written(digest, size, len(tensors), renamed, left_out, names)
+        renamed = sum(name != tensor.tensor for name, tensor in tensors.items())
+        return Written(digest, size, len(stored), renamed, left_out, names)
 
 
 class MlxForm(Form):
@@ -151,8 +164,8 @@ class MlxForm(Form):
             )
         return name
 
-    def factor(self, module: str, side: Side) -> str:
-        return f"{module}.lora_{side.lower()}"
+    def factor(self, pair: LoraPair, side: Side) -> str:
+        return f"{pair.module}.lora_{side.lower()}"
 
     def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
         if pair.kind != "expert":
@@ -161,9 +174,9 @@ class MlxForm(Form):
             return words.reshape(pair.experts, -1, pair.columns)
         return words.reshape(pair.rows, -1, pair.experts).transpose(2, 0, 1)
 
-    def settings(self, modules: Sequence[Target]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
-        opened, first = self.opened, modules[0]
-        for module in modules:
+    def settings(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+        opened, first = self.opened, self.targets[0]
+        for module in self.targets:
             if module.rank != first.rank or not math.isclose(module.scale, first.scale, rel_tol=1e-12):
                 raise self.not_held(
                     f"it has one rank and one scale, but {first.name} has rank {first.rank} and scale {first.scale:g}, "
@@ -179,7 +192,7 @@ class MlxForm(Form):
         old = read_settings(opened.location) if opened.format == "mlx" else {}
         keys = {
             match["inner"] if (match := self._layer.fullmatch(module.name)) else module.name
-            for module in modules
+            for module in self.targets
         }
         config = {
             **old,
@@ -220,13 +233,13 @@ class DiffusersForm(Form):
             )
         return part + pair.module
 
-    def factor(self, module: str, side: Side) -> str:
-        return f"{module}.lora_{side}.weight"
+    def factor(self, pair: LoraPair, side: Side) -> str:
+        return f"{self.module(pair)}.lora_{side}.weight"
 
-    def settings(self, modules: Sequence[Target]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+    def settings(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
         parts: dict[str, list[Target]] = defaultdict(list)
-        for pair, module in zip(self.opened.pairs, modules, strict=True):
-            part, _, inner = self.module(pair).partition(".")
+        for pair, module in zip(self.opened.pairs, self.targets, strict=True):
+            part, _, inner = module.name.partition(".")
             if pair.kind not in ("linear", "conv"):
                 kind = f"{pair.module} is of the kind {pair.kind}"
                 raise self.not_held(kind, "the PEFT format can store it")

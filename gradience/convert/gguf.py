@@ -6,7 +6,7 @@ Source: llama.cpp in llama-cpp-python 0.3.36, convert_lora_to_gguf.py and conver
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from gradience.adapters.gguf import ARCHITECTURES, heads_of, llama_cpp_name
 from gradience.adapters.keys import Side
 from gradience.adapters.tensors import DTYPES, NewTensor, Words
 from gradience.arguments import is_integer
-from gradience.compress.encodings import Target
 from gradience.convert.forms import Form
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
@@ -124,8 +123,8 @@ class GgufForm(Form):
             )
         return str(name)
 
-    def factor(self, module: str, side: Side) -> str:
-        return f"{module}.weight.lora_{side.lower()}"
+    def factor(self, pair: LoraPair, side: Side) -> str:
+        return f"{self.module(pair)}.weight.lora_{side.lower()}"
 
     def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
         """A of an embedding is transposed; rows of q and k of B are in llama.cpp's order."""
@@ -136,7 +135,7 @@ class GgufForm(Form):
             return words
         return words.reshape(count, 2, pair.rows // count // 2, -1).swapaxes(1, 2).reshape(words.shape)
 
-    def settings(self, modules: Sequence[Target]) -> tuple[None, Mapping[str, Any]]:
+    def settings(self) -> tuple[None, Mapping[str, Any]]:
         if ARCHITECTURES[self.family]:
             self.heads = self._heads()
         return None, {}

@@ -1,8 +1,7 @@
 """`convert_adapter`: what `gradience convert` does, as one function: open, write, read again."""
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_b
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
-from gradience.convert.forms import DiffusersForm, Form, MlxForm, Written
+from gradience.convert.forms import DiffusersForm, Form, MlxForm
 from gradience.convert.gguf import GgufForm
-from gradience.convert.peft import write_peft
+from gradience.convert.peft import PeftForm
 from gradience.convert.settings import ConvertSettings
 from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
 from gradience.files.shared_names import path_text
@@ -25,20 +24,11 @@ from gradience.reports.conversion import ConversionReport
 from gradience.settings import public
 
 GGUF = "gguf"
-Write = Callable[[Adapter, Path, Path | None], Written]
-"""(open adapter, new folder, base model's folder) -> what was written. Raises InputError for unsupported parts."""
-
-
-def write_form(form: type[Form], opened: Adapter, folder: Path, base: Path | None) -> Written:
-    """Write an adapter in another format than PEFT's."""
-    return form(opened, base).written_in(folder)
-
-
-TARGETS: dict[str, Write] = {
-    "peft": write_peft,
-    "mlx": partial(write_form, MlxForm),
-    GGUF: partial(write_form, GgufForm),
-    "diffusers": partial(write_form, DiffusersForm),
+TARGETS: dict[str, type[Form]] = {
+    "peft": PeftForm,
+    "mlx": MlxForm,
+    GGUF: GgufForm,
+    "diffusers": DiffusersForm,
 }
 
 
@@ -86,7 +76,7 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     ):
         require_order(opened)
         _refuse_nonfinite(opened)
-        written = TARGETS[settings.to](opened, folder, base)
+        written = TARGETS[settings.to](opened, base).written_in(folder)
         carried, left = carry_files(opened.location, folder, opened.pickle)
         _check(opened, folder, written.modules)
         refuse_foreign_files(target, os.listdir(folder))

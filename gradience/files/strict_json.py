@@ -61,7 +61,7 @@ def parse(text: str, *, constants: bool = False) -> Any:
             parse_int=_integer,
             parse_float=float if constants else _finite,
         )
-        if is_deep(parsed):
+        if excess_of(parsed):
             raise RecursionError
     except RecursionError:
         raise RefusedValue("it is nested too deeply") from None
@@ -93,19 +93,20 @@ def _finite(text: str) -> float:
     return number
 
 
-def is_deep(value: Any) -> bool:
-    """Return whether lists and mappings are nested more than MAX_DEPTH levels deep."""
-    level = [value]
+def excess_of(value: Any, most: int = MAX_PARTS) -> str | None:
+    """Return the limit that a value exceeds, MAX_DEPTH levels or `most` values; None if it is within both."""
+    level, seen = [value], 1
     for _ in range(MAX_DEPTH + 1):
-        if not level:
-            return False
-        level = [
-            item
-            for holder in level
-            if isinstance(holder, (dict, list))
-            for item in (holder.values() if isinstance(holder, dict) else holder)
-        ]
-    return bool(level)
+        inner: list[Any] = []
+        for holder in level:
+            if isinstance(holder, (dict, list)):
+                inner += holder.values() if isinstance(holder, dict) else holder
+                if seen + len(inner) > most:
+                    return f"more than {most:,} values"
+        if not inner:
+            return None
+        level, seen = inner, seen + len(inner)
+    return f"more than {MAX_DEPTH} levels"
 
 
 def _refuse_constant(text: str) -> NoReturn:

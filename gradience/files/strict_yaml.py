@@ -12,10 +12,11 @@ import yaml
 from yaml.nodes import MappingNode, ScalarNode
 
 from gradience.errors import InputError
-from gradience.files.strict_json import MAX_DEPTH, MAX_DIGITS
+from gradience.files.strict_json import MAX_DIGITS, excess_of
 
 MAX_NODES = 20_000
 """Values in a file, each alias counted with all that its anchor holds. Configurations have a few hundred."""
+SHORTEN = "name the right file"
 QUOTE = "put literal text into quotes"
 FINITE = "write the number that is meant; leave the line out for the default"
 
@@ -23,44 +24,26 @@ FINITE = "write the number that is meant; leave the line out for the default"
 class _Loader(yaml.SafeLoader):
     """SafeLoader with bounds, one meaning for each key, and 1e-4 as a number, as YAML 1.2 has it."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._nodes = self._depth = self._deepest = 0
-        self._sizes: dict[str, tuple[int, int]] = {}
-        """Finished anchor -> values that it holds, and how deep they are nested."""
+    composed = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose as SafeLoader does, and count what an alias would become."""
+        """Compose as SafeLoader does: no tags, and of a longer text no more than is read."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor in self.anchors and event.anchor not in self._sizes:
-                raise _refused(event, f"the anchor &{event.anchor} holds itself", "write the values out")
-            nodes, depth = self._sizes.get(str(event.anchor), (0, 0))
-            self._count(event, nodes, depth)
-            return super().compose_node(parent, index)
         if getattr(event, "tag", None) is not None:  # one that asks for an object of Python, or any other
             raise _refused(
                 event, f"the tag {event.tag[:80]!r} is not read", "write plain values, without `!`"
             )
-        nodes, deepest = self._nodes, self._deepest
-        self._count(event, 1, 1)
-        self._depth, self._deepest = self._depth + 1, self._depth + 1
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if event.anchor is not None:
-            self._sizes[event.anchor] = self._nodes - nodes, self._deepest - self._depth
-        self._deepest = max(deepest, self._deepest)
-        return node
+        self.composed += 1
+        if self.composed > MAX_NODES:
+            raise _refused(event, f"more than {MAX_NODES:,} values", SHORTEN)
+        return super().compose_node(parent, index)
 
-    def _count(self, event: Any, nodes: int, depth: int) -> None:
-        self._nodes += nodes
-        self._deepest = max(self._deepest, self._depth + depth)
-        if self._nodes > MAX_NODES:
-            raise _refused(
-                event, f"more than {MAX_NODES:,} values, aliases written out", "name the right file"
-            )
-        if self._deepest > MAX_DEPTH:
-            raise _refused(event, f"nested more than {MAX_DEPTH} levels deep", "name the right file")
+    def flatten_mapping(self, node: Any) -> None:
+        """Merge as SafeLoader does, and count what was merged."""
+        super().flatten_mapping(node)
+        self.composed += len(node.value)
+        if self.composed > MAX_NODES:
+            raise _refused(node, f"more than {MAX_NODES:,} values", SHORTEN)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Construct as SafeLoader does, but refuse a duplicate key, or a key that is not a scalar."""
@@ -126,13 +109,18 @@ def loads(text: bytes, path: str | Path) -> Any:
             path, line, problem, "remove it, or write it as an escape between double quotes"
         ) from None
     try:
-        return loader.get_single_data()
+        value = loader.get_single_data()
+        if excess := excess_of(value, MAX_NODES):  # aliases, each with what its anchor holds
+            raise yaml.MarkedYAMLError(problem=f"it has {excess}, aliases written out", note=SHORTEN)
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = ", ".join(
             filter(None, [error.problem or error.context, None if error.note else error.context])
         )
         raise _error(path, mark.line if mark else loader.line, problem, error.note) from None
+    except RecursionError:
+        raise _error(path, loader.line, "nested too deeply", SHORTEN) from None
     except (ValueError, OverflowError):  # of chr(), for an escape beyond the last character
         raise _error(path, loader.line, "an escape that names no character", None) from None
     finally:

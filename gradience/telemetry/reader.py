@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from gradience.arguments import is_integer, is_number
 from gradience.errors import InputError
-from gradience.files.strict_json import MAX_DEPTH, MAX_DIGITS, has_half_characters, is_deep
+from gradience.files.strict_json import MAX_DEPTH, MAX_DIGITS, excess_of, has_half_characters
 from gradience.reading import open_stream
 from gradience.telemetry.records import ENVELOPE, NONFINITE, SCHEMA, Json, Record, strict
 
@@ -147,7 +147,7 @@ def _decoded(text: str) -> Json:
         if marks and isinstance(value, dict):
             known = value.get(NONFINITE)
             value[NONFINITE] = {**(known if isinstance(known, dict) else {}), **marks}
-    if is_deep(value) or has_half_characters(text, value):
+    if excess_of(value) or has_half_characters(text, value):
         raise ValueError(f"more than {MAX_DEPTH} levels deep, or half of a character")
     result: Json = value
     return result

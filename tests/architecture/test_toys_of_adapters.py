@@ -128,13 +128,14 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
 
 
 def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, command):
-    from gradience.convert.peft import write_peft
+    from gradience.convert.peft import PeftForm
 
-    def write_toy(opened, folder, base):
-        (folder / "toy.txt").write_text(f"{len(opened.pairs)} toys")
-        return write_peft(opened, folder)
+    class ToyForm(PeftForm):
+        def write(self, path, tensors, settings):
+            (path.parent / "toy.txt").write_text(f"{len(self.opened.pairs)} toys")
+            return super().write(path, tensors, settings)
 
-    add("format that is written", write_toy, name="toy")
+    add("format that is written", ToyForm, name="toy")
     assert " to toy" in command("convert", EXAMPLE, tmp_path / "toy", "--to", "toy").out
     assert (tmp_path / "toy" / "toy.txt").read_text() == "16 toys"
     assert (

@@ -27,7 +27,7 @@ from gradience.adapters.tensors import TensorFile
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.convert.gguf import FAMILIES
-from gradience.convert.peft import write_peft
+from gradience.convert.peft import PeftForm
 from gradience.errors import GradienceError, InputError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -77,7 +77,7 @@ def test_factors_of_another_format_are_turned(tmp_path: Path) -> None:
         where = Location(tmp_path, tmp_path, (file.path,), None)
         linear = LoraPair("layers.0.q_proj", "linear", a, b, 4, 9, 12)
         (tmp_path / "out").mkdir()
-        write_peft(Adapter("toy", where, config, [file], None, [linear]), tmp_path / "out")
+        PeftForm(Adapter("toy", where, config, [file], None, [linear]), None).written_in(tmp_path / "out")
         written = load_file(tmp_path / "out" / WEIGHTS)
         names = [f"base_model.model.layers.0.q_proj.lora_{side}.weight" for side in "AB"]
         assert sorted(written) == names
@@ -85,7 +85,7 @@ def test_factors_of_another_format_are_turned(tmp_path: Path) -> None:
         assert np.array_equal(written[names[1]], B)
         stacked = LoraPair("layers.0.q_proj", "expert", a, b, 4, 9, 12)
         with raises(InputError, "not-in-format"):
-            write_peft(Adapter("toy", where, config, [file], None, [stacked]), tmp_path)
+            PeftForm(Adapter("toy", where, config, [file], None, [stacked]), None).written_in(tmp_path)
 
 
 def no_config(adapter: Path) -> None:
