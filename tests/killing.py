@@ -19,7 +19,7 @@ from typing import Any
 import gradience
 
 PACKAGE = Path(gradience.__file__).parent
-WRITING = ("files/artifact.py", "files/scratch.py", "files/whole.py")
+WRITING = ("files/artifact.py", "files/whole.py")
 KILLED = -signal.SIGKILL
 HANGS = 1800
 """Seconds after which a process counts as hung: a guard against waiting for ever, not a measurement."""

@@ -23,8 +23,7 @@ PACKAGE = Path(gradience.__file__).parent
 ALLOWED = {
     "reading.py": {"os.open", "fdopen"},
     "cli/app.py": {"os.open", "read_text"},  # /dev/null, to write; the glossary of the package
-    "files/scratch.py": {"os.open"},  # to lock and to sync, not to read
-    "files/whole.py": {"os.open", "open"},  # to sync
+    "files/whole.py": {"os.open", "open"},  # to lock and to sync, not to read
     "telemetry/writer.py": {"os.open"},  # to write
     "fleet/journal.py": {"os.open", "fdopen"},  # to append
     "evaluate/checks.py": {"read_text"},  # /proc/meminfo and the limit of a container

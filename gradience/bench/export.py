@@ -15,8 +15,7 @@ from gradience.bench.verdict.folders import AGGREGATE, find_benches
 from gradience.digests import sha256_parts
 from gradience.errors import InputError, UsageError
 from gradience.files.records import ClassificationRecord, GenerationRecord, Record, read_records
-from gradience.files.whole import write_whole
-from gradience.models.lock import refuse_links
+from gradience.files.whole import refuse_links, write_whole
 from gradience.reports.bench import Bench, BenchAggregate, Measures, VariantResult
 from gradience.statistics.table import PairedTable
 

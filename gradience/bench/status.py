@@ -12,7 +12,7 @@ from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN, folder_of_seed
 from gradience.bench.verify.folder import RunFolder, unpacked
 from gradience.errors import GradienceError, InputError
 from gradience.files.digests import DIGESTS
-from gradience.models.lock import is_held
+from gradience.files.whole import is_held
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench

@@ -16,8 +16,7 @@ from typing import Any
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, LockedError, OutputError
 from gradience.files.records import Evaluation, read_records
-from gradience.files.whole import write_errors
-from gradience.models.lock import only_one
+from gradience.files.whole import only_one, write_errors
 from gradience.reports.evaluation import KeptBudget, KeptFile, KeptRecords, Ledger
 
 RECORDS, MANIFEST = "records", "manifest.json"

@@ -22,8 +22,7 @@ from gradience.files.records import (
     read_records,
     write_records,
 )
-from gradience.files.scratch import sweep_beside
-from gradience.files.whole import write_errors, write_whole
+from gradience.files.whole import sweep_beside, write_errors, write_whole
 from gradience.progress import Progress
 from gradience.reading import MAX_DATA_BYTES, read_file
 

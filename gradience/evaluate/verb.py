@@ -31,7 +31,7 @@ from gradience.evaluate.settings import EvaluateSettings, sets_of
 from gradience.files.artifact import digest_of
 from gradience.files.digests import files_below, other_run, refuse_other_run, remove_digests, write_digests
 from gradience.files.shared_names import path_text
-from gradience.models.lock import only_one
+from gradience.files.whole import only_one
 from gradience.progress import Watcher
 from gradience.reading import open_stream
 from gradience.reports.base.graded import Grade

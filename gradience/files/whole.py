@@ -1,28 +1,200 @@
-"""Atomic writes of files and folders: temporary name, fsync, rename.
+"""Whole files and folders: temporary name, lock, fsync, rename. One writer at a time.
 
-A temporary file is locked while it is written (see `scratch`). The next writer removes the remains of killed writers
-(`.<name>.<random>.tmp`, `.<name>.<random>.old`), which are not locked.
+A writer of `name` works in `.name.<random>.tmp` beside it. If it is killed, only the next writer can remove that file,
+and it must not remove the work of a running process. So a writer locks its temporary file, and the system releases the
+lock when the process ends for any reason. On a file system without locks, nothing is removed.
 """
 
 import ctypes
 import errno
+import fcntl
 import os
+import re
+import secrets
+import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from gradience.errors import OutputError, UsageError
-from gradience.files.scratch import (
-    abandoned,
-    left_beside,
-    remove,
-    scratch_beside,
-    scratch_file,
-    scratch_folder,
-    sweep_beside,
-)
+from gradience.errors import InputError, LockedError, OutputError, UsageError
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
+
+
+def scratch_beside(path: Path, kind: str = "tmp") -> Path:
+    """Return a new name beside `path` for its replacement (`tmp`) or for its previous content (`old`)."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
+
+
+@contextmanager
+def scratch_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path`, locked; gone at the end unless it was renamed. Raises OSError."""
+    while True:
+        scratch = scratch_beside(path)
+        with open(scratch, "xb") as file:
+            if _kept(file.fileno(), scratch):
+                try:
+                    yield scratch, file
+                finally:
+                    scratch.unlink(missing_ok=True)
+                return
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, locked; gone at the end unless it was renamed. Raises OSError."""
+    while True:
+        scratch = scratch_beside(path)
+        scratch.mkdir()
+        try:
+            handle = os.open(scratch, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # swept between its making and its opening
+        try:
+            if _kept(handle, scratch):
+                try:
+                    yield scratch
+                finally:
+                    shutil.rmtree(scratch, ignore_errors=True)
+                return
+        finally:
+            os.close(handle)
+
+
+def _kept(handle: int, scratch: Path) -> bool:
+    """Lock a new file or folder; return False if it was swept between its making and its locking."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return os.path.lexists(scratch)
+
+
+def lock_alone(handle: int, output: Path, *, wait: float = 0.0) -> None:
+    """Lock an open file of `output` against a second run. wait: seconds. Raises LockedError (output-locked)."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(0.02)
+                continue
+            raise LockedError(
+                f"{output}: another run is writing here",
+                code="output-locked",
+                hint="wait until it ends, or give another --output",
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        return
+
+
+LOCK = ".lock"
+MOMENT = 1.0
+"""Seconds to wait for a process that only checks whether the folder is locked."""
+
+
+def is_held(folder: Path) -> bool:
+    """Return True if a process holds the folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    with abandoned(folder / LOCK) as free:
+        return not free
+
+
+@contextmanager
+def held(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Lock an existing folder against a second run. wait: seconds. Raises LockedError (output-locked), OSError."""
+    with open(folder / LOCK, "ab") as file:
+        lock_alone(file.fileno(), folder, wait=wait)
+        yield
+
+
+@contextmanager
+def only_one(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
+    """Hold the output against a second run, and clear away what killed ones left half-written.
+
+    The system lets go of the lock when the process ends, however it ends. wait: seconds for which to wait for that.
+    Raises LockedError (`output-locked`), InputError (`symlink-outside`), OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
+    with held(folder, wait=wait):
+        sweep_below(folder)
+        yield
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise InputError (`symlink-outside`) for a link in the output through which a run would write elsewhere."""
+    home = os.path.join(os.path.realpath(folder), "")
+    for above, folders, files in os.walk(folder):
+        for path in (os.path.join(above, name) for name in (*folders, *files)):
+            if os.path.islink(path) and not os.path.realpath(path).startswith(home):
+                raise InputError(
+                    f"{path}: a symbolic link that leads out of the output {folder}; writing was refused",
+                    code="symlink-outside",
+                    hint=f"remove the link, or give another output than {folder}",
+                )
+
+
+@contextmanager
+def abandoned(scratch: Path) -> Iterator[bool]:
+    """Yield True if no running process uses it. No process can start to use it during the block, so it can be
+    removed.
+    """
+    try:
+        handle = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(handle)
+
+
+def left_beside(path: Path) -> list[Path]:
+    """Return the temporary paths (`tmp` and `old`) of running or killed writers of `path`."""
+    try:
+        names = sorted(os.listdir(path.parent))
+    except OSError:  # it is not there, or may be written and not read
+        return []
+    matches = (_TEMPORARY.fullmatch(name) for name in names)
+    return [path.with_name(match[0]) for match in matches if match and match[1] == path.name]
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove the temporary files that killed processes left of `path`."""
+    _sweep(left_beside(path))
+
+
+def sweep_below(folder: Path) -> None:
+    """Remove every temporary file and folder that a killed process left in `folder`, at any depth."""
+    _sweep([entry for entry in folder.rglob(".*.tmp") if _TEMPORARY.fullmatch(entry.name)])
+
+
+def _sweep(entries: Iterable[Path]) -> None:
+    for entry in entries:
+        if entry.suffix == ".tmp":
+            with abandoned(entry) as free:
+                if free:
+                    remove(entry)
+
+
+def remove(entry: Path) -> None:
+    """Delete a file or a folder as far as the system lets us."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            entry.unlink()
 
 
 @contextmanager

@@ -18,9 +18,8 @@ from gradience.compress.adapter import compress_adapter
 from gradience.compress.carry import REPORT
 from gradience.compress.settings import WriteSettings
 from gradience.errors import GradienceError, InputError, UsageError
-from gradience.files.scratch import held
 from gradience.files.shared_names import sentence_text
-from gradience.files.whole import whole_folder, write_errors
+from gradience.files.whole import held, whole_folder, write_errors
 from gradience.fleet.journal import read_rows
 from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.fleet.processes import Request, replies

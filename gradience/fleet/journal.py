@@ -16,8 +16,7 @@ from typing import Self
 
 from gradience.adapters.files import Closing
 from gradience.errors import InputError
-from gradience.files.scratch import lock_alone
-from gradience.files.whole import write_errors, write_whole
+from gradience.files.whole import lock_alone, write_errors, write_whole
 from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, not_a_file, open_stream
 from gradience.reports.fleet import FleetRow

@@ -17,6 +17,7 @@ backend of our own, which copies PKG-INFO.
 
 import copy
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -33,7 +34,7 @@ from typing import IO, Any
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
-from gradience.files.whole import whole_folder
+from gradience.files.whole import held, whole_folder
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
@@ -325,11 +326,9 @@ def _kept(name: str, make: Callable[[Path], None], pins: Callable[[Path], Mappin
     make: fills an empty folder.
     pins: file -> sha256. Raises InputError (`asset-hash`) if the new files do not match.
     """
-    from filelock import FileLock
-
-    folder, locks = cache_folder() / "assets" / name, cache_folder() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{name}.lock"):
+    folder, lock = cache_folder() / "assets" / name, cache_folder() / "locks" / name
+    lock.mkdir(parents=True, exist_ok=True)
+    with held(lock, wait=math.inf):
         if _damaged(folder, pins):
             with whole_folder(folder, force=True) as scratch:
                 make(scratch)

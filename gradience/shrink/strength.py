@@ -21,8 +21,7 @@ from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, report_notes
 from gradience.files.digests import refuse_other_run
 from gradience.files.shared_names import path_text
-from gradience.files.whole import check_output
-from gradience.models.lock import only_one
+from gradience.files.whole import check_output, only_one
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToOwnRanks, ToRank
 from gradience.progress import Watcher

@@ -29,8 +29,7 @@ from gradience.evaluate.verb import PLAN, report_notes, require_libraries, write
 from gradience.files.artifact import digest_of
 from gradience.files.card import CardOf, write_card
 from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests
-from gradience.files.whole import check_output, whole_folder, write_errors
-from gradience.models.lock import only_one
+from gradience.files.whole import check_output, only_one, whole_folder, write_errors
 from gradience.progress import Watcher
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch

@@ -16,10 +16,18 @@ from raising import raises
 
 from gradience.errors import OutputError, UsageError
 from gradience.files import records, whole
-from gradience.files import scratch as scratch_files
 from gradience.files.artifact import interruptible
-from gradience.files.scratch import scratch_beside, scratch_file, scratch_folder, sweep_below, sweep_beside
-from gradience.files.whole import check_output, exchange, whole_folder, write_whole
+from gradience.files.whole import (
+    check_output,
+    exchange,
+    scratch_beside,
+    scratch_file,
+    scratch_folder,
+    sweep_below,
+    sweep_beside,
+    whole_folder,
+    write_whole,
+)
 
 
 @pytest.mark.parametrize(("kind", "least"), [("file", 40), ("folder", 80)])
@@ -269,7 +277,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def unsupported(handle, operation):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(scratch_files.fcntl, "flock", unsupported)
+    monkeypatch.setattr(whole.fcntl, "flock", unsupported)
     rest = killed(tmp_path, "out", "tmp")
     check_output(tmp_path / "out", tmp_path / "in", force=False)
     with whole_folder(tmp_path / "out", force=False) as scratch:

@@ -9,7 +9,7 @@ from pathlib import Path
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
 from gradience.bench.run.stages import Stages, changed_files
-from gradience.models.lock import only_one
+from gradience.files.whole import only_one
 from gradience.reports.stage import MANIFEST, StageManifest
 
 

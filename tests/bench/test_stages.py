@@ -9,7 +9,7 @@ from running import python
 
 from gradience.bench.run.stages import BEGUN, Stages
 from gradience.errors import InputError, LockedError
-from gradience.models.lock import only_one
+from gradience.files.whole import only_one
 from gradience.reports.stage import MANIFEST
 
 
@@ -43,7 +43,7 @@ def test_what_an_interrupted_stage_had_written_stays_for_the_same_key_where_it_c
 
 
 def test_a_second_run_on_the_same_output_is_refused(tmp_path):
-    program = "import sys, pathlib; from gradience.models.lock import only_one\n"
+    program = "import sys, pathlib; from gradience.files.whole import only_one\n"
     program += f"with only_one(pathlib.Path({str(tmp_path)!r})): pass"
     with only_one(tmp_path):
         second = python("-c", program)

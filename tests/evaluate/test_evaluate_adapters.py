@@ -294,7 +294,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(
 
 
 def test_a_second_evaluation_does_not_write_into_the_same_folder(folder, finished):
-    from gradience.models.lock import only_one
+    from gradience.files.whole import only_one
 
     with only_one(finished), pytest.raises(gradience.LockedError):
         evaluate(folder, "reference", "other", output=finished)

@@ -22,6 +22,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError
+from gradience.files.whole import LOCK, held
 from gradience.fleet import batch, journal, processes
 from gradience.fleet.discover import discover
 from gradience.fleet.journal import read_rows
@@ -587,12 +588,10 @@ def test_nothing_is_written_through_a_link_in_the_output(batched, force):
 
 def test_a_second_batch_into_the_same_folder_waits_outside(batched, capsys):
     Path("small").mkdir()
-    handle = os.open("small", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    assert run(["compress", "fleet.jsonl", "--rank", "8", "-o", "small"]) == 6
-    assert "small: another run is writing here" in capsys.readouterr().err
-    assert list(Path("small").iterdir()) == []
-    os.close(handle)
+    with held(Path("small")):
+        assert run(["compress", "fleet.jsonl", "--rank", "8", "-o", "small"]) == 6
+        assert "small: another run is writing here" in capsys.readouterr().err
+        assert list(Path("small").iterdir()) == [Path("small", LOCK)]
     assert compress_fleet("fleet.jsonl", "small", rank=8).written == 2
 
 

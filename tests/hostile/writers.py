@@ -17,8 +17,7 @@ from gradience.cli.app import run
 from gradience.cli.console import show_error
 from gradience.cli.exit_codes import ExitCode
 from gradience.errors import GradienceError
-from gradience.files.whole import write_whole
-from gradience.models.lock import only_one
+from gradience.files.whole import only_one, write_whole
 from gradience.telemetry import TelemetryWriter
 from gradience.telemetry.writer import RunStatus
 
