@@ -42,7 +42,7 @@ def calibration_report() -> CalibrationReport:
 
 
 def calibration_forecast() -> CalibrationForecast:
-    return CalibrationForecast(**FORECAST, selection_rows=128, modules=11, file_bytes=1000, batch_bytes=3000)
+    return CalibrationForecast(**FORECAST, selection_rows=128, modules=11, batch_bytes=3000)
 
 
 def distill_report() -> DistillReport:

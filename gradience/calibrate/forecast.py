@@ -10,7 +10,7 @@ from gradience.files.shared_names import path_text
 from gradience.models.load import dtype_of, from_folder, load_tokenizer, skeleton
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
-from gradience.reports.calibration import CalibrationForecast, file_bytes
+from gradience.reports.calibration import CalibrationForecast
 
 
 class CalibrationBytes(NamedTuple):
@@ -67,7 +67,6 @@ def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
         modules=len(pairs),
         process_bytes=process_bytes(request.device),
         weights_bytes=_weights_bytes(inputs.model, inputs.labels, request.device),
-        file_bytes=file_bytes({pair.module: pair.rank for pair in pairs}, len(rows)),
         held_bytes=needs.held,
         batch_bytes=needs.batch,
     )

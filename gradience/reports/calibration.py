@@ -35,7 +35,7 @@ from gradience.errors import InputError
 from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.files.whole import write_whole
 from gradience.reports.base import blocks as doc
-from gradience.reports.base.numbers import count, plural, sig, size
+from gradience.reports.base.numbers import count, plural, sig
 from gradience.reports.base.prediction import EARLIER, ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.reports.base.view import View, more
@@ -44,8 +44,6 @@ from gradience.spectra import FloatArray
 METADATA = "gradience"
 FEWEST_ROWS = 2
 """Minimum number of selection rows, and of prediction rows: a spread needs two."""
-REPORT_BYTES, PROMPT_ID_BYTES, MODULE_BYTES = 1500, 21, 121
-"""Typical sizes in the header's JSON: the report, the id of a prompt, and a module's row beside its name."""
 LARGEST_EFFECT = 1e9
 """Maximum change of −log p of a row by one component, in nats."""
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -53,16 +51,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),
-}
-_TENSORS = {
-    "moment_in": "F64",
-    "moment_out": "F64",
-    "p": "F64",
-    "q": "F64",
-    "values": "F64",
-    "lost": "F64",
-    "effects": "F32",
-    "svd_effects": "F32",
 }
 
 
@@ -131,6 +119,10 @@ class CalibrationReport(PromptReport):
         """Scored tokens of an average row that predicts; 1 for a classifier."""
         return self.scored_tokens / (self.rows - self.selection_rows)
 
+    def per_example(self, kl_per_token: float) -> str:
+        """Return the KL of an average example, for a screen."""
+        return sig(kl_per_token * self.tokens_per_example)
+
     def screen(self, view: View) -> doc.Document:
         """Return the data, the excluded modules, predictions by size, and modules by importance; on a brief screen the
         most important ones, and on any screen the next command."""
@@ -141,16 +133,13 @@ class CalibrationReport(PromptReport):
             ("prompts", (doc.Span(self.prompts, "name"), f": {split}")),
             *self.completions(),
         ]
-        tokens = self.tokens_per_example
         ordered = sorted(self.modules, key=lambda module: (-module.importance, module.name))
+        differ = len({module.rank for module in ordered}) > 1
         table = doc.table_of(
             ordered[: SHOWN if view.brief else None],
             (doc.Column("module"), lambda module: doc.Span(module.name, "name")),
-            (doc.Column("KL/example if removed", ">"), lambda module: sig(module.importance * tokens)),
-            (
-                doc.Column("rank", ">", shown=len({row.rank for row in ordered}) > 1),
-                lambda row: str(row.rank),
-            ),
+            (doc.Column("KL/example if removed", ">"), lambda module: self.per_example(module.importance)),
+            (doc.Column("rank", ">", shown=differ), lambda module: str(module.rank)),
         )
         return [
             doc.Heading(("Calibration of ", doc.Span(self.adapter_path, "name")), level=1),
@@ -171,11 +160,9 @@ class CalibrationReport(PromptReport):
 class CalibrationForecast(PromptForecast):
     """Requirements of a calibration; the base is not loaded."""
 
-    schema_: Literal["gradience.calibration_forecast/1"] = "gradience.calibration_forecast/1"
+    schema_: Literal["gradience.calibration_forecast/2"] = "gradience.calibration_forecast/2"
     selection_rows: int
     modules: int
-    file_bytes: int
-    """Size of the calibration file, if no module is excluded."""
     batch_bytes: int
     """Memory of the modules' inputs and gradients for one batch, in addition to the base's own activations."""
 
@@ -188,7 +175,6 @@ class CalibrationForecast(PromptForecast):
             f"{passes} forward and {passes} backward passes of an example",
             {"measurements": self.held_bytes, "one batch": self.batch_bytes},
             "the base's activations and their gradients",
-            [("file", size(self.file_bytes))],
         )
 
 
@@ -203,6 +189,9 @@ class ModuleMoments(NamedTuple):
     lost: FloatArray
     effects: NDArray[np.float32]
     svd_effects: NDArray[np.float32]
+
+
+_TENSORS = {name: "F32" if name.endswith("effects") else "F64" for name in ModuleMoments._fields}
 
 
 @dataclass(frozen=True)
@@ -236,7 +225,7 @@ class Calibration:
         """Yield the bytes of a safetensors file with the arrays, in pieces."""
         arrays: dict[str, tuple[str, NDArray[Any]]] = {
             "rows:tokens": ("I64", self.tokens),
-            "rows:selection": ("U8", self.selection.astype(np.uint8)),
+            "rows:selection": ("U8", self.selection),
         }
         for module, moments in self.modules.items():
             arrays |= {f"{module}:{name}": (kind, getattr(moments, name)) for name, kind in _TENSORS.items()}
@@ -317,31 +306,10 @@ def _check(path: Path, calibration: Calibration) -> None:
         _check_module(path, calibration, module)
 
 
-def _shapes(rank: int, components: int, rows: int) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of a module's tensors, in the order of `_TENSORS`."""
-    r, k = rank, components
-    return (r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (rows, k), (rows, k)
-
-
-def file_bytes(ranks: Mapping[str, int], rows: int) -> int:
-    """Return the size of a calibration file of modules with these ranks, if none is excluded.
-
-    The tensors are exact; the report in the header is estimated.
-    """
-    tensors = {"rows:tokens": NewTensor("I64", (rows,)), "rows:selection": NewTensor("U8", (rows,))}
-    report = REPORT_BYTES + PROMPT_ID_BYTES * rows
-    for module, rank in ranks.items():
-        named = zip(_TENSORS.items(), _shapes(rank, rank, rows), strict=True)
-        tensors |= {f"{module}:{name}": NewTensor(kind, shape) for (name, kind), shape in named}
-        report += len(module) + MODULE_BYTES
-    data = sum(math.prod(tensor.shape) * _DTYPES[tensor.dtype].itemsize for tensor in tensors.values())
-    return len(header_bytes(tensors, {METADATA: " " * report})) + data
-
-
 def _check_module(path: Path, calibration: Calibration, module: CalibratedModule) -> None:
     moments, r, k = calibration.modules[module.name], module.rank, module.components
     n, predicts = calibration.report.rows, ~calibration.selection
-    *shapes, _ = _shapes(r, k, n)
+    shapes = [(r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (n, k)]  # in the order of `_TENSORS`
     svd = moments.svd_effects.shape
     if [array.shape for array in moments[:-1]] != shapes or svd[:-1] != (n,) or not 1 <= k <= r >= svd[1]:
         raise _invalid(path, f"the tensors of {module.name} do not have the shapes in its row")
@@ -377,10 +345,7 @@ def _answer(report: CalibrationReport) -> str:
     if not report.sizes:
         return f"The importance of {modules} was measured on {plural(report.rows, 'prompt')}."
     largest = report.sizes[0]
-    calibrated, svd = (
-        sig(kl * report.tokens_per_example)
-        for kl in (largest.calibrated_kl_per_token, largest.svd_kl_per_token)
-    )
+    calibrated, svd = map(report.per_example, (largest.calibrated_kl_per_token, largest.svd_kl_per_token))
     return (
         f"With as many parameters as rank {largest.rank}, the components that this calibration chooses have a predicted"
         f" KL of {calibrated} per example. Plain truncation has {svd}."
@@ -391,16 +356,13 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[doc.Block]:
     """Return the predicted KL of each size for both allocations of its parameters."""
     if not report.sizes:
         return []
-    tokens = report.tokens_per_example
+    tokens, kl = report.tokens_per_example, report.per_example
     table = doc.table_of(
         report.sizes,
         (doc.Column("parameters", ">"), lambda point: count(point.params)),
         (doc.Column("same size as rank", ">", drop=2), lambda point: str(point.rank)),
-        (doc.Column("KL/example", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
-        (
-            doc.Column("KL/example, truncation", ">", drop=1),
-            lambda point: sig(point.svd_kl_per_token * tokens),
-        ),
+        (doc.Column("KL/example", ">"), lambda point: kl(point.calibrated_kl_per_token)),
+        (doc.Column("KL/example, truncation", ">", drop=1), lambda point: kl(point.svd_kl_per_token)),
     )
     average = "" if tokens == 1 else f" ({tokens:.1f} scored tokens on average)"
     legend = (
@@ -433,8 +395,7 @@ def _notes(report: CalibrationReport) -> list[doc.Note]:
         excluded = f"{plural(number, 'module')} excluded from every prediction: {reason}"
         notes.append(doc.Note("warning", excluded))
     notes += report.row_notes()
-    dependent = sum(module.components < module.rank for module in report.modules)
-    if dependent:
+    if dependent := sum(module.components < module.rank for module in report.modules):
         factors = "linearly dependent factors: fewer components than the rank"
         notes.append(doc.Note("info", f"{plural(dependent, 'module')} with {factors}"))
     return notes

@@ -194,7 +194,6 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     assert planned["weights_bytes"] == weights
     assert not output.exists()
     shown, said = command(*words)
-    assert planned["file_bytes"] == pytest.approx(output.stat().st_size, rel=0.03)
     assert said.splitlines()[0].split()[:2] == ["0:00", "calibrating"]  # there is no terminal
     assert "Importance of modules" in shown
     assert "excluded" not in shown
