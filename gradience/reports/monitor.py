@@ -13,7 +13,6 @@ from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.view import View
-from gradience.words import noun
 
 Confidence = Literal["low", "medium", "high"]
 Outcome = Literal["ok", "stopped-early", "interrupted", "error", "unfinished"]
@@ -71,6 +70,11 @@ class Curve(Part):
     high_step: int | None = None
     points: tuple[CurvePoint, ...] = ()
     """At most 512."""
+
+    @property
+    def means(self) -> list[float]:
+        """The means of the points."""
+        return [point.mean for point in self.points]
 
 
 class EvaluationPoint(Part):
@@ -205,10 +209,7 @@ class MonitorReport(Report):
     """
 
     row_field: ClassVar[str] = "runs"
-    plots: ClassVar[Plots] = {
-        "loss": "runs:loss_plot",
-        "rank": "runs:rank_plot",
-    }
+    plots: ClassVar[Plots] = {"loss": "runs:loss_plot", "rank": "runs:rank_plot"}
 
     schema_: Literal["gradience.monitor/3"] = "gradience.monitor/3"
     gradience_version: str
@@ -223,11 +224,8 @@ class MonitorReport(Report):
         notes_before: set[str] = set()
         for run in self.runs:
             if several and view.brief:
-                blocks += (
-                    [doc.Heading((doc.Span(run.file, "name"),)), _alerts(run, verbose=False)]
-                    if run.alerts
-                    else []
-                )
+                if run.alerts:
+                    blocks += [doc.Heading(doc.Span(run.file, "name")), _alerts(run, verbose=False)]
                 continue
             blocks += [*_title(run), _alerts(run, verbose=view.full), doc.dim(_facts(run))]
             blocks += _logged(run, verbose=view.full)
@@ -235,13 +233,10 @@ class MonitorReport(Report):
             blocks += _audits(run)
             notes = [*run.notes]
             for unread in run.read_notes:
-                where = f"line {unread.first_line}"
-                if unread.count != 1:
-                    where = f"{unread.count} lines, first: line {unread.first_line}"
-                notes.append(f"{unread.message} ({where})")
-            notes = [note for note in notes if note not in notes_before]
+                lines = "" if unread.count == 1 else f"{unread.count} lines, first: "
+                notes.append(f"{unread.message} ({lines}line {unread.first_line})")
+            blocks += [doc.Heading("Notes"), doc.items(note for note in notes if note not in notes_before)]
             notes_before.update(notes)
-            blocks += [doc.Heading("Notes"), doc.items(notes)]
         return blocks
 
 
@@ -266,11 +261,16 @@ NOT_SHOWN = (
 
 def _title(run: RunReport) -> list[doc.Block]:
     """File, outcome, and number of alerts."""
-    word, role = OUTCOMES[run.outcome]
-    severities = Counter(alert.severity for alert in run.alerts)
-    alerts = " and ".join(plural(severities[name], name) for name in ("error", "warning") if severities[name])
-    aside = (doc.Span(word, role), *((", ", alerts) if alerts else ()))
+    outcome, alerts = doc.Span(*OUTCOMES[run.outcome]), _alert_words(run).text
+    aside = (outcome, f", {alerts}" if alerts else "")
     return [doc.Heading(("Training run ", doc.Span(run.file, "name")), level=1, aside=aside)]
+
+
+def _alert_words(run: RunReport) -> doc.Span:
+    """Return `1 error and 2 warnings`; empty without alerts."""
+    numbers = Counter(alert.severity for alert in run.alerts)
+    words = " and ".join(plural(numbers[name], name) for name in ("error", "warning") if numbers[name])
+    return doc.Span(words, "bad" if numbers["error"] else "warn")
 
 
 def _facts(run: RunReport) -> str:
@@ -320,25 +320,21 @@ def _alerts(run: RunReport, *, verbose: bool) -> doc.Notes:
 
 
 def overview_blocks(runs: Sequence[RunReport]) -> doc.Document:
-    """Return the number of runs, with errors and with warnings, and the table."""
-    worst = [{alert.severity for alert in run.alerts} for run in runs]
-    errors = sum("error" in severities for severities in worst)
-    warnings = sum("warning" in severities and "error" not in severities for severities in worst)
-    parts = [plural(errors, "run has errors", "runs have errors")] if errors else []
-    if warnings:
-        parts.append(f"{count(warnings)} {'more' if errors else noun(warnings, 'run')} with warnings")
+    """Return the number of runs, of those with errors and with warnings, and the table."""
+    errors = sum(any(alert.severity == "error" for alert in run.alerts) for run in runs)
+    warnings = sum(any(alert.severity == "warning" for alert in run.alerts) for run in runs)
     unchecked = sum(not run.evaluations for run in runs)
     without = f"; {plural(unchecked, 'run')} without an evaluation" if unchecked else ""
     verdict = doc.Span(f"no errors and no warnings{without}", "dim" if unchecked else "good")
-    if parts:
-        verdict = doc.Span(", ".join(parts), "bad" if errors else "warn")
+    if errors or warnings:
+        numbers = {"errors": errors, "warnings": warnings}
+        words = ", ".join(f"{count(number)} with {name}" for name, number in numbers.items() if number)
+        verdict = doc.Span(words, "bad" if errors else "warn")
     return [doc.Heading(plural(len(runs), "run"), level=1, aside=verdict), runs_table(runs)]
 
 
 def runs_table(runs: Sequence[RunReport]) -> doc.Table:
     """Return one row per run. In a narrow terminal steps go first, then evaluation, outcome and k@90."""
-
-    alerted = any(run.alerts for run in runs)
 
     def best(run: RunReport) -> str:
         split = next(iter(run.evaluations.values()), None)
@@ -354,27 +350,22 @@ def runs_table(runs: Sequence[RunReport]) -> doc.Table:
         of = MISSING if use.max_rank is None else count(use.max_rank)
         return f"{trimmed(use.points[-1].energy_rank_90_p50)} / {of}"
 
-    def alerts(run: RunReport, severity: Severity, role: doc.Style) -> doc.Inline:
-        number = sum(alert.severity == severity for alert in run.alerts)
-        return doc.Span(str(number), role) if number else "0"
-
     def outcome(run: RunReport) -> doc.Span:
         word, role = OUTCOMES[run.outcome]
         return doc.Span(SHORT_OUTCOMES.get(run.outcome, word), role)
+
+    def steps(run: RunReport) -> str:
+        return MISSING if run.last_step is None else count(run.last_step)
 
     return doc.table_of(
         runs,
         (doc.Column("run"), lambda run: doc.Span(run.file, "name")),
         (doc.Column("outcome", drop=3), outcome),
-        (
-            doc.Column("steps", ">", drop=1),
-            lambda run: MISSING if run.last_step is None else count(run.last_step),
-        ),
+        (doc.Column("steps", ">", drop=1), steps),
         (doc.Column("loss"), progress),
         (doc.Column("best eval", ">", drop=2, shown=any(run.evaluations for run in runs)), best),
         (doc.Column("k@90 / r", ">", drop=4), ranks),
-        (doc.Column("errors", ">", shown=alerted), lambda run: alerts(run, "error", "bad")),
-        (doc.Column("warnings", ">", shown=alerted), lambda run: alerts(run, "warning", "warn")),
+        (doc.Column("alerts", shown=any(run.alerts for run in runs)), _alert_words),
     )
 
 
@@ -383,24 +374,15 @@ def runs_table(runs: Sequence[RunReport]) -> doc.Table:
 
 def _logged(run: RunReport, *, verbose: bool) -> list[doc.Block]:
     """Return the training loss, and loss and metrics of each split."""
-    words = _loss_words(run.loss)
-    rows: list[tuple[str, list[float], str]] = [("training loss", _means(run.loss), words)]
+    rows = [("training loss", run.loss.means, _loss_words(run.loss))]
     for name, split in run.evaluations.items():
         rows += _evaluation(name, split, verbose=verbose)
-    if verbose:
-        for name, curve in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
-            highest = f"highest {sig(curve.high)} at step {curve.high_step}"
-            change = f"{sig(curve.first)} → {sig(curve.last)}, {highest}"
-            rows += (
-                [(name, _means(curve), _nonfinite(curve) if curve.nonfinite else change)]
-                if curve.points
-                else []
-            )
+    for name, curve in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
+        highest = f"highest {sig(curve.high)} at step {curve.high_step}"
+        change = f"{sig(curve.first)} → {sig(curve.last)}, {highest}"
+        if verbose and curve.points:
+            rows.append((name, curve.means, _nonfinite(curve) if curve.nonfinite else change))
     return [doc.Heading("Loss"), _series(rows)]
-
-
-def _means(curve: Curve) -> list[float]:
-    return [point.mean for point in curve.points]
 
 
 def _loss_words(curve: Curve) -> str:
@@ -426,18 +408,13 @@ def _series(rows: Iterable[tuple[str, list[float], str]]) -> doc.Table:
 
 def _evaluation(name: str, split: SplitReport, *, verbose: bool) -> Iterator[tuple[str, list[float], str]]:
     """Yield the loss on a split, and its metrics: at the best and at the last evaluation."""
-    points = [point for point in (split.best, split.last) if point is not None]
-    points = points[-1:] if len({point.step for point in points}) == 1 else points
+    points = list({point.step: point for point in (split.best, split.last) if point is not None}.values())
     if split.loss.points:
         marks = ("lowest ", "last ") if len(points) > 1 else ("",)
-        losses = [
-            f"{mark}{sig(point.loss)} at step {point.step}"
-            for mark, point in zip(marks, points, strict=False)
-        ]
-        losses += (
-            [f"gap to training {signed(points[-1].gap)}"] if points and points[-1].gap is not None else []
-        )
-        yield f"{name} loss", _means(split.loss), ", ".join(losses)
+        losses = [f"{mark}{sig(at.loss)} at step {at.step}" for mark, at in zip(marks, points, strict=False)]
+        if points and points[-1].gap is not None:
+            losses.append(f"gap to training {signed(points[-1].gap)}")
+        yield f"{name} loss", split.loss.means, ", ".join(losses)
     known = [key for key in SHOWN if any(key in point.metrics for point in points)][:2]
     if verbose and split.last is not None:
         known = [key for key in split.last.metrics if key not in NOT_SHOWN]

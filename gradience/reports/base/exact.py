@@ -52,18 +52,11 @@ def share_of_points(points: Fraction) -> Fraction:
 
     Raises UsageError (`bad-margin`) below 0.5, because a share was probably meant, and from 100.
     """
-    if SMALLEST_POINTS <= 100 * points < SMALLEST_POINTS * 100:
-        meant = exact_text(100 * points)
-        raise UsageError(
-            f"a margin of {exact_text(points)} points is too small: the smallest is {exact_text(SMALLEST_POINTS)}",
-            code="bad-margin",
-            hint=f"margins are in points; if you meant {meant} % of the examples, write {meant}",
-        )
     if not SMALLEST_POINTS <= points < 100:
         raise UsageError(
             f"a margin of {float(points):g} points: it must be at least 0.5 and below 100",
             code="bad-margin",
-            hint="for example, 2.5 points are a drop from 80 % to 77.5 %",
+            hint="margins are in points, not shares: 2.5 points are a drop from 80 % to 77.5 %",
         )
     return points / 100
 

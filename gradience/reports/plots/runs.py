@@ -25,13 +25,13 @@ def loss_plot(report: MonitorReport) -> Plot | None:
             _line(f"{name} loss", split.loss, marked=True) for name, split in evaluations if split.loss.points
         ]
     ends = [f"{name} {sig(run.loss.first)} to {sig(run.loss.last)}" for name, run in runs]
-    values = [point.mean for _, run in runs for point in run.loss.points]
+    values = [mean for _, run in runs for mean in run.loss.means]
     axis = Axis("loss", scale="log" if max(values) > WIDE * median(values) > 0 else "linear")
     return Plot("loss", "Training loss", STEP, axis, series, f"Training loss, first to last: {listed(ends)}.")
 
 
 def _line(name: str, curve: Curve, *, marked: bool = False) -> Lines:
-    return Lines(name, [point.step for point in curve.points], [point.mean for point in curve.points], marked)
+    return Lines(name, [point.step for point in curve.points], curve.means, marked)
 
 
 def rank_plot(report: MonitorReport) -> Plot | None:
