@@ -391,9 +391,9 @@ class EvaluationForecast(ComparisonForecast):
         return max(parts, key=lambda memory: sum(memory.values()))
 
     @property
-    def words(self) -> Inline:
-        """Examples, looks and margin of a further data set."""
-        return planned_words(self, margin_text(self.margin, "correct" if self.margins else "nll"))
+    def margin_words(self) -> str:
+        """Margin with its unit."""
+        return margin_text(self.margin, "correct" if self.margins else "nll")
 
     def blocks(self) -> Document:
         """Return the plan, the smallest margins, and the assumptions."""
@@ -402,7 +402,7 @@ class EvaluationForecast(ComparisonForecast):
             ("base", Span(self.base, "name")),
             *([("compared", first_names(compared, len(compared)))] if compared else []),
             ("examples", f"{count(self.examples)}{looks_words(self.looks, None)}"),
-            *((name, other.words) for name, other in self.others.items()),
+            *((name, planned_words(other)) for name, other in self.others.items()),
         ]
         notes = [
             margin_note(plan.examples, plan.margin, plan.margins, plan.looks, of=name)
@@ -592,7 +592,7 @@ def answered_words(planned: int, answered: int | None) -> str:
 
 
 def planned_words(
-    planned: EvaluationForecast | PlannedSet, margin: str, answered: int | None = None
+    planned: EvaluationForecast | PlannedSet, answered: int | None = None
 ) -> tuple[str | Span, ...]:
     """Return a data set in one line: `guard, 1,319 examples of gsm8k, margin 5.00 points`.
 
@@ -604,7 +604,7 @@ def planned_words(
         "guard, " if planned.guard else "",
         number,
         Span(planned.task, "name"),
-        f"{looks}, margin {margin}",
+        f"{looks}, margin {planned.margin_words}",
     )
 
 

@@ -1,6 +1,6 @@
 """Reports of `gradience evaluate` on several data sets: the result, its plan, the dry run and the preview."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Artifact, Part
@@ -22,7 +22,7 @@ from gradience.reports.base.graded import Grade, Probability, grade_note
 from gradience.reports.base.numbers import plural, probability
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import PlannedSet, Share
+from gradience.reports.bench_plan import Compares, PlannedSet, Share
 from gradience.reports.evaluation import (
     CANDIDATE,
     EvaluatedAdapter,
@@ -117,31 +117,26 @@ class EvaluationSetsReport(Report):
 
 def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     """Return base, data sets, device and warnings."""
-    facts = [conditions_fact(report)]
-    facts += [(planned.name, words) for planned, words in set_facts(report)]
     notes = change_warnings(report.plan.changes)
     for name, evaluation in report.evaluations.items():
         notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
     sets = plural(len(report.plan.sets), "data set")
     title = ("Evaluation of ", Span(report.adapters[0].name, "name"), f" on {sets}")
     answer = [*joint_notes(report), *base_notes(report)]
-    return opening(title, answer, facts, list(dict.fromkeys(notes)))
+    return opening(title, answer, conditions_facts(report), list(dict.fromkeys(notes)))
 
 
-def conditions_fact(report: EvaluationSetsReport) -> tuple[str, Inline]:
-    """Return the base with its precision and its device."""
-    return base_fact(report.base, next(iter(report.evaluations.values())).conditions)
+def conditions_facts(report: EvaluationSetsReport, split: str = "") -> list[tuple[str, Inline]]:
+    """Return the base with its device, and each data set with its examples, looks and margin.
 
-
-def set_facts(report: EvaluationSetsReport) -> list[tuple[PlannedSet, Inline]]:
-    """Return each data set with its examples, looks and margin."""
-    answered = {name: evaluation.adapters[0].n for name, evaluation in report.evaluations.items()}
-    return [(planned, set_words(planned, answered[planned.name])) for planned in report.plan.sets]
-
-
-def set_words(planned: PlannedSet, answered: int | None = None) -> Inline:
-    """Return `planned_words` of a data set. answered: examples that the reference answered; None for a plan."""
-    return planned_words(planned, planned.margin_words, answered)
+    split: added to the names of the data sets.
+    """
+    evaluations = report.evaluations
+    base = base_fact(report.base, next(iter(evaluations.values())).conditions)
+    return [base] + [
+        (planned.name + split, planned_words(planned, evaluations[planned.name].adapters[0].n))
+        for planned in report.plan.sets
+    ]
 
 
 def table_blocks(report: EvaluationSetsReport) -> list[Block]:
@@ -168,7 +163,13 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
     heading = Heading(
         ("Candidates, compared with ", Span(first.name, "name")) if report.candidates else "Results"
     )
-    legend = [*unit_legend(report.plan.sets), ("95 % bound", "one-sided bound; compared with the margin")]
+    named: dict[Compares, list[str]] = {}
+    for planned in report.plan.sets:
+        named.setdefault(planned.compares, []).append(planned.name)
+    legend: list[tuple[str, Inline]] = [
+        (", ".join(names), UNITS[measure]) for measure, names in named.items()
+    ]
+    legend += [("95 % bound", "one-sided bound; compared with the margin")]
     legend += [("grade", "B only if the candidate is shown on every data set")] if report.candidates else []
     return [heading, table_of(report.adapters, *columns), Facts(legend)]
 
@@ -178,21 +179,12 @@ def _set_cell(row: EvaluatedAdapter) -> str:
     return f"{level_or_delta_cell(row)} {row.grade or ''}".strip()
 
 
-def unit_legend(sets: Sequence[PlannedSet]) -> list[tuple[str, Inline]]:
-    """Return the figures in the columns of data sets, one line for those with the same ones."""
-    names: dict[str, list[str]] = {}
-    for planned in sets:
-        names.setdefault(unit_words(planned), []).append(planned.name)
-    return [(", ".join(named), words) for words, named in names.items()]
-
-
-def unit_words(planned: PlannedSet) -> str:
-    """Return the figures of a column: those of the reference, and of the other rows."""
-    if planned.compares == "nll":
-        return "first row: NLL in nats per token; other rows: increase over the reference (positive is worse)"
-    if planned.compares == "agreement":
-        return "first row: answers equal to the reference's; other rows: changed answers, in points"
-    return "first row: accuracy; other rows: candidate − reference, in points"
+UNITS: Mapping[Compares, str] = {
+    "correct": "first row: accuracy; other rows: candidate − reference, in points",
+    "nll": "first row: NLL in nats per token; other rows: increase over the reference (positive is worse)",
+    "agreement": "first row: answers equal to the reference's; other rows: changed answers, in points",
+}
+"""Figures in the column of a data set."""
 
 
 def joint_notes(report: EvaluationSetsReport) -> list[Note]:

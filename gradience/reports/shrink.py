@@ -43,9 +43,10 @@ from gradience.reports.evaluation import (
     on_task,
     opening,
     outcome_fields,
+    planned_words,
     repeated_tests,
 )
-from gradience.reports.evaluation_sets import set_words, unit_words
+from gradience.reports.evaluation_sets import UNITS
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
 CandidateStatus = Literal[TestedStatus, "not tested"]
@@ -303,7 +304,7 @@ def _data_facts(plan: ShrinkPlan, result: ShrinkReport | None = None) -> list[tu
     """Return the examples, the guards, and the training of a distilled candidate. result: None for a plan."""
     guards = {} if result is None else {guard.name: guard.reference.n for guard in result.guards}
     facts = [examples_fact(plan, None if result is None else result.reference.n)]
-    facts += [(planned.name, set_words(planned, guards.get(planned.name))) for planned in plan.guards]
+    facts += [(planned.name, planned_words(planned, guards.get(planned.name))) for planned in plan.guards]
     if plan.distillation is not None:
         steps = f"up to {count(plan.distillation.steps)} steps on "
         facts.append(("distilled", (steps, Span(plan.distillation.prompts, "name"))))
@@ -396,7 +397,7 @@ def _guard_columns(planned: PlannedSet, guard: GuardOutcome) -> list[tuple[Colum
         return lambda name: show(rows[name]) if name in rows else ""
 
     bound = Column("95 % bound", ">", drop=8)
-    level = Column(guard.name, ">", legend=f"guard: {unit_words(planned)}")
+    level = Column(guard.name, ">", legend=f"guard: {UNITS[planned.compares]}")
     return [(level, cell(level_or_delta_cell)), (bound, cell(bound_cell))]
 
 

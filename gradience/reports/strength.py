@@ -26,8 +26,7 @@ from gradience.reports.evaluation_sets import (
     JointAdapter,
     base_notes,
     caveat_blocks,
-    conditions_fact,
-    set_facts,
+    conditions_facts,
     table_blocks,
 )
 
@@ -123,8 +122,7 @@ def title_blocks(report: StrengthReport) -> list[Block]:
     ranks = sorted({point.rank for point in report.points}, reverse=True)
     grid = f"strengths {', '.join(f'{strength:g}' for strength in strengths)} at rank {', '.join(map(str, ranks))}"
     facts: list[tuple[str, Inline]] = [
-        conditions_fact(report.dev),
-        *((f"{planned.name}, dev", words) for planned, words in set_facts(report.dev)),
+        *conditions_facts(report.dev, ", dev"),
         ("grid", grid),
     ]
     answer = [_answer(report), *([] if report.test is None else base_notes(report.test))]

@@ -22,7 +22,7 @@ from gradience.files.card import CardOf
 from gradience.files.whole import write_whole
 from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToRank
+from gradience.plan.criteria import Criterion, ToRank
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
@@ -72,7 +72,9 @@ class TruncatedKind:
     """Fewer directions of each module, training-free: the leading ones, or those that a calibration chooses."""
 
     name: str = "truncated"
-    criterion: Callable[[int], ToRank | ToSizeOfRank] = ToRank
+    criterion: Callable[[int], Criterion] = ToRank
+    strength: float | None = None
+    """Factor for the update."""
 
     def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         plan = self._ranks(source, rank)
@@ -93,8 +95,13 @@ class TruncatedKind:
         )
 
     def _ranks(self, source: CandidateSource, rank: int) -> CompressionPlan:
-        path = source.adapter.location.path
-        return plan_compression(source.audit, self.criterion(rank), path=path, calibration=source.calibration)
+        return plan_compression(
+            source.audit,
+            self.criterion(rank),
+            path=source.adapter.location.path,
+            calibration=source.calibration,
+            strength=self.strength,
+        )
 
 
 @dataclass(frozen=True, slots=True)

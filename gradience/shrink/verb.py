@@ -75,13 +75,16 @@ def shrink_adapter(
     require_local(settings.engine)
     sets_of(settings.evaluation)  # raises for invalid settings before libraries are imported
     require_libraries(settings.engine)
-    if settings.over == "strength":
-        from gradience.shrink.strength import search_strength
+    from gradience.shrink import strength
 
-        return search_strength(settings)
-    if not settings.dry_run:
+    over_strength = settings.over == "strength"
+    if over_strength:
+        strength.refuse(settings)
+    elif not settings.dry_run:
         refuse_output(Path(settings.adapter), settings.folder)
     with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
+        if over_strength:
+            return strength.search_strength(settings, opened)
         search = read_search(settings, opened)
         prepared = prepare(search, settings.ranks)
         calibrates = settings.prompts_beside_examples and settings.calibration is None
