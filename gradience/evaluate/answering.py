@@ -172,78 +172,61 @@ class Answering:
             self._evaluate(row)
 
     def _evaluate(self, row: AdapterAnswers) -> None:
-        reference = row.adapter is self.inputs.reference
-        if self.inputs.compares_nll:
-            row.answers = self._scores(row, "eval", f"{row.file_name}.jsonl")
-        elif self.evaluator.follows and not reference:
-            self._follow(row)
-        else:
-            row.answers = self._answers(row)
-            if self.inputs.measures_divergence and (self._likelihoods or not reference):
-                row.scores = self._scores(row, "scores", f"{row.file_name}.scores.jsonl")
-        if reference and self.inputs.by_agreement and row.answers is not None:  # the expected answers
-            self.inputs.task.decide.set_reference(row.answers.records)  # type: ignore[union-attr]
+        """Answer the examples up to the row's look, and score the gold responses against the reference."""
+        reference, evaluator, inputs = self.inputs.reference, self.evaluator, self.inputs
+        is_reference, adapter = row.adapter is reference, _named(row.adapter)
+        answers, scores = f"{row.file_name}.jsonl", f"{row.file_name}.scores.jsonl"
+        compared = {**_facts_of(row.adapter), **_facts_of(reference, "reference", "reference_name")}
+        scored = {"kind": "scores", **compared}
 
-    def _answers(self, row: AdapterAnswers) -> Evaluation[Any]:
+        def score(paths: Sequence[Path], look: int) -> None:
+            evaluator.scores(adapter, paths[0], reference=reference.named, look=look)
+
+        def follow(paths: Sequence[Path], look: int) -> None:
+            self._reach(self._reference, look)
+            drafts = self._reference.answers
+            assert drafts is not None
+            evaluator.follow(adapter, paths, drafts.records, reference=reference.named, look=look)
+
+        if inputs.compares_nll:
+            (row.answers,) = self._keep(row, "eval", {answers: scored}, score)
+        elif (
+            evaluator.follows and not is_reference
+        ):  # both in one pass, with the reference's answers as drafts
+            files = {answers: {"kind": "answers", **compared}}
+            files |= {scores: scored} if inputs.measures_divergence else {}
+            row.answers, *more = self._keep(row, "eval", files, follow)
+            row.scores = more[0] if more else None
+        else:
+            row.answers = self._answers(row, answers)
+            if inputs.measures_divergence and (self._likelihoods or not is_reference):
+                (row.scores,) = self._keep(row, "scores", {scores: scored}, score)
+        if is_reference and inputs.by_agreement and row.answers is not None:  # the expected answers
+            inputs.task.decide.set_reference(row.answers.records)  # type: ignore[union-attr]
+
+    def _answers(self, row: AdapterAnswers, file: str) -> Evaluation[Any]:
         """Return the answers of a row; a classifier's base has the head of the reference, and no LoRA."""
         adapter, lora = row.adapter, True
         if adapter is None and self.inputs.classifies:
             adapter, lora = self.inputs.reference, False
-        self._stage(row, "eval")
         depends = {"kind": "answers", **_facts_of(adapter), "lora": lora}
 
         def make(paths: Sequence[Path], look: int) -> None:
             self.evaluator.answers(_named(adapter), paths[0], lora=lora, look=look)
 
-        (answers,) = self._keep(row, {f"{row.file_name}.jsonl": depends}, make)
+        (answers,) = self._keep(row, "eval", {file: depends}, make)
         return answers
-
-    def _follow(self, row: AdapterAnswers) -> None:
-        """Answer and score in one pass, with the reference's answers as drafts."""
-        self._stage(row, "eval")
-        depends = {
-            **_facts_of(row.adapter),
-            **_facts_of(self.inputs.reference, "reference", "reference_name"),
-        }
-        files = {f"{row.file_name}.jsonl": {"kind": "answers", **depends}}
-        if self.inputs.measures_divergence:
-            files[f"{row.file_name}.scores.jsonl"] = {"kind": "scores", **depends}
-
-        def make(paths: Sequence[Path], look: int) -> None:
-            self._reach(self._reference, look)
-            drafts = self._reference.answers
-            assert drafts is not None
-            self.evaluator.follow(
-                _named(row.adapter),
-                paths,
-                drafts.records,
-                reference=self.inputs.reference.named,
-                look=look,
-            )
-
-        row.answers, *scores = self._keep(row, files, make)
-        row.scores = scores[0] if scores else None
-
-    def _scores(self, row: AdapterAnswers, stage: str, file: str) -> Evaluation[Any]:
-        """Return likelihoods of the gold responses; if nothing is generated, they are the answers."""
-        reference = self.inputs.reference
-        self._stage(row, stage)
-        depends = {**_facts_of(row.adapter), **_facts_of(reference, "reference", "reference_name")}
-
-        def make(paths: Sequence[Path], look: int) -> None:
-            self.evaluator.scores(_named(row.adapter), paths[0], reference=reference.named, look=look)
-
-        (scores,) = self._keep(row, {file: {"kind": "scores", **depends}}, make)
-        return scores
 
     def _keep(
         self,
         row: AdapterAnswers,
+        stage: str,
         files: Mapping[str, Mapping[str, Any]],
         make: Callable[[Sequence[Path], int], None],
     ) -> list[Evaluation[Any]]:
         """Return the records of a row's files. make: writes the records up to a look. files: name -> inputs that
         determine the records."""
+        self._stage(row, stage)
         looks = self.evaluator.looks
         shared = {
             **self._base,

@@ -36,7 +36,7 @@ from gradience.tasks.base import (
 from gradience.tasks.examples import ChoiceExample, LabeledExample
 from gradience.tasks.layouts import columns_hint
 from gradience.tasks.prompts import Unchanged, load_prompts
-from gradience.tasks.rows import KINDS, first_rows, grouped_by, kind_of, local
+from gradience.tasks.rows import KINDS, kind_of, local, reading
 from gradience.words import counted
 
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
@@ -191,8 +191,7 @@ def read_inputs(
         )
     task: Task | ChatTask | None
     try:
-        with first_rows(first):
-            task = None if request.prompts is not None else task_of(request)
+        task = None if request.prompts is not None else task_of(request)
     except InputError as error:
         if error.code != "task-unknown":
             raise
@@ -207,8 +206,6 @@ def read_inputs(
             hint="add --engine openai, or remove --server",
         )
     model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
-    split: Role = "dev" if request.role == "dev" else "confirm"
-    role = None if request.data is not None or request.prompts is not None else split
     tokenizer = engine_type.tokenizer_of(model)
     if task is None:
         task = _prompts(request, tokenizer)
@@ -221,13 +218,7 @@ def read_inputs(
         task = task.rendered(tokenizer)
     if not isinstance(task, ClassificationTask):  # `check` reports these errors in more detail
         engine_type.require(task.kind)
-    examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
-    if not examples:
-        raise UsageError(
-            f"{task.name} has no {request.role} examples",
-            code="no-examples",
-            hint="choose a --role that has examples",
-        )
+    role, examples = tested_rows(request, task)
     inputs = EvaluateInputs(
         request, adapters, model, task, examples, role, (), tokenizer, name=name, is_guard=is_guard
     )
@@ -258,6 +249,24 @@ def read_inputs(
         inputs, request=requested, notes=tuple(notes), measures_divergence=measures, group_of=groups
     )
     return with_looks(inputs) if len(adapters) > 1 else inputs
+
+
+def tested_rows(request: EvaluateSettings, task: Task) -> tuple[Role | None, tuple[Any, ...]]:
+    """Return the split of the task (None for all rows of a file) and its examples.
+
+    Raises UsageError (`no-examples`).
+    """
+    role: Role | None = "dev" if request.role == "dev" else "confirm"
+    if request.data is not None or request.prompts is not None:
+        role = None
+    examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
+    if not examples:
+        raise UsageError(
+            f"{task.name} has no {request.role} examples",
+            code="no-examples",
+            hint="choose a --role that has examples",
+        )
+    return role, examples
 
 
 def groups_of(task: Task, examples: Sequence[Any], column: str | None = None) -> dict[str, int]:
@@ -402,7 +411,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     if request.columns:
         options["columns"] = dict(request.columns)
     file = data if request.folder is None or is_on_hub(data) else data.absolute()
-    with grouped_by(request.group):
+    with reading(PREVIEWED if request.preview else None, group=request.group):
         return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
@@ -415,7 +424,7 @@ def _prompts(request: EvaluateSettings, tokenizer: Any) -> GenerationTask:
             f"--option {next(iter(options))}: prompts have only the options `stop` and `max_new_tokens`",
             code="task-options",
         )
-    with grouped_by(request.group):
+    with reading(group=request.group):
         return load_prompts(
             Path(request.prompts or ""),
             tokenizer,

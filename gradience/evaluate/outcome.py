@@ -109,23 +109,20 @@ def row_of(inputs: EvaluateInputs, reference: AdapterAnswers, row: AdapterAnswer
     role = BASE if adapter is None else REFERENCE if row is reference else CANDIDATE
     if role == BASE and facts.get("look") is not None:
         facts["look"] = facts["look"].model_copy(update={"stopped": None})
-    of_files = ("sha256", "config_sha256", "smallest_rank", "largest_rank", "params_saved")
-    facts |= dict.fromkeys(of_files) | dict.fromkeys(
-        ("lora_params", "other_params"), 0 if role == BASE else None
-    )
-    if adapter is not None and adapter.ranks is not None:  # else it is a name on a server
-        facts["sha256"], facts["config_sha256"] = (
-            adapter.identity.weights_sha256,
-            adapter.identity.config_sha256,
-        )
-        facts["smallest_rank"], facts["largest_rank"] = adapter.ranks
-        facts["lora_params"], facts["other_params"] = adapter.lora_params, adapter.other_params
-        if role == CANDIDATE and whole:
-            facts["params_saved"] = 1 - adapter.lora_params / whole
+    read = adapter if adapter is not None and adapter.ranks is not None else None  # None: a name on a server
+    smallest, largest = (None, None) if read is None or read.ranks is None else read.ranks
+    nothing = 0 if role == BASE else None
     return EvaluatedAdapter(
         name=row.file_name,
         role=role,
         path=None if adapter is None else path_text(adapter.given),
+        sha256=None if read is None else read.identity.weights_sha256,
+        config_sha256=None if read is None else read.identity.config_sha256,
+        smallest_rank=smallest,
+        largest_rank=largest,
+        lora_params=read.lora_params if read else nothing,
+        other_params=read.other_params if read else nothing,
+        params_saved=1 - read.lora_params / whole if read and whole and role == CANDIDATE else None,
         grade="X" if row.error else None,
         reason=f"could not be evaluated: {sentence_text(row.error)}" if row.error else "",
         **facts,
@@ -145,33 +142,31 @@ def _against(
     look = Look(inputs.looks, inputs.looks.index(len(answers.records)) + 1) if inputs.looks else None
     change = diverge(reference, answers)  # raises if they were not evaluated in the same way
     output = _change_of_scores(answers if inputs.compares_nll else scores, change.flips)
-    tested: dict[str, Any] = {}
-    groups = [inputs.group_of[row.id] for row in answers.records] if inputs.group_of else None
+    facts: dict[str, Any] = {}
     if inputs.compares_nll:
-        before, tokens = _columns(reference)
-        after, _ = _columns(answers)
-        gains = per_token(before, tokens, after)
-        if len(gains) > 1:
-            tested = _tested(inputs, look, pool([gains], groups))
-        likelihood = LikelihoodEvidence.of(before, tokens, after)
-        return {"likelihood": likelihood, "change": output, **tested}
-    if output is None and change.kl_per_example is not None and change.flips is not None:
-        output = OutputChange(
-            kl_per_example=change.kl_per_example,
-            flipped_examples=change.flips,
-            kl_per_token=change.kl_per_example,
-        )
-    if change.table.n > 1:
-        differences = [
-            after.correct - before.correct
-            for before, after in zip(reference.records, answers.records, strict=True)
-        ]
-        pooled = pool([differences], groups)
-        tested = _agreed(inputs, look, differences) if inputs.by_agreement else _tested(inputs, look, pooled)
-    return {"pairs": change.table, "change": output, **tested}
+        (before, tokens), (after, _) = _columns(reference), _columns(answers)
+        facts["likelihood"] = LikelihoodEvidence.of(before, tokens, after)
+        differences: Sequence[float] = per_token(before, tokens, after)
+    else:
+        if output is None and change.kl_per_example is not None and change.flips is not None:
+            output = OutputChange(
+                kl_per_example=change.kl_per_example,
+                flipped_examples=change.flips,
+                kl_per_token=change.kl_per_example,
+            )
+        facts["pairs"] = change.table
+        pairs = zip(reference.records, answers.records, strict=True)
+        differences = [after.correct - before.correct for before, after in pairs]
+    facts["change"] = output
+    if len(differences) < 2:
+        return facts
+    if inputs.by_agreement:
+        return facts | _agreed(inputs, look, differences)
+    groups = [inputs.group_of[row.id] for row in answers.records] if inputs.group_of else None
+    return facts | _tested(inputs, look, pool([differences], groups))
 
 
-def _agreed(inputs: EvaluateInputs, look: Look | None, differences: Sequence[int]) -> dict[str, Any]:
+def _agreed(inputs: EvaluateInputs, look: Look | None, differences: Sequence[float]) -> dict[str, Any]:
     """Return what `_tested` returns, by the exact bound of the share of changed answers, or of groups with one.
 
     The mean of any score of the answers' text between 0 and 1 changes by at most that share.

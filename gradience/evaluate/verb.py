@@ -409,22 +409,19 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
     """
     from gradience.statistics.paired import LEVEL, holm_adjusted
 
-    names = [row.name for row in next(iter(reports.values())).adapters]
-    rows = {
-        name: {of: next(row for row in report.adapters if row.name == name) for of, report in reports.items()}
-        for name in names
-    }
+    by_adapter = list(zip(*(report.adapters for report in reports.values()), strict=True))
     p_values = {
-        name: max(1.0 if row.bounds is None else row.bounds.p_value for row in each.values())
-        for name, each in rows.items()
-        if next(iter(each.values())).role == CANDIDATE
+        rows[0].name: max(1.0 if row.bounds is None else row.bounds.p_value for row in rows)
+        for rows in by_adapter
+        if rows[0].role == CANDIDATE
     }
     adjusted, joined = holm_adjusted(p_values), []
-    for name, each in rows.items():
-        grades: dict[str, Grade] = {of: row.grade for of, row in each.items() if row.grade is not None}
+    for rows in by_adapter:
+        name, on_sets = rows[0].name, dict(zip(reports, rows, strict=True))
+        grades: dict[str, Grade] = {of: row.grade for of, row in on_sets.items() if row.grade is not None}
         grade, reason = None, ""
         if grades:
-            grade, reason = joint_grade(grades, {of: row.reason for of, row in each.items()})
+            grade, reason = joint_grade(grades, {of: row.reason for of, row in on_sets.items()})
             if grade == "B" and adjusted[name] > LEVEL:
                 number = len(adjusted)
                 grade, reason = "C", f"inconclusive after adjustment for {number} candidates: {reason}"
@@ -434,7 +431,7 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
         joined.append(
             JointAdapter(
                 name=name,
-                role=next(iter(each.values())).role,
+                role=rows[0].role,
                 grade=grade,
                 reason=reason,
                 p_value=p_values[name] if evaluated else None,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 from gradience.files.artifact import Artifact, Float12, Part, absent_at
 from gradience.files.shared_names import PlainName
@@ -329,76 +329,54 @@ def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
     ]
 
 
-class _Row(NamedTuple):
-    """One row of the table: the reference or a candidate."""
-
-    name: str
-    rank: str
-    result: EvaluatedAdapter | None
-    candidate: ShrinkCandidate | None = None
-
-
 def candidate_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for the reference and each candidate, and the legend."""
     plan = report.plan
-    rows = [_Row(report.reference.name, str(plan.rank), report.reference)]
-    rows += [_Row(row.name, str(row.rank), row.result, row) for row in report.candidates]
-    results = [row.result for row in rows if row.result is not None]
+    candidates = {row.name: row for row in report.candidates}
+    rows = {report.reference.name: report.reference, **{name: row.result for name, row in candidates.items()}}
+    results = [row for row in rows.values() if row is not None]
     predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
     kl, kl_cell = kl_field(results, report.control.result)
     over = " over all looks" if plan.looks else ""
     bound = f"one-sided bound on Δ{over}; the margin is {plan.margin_words}"
 
-    def result(cell: Callable[[EvaluatedAdapter], Inline]) -> Callable[[_Row], Inline]:
-        return lambda row: "" if row.result is None else cell(row.result)
+    def result(
+        cell: Callable[[EvaluatedAdapter], Inline], on: Mapping[str, EvaluatedAdapter | None] = rows
+    ) -> Callable[[str], Inline]:
+        return lambda name: "" if (row := on.get(name)) is None else cell(row)
 
-    def candidate(cell: Callable[[ShrinkCandidate], Inline]) -> Callable[[_Row], Inline]:
-        return lambda row: "" if row.candidate is None else cell(row.candidate)
-
-    def named(cell: Callable[[str], Inline]) -> Callable[[_Row], Inline]:
-        return lambda row: cell(row.name)
+    def candidate(cell: Callable[[ShrinkCandidate], Inline], reference: str = "") -> Callable[[str], Inline]:
+        return lambda name: cell(candidates[name]) if name in candidates else reference
 
     def status(row: ShrinkCandidate) -> Inline:
         if row.status == "shown" and plan.changes:
             return Span("exploratory", "warn")
         return Span(row.status, STATUS_STYLES[row.status][1])
 
-    table = table_of(
-        rows,
-        (Column(), lambda row: Span(row.name, "name")),
+    columns = [
+        (Column(), lambda name: Span(name, "name")),
         (Column("outcome"), candidate(status)),
-        (Column("rank", ">", drop=3), lambda row: row.rank),
+        (Column("rank", ">", drop=3), candidate(lambda row: str(row.rank), str(plan.rank))),
         (Column("saved", ">", drop=5), candidate(lambda row: percent(row.params_saved))),
         *((column, result(cell)) for column, cell in outcome_fields(plan, results)),
-        (
-            Column("95 % bound", ">", shown=plan.compares != "agreement", legend=bound),
-            result(bound_cell),
-        ),
-        *(
-            (column, named(cell))
-            for planned, guard in zip(plan.guards, report.guards, strict=False)
-            for column, cell in _guard_columns(planned, guard)
-        ),
+        (Column("95 % bound", ">", shown=plan.compares != "agreement", legend=bound), result(bound_cell)),
+    ]
+    for planned, guard in zip(plan.guards, report.guards, strict=False):
+        on_guard = {row.name: row for row in (guard.reference, *guard.results)}
+        legend = f"guard: {UNITS[planned.compares]}"
+        columns += [
+            (Column(guard.name, ">", legend=legend), result(level_or_delta_cell, on_guard)),
+            (Column("95 % bound", ">", drop=8), result(bound_cell, on_guard)),
+        ]
+    predicted = Column("predicted KL", ">", drop=4, shown=predicts, legend=PREDICTED)
+    table = table_of(
+        rows,
+        *columns,
         (kl, result(kl_cell)),
-        (
-            Column("predicted KL", ">", drop=4, shown=predicts, legend=PREDICTED),
-            candidate(lambda row: sig(row.predicted_kl_per_token, 2)),
-        ),
+        (predicted, candidate(lambda row: sig(row.predicted_kl_per_token, 2))),
     )
     heading = Heading(("Candidates, compared with ", Span(report.reference.name, "name")))
     return [heading, table, Facts(legend_of(table))]
-
-
-def _guard_columns(planned: PlannedSet, guard: GuardOutcome) -> list[tuple[Column, Callable[[str], Inline]]]:
-    """Return the columns of a guard, with their cells by the name of an adapter."""
-    rows = {row.name: row for row in (guard.reference, *guard.results)}
-
-    def cell(show: Callable[[EvaluatedAdapter], str]) -> Callable[[str], Inline]:
-        return lambda name: show(rows[name]) if name in rows else ""
-
-    bound = Column("95 % bound", ">", drop=8)
-    level = Column(guard.name, ">", legend=f"guard: {UNITS[planned.compares]}")
-    return [(level, cell(level_or_delta_cell)), (bound, cell(bound_cell))]
 
 
 def _last_tested(report: ShrinkReport) -> ShrinkCandidate:

@@ -91,7 +91,9 @@ def layout_of(row: Row) -> Layout | None:
         return lambda row: {"messages": [*_messages(row, "prompt"), *_messages(row, "completion")]}
     if prompt is not None and (row.has("choices") or row.has("endings")):
         return lambda row: _choices(row, prompt)
-    text, label = next(filter(row.has, TEXTS), None), next(filter(row.has, LABELS), None)
+    # Beside a question with its answer, a category is no label.
+    texts = [name for name in TEXTS if name != "question" or answer is None or row.has("sentence")]
+    text, label = next(filter(row.has, texts), None), next(filter(row.has, LABELS), None)
     if text is not None and label is not None:
         return None if (text, label) == ("text", "label") else lambda row: _labeled(row, text, label)
     if row.has("prompt") and (row.has("completion") or row.has("answer")):

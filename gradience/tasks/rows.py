@@ -5,12 +5,12 @@ and evaluated with; but only equal prompts are the same example: `3 - 4` is not 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, NetworkError, UsageError, require
@@ -318,28 +318,21 @@ def _not_of(kind: Kind, row: Row) -> InputError:
 
 # ---------------------------------------------------------------- from rows to examples
 
-_FIRST: ContextVar[int | None] = ContextVar("first_rows", default=None)
-_GROUP: ContextVar[str | None] = ContextVar("group", default=None)
-Value = TypeVar("Value")
+_READ: ContextVar[tuple[int | None, str | None]] = ContextVar("read", default=(None, None))
 
 
 @contextmanager
-def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
-    token = variable.set(value)
+def reading(first: int | None = None, *, group: str | None = None) -> Iterator[None]:
+    """While this lasts, change how files are read.
+
+    first: rows that are read, unless they have labels: all rows say which there are. group: column whose values the
+    examples keep as `Examples.groups`.
+    """
+    token = _READ.set((first, group))
     try:
         yield
     finally:
-        variable.reset(token)
-
-
-def first_rows(count: int | None) -> AbstractContextManager[None]:
-    """While this lasts, read only the first rows of a file, unless they have labels: all rows say which there are."""
-    return _set(_FIRST, count)
-
-
-def grouped_by(column: str | None) -> AbstractContextManager[None]:
-    """While this lasts, the examples of a file keep their values in this column: `Examples.groups`."""
-    return _set(_GROUP, column)
+        _READ.reset(token)
 
 
 def gather(
@@ -357,12 +350,12 @@ def gather(
     `checked`, `make` and `with_dev`.
     """
     ids: dict[str, str] = {}  # of an example -> the id that its row brings
-    column, groups = _GROUP.get(), dict[str, str]()
+    (first, column), groups = _READ.get(), dict[str, str]()
 
     def all_rows() -> Iterator[Example]:
         first_places: dict[str, tuple[Role | None, str]] = {}
         for role, table in tables.items():
-            for row in islice(checked(table, kind), None if kind == "labels" else _FIRST.get()):
+            for row in islice(checked(table, kind), None if kind == "labels" else first):
                 text = about(row)
                 if len(tables) > 1:
                     before, place = first_places.setdefault(sha256_text(text), (role, row.place))

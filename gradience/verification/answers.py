@@ -345,11 +345,8 @@ class _Recorded(Answering):
     def work(self, do: Callable[[Answering], T]) -> T:
         return do(self)
 
-    def _stage(self, row: AdapterAnswers, stage: str) -> None:
-        pass
-
     def _keep(
-        self, row: AdapterAnswers, files: Mapping[str, Mapping[str, Any]], make: Any
+        self, row: AdapterAnswers, stage: str, files: Mapping[str, Mapping[str, Any]], make: Any
     ) -> list[Evaluation[Any]]:
         """Return the records up to the row's look."""
         for file in files:

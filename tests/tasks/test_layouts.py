@@ -29,6 +29,7 @@ GENERATED = {
     "GPTeacher": ({"instruction": "Add.", "input": Q, "response": A}, f"Add.\n\n{Q}", " 2"),
     "Dolly": ({"instruction": "Sum?", "context": Q, "response": A, "category": "qa"}, f"Sum?\n\n{Q}", " 2"),
     "GSM8K": ({"question": Q, "answer": "#### 2"}, Q, " #### 2"),
+    "a question with a category": ({"question": Q, "answer": A, "category": "sums"}, Q, " 2"),
     "MetaMathQA": ({"query": Q, "response": A, "type": "GSM"}, Q, " 2"),
     "MATH": ({"problem": Q, "level": "1", "solution": A}, Q, " 2"),
     "Natural Instructions": ({"input": Q, "output": A}, Q, " 2"),

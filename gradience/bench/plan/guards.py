@@ -6,9 +6,8 @@ from pathlib import Path
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
 from gradience.evaluate.engines import engine
-from gradience.evaluate.inputs import EvaluateInputs, groups_of, task_of
+from gradience.evaluate.inputs import EvaluateInputs, groups_of, task_of, tested_rows
 from gradience.evaluate.settings import EvaluateSettings, NamedSet, seen_from, sets_of
-from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, rendered
 
 
@@ -36,7 +35,6 @@ def read_guards(config: BenchConfig) -> tuple[EvaluateInputs, ...]:
 def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
     request = replace(guard.settings, limit=config.guards[guard.name].limit)
     task = rendered(task_of(request), config.model)
-    role: Role | None = None if request.data is not None else "confirm"
     if isinstance(task, ClassificationTask):
         raise UsageError(
             f"guards.{guard.name}: {task.name} labels texts, and a language model needs prompts or texts",
@@ -44,13 +42,7 @@ def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
             hint="give rows with prompts and answers, or text:FILE",
         )
     engine(request.engine).require(task.kind)
-    examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
-    if not examples:
-        raise UsageError(
-            f"guards.{guard.name}: {task.name} has no examples",
-            code="no-examples",
-            hint=f"give a source with examples, such as guards.{guard.name}.source=rows.jsonl",
-        )
+    role, examples = tested_rows(request, task)
     inputs = EvaluateInputs(
         request,
         (),
