@@ -57,10 +57,10 @@ class EvaluateInputs:
     adapters: tuple[AdapterInput, ...]
     model: ModelSettings
     task: Task
-    examples: Sequence[Any]
-    role: Role | None
+    examples: Sequence[Any] = ()
+    role: Role | None = None
     """None: all rows of a file."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     tokenizer: Any = None
     """Tokenizer of the base, which encodes each row once; None if the engine has none here."""
     measures_divergence: bool = True
@@ -218,11 +218,9 @@ def read_inputs(
         task = task.rendered(tokenizer)
     if not isinstance(task, ClassificationTask):  # `check` reports these errors in more detail
         engine_type.require(task.kind)
-    role, examples = tested_rows(request, task)
-    inputs = EvaluateInputs(
-        request, adapters, model, task, examples, role, (), tokenizer, name=name, is_guard=is_guard
-    )
-    _ = inputs.margin  # refuses a bad one before a model is loaded
+    inputs = EvaluateInputs(request, adapters, model, task, tokenizer=tokenizer, name=name, is_guard=is_guard)
+    inputs = with_rows(inputs)
+    examples, groups = inputs.examples, inputs.group_of
     notes = [*_other_bases(adapters, model.name), *engine_type.inspect(inputs)]
     can_measure = "scores" in engine_type.answers
     measures = can_measure and not (inputs.classifies or inputs.by_agreement or request.no_kl)
@@ -240,22 +238,21 @@ def read_inputs(
         rest = ", …" if len(task.label_names) > 5 else ""
         otherwise = "if your head orders them differently, set --option label_names=…"
         notes.append(f"{', '.join(order)}{rest}; {otherwise}")
-    groups = groups_of(task, examples, request.group)
     if groups:
         notes.append(group_note(len(examples), tuple(groups.values()), request.group))
     if len(examples) == first:
         notes.append(f"a preview reads at most {first:,} examples of a file")
-    inputs = replace(
-        inputs, request=requested, notes=tuple(notes), measures_divergence=measures, group_of=groups
-    )
+    inputs = replace(inputs, request=requested, notes=tuple(notes), measures_divergence=measures)
     return with_looks(inputs) if len(adapters) > 1 else inputs
 
 
-def tested_rows(request: EvaluateSettings, task: Task) -> tuple[Role | None, tuple[Any, ...]]:
-    """Return the split of the task (None for all rows of a file) and its examples.
+def with_rows(inputs: EvaluateInputs) -> EvaluateInputs:
+    """Return the inputs with the examples to test and their groups.
 
-    Raises UsageError (`no-examples`).
+    Raises UsageError (`no-examples`, `no-group`, `bad-margin`).
     """
+    request, task = inputs.request, inputs.task
+    _ = inputs.margin  # refuses a bad one before a model is loaded
     role: Role | None = "dev" if request.role == "dev" else "confirm"
     if request.data is not None or request.prompts is not None:
         role = None
@@ -266,7 +263,8 @@ def tested_rows(request: EvaluateSettings, task: Task) -> tuple[Role | None, tup
             code="no-examples",
             hint="choose a --role that has examples",
         )
-    return role, examples
+    groups = groups_of(task, examples, request.group)
+    return replace(inputs, examples=examples, role=role, group_of=groups)
 
 
 def groups_of(task: Task, examples: Sequence[Any], column: str | None = None) -> dict[str, int]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
 from gradience.evaluate.engines import engine
-from gradience.evaluate.inputs import EvaluateInputs, groups_of, task_of, tested_rows
-from gradience.evaluate.settings import EvaluateSettings, NamedSet, seen_from, sets_of
+from gradience.evaluate.inputs import EvaluateInputs, task_of, with_rows
+from gradience.evaluate.settings import EvaluateSettings, seen_from, sets_of
 from gradience.tasks.base import ClassificationTask, rendered
 
 
@@ -29,32 +29,18 @@ def read_guards(config: BenchConfig) -> tuple[EvaluateInputs, ...]:
         with_base=True,
         folder=config.task.place,
     )
-    return tuple(_read(config, each) for each in sets_of(settings) if each.guard)
-
-
-def _read(config: BenchConfig, guard: NamedSet) -> EvaluateInputs:
-    request = replace(guard.settings, limit=config.guards[guard.name].limit)
-    task = rendered(task_of(request), config.model)
-    if isinstance(task, ClassificationTask):
-        raise UsageError(
-            f"guards.{guard.name}: {task.name} labels texts, and a language model needs prompts or texts",
-            code="wrong-model",
-            hint="give rows with prompts and answers, or text:FILE",
-        )
-    engine(request.engine).require(task.kind)
-    role, examples = tested_rows(request, task)
-    inputs = EvaluateInputs(
-        request,
-        (),
-        config.model,
-        task,
-        examples,
-        role,
-        (),
-        measures_divergence=False,
-        group_of=groups_of(task, examples),
-        name=guard.name,
-        is_guard=True,
-    )
-    _ = inputs.margin  # raises for a bad margin before anything is trained
-    return inputs
+    _, *named = sets_of(settings)
+    read = []
+    for name, is_guard, request in named:
+        request = replace(request, limit=guards[name].limit)
+        task = rendered(task_of(request), config.model)
+        if isinstance(task, ClassificationTask):
+            raise UsageError(
+                f"guards.{name}: {task.name} labels texts, and a language model needs prompts or texts",
+                code="wrong-model",
+                hint="give rows with prompts and answers, or text:FILE",
+            )
+        engine(request.engine).require(task.kind)
+        inputs = EvaluateInputs(request, (), config.model, task, measures_divergence=False)
+        read.append(with_rows(replace(inputs, name=name, is_guard=is_guard)))
+    return tuple(read)

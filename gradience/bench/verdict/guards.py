@@ -6,12 +6,11 @@ every guard's test, so the joint p-value is the largest one (docs/decisions/032-
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 from gradience.reports.bench import Bench, VariantResult
-from gradience.reports.bench_plan import Compares, margin_text
+from gradience.reports.bench_plan import margin_text
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
-from gradience.statistics.paired import FEWEST_GROUPS
+from gradience.statistics.paired import FEWEST_GROUPS, exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +29,12 @@ class GuardEvidence:
 NO_GUARDS = GuardEvidence()
 
 
-def drop_of(row: EvaluatedAdapter) -> Fraction | None:
-    """Return the drop from the probe: a share of the examples, or nats per token; None if unknown."""
-    if row.likelihood is not None and row.likelihood.delta is not None:
-        return Fraction(repr(row.likelihood.delta))
-    return None if row.pairs is None else Fraction(row.pairs.n10 - row.pairs.n01, row.pairs.n)
-
-
 def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator[str]:
     """Yield a sentence for each guard on which the drop of the variant `name` exceeds the margin."""
     for guard, report in guards.items():
         row = report.row(name)
-        drop = None if row is None else drop_of(row)
-        if row is not None and drop is not None and drop > report.margin:
-            compares: Compares = "nll" if row.pairs is None else "correct"
-            dropped, allowed = (margin_text(value, compares) for value in (drop, report.margin))
+        if row is not None and row.gain is not None and (drop := -exactly(row.gain)) > report.margin:
+            dropped, allowed = (margin_text(value, report.compares) for value in (drop, report.margin))
             yield f"{guard}: {dropped} {'lower' if row.pairs else 'higher'} than the probe; allowed: {allowed}"
 
 
@@ -67,12 +57,11 @@ def worst_on_guards(
     benches: Iterable[Bench], results: Mapping[int, VariantResult]
 ) -> dict[str, EvaluatedAdapter]:
     """Return, for each guard, the candidate's row on the seed with the largest drop."""
-    worst: dict[str, tuple[Fraction, EvaluatedAdapter]] = {}
+    worst: dict[str, EvaluatedAdapter] = {}
     for guard, _, _, row in _rows(benches, results):
-        drop = drop_of(row)
-        if drop is not None and (guard not in worst or drop > worst[guard][0]):
-            worst[guard] = drop, row
-    return {guard: row for guard, (_, row) in worst.items()}
+        if row.gain is not None and (guard not in worst or row.gain < (worst[guard].gain or 0.0)):
+            worst[guard] = row
+    return worst
 
 
 def _rows(
