@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     from gradience.reports.merge import MergeReport as MergeReport
     from gradience.reports.monitor import MonitorReport as MonitorReport
     from gradience.reports.shrink import ShrinkReport as ShrinkReport
-    from gradience.reports.strength import StrengthReport as StrengthReport
     from gradience.shrink.verb import shrink_adapter as shrink_adapter
     from gradience.telemetry import TelemetryReader as TelemetryReader
     from gradience.telemetry import TelemetryWriter as TelemetryWriter

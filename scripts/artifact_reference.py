@@ -33,15 +33,11 @@ WRITTEN_BY = {
     "evaluation_preview": "`gradience evaluate --preview --json` prints it.",
     "evaluation_forecast": "`gradience evaluate --dry-run --json` prints it."
     " [How to read it](../evaluate.md#before-the-run)",
-    "evaluation_sets": "`gradience evaluate` writes it for several data sets."
+    "evaluation_sets": "`gradience evaluate` writes it for several data sets, and `gradience shrink --over strength`."
     " [How to read it](../evaluate.md#several-data-sets)",
     "evaluation_plan": "`gradience evaluate` writes it as plan.json before several data sets are evaluated."
     " [What a plan fixes](../evaluate.md#several-data-sets)",
-    "evaluation_sets_forecast": "`gradience evaluate --dry-run --json` prints it for several data sets.",
-    "evaluation_sets_preview": "`gradience evaluate --preview --json` prints it for several data sets.",
     "shrink": "`gradience shrink` writes it. [How to read it](../shrink.md)",
-    "strength": "`gradience shrink --over strength` writes it."
-    " [How to read it](../shrink.md#strength-instead-of-rank)",
     "shrink_plan": "`gradience shrink` writes it as plan.json before anything is evaluated."
     " [What a plan fixes](../shrink.md#the-plan)",
     "shrink_forecast": "`gradience shrink --dry-run --json` prints it."

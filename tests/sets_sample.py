@@ -8,7 +8,6 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
-from gradience.reports.strength import StrengthPoint, StrengthReport
 
 KEPT = Path(__file__).parents[1] / "benchmarks" / "results" / "minilm_evaluation" / "evaluation.json"
 
@@ -33,28 +32,6 @@ def sets_plan() -> EvaluationPlan:
             PlannedSet(name="general", guard=True, **shared),
         ),
         level="0.05",
-    )
-
-
-def strength_report() -> StrengthReport:
-    report = sets_report()
-    names = [row.name for row in report.candidates]
-    first = {
-        name: evaluation.model_copy(
-            update={"adapters": tuple(row for row in evaluation.adapters if row.name != names[-1])}
-        )
-        for name, evaluation in report.evaluations.items()
-    }
-    return StrengthReport(
-        adapter="my_adapter",
-        rank=8,
-        points=tuple(
-            StrengthPoint(name=name, strength=0.8 - 0.2 * place, rank=8) for place, name in enumerate(names)
-        ),
-        dev=report,
-        chosen=names[0],
-        test=joint_report(report.plan, report.plan_sha256, first, Stopwatch("gradience shrink")),
-        run=Stopwatch("gradience shrink").run_info(),
     )
 
 

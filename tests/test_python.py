@@ -152,8 +152,6 @@ def example_files(folder):
     Path("prompts.jsonl").write_text("".join(rows[:16]), encoding="utf-8")
     distill_report().save("distill_report.json")
     sets_sample.sets_report().save("evaluation_sets.json")
-    strength = sets_sample.strength_report().to_json()
-    Path("strength.json").write_text(strength.replace('"rank4"', '"strength0.7"'), encoding="utf-8")
     turned_adapter("my_adapter", "other_adapter")
     return folder
 

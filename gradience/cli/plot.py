@@ -24,7 +24,7 @@ class PlotSettings:
 
     kind: Annotated[str, Flag("KIND", values=_kinds)]
     """heatmap, energy, spectrum (audit); loss, rank (run); forest, pareto (evaluation,
-    shrink, evidence, Bench); frontier (strength)."""
+    shrink, evidence, Bench); frontier (evaluation on several data sets)."""
     input: Annotated[StrPath, Flag("INPUT")]
     """Adapter folder, run.jsonl file, or report that Gradience wrote."""
     _: KW_ONLY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradience.cli.console import show_root
@@ -33,21 +34,24 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
     require_files(settings.data_file, settings.prompts)
     out.refuse_page(dry_run=settings.dry_run)
     from gradience.card import card_of
+    from gradience.evaluate.verb import JOINT
+    from gradience.reports.evaluation_sets import EvaluationSetsReport
     from gradience.reports.shrink import ShrinkReport
-    from gradience.reports.strength import StrengthReport
+    from gradience.shrink.strength import DEV, TEST
     from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK, shrink_adapter
 
     with code.allowing():
         result = out.watch(shrink_adapter, replace(settings, card=card_of))
-    if isinstance(result, StrengthReport):
-        out.show(result)
-        folders = [name for name in ("dev", "test", "adapter") if (settings.folder / name).is_dir()]
-        out.written(*(settings.folder / name for name in ("strength.json", "strength.md", *folders)))
-        return code_of_grades(["C" if result.tested is None else result.tested.grade or "C"])
+    output = settings.folder
+    if isinstance(result, EvaluationSetsReport):
+        reports = [output / part / JOINT for part in (DEV, TEST)]
+        out.save_page(*map(EvaluationSetsReport.read, reports))
+        out.print(result)
+        out.written(*reports, *filter(Path.is_dir, [output / ADAPTER]))
+        return code_of_grades([row.grade for row in result.candidates] or ["C"])
     if not isinstance(result, ShrinkReport):
         out.show_aloud(result)
         return ExitCode.DONE
-    output = settings.folder
     out.show(result, folder=output, data=settings.data_file)
     adapter = [] if result.smallest is None else [ADAPTER]
     out.written(*(output / name for name in (SHRUNK, DOCUMENT, *adapter)))

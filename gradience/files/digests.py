@@ -19,7 +19,7 @@ RUNS = {
     "evaluation.json": "evaluate",
     "evaluation_sets.json": "evaluate",
     "shrink.json": "shrink",
-    "strength.json": "shrink --over strength",
+    "dev/evaluation_sets.json": "shrink --over strength",
     "bench.json": "bench run",
     "bench_aggregate.json": "bench run",
 }

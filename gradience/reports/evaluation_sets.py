@@ -20,7 +20,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.graded import Grade, Probability, grade_note
 from gradience.reports.base.numbers import plural, probability
-from gradience.reports.base.report import Report
+from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Compares, PlannedSet, Share
 from gradience.reports.evaluation import (
@@ -89,6 +89,7 @@ class EvaluationSetsReport(Report):
 
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
+    plots: ClassVar[Plots] = {"frontier": "compared:frontier_plot"}
 
     schema_: Literal["gradience.evaluation_sets/1"] = "gradience.evaluation_sets/1"
     base: str
@@ -126,15 +127,12 @@ def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     return opening(title, answer, conditions_facts(report), list(dict.fromkeys(notes)))
 
 
-def conditions_facts(report: EvaluationSetsReport, split: str = "") -> list[tuple[str, Inline]]:
-    """Return the base with its device, and each data set with its examples, looks and margin.
-
-    split: added to the names of the data sets.
-    """
+def conditions_facts(report: EvaluationSetsReport) -> list[tuple[str, Inline]]:
+    """Return the base with its device, and each data set with its examples, looks and margin."""
     evaluations = report.evaluations
     base = base_fact(report.base, next(iter(evaluations.values())).conditions)
     return [base] + [
-        (planned.name + split, planned_words(planned, evaluations[planned.name].adapters[0].n))
+        (planned.name, planned_words(planned, evaluations[planned.name].adapters[0].n))
         for planned in report.plan.sets
     ]
 

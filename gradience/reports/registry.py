@@ -38,7 +38,6 @@ ARTIFACTS = {
     "evaluation_preview": "gradience.reports.evaluation:EvaluationPreview",
     "evaluation_sets": "gradience.reports.evaluation_sets:EvaluationSetsReport",
     "evaluation_plan": "gradience.reports.evaluation_sets:EvaluationPlan",
-    "strength": "gradience.reports.strength:StrengthReport",
     "shrink": "gradience.reports.shrink:ShrinkReport",
     "shrink_plan": "gradience.reports.shrink:ShrinkPlan",
     "shrink_forecast": "gradience.reports.shrink:ShrinkForecast",

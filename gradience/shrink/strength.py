@@ -1,14 +1,15 @@
 """`gradience shrink --over strength`: evaluate all strengths and ranks on dev rows, and test the best on test rows.
 
 DIR/candidates/NAME/   each point of the grid, as `gradience compress --strength` writes it
-DIR/dev/, DIR/test/    an evaluation on several data sets each: records, reports and digests
+DIR/dev/               the evaluation of all points on the dev rows; its plot `frontier`
+DIR/test/              the evaluation of the chosen point on the test rows
 DIR/adapter/           the chosen point, if it is shown on every data set
-DIR/strength.json      the frontier, the choice, and the result
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from gradience.adapters.adapter import Adapter
 from gradience.audit.adapter import audit_opened
@@ -16,35 +17,44 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.halves import split, with_adapters
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.verb import evaluate_each, forecast_sets, read_sets, report_notes
+from gradience.evaluate.verb import JOINT, evaluate_each, forecast_sets, read_sets, report_notes
 from gradience.files.digests import refuse_other_run
-from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, only_one
 from gradience.plan.criteria import ToOwnRanks, ToRank
 from gradience.progress import Watcher
-from gradience.reports.base.report import save_with_page
-from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.evaluation_sets import EvaluationSetsReport
-from gradience.reports.strength import StrengthPoint, StrengthReport
 from gradience.shrink.candidates import CandidateSource, TruncatedKind
 from gradience.shrink.plan import reference_of
 from gradience.shrink.search import CANDIDATES
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.verb import ADAPTER, put_in_place
 
-STRENGTH = "strength.json"
 STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Default grid."""
 DEV, TEST = "dev", "test"
+RULE = (
+    "on the dev rows, the task's drop is at most half of its margin; of these, the largest gain on the guards, in units"
+    " of their margins"
+)
 
 
-def search_strength(settings: ShrinkSettings, opened: Adapter) -> StrengthReport | EvaluationForecast:
-    """Choose a strength on the dev rows, and test it once on the test rows.
+class Point(NamedTuple):
+    """One point of the grid."""
 
-    Raises what reading, compressing and evaluating raise.
+    name: str
+    strength: float
+    """Factor for the update of the reference adapter."""
+    rank: int
+
+
+def search_strength(settings: ShrinkSettings, opened: Adapter) -> EvaluationSetsReport | EvaluationForecast:
+    """Choose a point on the dev rows, and return its evaluation on the test rows.
+
+    If no point is chosen, only the reference and the base are evaluated there. Raises what reading, compressing and
+    evaluating raise.
     """
-    watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
+    watcher, output = settings.watcher or Watcher(), settings.folder
     reference = reference_of(settings, opened)
     sets = read_sets(replace(settings.evaluation, output=output), (reference,))
     source = CandidateSource(opened, audit_opened(opened), card=settings.card)
@@ -57,29 +67,19 @@ def search_strength(settings: ShrinkSettings, opened: Adapter) -> StrengthReport
         report_notes(each, 0)
 
     def evaluated(
-        part: Sequence[EvaluateInputs], folder: Path, *scaled: AdapterInput
+        part: Sequence[EvaluateInputs], folder: Path, scaled: Sequence[AdapterInput]
     ) -> EvaluationSetsReport:
+        inputs = [with_adapters(each, (reference, *scaled)) for each in part] if scaled else part
         with only_one(folder):
-            return evaluate_each(
-                [with_adapters(each, (reference, *scaled)) for each in part], folder, watcher
-            )
+            return evaluate_each(inputs, folder, watcher)
 
     with only_one(output):
         made = {point.name: make(source, point, output / CANDIDATES / point.name) for point in points}
-        on_dev = evaluated(dev, output / DEV, *made.values())
-        chosen = choose(on_dev)
-        report = StrengthReport(
-            adapter=path_text(reference.given),
-            rank=source.rank,
-            points=points,
-            dev=on_dev,
-            chosen=chosen,
-            test=None if chosen is None else evaluated(test, output / TEST, made[chosen]),
-            run=watch.run_info(),
-        )
-        shown = report.tested is not None and report.tested.grade == "B"
-        put_in_place(output, chosen if shown else None, watcher.note)
-        save_with_page(report, output / STRENGTH)
+        chosen = choose(evaluated(dev, output / DEV, [*made.values()]))
+        watcher.note(f"{chosen or 'no point'} is chosen: {RULE}")
+        report = evaluated(test, output / TEST, [] if chosen is None else [made[chosen]])
+        shown = [row.name for row in report.candidates if row.grade == "B"]
+        put_in_place(output, shown[0] if shown else None, watcher.note)
     return report
 
 
@@ -101,27 +101,25 @@ def refuse(settings: ShrinkSettings) -> None:
             hint="run `gradience shrink` with them first, then search the strength of the adapter it writes",
         )
     output = settings.folder
-    check_output(output / ADAPTER, Path(settings.adapter), force=(output / STRENGTH).exists())
+    check_output(output / ADAPTER, Path(settings.adapter), force=(output / DEV / JOINT).exists())
     refuse_other_run(output, "shrink --over strength")
 
 
-def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[StrengthPoint, ...]:
+def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[Point, ...]:
     """Return every strength at every rank, the strongest and largest first; without the adapter itself.
 
     >>> [point.name for point in grid((0.5, 1.0), (8, 4), rank=8)]
     ['strength0.5', 'strength1-rank4', 'strength0.5-rank4']
     """
     return tuple(
-        StrengthPoint(
-            name=f"strength{by:g}" + ("" if each == rank else f"-rank{each}"), strength=by, rank=each
-        )
+        Point(f"strength{by:g}" + ("" if each == rank else f"-rank{each}"), by, each)
         for each in sorted({min(each, rank) for each in ranks}, reverse=True)
         for by in sorted(set(strengths), reverse=True)
         if (each, by) != (rank, 1.0)
     )
 
 
-def make(source: CandidateSource, point: StrengthPoint, folder: Path) -> AdapterInput:
+def make(source: CandidateSource, point: Point, folder: Path) -> AdapterInput:
     """Write one point of the grid to `folder`, replacing it: a truncation of another strength."""
     kind = TruncatedKind(criterion=ToRank, strength=point.strength)
     if point.rank == source.rank:
@@ -131,7 +129,7 @@ def make(source: CandidateSource, point: StrengthPoint, folder: Path) -> Adapter
 
 
 def choose(report: EvaluationSetsReport) -> str | None:
-    """Return the candidate that the rule of `StrengthReport` chooses; None if none is better on the guards."""
+    """Return the candidate that `RULE` chooses; None if none is better on the guards."""
     best, least = None, 0.0
     for row in report.candidates:
         drops = {False: [0.0], True: [0.0]}  # of the task and of guards, in units of the margins

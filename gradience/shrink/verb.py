@@ -35,8 +35,8 @@ from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluationForecast
+from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
-from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED, CandidateSource, calibration_on
 from gradience.shrink.outcome import report_of
@@ -52,7 +52,7 @@ CALIBRATES = "the search calibrates on the prompts first: sizes, start and memor
 @public(ShrinkSettings)
 def shrink_adapter(
     settings: ShrinkSettings,
-) -> ShrinkReport | ShrinkForecast | StrengthReport | EvaluationForecast:
+) -> ShrinkReport | ShrinkForecast | EvaluationSetsReport | EvaluationForecast:
     """Write the smallest tested adapter whose drop from `adapter` is shown to be below the margin; return the evidence.
 
     >>> report = shrink_adapter(
@@ -65,7 +65,7 @@ def shrink_adapter(
     is not shown to stay within the margin. With `guards`, a candidate must stay within the margin of each guard as
     well. `over="strength"` tests scaled copies instead, and needs `guards`. Returns:
 
-    - a `ShrinkReport`, or with `over="strength"` a `StrengthReport`
+    - a `ShrinkReport`, or with `over="strength"` the `EvaluationSetsReport` of the chosen strength on the test rows
     - for a dry run a `ShrinkForecast` (plan and cost), or with `over="strength"` an `EvaluationForecast`
 
     Keywords, named like the flags of `gradience shrink`:

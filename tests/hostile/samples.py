@@ -108,7 +108,6 @@ def artifacts() -> dict[str, Any]:
         "evaluation_preview": evaluation_preview(),
         "evaluation_sets": sets_sample.sets_report(),
         "evaluation_plan": sets_sample.sets_plan(),
-        "strength": sets_sample.strength_report(),
         "shrink": shrink(),
         "shrink_plan": shrink().plan,
         "shrink_forecast": shrink_forecast(),

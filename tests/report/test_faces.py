@@ -43,7 +43,6 @@ SAMPLES = {
     "CompressionReport": padded_report,
     "ConversionReport": conversion,
     "EvaluationSetsReport": sets_sample.sets_report,
-    "StrengthReport": sets_sample.strength_report,
     "EvaluationReport": lambda: EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json"),
     "EvidenceReport": two_logs,
     "FleetCompression": fleet_compression,

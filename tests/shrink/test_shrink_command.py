@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import adapters_to_compare as data
@@ -16,9 +17,10 @@ from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
 from gradience.evaluate.halves import split
 from gradience.evaluate.verb import MISSING, read_sets
+from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.plots.plot import plot_of
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
-from gradience.reports.strength import StrengthReport, value_of
+from gradience.shrink import strength
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.strength import choose
 
@@ -121,13 +123,13 @@ def options(inputs: Path, output: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def searched(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StrengthReport]:
+def searched(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EvaluationSetsReport]:
     output = tmp_path_factory.mktemp("searched") / "out"
     report = shrink_adapter(
         inputs / "reference", **options(inputs, output), ranks=(4, 2), margin={"": 60, "again": 60}
     )
-    assert isinstance(report, StrengthReport)
-    return output, report
+    assert report == EvaluationSetsReport.read(output / "test" / "evaluation_sets.json")
+    return output, EvaluationSetsReport.read(output / "dev" / "evaluation_sets.json")
 
 
 def dense(folder: Path) -> dict[str, np.ndarray]:
@@ -141,19 +143,18 @@ def dense(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_every_strength_and_rank_is_made_and_measured_on_dev_rows(inputs, searched):
-    output, report = searched
-    assert [(point.name, point.strength, point.rank) for point in report.points] == [
-        ("strength0.8", 0.8, 4),
-        ("strength0.25", 0.25, 4),
-        ("strength0.8-rank2", 0.8, 2),
-        ("strength0.25-rank2", 0.25, 2),
+    output, dev = searched
+    ranks = {name: row.largest_rank for name, row in dev.rows_on("task").items()}
+    assert [(row.name, ranks[row.name]) for row in dev.candidates] == [
+        ("strength0.8", 4),
+        ("strength0.25", 4),
+        ("strength0.8-rank2", 2),
+        ("strength0.25-rank2", 2),
     ]
     before, after = dense(inputs / "reference"), dense(output / "candidates" / "strength0.25")
     assert all(np.allclose(0.25 * before[name], after[name], atol=1e-7) for name in before)
-    assert [row.name for row in report.dev.candidates] == [point.name for point in report.points]
-    assert [planned.guard for planned in report.dev.plan.sets] == [False, True]
-    assert StrengthReport.read(output / "strength.json") == report
-    assert (output / "strength.md").read_text() == report.to_markdown()
+    assert [planned.guard for planned in dev.plan.sets] == [False, True]
+    assert (output / "dev" / "evaluation_sets.md").read_text() == dev.to_markdown()
 
 
 def test_dev_rows_and_test_rows_share_nothing_and_do_not_depend_on_the_order(inputs, tmp_path):
@@ -173,36 +174,40 @@ def test_dev_rows_and_test_rows_share_nothing_and_do_not_depend_on_the_order(inp
 
 
 def test_the_choice_keeps_the_task_and_is_the_best_on_the_guard(searched):
-    _, report = searched
-    task, guard = (report.dev.evaluations[planned.name].adapters for planned in report.dev.plan.sets)
-    levels = {row.name: (value_of(row), value_of(other)) for row, other in zip(task, guard, strict=True)}
-    reference = levels[report.dev.adapters[0].name]
+    output, dev = searched
+    task, guard = (dev.evaluations[planned.name].adapters for planned in dev.plan.sets)
+    levels = {row.name: (row.accuracy, other.accuracy) for row, other in zip(task, guard, strict=True)}
+    reference = levels[dev.adapters[0].name]
     good = {
         point.name: levels[point.name][1] - reference[1]
-        for point in report.points
+        for point in dev.candidates
         if reference[0] - levels[point.name][0] <= 0.3
     }
-    best = max(good.values(), default=-math.inf)
-    assert (report.chosen is None) == (best <= 0)
-    assert report.chosen is None or good[report.chosen] == best
-    assert choose(report.dev) == report.chosen
+    best, chosen = max(good.values(), default=-math.inf), choose(dev)
+    assert (chosen is None) == (best <= 0)
+    assert chosen is None or good[chosen] == best
+    tested = EvaluationSetsReport.read(output / "test" / "evaluation_sets.json")
+    assert [row.name for row in tested.candidates] == ([] if chosen is None else [chosen])
 
 
-def test_the_chosen_strength_is_tested_once_and_written_if_it_is_shown(searched):
-    output, report = searched
-    if report.chosen is None:
-        assert report.test is None
-        assert not (output / "adapter").exists()
-        return
-    assert [row.name for row in report.test.candidates] == [report.chosen]
-    assert (output / "adapter").exists() == (report.tested.grade == "B")
+def test_a_chosen_strength_is_tested_once_and_written_if_it_is_shown(inputs, searched, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    shutil.copytree(searched[0], output)
+    for chosen in ("strength0.8", None):
+        monkeypatch.setattr(strength, "choose", lambda dev, chosen=chosen: chosen)
+        report = shrink_adapter(
+            inputs / "reference", **options(inputs, output), ranks=(4, 2), margin={"": 60, "again": 60}
+        )
+        assert [row.name for row in report.candidates] == ([] if chosen is None else [chosen])
+        assert (output / "adapter").exists() == any(row.grade == "B" for row in report.candidates)
+        assert [report.adapters[0].role, report.adapters[-1].role] == ["reference", "base"]
 
 
 def test_the_frontier_has_a_line_for_each_rank(searched):
-    _, report = searched
-    plot = plot_of(report, "frontier")
-    lines = {series.name: len(series.x) for series in plot.series if series.name.startswith("rank")}
-    assert lines == {"rank 4": 3, "rank 2": 2}  # the reference is strength 1 of its own rank
+    _, dev = searched
+    plot = plot_of(dev, "frontier")
+    lines = {series.name: len(series.x) for series in plot.series}
+    assert lines == {"rank 4": 3, "rank 2": 2, "base model": 1}  # the reference is strength 1 of its own rank
 
 
 def test_what_does_not_go_with_a_search_over_strengths(inputs, tmp_path, capsys, command):

@@ -10,11 +10,11 @@ from gradience.reports.base.numbers import signed
 from gradience.reports.bench import STEP_TONES, Bench, BenchAggregate, VariantResult, saving, step_outcome
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, BASE_MODEL, REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.evidence import EvidenceReport
 from gradience.reports.plots.plot import Axis, ForestRow, Intervals, Lines, Plot, Points, Reference
 from gradience.reports.shrink import ShrinkReport
-from gradience.reports.strength import StrengthReport, value_of
-from gradience.words import points
+from gradience.words import counted, points
 
 Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
@@ -209,40 +209,29 @@ def _room(values: Sequence[float], share: float) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def frontier_plot(report: StrengthReport) -> Plot | None:
-    """Return the task against the first guard: a line for each rank, a mark for each strength."""
-    sets = report.dev.plan.sets
-    task, guard = sets[0], next(planned for planned in sets if planned.guard)
-    rows = [report.dev.rows_on(planned.name) for planned in (guard, task)]
-
-    def place(name: str) -> tuple[float, float] | None:
-        x, y = (value_of(of_set[name]) if name in of_set else None for of_set in rows)
-        return None if x is None or y is None else (x, y)
-
-    reference, base = (
-        next((row.name for row in report.dev.adapters if row.role == role), "") for role in (REFERENCE, BASE)
-    )
-    series: list[Lines | Points] = []
-    for rank in sorted({point.rank for point in report.points}, reverse=True):
-        names = {point.strength: point.name for point in report.points if point.rank == rank}
-        names |= {1.0: reference} if rank == report.rank else {}
-        marks = [place(names[strength]) for strength in sorted(names, reverse=True)]
-        if known := [mark for mark in marks if mark is not None]:
-            series.append(Lines(f"rank {rank}", [x for x, _ in known], [y for _, y in known], marked=True))
-    for name, label in ((report.chosen or "", "chosen"), (base, BASE_MODEL)):
-        if mark := place(name):
-            x, y = mark
-            series.append(Points(label, [x], [y], [label], tone="good" if name == report.chosen else "dim"))
-    if not series:
+def frontier_plot(report: EvaluationSetsReport) -> Plot | None:
+    """Return the task against the first guard: a line for each rank through its adapters, and the base model."""
+    task, guard = report.plan.sets[0], next((planned for planned in report.plan.sets if planned.guard), None)
+    if guard is None:
         return None
-    result = f"{report.chosen} is chosen" if report.chosen else "no point is chosen"
+    on_guard, marks = report.rows_on(guard.name), dict[str, list[tuple[float, float]]]()
+    for name, row in report.rows_on(task.name).items():
+        x, y = (
+            each.accuracy if each.likelihood is None else each.likelihood.nll
+            for each in (on_guard[name], row)
+        )
+        if x is not None and y is not None:
+            marks.setdefault(BASE_MODEL if row.role == BASE else f"rank {row.largest_rank}", []).append(
+                (x, y)
+            )
+    lines = {label: ([x for x, _ in places], [y for _, y in places]) for label, places in marks.items()}
     return Plot(
         "frontier",
         f"{task.name} against {guard.name}",
         _axis(guard),
         _axis(task),
-        series,
-        f"{len(report.points)} strengths and ranks on the dev rows; {result}.",
+        [Lines(label, xs, ys, marked=True) for label, (xs, ys) in lines.items()],
+        f"{task.name} against {guard.name}: {counted(len(report.candidates), 'candidate')}, the adapter and the base.",
     )
 
 
