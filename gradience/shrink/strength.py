@@ -74,10 +74,10 @@ def search_strength(settings: ShrinkSettings, opened: Adapter) -> EvaluationSets
             return evaluate_each(inputs, folder, watcher)
 
     with only_one(output):
-        made = {point.name: make(source, point, output / CANDIDATES / point.name) for point in points}
-        chosen = choose(evaluated(dev, output / DEV, [*made.values()]))
+        written = {point.name: make(source, point, output / CANDIDATES / point.name) for point in points}
+        chosen = choose(evaluated(dev, output / DEV, [*written.values()]))
         watcher.note(f"{chosen or 'no point'} is chosen: {RULE}")
-        report = evaluated(test, output / TEST, [] if chosen is None else [made[chosen]])
+        report = evaluated(test, output / TEST, [] if chosen is None else [written[chosen]])
         shown = [row.name for row in report.candidates if row.grade == "B"]
         put_in_place(output, shown[0] if shown else None, watcher.note)
     return report
