@@ -16,6 +16,7 @@ only NumPy and SciPy.
 import argparse
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -26,7 +27,8 @@ from typing import Any
 import numpy as np
 
 ROWS, PARAGRAPHS = 100, 16
-VERNE = {"source": "verne", "min_characters": 300}
+BOOK, LONG = "data/in_the_year_2889.txt", 300
+"""General text: *In the Year 2889* (1889), in the files of reasoning-gym, and its shortest paragraph in characters."""
 SIZE = 0.7
 """Size of the smaller versions, relative to the full update."""
 SCALED = (0.85, 0.7, 0.5)
@@ -231,15 +233,27 @@ class Measured:
         }
 
 
+def book() -> list[str]:
+    """The long paragraphs of the book, without its license, in the order of their digests."""
+    import reasoning_gym
+
+    from gradience.tasks.examples import PromptExample, content_id, prepare
+
+    text = (Path(reasoning_gym.__file__).parent / BOOK).read_text(encoding="utf-8-sig")
+    text = text.partition("*** START OF")[2].partition("\n")[2].partition("*** END OF")[0]
+    words = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
+    long = [each for each in words if len(each) >= LONG]
+    examples = (PromptExample(content_id(each, exact=True), "", each, "", "confirm") for each in long)
+    return [example.response for example in prepare(examples).all]
+
+
 def measure(args: argparse.Namespace) -> None:
     """Measure the versions of each adapter, and the base once; what is in the records already stays."""
-    from gradience import tasks
-
     lines = args.output.read_text().splitlines() if args.output.exists() else []
     known = {(row["adapter"], row["version"]) for row in map(json.loads, lines)}
     given = [json.loads(line) for line in args.rows.read_text().splitlines()][:ROWS]
     rows = [(row["prompt"], row["completion"]) for row in given]
-    texts = [example.response for example in tasks.load("text", VERNE, needed=()).examples.all][:PARAGRAPHS]
+    texts = book()[:PARAGRAPHS]
     measured = Measured(args.adapters[0])
     for adapter in args.adapters:
         full = measured.factors(adapter)

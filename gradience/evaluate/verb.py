@@ -33,7 +33,6 @@ from gradience.files.digests import files_below, other_run, refuse_other_run, re
 from gradience.files.shared_names import path_text
 from gradience.files.whole import only_one
 from gradience.progress import Watcher
-from gradience.reading import open_stream
 from gradience.reports.base.graded import Grade
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
@@ -76,11 +75,11 @@ def evaluate_adapters(
     OutputError for disk and memory errors.
     """
     sets_of(settings)  # raises for invalid settings before libraries are imported
-    joint = bool(settings.guards) or isinstance(settings.data, Mapping) or joint_before(settings)
+    joint = bool(settings.guards) or isinstance(settings.data, Mapping)
     if settings.output is not None:
         refuse_other_run(Path(settings.output), "evaluate")
         if not joint and (Path(settings.output) / PLAN).is_file():
-            raise other_run(Path(settings.output), f"{PLAN} of another command", "evaluate")
+            raise other_run(Path(settings.output), f"the {PLAN} of another run", "evaluate")
     require_libraries(settings.engine)
     first, *others = sets = read_sets(settings, joint=joint)
     if settings.preview:
@@ -95,15 +94,6 @@ def evaluate_adapters(
         return evaluate(first, output)
     with nullcontext() if output is None else only_one(output):
         return evaluate_each(sets, output, settings.watcher or Watcher())
-
-
-def joint_before(settings: EvaluateSettings) -> bool:
-    """Return True if the output holds a run of several data sets: leaving its guards out is a change of its plan."""
-    plan = None if settings.output is None else Path(settings.output) / "plan.json"
-    if plan is None or not plan.is_file():
-        return False
-    with open_stream(plan) as file:
-        return EvaluationPlan.schema_id.encode() in file.read(100)
 
 
 def report_notes(inputs: EvaluateInputs, candidates: int) -> None:

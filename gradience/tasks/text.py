@@ -1,8 +1,7 @@
 """English text as a guard, `--guard text`: does an adapter predict ordinary prose as well as its base?
 
-`python`: paragraphs of the documentation in Python's standard library: the language reference and docstrings.
-`verne`: paragraphs of *In the Year 2889* (Michel and Jules Verne, 1889, in the public domain), which reasoning-gym
-ships (extra `demo`). Nothing is downloaded, and no text is copied into this project. Nobody should train on it.
+The text is documentation in Python's standard library: paragraphs of the language reference and docstrings. Nothing is
+downloaded, and no text is copied into this project. Nobody should train on it.
 """
 
 import ast
@@ -10,34 +9,35 @@ import platform
 import re
 import sysconfig
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from gradience.errors import InputError, require
+from gradience.errors import InputError
 from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.tasks.base import LikelihoodScoring, LikelihoodTask
 from gradience.tasks.examples import PromptExample, content_id, prepare
 
 TOPICS = "pydoc_data/topics.py"
-FILE = "data/in_the_year_2889.txt"
-START, END = "*** START OF", "*** END OF"
-"""Marks of Project Gutenberg around the book."""
 CODE = re.compile(r"::=|>>>|\| |\n {5,}\S")
 """A paragraph with grammar, a session, a table or indented code is left out."""
 
 
-def load(
-    *, source: Literal["python", "verne"] = "python", min_characters: Annotated[int, Field(ge=1)] = 100
-) -> LikelihoodTask:
+def load(*, min_characters: Annotated[int, Field(ge=1)] = 100) -> LikelihoodTask:
     """Paragraphs of at least `min_characters` characters, each a text of its own; about every third one is dev.
 
-    Raises MissingExtra, and InputError (`task-file`) if the text is not in the package.
+    Raises InputError (`task-file`) if the text is not in the standard library.
     """
-    paragraphs, name = _verne() if source == "verne" else _python()
-    examples = (_example(words) for words in paragraphs if len(words) >= min_characters)
+    library = Path(sysconfig.get_path("stdlib"))
+    if not (library / TOPICS).is_file():
+        raise InputError(
+            f"{library / TOPICS}: no such file",
+            code="task-file",
+            hint="give a text of your own: --guard text:notes.txt",
+        )
+    examples = (_example(words) for words in _documentation(library) if len(words) >= min_characters)
+    name = f"documentation in the standard library of Python {platform.python_version()}"
     return LikelihoodTask(
         name="text",
         scored_by="nll",
@@ -61,15 +61,6 @@ def _paragraphs(text: str) -> Iterator[str]:
     yield from filter(None, re.split(r"\n\s*\n", text.replace("\r\n", "\n")))
 
 
-def _python() -> tuple[Iterator[str], str]:
-    library = Path(sysconfig.get_path("stdlib"))
-    if not (library / TOPICS).is_file():
-        raise _missing(f"{library / TOPICS}: no such file")
-    return _documentation(
-        library
-    ), f"documentation in the standard library of Python {platform.python_version()}"
-
-
 def _documentation(library: Path) -> Iterator[str]:
     """Paragraphs in prose, from a capital letter to a full stop; no module is imported."""
     for path in (library / TOPICS, *sorted(library.glob("*.py"))):
@@ -84,17 +75,3 @@ def _documentation(library: Path) -> Iterator[str]:
                 words = " ".join(paragraph.split())
                 if words[:1].isupper() and words.endswith(".") and not CODE.search(paragraph):
                     yield words
-
-
-def _verne() -> tuple[Iterator[str], str]:
-    path = Path(str(require("reasoning_gym", extra="demo").__file__)).parent / FILE
-    text = read_file(path, MAX_DATA_BYTES).decode("utf-8-sig")
-    book = text.partition(START)[2].partition("\n")[2].partition(END)[0]
-    if not book:
-        raise _missing(f"{path}: not a book of Project Gutenberg")
-    paragraphs = (" ".join(paragraph.split()) for paragraph in _paragraphs(book))
-    return paragraphs, f"Verne, In the Year 2889, from reasoning-gym {version('reasoning-gym')}"
-
-
-def _missing(problem: str) -> InputError:
-    return InputError(problem, code="task-file", hint="give a text of your own: --guard text:notes.txt")

@@ -36,7 +36,7 @@ def arguments(prepared, monkeypatch):
     ("verb", "there", "content"),
     [
         ("evaluate", "shrink.json", "shrink.json of gradience shrink"),
-        ("evaluate", "plan.json", "plan.json of another command"),  # of an interrupted run
+        ("evaluate", "plan.json", "plan.json of another run"),  # of an interrupted run
         ("evaluate", "bench.json", "bench.json of gradience bench run"),
         ("shrink", "evaluation.json", "evaluation.json of gradience evaluate"),
     ],
@@ -236,7 +236,9 @@ def test_from_records_nothing_is_loaded(causal, texts, finished, monkeypatch):
 def test_a_guard_that_is_left_out_after_the_answers_costs_the_grade(causal, texts, tmp_path):
     wide = {"guards": {"general": ROWS[::-1]}, "margin": {"task": 99, "general": 99}}
     assert evaluate(causal, texts, tmp_path / "out", **wide).candidates[0].grade == "B"
-    (row,) = evaluate(causal, texts, tmp_path / "out", guards={}, margin=99).candidates
+    with raises(UsageError, "output-other-run"):
+        evaluate(causal, texts, tmp_path / "out", guards={}, margin=99)
+    (row,) = evaluate(causal, texts, tmp_path / "out", data={"task": ROWS}, guards={}, margin=99).candidates
     assert (row.grade, row.grades) == ("C", {"task": "B"})
     assert "exploratory" in row.reason
     assert verify(tmp_path / "out").verdict == "consistent"

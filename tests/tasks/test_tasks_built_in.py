@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from data_files import write_jsonl, write_repository
@@ -18,7 +17,7 @@ from raising import raises
 from gradience import tasks
 from gradience.errors import GradienceError, InputError, MissingExtra, NetworkError, UsageError
 from gradience.statistics.paired import FEWEST_GROUPS
-from gradience.tasks import arithmetic, glue, gsm8k, text
+from gradience.tasks import arithmetic, glue, gsm8k
 from gradience.tasks.base import LikelihoodTask
 from gradience.tasks.examples import ROLES
 from gradience.tasks.metrics import score
@@ -169,42 +168,6 @@ def test_another_process_makes_the_same_questions(task):
 # ---------------------------------------------------------------- The built-in guard of general text
 
 
-BOOK = (
-    "\ufeffLicence\r\n\r\n*** START OF THE BOOK ***\r\n\r\n{}\r\n*** END OF THE BOOK ***\r\n\r\nLicence again"
-)
-LONG = "These   words\r\nfill a paragraph. "
-
-
-@pytest.fixture
-def book(monkeypatch, tmp_path):
-    def write(content: str):
-        path = tmp_path / text.FILE
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content.encode())
-        package = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
-        monkeypatch.setitem(sys.modules, "reasoning_gym", package)
-        monkeypatch.setattr(text, "version", lambda name: "0")
-
-    return write
-
-
-def test_long_paragraphs_of_the_book_without_its_license(book):
-    book(BOOK.format("Short.\r\n\r\n" + "\r\n \r\n".join(LONG * count for count in (12, 13))))
-    task = tasks.load("text", {"source": "verne", "min_characters": 300}, needed=())
-    assert isinstance(task, LikelihoodTask)
-    assert task.rolling
-    whole = "These words fill a paragraph. "
-    assert {example.response for example in task.examples.all} == {(whole * n).strip() for n in (12, 13)}
-    assert all(example.prompt == "" and example.role in ("dev", "confirm") for example in task.examples.all)
-    assert len(tasks.load("text", {"source": "verne", "min_characters": 1}, needed=()).examples.all) == 3
-
-
-def test_another_file_is_refused(book):
-    book("no book")
-    with raises(InputError, "task-file"):
-        text.load(source="verne")
-
-
 def test_both_guards_compare_likelihoods_of_real_examples():
     pytest.importorskip("reasoning_gym", reason="needs the extra `demo`")
     sums = tasks.load("arithmetic", {"scorer": "nll", "size": 200})
@@ -213,8 +176,6 @@ def test_both_guards_compare_likelihoods_of_real_examples():
         example.id for example in arithmetic.load(size=200).examples.all
     ]
     assert tasks.scoring_of("arithmetic", {"scorer": "nll"}) == tasks.scoring_of("text", {})
-    verne = tasks.load("text", {"source": "verne"}, needed=("dev", "confirm"))
-    assert not any("Gutenberg" in example.response for example in verne.examples.all)
 
 
 def test_the_guard_is_prose_that_comes_with_python():
@@ -222,6 +183,10 @@ def test_the_guard_is_prose_that_comes_with_python():
     texts = [example.response for example in task.examples.all]
     assert len(task.examples.of("confirm")) >= FEWEST_GROUPS  # enough for a grade
     assert min(map(len, texts)) >= 100
+    assert all(example.prompt == "" and example.role in ("dev", "confirm") for example in task.examples.all)
+    assert isinstance(task, LikelihoodTask)
+    assert task.rolling
+    assert len(tasks.load("text", {"min_characters": 300}, needed=()).examples.all) < len(texts)
     assert not [text for text in texts if ">>>" in text or "::=" in text or not text.endswith(".")]
     assert "Python" in task.source["text"]
 
