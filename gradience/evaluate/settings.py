@@ -66,27 +66,48 @@ def is_task(source: str) -> bool:
 
 
 def data_of(given: Any) -> Any:
-    """Return a path, or data sets by name; rows in memory are written to files.
-
-    A text is `FILE`, `TASK`, `text:FILE`, or one of them after `NAME=`. Raises UsageError (`bad-set`).
-    """
+    """Return a path, or data sets as `guards_of` does: a single one without a name, or called `task`, stays a path."""
     if isinstance(given, str) or _are_texts(given):
-        named = _by_name([given] if isinstance(given, str) else given)
-        (only, *more) = named.items()
-        plain = not more and only[0] == TASK and not is_task(only[1]) and not only[1].startswith(TEXT)
-        return only[1] if plain else named
+        texts = list(several(given))
+        unnamed = [place for place, text in enumerate(texts) if not _split(text)[0]]
+        if len(unnamed) == 1:
+            texts[unnamed[0]] = f"{TASK}={texts[unnamed[0]]}"
+        named = guards_of(texts)
+        source = named.get(TASK, "") if len(named) == 1 else ""
+        return named if not source or is_task(source) or source.startswith(TEXT) else source
     if isinstance(given, Mapping):
-        return _checked({str(name): _source(value) for name, value in given.items()})
+        return guards_of(given)
     return given if given is None or hasattr(given, "__fspath__") else written(given)
 
 
 def guards_of(given: Any) -> Any:
-    """Return guards by name. Raises UsageError (`bad-set`)."""
-    if isinstance(given, str) or _are_texts(given):
-        return _by_name([given] if isinstance(given, str) else given, guards=True)
+    """Return data sets by name, from a mapping or from texts; rows in memory are written to files.
+
+    A text is `FILE`, `TASK`, `text:FILE`, or one of them after `NAME=`; without a name the file or task gives it.
+    Raises UsageError (`bad-set`).
+    """
     if isinstance(given, Mapping):
-        return _checked({str(name): _source(value) for name, value in given.items()})
-    return {} if given is None else given
+        sets = {str(name): _source(value) for name, value in given.items()}
+    elif isinstance(given, str) or _are_texts(given):
+        sets = {}
+        for text in several(given):
+            name, source = _split(text)
+            name = name or name_of(source)
+            if name in sets:
+                raise _bad(f"two data sets are called `{name}`", f"name them: {name}2={source}")
+            sets[name] = source
+    else:
+        return {} if given is None else given
+    for name, source in sets.items():
+        if NAMED.fullmatch(f"{name}=x") is None or name.casefold() in TAKEN:
+            raise _bad(f"`{name}` cannot name a data set", f"give another name: my_{TASK}={source}")
+    return sets
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return the name before `=`, and the rest; no name for a path that exists."""
+    named = None if os.path.exists(text) else NAMED.fullmatch(text)
+    return ("", text) if named is None else (named[1], named[2])
 
 
 def margins_of(given: Any) -> Any:
@@ -100,8 +121,7 @@ def margins_of(given: Any) -> Any:
         return None if given is None else _margin(given)
     margins: dict[str, Any] = {}
     for text in given:
-        named = NAMED.fullmatch(text)
-        name, value = named.groups() if named else ("", text)
+        name, value = _split(text)
         if name in margins:
             raise ValueError("two margins for one data set")
         margins[name] = _margin(value)
@@ -122,34 +142,11 @@ def _source(value: Any) -> str:
     return str(value) if isinstance(value, str) or hasattr(value, "__fspath__") else str(written(value))
 
 
-def _by_name(texts: Sequence[str], *, guards: bool = False) -> dict[str, str]:
-    """Return the data sets that were typed by name; without a name it is that of the file or the task."""
-    sets: dict[str, str] = {}
-    unnamed = [text for text in texts if NAMED.fullmatch(text) is None or Path(text).exists()]
-    for text in texts:
-        name, source = name_of(text), text
-        if text not in unnamed:
-            name, source = text.split("=", 1)
-        elif len(unnamed) == 1 and not guards:
-            name = TASK
-        if name in sets:
-            raise _bad(f"two data sets are called `{name}`", f"name them: {name}2={source}")
-        sets[name] = source
-    return _checked(sets)
-
-
 def name_of(source: str) -> str:
     """Return the name of a data set that was given none: `lm_eval:arc_easy` -> `arc_easy`, `a/notes.txt` -> `notes`."""
     path = source.partition("//")[2].partition(":")[0] if source.startswith(HUB) else source
     last = path.replace("\\", "/").rstrip("/").rpartition("/")[2].rpartition(":")[2]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", last.partition(".")[0]).strip("_") or "data"
-
-
-def _checked(sets: Mapping[str, str]) -> dict[str, str]:
-    for name, source in sets.items():
-        if NAMED.fullmatch(f"{name}=x") is None or name.casefold() in TAKEN:
-            raise _bad(f"`{name}` cannot name a data set", f"give another name: my_{TASK}={source}")
-    return dict(sets)
 
 
 def _bad(problem: str, hint: str) -> UsageError:
