@@ -11,7 +11,7 @@ from gradience.audit.adapter import audit_opened
 from gradience.calibrate.inputs import prompt_id
 from gradience.calibrate.inputs import read_inputs as read_prompts
 from gradience.calibrate.settings import DistillSettings
-from gradience.digests import sha256_file
+from gradience.digests import sha256_file, sha256_text
 from gradience.distill.inputs import FEWEST
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput, short_names
@@ -240,40 +240,27 @@ def changes_of(earlier: ShrinkPlan, now: ShrinkPlan) -> list[str] | None:
     """Return the changes that affect the claim, in sentences; None for a plan of another adapter."""
     if earlier.adapter_sha256 != now.adapter_sha256:
         return None
-
-    def ranks(plan: ShrinkPlan) -> str:
-        cut = all(candidate.kind == "truncated" for candidate in plan.candidates)
-        return ", ".join(str(candidate.rank) if cut else candidate.words for candidate in plan.candidates)
-
-    changes = []
-    if [(candidate.kind, candidate.rank) for candidate in earlier.candidates] != [
-        (candidate.kind, candidate.rank) for candidate in now.candidates
-    ]:
-        changes.append(f"the candidates were {ranks(earlier)}, and are {ranks(now)}")
-    # The candidates already show that a calibration was dropped.
-    if earlier.calibration_sha256 and now.calibration_sha256 not in (None, earlier.calibration_sha256):
-        changes.append("the calibration has changed")
-    if earlier.distillation and now.distillation not in (None, earlier.distillation):
-        changes.append("the prompts or settings of the distillation have changed")
-    if earlier.margin != now.margin:
-        changes.append(f"the margin was {earlier.margin_words}, and is {now.margin_words}")
-    if bool(earlier.looks) != bool(now.looks):
-        changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")
-    elif earlier.examples_sha256 != now.examples_sha256:
-        changes.append(
-            f"the number of test examples changed ({earlier.examples:,} before, {now.examples:,} now)"
-        )
-    guards = [
-        [(each.name, each.examples_sha256, each.margin) for each in plan.guards] for plan in (earlier, now)
+    before, after = _claim(earlier), _claim(now)
+    verbs = {name: ("were", "are") if name.endswith("s") else ("was", "is") for name in after}
+    return [
+        f"the {name} {verbs[name][0]} {before[name]}, and {verbs[name][1]} {after[name]}"
+        for name in after
+        if before[name] != after[name]
     ]
-    if guards[0] != guards[1]:
-        first, second = (
-            ", ".join(f"{each.name} ({each.margin_words})" for each in plan.guards) or "none"
-            for plan in (earlier, now)
-        )
-        changes.append(f"the guards were {first}, and are {second}")
-    if earlier.base != now.base:
-        changes.append(f"the base was {earlier.base}, and is {now.base}")
-    if earlier.adapter_config_sha256 != now.adapter_config_sha256:
-        changes.append("the adapter's config has changed")
-    return changes
+
+
+def _claim(plan: ShrinkPlan) -> dict[str, str]:
+    """Return everything that affects the claim of a plan, in words."""
+    cut = all(candidate.kind == "truncated" for candidate in plan.candidates)
+    guards = [f"{each.name} ({each.margin_words}, {each.examples_sha256[:8]})" for each in plan.guards]
+    trained = plan.distillation
+    return {
+        "candidates": ", ".join(str(row.rank) if cut else row.words for row in plan.candidates),
+        "calibration": (plan.calibration_sha256 or "none")[:8],
+        "distillation": "none" if trained is None else f"{trained.prompts} ({sha256_text(str(trained))[:8]})",
+        "margin": plan.margin_words,
+        "examples": f"{plan.examples:,} {'at looks' if plan.looks else 'at once'} ({plan.examples_sha256[:8]})",
+        "guards": ", ".join(guards) or "none",
+        "base": plan.base,
+        "adapter's config": plan.adapter_config_sha256[:8],
+    }

@@ -205,10 +205,9 @@ def test_another_calibration_or_distillation_changes_the_plan(finished):
     plan = finished[0].plan
     other = plan.distillation.model_copy(update={"prompts_sha256": "0" * 64})
     now = plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other})
-    assert changes_of(plan, now) == [
-        "the calibration has changed",
-        "the prompts or settings of the distillation have changed",
-    ]
+    calibrated, distilled = changes_of(plan, now)
+    assert calibrated == f"the calibration was {plan.calibration_sha256[:8]}, and is 00000000"
+    assert distilled.startswith("the distillation was prompts.jsonl (")
     cut = plan.model_copy(
         update={"calibration_sha256": None, "distillation": None, "candidates": plan.candidates[:1]}
     )
