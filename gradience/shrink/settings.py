@@ -7,10 +7,9 @@ from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from gradience.audit.options import CalibrationFile
-from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
 from gradience.files.card import CardOf
 from gradience.files.hub import address_of
@@ -19,22 +18,11 @@ from gradience.plan.compression import MAX_STRENGTH
 from gradience.settings import Flag, Internal, OutputPath, RankList, StrPath, settings_model, shared
 
 
-def strengths_of(given: Any) -> tuple[float, ...] | None:
-    """Read `0.9,0.8`, or numbers. Raises UsageError (`bad-strength`)."""
-    if given is None:
-        return None
-    parts = given.split(",") if isinstance(given, str) else given
-    try:
-        strengths = tuple(float(part) for part in parts)
-    except (TypeError, ValueError):
-        strengths = ()
-    if not strengths or not all(0 < strength <= MAX_STRENGTH for strength in strengths):
-        raise UsageError(
-            f"--strengths {given}: not a list of strengths",
-            code="bad-strength",
-            hint=f"give numbers above 0 and up to {MAX_STRENGTH:g}, such as --strengths 0.9,0.8,0.7",
-        )
-    return strengths
+def _parts(given: Any) -> Any:
+    return given.split(",") if isinstance(given, str) else given
+
+
+Strength = Annotated[float, Field(gt=0, le=MAX_STRENGTH)]
 
 
 @settings_model()
@@ -54,7 +42,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     ranks below the adapter's."""
     over: Annotated[Literal["rank", "strength"], Flag("WHAT")] = "rank"
     """Search over rank, or over strength: scale the update down to keep the task and forget less. Needs `guards`."""
-    strengths: Annotated[Sequence[float] | None, BeforeValidator(strengths_of), Flag("X,…", read=str)] = None
+    strengths: Annotated[Sequence[Strength] | None, BeforeValidator(_parts), Flag("X,…", read=str)] = None
     """If `over` is strength: scale factors of the update, tried on the dev examples (default: `[0.9, 0.8, 0.7, 0.6,
     0.5]`)."""
     calibration: CalibrationFile = None
