@@ -19,9 +19,9 @@ from typing import NamedTuple
 from blocks import only_checking, replace_block
 
 from gradience.cli.app import main as main_of_gradience
+from gradience.reports.base.blocks import View
 from gradience.reports.base.numbers import percent, plural
 from gradience.reports.base.report import Report
-from gradience.reports.base.view import View
 from gradience.reports.bench import BenchAggregate, VariantSummary, mean_percent, points, status_of
 from gradience.reports.calibration import CalibrationReport
 from gradience.reports.distill import DistillReport

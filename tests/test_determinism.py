@@ -14,7 +14,7 @@ PROGRAM = """
 import json, sys
 import numpy, threadpoolctl
 from gradience import audit_adapter
-from gradience.reports.base.view import View
+from gradience.reports.base.blocks import View
 report = audit_adapter(sys.argv[1], workers=int(sys.argv[2]))
 fields = json.loads(report.to_json())
 del fields["run"]

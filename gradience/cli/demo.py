@@ -31,8 +31,7 @@ def demo(settings: DemoSettings) -> int:
     from gradience.audit.options import AuditSettings
     from gradience.cli.output import command_line, print_screen
     from gradience.reports.base import terminal
-    from gradience.reports.base.blocks import Facts, Heading
-    from gradience.reports.base.view import View
+    from gradience.reports.base.blocks import Facts, Heading, View
 
     path = shown_path(example_adapter())
     typed = shlex.quote(str(path))

@@ -53,7 +53,7 @@ class JsonOutput:
         if self.json:
             print_json(report)
         elif not self.silent:
-            from gradience.reports.base.view import View
+            from gradience.reports.base.blocks import View
 
             view = View(brief=not self.full, full=self.full, most=most, paths=tuple(paths))
             print_screen(type(report).to_text, report, view=view)

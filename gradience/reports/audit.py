@@ -39,7 +39,6 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, more
 from gradience.words import listed
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
@@ -378,7 +377,7 @@ class AuditReport(Report):
         """`rank_pattern` of the per-layer suggestion for PEFT's LoraConfig; empty without a suggestion."""
         return dict(self.suggestions.per_layer.rank_pattern) if self.suggestions else {}
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the sections in reading order."""
         return [block for section in SECTIONS for block in section(self, view)]
 
@@ -489,7 +488,7 @@ def incompleteness(report: AuditReport) -> str | None:
 # ---------------------------------------------------------------- sections
 
 
-def title_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def title_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return the answer, the adapter with its rank and size, and findings."""
     adapter = report.adapter
     ranks = number_range(layer.r for layer in report.layers)
@@ -546,7 +545,7 @@ def answer(report: AuditReport) -> str:
     return f"{modules} {most}{directions}. {follows}"
 
 
-def finding_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def finding_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return missing parts, errors and warnings, the worst first, each kind once; on request also information."""
     missing = incompleteness(report)
     notes = [doc.Note("error", f"Incomplete: {missing}")] if missing else []
@@ -561,11 +560,11 @@ def finding_blocks(report: AuditReport, view: View) -> list[doc.Block]:
             text = f"{where}{first.message} ({first.code}){repeats}"
             notes.append(doc.Note(severity, text, [first.hint] if first.hint else []))
     shown = notes[: SHOWN_FINDINGS if view.brief and not view.full else None]
-    rest = more(len(notes) - len(shown), "more finding", ": --layers or --json")
+    rest = doc.more(len(notes) - len(shown), "more finding", ": --layers or --json")
     return [doc.Notes(shown), *rest]
 
 
-def use_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def use_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return energy ranks, stable rank and utilization over the trained modules."""
     trained = trained_layers(report)
     rows = []
@@ -599,7 +598,7 @@ def _spread(
     return label, doc.Span(middle, "strong"), high, top
 
 
-def dominance_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def dominance_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return the size of the update relative to the base weights, if given, and the modules not compared."""
     base = report.base
     if base is None:
@@ -624,7 +623,7 @@ def dominance_blocks(report: AuditReport, view: View) -> list[doc.Block]:
 DECIDED = {"grid": "rounded up", "cap": "capped", "evidence": ""}
 
 
-def rank_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def rank_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return the current ranks and three suggestions with their savings and limits; empty without suggestions."""
     plan = report.suggestions
     if plan is None:
@@ -659,7 +658,7 @@ def rank_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     return [doc.Heading("Suggested ranks", aside=aside), doc.Table(columns, rows), doc.dim(MEASURED_WORTH)]
 
 
-def layer_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def layer_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return the table of modules on request (layer 2 before layer 10), with a footnote if ± occurs."""
     if not view.full:
         return []
@@ -701,7 +700,7 @@ WIDE_MAP, MAX_CELL = 36, 4
 """Columns that a map of few layers is stretched to, and the maximum signs per layer."""
 
 
-def where_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def where_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return a map of the largest layer stack, and the number of modules outside."""
     columns = view.width - BESIDE_MAP if view.width else WIDEST_MAP
     stack = layer_map(report.layers, lambda layer: layer.params, MAX_KINDS, columns)
@@ -720,11 +719,13 @@ def where_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     return [
         doc.Heading("Modules by layer", aside=legend),
         *map_blocks(stack, label, min(WIDE_MAP, columns), view.rest),
-        *more(len(stack.outside), "module outside these layers", view.rest, "modules outside these layers"),
+        *doc.more(
+            len(stack.outside), "module outside these layers", view.rest, "modules outside these layers"
+        ),
     ]
 
 
-def spare_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def spare_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return the modules with the most parameters beyond their energy rank, on request."""
     ranked = sorted(
         (layer for layer in trained_layers(report) if _spare_params(layer) > 0),
@@ -773,7 +774,7 @@ def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: st
         rows.append([doc.Span(label, "name"), drawn, *spread])
     head = doc.Column(ruler(stack.layers, wide), drawing=True)
     table = doc.Table([doc.Column(measure), head, doc.Column("median", ">"), doc.Column("max", ">")], rows)
-    blocks = [table, *more(stack.hidden, "more kind of modules", rest, "more kinds of modules")]
+    blocks = [table, *doc.more(stack.hidden, "more kind of modules", rest, "more kinds of modules")]
     if most_modules > 1:
         merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
         blocks.append(doc.dim(f"{merged}each cell: median of up to {most_modules} modules"))
@@ -812,7 +813,7 @@ def block(share: float | Fraction) -> doc.Span:
     return doc.Span(doc.EIGHTHS[level - 1], HEAT[level - 1])
 
 
-def next_blocks(report: AuditReport, view: View) -> list[doc.Block]:
+def next_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     """Return the next commands, on a screen."""
     path = view.path(0, report.adapter.path)
     unscaled = {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}
@@ -826,7 +827,7 @@ def next_blocks(report: AuditReport, view: View) -> list[doc.Block]:
     return [] if view.full else view.next_steps(f"gradience audit {path} --layers{flag}")
 
 
-SECTIONS: tuple[Callable[[AuditReport, View], list[doc.Block]], ...] = (
+SECTIONS: tuple[Callable[[AuditReport, doc.View], list[doc.Block]], ...] = (
     title_blocks,
     use_blocks,
     dominance_blocks,

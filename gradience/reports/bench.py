@@ -45,7 +45,6 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import View
 from gradience.reports.bench_plan import PLANNED, DataSplit, PlannedSet, Policy, Share, allowed_losses
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, delta_cell, level_cell
 from gradience.statistics.table import PairedTable
@@ -507,7 +506,7 @@ class BenchAggregate(Judged[VariantSummary]):
         aside = "probe: correct answers; variants: Δ in points"
         return [*aggregate_blocks(self), doc.Heading("Seeds", aside=aside, folded=True), _seeds(self)]
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the sections."""
         return list(aggregate_blocks(self))
 

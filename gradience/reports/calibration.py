@@ -38,7 +38,6 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, plural, sig
 from gradience.reports.base.prediction import EARLIER, ROUTED
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import View, more
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
@@ -123,7 +122,7 @@ class CalibrationReport(PromptReport):
         """Return the KL of an average example, for a screen."""
         return sig(kl_per_token * self.tokens_per_example)
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the data, the excluded modules, predictions by size, and modules by importance; on a brief screen the
         most important ones, and on any screen the next command."""
         predicting = self.rows - self.selection_rows
@@ -149,7 +148,7 @@ class CalibrationReport(PromptReport):
             *_size_blocks(self, view),
             doc.Heading("Importance of modules"),
             table,
-            *more(len(ordered) - len(table.rows), "more module", view.rest),
+            *doc.more(len(ordered) - len(table.rows), "more module", view.rest),
             doc.Paragraph(
                 "KL/example if removed: predicted divergence in nats if the module's whole update is removed."
             ),
@@ -352,7 +351,7 @@ def _answer(report: CalibrationReport) -> str:
     )
 
 
-def _size_blocks(report: CalibrationReport, view: View) -> list[doc.Block]:
+def _size_blocks(report: CalibrationReport, view: doc.View) -> list[doc.Block]:
     """Return the predicted KL of each size for both allocations of its parameters."""
     if not report.sizes:
         return []
@@ -373,7 +372,7 @@ def _size_blocks(report: CalibrationReport, view: View) -> list[doc.Block]:
     return [doc.Heading("Predicted change of the output"), table, doc.Paragraph(legend)]
 
 
-def _next(report: CalibrationReport, view: View) -> list[doc.Block]:
+def _next(report: CalibrationReport, view: doc.View) -> list[doc.Block]:
     """Return the next command, on a screen."""
     if not (report.sizes and view.is_screen):
         return []

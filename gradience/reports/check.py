@@ -8,7 +8,6 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import plural, trimmed
 from gradience.reports.base.report import Report
-from gradience.reports.base.view import View
 
 
 class SourceFile(Part):
@@ -84,7 +83,7 @@ class CheckReport(Report):
     not_applicable: tuple[str, ...]
     """Codes of the rules that do not apply, or that lack a setting."""
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the findings with their number, and the settings; in full also sources, and rules without findings."""
         severities = [finding.severity for finding in self.findings]
         nouns = {"error": "error", "warning": "warning", "info": "note"}

@@ -11,7 +11,6 @@ from gradience.reports.base.numbers import MISSING, count, number_range, percent
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, more
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
 
@@ -87,7 +86,7 @@ class ComparisonReport(Report):
     notes: tuple[str, ...]
     run: RunInfo
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the sections in reading order."""
         return [block for section in SECTIONS for block in section(self, view)]
 
@@ -102,7 +101,7 @@ PRESENCE: dict[Presence, str] = {
 }
 
 
-def title_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
+def title_blocks(report: ComparisonReport, view: doc.View) -> list[doc.Block]:
     """Return the difference over all modules, both adapters, and notes."""
     numbers = (
         (report.n_only_a, "only in A"),
@@ -182,7 +181,7 @@ def _fields(modules: Sequence[ModuleComparison]) -> tuple[ModuleField[ModuleComp
     )
 
 
-def where_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
+def where_blocks(report: ComparisonReport, view: doc.View) -> list[doc.Block]:
     """Return medians of each kind, and the modules that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
     table = module_table("kind", kinds, NUMBER, *_fields(report.modules))
@@ -195,7 +194,7 @@ def where_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     blocks: list[doc.Block] = [
         doc.Heading("Modules", aside="medians of each kind"),
         table,
-        *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
+        *doc.more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
         doc.dim(legend),
     ]
     apart = [row for row in report.modules if row.presence != "both"]
@@ -203,24 +202,26 @@ def where_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
     return [
         *blocks,
         module_table("not compared", _single(shown), RANK, (doc.Column(), _why_apart)),
-        *more(len(apart) - len(shown), "more module not compared", view.rest, "more modules not compared"),
+        *doc.more(
+            len(apart) - len(shown), "more module not compared", view.rest, "more modules not compared"
+        ),
     ]
 
 
-def next_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
+def next_blocks(report: ComparisonReport, view: doc.View) -> list[doc.Block]:
     """Return the command that evaluates both adapters, on the screen."""
     path_a, path_b = view.path(0, report.path_a), view.path(1, report.path_b)
     evaluate = f"gradience evaluate {path_a} {path_b} --data rows.jsonl -o evaluated"
     return view.next_steps(evaluate)
 
 
-def layer_blocks(report: ComparisonReport, view: View) -> list[doc.Block]:
+def layer_blocks(report: ComparisonReport, view: doc.View) -> list[doc.Block]:
     """Return every module that was compared, on request."""
     both = [module for module in report.modules if module.presence == "both"] if view.full else []
     return [doc.Heading("All modules"), module_table("module", _single(both), *_fields(both))]
 
 
-SECTIONS: tuple[Callable[[ComparisonReport, View], list[doc.Block]], ...] = (
+SECTIONS: tuple[Callable[[ComparisonReport, doc.View], list[doc.Block]], ...] = (
     title_blocks,
     where_blocks,
     layer_blocks,

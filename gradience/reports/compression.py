@@ -15,7 +15,6 @@ from gradience.reports.base.prediction import Prediction, prediction_blocks
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View, first_names, more
 from gradience.spectra import GRAM_TOLERANCE
 
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
@@ -78,7 +77,7 @@ class _Compression(Report):
     prediction_withheld: str = ""
     """Reason why there is no prediction although there is a calibration."""
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the sections in reading order."""
         return [block for section in SECTIONS for block in section(cast("Compression", self), view)]
 
@@ -200,7 +199,7 @@ CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 QUALITY = "Weight error is only a crude guide to accuracy: evaluate both adapters on the task."
 
 
-def title_blocks(compression: Compression, view: View) -> list[doc.Block]:
+def title_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return the result in a sentence, the reference adapter, and what needs attention."""
     asked = compression.criterion
     asked += "" if compression.strength == 1 else f", strength {compression.strength:g}"
@@ -238,7 +237,7 @@ def _result(compression: Compression, error: str) -> str:
     return f"{ranks}. LoRA parameters: {parameters}. {error} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖).{whole}"
 
 
-def saved_blocks(compression: Compression, view: View) -> list[doc.Block]:
+def saved_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return parameters, bytes and vLLM's max_lora_rank, before and after."""
     stored = "weights file" if isinstance(compression, CompressionReport) else "LoRA tensors"
     facts: list[doc.Fact] = [
@@ -253,7 +252,7 @@ def saved_blocks(compression: Compression, view: View) -> list[doc.Block]:
     return [doc.Heading("Size"), doc.Facts(facts)]
 
 
-def kl_blocks(compression: Compression, view: View) -> list[doc.Block]:
+def kl_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return the predicted KL from a calibration."""
     return prediction_blocks(compression.prediction, compression.prediction_withheld)
 
@@ -286,7 +285,7 @@ LOADING: dict[Verdict, tuple[doc.Mark, str]] = {
 SILENT: tuple[Verdict, ...] = ("wrong scale", "wrong meaning")
 
 
-def runtime_blocks(compression: Compression, view: View) -> list[doc.Block]:
+def runtime_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return the verdict of each runtime but the silent failures, which follow the title; empty for a plan."""
     if isinstance(compression, CompressionPlan):
         return []
@@ -354,7 +353,7 @@ def _fields(compression: Compression, *, of_kinds: bool) -> list[ModuleField[Mod
     return fields
 
 
-def where_blocks(compression: Compression, view: View) -> list[doc.Block]:
+def where_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return one row per kind of module, the modules that keep their rank, and those that a plan leaves out."""
     modules: Sequence[Module] = compression.modules
     kinds, hidden = by_kind(modules, lambda module: module.old_params, SHOWN_KINDS if view.brief else None)
@@ -365,17 +364,17 @@ def where_blocks(compression: Compression, view: View) -> list[doc.Block]:
     ]
     dropped = [module.name for module in modules if not module.new_rank]
     if dropped:
-        names = first_names(dropped, SHOWN_NAMES if view.brief else LISTED_NAMES)
+        names = doc.first_names(dropped, SHOWN_NAMES if view.brief else LISTED_NAMES)
         notes.append((f"{plural(len(dropped), 'module')} left out at rank 0: ", *names))
     return [
         doc.Heading("Modules"),
         module_table("kind", kinds, NUMBER, *_fields(compression, of_kinds=True)),
-        *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
+        *doc.more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
         doc.Notes([doc.Note("info", note) for note in notes]),
     ]
 
 
-def layer_blocks(compression: Compression, view: View) -> list[doc.Block]:
+def layer_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return one row per module in the order of the adapter, in a document at most LISTED_MODULES."""
     if view.brief:
         return []
@@ -386,14 +385,14 @@ def layer_blocks(compression: Compression, view: View) -> list[doc.Block]:
         module_table(
             "module", [(module.name, [module]) for module in shown], *_fields(compression, of_kinds=False)
         ),
-        *more(len(modules) - len(shown), "more module", " in the JSON"),
+        *doc.more(len(modules) - len(shown), "more module", " in the JSON"),
     ]
 
 
 # ---------------------------------------------------------------- encoding
 
 
-def encoding_blocks(report: Compression, view: View) -> list[doc.Block]:
+def encoding_blocks(report: Compression, view: doc.View) -> list[doc.Block]:
     """Return the encoding, the changes of the config, and what was changed or left out; empty for a plan."""
     if isinstance(report, CompressionPlan):
         return []
@@ -414,11 +413,11 @@ def encoding_blocks(report: Compression, view: View) -> list[doc.Block]:
         ("tensors left out", report.left_out_tensors),
         ("files left out", report.left_out_files),
     )
-    facts += [(label, first_names(names, most)) for label, names in lists if names]
+    facts += [(label, doc.first_names(names, most)) for label, names in lists if names]
     return [doc.Heading("Written files"), doc.Facts(facts)]
 
 
-def next_blocks(compression: Compression, view: View) -> list[doc.Block]:
+def next_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return the next commands and options, on a screen."""
     if isinstance(compression, CompressionPlan):
         given = len(view.paths) > 1  # the output folder
@@ -433,7 +432,7 @@ def next_blocks(compression: Compression, view: View) -> list[doc.Block]:
     return view.next_steps(*steps)
 
 
-SECTIONS: tuple[Callable[[Compression, View], list[doc.Block]], ...] = (
+SECTIONS: tuple[Callable[[Compression, doc.View], list[doc.Block]], ...] = (
     title_blocks,
     kl_blocks,
     saved_blocks,

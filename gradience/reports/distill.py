@@ -6,7 +6,6 @@ from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.view import View
 
 
 @artifact_row
@@ -86,7 +85,7 @@ class DistillReport(PromptReport):
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the result, the data and settings of the training, and KL before and after; on a screen also the next
         command."""
         adapters = f"{view.path(0, 'REFERENCE')} {view.path(1, 'DISTILLED')}"

@@ -20,6 +20,7 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
+    first_names,
     items,
     legend_of,
     table_of,
@@ -46,7 +47,6 @@ from gradience.reports.base.numbers import (
 )
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import first_names
 from gradience.reports.bench_plan import Compares, PlannedSet, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts, typical_discordances
 from gradience.statistics.table import PairedTable

@@ -10,7 +10,6 @@ from gradience.reports.base.graded import GRADES, Bounds, Grade
 from gradience.reports.base.numbers import percent, plain, plural, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import more
 from gradience.statistics.table import PairedTable
 from gradience.words import points
 
@@ -187,7 +186,7 @@ def flip_blocks(report: EvidenceReport) -> list[doc.Block]:
         blocks += [
             doc.Paragraph(counted + (":" if flips else "")),
             table,
-            *more(number - len(flips), "more example", ": --flips N"),
+            *doc.more(number - len(flips), "more example", ": --flips N"),
         ]
     return blocks
 

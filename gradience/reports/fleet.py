@@ -17,7 +17,6 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, number_range, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import View, more
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
 
@@ -185,7 +184,7 @@ class FleetReport(Report):
     failures: tuple[Failure, ...]
     run: RunInfo
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the whole document, or the shorter lists of a screen."""
         return [
             *_title(self),
@@ -289,7 +288,7 @@ def _serving(report: FleetReport, most: int | None) -> list[doc.Block]:
     return [
         doc.Heading("Server memory", aside=report.engine),
         doc.Table(columns, rows),
-        *more(len(report.bases[most:]) if most else 0, "more base"),
+        *doc.more(len(report.bases[most:]) if most else 0, "more base"),
         doc.dim(legend),
     ]
 
@@ -308,7 +307,7 @@ def _above(report: FleetReport, most: int) -> list[doc.Block]:
         (doc.Column("error", ">"), lambda pair: percent(weight_error(pair[1].lost_energy))),
     )
     hidden = sum(base.above for base in report.bases) - len(table.rows)
-    return [doc.Heading("Largest errors"), table, *more(hidden, "more adapter")]
+    return [doc.Heading("Largest errors"), table, *doc.more(hidden, "more adapter")]
 
 
 def _not_served(report: FleetReport) -> list[doc.Block]:

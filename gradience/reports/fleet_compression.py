@@ -7,7 +7,6 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import View, more
 
 TruncationStatus = Literal["written", "reused", "small enough", "linked", "copied", "failed"]
 
@@ -54,7 +53,7 @@ class FleetCompression(Report):
     adapters: tuple[Truncated, ...]
     run: RunInfo
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return totals, the truncated adapters by falling error, and the others; a screen has the first of each."""
         shown = SHOWN if view.is_screen else None
         written = [adapter for adapter in self.adapters if adapter.status in ("written", "reused")]
@@ -92,7 +91,7 @@ class FleetCompression(Report):
                     lambda row: percent(row.measured_error),
                 ),
             )
-            blocks += [doc.Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
+            blocks += [doc.Heading(title), table, *doc.more(len(adapters) - len(table.rows), "more adapter")]
         notes = []
         for adapter in failed[:shown]:
             text = (doc.Span(adapter.error or "", "bad"), ": ", doc.Span(adapter.path, "name"))
@@ -104,7 +103,7 @@ class FleetCompression(Report):
             *blocks,
             doc.Heading("Not compressed"),
             doc.Notes(notes),
-            *more(len(failed) - len(notes), "more adapter"),
+            *doc.more(len(failed) - len(notes), "more adapter"),
             doc.Notes([doc.Note("info", advice)] if written else []),
         ]
 

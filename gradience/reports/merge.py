@@ -10,7 +10,6 @@ from gradience.reports.base.numbers import MISSING, number_range, percent, plura
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.base.view import View
 from gradience.reports.compression import RuntimeVerdict, runtime_notes
 from gradience.reports.evaluation import EvaluatedAdapter, bound_cell, delta_cell, examples_cell, level_cell
 
@@ -149,7 +148,7 @@ class MergeReport(Report):
     notes: tuple[str, ...]
     run: RunInfo
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return the result, the parents, the search, and the runtimes; on a screen how to test an untested merge."""
         data = " ".join(f"--data {row.name}=rows.jsonl" for row in self.parents)
         return [

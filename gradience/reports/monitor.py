@@ -12,7 +12,6 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
 from gradience.reports.base.report import Plots, Report
-from gradience.reports.base.view import View
 
 Confidence = Literal["low", "medium", "high"]
 Outcome = Literal["ok", "stopped-early", "interrupted", "error", "unfinished"]
@@ -216,7 +215,7 @@ class MonitorReport(Report):
     gap_threshold: Float12
     runs: tuple[RunReport, ...]
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return all runs, preceded by a table if there are several; on a brief screen of several only the alerts of
         each, and in full also gradient norm, learning rate, evidence and sources."""
         several = len(self.runs) > 1

@@ -9,7 +9,6 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import MISSING, count, plural
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import View, more
 from gradience.reports.bench import Status
 from gradience.words import noun
 
@@ -97,7 +96,7 @@ class Verification(Report):
     """Regenerated answers of each adapter with weights in the folder; null without `--regenerate`."""
     run: RunInfo
 
-    def screen(self, view: View) -> doc.Document:
+    def screen(self, view: doc.View) -> doc.Document:
         """Return result, mismatches, checks and limits; on a brief screen the first mismatches only."""
         answer: doc.Inline = doc.Span("No mismatches, but nothing could be recomputed", "warn")
         if self.verdict == "mismatch":
@@ -125,7 +124,7 @@ class Verification(Report):
             where = (doc.Span(mismatch.file, "name"), *field)
             notes.append(doc.Note("error", where, [doc.Span(mismatch.what, "name")]))
         blocks += [doc.Heading("Mismatches"), doc.Notes(notes)]
-        blocks += more(len(self.mismatches) - len(notes), "more", " in --json", "more")
+        blocks += doc.more(len(self.mismatches) - len(notes), "more", " in --json", "more")
         regenerated = doc.table_of(
             self.regenerated or (),
             (doc.Column("records", wrap=True), lambda answer: doc.Span(answer.file, "name")),

@@ -17,7 +17,7 @@ from gradience.adapters import pickles, unpickle
 from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import InputError, MissingExtra
-from gradience.reports.base.view import View
+from gradience.reports.base.blocks import View
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -197,8 +197,7 @@ def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
     """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
     from gradience import audit_adapter
     from gradience.reports.audit import AuditReport
-    from gradience.reports.base.blocks import Block, Column, Heading, Span, Table
-    from gradience.reports.base.view import View
+    from gradience.reports.base.blocks import Block, Column, Heading, Span, Table, View
 
     def letter_blocks(report: AuditReport, view: View) -> list[Block]:
         """Which module has the longest name?"""

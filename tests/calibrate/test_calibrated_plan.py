@@ -16,7 +16,7 @@ from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
 from gradience.plan.calibrated import curve, interval, with_calibration
 from gradience.plan.modules import modules_of
-from gradience.reports.base.view import View
+from gradience.reports.base.blocks import View
 from gradience.reports.calibration import Calibration, ExcludedModule
 
 

@@ -13,7 +13,7 @@ from gradience.check import check_config
 from gradience.check.dialects import PEFT_KEYS, TRAINER_KEYS
 from gradience.check.rules import RULES
 from gradience.errors import InputError
-from gradience.reports.base.view import View
+from gradience.reports.base.blocks import View
 
 PEFT = {
     "peft_type": "LORA",

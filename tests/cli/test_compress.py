@@ -11,7 +11,7 @@ from pseudo_terminal import drawn_by
 from running import gradience
 
 from gradience.cli.app import run
-from gradience.reports.base.view import View
+from gradience.reports.base.blocks import View
 from gradience.reports.compression import CompressionPlan, CompressionReport
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -7,7 +7,7 @@ import pytest
 from running import printed_by
 
 from gradience.monitor import monitor_runs
-from gradience.reports.base.view import View
+from gradience.reports.base.blocks import View
 from gradience.reports.monitor import MonitorReport
 from gradience.telemetry import RunStatus, TelemetryWriter
 

@@ -9,9 +9,9 @@ from compression_sample import alone, compared, comparison, mistral, plan, plann
 from golden import assert_golden
 
 from gradience import EvidenceReport
+from gradience.reports.base.blocks import SCREEN, View
 from gradience.reports.base.graded import Bounds
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.base.view import SCREEN, View
 from gradience.reports.compression import LISTED_MODULES, predicted, saved
 from gradience.reports.evidence import Flip, LogFacts, Planning
 from gradience.statistics.table import PairedTable

@@ -23,8 +23,8 @@ from gradience.check import check_config
 from gradience.errors import MissingExtra
 from gradience.monitor import monitor_runs
 from gradience.reports.base import html
+from gradience.reports.base.blocks import SCREEN, View
 from gradience.reports.base.report import Report
-from gradience.reports.base.view import SCREEN, View
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.plots.plot import plots_of
 from gradience.reports.registry import reports

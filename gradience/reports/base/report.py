@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, cast, get_args
 from gradience.errors import require
 from gradience.files.artifact import Artifact
 from gradience.files.whole import write_whole
-from gradience.reports.base.blocks import Document
-from gradience.reports.base.view import DOCUMENT, SCREEN, View
+from gradience.reports.base.blocks import DOCUMENT, SCREEN, Document, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
