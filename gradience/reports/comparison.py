@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from gradience.files.artifact import Float12, artifact_row
 from gradience.reports.base import blocks as doc
-from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
+from gradience.reports.base.modules import ModuleField, kind_blocks, measure, module_table
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, sig
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
@@ -91,7 +91,7 @@ class ComparisonReport(Report):
         return [block for section in SECTIONS for block in section(self, view)]
 
 
-SHOWN_KINDS, SHOWN_APART = 12, 9
+SHOWN_APART = 9
 UNRELATED = 0.5
 """Cosine below which weights are not called similar."""
 PRESENCE: dict[Presence, str] = {
@@ -183,24 +183,19 @@ def _fields(modules: Sequence[ModuleComparison]) -> tuple[ModuleField[ModuleComp
 
 def where_blocks(report: ComparisonReport, view: doc.View) -> list[doc.Block]:
     """Return medians of each kind, and the modules that could not be compared."""
-    kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
-    table = module_table("kind", kinds, NUMBER, *_fields(report.modules))
     legend = "difference: ‖ΔW_A − ΔW_B‖/‖ΔW_A‖; cosine: 1 for the same direction, 0 for orthogonal updates"
     if any(module.left_overlap is not None for module in report.modules):
         legend += (
             "; outside: share of A's norm outside the directions of B; output, input: overlap of the leading output and"
             " input directions (1: the same, 0: none)"
         )
-    blocks: list[doc.Block] = [
-        doc.Heading("Modules", aside="medians of each kind"),
-        table,
-        *doc.more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        doc.dim(legend),
-    ]
+    blocks = kind_blocks(report.modules, lambda module: 1, view, *_fields(report.modules))
     apart = [row for row in report.modules if row.presence != "both"]
     shown = apart[: SHOWN_APART if view.brief else None]
     return [
+        doc.Heading("Modules", aside="medians of each kind"),
         *blocks,
+        doc.dim(legend),
         module_table("not compared", _single(shown), RANK, (doc.Column(), _why_apart)),
         *doc.more(
             len(apart) - len(shown), "more module not compared", view.rest, "more modules not compared"

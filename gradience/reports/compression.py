@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, cast
 from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.encodings import Encoding
-from gradience.reports.base.modules import NUMBER, ModuleField, by_kind, measure, module_table
+from gradience.reports.base.modules import ModuleField, kind_blocks, measure, module_table
 from gradience.reports.base.numbers import count, max_lora_rank, number_range, percent, plural, size
 from gradience.reports.base.prediction import Prediction, prediction_blocks
 from gradience.reports.base.report import Report
@@ -190,7 +190,6 @@ class CompressionReport(_Compression):
 Compression = CompressionPlan | CompressionReport
 Module = ModulePlan | ModuleResult
 
-SHOWN_KINDS = 12
 SHOWN_NAMES, LISTED_NAMES = 3, 100
 LISTED_MODULES = 1000
 """Maximum rows of the last table of a document; the JSON has all modules."""
@@ -356,7 +355,6 @@ def _fields(compression: Compression, *, of_kinds: bool) -> list[ModuleField[Mod
 def where_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
     """Return one row per kind of module, the modules that keep their rank, and those that a plan leaves out."""
     modules: Sequence[Module] = compression.modules
-    kinds, hidden = by_kind(modules, lambda module: module.old_params, SHOWN_KINDS if view.brief else None)
     fixed = Counter(module.fixed for module in modules if isinstance(module, ModulePlan) and module.fixed)
     notes: list[doc.Inline] = [
         f"{plural(number, 'module keeps its rank', 'modules keep their rank')}: {reason}"
@@ -368,8 +366,7 @@ def where_blocks(compression: Compression, view: doc.View) -> list[doc.Block]:
         notes.append((f"{plural(len(dropped), 'module')} left out at rank 0: ", *names))
     return [
         doc.Heading("Modules"),
-        module_table("kind", kinds, NUMBER, *_fields(compression, of_kinds=True)),
-        *doc.more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
+        *kind_blocks(modules, lambda module: module.old_params, view, *_fields(compression, of_kinds=True)),
         doc.Notes([doc.Note("info", note) for note in notes]),
     ]
 

@@ -8,7 +8,7 @@ from gradience.files.artifact import Float12, Part, absent_at, artifact_row
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import GRADES, Bounds, Grade
 from gradience.reports.base.numbers import percent, plain, plural, probability, sig
-from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
+from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.statistics.table import PairedTable
 from gradience.words import points
@@ -64,7 +64,6 @@ class EvidenceReport(Report):
 
     row_field: ClassVar[str] = "flips"
     repair: ClassVar[str] = "compare the logs again: gradience evidence REFERENCE CANDIDATE --json"
-    plots: ClassVar[Plots] = COMPARED_PLOTS
 
     schema_: Literal["gradience.evidence/2"] = "gradience.evidence/2"
     a: LogFacts

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradience.reports.base import graded
-from gradience.reports.base.graded import PooledEvidence
+from gradience.reports.bench import PooledEvidence
 from gradience.statistics.pooled import pool
 from gradience.statistics.table import PairedTable
 

@@ -10,8 +10,7 @@ from bench_sample import LARGE, SEEDS, bench, config, ladder, named, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.evidence import graded_seed
-from gradience.reports.base.graded import VariantEvidence
-from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate, VariantEvidence
 from gradience.statistics.paired import adjusted_p_values
 from gradience.statistics.pooled import pool
 
@@ -239,7 +238,7 @@ def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin():
     from fractions import Fraction
 
     from gradience.bench.verdict.evidence import Subject, adjusted, walk_ladder
-    from gradience.reports.base.graded import PooledEvidence
+    from gradience.reports.bench import PooledEvidence
 
     rng, false = np.random.default_rng(3), 0
     for _ in range(400):

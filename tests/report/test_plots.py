@@ -172,13 +172,6 @@ def test_a_variant_with_a_bound_for_these_runs_only_is_told_apart():
     assert {"uniform_median (these runs)", "ladder.r4"} <= set(labels)
 
 
-def test_of_two_logs_the_bounds_that_decide_are_drawn():
-    report = SAMPLES["EvidenceReport"]()
-    (row,) = plot_of(report, "forest").series[0].rows
-    assert (row.low, row.high) == pytest.approx((100 * report.bounds.low, 100 * report.bounds.high))
-    assert plot_of(report, "forest").sentence == "Margin: −2.50 points. Inconclusive: base."
-
-
 @pytest.mark.parametrize(
     ("kind", "path", "start"),
     [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gradience.reports.base.graded import NoiseFloor
+from gradience.reports.bench import NoiseFloor
 from gradience.statistics.paired import constrained, pair_grade, tango, tango_p_value
 from gradience.statistics.pooled import pool
 from gradience.statistics.table import PairedTable

@@ -10,7 +10,7 @@ from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json
 from gradience.evaluate.inputs import groups_of, planned_looks
 from gradience.files.shared_names import path_text
-from gradience.reports.base.graded import MIN_RUNS
+from gradience.reports.bench import MIN_SEEDS
 from gradience.reports.bench_plan import (
     BenchPlan,
     DataSplit,
@@ -99,7 +99,7 @@ def _ladder(config: BenchConfig, looks: tuple[int, ...]) -> PlannedLadder | None
 
 def bound_of(seeds: int) -> LadderBound:
     """Return the bound tested by the ladder. Fewer than three seeds cannot support claims about other trainings."""
-    return "mean-over-trainings" if seeds >= MIN_RUNS else "these-runs"
+    return "mean-over-trainings" if seeds >= MIN_SEEDS else "these-runs"
 
 
 def looks_of(plan: BenchPlan) -> tuple[int, ...]:

@@ -29,7 +29,9 @@ from gradience.bench.verdict.grade import (
     next_grade,
 )
 from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence, guard_evidence
-from gradience.reports.base.graded import (
+from gradience.reports.bench import (
+    Bench,
+    BenchAggregate,
     Ladder,
     NextStep,
     Noise,
@@ -38,8 +40,8 @@ from gradience.reports.base.graded import (
     Step,
     StepStatus,
     VariantEvidence,
+    VariantResult,
 )
-from gradience.reports.bench import Bench, BenchAggregate, VariantResult
 from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import adjusted_p_values, exactly
 from gradience.statistics.pooled import Pooled, pool

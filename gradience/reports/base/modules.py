@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any, Generic, Protocol, TypeVar
 
 from gradience.adapters.families import family_of, layer_of
-from gradience.reports.base.blocks import Column, Inline, Span, Table, table_of
+from gradience.reports.base.blocks import Block, Column, Inline, Span, Table, View, more, table_of
 from gradience.reports.base.numbers import count
 
 
@@ -45,6 +45,8 @@ def measure(
     return Column(title, ">", drop=drop, shown=bool(values(modules))), cell
 
 
+SHOWN_KINDS = 12
+"""Kinds of modules on a brief screen."""
 NUMBER: ModuleField[Any] = (Column("", ">"), lambda modules: Span(f"× {count(len(modules))}", "dim"))
 
 
@@ -115,6 +117,15 @@ def module_table(title: str, rows: Iterable[tuple[str, Sequence[M]]], *fields: M
 
     name = (Column(title), lambda row: Span(row[0], "name"))
     return table_of(rows, name, *((column, on_modules(cell)) for column, cell in fields))
+
+
+def kind_blocks(
+    modules: Iterable[M], weight: Callable[[M], int], view: View, *fields: ModuleField[M]
+) -> list[Block]:
+    """Return one row per kind of modules; a brief screen has the heaviest kinds, and the number left out."""
+    kinds, hidden = by_kind(modules, weight, SHOWN_KINDS if view.brief else None)
+    table = module_table("kind", kinds, NUMBER, *fields)
+    return [table, *more(hidden, "more kind of modules", view.rest, "more kinds of modules")]
 
 
 def short_labels(kinds: Sequence[str]) -> dict[str, str]:

@@ -11,12 +11,11 @@ from gradience.reports.bench import STEP_TONES, Bench, BenchAggregate, VariantRe
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import BASE, BASE_MODEL, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evaluation_sets import EvaluationSetsReport
-from gradience.reports.evidence import EvidenceReport
 from gradience.reports.plots.plot import Axis, ForestRow, Intervals, Lines, Plot, Points, Reference
 from gradience.reports.shrink import ShrinkReport
 from gradience.words import counted, points
 
-Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
+Comparing = EvaluationReport | ShrinkReport | Bench | BenchAggregate
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
 WORDS: dict[Tone, str] = {"good": "shown", "warn": "inconclusive", "bad": "worse", "dim": "not graded"}
 BY_POLICY: dict[Tone, str] = WORDS | {"good": "passes", "bad": "fails"}
@@ -61,8 +60,6 @@ def compared(report: Comparing) -> Compared:
         case ShrinkReport():
             results = [candidate.result for candidate in report.candidates if candidate.result is not None]
             return _evaluated(results, float(report.plan.margin))
-        case EvidenceReport():
-            return _logs(report)
         case Bench() | BenchAggregate():
             return _variants(report)
 
@@ -85,19 +82,6 @@ def _evaluated(adapters: Sequence[EvaluatedAdapter], margin: float, base: str = 
     if likelihoods:
         return Compared(rows, margin, ONE_SIDED if bounded else STUDENT, "ΔNLL", "nats per token")
     return Compared(rows, -100 * margin, ONE_SIDED if bounded else TANGO)
-
-
-def _logs(report: EvidenceReport) -> Compared:
-    scale, unit = (1, "") if report.table is None else (100, "points")
-    row = ForestRow(
-        report.b.model or report.b.path,
-        scale * report.delta,
-        scale * report.bounds.low,
-        scale * report.bounds.high,
-        GRADE_TONES[report.grade],
-    )
-    margin = scale * (report.margin if report.lower_is_better else -report.margin)
-    return Compared([row], margin, ONE_SIDED, f"Δ of {report.metric}", unit)
 
 
 def _variants(report: Bench | BenchAggregate) -> Compared:
@@ -145,7 +129,7 @@ def forest_plot(report: Comparing) -> Plot | None:
     near = [row for row in outcome.rows if row in candidates or left <= row.value <= right]
     far = ", ".join(f"{row.name} ({outcome.figure(row.value)})" for row in outcome.rows if row not in near)
     far = f"Off scale: {far}." if far else ""
-    sentences = [f"Margin: {outcome.figure(outcome.margin)} {outcome.unit}".rstrip() + "."]
+    sentences = [f"Margin: {outcome.figure(outcome.margin)} {outcome.unit}."]
     for tone, words in outcome.words.items():
         names = ", ".join(row.name for row in candidates if row.tone == tone)
         sentences += [f"{words.capitalize()}: {names}."] if names else []
