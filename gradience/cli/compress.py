@@ -20,8 +20,8 @@ class Fleet:
 
     root: Annotated[StrPath, Flag("DIR")] = "."
     """With a fleet.jsonl: folder that its paths are relative to."""
-    unchanged: Annotated[Literal["leave", "link", "copy"], Flag("HOW")] = "leave"
-    """With a fleet.jsonl: leave out the adapters that need no truncation, or link or copy them into the output."""
+    unchanged: Annotated[Literal["leave", "link"], Flag("HOW")] = "leave"
+    """With a fleet.jsonl: leave out the adapters that need no truncation, or link them into the output."""
 
 
 def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: LayersOutput) -> int:

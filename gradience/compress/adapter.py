@@ -164,9 +164,7 @@ def write_compressed(
             written_adapter(target, layout, fitting, progress, force=force)
         )
         if plan.adapter_sha256 != digest.result():
-            raise another_adapter(
-                opened, f"sha256 {plan.adapter_sha256[:12]}… there, {digest.result()[:12]}… here"
-            )
+            raise another_adapter(opened)
         carried_files, left_out = carry_files(opened.location, folder, opened.pickle)
         base = None if base_model is None else base_folder(base_model)
         architecture = architecture_of(layout.config, opened.location.root, base)

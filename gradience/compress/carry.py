@@ -4,7 +4,6 @@ The model card describes the original, and a block of ours on top of it says so.
 """
 
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from gradience.words import counted, listed
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """Suffixes of pickles: opening them can run code, and they hold weights of the old shapes or training state."""
 ARCHIVE_START = b"PK\x03\x04"
+"""First bytes of a zip archive, in which torch.save puts pickles."""
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
 """First parts of the names of pickles that end in .bin."""
 REPORT, DOCUMENT, DISTILL_REPORT = "compression_report.json", "compression_report.md", "distill_report.json"
@@ -39,9 +39,9 @@ def carry_files(location: Location, target: Path, pickle: Path | None = None) ->
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
     Neither: the weights, or the pickle that they were read from, and the config, which the caller writes. Left out are
-    pickles (training state and weights of the old shapes among them), reports of the training or of an earlier
-    compression or distillation, sub-folders, hidden files, pipes, links that lead elsewhere, and what is larger than
-    `MAX_DATA_BYTES`.
+    pickles (training state and weights of the old shapes among them), zip archives, reports of the training or of an
+    earlier compression or distillation, sub-folders, hidden files, pipes, links that lead elsewhere, and what is larger
+    than `MAX_DATA_BYTES`.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
@@ -102,7 +102,7 @@ def _carries(entry: Path) -> bool:
 
 
 def _copy(source: Path, target: Path, *, root: Path) -> bool:
-    """False for a link that leads out of `root`, a pickle, or a file too large to belong to an adapter."""
+    """False for a link that leads out of `root`, a pickle or archive, or a file too large to belong to an adapter."""
     try:
         handle = open_regular(source, root=root, limit=MAX_DATA_BYTES)
     except InputError as error:
@@ -111,17 +111,8 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
         raise
     try:
         size = os.fstat(handle).st_size
-        head = pread(handle, min(len(ARCHIVE_START), size), 0, source)
-        if head.startswith(PICKLE_STARTS):
+        if pread(handle, min(4, size), 0, source).startswith((*PICKLE_STARTS, ARCHIVE_START)):
             return False
-        if head == ARCHIVE_START:  # archive/data.pkl, as torch.save writes
-            try:
-                with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
-                    pickled = any(name.lower().endswith(PICKLE_SUFFIXES) for name in archive.namelist())
-            except (zipfile.BadZipFile, ValueError, NotImplementedError):
-                pickled = True  # damaged for Python, and perhaps not for what loads it
-            if pickled or source.suffix == ".bin":
-                return False
         with open(target, "xb") as copy:
             for block in pread_blocks(handle, size, 0, source):
                 copy.write(block)

@@ -30,7 +30,7 @@ from gradience.compress.encodings import (
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
 from gradience.files.artifact import round_significant
-from gradience.plan.blocking import refuse_empty, refuse_unread
+from gradience.plan.blocking import refuse_unread
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan
@@ -99,7 +99,11 @@ def lay_out(
             hint="leave out --strength (Python: strength=); a plain LoRA adapter can have another strength",
         )
     refuse_adapter(opened, config, has_base=base is not None)
-    _refuse_plan(opened, plan, calibration)
+    planned = {module.name: (module.old_rank, module.scale) for module in plan.modules}
+    if planned != {
+        pair.module: (pair.rank, round_significant(opened.scale_of(pair))) for pair in opened.pairs
+    }:
+        raise another_adapter(opened)
     kept = {note.tensor: stored for note, stored in opened.beside()}
     left_out = sorted(note.tensor for note in opened.other if opened.is_foreign(note))
     carried = sorted(kept)
@@ -228,10 +232,10 @@ def peft_names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> 
 # ---------------------------------------------------------------- what cannot be written
 
 
-def another_adapter(opened: Adapter, difference: str) -> UsageError:
-    """The error for a plan that does not belong to this adapter."""
+def another_adapter(opened: Adapter) -> UsageError:
+    """Return the error for a plan that does not belong to this adapter."""
     return UsageError(
-        f"{opened.location.path}: the plan was made for another adapter ({difference})",
+        f"{opened.location.path}: the plan was made for another adapter, or before this one was changed",
         code="plan-mismatch",
         hint="audit this adapter and make a new plan",
     )
@@ -285,29 +289,6 @@ def same_tensor(opened: Adapter, first: str, second: str, name: str) -> InputErr
         code="same-tensor",
         hint="name one of several adapters with --adapter, or save it again with PEFT, which writes one of them",
     )
-
-
-def _refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibration | None) -> None:
-    """Raise UsageError for a plan that does not fit the adapter or the calibration, InputError (no-alpha) if a
-    scale is unknown.
-    """
-    if plan.calibration_sha256 != (None if calibration is None else calibration.sha256):
-        raise UsageError(
-            f"the plan was made with {'another' if calibration else 'a'} calibration",
-            code="plan-mismatch",
-            hint="give the calibration that the plan was made with: --calibration FILE (Python: calibration=)",
-        )
-    planned = {module.name: module for module in plan.modules}
-    if planned.keys() != {pair.module for pair in opened.pairs}:
-        raise another_adapter(opened, "its modules differ")
-    for pair in opened.pairs:
-        scale = opened.scale_of(pair)
-        module = planned[pair.module]
-        if module.old_rank != pair.rank or not 0 <= module.new_rank <= pair.rank:
-            raise another_adapter(opened, f"the rank of {pair.module} differs")
-        if module.scale is not None and module.scale != round_significant(scale):
-            raise another_adapter(opened, f"the scale of {pair.module} differs: the config was changed since")
-    refuse_empty(module.new_rank for module in plan.modules)
 
 
 def _refuse_jobs(opened: Adapter, config: PeftConfig, jobs: Sequence[Job]) -> None:

@@ -4,11 +4,10 @@ Each adapter is left unchanged, reused from an earlier run, or truncated. It is 
 """
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -19,13 +18,12 @@ from gradience.compress.carry import REPORT
 from gradience.compress.settings import WriteSettings
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files.shared_names import sentence_text
-from gradience.files.whole import held, whole_folder, write_errors
+from gradience.files.whole import held, write_errors
 from gradience.fleet.journal import read_rows
 from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.fleet.processes import Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.plan.criteria import ToRank
-from gradience.reading import check_regular, open_regular
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.compression import CompressionReport
@@ -76,17 +74,17 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     with held(folder):
         for name, row in rows.items():
             try:
-                if is_link(folder / name, home / name):  # of an earlier run
-                    status: TruncationStatus = "linked"
-                else:
-                    target = _target(row, folder, rows)
-                    status = "written"
-                    if row.rank is not None and row.rank <= wanted:
-                        status = placed(home / name, folder / name, settings.unchanged)
+                linked = is_link(folder / name, home / name)  # of an earlier run
+                target = folder if linked else _target(row, folder, rows)
+                small = linked or (row.rank is not None and row.rank <= wanted)
+                if small and not linked and settings.unchanged == "link":
+                    link(home / name, folder / name)
+                    linked = True
             except GradienceError as error:
                 results[name] = failed(row, error)
                 continue
-            if status != "written":
+            if small:
+                status: TruncationStatus = "linked" if linked else "small enough"
                 results[name] = Truncated(path=name, status=status, old_rank=row.rank, old_bytes=row.bytes)
                 continue
             requests.append({
@@ -129,23 +127,12 @@ def is_link(path: Path, source: Path) -> bool:
     return path.is_symlink() and os.path.realpath(path) == os.path.realpath(source)
 
 
-def placed(source: Path, target: Path, how: Literal["leave", "link", "copy"]) -> TruncationStatus:
-    """Link or copy an unchanged adapter (folder or file) into the batch; return its status.
+def link(source: Path, target: Path) -> None:
+    """Link an unchanged adapter (folder or file) into the batch.
 
-    Only files directly in the folder are copied.
-    Raises UsageError (output-exists) if another adapter is there, InputError (symlink-outside) for a link out of the
-    folder, OutputError if it cannot be written.
+    Raises UsageError (output-exists) if another adapter is there, OutputError if it cannot be written.
     """
-    if how == "leave":
-        return "small enough"
-    done: TruncationStatus = "linked" if how == "link" else "copied"
     if os.path.lexists(target):
-        if (
-            how == "copy"
-            and not target.is_symlink()
-            and stamp_of(stamped_files(target)) == stamp_of(stamped_files(source))
-        ):
-            return done
         raise UsageError(
             f"{target}: exists and is not this adapter",
             code="output-exists",
@@ -153,18 +140,7 @@ def placed(source: Path, target: Path, how: Literal["leave", "link", "copy"]) ->
         )
     with write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if how == "link":
-            target.symlink_to(os.path.realpath(source))
-        elif source.is_dir():
-            with whole_folder(target, force=False) as folder:
-                for file in sorted(source.iterdir()):
-                    if file.is_file():
-                        os.close(open_regular(file, root=source))
-                        shutil.copy2(file, folder / file.name)
-        else:
-            check_regular(source)
-            shutil.copy2(source, target)
-    return done
+        target.symlink_to(os.path.realpath(source))
 
 
 def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:

@@ -48,5 +48,5 @@ class FleetCompressSettings(WriteSettings, WorkSettings):
     """Truncate every larger module to this rank."""
     root: Annotated[StrPath, Flag("DIR")] = "."
     """Folder that the paths of the rows are relative to, as when they were measured."""
-    unchanged: Annotated[Literal["leave", "link", "copy"], Flag("HOW")] = "leave"
-    """Adapters at or below this rank: leave them out, or link or copy them into the output, which is then complete."""
+    unchanged: Annotated[Literal["leave", "link"], Flag("HOW")] = "leave"
+    """Adapters at or below this rank: leave them out, or link them into the output, which is then complete."""

@@ -8,7 +8,7 @@ from gradience.reports.base.numbers import count, percent, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 
-TruncationStatus = Literal["written", "reused", "small enough", "linked", "copied", "failed"]
+TruncationStatus = Literal["written", "reused", "small enough", "linked", "failed"]
 
 
 @artifact_row
@@ -18,7 +18,7 @@ class Truncated:
     path: str
     status: TruncationStatus
     """`reused`: written by an earlier run of the same batch. `small enough`: left out, its rank is low enough.
-    `linked`, `copied`: its rank is low enough, and it is in the folder of the batch unchanged."""
+    `linked`: its rank is low enough, and it is in the folder of the batch unchanged."""
     old_rank: int | None = None
     old_bytes: int | None = None
     new_bytes: int | None = None
@@ -45,7 +45,7 @@ class FleetCompression(Report):
     written: int
     reused: int
     small_enough: int
-    """Adapters whose rank is low enough: left out, linked or copied."""
+    """Adapters whose rank is low enough: left out or linked."""
     failed: int
     old_bytes: int
     """Total size before truncation of the adapters that were written or reused."""
@@ -108,7 +108,7 @@ class FleetCompression(Report):
         ]
 
 
-UNCHANGED = {"small enough": "not copied", "linked": "linked", "copied": "copied"}
+UNCHANGED = {"small enough": "not copied", "linked": "linked"}
 """Status of an adapter whose rank is low enough -> its description."""
 SHOWN = 10
 """Adapters of each group on the screen."""
