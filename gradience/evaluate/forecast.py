@@ -65,7 +65,7 @@ def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
         with_base=request.with_base,
         examples=len(inputs.examples),
         looks=inputs.looks,
-        guard=inputs.is_guard,
+        guard=inputs.request.is_guard,
         margin=inputs.margin,
         margins=margins_of(len(inputs.examples), inputs.margin, claims, inputs.looks) if decides else (),
         adapter_bytes=inputs.adapter_bytes,

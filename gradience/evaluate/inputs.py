@@ -71,12 +71,13 @@ class EvaluateInputs:
     """Id of an example -> its group; empty if each example is its own."""
     grown_from: int | None = None
     """Number of examples planned before the first answers, if there are more now."""
-    name: str = ""
-    """Name of the data set, if there are several."""
-    is_guard: bool = False
-    """True for a guard, which detects forgetting and has wider default margins."""
     first_margin: Fraction | None = None
     """Margin set before the first answers, if it has changed since."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, if there are several."""
+        return self.request.set_name
 
     @property
     def reference(self) -> AdapterInput:
@@ -119,8 +120,12 @@ class EvaluateInputs:
                     code="bad-margin",
                     hint="give it in points, such as 2.5",
                 )
-            return share_of_points(DEFAULT_POINTS[self.is_guard] if given is None else as_written(given))
-        margin = DEFAULT_NATS[self.is_guard] if given is None else as_written(str(given).removesuffix("%"))
+            return share_of_points(
+                DEFAULT_POINTS[self.request.is_guard] if given is None else as_written(given)
+            )
+        margin = (
+            DEFAULT_NATS[self.request.is_guard] if given is None else as_written(str(given).removesuffix("%"))
+        )
         if percent:
             margin = Fraction(f"{math.log1p(max(0.0, float(margin)) / 100):.6f}")
         if not 0 < margin < 1:
@@ -165,16 +170,11 @@ def read_adapters(request: EvaluateSettings) -> tuple[AdapterInput, ...]:
 
 
 def read_inputs(
-    request: EvaluateSettings,
-    adapters: tuple[AdapterInput, ...] | None = None,
-    *,
-    name: str = "",
-    is_guard: bool = False,
+    request: EvaluateSettings, adapters: tuple[AdapterInput, ...] | None = None
 ) -> EvaluateInputs:
     """Read and check adapters, examples, and the base's small files. No model is loaded; a preview reads few examples.
 
-    adapters: those of the request, if they have been read. name: name of the data set, if there are several.
-    is_guard: True for a guard.
+    adapters: those of the request, if they have been read.
 
     Raises UsageError (`no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`, `engine-cannot`), InputError
     (`labels-differ`), and what `read_adapters`, tasks and the engine's `inspect` raise.
@@ -218,8 +218,7 @@ def read_inputs(
         task = task.rendered(tokenizer)
     if not isinstance(task, ClassificationTask):  # `check` reports these errors in more detail
         engine_type.require(task.kind)
-    inputs = EvaluateInputs(request, adapters, model, task, tokenizer=tokenizer, name=name, is_guard=is_guard)
-    inputs = with_rows(inputs)
+    inputs = with_rows(EvaluateInputs(request, adapters, model, task, tokenizer=tokenizer))
     examples, groups = inputs.examples, inputs.group_of
     notes = [*_other_bases(adapters, model.name), *engine_type.inspect(inputs)]
     can_measure = "scores" in engine_type.answers

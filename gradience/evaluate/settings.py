@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -44,16 +44,6 @@ TAKEN = frozenset(("adapter", "base", "candidates", "dev", "records"))
 """Names of other folders of a run."""
 OWN_EXAMPLES = frozenset(tasks.PROFILES) - {"chat", "classification", "jsonl"}
 """Tasks that need no file."""
-
-
-class NamedSet(NamedTuple):
-    """One data set of a run."""
-
-    name: str
-    guard: bool
-    """True if it guards what the adapter was not trained for."""
-    settings: EvaluateSettings
-    """Settings of its own evaluation."""
 
 
 def is_task(source: str) -> bool:
@@ -156,8 +146,8 @@ def _bad(problem: str, hint: str) -> UsageError:
 # ---------------------------------------------------------------- settings of each data set
 
 
-def sets_of(settings: EvaluateSettings) -> tuple[NamedSet, ...]:
-    """Return the data sets of a run with the settings of each, the task before its guards.
+def sets_of(settings: EvaluateSettings) -> tuple[EvaluateSettings, ...]:
+    """Return the settings of each data set of a run, the task before its guards; a single set has no name.
 
     Raises UsageError (`bad-set`, `data-and-task`), InputError (`task-file`) for a file that is missing.
     """
@@ -177,32 +167,34 @@ def sets_of(settings: EvaluateSettings) -> tuple[NamedSet, ...]:
     _refuse_unknown(settings, names)
     sets = []
     for name in names:
-        guard = name in settings.guards
-        source = settings.guards[name] if guard else data[name]
-        mine = _read(source) if source else {"data": settings.data_file, "task": settings.task, "options": {}}
-        built_in = tasks.GUARDS.get(source, {}) if guard else {}
-        mine["options"] = {
-            **built_in,
-            **mine["options"],
-            **_own(settings.options, name, names, plain=not guard),
-        }
+        is_guard = name in settings.guards
+        source = settings.guards[name] if is_guard else data[name]
+        mine: dict[str, Any] = {"data": settings.data_file, "task": settings.task, "options": {}}
+        mine |= source_of(source, is_guard=is_guard) if source else {}
+        mine["options"] |= _own(settings.options, name, names, plain=not is_guard)
         mine |= {
-            "columns": _own(settings.columns, name, names, plain=not guard),
+            "columns": _own(settings.columns, name, names, plain=not is_guard),
             "prompts": None if source else settings.prompts,
-            "group": _group(settings.group, name, names, plain=not guard),
-            "margin": _own_margin(settings.margin, name, plain=not guard),
+            "group": _group(settings.group, name, names, plain=not is_guard),
+            "margin": _own_margin(settings.margin, name, plain=not is_guard),
         }
         _refuse_missing(mine["data"])
-        sets.append(NamedSet(name, guard, replace(settings, guards={}, **mine)))
+        set_name = name if several or settings.guards else ""
+        sets.append(replace(settings, guards={}, set_name=set_name, is_guard=is_guard, **mine))
     return tuple(sets)
 
 
-def _read(source: str) -> dict[str, Any]:
-    """Return the settings of one data set."""
+def source_of(source: str, *, is_guard: bool) -> dict[str, Any]:
+    """Return the settings that name one data set, with the options that its kind needs."""
     if source.startswith(TEXT):
         return {"data": Path(source.removeprefix(TEXT)), "task": None, "options": {"scorer": "nll"}}
-    task = is_task(source)
-    return {"data": None if task else Path(source), "task": source if task else None, "options": {}}
+    if is_task(source):
+        return {
+            "data": None,
+            "task": source,
+            "options": dict(tasks.GUARDS.get(source, {}) if is_guard else {}),
+        }
+    return {"data": Path(source), "task": None, "options": {}}
 
 
 def _own(values: Mapping[str, Any], name: str, names: Sequence[str], *, plain: bool) -> dict[str, Any]:
@@ -400,6 +392,10 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     reference with its LoRA off and its own head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None
     """Folder that relative paths in the config start at (default: the folder of the config)."""
+    set_name: Annotated[str, Internal] = ""
+    """Name of the data set, if these are the settings of one of several."""
+    is_guard: Annotated[bool, Internal] = False
+    """True for a guard, which detects forgetting and has wider default margins."""
 
 
 def evaluate_settings(given: Mapping[str, Any], config: Path | None = None) -> EvaluateSettings:

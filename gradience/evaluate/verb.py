@@ -74,14 +74,14 @@ def evaluate_adapters(
     contains a run of another command, MissingExtra, LockedError if another evaluation is writing to `output`,
     OutputError for disk and memory errors.
     """
-    sets_of(settings)  # raises for invalid settings before libraries are imported
-    joint = bool(settings.guards) or isinstance(settings.data, Mapping)
+    named = sets_of(settings)  # raises for invalid settings before libraries are imported
+    joint = bool(named[0].set_name)
     if settings.output is not None:
         refuse_other_run(Path(settings.output), "evaluate")
         if not joint and (Path(settings.output) / PLAN).is_file():
             raise other_run(Path(settings.output), f"the {PLAN} of another run", "evaluate")
     require_libraries(settings.engine)
-    first, *others = sets = read_sets(settings, joint=joint)
+    first, *others = sets = read_sets(settings)
     if settings.preview:
         previews = {each.name: preview_evaluation(each) for each in others}
         return preview_evaluation(first).model_copy(update={"others": previews})
@@ -217,7 +217,7 @@ MISSING = "plan.json was missing, so the earlier plan is unknown"
 
 def planned_set(inputs: EvaluateInputs) -> PlannedSet:
     """Return a data set as described in a plan."""
-    return PlannedSet(name=inputs.name, guard=inputs.is_guard, **planned_fields(inputs))
+    return PlannedSet(name=inputs.name, guard=inputs.request.is_guard, **planned_fields(inputs))
 
 
 def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
@@ -235,20 +235,20 @@ def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
 
 
 def read_sets(
-    settings: EvaluateSettings, adapters: tuple[AdapterInput, ...] | None = None, *, joint: bool = True
+    settings: EvaluateSettings, adapters: tuple[AdapterInput, ...] | None = None
 ) -> tuple[EvaluateInputs, ...]:
     """Read and check every data set; no model is loaded. Raises as `sets_of` and `read_inputs` do.
 
-    adapters: those of the settings, if they have been read. joint: each set has a name and a folder of its own.
+    adapters: those of the settings, if they have been read. Several sets have a folder each, and the base is a row.
     """
-    named, adapters = sets_of(settings), adapters or read_adapters(settings)
-    sets = []
-    for name, guard, request in named:
-        if joint:
-            output = settings.output and Path(settings.output) / name
-            request = replace(request, with_base=True, output=output)
-        sets.append(read_inputs(request, adapters, name=name if joint else "", is_guard=guard))
-    return tuple(sets)
+    requests, adapters = sets_of(settings), adapters or read_adapters(settings)
+    if requests[0].set_name:
+        output = None if settings.output is None else Path(settings.output)
+        requests = tuple(
+            replace(request, with_base=True, output=output and output / request.set_name)
+            for request in requests
+        )
+    return tuple(read_inputs(request, adapters) for request in requests)
 
 
 def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:

@@ -256,10 +256,9 @@ def _read_sets(parents: Sequence[Parent], settings: MergeSettings, output: Path)
     given = sets_of(EvaluateSettings(**shared(settings, EvaluateSettings) | {"adapters": ()}))
     sets: dict[str, EvaluateInputs] = {}
     for each in given:
-        if parent := named.get(each.name):
-            request = replace(
-                each.settings, adapters=(parent.path,), output=output / EVALUATIONS / parent.name
-            )
+        if parent := named.get(each.set_name):
+            folder = output / EVALUATIONS / parent.name
+            request = replace(each, adapters=(parent.path,), output=folder, set_name="")
             reference = AdapterInput.of(parent.name, parent.path, parent.opened)
             sets[parent.name] = read_inputs(request, (reference,))
     if not len(given) == len(sets) == len(parents):

@@ -75,10 +75,9 @@ def read_search(settings: ShrinkSettings, opened: Adapter) -> SearchInputs:
     calibration = calibration_argument(settings.calibration)
     adapter = reference_of(settings, opened)
     sets = []
-    for number, each in enumerate(sets_of(request)):
-        limited = replace(each.settings, limit=_planned_limit(settings, each.name))
-        inputs = read_inputs(limited, (adapter,), name=each.name if number else "", is_guard=each.guard)
-        sets.append(with_looks(replace(inputs, request=each.settings)))
+    for each in sets_of(request):
+        inputs = read_inputs(replace(each, limit=_planned_limit(settings, each.set_name)), (adapter,))
+        sets.append(with_looks(replace(inputs, request=each)))
     tested = frozenset(_asked(example) for inputs in sets for example in inputs.examples)
     distillation, notes = (
         (None, ()) if prompts is None else distillation_of(sets[0].request, opened, Path(prompts), tested)

@@ -333,17 +333,14 @@ def test_each_set_has_its_name_source_scorer_and_margin(tmp_path, monkeypatch):
         columns={"prompt": "Q", "other.prompt": "question"},
         group="other=doc",
     )
-    read = [
-        (each.name, each.settings.data, each.settings.task, each.settings.options, each.settings.margin)
-        for each in sets_of(settings)
-    ]
+    read = [(each.set_name, each.data, each.task, each.options, each.margin) for each in sets_of(settings)]
     assert read == [
         ("task", Path("mine.jsonl"), None, {"scorer": "number"}, Fraction(3)),
         ("arc_easy", None, "lm_eval:arc_easy", {}, Fraction(4)),
         ("notes", Path("notes.txt"), None, {"scorer": "nll"}, "2%"),
         ("other", Path("general.jsonl"), None, {"scorer": "contains"}, None),
     ]
-    more = [(each.settings.columns, each.settings.group) for each in sets_of(settings)]
+    more = [(each.columns, each.group) for each in sets_of(settings)]
     assert more == [({"prompt": "Q"}, None), ({}, None), ({}, None), ({"prompt": "question"}, "doc")]
     assert settings_of(data=["task=mine.jsonl"]).data == Path("mine.jsonl")  # a single set stays one
 

@@ -7,7 +7,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
 from gradience.evaluate.engines import engine
 from gradience.evaluate.inputs import EvaluateInputs, task_of, with_rows
-from gradience.evaluate.settings import EvaluateSettings, seen_from, sets_of
+from gradience.evaluate.settings import EvaluateSettings, guards_of, seen_from, source_of
 from gradience.tasks.base import ClassificationTask, rendered
 
 
@@ -16,23 +16,21 @@ def read_guards(config: BenchConfig) -> tuple[EvaluateInputs, ...]:
 
     Raises UsageError (`bad-set`, `bad-margin`, `wrong-model`, `no-examples`), and what reading and the engine raise.
     """
-    guards, folder = config.guards, config.task.place or Path()
+    folder = config.task.place or Path()
+    sources = guards_of({name: seen_from(folder, guard.source) for name, guard in config.guards.items()})
     settings = EvaluateSettings(
-        guards={name: seen_from(folder, guard.source) for name, guard in guards.items()},
-        margin={name: guard.margin for name, guard in guards.items() if guard.margin is not None},
-        options={
-            f"{name}.{key}": value for name, guard in guards.items() for key, value in guard.options.items()
-        },
         batch_size=config.train.per_device_eval_batch_size,
         device=config.runtime.device,
         engine=config.runtime.engine,
         with_base=True,
         folder=config.task.place,
+        is_guard=True,
     )
-    _, *named = sets_of(settings)
     read = []
-    for name, is_guard, request in named:
-        request = replace(request, limit=guards[name].limit)
+    for name, guard in config.guards.items():
+        mine = source_of(sources[name], is_guard=True)
+        mine["options"] |= guard.options
+        request = replace(settings, set_name=name, margin=guard.margin, limit=guard.limit, **mine)
         task = rendered(task_of(request), config.model)
         if isinstance(task, ClassificationTask):
             raise UsageError(
@@ -41,6 +39,5 @@ def read_guards(config: BenchConfig) -> tuple[EvaluateInputs, ...]:
                 hint="give rows with prompts and answers, or text:FILE",
             )
         engine(request.engine).require(task.kind)
-        inputs = EvaluateInputs(request, (), config.model, task, measures_divergence=False)
-        read.append(with_rows(replace(inputs, name=name, is_guard=is_guard)))
+        read.append(with_rows(EvaluateInputs(request, (), config.model, task, measures_divergence=False)))
     return tuple(read)
