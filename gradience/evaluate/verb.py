@@ -79,7 +79,7 @@ def evaluate_adapters(
     if settings.output is not None:
         refuse_other_run(Path(settings.output), "evaluate")
         if not joint and (Path(settings.output) / PLAN).is_file():
-            raise other_run(Path(settings.output), f"the {PLAN} of another run", "evaluate")
+            raise other_run(Path(settings.output), f"{PLAN} of another run", "evaluate")
     require_libraries(settings.engine)
     first, *others = sets = read_sets(settings)
     if settings.preview:
