@@ -30,7 +30,6 @@ WRITTEN_BY = {
     "fleet_row": "`gradience fleet --output fleet.jsonl` writes one per line. [How to read it](../fleet.md#the-rows)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
     "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",
-    "evaluation_preview": "`gradience evaluate --preview --json` prints it.",
     "evaluation_forecast": "`gradience evaluate --dry-run --json` prints it."
     " [How to read it](../evaluate.md#before-the-run)",
     "evaluation_sets": "`gradience evaluate` writes it for several data sets, and `gradience shrink --over strength`."

@@ -137,6 +137,7 @@ PAGES = (
         "docs/tasks.md",
         "preview",
         "evaluate my_adapter --base-model embedded:minilm --data reviews.csv --preview",
+        ("…", "Sample examples"),
     ),
     Shown(
         "docs/evidence.md",

@@ -14,7 +14,7 @@ from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.rows import texts_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.rendering import encode_pair
-from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, ShownMargin
+from gradience.reports.evaluation import EvaluationForecast, ShownMargin
 from gradience.reports.forecast import ScoredExample
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 
@@ -53,11 +53,14 @@ def margins_of(
 
 
 def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
-    """Return the forecast of an evaluation; only the base's config.json and tokenizer are read."""
+    """Return the forecast of an evaluation, with the first examples for a preview.
+
+    Only the base's config.json and tokenizer are read.
+    """
     request, decides = inputs.request, inputs.compares == "correct"
     memory = _memory(inputs) if engine(request.engine).local else _unknown("the engine computes elsewhere.")
     notes = map(sentence_text, inputs.notes)
-    claims = len(inputs.adapters) - 1
+    claims, previewed = len(inputs.adapters) - 1, inputs.examples[: SHOWN if request.preview else 0]
     return EvaluationForecast(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
@@ -69,6 +72,8 @@ def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
         margin=inputs.margin,
         margins=margins_of(len(inputs.examples), inputs.margin, claims, inputs.looks) if decides else (),
         adapter_bytes=inputs.adapter_bytes,
+        scored_by=inputs.task.scored_by if previewed else "",
+        scored=tuple(scored_example(inputs.task, row, inputs.tokenizer) for row in previewed),
         **{**memory, "notes": (*notes, *memory["notes"])},
     )
 
@@ -153,18 +158,6 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
 
 
 # ---------------------------------------------------------------- preview
-
-
-def preview_evaluation(inputs: EvaluateInputs) -> EvaluationPreview:
-    """Return the first examples of an evaluation as the model sees them, with their scored parts."""
-    return EvaluationPreview(
-        base=path_text(inputs.model.name),
-        task=inputs.task.name,
-        scored_by=inputs.task.scored_by,
-        examples=len(inputs.examples),
-        scored=tuple(scored_example(inputs.task, row, inputs.tokenizer) for row in inputs.examples[:SHOWN]),
-        notes=inputs.notes,
-    )
 
 
 def scored_example(task: Task, example: Any, tokenizer: Any) -> ScoredExample:

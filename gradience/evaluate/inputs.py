@@ -36,15 +36,13 @@ from gradience.tasks.base import (
 from gradience.tasks.examples import ChoiceExample, LabeledExample
 from gradience.tasks.layouts import columns_hint
 from gradience.tasks.prompts import Unchanged, load_prompts
-from gradience.tasks.rows import KINDS, kind_of, local, reading
+from gradience.tasks.rows import KINDS, grouped_by, kind_of, local
 from gradience.words import counted
 
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
 """Default margin of accuracy in points: of a task, and of a guard."""
 DEFAULT_NATS = {False: Fraction("0.025"), True: Fraction("0.05")}
 """Default margin of likelihoods in nats per token."""
-PREVIEWED = 1000
-"""Rows of a file that a preview reads."""
 TEXT_TOKENS = 512
 """Default token limit for texts to label: the context of BERT-like models."""
 
@@ -172,16 +170,14 @@ def read_adapters(request: EvaluateSettings) -> tuple[AdapterInput, ...]:
 def read_inputs(
     request: EvaluateSettings, adapters: tuple[AdapterInput, ...] | None = None
 ) -> EvaluateInputs:
-    """Read and check adapters, examples, and the base's small files. No model is loaded; a preview reads few examples.
+    """Read and check adapters, examples, and the base's small files. No model is loaded.
 
     adapters: those of the request, if they have been read.
 
     Raises UsageError (`no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`, `engine-cannot`), InputError
     (`labels-differ`), and what `read_adapters`, tasks and the engine's `inspect` raise.
     """
-    requested, first = request, PREVIEWED if request.preview and request.data is not None else None
-    limit = _planned_limit(request) if first is None else min(request.limit or first, first)
-    request = replace(request, limit=limit)
+    requested, request = request, replace(request, limit=_planned_limit(request))
     adapters = adapters or read_adapters(request)
     if request.prompts is not None and (request.data is not None or request.task is not None):
         raise UsageError(
@@ -239,8 +235,6 @@ def read_inputs(
         notes.append(f"{', '.join(order)}{rest}; {otherwise}")
     if groups:
         notes.append(group_note(len(examples), tuple(groups.values()), request.group))
-    if len(examples) == first:
-        notes.append(f"a preview reads at most {first:,} examples of a file")
     inputs = replace(inputs, request=requested, notes=tuple(notes), measures_divergence=measures)
     return with_looks(inputs) if len(adapters) > 1 else inputs
 
@@ -408,7 +402,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     if request.columns:
         options["columns"] = dict(request.columns)
     file = data if request.folder is None or is_on_hub(data) else data.absolute()
-    with reading(PREVIEWED if request.preview else None, group=request.group):
+    with grouped_by(request.group):
         return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
@@ -421,7 +415,7 @@ def _prompts(request: EvaluateSettings, tokenizer: Any) -> GenerationTask:
             f"--option {next(iter(options))}: prompts have only the options `stop` and `max_new_tokens`",
             code="task-options",
         )
-    with reading(group=request.group):
+    with grouped_by(request.group):
         return load_prompts(
             Path(request.prompts or ""),
             tokenizer,

@@ -367,7 +367,7 @@ class Preview(DryRun):
     """Options."""
 
     preview: Annotated[bool, Flag(flag_only=True)] = False
-    """Show three rendered examples and their scored answers, without loading a model."""
+    """A dry run that also shows three rendered examples and their scored answers."""
 
 
 @settings_model()

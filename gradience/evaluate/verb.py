@@ -23,7 +23,7 @@ from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
-from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation
+from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_adapters, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS, RecordStore, changed_claims, count_test
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order, report_of
@@ -40,7 +40,6 @@ from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import (
     CANDIDATE,
     EvaluationForecast,
-    EvaluationPreview,
     EvaluationReport,
     KeptRecords,
     smallest_margin_text,
@@ -57,7 +56,7 @@ EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
 @public(EvaluateSettings)
 def evaluate_adapters(
     settings: EvaluateSettings,
-) -> EvaluationReport | EvaluationForecast | EvaluationPreview | EvaluationSetsReport:
+) -> EvaluationReport | EvaluationForecast | EvaluationSetsReport:
     """Evaluate several adapters of one base on the same examples, and compare each with the first.
 
     >>> report = evaluate_adapters(
@@ -67,7 +66,7 @@ def evaluate_adapters(
     [('my_adapter', 64, None), ('smaller', 64, 'C')]
 
     The base is loaded once, and every adapter answers the same batches. A dry run returns the cost estimate, a preview
-    the first examples. With several data sets, such as `guards={"general": "general.jsonl"}`, the report is an
+    also the first examples. With several data sets, such as `guards={"general": "general.jsonl"}`, the report is an
     `EvaluationSetsReport`. Keywords, named like the flags of `gradience evaluate`:
 
     Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options or if `output`
@@ -81,17 +80,14 @@ def evaluate_adapters(
         if not joint and (Path(settings.output) / PLAN).is_file():
             raise other_run(Path(settings.output), f"{PLAN} of another run", "evaluate")
     require_libraries(settings.engine)
-    first, *others = sets = read_sets(settings)
-    if settings.preview:
-        previews = {each.name: preview_evaluation(each) for each in others}
-        return preview_evaluation(first).model_copy(update={"others": previews})
-    if settings.dry_run:
+    sets = read_sets(settings)
+    if settings.preview or settings.dry_run:
         return forecast_sets(sets)
     for inputs in sets:
         report_notes(inputs, len(inputs.adapters) - 1)
     output = None if settings.output is None else Path(settings.output)
     if not joint:
-        return evaluate(first, output)
+        return evaluate(sets[0], output)
     with nullcontext() if output is None else only_one(output):
         return evaluate_each(sets, output, settings.watcher or Watcher())
 
@@ -253,8 +249,10 @@ def read_sets(
 
 def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:
     """Return the dry run: the memory that each evaluation needs, and the smallest margin that it can show."""
-    forecasts = {inputs.name: forecast_evaluation(inputs) for inputs in sets[1:]}
-    return forecast_evaluation(sets[0]).model_copy(update={"others": forecasts})
+    first, *others = map(forecast_evaluation, sets)
+    forecasts = {inputs.name: other for inputs, other in zip(sets[1:], others, strict=True)}
+    notes = (f"{name}: {note}" for name, other in forecasts.items() for note in other.notes)
+    return first.model_copy(update={"others": forecasts, "notes": (*first.notes, *notes)})
 
 
 # ---------------------------------------------------------------- the plan

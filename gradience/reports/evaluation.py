@@ -1,8 +1,8 @@
-"""Reports of `gradience evaluate`: the result (`evaluation.json`), the dry run, and a preview of the prompts."""
+"""Reports of `gradience evaluate`: the result (`evaluation.json`), and the dry run with a preview of the prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -381,6 +381,10 @@ class EvaluationForecast(ComparisonForecast):
     guard: bool = absent_at(False)
     """True for a guard; absent for the task."""
     margin: Share
+    scored_by: str = absent_at("")
+    """Scorer in use; absent if the task has only one, and without `preview`."""
+    scored: tuple[ScoredExample, ...] = absent_at(())
+    """The first three examples; absent without `preview`."""
     others: dict[PlainName, EvaluationForecast] = absent_at({})
     """Further data sets by name, each with its dry run; absent without any."""
 
@@ -410,7 +414,20 @@ class EvaluationForecast(ComparisonForecast):
             if plan.margins and plan.adapters[1:]
         ]
         title = ("Evaluation plan: against ", Span(self.adapters[0], "name"), *on_task(self.task))
-        return self.document(title, notes, facts)
+        return self.document(title, notes, facts, sample_blocks({"Sample examples": self, **self.others}))
+
+
+def sample_blocks(plans: Mapping[str, EvaluationForecast]) -> list[Block]:
+    """Return the previewed examples under the names of their data sets, as the model sees them, and a legend."""
+    rows, blocks = [row for plan in plans.values() for row in plan.scored], list[Block]()
+    for name, plan in plans.items() if rows else ():
+        blocks += [Heading(name), Facts(scored_facts(plan.scored, plan.scored_by))]
+    legend = "expected: the correct answer."
+    if any(row.response is not None for row in rows):
+        legend += " gold response: used for likelihood and KL."
+    if any(row.correct is not None for row in rows):
+        legend += " extracted: the answer that the scorer finds in the gold response."
+    return [*blocks, Paragraph(legend)] if rows else []
 
 
 def on_task(task: str) -> tuple[str | Span, ...]:
@@ -418,41 +435,6 @@ def on_task(task: str) -> tuple[str | Span, ...]:
     if task in ("chat", "classification", "jsonl"):
         return (" on your examples",)
     return (" on ", Span(task, "name"))
-
-
-class EvaluationPreview(Readable):
-    """Preview of the first prompts and of how they are scored. No model is loaded."""
-
-    schema_: Literal["gradience.evaluation_preview/2"] = "gradience.evaluation_preview/2"
-    base: str
-    task: str
-    scored_by: str
-    """Scorer in use; empty if the task has only one."""
-    examples: int
-    scored: tuple[ScoredExample, ...]
-    """First three examples."""
-    notes: tuple[str, ...]
-    others: dict[PlainName, EvaluationPreview] = absent_at({})
-    """Further data sets by name, each with its preview; absent without any."""
-
-    def blocks(self) -> Document:
-        """Return the first examples as the model sees them, and how they are scored."""
-        title = ("Prompt preview: ", Span(self.task, "name"), " for ", Span(self.base, "name"))
-        heading = Heading(title, level=1, aside=f"{plural(self.examples, 'example')}; no model was loaded")
-        blocks: list[Block] = [heading, warned(self.notes)]
-        if not self.scored:
-            return blocks
-        legend = "expected: the correct answer."
-        shown_examples = [row for preview in (self, *self.others.values()) for row in preview.scored]
-        if any(row.response is not None for row in shown_examples):
-            legend += " gold response: used for likelihood and KL."
-        if any(row.correct is not None for row in shown_examples):
-            legend += " extracted: the answer that the scorer finds in the gold response."
-        for name, shown in (("Sample examples", self), *self.others.items()):
-            notes = () if shown is self else shown.notes
-            facts = Facts(scored_facts(shown.scored, shown.scored_by))
-            blocks += [Heading(name), facts, warned(notes)]
-        return [*blocks, Paragraph(legend)]
 
 
 class Ledger(Artifact):

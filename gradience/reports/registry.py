@@ -35,7 +35,6 @@ ARTIFACTS = {
     "verification": "gradience.reports.verification:Verification",
     "evaluation": "gradience.reports.evaluation:EvaluationReport",
     "evaluation_forecast": "gradience.reports.evaluation:EvaluationForecast",
-    "evaluation_preview": "gradience.reports.evaluation:EvaluationPreview",
     "evaluation_sets": "gradience.reports.evaluation_sets:EvaluationSetsReport",
     "evaluation_plan": "gradience.reports.evaluation_sets:EvaluationPlan",
     "shrink": "gradience.reports.shrink:ShrinkReport",

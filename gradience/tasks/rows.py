@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -318,21 +317,17 @@ def _not_of(kind: Kind, row: Row) -> InputError:
 
 # ---------------------------------------------------------------- from rows to examples
 
-_READ: ContextVar[tuple[int | None, str | None]] = ContextVar("read", default=(None, None))
+_GROUP: ContextVar[str | None] = ContextVar("group", default=None)
 
 
 @contextmanager
-def reading(first: int | None = None, *, group: str | None = None) -> Iterator[None]:
-    """While this lasts, change how files are read.
-
-    first: rows that are read, unless they have labels: all rows say which there are. group: column whose values the
-    examples keep as `Examples.groups`.
-    """
-    token = _READ.set((first, group))
+def grouped_by(column: str | None) -> Iterator[None]:
+    """While this lasts, the examples of a file keep their values in this column: `Examples.groups`."""
+    token = _GROUP.set(column)
     try:
         yield
     finally:
-        _READ.reset(token)
+        _GROUP.reset(token)
 
 
 def gather(
@@ -350,12 +345,12 @@ def gather(
     `checked`, `make` and `with_dev`.
     """
     ids: dict[str, str] = {}  # of an example -> the id that its row brings
-    (first, column), groups = _READ.get(), dict[str, str]()
+    column, groups = _GROUP.get(), dict[str, str]()
 
     def all_rows() -> Iterator[Example]:
         first_places: dict[str, tuple[Role | None, str]] = {}
         for role, table in tables.items():
-            for row in islice(checked(table, kind), None if kind == "labels" else first):
+            for row in checked(table, kind):
                 text = about(row)
                 if len(tables) > 1:
                     before, place = first_places.setdefault(sha256_text(text), (role, row.place))

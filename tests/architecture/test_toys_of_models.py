@@ -77,7 +77,7 @@ def test_an_engine_that_only_generates_from_names_goes_through_evaluate(tmp_path
     """Neither files of a base or an adapter nor scores: the report says what was not measured."""
     from gradience import evaluate_adapters
     from gradience.errors import UsageError
-    from gradience.evaluate.forecast import forecast_evaluation, preview_evaluation
+    from gradience.evaluate.forecast import forecast_evaluation
     from gradience.evaluate.inputs import read_inputs
     from gradience.evaluate.settings import EvaluateSettings
 
@@ -86,9 +86,9 @@ def test_an_engine_that_only_generates_from_names_goes_through_evaluate(tmp_path
     add("engine", f"{__name__}:TableEngine", name="table")
     given = {"base_model": "served/base", "task": "additions", "engine": "table", "with_base": True}
     adapters = ["known", "org/forgetful"]
-    inputs = read_inputs(EvaluateSettings(adapters, **given))
-    assert forecast_evaluation(inputs).assumptions == ("No memory estimate: the engine computes elsewhere.",)
-    assert preview_evaluation(inputs).scored[0].prompt.startswith("two and")
+    plan = forecast_evaluation(read_inputs(EvaluateSettings(adapters, **given, preview=True)))
+    assert plan.assumptions == ("No memory estimate: the engine computes elsewhere.",)
+    assert plan.scored[0].prompt.startswith("two and")
 
     report = evaluate_adapters(adapters, output=tmp_path / "out", **given)
     rows = {row.name: (row.correct, row.lora_params, row.sha256, row.change) for row in report.adapters}

@@ -20,7 +20,7 @@ from gradience.models.locate import locate
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.monitor import monitor_runs
-from gradience.reports.evaluation import EvaluationPreview, EvaluationReport
+from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
 from gradience.telemetry import TelemetryReader
 from tests.conformance import tiny_trl
 from tests.conformance.tiny_trl import SCENARIOS, lora, speaker
@@ -180,7 +180,7 @@ def test_it_is_evaluated_to_a_verdict(project, capsys):
     rows = ["--data", str(project / "rows.jsonl"), "-b", BASE.name, "--device", "cpu"]
     adapters = [str(project / name) for name in ("trained", "smaller")]
     assert run(["evaluate", *adapters, *rows, "--preview", "--json"]) == 0
-    shown = EvaluationPreview.model_validate_json(capsys.readouterr().out).scored[0]
+    shown = EvaluationForecast.model_validate_json(capsys.readouterr().out).scored[0]
     assert shown.prompt.startswith("<|im_start|>system")
     assert shown.prompt.endswith("<|im_start|>assistant\n")
     assert shown.response.endswith("<|im_end|>")

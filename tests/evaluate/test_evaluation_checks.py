@@ -26,7 +26,7 @@ from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
-from gradience.reports.evaluation import EvaluationPreview, smallest_margin_text
+from gradience.reports.evaluation import EvaluationForecast, smallest_margin_text
 from gradience.statistics.power import Assumptions
 from gradience.tasks.user_code import allowing
 
@@ -209,26 +209,13 @@ def test_a_preview_shows_what_the_model_sees_and_what_is_scored(
 ):
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
     words = preview(list(map(json.dumps, rows)))
-    shown = EvaluationPreview.model_validate(json.loads(command(*words, "--json").out))
+    shown = EvaluationForecast.model_validate(json.loads(command(*words, "--json").out))
     first = {each.prompt.strip(): each for each in shown.scored}[prompt]
     assert (first.scored, first.extracted, (first.response or "").strip()) == (scored, extracted, response)
     assert first.correct == (None if extracted is None else True)
     out = " ".join(command(*words).out.split())
     assert "no model was loaded" in out
     assert f'"{prompt}' in out
-
-
-@pytest.mark.parametrize("labeled", [False, True])
-def test_a_preview_reads_the_first_rows_of_a_file(preview, command, labeled):
-    row = {"text": "a film {}", "label": "good"} if labeled else {"prompt": "a film {}", "answer": "good"}
-    text = json.dumps(row)
-    lines = [text.replace("{}", str(n)) for n in range(1200)]
-    words = preview([*lines, text.replace('"good"', '"bad"') if labeled else "no JSON"])
-    shown = EvaluationPreview.model_validate(json.loads(command(*words, "--json").out))
-    assert (shown.examples, len(shown.scored)) == (1000, 3)
-    assert "a preview reads at most 1,000 examples of a file" in shown.notes
-    if not labeled:
-        assert "line 1201: Expecting value" in command(*words[:-1], "--dry-run", code=3).err
 
 
 # ---------------------------------------------------------------- Margins and names

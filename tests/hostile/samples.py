@@ -31,7 +31,6 @@ from gradience.reports.bench_status import BenchStatus, SeedStatus, StageStatus
 from gradience.reports.compression import CompressionPlan
 from gradience.reports.evaluation import (
     EvaluationForecast,
-    EvaluationPreview,
     EvaluationReport,
     KeptFile,
     KeptRecords,
@@ -105,7 +104,6 @@ def artifacts() -> dict[str, Any]:
         "comparison": compression_sample.comparison(compared),
         "evaluation": EvaluationReport.read(EVALUATED),
         "evaluation_forecast": evaluation_forecast(),
-        "evaluation_preview": evaluation_preview(),
         "evaluation_sets": sets_sample.sets_report(),
         "evaluation_plan": sets_sample.sets_plan(),
         "shrink": shrink(),
@@ -182,17 +180,6 @@ def forecast() -> BenchForecast:
     )
 
 
-def evaluation_preview() -> EvaluationPreview:
-    return EvaluationPreview(
-        base="m",
-        task="t",
-        scored_by="exact",
-        examples=1,
-        scored=(ScoredExample(id="a", prompt="p", response="r", scored="r", extracted="r", correct=True),),
-        notes=("a note",),
-    )
-
-
 FORECAST: dict[str, Any] = {
     "margins": margins_of(200, Fraction("0.025"), 1),
     "weights_bytes": None,
@@ -205,9 +192,11 @@ FORECAST: dict[str, Any] = {
 
 
 def evaluation_forecast() -> EvaluationForecast:
+    scored = (ScoredExample(id="a", prompt="p", response="r", scored="r", extracted="r", correct=True),)
     return EvaluationForecast(
-        base="m", task="t", adapters=("a", "b"), with_base=True, examples=200, margin="0.025", **FORECAST
-    )
+        base="m", task="t", adapters=("a", "b"), with_base=True, examples=200, margin="0.025",
+        scored_by="exact", scored=scored, **FORECAST,
+    )  # fmt: skip
 
 
 def shrink() -> ShrinkReport:

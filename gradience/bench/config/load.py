@@ -42,7 +42,7 @@ from gradience.reports.bench_plan import Policy, Role, Share
 from gradience.settings import Positive
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
-from gradience.tasks.rows import reading
+from gradience.tasks.rows import grouped_by
 from gradience.training.settings import LoraSettings, TrainSettings
 
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
@@ -142,7 +142,7 @@ class TaskSettings(ConfigSection):
 
         Raises InputError (`task-uncounted`: nothing in it is correct or not), and what `tasks.load` raises.
         """
-        with reading(group=self.group):
+        with grouped_by(self.group):
             task = tasks.load(self.profile, self.options, folder=self.place)
         if isinstance(task, LikelihoodTask) or (isinstance(task, ChatTask) and task.likelihoods):
             raise InputError(
