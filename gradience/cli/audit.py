@@ -151,7 +151,7 @@ def _check_usage(paths: Sequence[str], given: Mapping[str, Any], out: AuditOutpu
 def _print_config(report: AuditReport, path: str) -> None:
     """Print the LoraConfig. Raises IncompleteError if no rank is suggested."""
     from gradience.files.shared_names import given_text
-    from gradience.reports.lora_config import lora_config_source
+    from gradience.reports.audit import lora_config_source
 
     source = lora_config_source(report)
     if source is None:

@@ -6,22 +6,25 @@ stable rank.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from statistics import median
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
+from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import words_of
-from gradience.adapters.keys import Kind
+from gradience.adapters.keys import Kind, config_name, ends_with
 from gradience.adapters.locate import natural_key
 from gradience.files.artifact import Float12, Floats12, Part, artifact_row
 from gradience.ranks import percentile
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.finding import SEVERITIES, Finding
-from gradience.reports.base.modules import LayerMap, layer_map
+from gradience.reports.base.modules import LayerMap, by_kind, layer_map, short_labels
+from gradience.reports.base.names import display_name
 from gradience.reports.base.numbers import (
     DIGITS,
     MISSING,
@@ -39,6 +42,8 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
+from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Reference
+from gradience.spectra import FloatArray, cumulative_energy
 from gradience.words import listed
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
@@ -312,9 +317,9 @@ class Gain(Part):
 
 
 PLOTS: Plots = {
-    "heatmap": "modules:heatmap_plot",
-    "energy": "modules:energy_plot",
-    "spectrum": "modules:spectrum_plot",
+    "heatmap": "audit:heatmap_plot",
+    "energy": "audit:energy_plot",
+    "spectrum": "audit:spectrum_plot",
 }
 
 
@@ -803,8 +808,14 @@ def cell_sign(place: Sequence[LayerAudit]) -> doc.Span:
         return ABSENT
     if any(layer.status in ("nonfinite", "unsupported") for layer in place):
         return BROKEN
+    share = share_of_rank(place)
+    return UNTRAINED if share is None else block(share)
+
+
+def share_of_rank(place: Sequence[LayerAudit]) -> Fraction | None:
+    """Return the median of k/r over these modules; None if none was measured."""
     shares = [Fraction(k, layer.r) for layer in place if (k := layer.energy_rank_tau) is not None]
-    return block(median(shares)) if shares else UNTRAINED
+    return median(shares) if shares else None
 
 
 def block(share: float | Fraction) -> doc.Span:
@@ -837,3 +848,168 @@ SECTIONS: tuple[Callable[[AuditReport, doc.View], list[doc.Block]], ...] = (
     layer_blocks,
     next_blocks,
 )
+
+
+# ---------------------------------------------------------------- plots
+
+MOST_KINDS = 400
+"""Rows of a map, which scrolls on a page."""
+MOST_MEDIANS = 8
+"""Maximum number of kinds with a line: those with the most parameters."""
+
+
+def heatmap_plot(report: AuditReport) -> Plot | None:
+    """Return the share of its rank that each module needs: kinds down, layers across, for the largest stack.
+
+    Several modules in one cell (experts) show their median.
+    """
+    stack = layer_map(report.layers, lambda layer: layer.params, MOST_KINDS)
+    if not stack.rows:
+        return None
+
+    shares = [[share_of_rank(cell) for cell in cells] for _, cells in stack.rows]
+    values = [[None if share is None else float(share) for share in row] for row in shares]
+    known = sorted(share for row in values for share in row if share is not None)
+    spread = "not measured"
+    if known:
+        spread = f"{percent(known[0])} to {percent(known[-1])}, median {percent(median(known))}"
+    label, elsewhere = k_label(report.tau), len(stack.outside)
+    title = f"{label} / rank"
+    rest = f"; {plural(elsewhere, 'module')} outside this stack left out" if elsewhere else ""
+    more = f"; {plural(stack.hidden, 'kind')} left out" if stack.hidden else ""
+    color = Axis(f"{label} / r", low=0.0, high=1.0, form="share")
+    return Plot(
+        "heatmap",
+        title,
+        Axis("layer", categories=list(map(str, stack.layers))),
+        Axis("module", categories=[name for name, _ in stack.rows]),
+        [Image(values, color)],
+        f"{title} of {plural(report.n_layers - elsewhere, 'module')}: {spread}{rest}{more}.",
+    )
+
+
+def spectrum_plot(report: AuditReport) -> Plot | None:
+    """Return the singular values relative to the largest: the median module of each kind."""
+    layers = _with_spectrum(report)
+    if not layers:
+        return None
+    lines = _lines(layers, lambda values: values / values[0])
+    return Plot(
+        "spectrum",
+        "Singular values",
+        Axis("direction", form="count"),
+        Axis("σ over the largest σ", scale="log"),
+        lines,
+        f"Singular values of {plural(len(layers), 'module')}, relative to each module's largest; the median stable"
+        f" rank is {sig(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}.",
+    )
+
+
+def energy_plot(report: AuditReport) -> Plot | None:
+    """Return the share of energy in the leading k directions, median of each kind, with the threshold of the audit."""
+    layers = _with_spectrum(report)
+    if not layers:
+        return None
+    ranks = [layer.energy_rank_tau for layer in layers if layer.energy_rank_tau is not None]
+    lines = _lines(layers, cumulative_energy)
+    return Plot(
+        "energy",
+        "Cumulative energy",
+        Axis("directions kept, k", form="count"),
+        Axis("energy kept", low=0.0, high=1.0, form="share"),
+        lines,
+        f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} directions in the median"
+        f" module and {max(ranks)} at most, of r = {number_range(layer.r for layer in layers)}.",
+        [Reference(report.tau, f"{100 * report.tau:.6g} %")],
+    )
+
+
+def _with_spectrum(report: AuditReport) -> list[LayerAudit]:
+    return [layer for layer in trained_layers(report) if layer.singular_values]
+
+
+def _lines(layers: Sequence[LayerAudit], curve: Callable[[FloatArray], FloatArray]) -> list[Lines]:
+    """Return a line for each kind: the median, at each k, of its modules with at least k values."""
+    lines: list[Lines] = []
+    kinds, _ = by_kind(layers, lambda layer: layer.params, MOST_MEDIANS)
+    labels = short_labels([kind for kind, _ in kinds])
+    for kind, members in kinds:
+        of_kind = [curve(np.array(layer.singular_values)) for layer in members]
+        longest = max(map(len, of_kind))
+        medians = [
+            float(np.median([values[k] for values in of_kind if len(values) > k])) for k in range(longest)
+        ]
+        lines.append(Lines(f"{labels[kind]} ({count(len(members))})", list(range(1, longest + 1)), medians))
+    return lines
+
+
+# ---------------------------------------------------------------- a LoraConfig to copy
+
+
+def lora_config_source(report: AuditReport) -> str | None:
+    """Return Python source that makes the suggested LoraConfig; None if nothing may be suggested.
+
+    `target_modules` names every module in full, so that the config applies to exactly the modules of the adapter;
+    saved modules, biases, dropout and all other settings are repeated. Names are written as ASCII literals, which they
+    cannot break out of.
+    """
+    plan = report.suggestions
+    if plan is None:
+        return None
+    per = plan.per_layer
+    adapter = report.adapter
+    named = list(dict.fromkeys(config_name(layer.name) for layer in report.layers))
+    stacks = {layer.name for layer in report.layers if layer.kind == "expert"}
+    wrapped = adapter.settings.get("target_parameters")
+    parameters = tuple(map(str, wrapped)) if isinstance(wrapped, list) else ()
+    stacked = [name for name in named if name in stacks or ends_with(name, parameters)]
+    plain = [name for name in named if name not in set(stacked)]
+    arguments = [f"r={per.r},"]
+    arguments += [f"lora_alpha={per.lora_alpha!r},"] if per.lora_alpha is not None else []
+    arguments += ["use_rslora=True,"] if adapter.use_rslora else []
+    arguments += ["use_dora=True,"] if adapter.use_dora else []
+    arguments += [f"task_type={adapter.task_type!a},"] if adapter.task_type else []
+    arguments += [f"{name}={value!a}," for name, value in _settings(report).items()]
+    arguments += _list("target_modules", plain)
+    arguments += _list("target_parameters", stacked) if stacked else []
+    arguments += _dict("rank_pattern", per.rank_pattern)
+    if per.lora_alpha is not None:
+        arguments += _dict("alpha_pattern", per.alpha_pattern)
+        alpha = "α is scaled with the rank, so the scale of every module does not change."
+    else:
+        alpha = "α of the adapter is unknown: set lora_alpha and alpha_pattern yourself."
+    now, then = count(report.total_lora_params), count(per.params)
+    saving = f"{now} LoRA parameters become {then} ({percent(per.reduction)} saved)"
+    comments = [
+        f"Made from {display_name(adapter.path)}, sha256 {adapter.sha256[:12]}.",
+        f"Each rank is the module's {k_label(plan.tau)}, rounded up to the allowed ranks: {saving}.",
+        "The ranks come from weight energy. An adapter trained at them is a different one: evaluate it on the task.",
+        alpha,
+    ]
+    if adapter.init not in ("true", "gaussian"):
+        comments.append(
+            f"The adapter was initialized with {display_name(adapter.init)}: set init_lora_weights yourself."
+        )
+    if stacked:
+        comments.append("PEFT 0.21 warns that it ignored the keys of target_parameters, but applies them.")
+    lines = [*(f"# {comment}" for comment in comments), "from peft import LoraConfig", ""]
+    lines += ["config = LoraConfig(", *(f"    {argument}" for argument in arguments), ")"]
+    return "\n".join(lines) + "\n"
+
+
+def _settings(report: AuditReport) -> dict[str, Setting]:
+    """Return the settings without targets, which are named in full, and heads that PEFT saves for the task."""
+    heads = HEADS_OF_TASK.get(report.adapter.task_type or "", ())
+    settings = dict(report.adapter.settings)
+    settings.pop("target_parameters", None)
+    saved = settings.pop("modules_to_save", None)
+    others = [name for name in saved if name not in heads] if isinstance(saved, list) else []
+    return settings | ({"modules_to_save": [str(name) for name in others]} if others else {})
+
+
+def _list(name: str, items: Iterable[str]) -> list[str]:
+    return [f"{name}=[", *(f"    {item!a}," for item in items), "],"]
+
+
+def _dict(name: str, items: Mapping[str, int | float]) -> list[str]:
+    return [f"{name}={{", *(f"    {key!a}: {value!r}," for key, value in items.items()), "},"]

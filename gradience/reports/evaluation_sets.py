@@ -89,7 +89,7 @@ class EvaluationSetsReport(Report):
 
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
-    plots: ClassVar[Plots] = {"frontier": "compared:frontier_plot"}
+    plots: ClassVar[Plots] = {"frontier": "plots.compared:frontier_plot"}
 
     schema_: Literal["gradience.evaluation_sets/1"] = "gradience.evaluation_sets/1"
     base: str

@@ -297,7 +297,7 @@ def test_a_toy_plot(add, new_file):
     from gradience.reports.plots.plot import plot_of
 
     new_file("reports/plots/toy.py", TOY_PLOT)
-    add("plot", "toy:count_plot", name="count")
+    add("plot", "plots.toy:count_plot", name="count")
     assert plot_of(audit_adapter(EXAMPLE), "count").series[0].y == [16]
 
 

@@ -20,7 +20,7 @@ from gradience import audit_adapter, compress_adapter
 from gradience.cli.demo import example_adapter
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.criteria import ToRank
-from gradience.reports.lora_config import lora_config_source
+from gradience.reports.audit import lora_config_source
 
 FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
 FIRST = next(iter(FACTORS))

@@ -12,11 +12,18 @@ from gradience.adapters.adapter import Adapter
 from gradience.audit.adapter import audit_adapter
 from gradience.audit.findings import AdapterFacts, find
 from gradience.cli.demo import example_adapter
-from gradience.reports.audit import BESIDE_MAP, MAX_KINDS, TensorNote, incompleteness, ruler, where_blocks
+from gradience.reports.audit import (
+    BESIDE_MAP,
+    MAX_KINDS,
+    TensorNote,
+    incompleteness,
+    lora_config_source,
+    ruler,
+    where_blocks,
+)
 from gradience.reports.base.blocks import Paragraph, Table, View
 from gradience.reports.base.finding import Finding
 from gradience.reports.base.modules import short_labels
-from gradience.reports.lora_config import lora_config_source
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -132,7 +132,7 @@ def test_every_report_is_registered_and_has_rows():
     assert set(registered) == {*SAMPLES, "Verification"}
     assert all(kind.row_field in kind.model_fields for kind in written)
     makers = {maker for kind in written for maker in kind.plots.values()}
-    assert all(callable(resolve_name(f"gradience.reports.plots.{maker}")) for maker in makers)
+    assert all(callable(resolve_name(f"gradience.reports.{maker}")) for maker in makers)
 
 
 def test_reports_are_public_and_show_themselves_from_their_file(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from gradience.reports.audit import lora_config_source
 from gradience.reports.base.names import (
     MAX_NAME,
     display_name,
@@ -30,7 +31,6 @@ from gradience.reports.base.numbers import (
     size,
     trimmed,
 )
-from gradience.reports.lora_config import lora_config_source
 from gradience.words import printable
 
 INVISIBLE = (

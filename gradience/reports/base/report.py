@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Plots = Mapping[str, str]
-"""Kind of plot -> its maker, the most informative first: `compared:forest_plot` is a module of
-`gradience.reports.plots` and its function of the report. A plot without data is left out."""
+"""Kind of plot -> its maker, the most informative first: `plots.compared:forest_plot` is a module
+of `gradience.reports` and its function of the report. A plot without data is left out."""
 
-COMPARED_PLOTS: Plots = {"forest": "compared:forest_plot", "pareto": "compared:pareto_plot"}
+COMPARED_PLOTS: Plots = {"forest": "plots.compared:forest_plot", "pareto": "plots.compared:pareto_plot"}
 """Plots of a report that compares adapters with a reference."""
 
 

@@ -1,8 +1,7 @@
 """Plots as pure data, and their renderers.
 
 plot.py     the model of a plot: axes, series of a few kinds, reference lines, a sentence, and colors
-kinds.py    the plots of each report
-compared.py, modules.py, runs.py   the functions that make them
+compared.py   the plots of candidates beside a reference, which several reports have; others are in the report's file
 plotly.py   a plot as the JSON of a plotly figure, which a page draws
 matplotlib.py   plots as matplotlib draws them for a paper or a notebook, as SVG, PDF or PNG
 

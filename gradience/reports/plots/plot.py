@@ -1,5 +1,5 @@
 """The model of a plot: axes, series of a few kinds, reference lines, a descriptive sentence, and colors; the plots of
-a report, each made by a function of this folder that the report's class names.
+a report, each made by a function that the report's class names.
 
 A plot is pure data of plain text and plain numbers: one description for browsers, papers and readers who cannot see
 it. Text may contain untrusted names: each renderer escapes all text in one place. A missing value is None, drawn as a
@@ -264,5 +264,5 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
 
 
 def _made(maker: str, report: Report) -> Plot | None:
-    make: Callable[[Report], Plot | None] = resolve_name(f"gradience.reports.plots.{maker}")
+    make: Callable[[Report], Plot | None] = resolve_name(f"gradience.reports.{maker}")
     return make(report)
