@@ -246,9 +246,8 @@ def _refused(
         if name in given and name in fields:
             message, flag = plainly(detail["msg"]), flag_of(name, fields[name])
             typed = given[name] if isinstance(given[name], list) else [given[name]]
-            percentage = (
-                message == "must be at most 1" and isinstance(typed[0], float) and 2 <= typed[0] <= 100
-            )
+            of_one = message in ("must be at most 1", "must be less than 1")
+            percentage = of_one and isinstance(typed[0], float) and 2 <= typed[0] <= 100
             return UsageError(
                 f"{flag} {' '.join(map(str, typed))}: {message}",
                 code="config-value",

@@ -92,10 +92,9 @@ def _all_in(path: Path) -> list[tuple[Path, str]]:
         adapters = [path]
     if not files and not adapters:
         raise InputError(
-            f"{path}: no report and no adapter in this folder or directly below it",
+            f"{path}: no report in this folder or directly below it, and the folder is not an adapter",
             code="no-reports",
-            hint="name the files themselves, such as logs that are not called run.jsonl;"
-            " for an adapter, first run gradience audit with --output audit.json",
+            hint="name the reports themselves, such as a log that is not called run.jsonl, or each adapter's folder",
         )
     number = len(files) + len(adapters)
     if number > MOST_FILES:

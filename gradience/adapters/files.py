@@ -68,8 +68,8 @@ def read_object(path: Path, *, root: Path | None = None, limit: int = MAX_SETTIN
 def pickle_hint(adapter: str) -> str:
     """Return the hint for an adapter whose weights are a pickle."""
     return (
-        "Pickle files can run code. --allow-pickle reads it in a sandboxed process. Commands without this option read "
-        f"what gradience convert {adapter} converted --allow-pickle writes"
+        "Pickle files can run code. Add --allow-pickle to read it in a sandboxed process. For a command without this "
+        f"option, convert the adapter first: gradience convert {adapter} converted --allow-pickle"
     )
 
 

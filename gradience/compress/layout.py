@@ -333,7 +333,8 @@ def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str])
         f"{opened.location.path}: no module would get smaller: none has a higher rank than requested (the largest "
         f"is {largest})",
         code="nothing-smaller",
-        hint="request a smaller rank; to only re-encode or convert the type, add --encoding or --dtype",
+        hint="the adapter meets this size as it is; for a smaller one, request a smaller rank. To only re-encode or "
+        "convert the type, add --encoding or --dtype",
     )
 
 

@@ -791,7 +791,7 @@ def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
     if row.next_grade is None or not row.next_grade.examples:
         observed = f"the observed {CHANGES[compares]} is at least the margin"
         return f"{observed}, so more examples help only if the true one is smaller"
-    at_once = "" if row.look is None else " with --all-rows"
+    at_once = "" if compares == "nll" else " with --all-rows"  # at looks, the default, more are needed
     number = row.next_grade.examples_words
     return f"{number} examples are needed{at_once} for 80 % power, if {assumption}"
 

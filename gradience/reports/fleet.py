@@ -241,7 +241,7 @@ def answer(report: FleetReport) -> str:
     limit = percent(report.max_error)
     if report.limit is not None:
         above = sum(base.above for base in bases)
-        return f"{needed} The host's maximum rank is too low for {count(above)} of them."
+        return f"{needed} The host's maximum rank is too low for {count(above) if above else 'none'} of them."
     if not lower:
         return f"{needed} No lower max_lora_rank stays within {limit} weight error (--max-error)."
     if len(bases) > 1:

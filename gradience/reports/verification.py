@@ -141,7 +141,7 @@ class Verification(Report):
             (doc.Column("check"), lambda row: row[0][0]),
             (doc.Column("level"), lambda row: row[0][1]),
             (doc.Column("result"), lambda row: doc.Span(row[0][2], ROLES[row[0][2]])),
-            (doc.Column("details", wrap=True), lambda row: doc.Span("; ".join(row[1]), "name")),
+            (doc.Column("details", wrap=True), lambda row: _each(row[1])),
         )
         return [
             *blocks,
@@ -199,6 +199,12 @@ def _of_seeds(rows: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
         (f"{text} (each of {number} seeds)" if number > 1 else text, rest)
         for (text, rest), number in numbers.items()
     ]
+
+
+def _each(texts: Iterable[str]) -> doc.Inline:
+    """Return all texts, each a name of its own: a long name loses its middle, and with it whole texts."""
+    spans = [span for text in texts for span in ("; ", doc.Span(text, "name"))]
+    return tuple(spans[1:])
 
 
 def _digest(digest: str | None, expected: str | None, file: str) -> str:

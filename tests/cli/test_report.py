@@ -76,7 +76,7 @@ def test_the_page_of_a_run_has_the_command_that_verifies_it_with_its_root(tmp_pa
 
 
 def test_a_folder_without_reports_says_what_to_do(tmp_path, command):
-    assert "gradience audit" in command("report", tmp_path, "-o", tmp_path / "r.html", code=3).err
+    assert "each adapter's folder" in command("report", tmp_path, "-o", tmp_path / "r.html", code=3).err
 
 
 def test_no_other_file_is_replaced(audit, tmp_path, command):
