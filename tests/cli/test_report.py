@@ -36,7 +36,7 @@ def test_a_file_becomes_a_page_and_an_earlier_page_is_replaced(audit, tmp_path, 
         said = json.loads(command("report", audit, "-o", page, "--json").out)
         assert said["bytes"] == page.stat().st_size
         assert said["from"][0]["schema"] == "gradience.audit/3"
-    assert 'data-plot="0"' in page.read_text(encoding="utf-8")
+    assert " data-plot " in page.read_text(encoding="utf-8")
 
 
 def test_a_folder_gives_all_its_reports(audit, tmp_path, command):
