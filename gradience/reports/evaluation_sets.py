@@ -123,18 +123,13 @@ def title_blocks(report: EvaluationSetsReport) -> list[Block]:
         notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
     sets = plural(len(report.plan.sets), "data set")
     title = ("Evaluation of ", Span(report.adapters[0].name, "name"), f" on {sets}")
-    answer = [*joint_notes(report), *base_notes(report)]
-    return opening(title, answer, conditions_facts(report), list(dict.fromkeys(notes)))
-
-
-def conditions_facts(report: EvaluationSetsReport) -> list[tuple[str, Inline]]:
-    """Return the base with its device, and each data set with its examples, looks and margin."""
-    evaluations = report.evaluations
-    base = base_fact(report.base, next(iter(evaluations.values())).conditions)
-    return [base] + [
-        (planned.name, planned_words(planned, evaluations[planned.name].adapters[0].n))
+    facts = [base_fact(report.base, next(iter(report.evaluations.values())).conditions)]
+    facts += [
+        (planned.name, planned_words(planned, report.evaluations[planned.name].adapters[0].n))
         for planned in report.plan.sets
     ]
+    answer = [*joint_notes(report), *base_notes(report)]
+    return opening(title, answer, facts, list(dict.fromkeys(notes)))
 
 
 def table_blocks(report: EvaluationSetsReport) -> list[Block]:

@@ -15,15 +15,16 @@ from gradience.digests import sha256_file, sha256_text
 from gradience.distill.inputs import FEWEST
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput, short_names
-from gradience.evaluate.forecast import forecast_evaluation, margins_of
+from gradience.evaluate.forecast import margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
 from gradience.evaluate.settings import EvaluateSettings, sets_of
-from gradience.evaluate.verb import PLAN, planned_fields, planned_set
-from gradience.files.shared_names import path_text, sentence_text
+from gradience.evaluate.verb import PLAN, forecast_sets, planned_fields, planned_set
+from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
 from gradience.models.settings import BaseSettings
 from gradience.reports.bench_plan import Compares
 from gradience.reports.calibration import Calibration, calibration_argument
+from gradience.reports.evaluation import ComparisonForecast
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkPlan
 from gradience.settings import paths_of, shared
 from gradience.shrink.candidates import CandidateSource, plan_candidates, suggested
@@ -132,10 +133,7 @@ def prepare(search: SearchInputs, ranks: Sequence[int] | None) -> Prepared:
         else PlannedDistillation(
             prompts=path_text(distillation.prompts),
             prompts_sha256=sha256_file(Path(distillation.prompts)),
-            steps=distillation.steps,
-            lr=distillation.lr,
-            batch_size=distillation.batch_size,
-            seed=distillation.seed,
+            **{name: getattr(distillation, name) for name in ("steps", "lr", "batch_size", "seed")},
         ),
         guards=tuple(map(planned_set, guards)),
     )
@@ -163,22 +161,15 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
         for candidate in plan.candidates
     ]
     rewritten = replace(inputs.reference, name=CONTROL)
-    expected = forecast_evaluation(replace(inputs, adapters=(inputs.reference, rewritten, *smaller)))
-    forecasts = [expected, *(forecast_evaluation(replace(guard, notes=())) for guard in guards)]
-    notes = [f"{guard.name}: {note}" for guard in guards for note in guard.notes]
-    return ShrinkForecast(
-        plan=plan,
-        candidates=plan.candidates,
-        margins=margins_of(len(inputs.examples), inputs.margin, 1, inputs.looks)
-        if inputs.compares == "correct"
-        else (),
-        weights_bytes=expected.weights_bytes,
-        adapter_bytes=expected.adapter_bytes,
-        batch_bytes=max(forecasts, key=lambda forecast: forecast.batch_bytes or 0).batch_bytes,
-        process_bytes=expected.process_bytes,
-        assumptions=expected.assumptions,
-        notes=(*expected.notes, *map(sentence_text, notes)),
+    tested = replace(inputs, adapters=(inputs.reference, rewritten, *smaller))
+    expected = forecast_sets([tested, *guards])
+    values = {name: getattr(expected, name) for name in ComparisonForecast.model_fields if name != "schema_"}
+    values["batch_bytes"] = (
+        max(each.batch_bytes or 0 for each in (expected, *expected.others.values())) or None
     )
+    if expected.margins:  # the candidates are tested in sequence, each at the full level
+        values["margins"] = margins_of(len(inputs.examples), inputs.margin, 1, inputs.looks)
+    return ShrinkForecast(plan=plan, candidates=plan.candidates, **values)
 
 
 # ---------------------------------------------------------------- rows
