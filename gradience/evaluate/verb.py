@@ -279,12 +279,13 @@ def write_plan(
     path: Path,
     folders: Callable[[P], Iterable[Path]],
     changes_of: Callable[[P, P], list[str] | None],
-    note: Callable[[str], None],
+    watcher: Watcher,
 ) -> P:
     """Write a plan, and return it with the changes made after the first answers, earlier ones and those of now.
 
     folders: of the evaluations that follow a plan. changes_of: the changes from one plan to another, None for a plan of
-    another adapter. note: called with each change made now. Raises InputError if an existing plan cannot be read.
+    another adapter. watcher: gets each change made now, and the digest.
+    Raises InputError if an existing plan cannot be read.
     """
     earlier = type(plan).read(path) if path.exists() else None
     bound = {bound_plan(folder) for folder in folders(earlier or plan)} - {None}
@@ -300,9 +301,10 @@ def write_plan(
     elif bound:
         changes.append(MISSING)
     for change in changes:
-        note(f"the plan changed after answers existed ({change}), so the result is exploratory")
+        watcher.note(f"the plan changed after answers existed ({change}), so the result is exploratory")
     plan = plan.model_copy(update={"changes": (*before, *changes)})
     plan.save(path)
+    watcher.planned(f"plan: {digest_of(plan)} (sha256 of {path})")
     return plan
 
 
@@ -347,10 +349,9 @@ def evaluate_each(
             output / PLAN,
             lambda plan: (output / planned.name for planned in plan.sets),
             _changes,
-            watcher.note,
+            watcher,
         )
         digest = digest_of(plan)
-        watcher.planned(f"plan: {digest} (sha256 of {output / PLAN})")
     reports: dict[str, EvaluationReport] = {}
     with closing(LoadedBase()) as base:
         for number, inputs in enumerate(sets, 1):
@@ -359,17 +360,13 @@ def evaluate_each(
             reports[inputs.name] = evaluate(inputs, folder, base=base, plan=digest, beside=output)
     report = joint_report(plan, digest, reports, watch)
     if output is not None:
-        _write(report, output)
+        remove_digests(output)
+        save_with_page(report, output / JOINT)
+        below = [
+            name for name in files_below(output) if name.startswith(tuple(f"{each}/" for each in reports))
+        ]
+        write_digests(output, [PLAN, JOINT, JOINT_DOCUMENT, *below])
     return report
-
-
-def _write(report: EvaluationSetsReport, output: Path) -> None:
-    """Write the report, its page, and last the digests of all files."""
-    remove_digests(output)
-    save_with_page(report, output / JOINT)
-    folders = tuple(f"{planned.name}/" for planned in report.plan.sets)
-    below = [name for name in files_below(output) if name.startswith(folders)]
-    write_digests(output, [PLAN, JOINT, JOINT_DOCUMENT, *below])
 
 
 def joint_report(

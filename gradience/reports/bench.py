@@ -847,11 +847,12 @@ def _variants(
     compared = [result for result in run.candidates if _is_compared(result)]
     seed = "" if isinstance(run, Bench) else " of the same seed"
     yield doc.Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
+    table = _table(compared, cells, _guard_cells(guards, row_on))
     if compared:
-        yield _table(compared, cells, _guard_cells(guards, row_on))
+        yield table
     yield doc.items(_reasons(run))
     if compared:
-        yield doc.Facts([*legend, SAVED, *_ways(compared), *_guard_legend(guards)])
+        yield doc.Facts([*legend, SAVED, *_ways(compared), *doc.legend_of(table)])
 
 
 def _table(results: Sequence[Result], cells: Sequence[Cell], guards: Sequence[Cell] = ()) -> doc.Table:
@@ -884,25 +885,17 @@ RowOn = Callable[[str, Any], EvaluatedAdapter | None]
 
 
 def _guard_cells(guards: Sequence[PlannedSet], row_on: RowOn) -> list[Cell]:
-    """Return a column for each guard."""
+    """Return a column for each guard, with a legend."""
 
     def cell(guard: str) -> Callable[[Any], doc.Inline]:
         return lambda variant: MISSING if (row := row_on(guard, variant)) is None else delta_cell(row)
 
-    heads = [f"{guard.name} {'ΔNLL' if guard.compares == 'nll' else 'Δ'}" for guard in guards]
-    return [(doc.Column(head, ">"), cell(guard.name)) for head, guard in zip(heads, guards, strict=True)]
+    def column(guard: PlannedSet) -> doc.Column:
+        name, unit = ("ΔNLL", " (positive is worse)") if guard.compares == "nll" else ("Δ", ", in points")
+        data = f"guard: {guard.examples:,} examples of {guard.task}, margin {guard.margin_words}"
+        return doc.Column(f"{guard.name} {name}", ">", legend=f"{data}; variant − probe{unit}")
 
-
-def _guard_legend(guards: Sequence[PlannedSet]) -> list[doc.Fact]:
-    """Return a description of each guard."""
-    return [
-        (
-            guard.name,
-            f"guard: {guard.examples:,} examples of {guard.task}, margin {guard.margin_words}; variant − probe"
-            + (" (positive is worse)" if guard.compares == "nll" else ", in points"),
-        )
-        for guard in guards
-    ]
+    return [(column(guard), cell(guard.name)) for guard in guards]
 
 
 def _of_run(run: Run) -> tuple[str, ...]:

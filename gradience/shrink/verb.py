@@ -26,7 +26,6 @@ from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
 from gradience.evaluate.settings import sets_of
 from gradience.evaluate.verb import PLAN, report_notes, require_libraries, write_plan
-from gradience.files.artifact import digest_of
 from gradience.files.card import CardOf, write_card
 from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests
 from gradience.files.whole import check_output, only_one, whole_folder, write_errors
@@ -134,9 +133,8 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
     """Search for the smallest candidate shown to stay within the margin. Finished work in the folder is reused."""
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
-        plan = write_plan(prepared.plan, output / PLAN, lambda _: [output], changes_of, watcher.note)
+        plan = write_plan(prepared.plan, output / PLAN, lambda _: [output], changes_of, watcher)
         prepared = replace(prepared, plan=plan)
-        watcher.planned(f"plan: {digest_of(plan)} (sha256 of {output / PLAN})")
         tests = None if prepared.sets[0].request.no_ledger else _count(plan, output, watcher.note)
         make = maker(prepared.source, output)
         for candidate in plan.candidates:

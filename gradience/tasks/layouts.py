@@ -71,19 +71,15 @@ def laid_out(rows: Iterator[Row], columns: Mapping[str, str] | None = None) -> I
     for number, row in enumerate(rows):
         if number == 0:
             layout = _named(columns) if columns else layout_of(row)
-        if layout is None:
-            yield row
-            continue
-        added = layout(row)
-        yield replace(row, values={**row.values, **added})
+        yield row if layout is None else replace(row, values={**row.values, **layout(row)})
 
 
 def layout_of(row: Row) -> Layout | None:
     """Return the layout of a file with this first row; None if its columns are ours already, or unknown."""
     answer = next(filter(row.has, ANSWERS), None)
     prompt = next(filter(row.has, PROMPTS), None)
-    if row.has("messages") or row.has("conversations"):
-        source = "messages" if row.has("messages") else "conversations"
+    source = next(filter(row.has, ("messages", "conversations")), None)
+    if source is not None:
         return lambda row: {"messages": _messages(row, source)}
     if row.has("chosen"):
         return _chosen
@@ -156,19 +152,14 @@ def _turns(row: Row, prompt: str, answer: str) -> list[Values]:
 
 def _messages(row: Row, column: str) -> list[Any]:
     """Messages with `role` and `content`; ShareGPT has `from` and `value`, and names of its own."""
-    return [
-        {
-            "role": _role(message.get("role", message.get("from"))),
-            "content": message.get("content", message.get("value")),
-        }
-        if isinstance(message, dict)
-        else message
-        for message in row.items(column, "message", 1)
-    ]
-
-
-def _role(name: object) -> object:
-    return ROLES.get(name, name) if isinstance(name, str) else name
+    messages = []
+    for message in row.items(column, "message", 1):
+        if isinstance(message, dict):
+            role = message.get("role", message.get("from"))
+            content = message.get("content", message.get("value"))
+            message = {"role": ROLES.get(str(role), role), "content": content}
+        messages.append(message)
+    return messages
 
 
 def _chosen(row: Row) -> Values:
