@@ -28,7 +28,6 @@ from gradience.reports.base.names import display_name
 from gradience.reports.base.numbers import (
     DIGITS,
     MISSING,
-    bound,
     count,
     digits_for,
     max_lora_rank,
@@ -610,7 +609,7 @@ def dominance_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
         return []
     blocks: list[doc.Block] = [doc.Heading("Size relative to the base", aside=doc.Span(base.base, "name"))]
     if base.modules:
-        estimate = f"(an upper estimate, within {bound(100 * base.tolerance)} %)"
+        estimate = f"(an upper estimate, within {percent(base.tolerance)})"
         rows = [
             _spread(f"‖ΔW‖₂/‖W‖₂ {estimate}", [module.spectral for module in base.modules], sig),
             _spread("‖ΔW‖_F/‖W‖_F", [module.frobenius for module in base.modules], sig),

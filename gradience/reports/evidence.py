@@ -164,26 +164,17 @@ def flip_blocks(report: EvidenceReport) -> list[doc.Block]:
         ("gained", report.n_gained, "The candidate is better"),
     ):
         flips = [flip for flip in report.flips if flip.change == change]
-        scored = report.table is None
-        counted = f"{words} on {plural(number, 'example')}"
-        if not scored and not any(flip.excerpt or flip.answer_a or flip.answer_b for flip in flips):
-            ids = ", ".join(flip.id for flip in flips)
-            more_ids = ", …" if number > len(flips) else ""
-            blocks.append(
-                doc.Paragraph((counted, *((": ", doc.Span(ids, "name"), more_ids) if flips else ())))
-            )
-            continue
         table = doc.table_of(
             flips,
             (doc.Column("id"), lambda flip: doc.Span(flip.id, "name")),
-            (doc.Column("reference", ">", shown=scored), lambda flip: plain(flip.score_a)),
-            (doc.Column("candidate", ">", shown=scored), lambda flip: plain(flip.score_b)),
+            (doc.Column("reference", ">", shown=report.table is None), lambda flip: plain(flip.score_a)),
+            (doc.Column("candidate", ">", shown=report.table is None), lambda flip: plain(flip.score_b)),
             _text_field("example", "excerpt", flips),
             _text_field("reference answered", "answer_a", flips),
             _text_field("candidate answered", "answer_b", flips),
         )
         blocks += [
-            doc.Paragraph(counted + (":" if flips else "")),
+            doc.Paragraph(f"{words} on {plural(number, 'example')}{':' if flips else ''}"),
             table,
             *doc.more(number - len(flips), "more example", ": --flips N"),
         ]

@@ -9,12 +9,8 @@ from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark,
 from gradience.reports.base.names import html_name, html_text
 
 MARK_WORDS: dict[Mark, str] = {
-    "good": "",
-    "info": "",
     "warning": "<strong>warning:</strong> ",
     "error": "<strong>error:</strong> ",
-    "unknown": "",
-    "item": "",
 }
 SENTENCES = (Column(), Column(wrap=True))
 """The columns of facts: labels and texts."""
@@ -64,7 +60,7 @@ def _span(span: Span) -> str:
 
 def _note(note: Note) -> str:
     details = "".join(f"<br>{inline(detail)}" for detail in note.details)
-    return f'<li class="{note.mark}">{MARK_WORDS[note.mark]}{inline(note.text)}{details}</li>'
+    return f'<li class="{note.mark}">{MARK_WORDS.get(note.mark, "")}{inline(note.text)}{details}</li>'
 
 
 def _table(table: Table) -> str:

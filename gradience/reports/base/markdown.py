@@ -11,8 +11,6 @@ MARK_WORDS: dict[Mark, str] = {
     "info": "note: ",
     "warning": "**warning**: ",
     "error": "**error**: ",
-    "unknown": "",
-    "item": "",
 }
 
 
@@ -66,7 +64,7 @@ def _line(text: Inline) -> str:
 
 def _note(note: Note) -> str:
     details = "".join(f"\n  - {_line(detail)}" for detail in note.details)
-    return f"- {MARK_WORDS[note.mark]}{_line(note.text)}{details}"
+    return f"- {MARK_WORDS.get(note.mark, '')}{_line(note.text)}{details}"
 
 
 # ---------------------------------------------------------------- tables and code

@@ -26,15 +26,6 @@ def sig(value: float | None, digits: int = DIGITS) -> str:
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
-def bound(value: float) -> str:
-    """Return one significant digit of an upper bound, rounded up: 7.2e-10 -> 8e-10, 0.081 -> 0.09."""
-    if value <= 0:
-        return "0"
-    exponent = math.floor(math.log10(value))
-    digit = math.ceil(round(value / 10.0**exponent, 9))
-    return sig(float(f"{digit}e{exponent}"), 1)
-
-
 def trimmed(value: float | None) -> str:
     """Return a number without trailing zeros: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not rounded."""
     if value is None:

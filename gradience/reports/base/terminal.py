@@ -21,25 +21,17 @@ INDENT = 2
 LEAST_NAME, LEAST_SENTENCES = 20, 24
 """Minimum columns of a name and of a column of sentences in a narrow terminal."""
 UNLIMITED = 1_000_000
+HEAT = (26, 32, 37, 35, 106, 178, 208, 196)
+"""Colors of a heat map, from none to all of the rank: mid tones that are readable on light and dark backgrounds."""
 STYLES = {
-    "": "",
     "strong": "bold",
     "dim": "dim",
     "name": "cyan",
-    "quote": "",
     "good": "green",
     "info": "blue",
     "warn": "yellow",
     "bad": "bold red",
-    # From none to all of the rank, in mid tones that are readable on light and dark backgrounds.
-    "heat1": "color(26)",
-    "heat2": "color(32)",
-    "heat3": "color(37)",
-    "heat4": "color(35)",
-    "heat5": "color(106)",
-    "heat6": "color(178)",
-    "heat7": "color(208)",
-    "heat8": "color(196)",
+    **{f"heat{level}": f"color({color})" for level, color in enumerate(HEAT, start=1)},
 }
 MARKS: dict[Mark, Span] = {
     "good": Span("✓", "good"),
@@ -164,7 +156,8 @@ def _colored(safe: Line) -> str:
     from rich.style import Style
 
     return "".join(
-        Style.parse(STYLES[span.role]).render(span.text, color_system=ColorSystem.EIGHT_BIT) for span in safe
+        Style.parse(STYLES.get(span.role, "")).render(span.text, color_system=ColorSystem.EIGHT_BIT)
+        for span in safe
     )
 
 

@@ -4,7 +4,6 @@ They are read from the records that a report names, if the files are in the repo
 digest are refused, and file names cannot point outside the folder. Without records the page has no such section.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from gradience.reports.base.blocks import Block, Column, Heading, Inline, Note, 
 from gradience.reports.base.numbers import plural
 from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench
-from gradience.reports.evaluation import REFERENCE, EvaluationReport
+from gradience.reports.evaluation import REFERENCE, EvaluationReport, RecordsFile
 from gradience.reports.shrink import ShrinkReport
 
 TITLE = "Flipped examples"
@@ -102,16 +101,11 @@ def answers_of(record: Record, labels: Sequence[str]) -> tuple[str, str]:
 # ---------------------------------------------------------------- records
 
 
-class AdapterRecords(NamedTuple):
-    """Records of one adapter."""
-
-    name: str
-    file: str
-    """Path inside the folder of the report."""
-    sha256: str
+Answers = tuple[str, RecordsFile]
+"""The name of an adapter, and the file of its answers inside the folder of the report."""
 
 
-def _answers(report: Report) -> list[AdapterRecords]:
+def _answers(report: Report) -> list[Answers]:
     """Return the records of the reference, then of each candidate; empty without a reference."""
     match report:
         case EvaluationReport():
@@ -122,7 +116,7 @@ def _answers(report: Report) -> list[AdapterRecords]:
         case Bench() if report.probe is not None:
             measured = [("probe", report.probe), *((row.name, row.measures) for row in report.variants)]
             return [
-                AdapterRecords(name, measures.records, measures.records_sha256)
+                (name, RecordsFile(path=measures.records, sha256=measures.records_sha256))
                 for name, measures in measured
                 if measures is not None
             ]
@@ -132,7 +126,7 @@ def _answers(report: Report) -> list[AdapterRecords]:
     if not kept or kept[0].role != REFERENCE:
         return []
     # the first file has the answers; for free text the second has scores of the gold responses
-    return [AdapterRecords(row.name, row.records[0].path, row.records[0].sha256) for row in kept]
+    return [(row.name, row.records[0]) for row in kept]
 
 
 def _flips(report: Report, folder: Path) -> Iterator[tuple[str, str, list[Pair]]]:
@@ -141,41 +135,32 @@ def _flips(report: Report, folder: Path) -> Iterator[tuple[str, str, list[Pair]]
     Raises InputError (`other-records`).
     """
     answers = _answers(report)
-    before = _read(answers[0], folder) if answers else None
+    before = _read(answers[0][1], folder) if answers else None
     if before is None:
         return
     old = {record.id: record for record in before.records if not isinstance(record, ScoreRecord)}
-    for candidate in answers[1:]:
-        after = _read(candidate, folder)
-        if after is not None:
-            changed: dict[str, list[Pair]] = {"reference only": [], "candidate only": []}
-            for record in after.records:
-                before_it = old.get(record.id)
-                if before_it is not None and before_it.correct != record.correct:
-                    changed["reference only" if before_it.correct else "candidate only"].append(
-                        (before_it, record)
-                    )
-            yield from ((candidate.name, words, pairs) for words, pairs in changed.items() if pairs)
+    for name, file in answers[1:]:
+        changed: dict[str, list[Pair]] = {"reference only": [], "candidate only": []}
+        after = _read(file, folder)
+        for record in after.records if after is not None else ():
+            first = old.get(record.id)
+            if first is not None and first.correct != record.correct:
+                changed["reference only" if first.correct else "candidate only"].append((first, record))
+        yield from ((name, words, pairs) for words, pairs in changed.items() if pairs)
 
 
-def _read(answers: AdapterRecords, folder: Path) -> Evaluation[Record] | None:
-    path = _file_in(folder, answers.file)
-    if path is None:
+def _read(file: RecordsFile, folder: Path) -> Evaluation[Record] | None:
+    """Return the records in a file of the folder; None if it is not there, or a link leads out of the folder."""
+    path = folder / file.path
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
         return None
-    if sha256_file(path, limit=MAX_DATA_BYTES) != answers.sha256:
+    if sha256_file(path, limit=MAX_DATA_BYTES) != file.sha256:
         raise InputError(
-            f"{answers.file}: sha256 differs from the one in the report",
+            f"{file.path}: sha256 differs from the one in the report",
             code="other-records",
             hint="evaluate again to rewrite records and report",
         )
     return read_records(path)
-
-
-def _file_in(folder: Path, name: str) -> Path | None:
-    """Return the file of this name in the folder, or None."""
-    path = folder / name
-    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-    return path if inside and path.is_file() else None
 
 
 def _end(text: str, most: int = EXCERPT) -> str:
