@@ -23,7 +23,7 @@ from gradience.files.artifact import Float12, Floats12, Part, artifact_row
 from gradience.ranks import percentile
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.finding import SEVERITIES, Finding
-from gradience.reports.base.modules import LayerMap, by_kind, layer_map, short_labels
+from gradience.reports.base.modules import by_kind, layer_map, short_labels
 from gradience.reports.base.names import display_name
 from gradience.reports.base.numbers import (
     DIGITS,
@@ -705,7 +705,12 @@ WIDE_MAP, MAX_CELL = 36, 4
 
 
 def where_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
-    """Return a map of the largest layer stack, and the number of modules outside."""
+    """Return a map of the largest layer stack: a row per kind of module, a column per layer; and the modules outside.
+
+    Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited: a stack wider
+    than the screen has several layers per column, and a cell of several modules (experts, merged columns) shows their
+    median.
+    """
     columns = view.width - BESIDE_MAP if view.width else WIDEST_MAP
     stack = layer_map(report.layers, lambda layer: layer.params, MAX_KINDS, columns)
     if not (stack.rows and trained_layers(report)):
@@ -720,13 +725,34 @@ def where_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
         "  ○ untrained" if "untrained" in statuses else "",
         "  ✗ not measured" if statuses - {"ok", "untrained"} else "",
     )
-    return [
+    wide = max(1, min(MAX_CELL, min(WIDE_MAP, columns) // len(stack.layers)))
+    uniform = len({layer.r for _, cells in stack.rows for cell in cells for layer in cell}) == 1
+    rows: list[list[doc.Inline]] = []
+    most_modules = 1
+
+    def order(row: tuple[str, Sequence[Sequence[LayerAudit]]]) -> int:
+        return next(MODULE_TYPES.index(layer.module_type) for cell in row[1] for layer in cell)
+
+    for name, cells in sorted(stack.rows, key=order):  # attention before MLP
+        most_modules = max(most_modules, *map(len, cells))
+        members = [layer for cell in cells for layer in cell]
+        ks = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
+        rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
+        drawn = tuple(doc.Span(sign.text * wide, sign.role) for sign in map(cell_sign, cells))
+        spread = [trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}"]
+        rows.append([doc.Span(name, "name"), drawn, *spread])
+    head = doc.Column(ruler(stack.layers, wide), drawing=True)
+    table = doc.Table([doc.Column(label), head, doc.Column("median", ">"), doc.Column("max", ">")], rows)
+    blocks = [
         doc.Heading("Modules by layer", aside=legend),
-        *map_blocks(stack, label, min(WIDE_MAP, columns), view.rest),
-        *doc.more(
-            len(stack.outside), "module outside these layers", view.rest, "modules outside these layers"
-        ),
+        table,
+        *doc.more(stack.hidden, "more kind of modules", view.rest, "more kinds of modules"),
     ]
+    if most_modules > 1:
+        merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
+        blocks.append(doc.dim(f"{merged}each cell: median of up to {most_modules} modules"))
+    outside = "module outside these layers", view.rest, "modules outside these layers"
+    return [*blocks, *doc.more(len(stack.outside), *outside)]
 
 
 def spare_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
@@ -750,39 +776,6 @@ def _spare_params(layer: LayerAudit) -> int:
     """Parameters of the directions beyond the energy rank."""
     k = layer.energy_rank_tau
     return 0 if k is None else layer.params // layer.r * (layer.r - k)
-
-
-def map_blocks(stack: LayerMap[LayerAudit], measure: str, columns: int, rest: str) -> list[doc.Block]:
-    """Return the map of one layer stack such as `model.layers`: a row per kind of module, a column per layer.
-
-    Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited: a stack wider
-    than the screen has several layers per column, and a cell of several modules (experts, merged columns) shows their
-    median. measure: name of the energy rank. columns: least width of the map. rest: pointer to the kinds that are left
-    out.
-    """
-    wide = max(1, min(MAX_CELL, columns // len(stack.layers)))
-    uniform = len({layer.r for _, cells in stack.rows for cell in cells for layer in cell}) == 1
-    rows: list[list[doc.Inline]] = []
-    most_modules = 1
-
-    def order(row: tuple[str, Sequence[Sequence[LayerAudit]]]) -> int:
-        return next(MODULE_TYPES.index(layer.module_type) for cell in row[1] for layer in cell)
-
-    for label, cells in sorted(stack.rows, key=order):  # attention before MLP
-        most_modules = max(most_modules, *map(len, cells))
-        members = [layer for cell in cells for layer in cell]
-        ks = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
-        rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
-        drawn = tuple(doc.Span(sign.text * wide, sign.role) for sign in map(cell_sign, cells))
-        spread = [trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}"]
-        rows.append([doc.Span(label, "name"), drawn, *spread])
-    head = doc.Column(ruler(stack.layers, wide), drawing=True)
-    table = doc.Table([doc.Column(measure), head, doc.Column("median", ">"), doc.Column("max", ">")], rows)
-    blocks = [table, *doc.more(stack.hidden, "more kind of modules", rest, "more kinds of modules")]
-    if most_modules > 1:
-        merged = f"{stack.merged} layers per column, " if stack.merged > 1 else ""
-        blocks.append(doc.dim(f"{merged}each cell: median of up to {most_modules} modules"))
-    return blocks
 
 
 def ruler(indices: Sequence[int], wide: int) -> str:

@@ -207,19 +207,18 @@ def _title(report: FleetReport) -> list[doc.Block]:
     fleet = f"Fleet of {plural(report.adapters, 'adapter')}"
     if report.failed:
         fleet = f"Fleet: {count(report.adapters - report.failed)} of {plural(report.adapters, 'adapter')} measured"
-    warnings = []
-    if report.incomplete:
-        warnings.append(f"{plural(report.incomplete, 'adapter')} measured only in part (status incomplete)")
     most = report.limit_adapters
-    if most is not None and any(base.adapters > most for base in report.bases):
-        warnings.append(f"The host takes {plural(most, 'adapter')} per base model")
-    if report.untrained:
-        warnings.append(f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)")
+    crowded = most is not None and any(base.adapters > most for base in report.bases)
+    warnings = {
+        f"{plural(report.incomplete, 'adapter')} measured only in part (status incomplete)": report.incomplete,
+        f"The host takes {plural(most or 0, 'adapter')} per base model": crowded,
+        f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)": report.untrained,
+    }
     return [
         doc.Heading(fleet, level=1),
         doc.Paragraph(doc.Span(answer(report), "strong")),
         *([] if report.limit is None else [doc.Paragraph(f"Host limit: {report.limit}")]),
-        doc.warned(warnings),
+        doc.warned(text for text, holds in warnings.items() if holds),
     ]
 
 

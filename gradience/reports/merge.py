@@ -178,9 +178,27 @@ def merge_blocks(report: MergeReport) -> list[doc.Block]:
         doc.warned(report.notes),
     ]
     if report.certificate is not None:
-        blocks += [doc.Heading("Test on each parent's examples"), _evidence(report.certificate)]
+        tested = doc.table_of(
+            report.certificate.parents,
+            (doc.Column("parent"), lambda row: doc.Span(row.parent, "name")),
+            (doc.Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
+            (doc.Column("parent's own", ">"), lambda row: level_cell(row.reference)),
+            (doc.Column("merged", ">"), lambda row: level_cell(row.merged)),
+            (doc.Column("Δ", ">"), lambda row: delta_cell(row.merged)),
+            (doc.Column("95 % bound", ">", drop=2), lambda row: bound_cell(row.merged)),
+            (doc.Column("grade"), lambda row: row.merged.grade or MISSING),
+        )
+        blocks += [doc.Heading("Test on each parent's examples"), tested]
+    parents = doc.table_of(
+        report.parents,
+        (doc.Column("parent"), lambda row: doc.Span(row.name, "name")),
+        (doc.Column("weight", ">"), lambda row: f"{row.weight:g}"),
+        (doc.Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
+        (doc.Column("cosine with the merge", ">"), lambda row: sig(row.cosine)),
+        (doc.Column("strength", ">"), lambda row: sig(row.projection)),
+    )
     strength = doc.dim("strength: component of the merge along the parent's update, relative to that update")
-    return [*blocks, doc.Heading("Parents"), _parents(report), strength]
+    return [*blocks, doc.Heading("Parents"), parents, strength]
 
 
 def card_blocks(report: MergeReport) -> list[doc.Block]:
@@ -215,30 +233,6 @@ def _verdict(report: MergeReport) -> doc.Note:
     if lower and mark == "unknown":
         mark, verdict = "warning", f"{verdict} at this margin, but less accurate than {' and '.join(lower)}"
     return doc.Note(mark, verdict, reasons)
-
-
-def _parents(report: MergeReport) -> doc.Block:
-    return doc.table_of(
-        report.parents,
-        (doc.Column("parent"), lambda row: doc.Span(row.name, "name")),
-        (doc.Column("weight", ">"), lambda row: f"{row.weight:g}"),
-        (doc.Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
-        (doc.Column("cosine with the merge", ">"), lambda row: sig(row.cosine)),
-        (doc.Column("strength", ">"), lambda row: sig(row.projection)),
-    )
-
-
-def _evidence(tests: ParentTests) -> doc.Block:
-    return doc.table_of(
-        tests.parents,
-        (doc.Column("parent"), lambda row: doc.Span(row.parent, "name")),
-        (doc.Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
-        (doc.Column("parent's own", ">"), lambda row: level_cell(row.reference)),
-        (doc.Column("merged", ">"), lambda row: level_cell(row.merged)),
-        (doc.Column("Δ", ">"), lambda row: delta_cell(row.merged)),
-        (doc.Column("95 % bound", ">", drop=2), lambda row: bound_cell(row.merged)),
-        (doc.Column("grade"), lambda row: row.merged.grade or MISSING),
-    )
 
 
 def _grid(report: MergeReport) -> doc.Block:

@@ -240,7 +240,7 @@ def series_color(tone: Tone, place: int = 0) -> str:
 
 def plots_of(report: Report) -> dict[str, Plot]:
     """Return every plot of a report, the most informative first; empty for a report that has only text."""
-    plots = {kind: _made(maker, report) for kind, maker in report.plots.items()}
+    plots = {kind: resolve_name(f"gradience.reports.{maker}")(report) for kind, maker in report.plots.items()}
     return {kind: plot for kind, plot in plots.items() if plot is not None}
 
 
@@ -261,8 +261,3 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
             or (there if report.plots else "this report has only text: print(report)"),
         )
     return plot
-
-
-def _made(maker: str, report: Report) -> Plot | None:
-    make: Callable[[Report], Plot | None] = resolve_name(f"gradience.reports.{maker}")
-    return make(report)
