@@ -426,20 +426,13 @@ def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
 
 
 class _Side(NamedTuple):
-    """A new factor X′ = Y + E, (rows, k), and its products. Y = X·map is exact; E is the rounding error."""
+    """A new factor X′, (rows, k), as stored words, and its products with the old factor X and with itself."""
 
     words: Words
-    map: FloatArray
-    gram_map: FloatArray
-    """XᵀY."""
-    whole: FloatArray
-    """YᵀY."""
     cross: FloatArray
-    """XᵀE."""
-    mixed: FloatArray
-    """YᵀE."""
-    rounding: FloatArray
-    """EᵀE."""
+    """XᵀX′."""
+    own: FloatArray
+    """X′ᵀX′."""
 
 
 def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
@@ -455,12 +448,10 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
     norm = abs(job.scale) * size
     canceled = cancellation(optimum.gram_A, optimum.gram_B, size)
-    lost = _distance(job, gram_A, gram_B, side_A, side_B)
+    products = Products(gram_A * gram_B, side_A.cross * side_B.cross, side_A.own * side_B.own)
+    lost = _distance(job, products)
     if canceled > CANCELED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, side_A.words, side_B.words)
-    new_A, new_B = (s.whole + s.mixed + s.mixed.T + s.rounding for s in (side_A, side_B))
-    crosses = (side_A.gram_map + side_A.cross) * (side_B.gram_map + side_B.cross)
-    products = Products(gram_A * gram_B, crosses, new_A * new_B)
     return _Expert(side_A.words, side_B.words, lost, norm, optimum.method, canceled, products)
 
 
@@ -493,7 +484,10 @@ def _in_float64(job: Job, blocks_A: Blocks, blocks_B: Blocks) -> Truncation:
 
 
 def _side(job: Job, blocks: Blocks, gram: FloatArray, mapping: FloatArray, dtype: DType) -> _Side:
-    """Return the new factor and its products, computed in the dtype of the blocks. gram: XᵀX."""
+    """Return X′ = X·mapping + E, where E is the rounding error, computed in the dtype of the blocks. gram: XᵀX.
+
+    The products with E are summed apart: those with X·mapping follow from `gram`, so that its own error cancels.
+    """
     words, cross, rounding = [], np.zeros(mapping.shape), np.zeros((mapping.shape[1],) * 2)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks():
@@ -505,31 +499,16 @@ def _side(job: Job, blocks: Blocks, gram: FloatArray, mapping: FloatArray, dtype
             words.append(stored)
             cross += block.T @ error
             rounding += error.T @ error
-        gram_map = gram @ mapping
-        whole, mixed = mapping.T @ gram_map, mapping.T @ cross
-    return _Side(np.concatenate(words), mapping, gram_map, whole, cross, mixed, rounding)
+        exact, mixed = gram @ mapping, mapping.T @ cross
+        return _Side(np.concatenate(words), exact + cross, mapping.T @ exact + mixed + mixed.T + rounding)
 
 
-def _distance(job: Job, gram_A: FloatArray, gram_B: FloatArray, a: _Side, b: _Side) -> float:
-    """Return ‖s·B·A − s′·B′·A′‖_F = ‖T − s′·R‖_F, with T = s·B·A − s′·Y_B·Y_A (truncation) and R = B′·A′ − Y_B·Y_A
-    (rounding).
-
-    Each inner product of two updates is the sum over an elementwise product of two small matrices.
-    Accurate down to a relative error of about 1e-7 if the terms cancel; NaN or infinite near the limits of float64.
-    """
-    s, t = job.written_scale, job.scale
+def _distance(job: Job, products: Products) -> float:
+    """‖s·B·A − s′·B′·A′‖_F, accurate to 1e-8 of ‖s·B·A‖_F; NaN or infinite near the limits of float64."""
+    s, t = job.scale, job.written_scale
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        cut = (
-            t * t * (gram_A * gram_B).sum()
-            - 2 * s * t * (a.gram_map * b.gram_map).sum()
-            + s * s * (a.whole * b.whole).sum()
-        )
-        both = ((t * b.gram_map - s * a.map @ b.whole) * a.cross).sum()
-        both += ((t * a.gram_map - s * b.map @ a.whole) * b.cross).sum()
-        both += t * (a.cross * b.cross).sum() - s * (a.mixed * b.mixed).sum()
-        added = ((b.whole + b.rounding) * a.rounding + b.rounding * a.whole).sum()
-        added += 2 * (b.mixed * a.mixed.T + b.mixed * a.rounding + b.rounding * a.mixed).sum()
-        return float(np.sqrt(np.maximum(0.0, cut - 2 * s * both + s * s * added)))
+        old, cross, new = (part.sum() for part in products)
+        return float(np.sqrt(np.maximum(0.0, s * s * old - 2 * s * t * cross + t * t * new)))
 
 
 def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:

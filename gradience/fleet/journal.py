@@ -6,7 +6,6 @@ failure: those are tried again.
 """
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from io import FileIO
@@ -18,12 +17,14 @@ from gradience.adapters.files import Closing
 from gradience.errors import InputError
 from gradience.files.whole import lock_alone, write_errors, write_whole
 from gradience.fleet.measure import stamp_of, stamped_files
-from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, not_a_file, open_stream
+from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, open_stream
 from gradience.reports.fleet import FleetRow
 
 PART = ".part"
 MAX_ROW = MAX_SETTINGS_BYTES
 """Bytes of a line."""
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Never through a link, and never waiting for the reader of a pipe."""
 BEGINS = b'{"schema":"gradience.fleet_row/'
 """First bytes of a row that was written here."""
 
@@ -42,7 +43,7 @@ class FleetJournal(Closing):
         """
         part = output.with_name(output.name + PART)
         with write_errors(part), ExitStack() as stack:
-            file = stack.enter_context(_appended(part))
+            file = stack.enter_context(os.fdopen(os.open(part, FLAGS, 0o666), "ab", buffering=0))
             lock_alone(file.fileno(), output)
             with open_stream(part) as rows:
                 head = rows.read(len(BEGINS))
@@ -121,15 +122,3 @@ def _lines(path: Path) -> Iterator[bytes]:
                     hint=FleetRow.repair,
                 )
             yield line
-
-
-def _appended(part: Path) -> FileIO:
-    """The journal, open at its end: never through a link, and never waiting for a reader."""
-    if part.is_symlink():
-        raise not_a_file(part)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = os.fdopen(os.open(part, flags, 0o666), "ab", buffering=0)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise not_a_file(part)
-    return file
