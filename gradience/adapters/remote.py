@@ -54,10 +54,6 @@ BESIDE_TOKENIZER = (
     ),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
 )
-MAX_TOKENIZER = 128 * 2**20
-"""Bytes of one file of a tokenizer; the largest of common models has 35 MB."""
-
-
 Fetched = tuple[Path, HubCommit]
 """Local path of a downloaded adapter, and its commit."""
 
@@ -94,8 +90,7 @@ def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None
 def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
     """Download the tokenizer files stored beside a hub adapter into its `folder` in the cache.
 
-    Raises NetworkError (`hub-…`; `hub-offline` if only the hub can tell whether there are any), InputError
-    (`tokenizer-too-large`).
+    Raises NetworkError (`hub-…`; `hub-offline` if only the hub can tell whether there are any).
     """
     address = Address(source.address.repo, source.commit)
     inside = "/".join(folder.parts[folder.parts.index(source.commit) + 1 :])
@@ -109,20 +104,12 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
             code="hub-offline",
             hint="use the base's tokenizer (--tokenizer base), or unset HF_HUB_OFFLINE",
         )
-    sizes = list_files(address)
-    if last not in sizes:
+    files = list_files(address)
+    if last not in files:
         remember_absent(address, last)
         return
     wanted = [*(posixpath.join(inside, name) for name in BESIDE_TOKENIZER), last]
-    names = [name for name in wanted if name in sizes]
-    large = next((name for name in names if (sizes[name] or 0) > MAX_TOKENIZER), None)
-    if large is not None:
-        raise InputError(
-            f"{source.address}: its tokenizer file {large} has {sizes[large]:,} bytes (limit: {MAX_TOKENIZER:,})",
-            code="tokenizer-too-large",
-            hint="use the base's tokenizer: --tokenizer base",
-        )
-    download(address, names)
+    download(address, [name for name in wanted if name in files])
 
 
 def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:

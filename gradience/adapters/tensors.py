@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -241,18 +241,18 @@ def _bad_offsets(path: Path, problem: str, hint: str) -> InputError:
     return InputError(f"{path}: {problem}", code="bad-offsets", hint=hint)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63  # not isinstance: true and false are ints as well
+def _are_counts(values: Any) -> bool:
+    # The type itself: true and false are instances of int as well.
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
     tensor = f"tensor {name[:200]!r}"
-    if len(name) > MAX_NAME:
+    if len(name) > MAX_NAME or name.count(".") >= MAX_DEPTH:
         raise _bad_header(
-            path, f"{tensor} has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
+            path,
+            f"{tensor} has a name of more than {MAX_NAME:,} characters or {MAX_DEPTH} parts",
         )
-    if name.count(".") >= MAX_DEPTH:
-        raise _bad_header(path, f"{tensor} has a name of more than {MAX_DEPTH} parts, the most that is read")
     if not isinstance(raw, dict) or raw.keys() != {"dtype", "shape", "data_offsets"}:
         raise _bad_header(path, f"{tensor} does not have exactly dtype, shape and data_offsets")
     dtype = DTYPES.get(raw["dtype"]) if isinstance(raw["dtype"], str) else None
@@ -263,11 +263,9 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
             hint=f"save it in one of the types {', '.join(DTYPES)}",
         )
     shape, offsets = raw["shape"], raw["data_offsets"]
-    if isinstance(shape, list) and len(shape) > MAX_DIMENSIONS:
-        raise _bad_header(path, f"{tensor} has {len(shape):,} dimensions (at most {MAX_DIMENSIONS} are read)")
-    if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        raise _bad_header(path, f"{tensor} has a shape that is not a list of counts")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
+    if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
+        raise _bad_header(path, f"{tensor} has a shape that is not a list of at most {MAX_DIMENSIONS} counts")
+    if not _are_counts(offsets) or len(offsets) != 2:
         raise _bad_header(path, f"{tensor} has data_offsets that are not a pair of counts")
     bits = math.prod(shape) * dtype.bits
     size = offsets[1] - offsets[0]
@@ -290,7 +288,6 @@ class NewTensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     data: Iterable[bytes] = ()
-    """Empty if the caller of the writer puts them."""
 
 
 def header_bytes(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> bytes:
@@ -315,54 +312,32 @@ def in_order_of_type(tensors: Mapping[str, NewTensor]) -> dict[str, NewTensor]:
     return dict(sorted(tensors.items(), key=lambda item: (-DTYPES[item[1].dtype].bits, item[0])))
 
 
-class WeightsWriter:
-    """Writes one safetensors file: the header first, then every tensor in the order of `names`.
-
-    Use as a context manager, in a folder that is synced before it gets its name (`whole_folder`).
-    size: bytes written so far.
-    """
-
-    def __init__(self, path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> None:
-        ordered = in_order_of_type(tensors)
-        self.names: tuple[str, ...] = tuple(ordered)
-        self.size = 0
-        self._digest = Sha256()
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (__exit__ closes it)
-        self._head = header_bytes(ordered, metadata)
-
-    def __enter__(self) -> Self:
-        self.put(self._head)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def put(self, data: bytes | bytearray | memoryview) -> None:
-        """The next bytes of the next tensor. Raises OSError."""
-        view = memoryview(data)
-        self._digest.update(view)
-        self.size += len(view)
-        while view:
-            view = view[self._file.write(view) :]
-
-    def close(self) -> str:
-        """Close the file and return the SHA-256 of the written bytes. Raises OSError."""
-        self._file.close()
-        return self._digest.hexdigest()
-
-
 def pieces(file: TensorFile, name: str) -> Iterator[bytes]:
     """Return the stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
     entry = file.entries[name]
     return pread_blocks(file.handle, entry.size, entry.start, file.path)
 
 
+def parts_of(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the bytes of a safetensors file: the header, then every tensor in its order."""
+    ordered = in_order_of_type(tensors)
+    yield header_bytes(ordered, metadata)
+    for tensor in ordered.values():
+        yield from tensor.data
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]
 ) -> tuple[str, int]:
-    """Write a safetensors file of tensors with their bytes; return its SHA-256 and its size."""
-    with WeightsWriter(path, tensors, metadata) as writer:
-        for name in writer.names:
-            for piece in tensors[name].data:
-                writer.put(piece)
-        return writer.close(), writer.size
+    """Write a safetensors file, and return its SHA-256 and its size. Raises OSError.
+
+    Only one part is in memory. The file is in a folder that is synced before it gets its name (`whole_folder`).
+    """
+    digest = Sha256()
+    with open(path, "xb", buffering=0) as file:
+        for part in parts_of(tensors, metadata):
+            digest.update(part)
+            rest = memoryview(part)
+            while rest:
+                rest = rest[file.write(rest) :]
+        return digest.hexdigest(), file.tell()

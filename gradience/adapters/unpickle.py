@@ -11,17 +11,12 @@ import pickle
 import re
 import resource
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-
-MAX_RECORDS = 200_000
-MAX_OPCODES_BYTES = 64 * 2**20
-"""Largest data.pkl, which names the tensors: 100,000 names need about 20 MB."""
 
 NO_MEMORY = "can't allocate memory"
 """Text in PyTorch's out-of-memory error, which is not a MemoryError."""
@@ -44,28 +39,8 @@ def limit(memory: int, seconds: int, size: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def check_archive(path: Path) -> None:
-    """Check the sizes in an archive of torch.save before reading it. Raises RefusedPickle."""
-    if not zipfile.is_zipfile(path):  # before PyTorch 1.6: concatenated pickles, bounded by the limits
-        return
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-    if len(records) > MAX_RECORDS:
-        raise RefusedPickle(f"an archive of {len(records):,} records")
-    for record in records:
-        if record.compress_type != zipfile.ZIP_STORED:
-            grown = f"grows from {record.compress_size:,} to {record.file_size:,} bytes"
-            raise RefusedPickle(f"compressed: {record.filename[:80]!r} {grown}")
-        if record.filename.endswith(".pkl") and record.file_size > MAX_OPCODES_BYTES:
-            raise RefusedPickle(f"{record.file_size:,} bytes of opcodes (limit: {MAX_OPCODES_BYTES:,})")
-    claimed, size = sum(record.file_size for record in records), path.stat().st_size
-    if claimed > size:
-        raise RefusedPickle(f"its records claim {claimed:,} bytes, but the file has {size:,}")
-
-
 def read(path: Path) -> Mapping[str, torch.Tensor]:
     """Return the tensors of a file, restricted to weights. Raises RefusedPickle, MemoryError."""
-    check_archive(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, *DAMAGED) as error:
@@ -119,7 +94,7 @@ def main() -> int:
         save_file(tensors, request["weights"], metadata={"format": "pt"})
     except RefusedPickle as refused:
         problem = str(refused)
-    except (zipfile.BadZipFile, RecursionError) as error:
+    except RecursionError as error:
         problem = f"damaged: {error}"[:200]
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and NO_MEMORY not in str(error):

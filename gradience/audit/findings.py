@@ -1,7 +1,7 @@
 """Findings about an adapter: rules over measured rows and the config. Pure.
 
 One finding per code and cause, with a count: an adapter of 224 modules must not print 224 lines. A new rule is a
-function under `@finding`, and a line in `RULES`.
+function under `@finding`.
 """
 
 from collections import defaultdict
@@ -40,6 +40,13 @@ class Said(NamedTuple):
 
 
 FindingRule = Callable[[AdapterFacts], Iterator[Finding]]
+RULES: list[FindingRule] = []
+"""All rules, in the order of the report among findings of one severity. `@finding` adds to them."""
+MEANING = frozenset((
+    "init-unknown", "init-not-update", "init-noise", "variant-not-update", "activated-lora", "expert-order",
+    "expert-order-unknown",
+))  # fmt: skip
+"""Codes of the findings on what B·A is: they need no measured rows."""
 
 
 def finding(
@@ -54,6 +61,7 @@ def finding(
                     code=code, severity=severity, module=said.module, message=said.message, hint=hint
                 )
 
+        RULES.append(rule)
         return rule
 
     return rule_of
@@ -82,126 +90,47 @@ def labels(facts: AdapterFacts, applies: Callable[[LayerAudit], bool]) -> list[s
     return [layer.label for layer in facts.layers if applies(layer)]
 
 
-@finding("no-config", "warning", "put the adapter_config.json beside the weights")
-def no_config(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config is None:
-        yield Said("no adapter_config.json: α, norms, initialization and variant are unknown")
-
-
-@finding("unclear-scale", "warning", SCALE_HINT)
-def unclear_scale(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config is not None and facts.adapter.no_scale:
-        yield Said(f"{facts.adapter.no_scale}: there are no norms, and nothing is converted or compressed")
-
-
-@finding("zero-scale", "error", "set lora_alpha")
-def zero_scale(facts: AdapterFacts) -> Iterator[Said]:
-    if any(layer.scale == 0 for layer in facts.layers):
-        yield Said("α is 0 for some modules: their update is multiplied by 0 and does nothing")
+RANDOM_POSITION = 0.85
+"""null_position above which factors look random. Published trained adapters: median 0.02 to 0.2."""
+RANDOM_MIN_RANK = 4
+"""Below this rank a trained and a random spectrum are indistinguishable."""
+RANDOM_MIN_SIDE = 2
+"""Nor can they if the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
+trained well spreads over all of its few directions."""
+NEARLY_ALL = 0.85
+"""k@90 / r from which a module needs nearly all of its directions (random factors: 0.88 to 1)."""
+COARSE_BOUND = 1e-3
+"""error_bound from which a finding is reported: the printed digits are no longer exact."""
+DIVERGED_NORM = 1e3
+"""‖ΔW‖_F above this is larger than any weight matrix of a language model; published diverged runs had 1.9e4."""
 
 
 @finding(
-    "rank-disagrees",
+    "non-finite", "error", "use an earlier checkpoint: the training diverged, or the save overflowed fp16"
+)
+def nonfinite(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.nonfinite:
+        first, *others = facts.nonfinite
+        yield Said(first + (f" (and {counted(len(others), 'more factor')})" if others else ""))
+
+
+@finding(
+    "canceled",
     "error",
-    "correct r or rank_pattern: PEFT will not load this; the audit takes the tensors' ranks (also in s = α/r)",
+    "the update of such a module is too small to measure (two opposite adapters, concatenated?)",
 )
-def declared_ranks(facts: AdapterFacts) -> Iterable[Said]:
-    wrong = [row for row in facts.layers if row.declared_r not in (None, row.r) and row.expert is None]
-    ranks = f"tensors {wrong[0].r}, config {wrong[0].declared_r}" if wrong else ""
-    return many([row.name for row in wrong], f"{{has}} a different rank than the config says ({ranks})")
+def canceled(facts: AdapterFacts) -> Iterable[Said]:
+    predicate = "cannot be measured: A and B cancel, and what is left of B·A is below their rounding"
+    return many(labels(facts, lambda row: row.status == "unsupported"), predicate, len(facts.layers))
 
 
-@finding(
-    "target-unmatched",
-    "warning",
-    "check target_modules for a typo: a name that matches no module trains nothing",
-)
-def targets(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config is None:
-        return
-    unaudited = (parse_key(note.tensor).module for note in facts.adapter.unaudited)
-    ends = {end for name in (*(row.name for row in facts.layers), *unaudited) for end in path_ends(name)}
-    modules = facts.config.target_modules if isinstance(facts.config.target_modules, tuple) else ()
-    missing = [target for target in (*modules, *facts.config.target_parameters) if target not in ends]
-    if missing and modules != ("all-linear",):
-        yield Said(
-            f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}"
-        )
-
-
-@finding(
-    "parameter-order",
-    "warning",
-    "compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
-)
-def parameter_order(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config and (guessed := guessed_orders(facts.config)):
-        yield Said(
-            f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
-            "tensor belongs to which: named in alphabetical order"
-        )
-
-
-def _patterns(facts: AdapterFacts) -> Iterator[tuple[str, PatternTable]]:
-    if facts.config:
-        yield "rank_pattern", facts.config.rank_pattern
-        yield "alpha_pattern", facts.config.alpha_pattern
-
-
-@finding("pattern-skipped", "error", "write the key as the module's name, with dots escaped")
-def skipped_patterns(facts: AdapterFacts) -> Iterator[Said]:
-    for label, table in _patterns(facts):
-        for key, reason in table.skipped.items():
-            yield Said(f"{label} key {key[:80]!r} was not applied ({reason}): rank or scale may be wrong")
-
-
-@finding("pattern-unmatched", "warning", "PEFT ignores them; a key must match the end of a module's name")
-def unmatched_patterns(facts: AdapterFacts) -> Iterator[Said]:
-    for label, table in _patterns(facts):
-        if keys := [key[:80] for key in table.unmatched]:
-            yield Said(f"{label} {noun(len(keys), 'key')} without a matching module: {listed(keys)}")
-
-
-@finding(
-    "not-applied",
-    "error",
-    "`gradience compress` writes PEFT's own names, at the same ranks too (--rank R --encoding patterns)",
-)
-def names(facts: AdapterFacts) -> Iterator[Said]:
-    if misnamed := facts.adapter.misnamed():
-        yield Said(
-            f"{counted(len(misnamed), 'tensor')} with names that PEFT does not write: {listed(misnamed, 1)}. "
-            "PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores the tensors and answers as the "
-            "base does"
-        )
-
-
-@finding(
-    "saved-and-adapted",
-    "warning",
-    "remove them from modules_to_save or from target_modules: PEFT 0.21 does not load both",
-)
-def saved_and_adapted(facts: AdapterFacts) -> Iterable[Said]:
-    saved = [row.name for row in facts.layers if facts.config and facts.config.saved_whole(row.name)]
-    predicate = "{has} LoRA factors and {is_} also in modules_to_save (which matches the end of a name)"
-    return many(list(dict.fromkeys(saved)), predicate)
-
-
-@finding("ghost-copies", "warning", "`gradience convert` leaves them out; they are counted only once here")
-def ghosts(facts: AdapterFacts) -> Iterator[Said]:
-    if ghosts := facts.adapter.ghosts:
-        repeat = "repeat a module under original_module or modules_to_save"
-        yield Said(f"{counted(len(ghosts), 'tensor')} {repeat}: {listed(ghosts, 2)}")
-
-
-@finding("unaudited", "error", "excluded from all figures below; the reason says what is wrong with the file")
-def unaudited(facts: AdapterFacts) -> Iterator[Said]:
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for note in facts.adapter.unaudited:
-        by_reason[note.reason].append(note.tensor)
-    for reason, tensors in by_reason.items():
-        message = f"{counted(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}"
-        yield Said(message, tensors[0])
+@finding("imprecise", "warning", "--json lists error_bound and eta of each module")
+def imprecise(facts: AdapterFacts) -> Iterable[Said]:
+    """Factors that nearly cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
+    coarse = [row for row in facts.layers if COARSE_BOUND < (row.error_bound or 0.0) < 1]
+    worst = max((row.error_bound or 0.0 for row in coarse), default=0.0)
+    predicate = f"{{is_}} accurate only to about {100 * worst:.2g} %, because A and B nearly cancel"
+    return many([row.label for row in coarse], predicate, len(facts.layers))
 
 
 def _start(facts: AdapterFacts) -> tuple[str, Initialization | None]:
@@ -284,77 +213,6 @@ def unknown_expert_order(facts: AdapterFacts) -> Iterable[Said]:
     return many(facts.adapter.packed(None), predicate)
 
 
-def _magnitudes(facts: AdapterFacts) -> int:
-    return sum(note.reason == DORA_REASON for note in facts.adapter.other)
-
-
-@finding(
-    "dora",
-    "warning",
-    "evaluate a smaller rank on the task; compressing DoRA needs the base weights (--base-model)",
-)
-def dora(facts: AdapterFacts) -> Iterator[Said]:
-    if magnitudes := _magnitudes(facts):
-        yield Said(
-            f"DoRA: {counted(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
-            "the audit covers the low-rank part of the direction"
-        )
-
-
-@finding(
-    "config-disagrees",
-    "error",
-    "save it again: the file and the config do not belong together, or the save is incomplete",
-)
-def undeclared_dora(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config and facts.config.use_dora != bool(_magnitudes(facts)):
-        held = "no magnitude vectors" if facts.config.use_dora else "magnitude vectors"
-        yield Said(f"the config says use_dora={str(facts.config.use_dora).lower()}, the file contains {held}")
-
-
-RANDOM_POSITION = 0.85
-"""null_position above which factors look random. Published trained adapters: median 0.02 to 0.2."""
-RANDOM_MIN_RANK = 4
-"""Below this rank a trained and a random spectrum are indistinguishable."""
-RANDOM_MIN_SIDE = 2
-"""Nor can they if the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
-trained well spreads over all of its few directions."""
-NEARLY_ALL = 0.85
-"""k@90 / r from which a module needs nearly all of its directions (random factors: 0.88 to 1)."""
-COARSE_BOUND = 1e-3
-"""error_bound from which a finding is reported: the printed digits are no longer exact."""
-DIVERGED_NORM = 1e3
-"""‖ΔW‖_F above this is larger than any weight matrix of a language model; published diverged runs had 1.9e4."""
-
-
-@finding(
-    "non-finite", "error", "use an earlier checkpoint: the training diverged, or the save overflowed fp16"
-)
-def nonfinite(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.nonfinite:
-        first, *others = facts.nonfinite
-        yield Said(first + (f" (and {counted(len(others), 'more factor')})" if others else ""))
-
-
-@finding(
-    "canceled",
-    "error",
-    "the update of such a module is too small to measure (two opposite adapters, concatenated?)",
-)
-def canceled(facts: AdapterFacts) -> Iterable[Said]:
-    predicate = "cannot be measured: A and B cancel, and what is left of B·A is below their rounding"
-    return many(labels(facts, lambda row: row.status == "unsupported"), predicate, len(facts.layers))
-
-
-@finding("imprecise", "warning", "--json lists error_bound and eta of each module")
-def imprecise(facts: AdapterFacts) -> Iterable[Said]:
-    """Factors that nearly cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
-    coarse = [row for row in facts.layers if COARSE_BOUND < (row.error_bound or 0.0) < 1]
-    worst = max((row.error_bound or 0.0 for row in coarse), default=0.0)
-    predicate = f"{{is_}} accurate only to about {100 * worst:.2g} %, because A and B nearly cancel"
-    return many([row.label for row in coarse], predicate, len(facts.layers))
-
-
 def _untrained(facts: AdapterFacts) -> list[str]:
     return labels(facts, lambda row: row.status == "untrained")
 
@@ -412,6 +270,162 @@ def random_modules(facts: AdapterFacts) -> Iterable[Said]:
     return many([] if whole else names, predicate, len(facts.layers))
 
 
+@finding("unaudited", "error", "excluded from all figures below; the reason says what is wrong with the file")
+def unaudited(facts: AdapterFacts) -> Iterator[Said]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for note in facts.adapter.unaudited:
+        by_reason[note.reason].append(note.tensor)
+    for reason, tensors in by_reason.items():
+        message = f"{counted(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}"
+        yield Said(message, tensors[0])
+
+
+@finding(
+    "rank-disagrees",
+    "error",
+    "correct r or rank_pattern: PEFT will not load this; the audit takes the tensors' ranks (also in s = α/r)",
+)
+def declared_ranks(facts: AdapterFacts) -> Iterable[Said]:
+    wrong = [row for row in facts.layers if row.declared_r not in (None, row.r) and row.expert is None]
+    ranks = f"tensors {wrong[0].r}, config {wrong[0].declared_r}" if wrong else ""
+    return many([row.name for row in wrong], f"{{has}} a different rank than the config says ({ranks})")
+
+
+@finding("no-config", "warning", "put the adapter_config.json beside the weights")
+def no_config(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config is None:
+        yield Said("no adapter_config.json: α, norms, initialization and variant are unknown")
+
+
+@finding("unclear-scale", "warning", SCALE_HINT)
+def unclear_scale(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config is not None and facts.adapter.no_scale:
+        yield Said(f"{facts.adapter.no_scale}: there are no norms, and nothing is converted or compressed")
+
+
+@finding("zero-scale", "error", "set lora_alpha")
+def zero_scale(facts: AdapterFacts) -> Iterator[Said]:
+    if any(layer.scale == 0 for layer in facts.layers):
+        yield Said("α is 0 for some modules: their update is multiplied by 0 and does nothing")
+
+
+@finding(
+    "not-applied",
+    "error",
+    "`gradience compress` writes PEFT's own names, at the same ranks too (--rank R --encoding patterns)",
+)
+def names(facts: AdapterFacts) -> Iterator[Said]:
+    if misnamed := facts.adapter.misnamed():
+        yield Said(
+            f"{counted(len(misnamed), 'tensor')} with names that PEFT does not write: {listed(misnamed, 1)}. "
+            "PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores the tensors and answers as the "
+            "base does"
+        )
+
+
+@finding(
+    "saved-and-adapted",
+    "warning",
+    "remove them from modules_to_save or from target_modules: PEFT 0.21 does not load both",
+)
+def saved_and_adapted(facts: AdapterFacts) -> Iterable[Said]:
+    saved = [row.name for row in facts.layers if facts.config and facts.config.saved_whole(row.name)]
+    predicate = "{has} LoRA factors and {is_} also in modules_to_save (which matches the end of a name)"
+    return many(list(dict.fromkeys(saved)), predicate)
+
+
+def _magnitudes(facts: AdapterFacts) -> int:
+    return sum(note.reason == DORA_REASON for note in facts.adapter.other)
+
+
+@finding(
+    "dora",
+    "warning",
+    "evaluate a smaller rank on the task; compressing DoRA needs the base weights (--base-model)",
+)
+def dora(facts: AdapterFacts) -> Iterator[Said]:
+    if magnitudes := _magnitudes(facts):
+        yield Said(
+            f"DoRA: {counted(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
+            "the audit covers the low-rank part of the direction"
+        )
+
+
+@finding(
+    "config-disagrees",
+    "error",
+    "save it again: the file and the config do not belong together, or the save is incomplete",
+)
+def undeclared_dora(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config and facts.config.use_dora != bool(_magnitudes(facts)):
+        held = "no magnitude vectors" if facts.config.use_dora else "magnitude vectors"
+        yield Said(f"the config says use_dora={str(facts.config.use_dora).lower()}, the file contains {held}")
+
+
+@finding(
+    "target-unmatched",
+    "warning",
+    "check target_modules for a typo: a name that matches no module trains nothing",
+)
+def targets(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config is None:
+        return
+    unaudited = (parse_key(note.tensor).module for note in facts.adapter.unaudited)
+    ends = {end for name in (*(row.name for row in facts.layers), *unaudited) for end in path_ends(name)}
+    modules = facts.config.target_modules if isinstance(facts.config.target_modules, tuple) else ()
+    missing = [target for target in (*modules, *facts.config.target_parameters) if target not in ends]
+    if missing and modules != ("all-linear",):
+        yield Said(
+            f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}"
+        )
+
+
+@finding(
+    "parameter-order",
+    "warning",
+    "compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
+)
+def parameter_order(facts: AdapterFacts) -> Iterator[Said]:
+    if facts.config and (guessed := guessed_orders(facts.config)):
+        yield Said(
+            f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
+            "tensor belongs to which: named in alphabetical order"
+        )
+
+
+def _patterns(facts: AdapterFacts) -> Iterator[tuple[str, PatternTable]]:
+    if facts.config:
+        yield "rank_pattern", facts.config.rank_pattern
+        yield "alpha_pattern", facts.config.alpha_pattern
+
+
+@finding("pattern-skipped", "error", "write the key as the module's name, with dots escaped")
+def skipped_patterns(facts: AdapterFacts) -> Iterator[Said]:
+    for label, table in _patterns(facts):
+        for key, reason in table.skipped.items():
+            yield Said(f"{label} key {key[:80]!r} was not applied ({reason}): rank or scale may be wrong")
+
+
+@finding("pattern-unmatched", "warning", "PEFT ignores them; a key must match the end of a module's name")
+def unmatched_patterns(facts: AdapterFacts) -> Iterator[Said]:
+    for label, table in _patterns(facts):
+        if keys := [key[:80] for key in table.unmatched]:
+            yield Said(f"{label} {noun(len(keys), 'key')} without a matching module: {listed(keys)}")
+
+
+@finding("ghost-copies", "warning", "`gradience convert` leaves them out; they are counted only once here")
+def ghosts(facts: AdapterFacts) -> Iterator[Said]:
+    if ghosts := facts.adapter.ghosts:
+        repeat = "repeat a module under original_module or modules_to_save"
+        yield Said(f"{counted(len(ghosts), 'tensor')} {repeat}: {listed(ghosts, 2)}")
+
+
+@finding("rank-above-shape", "warning", "the surplus does nothing: lower the rank there (rank_pattern)")
+def shape_ceiling(facts: AdapterFacts) -> Iterable[Said]:
+    predicate = "{has} a rank above what the shape can use (min(m, n))"
+    return many(labels(facts, lambda row: row.r > min(row.shape)), predicate)
+
+
 def _uses_all(row: LayerAudit) -> bool:
     return (
         row.energy_rank_90 is not None
@@ -426,12 +440,6 @@ def saturated(facts: AdapterFacts) -> Iterable[Said]:
     share = f"{100 * NEARLY_ALL:g} %"
     predicate = f"{{needs}} at least {share} of {{its}} directions for 90 % of {{its}} energy"
     return many(labels(facts, _uses_all), predicate, len(facts.layers))
-
-
-@finding("rank-above-shape", "warning", "the surplus does nothing: lower the rank there (rank_pattern)")
-def shape_ceiling(facts: AdapterFacts) -> Iterable[Said]:
-    predicate = "{has} a rank above what the shape can use (min(m, n))"
-    return many(labels(facts, lambda row: row.r > min(row.shape)), predicate)
 
 
 @finding(
@@ -451,46 +459,6 @@ def coarse_storage(facts: AdapterFacts) -> Iterator[Said]:
         types = ", ".join(sorted({row.dtype for row in rows}))
         worst = max(row.storage_error or 0.0 for row in rows)
         yield Said(f"stored as {types}: rounding alone may move the stable rank by up to {worst:.1%}")
-
-
-MEANING: tuple[FindingRule, ...] = (
-    unknown_start,
-    start_in_the_base,
-    noisy_start,
-    variant,
-    activated,
-    expert_order,
-    unknown_expert_order,
-)
-"""Rules on what B·A is: they need no measured rows."""
-RULES: tuple[FindingRule, ...] = (
-    nonfinite,
-    canceled,
-    imprecise,
-    *MEANING,
-    untrained,
-    dead_modules,
-    looks_random,
-    random_modules,
-    unaudited,
-    declared_ranks,
-    no_config,
-    unclear_scale,
-    zero_scale,
-    names,
-    saved_and_adapted,
-    dora,
-    undeclared_dora,
-    targets,
-    parameter_order,
-    skipped_patterns,
-    unmatched_patterns,
-    ghosts,
-    shape_ceiling,
-    saturated,
-    diverged,
-    coarse_storage,
-)
 
 
 def find(facts: AdapterFacts) -> tuple[Finding, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from gradience.cli.console import beneath, note_line, wants_color
-from gradience.files.hub import with_bars
 from gradience.progress import Watcher
 from gradience.reports.base.names import display_name
 
@@ -38,7 +38,10 @@ class _Bars(ExitStack):
         self._quiet, self._terminal = quiet, sys.stderr.isatty()
         self._started = time.monotonic()
         self._progress: Progress | None = None
-        self.enter_context(with_bars(not quiet))
+        if quiet:
+            os.environ.setdefault(
+                "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+            )  # read when huggingface_hub is imported
 
     def _say(self, line: str, *, aloud: bool = False) -> None:
         """Print a line above the bars. aloud: even if quiet."""

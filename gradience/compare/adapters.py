@@ -8,7 +8,7 @@ from gradience.adapters.adapter import DORA_REASON, Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.gguf import pairs_of_transformers
 from gradience.adapters.memory import measure_bytes, workers_within
-from gradience.audit.findings import MEANING, AdapterFacts
+from gradience.audit.findings import MEANING, AdapterFacts, find
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
 from gradience.compare.settings import CompareSettings
@@ -102,7 +102,7 @@ def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
         )
     for label, adapter in (("A", left), ("B", right)):
         facts = AdapterFacts((), adapter)
-        notes += [f"{label}: {finding.message}" for rule in MEANING for finding in rule(facts)]
+        notes += [f"{label}: {finding.message}" for finding in find(facts) if finding.code in MEANING]
         if any(note.reason == DORA_REASON for note in adapter.other):
             notes.append(f"{label} is a DoRA adapter: s·B·A is compared, the magnitudes are not")
         if adapter.unaudited:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from gradience.adapters.adapter import DORA_REASON, LORA_BIAS_REASON, Adapter, LoraPair
+from gradience.adapters.adapter import LORA_BIAS_REASON, Adapter, LoraPair
 from gradience.adapters.base_weights import BaseWeights, base_folder
 from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, initialization_of
 from gradience.adapters.formats import words_of
@@ -126,7 +126,7 @@ def lay_out(
             hint="use --rank or --energy (Python: rank=, energy=), which keep every module",
         )
     if base is not None:
-        jobs = _with_base(opened, jobs, base)
+        jobs = [replace(job, dora=partial(DoraUpdate, opened, job.pair, base)) for job in jobs]
     names = peft_names(opened, jobs, carried)
     if not (encoding or dtype or dropped or plan.strength != 1):
         _refuse_copy(opened, jobs, names)
@@ -197,21 +197,6 @@ def _with_basis(job: Job, config: PeftConfig, calibration: Calibration | None) -
     moments = calibration.modules.get(module) if calibration else None
     basis = None if moments is None else (moments.p, moments.q)
     return replace(job, parameter=ends_with(module, config.target_parameters), basis=basis)
-
-
-def _with_base(opened: Adapter, jobs: Iterable[Job], base: BaseWeights) -> list[Job]:
-    """The jobs of a DoRA adapter, each with what reads its update."""
-    magnitudes = opened.by_module(DORA_REASON)
-    for job in jobs:
-        pair = job.pair
-        if pair.module not in magnitudes or pair.kind != "linear":
-            unsupported = f"a {pair.kind} layer with DoRA" if pair.module in magnitudes else "no magnitude"
-            raise InputError(
-                f"{opened.location.path}: {pair.module} has {unsupported}: only linear DoRA layers are compressed",
-                code="dora",
-                hint="retrain at a smaller rank, or merge this adapter into its base model",
-            )
-    return [replace(job, dora=partial(DoraUpdate, opened, job.pair, base)) for job in jobs]
 
 
 def peft_names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:

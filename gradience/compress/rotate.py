@@ -5,13 +5,14 @@ between its factors; at k = r it is the same update, and only the rounding diffe
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, LoraPair, tensors_of
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.adapters.tensors import WeightsWriter, decode, encode
+from gradience.adapters.tensors import decode, encode, write_tensors
 from gradience.errors import InputError
 from gradience.files.whole import whole_folder
 from gradience.spectra import FloatArray
@@ -50,27 +51,23 @@ def write_rotated(adapter: Adapter, output: Path) -> None:
             code="not-rotatable",
             hint="nothing to do: there is no rewrite control for this adapter",
         )
+    tensors = {name: tensor.to_write() for name, tensor in tensors_of(adapter.files).items()}
+    draw = np.random.default_rng(0)
+    waiting: dict[str, bytes] = {}
+
+    def data_of(pair: LoraPair, name: str) -> Iterator[bytes]:
+        """The stored bytes of a factor; those of its pair come with it."""
+        if name not in waiting:
+            factors = zip(pair.factors.values(), rotated(pair, pair, pair.rank, draw), strict=True)
+            waiting.update(
+                (factor.tensor, encode(values, factor.entry.dtype).tobytes()) for factor, values in factors
+            )
+        yield waiting.pop(name)
+
+    for pair in adapter.pairs:
+        for name in (factor.tensor for factor in pair.factors.values()):
+            tensors[name] = tensors[name]._replace(data=data_of(pair, name))
     with whole_folder(output, force=True) as folder:
-        _write(folder / WEIGHTS, adapter, np.random.default_rng(0))
+        write_tensors(folder / WEIGHTS, tensors, dict(adapter.files[0].metadata) or {"format": "pt"})
         assert adapter.config is not None
         shutil.copyfile(adapter.config.path, folder / CONFIG)
-
-
-def _write(path: Path, adapter: Adapter, draw: np.random.Generator) -> None:
-    """Module after module, in the order of the file."""
-    pair_of = {factor.tensor: pair for pair in adapter.pairs for factor in (pair.a, pair.b)}
-    tensors = {name: tensor.to_write() for name, tensor in tensors_of(adapter.files).items()}
-    waiting: dict[str, bytes] = {}
-    with WeightsWriter(path, tensors, dict(adapter.files[0].metadata) or {"format": "pt"}) as writer:
-        for name in writer.names:
-            pair = pair_of.get(name)
-            if pair is None:
-                for piece in tensors[name].data:
-                    writer.put(piece)
-                continue
-            if name not in waiting:
-                factors = zip((pair.a, pair.b), rotated(pair, pair, pair.rank, draw), strict=True)
-                waiting |= {
-                    factor.tensor: encode(values, factor.entry.dtype).tobytes() for factor, values in factors
-                }
-            writer.put(waiting.pop(name))

@@ -1,18 +1,21 @@
 """Layout -> a checked adapter folder: modules computed in the pool, tensors written in the order of the file."""
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from gradience.adapters.adapter import Adapter
+from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.keys import is_applied, path_ends
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.adapters.tensors import NewTensor, WeightsWriter
+from gradience.adapters.tensors import NewTensor, in_order_of_type, write_tensors
 from gradience.blas import worker_threads
-from gradience.compress.check import Measure, check_written, compared
+from gradience.compare.module import compare_modules
 from gradience.compress.encodings import write_config
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
@@ -21,6 +24,8 @@ from gradience.progress import Progress
 
 Make = Callable[[Job], CompressedModule]
 """Computes the bytes of one module."""
+Measure = Callable[[LoraPair, LoraPair], float | None]
+"""(a module, the same module as written) -> its relative error; None if the update is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,11 @@ class WrittenWeights:
     sha256: str
     size: int
     modules: Mapping[str, CompressedModule]
+
+
+def compared(pair: LoraPair, written: LoraPair) -> float | None:
+    """‖ΔW − ΔW′‖_F/‖ΔW‖_F; None if ΔW is 0."""
+    return compare_modules(pair, written)[1].relative_difference
 
 
 @contextmanager
@@ -65,53 +75,121 @@ def write_weights(
     make: Make = write_module,
 ) -> WrittenWeights:
     """Write the weights file: every tensor in its order; the pool computes `ahead` modules before the writer."""
-    name_of = layout.names
-    job_of = {name_of[factor.tensor]: job for job in layout.jobs for factor in (job.pair.a, job.pair.b)}
-    metadata = layout.jobs[0].pair.a.file.metadata or {"format": "pt"}
-    tensors = dict(layout.beside)
+    tensors, job_of = dict(layout.beside), {}
+    done: dict[str, CompressedModule] = {}
+    waiting: dict[str, bytes] = {}
+
+    def data_of(name: str) -> Iterator[bytes]:
+        """The stored bytes of a factor; those of its pair come with it."""
+        while name not in waiting:
+            pair, compressed = next(coming)
+            waiting[layout.names[pair.a.tensor]] = compressed.data_A
+            waiting[layout.names[pair.b.tensor]] = compressed.data_B
+            done[pair.module] = compressed._replace(data_A=b"", data_B=b"", products=None)
+            if progress:
+                progress(len(done), len(layout.jobs))
+        yield waiting.pop(name)
+
     for job in layout.jobs:
-        shape_A, shape_B = job.shapes()
-        tensors[name_of[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
-        tensors[name_of[job.pair.b.tensor]] = NewTensor(job.dtype_B.name, shape_B)
-    with WeightsWriter(path, tensors, metadata) as writer:
-        ordered = dict.fromkeys(job_of[name].pair.module for name in writer.names if name in job_of)
-        by_module = {job.pair.module: job for job in layout.jobs}
-        coming = _ahead(pool, make, [by_module[module] for module in ordered], window=ahead)
-        done: dict[str, CompressedModule] = {}
-        waiting: dict[str, bytes] = {}
-        for name in writer.names:
-            if name not in job_of:
-                for piece in layout.beside[name].data:
-                    writer.put(piece)
-                continue
-            while name not in waiting:
-                finished, compressed = next(coming)
-                pair = finished.pair
-                waiting |= {
-                    name_of[pair.a.tensor]: compressed.data_A,
-                    name_of[pair.b.tensor]: compressed.data_B,
-                }
-                done[pair.module] = compressed._replace(data_A=b"", data_B=b"", products=None)
-                if progress:
-                    progress(len(done), len(layout.jobs))
-            writer.put(waiting.pop(name))
-        return WrittenWeights(writer.close(), writer.size, done)
+        stored = zip(job.pair.factors.values(), (job.dtype_A, job.dtype_B), job.shapes(), strict=True)
+        for factor, dtype, shape in stored:
+            name = layout.names[factor.tensor]
+            tensors[name], job_of[name] = NewTensor(dtype.name, shape, data_of(name)), job
+    factors = [job_of[name] for name in in_order_of_type(tensors) if name in job_of]
+    ordered = {job.pair.module: job for job in factors}
+    metadata = layout.jobs[0].pair.a.file.metadata or {"format": "pt"}
+    with closing(_ahead(pool, make, [*ordered.values()], window=ahead)) as coming:
+        return WrittenWeights(*write_tensors(path, tensors, metadata), done)
 
 
 def _ahead(
     pool: ThreadPoolExecutor, make: Make, jobs: Sequence[Job], window: int
-) -> Iterator[tuple[Job, CompressedModule]]:
+) -> Generator[tuple[LoraPair, CompressedModule]]:
     """Results in the order of `jobs`, with at most `window` modules in work or waiting: memory stays bounded."""
-    pending: deque[tuple[Job, Future[CompressedModule]]] = deque()
+    pending: deque[tuple[LoraPair, Future[CompressedModule]]] = deque()
+    coming = iter(jobs)
     try:
-        for job in jobs:
-            pending.append((job, pool.submit(make, job)))
-            if len(pending) >= window:
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
+        while True:
+            pending += ((job.pair, pool.submit(make, job)) for job in islice(coming, window - len(pending)))
+            if not pending:
+                return
             first, future = pending.popleft()
             yield first, future.result()
     finally:
         for _, future in pending:  # the writer has failed: do not finish unread results
             future.cancel()
+
+
+# ---------------------------------------------------------------- read back by our own reader
+
+CHECKED_PARAMS = 2**20
+"""Parameters of the modules whose errors are measured twice: all of a small adapter, a few modules of a large one."""
+
+
+class WrittenWrong(RuntimeError):
+    """The written adapter differs from the plan: a bug in Gradience, so it keeps its traceback."""
+
+
+def check_written(
+    written: Adapter,
+    layout: Layout,
+    modules: Mapping[str, CompressedModule],
+    size: int,
+    measure: Measure = compared,
+) -> None:
+    """Compare the adapter that was read back with what was to be written.
+
+    Raises WrittenWrong, before the folder is put in place.
+
+    The errors of the modules are measured again by `measure`, up to `CHECKED_PARAMS` parameters.
+    """
+    for complaint in _complaints(written, layout, modules, size, measure):
+        raise WrittenWrong(f"{written.location.path}: {complaint}")
+
+
+def _complaints(
+    written: Adapter,
+    layout: Layout,
+    modules: Mapping[str, CompressedModule],
+    size: int,
+    measure: Measure,
+) -> Iterator[str]:
+    if written.bytes != size:
+        yield f"{written.bytes} bytes, not {size}"
+    by_name = {pair.module: pair for pair in written.pairs}
+    if by_name.keys() != {job.pair.module for job in layout.jobs}:
+        yield "the modules are not those of the plan"
+    names = {name for name, _ in written.entries()}
+    if names != set(layout.names.values()) or written.unaudited:
+        yield "the tensors are not those that were to be written"
+    misnamed = sorted(name for name in names if not is_applied(name))
+    if misnamed:
+        yield f"PEFT would not find {misnamed[0]}"
+    yield from _config_complaints(written, layout)
+    checked = 0
+    for job in sorted(layout.jobs, key=lambda job: job.pair.params):
+        module, pair = job.pair.module, by_name[job.pair.module]
+        if not pair.rank == job.stored_rank == (pair.declared_rank or pair.rank):
+            ranks = f"the rank {pair.rank}, in the config {pair.declared_rank}, not {job.stored_rank}"
+            yield f"{pair.module} has {ranks}"
+        wanted = job.scale * job.strength
+        if pair.scale is None or not math.isclose(pair.scale * job.fold, wanted, rel_tol=1e-12):
+            meant = wanted / job.fold if job.fold else 0.0
+            yield f"{pair.module} has the scale {pair.scale}, not {meant}"
+        checked += job.pair.params
+        if checked > CHECKED_PARAMS:
+            continue
+        error = measure(job.pair, pair) or 0.0
+        if not math.isclose(error, modules[module].error or 0.0, rel_tol=1e-6, abs_tol=modules[module].noise):
+            yield f"{module} has an error of {error}, not {modules[module].error}"
+
+
+def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
+    """Yield complaints if the modules of config and file differ."""
+    config = written.config
+    if config is None:
+        yield "no adapter_config.json"
+        return
+    for pair in layout.dropped:
+        if not config.target_names.isdisjoint(path_ends(pair.module)):
+            yield f"the config still targets {pair.module}"

@@ -1,4 +1,4 @@
-"""Formats other than PEFT's that `gradience convert` writes: tensor names, axis order, settings and writer."""
+"""Formats that `gradience convert` writes: tensor names, axis order, settings and writer."""
 
 import json
 import math
@@ -11,13 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from gradience.adapters.adapter import BASE_REASON, Adapter, Factor, LoraPair, SkippedTensor
+from gradience.adapters.adapter import BASE_REASON, Adapter, Factor, LoraPair, SkippedTensor, tensors_of
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
-from gradience.adapters.keys import Side, is_split_expert
-from gradience.adapters.locate import CONFIG
+from gradience.adapters.keys import Side, factor_name, is_split_expert, peft_name
+from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.mlx import FINAL, read_settings
-from gradience.adapters.tensors import NewTensor, Words, write_tensors
-from gradience.compress.encodings import Target, encode_modules, write_config
+from gradience.adapters.peft import fields_in_peft_order
+from gradience.adapters.tensors import DTYPES, NewTensor, Words, write_tensors
+from gradience.compress.encodings import Target, encode_modules, require_config, write_config
 from gradience.compress.layout import not_held, refuse_meaning, refuse_tied_embedding, same_tensor
 from gradience.errors import InputError
 
@@ -138,6 +139,64 @@ class Form(ABC):
             write_config(folder / CONFIG, config)
         renamed = sum(name != tensor.tensor for name, tensor in tensors.items())
         return Written(digest, size, len(stored), renamed, left_out, names)
+
+
+class PeftForm(Form):
+    """Every tensor under the name by which PEFT finds it, and adapter_config.json."""
+
+    words = "PEFT LoRA"
+    weights = WEIGHTS
+    dtypes = frozenset(DTYPES)
+
+    def __init__(self, opened: Adapter, base: Path | None) -> None:
+        """Raises InputError: no-config, not-in-format."""
+        super().__init__(opened, base)
+        self.config = require_config(opened)
+        if opened.unwritable is not None:
+            raise self.not_held(opened.unwritable, "audit and compare it as it is")
+        if opened.format == "mlx":
+            refuse_tied_embedding(opened, self.words)
+
+    def module(self, pair: LoraPair) -> str:
+        """The module without the part of a pipeline that diffusers puts before it."""
+        part = None if self.opened.loads_in_peft else part_of(pair.module)
+        return pair.module if part is None else pair.module.removeprefix(f"{part}.")
+
+    def factor(self, pair: LoraPair, side: Side) -> str:
+        if self.opened.loads_in_peft:
+            return peft_name(pair.factors[side].tensor, self.opened.adapter_name)
+        if pair.kind == "expert":
+            problem = (
+                f"{pair.module} holds experts in one tensor; PEFT needs the names of the base's parameters"
+            )
+            raise self.not_held(problem, "audit and compare it as it is")
+        return factor_name("", self.module(pair), pair.kind, side)
+
+    def tensors(self) -> Iterator[tuple[str, Factor]]:
+        """Yield the factors, and every other tensor of an adapter of PEFT, understood or not."""
+        yield from super().tensors()
+        opened = self.opened
+        if opened.loads_in_peft:
+            done = {factor.tensor for pair in opened.pairs for factor in pair.factors.values()}
+            done |= {note.tensor for note in self.left_out()}
+            for name, tensor in tensors_of(opened.files).items():
+                if name not in done:
+                    yield peft_name(name, opened.adapter_name), tensor
+
+    def left_out(self) -> tuple[SkippedTensor, ...]:
+        return tuple(note for note in self.opened.other if self.opened.is_foreign(note))
+
+    def settings(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        fields = self.config.fields or {
+            "peft_type": "LORA",
+            "base_model_name_or_path": self.config.base_model,
+            "bias": "none",
+            **encode_modules(self.targets, "patterns").fields,
+            "target_modules": [target.name for target in self.targets],
+        }
+        if self.opened.packed("grouped_by_expert"):
+            fields = {**fields, **fields_in_peft_order(fields)}
+        return fields, {"format": "pt"}
 
 
 class MlxForm(Form):

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -210,11 +209,9 @@ def guarded(address: Address) -> Iterator[None]:
     Raises NetworkError (see `_refusal`); errors of the disk are unchanged.
     """
     from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http, disable_progress_bars  # type: ignore[attr-defined]
+    from huggingface_hub.utils import _http
 
     global _guard
-    if not _BARS.get():
-        disable_progress_bars()
     factory = _http._GLOBAL_CLIENT_FACTORY
     if not (isinstance(factory, partial) and factory.func is _hooked):
         set_client_factory(partial(_hooked, factory))
@@ -396,7 +393,6 @@ def is_public(host: str, port: int) -> bool:
 
 SECONDS = 20.0
 """Time limit for the list of a repository's files; downloads have huggingface_hub's own limits."""
-_BARS: ContextVar[bool] = ContextVar("bars", default=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,16 +404,6 @@ class HubCommit:
 
     address: Address
     commit: str
-
-
-@contextmanager
-def with_bars(shown: bool) -> Iterator[None]:
-    """Let huggingface_hub show its progress bars in the block, or hide them until the process ends."""
-    token = _BARS.set(shown)
-    try:
-        yield
-    finally:
-        _BARS.reset(token)
 
 
 def need_client(address: Address) -> None:

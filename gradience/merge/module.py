@@ -20,8 +20,8 @@ from gradience.adapters.adapter import LoadedPair, LoraPair
 from gradience.adapters.memory import compress_bytes
 from gradience.adapters.tensors import DTYPES, DType, Words, decode
 from gradience.audit.dominance import DoraUpdate
-from gradience.compress.check import compared
 from gradience.compress.module import CompressedModule, Job, Products, converted, packed, write_module
+from gradience.compress.weights import compared
 from gradience.merge.settings import MethodSettings
 from gradience.plan.blocking import non_finite
 from gradience.spectra import FloatArray, NonFiniteFactor, relative_error, row_blocks

@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes, in_order_of_type
+from gradience.adapters.tensors import NewTensor, TensorFile, parts_of
 from gradience.arguments import wrong_type
 from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError
@@ -228,13 +228,11 @@ class Calibration:
         }
         for module, moments in self.modules.items():
             arrays |= {f"{module}:{name}": (kind, getattr(moments, name)) for name, kind in _TENSORS.items()}
-        ordered = in_order_of_type(
-            {name: NewTensor(kind, array.shape) for name, (kind, array) in arrays.items()}
-        )
-        yield header_bytes(ordered, metadata)
-        for name in ordered:
-            kind, array = arrays[name]
-            yield np.ascontiguousarray(array, _DTYPES[kind]).tobytes()
+        tensors = {
+            name: NewTensor(kind, array.shape, _data_of(kind, array))
+            for name, (kind, array) in arrays.items()
+        }
+        return parts_of(tensors, metadata)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -324,6 +322,10 @@ def _check_module(path: Path, calibration: Calibration, module: CalibratedModule
         or min(moments.values.min(), moments.lost.min()) < 0
     ):
         raise _invalid(path, f"scores of {module.name} that no measurement gives")
+
+
+def _data_of(kind: str, array: NDArray[Any]) -> Iterator[bytes]:
+    yield np.ascontiguousarray(array, _DTYPES[kind]).tobytes()
 
 
 def _invalid(path: Path, problem: str) -> InputError:

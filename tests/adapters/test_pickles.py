@@ -59,7 +59,7 @@ def endless() -> bytes:
 
 
 FILES = {
-    "a bomb": (lambda: deflated(saved({"w": torch.zeros(2**20)})), "compressed"),
+    "a bomb": (lambda: deflated(saved({"w": torch.zeros(2**20)})), "claims"),
     "a forbidden global": (lambda: saved({"w": Forbidden()}), "system"),
     "a view of 2^40 elements": (
         lambda: saved({"w": torch.zeros(1).as_strided((2**40,), (0,))}), "1,099,511,627,776",

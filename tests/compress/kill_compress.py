@@ -19,7 +19,7 @@ from killing import KILLED, WRITING, each_moment, in_child, moments_of, watched
 from gradience.cli.app import run
 
 FILES = watched(
-    "compress/adapter.py", "compress/weights.py", "compress/carry.py", "compress/check.py", *WRITING
+    "compress/adapter.py", "compress/weights.py", "compress/carry.py", "adapters/tensors.py", *WRITING
 )
 KILLS = 20
 """Spread over all moments; and the last ten, of which some come after the new folder is in its place."""

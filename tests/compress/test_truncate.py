@@ -17,9 +17,8 @@ from raising import raises
 
 from gradience import audit_adapter
 from gradience.card import card_of
-from gradience.compress.check import WrittenWrong
 from gradience.compress.module import frobenius, norm_from_grams, truncation, write_module
-from gradience.compress.weights import written_adapter
+from gradience.compress.weights import WrittenWrong, written_adapter
 from gradience.errors import InputError
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 from gradience.spectra import array_blocks, gram, joined, triangle

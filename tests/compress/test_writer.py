@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from gradience import audit_adapter
 from gradience.adapters.locate import locate
-from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter
+from gradience.adapters.tensors import NewTensor, TensorFile, write_tensors
 from gradience.compress.carry import COPIED_CARD, annotate, carry_files
 from gradience.errors import InputError
 from gradience.files.card import BEGIN, CARD, END, Card, with_block, without_block, write_card
@@ -28,19 +28,18 @@ from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 
 
 def test_weights_tensor_by_tensor(tmp_path):
-    tensors = {"b": NewTensor("F32", (2, 3)), "a": NewTensor("BF16", (4,)), "c": NewTensor("F32", (0,))}
-    with WeightsWriter(tmp_path / "w", tensors, {"format": "pt"}) as writer:
-        assert writer.names == ("b", "c", "a")
-        writer.put(bytes(range(10)))
-        writer.put(memoryview(bytes(range(10, 24))))
-        writer.put(b"")
-        writer.put(bytearray(8))
-        digest = writer.close()
+    tensors = {
+        "b": NewTensor("F32", (2, 3), [bytes(range(10)), bytes(range(10, 24)), b""]),
+        "a": NewTensor("BF16", (4,), [bytes(8)]),
+        "c": NewTensor("F32", (0,)),
+    }
+    digest, size = write_tensors(tmp_path / "w", tensors, {"format": "pt"})
     with TensorFile.open(tmp_path / "w") as file:
         assert file.sha256() == digest
-        assert file.size == writer.size == (tmp_path / "w").stat().st_size
+        assert file.size == size == (tmp_path / "w").stat().st_size
         assert bytes(file.read_bytes("b")) == bytes(range(24))
         assert file.entries["a"].shape == (4,)
+        assert list(file.entries) == ["b", "c", "a"]
         assert file.metadata == {"format": "pt"}
 
 

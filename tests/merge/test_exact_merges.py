@@ -22,7 +22,7 @@ from gradience import InputError, merge_adapters
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import decode
 from gradience.compress import module as truncated
-from gradience.compress.check import WrittenWrong
+from gradience.compress.weights import WrittenWrong
 from gradience.merge import module, verb
 
 MERGED = [name for name in CASES if name not in ("modules-to-save", "bert-head", "biases", "all-biases", "endings",
