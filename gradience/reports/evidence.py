@@ -164,6 +164,13 @@ def flip_blocks(report: EvidenceReport) -> list[doc.Block]:
         ("gained", report.n_gained, "The candidate is better"),
     ):
         flips = [flip for flip in report.flips if flip.change == change]
+        counted, ids = f"{words} on {plural(number, 'example')}", [flip.id for flip in flips]
+        if report.table is not None and not any(
+            flip.excerpt + flip.answer_a + flip.answer_b for flip in flips
+        ):
+            listed = (": ", doc.Span(", ".join(ids), "name"), ", …" if number > len(ids) else "")
+            blocks.append(doc.Paragraph((counted, *(listed if ids else ()))))
+            continue
         table = doc.table_of(
             flips,
             (doc.Column("id"), lambda flip: doc.Span(flip.id, "name")),
@@ -174,7 +181,7 @@ def flip_blocks(report: EvidenceReport) -> list[doc.Block]:
             _text_field("candidate answered", "answer_b", flips),
         )
         blocks += [
-            doc.Paragraph(f"{words} on {plural(number, 'example')}{':' if flips else ''}"),
+            doc.Paragraph(f"{counted}{':' if flips else ''}"),
             table,
             *doc.more(number - len(flips), "more example", ": --flips N"),
         ]
