@@ -31,7 +31,6 @@ ALLOWED = {
     "adapters/tensors.py": {"read_bytes"},  # of a TensorFile
     "reports/calibration.py": {"read_bytes"},  # of a TensorFile
     "reports/page/render.py": {"read_text"},  # of the package's own files
-    "compress/carry.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
     "evidence/inspect_ai.py": {"ZipFile", "open"},  # a member of what open_stream has opened
     # archives whose sha256 was compared
     "models/embedded.py": {"ZipFile", "tarfile.open", "open", "from_pretrained"},
@@ -39,7 +38,6 @@ ALLOWED = {
     "adapters/unpickle.py": {"read_text", "torch.load"},  # in the process that has limits
     "distill/train.py": {"read_bytes", "safe_open"},
     "compress/rotate.py": {"copyfile"},
-    "fleet/batch.py": {"copy2"},  # of what open_regular has looked at
     "shrink/verb.py": {"copytree"},  # of a candidate that was just written
     "tasks/harness.py": {"read_bytes"},  # the YAML files of the installed lm-eval
     "models/load.py": {"from_pretrained"},

@@ -431,7 +431,7 @@ class _Side(NamedTuple):
     words: Words
     cross: FloatArray
     """XᵀX′."""
-    own: FloatArray
+    gram: FloatArray
     """X′ᵀX′."""
 
 
@@ -448,7 +448,7 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
     norm = abs(job.scale) * size
     canceled = cancellation(optimum.gram_A, optimum.gram_B, size)
-    products = Products(gram_A * gram_B, side_A.cross * side_B.cross, side_A.own * side_B.own)
+    products = Products(gram_A * gram_B, side_A.cross * side_B.cross, side_A.gram * side_B.gram)
     lost = _distance(job, products)
     if canceled > CANCELED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, side_A.words, side_B.words)
