@@ -69,14 +69,6 @@ def test_a_repeated_run_is_accepted_by_its_bytes_or_else_by_its_scores(
     assert script.check(again, record) is accepted
 
 
-def test_it_passed_its_gate_against_both_controls(record):
-    dev, preset = record["dev"], record["preset"]
-    assert record["passed_gate"]
-    assert dev["n"] >= 2000
-    assert dev["stored_adapter"] >= preset["minimum_accuracy"] * dev["n"]
-    assert dev["stored_adapter"] - max(dev["head_only"].values()) >= preset["minimum_gain"] * dev["n"]
-
-
 def test_nothing_in_it_names_the_machine_it_was_made_on():
     for path in FOLDER.iterdir():
         text = path.read_bytes().decode("latin-1") if path.suffix != ".safetensors" else ""

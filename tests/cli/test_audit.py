@@ -4,13 +4,11 @@ import json
 import re
 import shlex
 import shutil
-import sys
 
 import ml_dtypes  # noqa: F401  (bfloat16 for numpy)
 import numpy as np
 import pytest
 from factory import edit_config
-from pseudo_terminal import drawn_by
 from running import gradience
 from safetensors.numpy import load_file, save_file
 
@@ -57,19 +55,6 @@ def test_no_command_is_advised_that_would_refuse(adapter, command):
     shown = command("audit", adapter).out
     assert f"Next: gradience audit {adapter} --layers" in " ".join(shown.split())
     assert "gradience shrink" not in shown.partition("  Next: ")[2]
-
-
-@pytest.mark.parametrize("columns", [80, 120])
-def test_on_a_terminal_it_is_colored_and_fits(adapter, columns):
-    words = [sys.executable, "-m", "gradience", "audit", str(adapter), "--layers"]
-    text = drawn_by(words, columns=columns)[0].replace("\r\n", "\n")
-    screen = text.rpartition("\x1b[2K")[
-        2
-    ]  # on a busy machine a bar is drawn, whose last sign erases its line
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
-    assert "\x1b[" in screen
-    assert "\x1b" not in plain
-    assert max(map(len, plain.splitlines())) <= columns
 
 
 def test_output_holds_what_json_prints_and_replaces_nothing_unless_told(adapter, tmp_path, command):

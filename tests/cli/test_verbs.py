@@ -90,6 +90,8 @@ def test_no_verb_on_files_loads_torch(words):
         (["shrink", ADAPTER, "--data", "nope.jsonl", "-o", "out"], 3, "nope.jsonl: no such file"),
         (["calibrate", ADAPTER, "--prompts", "nope.jsonl", "-o", "out"], 3, "nope.jsonl: no such file"),
         (["monitor", str(RUN), "--fail-on", "much"], 2, "--fail-on"),
+        (["monitor", str(RUN), "--gap-threshold", "0.5"], 2, "--gap-threshold"),
+        (["monitor", "nope"], 3, "nope: no such file"),
         (["compare", ADAPTER], 2, "Missing argument"),
         (["compare", ADAPTER, "nope"], 3, "nope: no such file"),
         (["verify", "nope"], 3, "nope"),

@@ -4,7 +4,6 @@ import json
 import shutil
 import struct
 import zipfile
-from pathlib import Path
 
 import pytest
 from data_files import write_jsonl
@@ -529,11 +528,6 @@ def test_what_is_no_log_at_all(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert refused(empty, path).code == "log-none"
-
-
-def test_a_folder_of_every_eval_ever_is_its_samples():
-    report = compare_logs(*(Path(__file__).parent / "logs" / "every_eval_ever" / name for name in ("a", "b")))
-    assert (report.a.format, report.n, report.delta) == ("Every Eval Ever", 24, pytest.approx(2 / 24))
 
 
 def test_a_folder_with_several_logs_names_them():

@@ -24,15 +24,6 @@ def test_fail_on(file, fail_on, code):
     assert run(["monitor", file, *(["--fail-on", fail_on] if fail_on else [])]) == code
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [([], 2), (["nowhere.jsonl"], 3), ([GOOD, "--gap-threshold", "0.5"], 2)],
-    ids=["nothing", "missing", "threshold"],
-)
-def test_exit_codes_of_what_cannot_be_done(arguments, code):
-    assert run(["monitor", *arguments]) == code
-
-
 def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, command):
     from tests.live.tiny import give_random_factors, lora_llama
 

@@ -8,7 +8,6 @@ from running import printed_by
 
 from gradience.monitor import monitor_runs
 from gradience.reports.base.blocks import View
-from gradience.reports.monitor import MonitorReport
 from gradience.telemetry import RunStatus, TelemetryWriter
 
 RUNS = Path(__file__).parent / "runs"
@@ -32,11 +31,6 @@ def write(path, losses, *, run_id="r", start=None, resumed=None, status=RunStatu
 
 def only(path, **options):
     return monitor_runs(path, **options).runs[0]
-
-
-def test_the_report_reads_back(tmp_path):
-    report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
-    assert MonitorReport.read(report.save(tmp_path / "monitor.json")) == report
 
 
 def test_a_resumed_run_is_one_run_without_the_steps_that_were_done_twice(tmp_path):
@@ -160,15 +154,6 @@ def test_a_number_beyond_the_largest_counts_as_infinite(tmp_path):
 
 
 # ------------------------------------------------------------------ words and numbers
-
-
-def test_the_screen_fits_and_needs_no_color():
-    report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
-    for width in (60, 80, 100, 200):
-        plain = report.to_text(width=width, view=View(full=True))
-        assert "\x1b" not in plain
-        assert max(map(len, plain.splitlines())) <= width
-    assert "\x1b[" in report.to_text(color=True)
 
 
 MEASURE = """

@@ -6,8 +6,6 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
-from data_files import write_jsonl
-from gsm8k_cases import QUESTIONS
 from raising import raises
 
 from gradience import tasks
@@ -38,13 +36,6 @@ def test_every_file_with_a_load_is_a_profile():
     folder = Path(tasks.__file__).parent
     loads = {p.stem for p in folder.glob("[a-z]*.py") if "\ndef load(" in p.read_text(encoding="utf-8")}
     assert loads == {*tasks.PROFILES}
-
-
-def test_options_arrive_with_their_types(tmp_path):
-    train = write_jsonl(tmp_path / "train.jsonl", QUESTIONS[:30])
-    test = write_jsonl(tmp_path / "test.jsonl", QUESTIONS[30:])
-    task = tasks.load("gsm8k", {"train_file": str(train), "test_file": str(test), "dev": 4})
-    assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 26, "dev": 4, "confirm": 6}
 
 
 @pytest.mark.parametrize(
