@@ -86,12 +86,13 @@ class Runner:
 
 
 def gate_here(monkeypatch: pytest.MonkeyPatch, folder: Path, environment: dict[str, str]) -> None:
-    """What scripts/adapter_gate.py does, with verbs called in place of processes."""
+    """What scripts/adapter_gate.py does, with verbs called in place of processes, and 60 examples of a guard."""
+    few = ["--limit", "60"]
 
     def verb(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(command[3:])
+            code = run([*command[3:], *few] if command[3] == "evaluate" else command[3:])
         return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
     with monkeypatch.context() as patch:

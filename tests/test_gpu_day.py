@@ -50,5 +50,5 @@ def test_the_day_on_a_processor(tmp_path, monkeypatch, capsys):
     assert set(ROOT.glob("docs/results/*")) == before  # results of a processor are not kept
 
     place = gpu_day.Place(tmp_path, True, tmp_path / "rows")
-    assert gpu_day.run_apart(place, "forecast", 120)["state"] == "done"
+    assert gpu_day.run_apart(place, "oom", 120)["state"] == "not run"
     assert gpu_day.run_apart(place, "forecast", 0.01) == {"state": "failed", "reason": "stopped after 0 s"}
