@@ -1,14 +1,46 @@
 """A real run, killed with SIGKILL and resumed: the same results, and never a half-written artifact."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from bench_process import without_times, write_inputs
 from hostile.programs import record
-from killing import program
+from killing import KILLED, apart, drawn, in_child, moments_of, watched
 
-HERE = Path(__file__).parent
+import gradience.bench.run.bench  # noqa: F401  (loaded once, before anything is forked)
+from gradience.cli.app import run
+from gradience.reports.stage import StageManifest
+
+
+def check_artifacts(output: Path) -> None:
+    """Whatever is there under its final name is whole."""
+    for path in output.rglob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+    for path in output.rglob("manifest.json"):
+        manifest = StageManifest.read(path)
+        for name, file in manifest.files.items():
+            assert (path.parent / name).stat().st_size == file.bytes, path
+
+
+def killed_in(root: Path, config: Path, seed: int, kills: int) -> None:
+    """Run in `whole`, unless it is there, and in `killed`, killed at drawn moments and resumed."""
+
+    def bench(output: Path) -> None:
+        assert run(["bench", "run", "--config", str(config), "--output", str(output)]) in (0, 1)
+
+    files, counted = watched(), root / "moments"
+    if not counted.exists():
+        counted.write_text(str(moments_of(lambda: bench(root / "whole"), files)))
+    moments = int(counted.read_text())
+    for moment in drawn(moments, kills, seed):
+        assert in_child(lambda: bench(root / "killed"), files, moment) == KILLED, moment
+        if (root / "killed").exists():
+            check_artifacts(root / "killed")
+    assert in_child(lambda: bench(root / "killed")) == 0
+    check_artifacts(root / "killed")
+    assert not list(root.rglob("*.tmp"))
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +52,7 @@ def config(tmp_path_factory):
 def killed(config, tmp_path_factory):
     """A folder with the same run twice: left alone, and killed three times."""
     root = tmp_path_factory.mktemp("runs")
-    program(HERE / "kill_bench.py", config, root, 7, 3)
+    apart(killed_in, root, config, seed=7, kills=3, models=True)
     return root
 
 
@@ -38,6 +70,6 @@ def test_killed_at_thirty_moments(config, killed):
     """bench.json names every adapter and every file of records by its digest, every count and every loss."""
     for seed in range(3):
         shutil.rmtree(killed / "killed")
-        program(HERE / "kill_bench.py", config, killed, seed, 10)
+        apart(killed_in, killed, config, seed=seed, kills=10, models=True)
         assert_same(killed)
     record("R10", "Bench killed and resumed, equal in adapters, counts and losses", moments=30)

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from killing import program
+from killing import KILLED, WRITING, apart, in_child, moments_of, watched
 from running import python
 
-from gradience.bench.run.stages import BEGUN, Stages
+from gradience.bench.run.stages import BEGUN, Stages, changed_files
 from gradience.errors import InputError, LockedError
 from gradience.files.whole import only_one
-from gradience.reports.stage import MANIFEST
+from gradience.reports.stage import MANIFEST, StageManifest
 
 
 @pytest.fixture
@@ -75,8 +75,38 @@ def test_an_output_with_a_link_out_of_it_is_refused(tmp_path, name):
 # ------------------------------------------------------------------ nothing lost, nothing stale
 
 
+def work(root: Path) -> None:
+    """As a training does it: what is there is not made again."""
+
+    def make(folder: Path) -> None:
+        if not (folder / "weights").exists():
+            (folder / "weights").write_bytes(b"long work")
+            with (root / "log").open("a") as log:
+                log.write("done\n")
+
+    with only_one(root):
+        Stages(root, watch=lambda stage: lambda: None, say=lambda text: None).done("train", {"a": 1}, make)
+
+
+def killed_at_every_moment(root: Path) -> tuple[int, int]:
+    """The number of moments, and after how many of them the work itself was finished."""
+    files = watched("bench/run/stages.py", "reports/stage.py", *WRITING)
+    moments, finished = moments_of(lambda: work(root / "whole"), files), 0
+    for moment in range(1, moments + 1):
+        folder = root / str(moment)
+        assert in_child(lambda: work(folder), files, moment) == KILLED, moment  # noqa: B023
+        done = (folder / "log").exists()
+        finished += done
+        work(folder)
+        assert (folder / "log").read_text() == "done\n", moment
+        stage = folder / "train"
+        assert sorted(path.name for path in stage.iterdir()) == [MANIFEST, "weights"], moment
+        assert changed_files(stage, StageManifest.read(stage / MANIFEST)) == [], moment
+    return moments, finished
+
+
 def test_killed_at_every_moment_around_it_finished_work_is_never_done_again(tmp_path):
-    moments, finished = map(int, program(Path(__file__).with_name("kill_stages.py"), tmp_path).split())
+    moments, finished = apart(killed_at_every_moment, tmp_path)
     assert moments > 100
     assert finished > 40
 

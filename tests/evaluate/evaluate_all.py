@@ -1,10 +1,6 @@
-"""Every kind of evaluation, into files: left alone in ROOT/whole, and killed in ROOT/killed, five times or KILLS.
-
-python evaluate_all.py ADAPTERS ROOT [KILLS]     prints the number of batches that were answered between the kills
-"""
+"""Every kind of evaluation, into files, killed at drawn moments."""
 
 import os
-import sys
 from pathlib import Path
 
 from evaluating import evaluate_classification, evaluate_generation, evaluate_scores
@@ -38,8 +34,8 @@ def evaluate_all(adapters: Path, output: Path, on_batch=None):
     )
 
 
-def main(adapters: Path, root: Path, kills: int = 5) -> None:
-    """Kill at drawn moments of all of the package's code, then let one come to its end."""
+def killed_in(root: Path, adapters: Path, kills: int) -> int:
+    """Left alone in `whole`, killed in `killed`; returns the number of batches that were answered between the kills."""
     files, log = watched(), os.open(root / "answered", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def killed() -> None:
@@ -49,8 +45,4 @@ def main(adapters: Path, root: Path, kills: int = 5) -> None:
     for moment in drawn(moments, kills, seed=0):
         assert in_child(killed, files, moment) == KILLED
     assert in_child(killed) == 0
-    sys.stdout.write(f"{(root / 'answered').stat().st_size}\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    return (root / "answered").stat().st_size

@@ -1,9 +1,5 @@
-"""Records of two adapters, written batch by batch and killed at every moment of the writing.
+"""Records of two adapters, written batch by batch and killed at every moment of the writing."""
 
-python kill_records.py ROOT     prints the number of moments, and after how many of them something lay about
-"""
-
-import sys
 from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
@@ -25,7 +21,8 @@ def evaluate(folder: Path) -> None:
     answer_batches(files, answer)
 
 
-def main(root: Path) -> None:
+def killed_at_every_moment(root: Path) -> tuple[int, int]:
+    """The number of moments, and after how many of them something lay about."""
     files = watched("evaluate/records.py", "files/records.py", *WRITING)
     moments = moments_of(lambda: evaluate(root / "whole"), files)
     whole = [(root / "whole" / name).read_bytes() for name in FILES]
@@ -37,8 +34,4 @@ def main(root: Path) -> None:
         evaluate(folder)
         assert [(folder / name).read_bytes() for name in FILES] == whole, moment
         assert len(list(folder.iterdir())) == len(FILES), moment
-    sys.stdout.write(f"{moments} {left}\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return moments, left

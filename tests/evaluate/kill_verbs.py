@@ -1,9 +1,5 @@
-"""An evaluation, or a search for the smallest adapter: left alone in ROOT/whole, and killed in ROOT/killed.
+"""An evaluation, or a search for the smallest adapter, killed at drawn moments."""
 
-python kill_verbs.py VERB FOLDER ROOT KILLS     FOLDER: what `adapters_to_compare.classifiers` has written
-"""
-
-import sys
 from pathlib import Path
 
 import peft  # noqa: F401  (loaded once, before anything is forked)
@@ -44,14 +40,11 @@ VERBS = {
 }
 
 
-def main(verb: str, folder: Path, root: Path, kills: int) -> None:
+def killed_in(root: Path, verb: str, folder: Path, kills: int) -> None:
+    """Left alone in `whole`, and killed in `killed`. folder: what `adapters_to_compare.classifiers` has written."""
     work, names = VERBS[verb]
     files = watched(*WRITING, *names)
     moments = moments_of(lambda: work(folder, root / "whole"), files)
     for moment in drawn(moments, kills, seed=0):
         assert in_child(lambda: work(folder, root / "killed"), files, moment) == KILLED
     assert in_child(lambda: work(folder, root / "killed")) == 0
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

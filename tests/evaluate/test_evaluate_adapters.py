@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 from fractions import Fraction
-from pathlib import Path
 
 import adapters_to_compare as data
 import numpy as np
@@ -12,7 +11,8 @@ import pytest
 import torch
 from data_files import write_jsonl
 from factory import edit_config
-from killing import program
+from kill_verbs import killed_in
+from killing import apart
 from peft import PeftModel
 from raising import raises
 from scipy.special import log_softmax
@@ -309,7 +309,7 @@ def without_times(values):
 
 @pytest.mark.parametrize(("verb", "files"), [("evaluate", 8), ("evaluate_sets", 21)])
 def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path, verb, files):
-    program(Path(__file__).parent / "kill_verbs.py", verb, prepared, tmp_path, 3)
+    apart(killed_in, tmp_path, verb, prepared, kills=3, models=True)
     whole, killed = (
         {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in ("whole", "killed")

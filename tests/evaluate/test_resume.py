@@ -1,12 +1,13 @@
 """A killed evaluation goes on where it stopped and ends with the bytes of one that was left alone."""
 
 import os
-from pathlib import Path
 
 import pytest
+from evaluate_all import killed_in
 from evaluating import evaluate_generation
 from hostile.programs import record
-from killing import program
+from kill_records import killed_at_every_moment
+from killing import apart
 from raising import raises
 from tiny_models import bert_adapter, sums
 
@@ -15,7 +16,6 @@ from gradience.files.records import read_records
 
 ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
 BATCHES, SIZE = 10, 3
-HERE = Path(__file__).parent
 
 
 class Stopped(Exception):
@@ -136,7 +136,7 @@ def files_of(folder):
 def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapter_folders, tmp_path):
     kills, adapters = 5, adapter_folders["plain"].parent
     bert_adapter(adapters / "a", 1)
-    answered = int(program(HERE / "evaluate_all.py", adapters, tmp_path))
+    answered = apart(killed_in, tmp_path, adapters, kills, models=True)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     assert {read_records(file).run.n for file in (tmp_path / "whole").iterdir()} == {60, 100}
     batches = 34 + 20 + 34 + 34
@@ -147,7 +147,7 @@ def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapter_folders, tm
 def test_killed_at_thirty_moments_it_ends_with_the_same_bytes(adapter_folders, tmp_path):
     adapters = adapter_folders["plain"].parent
     bert_adapter(adapters / "a", 1)
-    program(HERE / "evaluate_all.py", adapters, tmp_path, 30)
+    apart(killed_in, tmp_path, adapters, kills=30, models=True)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     record(
         "R10", "classification, generation and scoring killed and resumed, equal in every byte", moments=30
@@ -156,6 +156,6 @@ def test_killed_at_thirty_moments_it_ends_with_the_same_bytes(adapter_folders, t
 
 def test_killed_at_every_moment_of_writing_it_ends_with_the_same_bytes(tmp_path):
     """Two adapters, two batches: every write, sync and rename of their records, as a program without models."""
-    moments, left = map(int, program(HERE / "kill_records.py", tmp_path).split())
+    moments, left = apart(killed_at_every_moment, tmp_path)
     assert moments > 200
     assert left > 20

@@ -11,7 +11,8 @@ import pytest
 import torch
 from data_files import write_jsonl
 from factory import edit_config
-from killing import program
+from kill_verbs import killed_in
+from killing import apart
 from peft import PeftModel
 from raising import raises
 from scipy.special import log_softmax
@@ -290,7 +291,7 @@ TIMED = {"shrink.json", "compression_report.json"}
 
 
 def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
-    program(Path(__file__).parents[1] / "evaluate" / "kill_verbs.py", "shrink", prepared, tmp_path, 2)
+    apart(killed_in, tmp_path, "shrink", prepared, kills=2, models=True)
     whole, killed = (
         {path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*.*")}
         for name in ("whole", "killed")

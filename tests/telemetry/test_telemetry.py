@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from killing import program
+from killing import KILLED, apart, in_child, watched
 from raising import raises
 
 from gradience.errors import InputError
@@ -108,27 +108,21 @@ def test_payload_cannot_forge_the_envelope(tmp_path):
 # ------------------------------------------------------------------ crashes
 
 
-KILLS_WRITERS = """
-import sys
-from pathlib import Path
-from killing import KILLED, in_child, watched
-from gradience.telemetry import TelemetryWriter
-
 def write_for_ever(path):
     run, step = TelemetryWriter(path), 0
     while True:
         step += 1
         run.metrics("lora_spectra", step, {"values": list(range(step % 3000))})
 
-for moment in range(2000, 2040):
-    path = Path(sys.argv[1], f"{moment}.jsonl")
-    assert in_child(lambda: write_for_ever(path), watched("telemetry/writer.py"), moment) == KILLED
-"""
+
+def kill_writers(folder):
+    for moment in range(2000, 2040):
+        path = folder / f"{moment}.jsonl"
+        assert in_child(lambda: write_for_ever(path), watched("telemetry/writer.py"), moment) == KILLED  # noqa: B023
 
 
 def test_kill_9_loses_at_most_the_last_line(tmp_path):
-    (tmp_path / "kill.py").write_text(KILLS_WRITERS)
-    program(tmp_path / "kill.py", tmp_path)
+    apart(kill_writers, tmp_path)
     written = sorted(tmp_path.glob("*.jsonl"))
     assert len(written) == 40
     counts = set()

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from killing import program
+from killing import KILLED, WRITING, apart, drawn, in_child, moments_of, watched
 from raising import raises
 from safetensors.torch import save_file
 from tiny_training import recipe, run, weights
 
 from gradience.errors import InputError, OutputError
+from gradience.models.settings import ModelSettings
 from gradience.reports.training import TrainingReport
 from gradience.telemetry import TelemetryReader
 from gradience.training import trainer as training
@@ -34,9 +35,29 @@ def stopped_at(step: int) -> Any:
     return on_step
 
 
+KILLS = 3
+
+
+def killed_in(root: Path, model: ModelSettings) -> None:
+    """Train in `whole`; and in `killed`, killed at drawn moments and at some of writing checkpoints."""
+
+    def train(folder: str) -> None:
+        run(model, root / folder, recipe=recipe(max_steps=12, save_steps=1))
+
+    everything, writing = watched(), watched("training/resume.py", *WRITING)
+    moments = moments_of(lambda: train("whole"), everything)
+    writes = moments_of(lambda: train("counted"), writing)
+    for moment in drawn(moments, 2 * KILLS, seed=5)[:KILLS]:
+        assert in_child(lambda: train("killed"), everything, moment) == KILLED, moment
+    for moment in drawn(writes, 2 * KILLS, seed=6)[:KILLS]:
+        assert in_child(lambda: train("killed"), writing, moment) == KILLED, moment
+    assert in_child(lambda: train("killed")) == 0
+    assert not list(root.rglob("*.tmp"))
+
+
 @pytest.mark.slow
 def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(causal, tmp_path):
-    program(Path(__file__).with_name("kill_training.py"), causal.name, tmp_path)
+    apart(killed_in, tmp_path, causal, models=True)
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     whole, killed = (TrainingReport.read(tmp_path / name / "training.json") for name in ("whole", "killed"))
     assert killed.start == whole.start
