@@ -27,6 +27,7 @@ SHARED: dict[str, tuple[str, set[str], dict[str, int]]] = {
     "modules-to-save": ("modules-to-save", {"linear"}, {"full-weight module (modules_to_save)": 3}),
     "token-rows": ("token-rows", {"linear"}, {"trained rows of an embedding (trainable_token_indices)": 1}),
     "layers-to-transform": ("some-layers", {"linear"}, {}),
+    "replicated": ("replicated", {"linear"}, {}),
     "bias-lora-only": ("biases", {"linear"}, {"bias of the base layer": 4}),
 }
 

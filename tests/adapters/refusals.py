@@ -34,7 +34,7 @@ class Refusal(NamedTuple):
 
     build: makes it in an empty folder and returns the path to audit.
     file: name of the file or folder that the message must name.
-    says, hint: words of the message and of the hint.   options: further arguments.   code: exit code.
+    says, hint: words of the message and of the hint.   options: further arguments.
     """
 
     id: str
@@ -42,42 +42,35 @@ class Refusal(NamedTuple):
     file: str
     says: tuple[str, ...]
     hint: tuple[str, ...]
-    options: tuple[str, ...]
-    code: int
+    options: tuple[str, ...] = ()
 
 
-class Cases(list[Refusal]):
-    """A list that grows by decorating the functions that build the inputs."""
+CASES: list[Refusal] = []
 
-    def refused(
-        self, file: str, *says: str, hint: str | tuple[str, ...], options: tuple[str, ...] = (), code: int = 3
-    ) -> Callable[[Build], Build]:
-        """The decorated function builds an input that must be refused with these words."""
 
-        def register(build: Build) -> Build:
-            hints = (hint,) if isinstance(hint, str) else hint
-            self.append(Refusal(build.__name__, build, file, says, hints, options, code))
-            return build
+def refused(
+    file: str, *says: str, hint: str | tuple[str, ...], options: tuple[str, ...] = ()
+) -> Callable[[Build], Build]:
+    """The decorated function builds an input that must be refused with these words."""
 
-        return register
+    def register(build: Build) -> Build:
+        hints = (hint,) if isinstance(hint, str) else hint
+        CASES.append(Refusal(build.__name__, build, file, says, hints, options))
+        return build
+
+    return register
 
 
 # ---------------------------------------------------------------- Weights
 
 
-CASES = Cases()
-refused = CASES.refused
 A, B = f"{factory.PREFIX}q_proj.lora_A.weight", f"{factory.PREFIX}q_proj.lora_B.weight"
 AGAIN = "download or save the adapter again"
 
 
-def weights(folder: Path, content: bytes) -> Path:
-    return adapter(folder, content)
-
-
 def one_tensor(folder: Path, entry: object, data: bytes = b"\0" * 16) -> Path:
     """A file whose header describes one tensor as `entry`."""
-    return weights(folder, container({A: entry}, data))
+    return adapter(folder, container({A: entry}, data))
 
 
 def pair() -> dict[str, Stored]:
@@ -124,7 +117,7 @@ FILES: dict[str, tuple[bytes, tuple[str, ...], tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 for name, (content, says, hints) in FILES.items():
-    CASES.append(Refusal(name, partial(weights, content=content), WEIGHTS, says, hints, (), 3))
+    CASES.append(Refusal(name, partial(adapter, tensors=content), WEIGHTS, says, hints))
 
 
 @refused(WEIGHTS, "zip archive", "torch.save", hint=("Pickle files can run code", "--allow-pickle"))
@@ -132,7 +125,7 @@ def zip_of_torch_save(folder):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("adapter/data.pkl", factory.pickled(2))
-    return weights(folder, content.getvalue())
+    return adapter(folder, content.getvalue())
 
 
 @refused(WEIGHTS, "not a safetensors file", "adapter_model.safetensors", hint=AGAIN)
@@ -142,7 +135,7 @@ def tar_archive(folder):
         member = tarfile.TarInfo("adapter_model.safetensors")
         member.size = 64
         archive.addfile(member, io.BytesIO(bytes(64)))
-    return weights(folder, content.getvalue())
+    return adapter(folder, content.getvalue())
 
 
 # ---------------------------------------------------------------- the header
@@ -151,13 +144,13 @@ def tar_archive(folder):
 @refused(WEIGHTS, "more than 200,000 tensors", hint=AGAIN)
 def too_many_tensors(folder):
     entry = b'"%06x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
-    return weights(folder, container(b"{" + b",".join(entry % i for i in range(200_010)) + b"}"))
+    return adapter(folder, container(b"{" + b",".join(entry % i for i in range(200_010)) + b"}"))
 
 
 @refused(WEIGHTS, "occurs twice", "lora_A", "two readers could take different values", hint="PEFT")
 def the_same_tensor_twice(folder):
     first, second = (json.dumps({A: described({A: zeros(2, 2)})[A]})[1:-1] for _ in range(2))
-    return weights(folder, container(f"{{{first},{second}}}".encode(), bytes(16)))
+    return adapter(folder, container(f"{{{first},{second}}}".encode(), bytes(16)))
 
 
 # ---------------------------------------------------------------- one tensor's description
@@ -182,7 +175,7 @@ FIELDS: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {
 }
 for name, (changed, says) in FIELDS.items():
     entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]} | changed
-    CASES.append(Refusal(name, partial(one_tensor, entry=entry), WEIGHTS, (A, *says), (AGAIN,), (), 3))
+    CASES.append(Refusal(name, partial(one_tensor, entry=entry), WEIGHTS, (A, *says), (AGAIN,)))
 
 
 # ---------------------------------------------------------------- where the tensors lie
@@ -192,7 +185,7 @@ def second_at(folder: Path, begin: int, end: int) -> Path:
     """Two tensors of 32 bytes, the second one said to lie from `begin` to `end`, where the file ends."""
     header = described(pair())
     header[B]["data_offsets"] = [begin, end]
-    return weights(folder, container(header, bytes(end)))
+    return adapter(folder, container(header, bytes(end)))
 
 
 @refused(WEIGHTS, "overlap", B, hint="two readers could see different weights")
@@ -546,9 +539,6 @@ def hostile_tensor_name(folder):
 # ---------------------------------------------------------------- what leads nowhere is not advised
 
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4242\n"
-
-
 def bare(folder: Path, config: object, **files: bytes) -> Path:
     """A folder with a config and other files than adapter weights; `__` stands for a dot."""
     (folder / CONFIG).write_text(json.dumps(config))
@@ -570,7 +560,7 @@ def weights_of_an_unknown_name_beside_a_config_of_mlx(folder):
 
 @refused("lora.safetensors", "a Git LFS pointer of a file of 4,242 bytes", hint="git lfs pull")
 def lfs_pointer_of_another_name(folder):
-    (folder / "lora.safetensors").write_bytes(POINTER)
+    (folder / "lora.safetensors").write_bytes(factory.lfs_pointer(4242))
     (folder / "README.md").write_text("a LoRA")
     return folder
 
@@ -612,3 +602,59 @@ def missing_shard(folder):
 @refused("tensor_in_the_wrong_shard", "index and the shards disagree", "a.q_proj.lora_B", hint="download")
 def tensor_in_the_wrong_shard(folder):
     return pointing(folder, B=SECOND)
+
+
+# ---------------------------------------------------------------- configs that are something else, broken, or lie
+
+
+SAVE = "save the adapter again with PEFT"
+RANK, NUMBER = "not an integer from 1 to 65536", "not 0, or a number between 1e-30"
+
+
+def replaced(name: str, literal: str) -> bytes:
+    """A config in which the value of `name` is a piece of text that json.dumps would not write."""
+    return json.dumps(factory.config(**{name: "@"})).replace('"@"', literal).encode()
+
+
+CONFIGS: dict[str, tuple[object, tuple[str, ...], str]] = {
+    # name: (fields or bytes of the file, words of the message, words of the hint)
+    # Something else under this name.
+    "json_error_page_as_config": (
+        b'{"error": "Not found"}', ("not a PEFT adapter config", '{"error": "Not found"}'), "audit only the weights"
+    ),
+    "mlx_config": (
+        b'{"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 8}}',
+        ("MLX-LM adapter", "fine_tune_type"), "rename the weights to adapters.safetensors",
+    ),
+    "ia3_config": (
+        b'{"peft_type": "IA3", "target_modules": ["k"], "feedforward_modules": []}', ("IA3",), "only LoRA"
+    ),
+    # No strict JSON.
+    "config_cut_off": (json.dumps(factory.config()).encode()[:-20], ("not strict JSON", "line 1"), "save it again"),
+    "the_same_field_twice": (replaced("r", '4, "r": 64'), ("'r' occurs twice",), "PEFT"),
+    "config_nested_100_deep": (
+        replaced("target_modules", "[" * 100 + "]" * 100), ("nested too deeply",), "save it again"
+    ),
+    "config_of_17_megabytes": (
+        json.dumps(factory.config()).encode() + b" " * 17 * 2**20, ("(limit: 16,777,216)",), "save this file again"
+    ),
+    # r and alpha.
+    "r_huge": (factory.config(r=10**9), ("r is 1000000000", RANK), SAVE),
+    "r_as_text": (factory.config(r="16"), ('r is "16"', RANK), SAVE),
+    "r_nan": (replaced("r", "NaN"), ("NaN is not a JSON number",), "PEFT"),
+    "r_of_5000_digits": (replaced("r", "9" * 5000), ("a number of 5,000 characters",), "PEFT"),
+    "alpha_1e999": (replaced("lora_alpha", "1e999"), ("1e999 is beyond the largest number",), "PEFT"),
+    "alpha_1e_320": (factory.config(lora_alpha=1e-320), (f"lora_alpha is 1e-320, {NUMBER}",), SAVE),
+    # Patterns and the rest.
+    "rank_pattern_as_a_list": (
+        factory.config(rank_pattern=["q_proj"]), ("rank_pattern is", "not a map from module names to numbers"), SAVE
+    ),
+    "alpha_pattern_with_null": (
+        factory.config(alpha_pattern={"q_proj": None}), ('alpha_pattern["q_proj"] is null', f"{NUMBER} and 1e+12"), SAVE
+    ),
+    "target_modules_with_a_number": (
+        factory.config(target_modules=["q_proj", 7]), ("target_modules is", "not a list of names"), SAVE
+    ),
+}  # fmt: skip
+for name, (settings, says, hint) in CONFIGS.items():
+    CASES.append(Refusal(name, partial(adapter, settings=settings), CONFIG, says, (hint,)))

@@ -1,7 +1,6 @@
 """The audit against PEFT itself: for every kind of module, ΔW from PEFT's own layer and a dense SVD of it."""
 
 import copy
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft_cases import CASES, Case, fresh, warned
 from peft_kinds import KINDS, LINEAR, config
 from peft_models import (
     TARGETS,
-    Convolutions,
     Mixture,
     Saved,
     bert,
@@ -32,12 +31,12 @@ from peft_models import (
     t5,
 )
 from safetensors.torch import save_file
-from torch import nn
 
 from gradience import audit_adapter, spectra
 from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
 from gradience.adapters.tensors import DTYPES, TensorEntry, TensorFile
 from gradience.audit.measures import spectrum_of
+from gradience.reports.lora_config import lora_config_source
 
 
 def check(saved: Saved, **options: Any):
@@ -122,12 +121,6 @@ def test_storage_types(dtype, make, targets, tmp_path):
     report = check(saved)
     name = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}[dtype]
     assert report.adapter.dtypes == (name,)
-
-
-def test_replicated_layers_are_modules_of_their_own(tmp_path):
-    saved = save(llama(2), config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]]), tmp_path)
-    report = check(saved)
-    assert {row.layer_index for row in report.layers} == {0, 1, 2, 3}
 
 
 def test_two_adapters_saved_together(tmp_path):
@@ -343,86 +336,64 @@ def ranks_and_scales(model) -> dict[str, tuple[int, float]]:
     return applied
 
 
-def apply(report, base, original: LoraConfig, **changes: Any) -> dict[str, tuple[int, float]]:
-    """A LoraConfig with the suggested patterns, as a person would paste them, on a fresh model."""
-    suggestion = report.suggestions.per_layer
-    options = {
-        "target_modules": original.target_modules,
-        "target_parameters": original.target_parameters,
-        "fan_in_fan_out": original.fan_in_fan_out,
-        "use_rslora": original.use_rslora,
-        "r": suggestion.r,
-        "lora_alpha": suggestion.lora_alpha,
-        "rank_pattern": json.loads(json.dumps(suggestion.rank_pattern)),
-        "alpha_pattern": json.loads(json.dumps(suggestion.alpha_pattern)),
-    }
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        applied = ranks_and_scales(get_peft_model(base, LoraConfig(**options | changes)))
-    about_patterns = [str(one.message) for one in caught if "_pattern" in str(one.message)]
-    if original.target_parameters:
-        # PEFT 0.21 looks for its keys among modules only: it calls those of parameters ignored, and applies them.
-        about_patterns = [text for text in about_patterns if "q_proj" in text]
-    assert about_patterns == []
-    return applied
-
-
 def uneven(model) -> None:
     """Updates that need another rank in every module: k directions of equal size in the k-th."""
     index = 0
     for name, parameter in model.named_parameters():
-        if "lora_B" in name or "lora_embedding_B" in name:
+        if ("lora_B" in name or "lora_embedding_B" in name) and parameter.ndim > 1:
             parameter.data[:, 1 + index % parameter.shape[1] :] = 0
             index += 1
 
 
-CASES = {
-    "llama": (lambda: llama(12), {"target_modules": ["q_proj", "v_proj", "down_proj"], "r": 8}),
-    "rslora": (lambda: llama(3), {"target_modules": "all-linear", "r": 6, "use_rslora": True}),
-    "patterns": (
-        lambda: llama(12),
-        {
-            "target_modules": ["q_proj", "v_proj"],
-            "r": 4,
-            "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 7, "v_proj": 5},
-            "alpha_pattern": {r"layers\.11\.self_attn\.v_proj": 3},
-        },
+SUGGESTED = {
+    **CASES,
+    "dropout": Case(
+        llama, config(target_modules=["q_proj"], lora_dropout=0.25, exclude_modules="model.layers.1..*")
     ),
-    "gpt2": (gpt2, {"target_modules": ["wte", "c_attn", "c_proj"], "fan_in_fan_out": True, "r": 6}),
-    "convolutions": (Convolutions, {"target_modules": ["three", "one", "line", "solid", "grouped"], "r": 6}),
-    "experts": (
-        mixtral,
-        {
-            "target_modules": ["q_proj"],
-            "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
-            "r": 4,
-        },
+    "a flat parameter alone": Case(
+        qwen_moe, config(target_modules=[], target_parameters=["mlp.gate.weight"], r=2)
     ),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("meta", [False, True], ids=["cpu", "meta"])
-def test_peft_applies_the_patterns_to_exactly_these_modules(case, meta, tmp_path):
-    make, options = CASES[case]
-    lora = LoraConfig(**({"lora_alpha": 12} | options))
-    saved = save(make(), lora, tmp_path, prepare=uneven)
-    before = ranks_and_scales(saved.model)
-    report = audit_adapter(tmp_path)
-    pattern = report.rank_pattern()
-    assert len(pattern) == len(before)
-    assert len(set(pattern.values())) > 1 or case == "experts"
-    if meta:
-        with torch.device("meta"):
-            base: nn.Module = make()
-    else:
-        base = make()
-    after = apply(report, base, lora)
-    assert after.keys() == before.keys() == {row.name for row in report.layers}
-    chosen = {key[1:].replace("\\", ""): rank for key, rank in pattern.items()}
-    assert {name: rank for name, (rank, _) in after.items()} == chosen
-    for name, (_, scale) in after.items():
-        assert scale == pytest.approx(before[name][1], rel=1e-12)
+@pytest.mark.parametrize("name", SUGGESTED)
+def test_the_suggested_config_trains_what_was_trained_at_the_suggested_ranks(name, tmp_path):
+    """As a person would paste it: the same parameters, each rank that of the suggestion, and each scale as it was."""
+    case = SUGGESTED[name]
+
+    def prepare(model):
+        uneven(model)
+        if case.prepare:
+            case.prepare(model)
+
+    save(fresh(case), case.config, tmp_path, prepare=prepare, dtype=torch.float64)
+    report, original, pasted = audit_adapter(tmp_path), LoraConfig.from_pretrained(tmp_path), {}
+    exec(lora_config_source(report), pasted)
+    suggested = pasted["config"]
+    models = []
+    for lora in (original, suggested):
+        lora.inference_mode = False
+        with warned() as messages:
+            models.append(get_peft_model(fresh(case), lora))
+    # PEFT 0.21 looks for its keys among modules only: it calls those of parameters ignored, and applies them.
+    assert original.target_parameters or not [text for text in messages if "_pattern" in text]
+    before, after = (
+        {name: each.numel() for name, each in model.named_parameters() if each.requires_grad}
+        for model in models
+    )
+    assert after.keys() == before.keys()
+    factors = [key for key in after if ".lora_" in key and not key.endswith(".bias")]
+    assert sum(after[key] for key in factors) == report.suggestions.per_layer.params
+    assert all(after[key] == before[key] for key in after if key not in factors)
+    for field in ("lora_dropout", "bias", "use_rslora", "task_type", "fan_in_fan_out", "lora_bias"):
+        assert getattr(suggested, field) == getattr(original, field)
+    old, new = map(ranks_and_scales, models)
+    pattern = {key[1:].replace("\\", ""): rank for key, rank in report.rank_pattern().items()}
+    # The two parts of an attention have one name in a config.
+    assert {name.replace(".base_layer.out_proj", ""): rank for name, (rank, _) in new.items()} == pattern
+    assert {name: scale for name, (_, scale) in new.items()} == pytest.approx(
+        {name: scale for name, (_, scale) in old.items()}, rel=1e-12
+    )
 
 
 # ---------------------------------------------------------------- Adapters whose start changed the base

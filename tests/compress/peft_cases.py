@@ -132,6 +132,7 @@ CASES = {
         config(target_modules=["proj"], exclude_modules=["inner.body.proj"], modules_to_save=["head"]),
         train_saved,
     ),
+    "replicated": Case(llama, config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]])),
     "an-expression": Case(llama, config(target_modules=r".*\.[qv]_proj")),
     "excluded": Case(llama, config(target_modules=LINEAR, exclude_modules=["layers.1.self_attn.q_proj"])),
     "experts": Case(

@@ -1,26 +1,19 @@
 """What is refused, with the reason and the next step; nothing is written then."""
 
 import shutil
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from compressing import compress
 from factor_samples import random_factors, tensor, write
 from factory import PREFIX, Stored
-from peft import LoraConfig, get_peft_model
-from peft_cases import CASES, Case, config, fresh, llama
-from peft_models import save
 from raising import raises
 
-from gradience import audit_adapter, compress_adapter
+from gradience import compress_adapter
 from gradience.cli.demo import example_adapter
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.criteria import ToRank
-from gradience.reports.audit import lora_config_source
 
 FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
 FIRST = next(iter(FACTORS))
@@ -79,19 +72,6 @@ def test_tensors_that_a_smaller_adapter_could_not_keep(extra, code, tmp_path):
 def test_a_factor_that_is_no_number(tmp_path):
     broken = {**FACTORS, FIRST: (np.full((4, 12), np.nan), FACTORS[FIRST][1])}
     assert refused(write(tmp_path / "in", broken), tmp_path).code == "non-finite"
-
-
-def test_output_exists(tmp_path):
-    folder = write(tmp_path / "in", FACTORS)
-    compress(folder, tmp_path / "out", ToRank(2))
-    before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
-    with raises(UsageError, "output-exists"):
-        compress(folder, tmp_path / "out", ToRank(1))
-    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
-    compress(folder, tmp_path / "out", ToRank(1), force=True)
-    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() != before
-    with raises(UsageError, "output-is-input"):
-        compress(folder, folder / "small", ToRank(1), force=True)
 
 
 # ---------------------------------------------------------------- copies that PEFT keeps
@@ -167,56 +147,3 @@ def test_a_file_that_is_not_ours_is_kept_and_named(source, tmp_path, foreign):
     assert foreign in str(refusal.value)
     assert {entry.name: entry.read_bytes() for entry in small.iterdir()} == before
     assert names(tmp_path) == {"adapter", "small"}
-
-
-# ---------------------------------------------------------------- `gradience audit --suggest-per-layer`
-
-
-DROPOUT = Case(
-    llama, config(target_modules=["q_proj"], lora_dropout=0.25, exclude_modules="model.layers.1..*")
-)
-REPLICATED = Case(llama, config(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]]))
-FLAT_PARAMETER = Case(
-    CASES["router"].make, config(target_modules=[], target_parameters=["mlp.gate.weight"], r=2)
-)
-ALL = {**CASES, "dropout": DROPOUT, "replicated": REPLICATED, "a flat parameter alone": FLAT_PARAMETER}
-
-
-def pasted(source: str) -> LoraConfig:
-    names: dict[str, Any] = {}
-    exec(source, names)
-    return names["config"]
-
-
-def trained(case: Case, suggested: LoraConfig) -> dict[str, int]:
-    """What a training would train: name of the parameter -> its size."""
-    suggested.inference_mode = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(fresh(case), suggested)
-    return {
-        name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad
-    }
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_it_trains_what_the_original_trained(name, tmp_path):
-    case = ALL[name]
-    save(fresh(case), case.config, tmp_path, prepare=case.prepare, dtype=torch.float64)
-    report = audit_adapter(tmp_path)
-    suggested = pasted(lora_config_source(report))
-    before, after = trained(case, LoraConfig.from_pretrained(tmp_path)), trained(case, suggested)
-    assert after.keys() == before.keys()
-    factors = [key for key in after if ".lora_" in key and not key.endswith(".bias")]
-    assert sum(after[key] for key in factors) == report.suggestions.per_layer.params
-    assert all(after[key] == before[key] for key in after if key not in factors)
-    for field in ("lora_dropout", "bias", "use_rslora", "task_type", "fan_in_fan_out", "lora_bias"):
-        assert getattr(suggested, field) == getattr(LoraConfig.from_pretrained(tmp_path), field)
-
-
-def test_names_cannot_leave_their_strings(tmp_path):
-    evil = '"], x=__import__("os").abort(), y=["'
-    fields = {"modules_to_save": [evil], "exclude_modules": [evil], "trainable_token_indices": {evil: [1]}}
-    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12), decay=0.3), **fields)
-    suggested = pasted(lora_config_source(audit_adapter(folder)))
-    assert all([*getattr(suggested, name)] == [evil] for name in fields)

@@ -1,6 +1,5 @@
 """Adapters that are unlike most: storage types, DoRA, grouped convolutions, names that end alike, ranks too large."""
 
-import json
 import warnings
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from compressing import compress
+from factory import adapter, modules, sharded
 from peft import PeftModel
 from peft_cases import LINEAR, config, load_strict, train_saved
 from peft_models import Convolutions, Mixture, llama, mixtral, peft_updates, save, stored_tensors
@@ -19,7 +19,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToBudget, ToRank
+from gradience.plan.criteria import ToRank
 
 
 def relative(before: dict, after: dict) -> dict[str, float]:
@@ -27,21 +27,6 @@ def relative(before: dict, after: dict) -> dict[str, float]:
         name: float(np.linalg.norm(update - after[name, expert]) / np.linalg.norm(update))
         for (name, expert), update in before.items()
     }
-
-
-# ---------------------------------------------------------------- shapes
-
-
-def test_ranks_beyond_the_shape_lose_nothing_above_it(tmp_path):
-    """r = 20 on a 16 x 8 matrix: eight components hold everything, whatever rank is asked for."""
-    saved = save(llama(), config(target_modules=["k_proj"], r=20), tmp_path / "in", dtype=torch.float64)
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(10))
-    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
-    assert max(errors.values()) < 1e-13
-    assert all(row.measured_error < 1e-13 and row.method == "qr" for row in report.modules)
-    assert all(row.predicted_error == 0.0 for row in report.modules)
-    for tensor in stored_tensors(tmp_path / "out").values():
-        assert np.isfinite(tensor).all()
 
 
 GROUPED = ["grouped", "depthwise", "three"]
@@ -112,20 +97,6 @@ def test_an_order_of_parameters_that_is_a_guess(tmp_path):
         write_compressed(opened, plan.model_copy(update={"modules": rows}), tmp_path / "other")
 
 
-@pytest.mark.parametrize("criterion", [ToRank(2), ToBudget(reduction=0.6)], ids=str)
-def test_replicated_layers(criterion, tmp_path):
-    lora = config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]])
-    saved = save(llama(2), lora, tmp_path / "in", dtype=torch.float64)
-    report = compress(tmp_path / "in", tmp_path / "out", criterion)
-    after = peft_updates(load_strict(llama(2), tmp_path / "out"))
-    rows = {row.name: row for row in report.modules if row.new_rank}
-    assert {name for name, _ in after} == set(rows)
-    for (name, _), update in after.items():
-        before = saved.updates[name, None]
-        error = np.linalg.norm(before - update) / np.linalg.norm(before)
-        assert error == pytest.approx(rows[name].measured_error, rel=1e-9)
-
-
 def test_tied_factors_are_refused(tmp_path):
     base = llama()
     base.config.tie_word_embeddings = True
@@ -154,23 +125,17 @@ def test_one_of_two_adapters_in_a_file(chosen, tmp_path):
 
 
 def test_shards_become_one_file(tmp_path):
-    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", dtype=torch.float64)
-    tensors = load_file(tmp_path / "in" / "adapter_model.safetensors")
-    names = sorted(tensors)
-    half = len(names) // 2 + 1  # a pair of factors is torn apart
-    shards = {"part-1.safetensors": names[:half], "adapter_model-2-of-2.safetensors": names[half:]}
-    for shard, members in shards.items():
-        save_file({name: tensors[name] for name in members}, tmp_path / "in" / shard)
-    index = {"weight_map": {name: shard for shard, members in shards.items() for name in members}}
-    (tmp_path / "in" / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "in" / "adapter_model.safetensors").unlink()
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
-    assert [entry.name for entry in (tmp_path / "out").glob("*.safetensors*")] == [
-        "adapter_model.safetensors"
-    ]
-    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
-    for row in report.modules:
-        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-9)
+    tensors = modules()
+    names = list(tensors)
+    parts = {
+        "part-1.safetensors": names[:3],
+        "part-2.safetensors": names[3:],
+    }  # a pair of factors is torn apart
+    shards = {file: {name: tensors[name] for name in part} for file, part in parts.items()}
+    compress(sharded(tmp_path / "shards", shards), tmp_path / "out")
+    compress(adapter(tmp_path / "whole"), tmp_path / "once")
+    (weights,) = (tmp_path / "out").glob("*.safetensors*")
+    assert weights.read_bytes() == (tmp_path / "once" / "adapter_model.safetensors").read_bytes()
 
 
 # ---------------------------------------------------------------- merged adapters

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from raising import raises
 
 from gradience import audit_adapter
-from gradience.card import card_of
 from gradience.compress.module import frobenius, norm_from_grams, truncation, write_module
 from gradience.compress.weights import WrittenWrong, written_adapter
 from gradience.errors import InputError
@@ -281,10 +280,3 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, strength, tmp_pat
     with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1, strength=strength)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
-
-
-def test_page_and_card_are_written_with_the_rest(tmp_path):
-    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12)))
-    report = compress(folder, tmp_path / "out", page=True, card=card_of)
-    assert (tmp_path / "out" / "compression_report.md").read_text() == report.to_markdown()
-    assert card_of(tmp_path / "out").block in (tmp_path / "out" / "README.md").read_text()

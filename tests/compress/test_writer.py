@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from compressing import ENCODINGS, compress
-from factory import adapter, modules, sharded
+from factory import adapter
 from peft_cases import CASES, load, outputs, relative_errors, saved_once, unexpected
 from peft_models import peft_updates
 from raising import raises
@@ -92,14 +92,8 @@ def test_files_beside_the_weights(tmp_path):
         assert stat.S_ISREG((target / name).lstat().st_mode)
 
 
-def test_shards_and_oddly_named_weights_are_not_carried(tmp_path):
-    tensors = modules()
-    half = len(tensors) // 2
-    items = list(tensors.items())
-    shards = {"part-1.safetensors": dict(items[:half]), "part-2.safetensors": dict(items[half:])}
-    source = sharded(tmp_path / "in", shards)
+def test_oddly_named_weights_are_not_carried(tmp_path):
     (tmp_path / "out").mkdir()
-    assert carry_files(locate(source), tmp_path / "out") == ([], [])
     (adapter(tmp_path / "one") / "adapter_model.safetensors").rename(tmp_path / "one" / "mine.safetensors")
     assert carry_files(locate(tmp_path / "one" / "mine.safetensors"), tmp_path / "out") == ([], [])
 

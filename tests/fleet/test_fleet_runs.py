@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from factory import adapter, config, stored
+from factory import adapter, config, lfs_pointer, stored
 from fleets import MODULES, random_factors, rotated, save
 from raising import raises
-from refusals import POINTER
-from running import python
 from safetensors.torch import load_file
 
 from gradience import LockedError, UsageError, audit_adapter, audit_fleet, compare_adapters, compress_fleet
@@ -42,7 +40,7 @@ def here(tmp_path, monkeypatch):
     save(tmp_path / "zoo" / "wide", random_factors(2, 12, decay=0.9))
     save(tmp_path / "zoo" / "turned", rotated(first, 5))
     (tmp_path / "zoo" / "broken").mkdir()
-    (tmp_path / "zoo" / "broken" / "adapter_model.safetensors").write_bytes(POINTER)
+    (tmp_path / "zoo" / "broken" / "adapter_model.safetensors").write_bytes(lfs_pointer(4242))
     (tmp_path / "zoo" / "notes").mkdir()
     return tmp_path
 

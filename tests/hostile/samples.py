@@ -9,19 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import audit_sample
 import bench_sample
-import compression_sample
 import fleet_sample
-import merge_sample
 import prompt_samples
 import sets_sample
+from test_audit_text import small
+from test_faces import SAMPLES
 
-from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression, verify
+from gradience import ToRank, audit_adapter, plan_compression, verify
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
-from gradience.bench.verdict.aggregate import aggregate
-from gradience.check import check_config
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of
 from gradience.files.digests import Digests, write_digests
@@ -31,12 +28,12 @@ from gradience.reports.bench_status import BenchStatus, SeedStatus, StageStatus
 from gradience.reports.compression import CompressionPlan
 from gradience.reports.evaluation import (
     EvaluationForecast,
-    EvaluationReport,
     KeptFile,
     KeptRecords,
     Ledger,
 )
 from gradience.reports.forecast import BenchForecast, Check, Requirement, ScoredExample
+from gradience.reports.registry import ARTIFACTS, model_of
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkReport
 from gradience.reports.stage import StageManifest
 from gradience.reports.training import TrainingReport
@@ -44,9 +41,7 @@ from gradience.reports.verification import Verification
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "minilm_reviews_demo" / "everything.tar.xz"
-EVALUATED = ROOT / "benchmarks" / "results" / "minilm_evaluation" / "evaluation.json"
 SHRUNK = ROOT / "benchmarks" / "results" / "minilm_shrink" / "shrink.json"
-SHAPE = (64, 32)
 
 
 def kept(name: str) -> bytes:
@@ -80,53 +75,29 @@ def seeds() -> list[Bench]:
 
 def artifacts() -> dict[str, Any]:
     """One of each."""
-    rows = [
-        audit_sample.row(
-            f"model.layers.{i}.q_proj", audit_sample.power_law(8, i + 1.0), r=8, shape=SHAPE, index=i
-        )
-        for i in range(3)
-    ]
-    modules = [f"model.layers.{i}.q_proj" for i in range(2)]
-    written = [compression_sample.written(name, 8, 4, SHAPE) for name in modules]
-    planned = [compression_sample.planned(name, 8, 4, SHAPE) for name in modules]
-    compared = [compression_sample.compared(name, 20) for name in modules]
+    models = {name: model_of(name).__name__ for name in ARTIFACTS}
+    reports = {name: SAMPLES[model]() for name, model in models.items() if model in SAMPLES}
     config = bench_sample.config()
-    runs = ROOT / "tests" / "monitor" / "runs"
-    return {
-        "audit": audit_sample.report(rows),
-        "compression": compression_sample.report(written),
-        "compression_plan": compression_sample.plan(planned),
-        "calibration": prompt_samples.calibration_report(),
-        "calibration_forecast": prompt_samples.calibration_forecast(),
-        "distill": prompt_samples.distill_report(),
-        "distill_forecast": prompt_samples.distill_forecast(),
-        "conversion": compression_sample.conversion(),
-        "comparison": compression_sample.comparison(compared),
-        "evaluation": EvaluationReport.read(EVALUATED),
-        "evaluation_forecast": evaluation_forecast(),
-        "evaluation_sets": sets_sample.sets_report(),
-        "evaluation_plan": sets_sample.sets_plan(),
-        "shrink": shrink(),
-        "shrink_plan": shrink().plan,
-        "shrink_forecast": shrink_forecast(),
-        "ledger": Ledger(key="0" * 32, tests={"1": ("2",)}),
-        "kept_records": KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
-        "fleet": fleet_sample.fleet_report(),
-        "fleet_compression": fleet_sample.fleet_compression(),
-        "fleet_row": fleet_sample.fleet_row(),
-        "evidence": evidence(),
-        "merge": merge_sample.merge_report(),
-        "monitor": monitor_runs([runs / "nan.jsonl"]),
-        "check": check_config(r=16, alpha=16, lr=0.5),
-        "bench": seeds()[0],
-        "bench_aggregate": aggregate(seeds(), ["a", "b", "c"]),
+    return reports | {
+        "audit": small(),
         "bench_plan": bench_plan(config, "gsm8k", seeds()[0].data.splits),
         "bench_forecast": forecast(),
         "bench_status": bench_status(),
+        "calibration_forecast": prompt_samples.calibration_forecast(),
         "digests": Digests(files={"bench.json": sha256_text("")}),
-        "verification": verification(),
-        "training": TrainingReport.model_validate_json(kept("probe/train/training.json")),
+        "distill_forecast": prompt_samples.distill_forecast(),
+        "evaluation_forecast": evaluation_forecast(),
+        "evaluation_plan": sets_sample.sets_plan(),
+        "fleet_row": fleet_sample.fleet_row(),
+        "kept_records": KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
+        "ledger": Ledger(key="0" * 32, tests={"1": ("2",)}),
+        "monitor": monitor_runs([ROOT / "tests" / "monitor" / "runs" / "nan.jsonl"]),
+        "shrink": shrink(),
+        "shrink_forecast": shrink_forecast(),
+        "shrink_plan": shrink().plan,
         "stage": StageManifest.model_validate_json(kept("probe/train/manifest.json")),
+        "training": TrainingReport.model_validate_json(kept("probe/train/training.json")),
+        "verification": verification(),
     }
 
 
@@ -259,15 +230,3 @@ def lines(name: str) -> bytes:
     first, form = LINES[name]
     rows = (form.format(i, i + 1, word=WORDS[i % 3], right=i % 3 > 0, share=i / 40) for i in range(40))
     return (first + "".join(f"{row}\n" for row in rows)).encode()
-
-
-def evidence() -> EvidenceReport:
-    """Two tables of scores, compared."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("a", "b"):
-            (Path(folder) / f"{name}.jsonl").write_bytes(
-                lines("jsonl_scores").replace(b"0.25", b"0.75" if name == "b" else b"0.25")
-            )
-        report = compare_logs(Path(folder) / "a.jsonl", Path(folder) / "b.jsonl")
-    named = {"task": "sums", "filter": "strict-match", "notes": ("a note",)}
-    return report.model_copy(update=named | {"a": report.a.model_copy(update={"model": "base"})})

@@ -100,7 +100,10 @@ def parsed(markup):
 @pytest.mark.parametrize("name", [WORST, PYTHON, LONG], ids=["worst", "python", "long"])
 def test_the_lora_config_stays_inside_its_strings(name):
     rows = [row(each, power_law(8, 1.0), r=8, shape=(64, 32)) for each in (name, f"{name}.b")]
-    audited = report(rows, path=name, adapter={"base_model": name, "task_type": name, "init": name})
+    facts = dict.fromkeys(("base_model", "task_type", "init"), name) | {
+        "settings": {"exclude_modules": [name]}
+    }
+    audited = report(rows, path=name, adapter=facts)
     source = lora_config_source(audited)
     assert not steering(source, "\n")
     given = {}
@@ -112,7 +115,7 @@ def test_the_lora_config_stays_inside_its_strings(name):
     exec(code, {"LoraConfig": LoraConfig, "__builtins__": {}})
     assert given["target_modules"] == [name, f"{name}.b"]
     assert given["rank_pattern"] == audited.rank_pattern()
-    assert given["task_type"] == name
+    assert (given["task_type"], given["exclude_modules"]) == (name, [name])
 
 
 # ---------------------------------------------------------------- the escapers
