@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from factory import adapter
-from killing import program
 from prompt_samples import calibration_report
 from raising import raises
 
@@ -28,14 +27,6 @@ from gradience.files.whole import (
     whole_folder,
     write_whole,
 )
-
-
-@pytest.mark.parametrize(("kind", "least"), [("file", 40), ("folder", 80)])
-def test_killed_at_every_moment_of_writing(kind, least, tmp_path):
-    script = Path(__file__).with_name("kill_files.py")
-    moments, left = map(int, program(script, tmp_path, kind).split())
-    assert moments >= least
-    assert left >= 10  # or this test would never have seen anything to sweep
 
 
 def abandoned_file(path: Path) -> Path:

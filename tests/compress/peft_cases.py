@@ -5,15 +5,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils.other import ModulesToSaveWrapper
-from peft_models import bert, gpt2, gpt_oss, llama, mixtral, qwen_moe, save, t5
+from peft_models import bert, gpt2, gpt_oss, llama, mixtral, qwen_moe, t5
 from torch import nn
 
 from gradience.reports.compression import CompressionReport
@@ -157,18 +155,6 @@ def fresh(case: Case) -> nn.Module:
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the grouped kernels know no float64
     return model
-
-
-def saved_once(tmp_path_factory: pytest.TempPathFactory, **options) -> Callable[[str], Path]:
-    """Name of a case -> its folder, as PEFT saves it with `options`."""
-
-    @cache
-    def folder(name: str) -> Path:
-        case, path = CASES[name], tmp_path_factory.mktemp(name)
-        save(fresh(case), case.config, path, prepare=case.prepare, **options)
-        return path
-
-    return folder
 
 
 @contextmanager

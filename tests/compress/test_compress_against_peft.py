@@ -19,7 +19,6 @@ from peft_cases import (
     Case,
     best_errors,
     config,
-    fresh,
     load,
     load_strict,
     outputs,
@@ -41,24 +40,6 @@ from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToOwnRanks, ToRank
 from gradience.reports.compression import CompressionReport
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    """Name -> (case, folder, model as PEFT loads it, warnings, ΔW, outputs), made when first asked for."""
-    loaded = {}
-
-    def original(name: str):
-        if name not in loaded:
-            case = CASES[name]
-            folder = tmp_path_factory.mktemp(name)
-            save(fresh(case), case.config, folder, prepare=case.prepare, dtype=torch.float64)
-            model, messages = load(case, folder)
-            loaded[name] = case, folder, messages, peft_updates(model), outputs(model)
-        return loaded[name]
-
-    return original
-
 
 written = [
     (name, encoding)

@@ -1,5 +1,6 @@
 """What is refused, with the reason and the next step; nothing is written then."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from factor_samples import random_factors, tensor, write
 from factory import PREFIX, Stored
 from raising import raises
 
-from gradience import compress_adapter
+from gradience import audit_adapter, compress_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.cli.demo import example_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.errors import GradienceError, InputError, UsageError
+from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 
 FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
@@ -72,6 +76,22 @@ def test_tensors_that_a_smaller_adapter_could_not_keep(extra, code, tmp_path):
 def test_a_factor_that_is_no_number(tmp_path):
     broken = {**FACTORS, FIRST: (np.full((4, 12), np.nan), FACTORS[FIRST][1])}
     assert refused(write(tmp_path / "in", broken), tmp_path).code == "non-finite"
+
+
+def test_the_input_changed_since_it_was_planned(tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (6, 20, 30)))
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    for changed in (
+        lambda: write(folder, random_factors(1, (6, 20, 30))),
+        lambda: write(folder, random_factors(0, (5, 20, 30))),
+        lambda: write(folder, random_factors(0, (6, 20, 30), (6, 20, 30))),
+        lambda: write(folder, random_factors(0, (6, 20, 30)), lora_alpha=99),
+    ):
+        changed()
+        with open_adapter(folder) as opened, raises(UsageError, "plan-mismatch"):
+            write_compressed(opened, plan, tmp_path / "out")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+    assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 99
 
 
 # ---------------------------------------------------------------- copies that PEFT keeps

@@ -11,7 +11,7 @@ import pytest
 import torch
 from compressing import ENCODINGS, compress
 from factory import adapter
-from peft_cases import CASES, load, outputs, relative_errors, saved_once, unexpected
+from peft_cases import CASES, load, outputs, relative_errors, unexpected
 from peft_models import peft_updates
 from raising import raises
 from safetensors.torch import load_file, save_file
@@ -149,11 +149,6 @@ def test_a_folder_without_a_card_gets_none_from_a_compression(tmp_path):
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return saved_once(tmp_path_factory, dtype=torch.float64)
-
-
 # ---------------------------------------------------------------- foreign names
 
 
@@ -200,10 +195,9 @@ def does_nothing(case, folder: Path) -> bool:
 
 @pytest.mark.parametrize("foreign", FOREIGN)
 @pytest.mark.parametrize("name", NAMED)
-def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, original, tmp_path):
-    case, folder = CASES[name], original(name)
+def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, originals, tmp_path):
+    case, folder, known, _, expected = originals(name)
     source = renamed(folder, tmp_path / "in", FOREIGN[foreign])
-    expected = outputs(load(case, folder)[0])
     # For mixtures of experts transformers rewrites the names, and happens to add the prefix.
     assert does_nothing(case, source) != (name == "experts" and foreign == "no prefix")
     finding = next(finding for finding in audit_adapter(source).findings if finding.code == "not-applied")
@@ -212,7 +206,7 @@ def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, origina
     report = compress(source, tmp_path / "full", ToRank(64))
     assert report.renamed > 0
     model, messages = load(case, tmp_path / "full")
-    assert unexpected(messages, load(case, folder)[1], report) == []
+    assert unexpected(messages, known, report) == []
     assert torch.allclose(outputs(model), expected, rtol=1e-10, atol=1e-12)
     assert "not-applied" not in {finding.code for finding in audit_adapter(tmp_path / "full").findings}
 
@@ -227,16 +221,17 @@ def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, origina
 # ---------------------------------------------------------------- nn.MultiheadAttention
 
 
-def test_the_two_parts_of_an_attention_share_their_rank(original, tmp_path):
-    report = audit_adapter(original("attention"))
+def test_the_two_parts_of_an_attention_share_their_rank(originals, tmp_path):
+    folder = originals("attention")[1]
+    report = audit_adapter(folder)
     rows = {row.name: row for row in report.layers}
     assert rows["attn"].scale == rows["attn.base_layer.out_proj"].scale == 3 / 5
     pattern = report.rank_pattern()
     assert set(pattern) == {"^attn", "^last"}
-    report = compress(original("attention"), tmp_path / "out", ToRank(3))
+    report = compress(folder, tmp_path / "out", ToRank(3))
     assert len({row.new_rank for row in report.modules if "attn" in row.name}) == 1
     with raises(InputError, "shared-rank") as refusal:
-        compress(original("attention"), tmp_path / "no", ToBudget(max_params=300))
+        compress(folder, tmp_path / "no", ToBudget(max_params=300))
     assert "attn" in str(refusal.value)
     assert not (tmp_path / "no").exists()
 

@@ -13,6 +13,7 @@ import torch
 from factory import adapter, config, lfs_pointer, stored
 from fleets import MODULES, random_factors, rotated, save
 from raising import raises
+from running import python
 from safetensors.torch import load_file
 
 from gradience import LockedError, UsageError, audit_adapter, audit_fleet, compare_adapters, compress_fleet

@@ -1,14 +1,16 @@
-"""Every system call that writes, killed or failed once, and what the next run makes of it."""
+"""Writers killed or refused once, at a system call or at a counted moment, and what the next run makes of it."""
 
 import re
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hostile.syscalls import Call, Ending, failing, loaded, undisturbed, writing_calls
+from hostile.syscalls import Call, Ending, failing, loaded, signaled, undisturbed, writing_calls
 from hostile.trainings import TRAININGS
 from hostile.writers import LONG, TORN, WRITERS, Writer, lines_of, state
 
@@ -25,15 +27,19 @@ class Attempt:
 
     def __init__(self, writer: Writer, root: Path) -> None:
         self.writer, self.before, self.folder = writer, root / "before", root / "now"
+        self.work = partial(writer.work, self.folder)
         self.before.mkdir(parents=True)
         writer.prepare(self.before)
         self.anew()
-        loaded(lambda: writer.work(self.folder))
-        self.anew()
         self.old = {unit: state(self.folder / unit) for unit in writer.units}
-        self.calls = writing_calls(lambda: writer.work(self.folder), self.folder, root / "calls")
+        loaded(self.work)
         self.new = {unit: state(self.folder / unit) for unit in writer.units}
         self.whole = {unit: state(self.folder / unit) for unit in writer.result}
+
+    def calls(self, log: Path) -> list[Call]:
+        """The calls that write."""
+        self.anew()
+        return writing_calls(self.work, self.folder, log)
 
     def anew(self) -> None:
         """Put there what stands before."""
@@ -43,12 +49,25 @@ class Attempt:
     def problems(self, call: Call, how: str) -> list[str]:
         """What is wrong when this call fails this way; empty is right."""
         self.anew()
-        ending = failing(lambda: self.writer.work(self.folder), call, how)
+        ending = failing(self.work, call, how)
         wrong = self._after_kill(ending) if how == KILL else self.after_error(ending)
         wrong += self.next_run()
         return [
             f"{self.writer.name}: {call.name} #{call.number} {how}: {text} [{call.text}]" for text in wrong
         ]
+
+    def killed(self, moment: int) -> tuple[list[str], str]:
+        """What is wrong when it is killed at this moment; and what there is then: old, new or none, or remains."""
+        self.anew()
+        wrong = self._after_kill(undisturbed(signaled(self.work, moment, signal.SIGKILL)))
+        here = {unit: state(self.folder / unit) for unit in self.writer.units}
+        there = "new" if here == self.new else "old" if any(here.values()) else "none"
+        remains = bool(left_below(self.folder))
+        loaded(partial(self.writer.again or self.writer.work, self.folder))
+        wrong += self._after_next()
+        return [
+            f"{self.writer.name}: killed at moment {moment}: {text}" for text in wrong
+        ], there + "+" * remains
 
     def next_run(self) -> list[str]:
         """What is wrong with the run after it."""
@@ -91,7 +110,10 @@ class Attempt:
                     wrong.append(f"{unit} has other lines")
             elif here not in (self.old[unit], self.new[unit], {}):
                 wrong.append(f"{unit} is neither old nor new")
-            elif not here and self.old[unit] and not (between_renames or self.writer.removes):
+            elif (
+                not (here or self.writer.removes or (between_renames and "" not in self.old[unit]))
+                and self.old[unit]
+            ):
                 wrong.append(f"{unit} is gone")
         return wrong
 
@@ -124,7 +146,7 @@ def main(root: str, hows: Sequence[str], writers: Sequence[str] = (), share: int
     taken = [writer for writer in (*WRITERS, LONG, *TRAININGS) if writer.name in writers] or WRITERS
     for number, writer in enumerate(taken):
         attempt = Attempt(writer, Path(root, str(number)))
-        chosen = attempt.calls[number % share :: share]
+        chosen = attempt.calls(Path(root, f"{number}.calls"))[number % share :: share]
         for place, call in enumerate(chosen):
             tally[f"{writer.name}, calls"] += 1
             for how in hows if share == 1 else hows[place % len(hows) :][:1]:

@@ -5,6 +5,7 @@ The kernel counts, so what is killed is killed before the call it is at, whateve
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
-from killing import HANGS
+from killing import HANGS, WRITING, each_moment, watched
 
 Work = Callable[[], "int | None"]
 
@@ -104,6 +105,50 @@ def loaded(work: Work) -> None:
 def undisturbed(work: Work) -> Ending:
     """The same in a child that nobody looks into."""
     return begun(work)()
+
+
+MOMENTS = watched(
+    *("compress/adapter.py", "compress/weights.py", "compress/carry.py", "compress/check.py"),
+    *(
+        "evaluate/records.py",
+        "files/records.py",
+        "telemetry/writer.py",
+        "bench/run/stages.py",
+        "reports/stage.py",
+    ),
+    *WRITING,
+)
+"""Files of the package in whose code moments are counted."""
+
+
+def signaled(work: Work, moment: int, number: int) -> Work:
+    """The same, which gets this signal at this moment."""
+
+    def send(now: int) -> None:
+        if now == moment:
+            os.kill(os.getpid(), number)
+
+    def working() -> int | None:
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell lets jobs in the background ignore it
+        each_moment(MOMENTS, send)
+        try:
+            return work()
+        finally:
+            sys.setprofile(None)
+
+    return working
+
+
+def limited(work: Work, size: int) -> Work:
+    """The same, in which no file may be larger."""
+
+    def working() -> int | None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        return work()
+
+    return working
 
 
 class Begun(NamedTuple):

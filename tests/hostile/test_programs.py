@@ -89,6 +89,20 @@ def test_every_call_is_killed_or_refused(what, tmp_path):
     record(goal, what, **figures(answer))
 
 
+KILLS = {"file": 0, "folder": 0, "compress": 20, "compress --force": 20}
+
+
+def test_killed_at_counted_moments_there_is_all_or_nothing(tmp_path):
+    answer = answer_of("moments", root=tmp_path, kills=KILLS)
+    assert answer["problems"] == []
+    # What is left after the kills, remains to be swept included: or this test would have seen nothing.
+    *smallest, compress, forced = (answer["tally"][name] for name in KILLS)
+    assert compress["none"] + compress["none+"] > 15
+    assert forced["old"] + forced["old+"] > 15
+    assert min(compress["new"], forced["new"]) > 3
+    assert all(sum(tally.values()) >= 40 and tally["old+"] >= 10 for tally in smallest)
+
+
 # ---------------------------------------------------------------- eight processes write the same at once (R11)
 
 

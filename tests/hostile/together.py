@@ -6,17 +6,16 @@ One wins or all succeed, and no output is mixed, lost or incomplete.
 import os
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from killing import WRITING, each_moment, moments_of, watched
+from killing import moments_of
 
 from hostile.crash import left_below
-from hostile.syscalls import Ending, Work, begun, loaded, undisturbed
+from hostile.syscalls import MOMENTS, Ending, Work, begun, loaded, signaled, undisturbed
 from hostile.trainings import TRAININGS
 from hostile.writers import WRITERS, Writer, lines_of, state
 
@@ -25,7 +24,6 @@ UNLOCKED = ("records", "telemetry", "training")
 """Parts of a verb that holds the lock, and what one process has for itself."""
 ONE_WINS = {"compress": {2}, "stages": {6}, "stages made again": {6}, "bench run": {6}}
 """How those end who come too late. The others may end well, one after the other."""
-MOMENTS = watched("telemetry/writer.py", "bench/run/stages.py", *WRITING)
 
 
 def at_once(work: Work) -> list[Ending]:
@@ -45,19 +43,7 @@ def at_once(work: Work) -> list[Ending]:
 
 def stopped_at(work: Work, moment: int) -> list[Ending]:
     """Stop `work` at `moment`, run a second process to its end, then continue the first."""
-
-    def stop(number: int) -> None:
-        if number == moment:
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    def stopping() -> int | None:
-        each_moment(MOMENTS, stop)
-        try:
-            return work()
-        finally:
-            sys.setprofile(None)
-
-    end = begun(stopping)
+    end = begun(signaled(work, moment, signal.SIGSTOP))
     assert os.WIFSTOPPED(os.waitpid(end.child, os.WUNTRACED)[1]), "it ended before it was stopped"
     second = undisturbed(work)
     os.kill(end.child, signal.SIGCONT)

@@ -17,7 +17,7 @@ from gradience.cli.app import run
 from gradience.cli.console import show_error
 from gradience.cli.exit_codes import ExitCode
 from gradience.errors import GradienceError
-from gradience.files.whole import only_one, write_whole
+from gradience.files.whole import only_one, whole_folder, write_whole
 from gradience.telemetry import TelemetryWriter
 from gradience.telemetry.writer import RunStatus
 
@@ -153,6 +153,15 @@ def stage(folder: Path, rank: int = 2) -> None:
         stages.done("eval", {"rank": rank}, second, resumable=False)
 
 
+def file(folder: Path, text: bytes = b"new") -> None:
+    write_whole(folder / "out.txt", [text, b"er"])
+
+
+def whole(folder: Path, text: bytes = b"newer") -> None:
+    with whole_folder(folder / "out", force=True) as scratch:
+        write_whole(scratch / "a", [text])
+
+
 WRITERS = (
     Writer("compress", adapter, command(COMPRESS), ("out",), again=command(f"{COMPRESS} --force")),
     Writer("compress --force", older, command(f"{COMPRESS} --force"), ("out",)),
@@ -185,6 +194,11 @@ LONG = Writer(
     "telemetry of 240 steps", nothing, as_verb(partial(telemetry, steps=240)), ("run.jsonl",), appends=True
 )
 """Only killed: a refused line is as good as another."""
+SMALLEST = (
+    Writer("file", partial(file, text=b"old"), as_verb(file), ("out.txt",)),
+    Writer("folder", partial(whole, text=b"older"), as_verb(whole), ("out",)),
+)
+"""What the others write with: killed at every moment."""
 
 
 def state(place: Path) -> dict[str, Any]:
