@@ -36,7 +36,7 @@ from gradience import audit_adapter, spectra
 from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
 from gradience.adapters.tensors import DTYPES, TensorEntry, TensorFile
 from gradience.audit.measures import spectrum_of
-from gradience.reports.lora_config import lora_config_source
+from gradience.reports.audit import lora_config_source
 
 
 def check(saved: Saved, **options: Any):
