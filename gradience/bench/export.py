@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from gradience.bench.verdict.folders import AGGREGATE, find_benches
+from gradience.bench.verify.recompute import gold_of, output_of
 from gradience.digests import sha256_parts
 from gradience.errors import InputError, UsageError
-from gradience.files.records import ClassificationRecord, GenerationRecord, Record, read_records
+from gradience.files.records import GenerationRecord, Record, ScoreRecord, read_records
 from gradience.files.whole import refuse_links, write_whole
 from gradience.reports.bench import Bench, BenchAggregate, Measures, VariantResult
-from gradience.statistics.table import PairedTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,6 @@ class Evaluated:
     def label(self) -> str:
         """A name of its own in the run."""
         return f"{self.name}-seed{self.bench.seed}"
-
-    @property
-    def pairs(self) -> PairedTable | None:
-        """Return its table against the probe; None for the probe, or if nothing was paired."""
-        return None if self.result is None else self.result.pairs
 
 
 def evaluated(folder: Path) -> Iterator[Evaluated]:
@@ -172,14 +167,13 @@ def _details(adapter: Evaluated) -> dict[str, str]:
     the evidence.
     """
     details = {"correct": str(adapter.measures.correct), "n": str(adapter.measures.n)}
-    pairs, result, probe = adapter.pairs, adapter.result, adapter.bench.probe
-    rank = probe.rank if probe else "unknown"
-    if pairs is None or result is None:
+    result, probe = adapter.result, adapter.bench.probe
+    if result is None or result.pairs is None or probe is None:
         return details
     return details | {
-        "compared_with": f"the probe of the same seed (rank {rank})",
+        "compared_with": f"the probe of the same seed (rank {probe.rank})",
         "difference": str(result.delta_exact),
-        "difference_95_percent_interval": f"[{pairs.low:.6g}, {pairs.high:.6g}]",
+        "difference_95_percent_interval": f"[{result.pairs.low:.6g}, {result.pairs.high:.6g}]",
         "difference_interval_method": "Tango's score interval for paired proportions",
         "policy_status_of_this_seed": result.status,
         **({"grade_over_all_seeds": adapter.grade} if adapter.grade is not None else {}),
@@ -196,7 +190,9 @@ def _rows(adapter: Evaluated, identity: str, model: str) -> list[bytes]:
         "evaluation_result_id": "accuracy",
         "interaction_type": "single_turn",
     }
-    how = evaluation.run.filters[0] if evaluation.run.filters else "largest logit"
+    run = evaluation.run
+    largest = "largest logit" if run.kind == "classification" else "largest likelihood"
+    how = run.filters[0] if run.filters else largest
     return [
         json.dumps(shared | _row(record, how), ensure_ascii=False, allow_nan=False).encode() + b"\n"
         for record in evaluation.records
@@ -204,13 +200,12 @@ def _rows(adapter: Evaluated, identity: str, model: str) -> list[bytes]:
 
 
 def _row(record: Record, how: str) -> dict[str, Any]:
-    if isinstance(record, ClassificationRecord):
-        digest, gold, output = record.text_sha256, str(record.label), str(record.predicted)
-        extracted = output
+    assert not isinstance(record, ScoreRecord)  # Bench counts correct answers
+    (_, digest, _), output = gold_of(record), output_of(record)
+    if isinstance(record, GenerationRecord):
+        gold, extracted = record.answer, record.extracted or ""
     else:
-        assert isinstance(record, GenerationRecord)
-        digest, gold, output = record.prompt_sha256, record.answer, record.output
-        extracted = record.extracted or ""
+        gold, extracted = str(record.label), output
     return {
         "sample_id": record.id,
         "sample_hash": digest,
@@ -265,14 +260,14 @@ def _dataset(adapter: Evaluated, given: str | None) -> tuple[str, str]:
 
 
 def _entry(adapter: Evaluated, dataset: str, task: str) -> dict[str, object]:
-    measures, pairs = adapter.measures, adapter.pairs
+    measures, result = adapter.measures, adapter.result
     notes = [f"{measures.correct:,} of {measures.n:,} correct (gradience bench, seed {adapter.bench.seed})"]
-    if pairs is not None and adapter.result is not None:
-        low, high = (f"{100 * end:+.2f}" for end in (pairs.low, pairs.high))
+    if result is not None and result.pairs is not None:
+        low, high = (f"{100 * end:+.2f}" for end in (result.pairs.low, result.pairs.high))
         notes.append(
-            f"difference to the full rank {adapter.result.delta_exact}, 95 % interval {low} to {high} points"
+            f"difference to the full rank {result.delta_exact}, 95 % interval {low} to {high} points"
         )
-        notes.append(f"policy of this seed: {adapter.result.status}")
+        notes.append(f"policy of this seed: {result.status}")
     if adapter.grade is not None:
         notes.append(f"grade over all seeds: {adapter.grade}")
     return {

@@ -350,35 +350,17 @@ def measured(inputs: CalibrateInputs) -> Calibration:
         }
         tokens = np.array([row.scored for row in rows], dtype=np.int64)
         predicted = int(tokens[~selects].sum())
-        writes = inputs.kind != "sequence_classification"
 
         def importance(effects: NDArray[np.float32]) -> float:
             change = effects[~selects].astype(np.float64).sum(axis=1)
             return float(np.square(change).sum() / 2 / predicted)
 
         report = CalibrationReport(
-            adapter_path=path_text(request.adapter),
+            **prompt_fields(inputs, engine, rows),
             adapter_sha256=opened.sha256(),
-            **{
-                name: engine.facts[name]
-                for name in ("base", "base_sha256", "quantization", "dtype", "device")
-            },
-            kind=inputs.kind,
-            notes=inputs.notes,
-            prompts=path_text(request.prompts),
-            prompts_sha256=sha256_file(Path(request.prompts)),
             prompt_ids=inputs.rows.prompt_ids(inputs.kind),
-            rows=len(rows),
-            duplicates=inputs.rows.duplicates,
             selection_rows=int(selects.sum()),
-            given_completions=len(rows) - inputs.to_sample if writes else 0,
-            sampled_completions=inputs.to_sample,
-            completion_tokens=request.completion_tokens if writes else None,
-            truncated=sum(row.truncated for row in rows),
             scored_tokens=predicted,
-            seed=request.seed,
-            batch_size=request.batch_size,
-            max_length=length_of(inputs, engine),
             ridge=RIDGE,
             routing=routing_of(model.config.to_dict()),
             modules=tuple(
@@ -397,6 +379,31 @@ def measured(inputs: CalibrateInputs) -> Calibration:
             run=watch.run_info(),
         )
     return Calibration(report, arrays, tokens, selects)
+
+
+def prompt_fields(
+    inputs: CalibrateInputs, engine: TransformersEngine, rows: Sequence[EncodedRow]
+) -> dict[str, Any]:
+    """Return the fields of a `PromptReport` that say what was measured on: adapter, base, rows and settings."""
+    request, writes = inputs.request, inputs.kind != "sequence_classification"
+    of_base = ("base", "base_sha256", "quantization", "dtype", "device")
+    return {
+        **{name: engine.facts[name] for name in of_base},
+        "adapter_path": path_text(request.adapter),
+        "kind": inputs.kind,
+        "notes": inputs.notes,
+        "prompts": path_text(request.prompts),
+        "prompts_sha256": sha256_file(Path(request.prompts)),
+        "rows": len(rows),
+        "duplicates": inputs.rows.duplicates,
+        "given_completions": len(rows) - inputs.to_sample if writes else 0,
+        "sampled_completions": inputs.to_sample,
+        "completion_tokens": request.completion_tokens if writes else None,
+        "truncated": sum(row.truncated for row in rows),
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+        "max_length": length_of(inputs, engine),
+    }
 
 
 # ---------------------------------------------------------------- rows

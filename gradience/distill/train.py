@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.calibrate.batches import Batch, EncodedRow, batches_of
-from gradience.calibrate.measure import counter, encoded_rows, length_of
+from gradience.calibrate.measure import counter, encoded_rows, prompt_fields
 from gradience.compress.carry import (
     DISTILL_REPORT,
     annotate,
@@ -224,7 +224,6 @@ def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
             stored[name] = factor.detach().cpu().to(stored[name].dtype).contiguous()
         weights = save(stored, metadata)
     tokens = np.array([row.scored for row in parts.held_out], dtype=np.int64)
-    writes = student.kind != "sequence_classification"
     with whole_folder(output, force=request.force) as folder:
         (folder / WEIGHTS).write_bytes(weights)
         (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
@@ -232,33 +231,16 @@ def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
         if improved:
             annotate(folder, distilled_opening(best.step))
         report = DistillReport(
-            **{
-                name: engine.facts[name]
-                for name in ("base", "base_sha256", "quantization", "dtype", "device")
-            },
-            adapter_path=path_text(settings.adapter),
+            **prompt_fields(student, engine, rows),
             adapter_sha256=inputs.student_sha256,
             teacher_path=path_text(request.teacher),
             teacher_sha256=inputs.teacher_sha256,
             teacher_params=inputs.teacher.lora_params,
             trained_params=student.adapter.lora_params,
-            kind=student.kind,
-            notes=student.notes,
-            prompts=path_text(settings.prompts),
-            prompts_sha256=sha256_file(Path(settings.prompts)),
-            duplicates=student.rows.duplicates,
-            given_completions=len(rows) - student.to_sample if writes else 0,
-            sampled_completions=student.to_sample,
-            completion_tokens=settings.completion_tokens if writes else None,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            max_length=length_of(student, engine),
             lr=request.lr,
-            rows=len(rows),
             training_rows=len(parts.training),
             stopping_rows=len(parts.stopping),
             held_out_rows=len(parts.held_out),
-            truncated=sum(row.truncated for row in rows),
             planned_steps=request.steps,
             steps=steps,
             best_step=best.step,

@@ -9,6 +9,7 @@ from gradience.compress.carry import refuse_foreign_files
 from gradience.distill.inputs import DistillInputs, read_distill_inputs, split
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
+from gradience.reports.base.prompted import PromptForecast
 from gradience.reports.distill import DistillForecast, DistillReport
 from gradience.settings import public, required_output
 
@@ -72,24 +73,15 @@ def forecast_distill(inputs: DistillInputs) -> DistillForecast:
     trained, teacher = inputs.student.adapter.lora_params, inputs.teacher.lora_params
     measured = (CHECKS + 1) * len(parts.stopping) + 2 * len(parts.held_out)
     return DistillForecast(
-        adapter_path=rows.adapter_path,
+        **rows.model_dump(include={*PromptForecast.model_fields} - {"schema_", "held_bytes"}),
         teacher_path=path_text(inputs.request.teacher),
-        base=rows.base,
-        kind=rows.kind,
-        rows=rows.rows,
-        duplicates=rows.duplicates,
         training_rows=len(parts.training),
         stopping_rows=len(parts.stopping),
         held_out_rows=len(parts.held_out),
-        sampled_completions=rows.sampled_completions,
-        longest=rows.longest,
-        batch_size=rows.batch_size,
         steps=inputs.request.steps,
         forward_examples=2 * (examples + measured),
         backward_examples=examples,
         teacher_params=teacher,
         trained_params=trained,
-        process_bytes=rows.process_bytes,
-        weights_bytes=rows.weights_bytes,
         held_bytes=4 * teacher + 5 * 4 * trained,
     )

@@ -280,6 +280,17 @@ def within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
+def objects_in(value: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the objects in the list under a key; an empty list if there is none."""
+    inner = value.get(key)
+    return [item for item in inner if isinstance(item, dict)] if isinstance(inner, list) else []
+
+
+def canonical(value: object) -> str:
+    """Return a JSON value as text that is the same for equal values."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
 def text_or_none(value: object) -> str | None:
     """Return a string unchanged; None for anything else."""
     return value if isinstance(value, str) else None

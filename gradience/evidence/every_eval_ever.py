@@ -3,7 +3,6 @@
 Read in every-eval-ever 0.3.0 (`schemas/eval.schema.json`, `schemas/instance_level_eval.schema.json`).
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -11,18 +10,7 @@ from typing import Any
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.evidence.base import (
-    Log,
-    LogExample,
-    LogRows,
-    Wanted,
-    choose,
-    id_of,
-    json_lines,
-    json_object,
-    text_or_none,
-    within,
-)
+from gradience.evidence import base
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 NAME = "Every Eval Ever"
@@ -39,7 +27,7 @@ def fits(path: Path, first: Mapping[str, Any]) -> bool:
     return all(key in first for key in SAMPLE_KEYS)
 
 
-def read(path: Path, wanted: Wanted) -> Log:
+def read(path: Path, wanted: base.Wanted) -> base.Log:
     """Read one result of a record: `--metric` names its evaluation_result_id, or its evaluation_name.
 
     Raises InputError and UsageError (see `base` and `text`; `log-samples` if the samples are missing or others).
@@ -47,29 +35,27 @@ def read(path: Path, wanted: Wanted) -> Log:
     samples = path if path.suffix == ".jsonl" else _samples_of(path)
     beside = samples.with_name(samples.name.removesuffix(SAMPLES) + ".json")
     record = _record(path) if path.suffix == ".json" else _record(beside) if beside.is_file() else {}
-    results: dict[str, LogRows] = {}
+    results: dict[str, base.LogRows] = {}
     models: dict[str, None] = {}
-    for place, line in json_lines(samples):
+    for place, line in base.json_lines(samples):
         result = str(line.get("evaluation_result_id") or line.get("evaluation_name"))
-        scores = {SCORE: within(line, "evaluation").get("score")}
-        results.setdefault(result, LogRows()).add(place, _item(place, line), scores)
+        scores = {SCORE: base.within(line, "evaluation").get("score")}
+        results.setdefault(result, base.LogRows()).add(place, _item(place, line), scores)
         models.setdefault(str(line.get("model_id"))[:200])
-    chosen = choose(samples, "metric", results, wanted.metric)
+    chosen = base.choose(samples, "metric", results, wanted.metric)
     _, items = results[chosen].scored(samples, SCORE)
     described = _described(record, chosen)
-    config = within(described, "metric_config")
+    config = base.within(described, "metric_config")
     lower = config.get("lower_is_better")
-    generation = within(described, "generation_config")
-    return Log(
+    generation = base.within(described, "generation_config")
+    return base.Log(
         samples,
         NAME,
         chosen,
         items,
-        task=text_or_none(described.get("evaluation_name")),
+        task=base.text_or_none(described.get("evaluation_name")),
         model=next(iter(models)),
-        settings={"generation settings": json.dumps(generation, sort_keys=True, ensure_ascii=False)}
-        if generation
-        else {},
+        settings={"generation settings": base.canonical(generation)} if generation else {},
         lower_is_better=lower if isinstance(lower, bool) else None,
         notes=()
         if record
@@ -78,12 +64,12 @@ def read(path: Path, wanted: Wanted) -> Log:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    return json_object(read_file(path, MAX_SETTINGS_BYTES), str(path))
+    return base.json_object(read_file(path, MAX_SETTINGS_BYTES), str(path))
 
 
 def _samples_of(path: Path) -> Path:
     """The samples that a record names, beside it. Raises InputError (`log-samples`)."""
-    details = within(_record(path), "detailed_evaluation_results")
+    details = base.within(_record(path), "detailed_evaluation_results")
     named = PurePosixPath(str(details.get("file_path", ""))).name or path.stem + SAMPLES
     samples = path.with_name(named)
     if not os.path.isfile(samples):  # the name may be too long for a file
@@ -108,24 +94,20 @@ def _samples_of(path: Path) -> Path:
 
 def _described(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     """Return the record's entry for a result; {} if it has none of that name."""
-    results = record.get("evaluation_results")
-    for result in results if isinstance(results, list) else ():
-        if isinstance(result, dict) and chosen in (
-            result.get("evaluation_result_id"),
-            result.get("evaluation_name"),
-        ):
+    for result in base.objects_in(record, "evaluation_results"):
+        if chosen in (result.get("evaluation_result_id"), result.get("evaluation_name")):
             return result
     return {}
 
 
-def _item(place: str, line: Mapping[str, Any]) -> LogExample:
-    key = text_or_none(line.get("sample_id")) if all(name in line for name in SAMPLE_KEYS) else None
+def _item(place: str, line: Mapping[str, Any]) -> base.LogExample:
+    key = base.text_or_none(line.get("sample_id")) if all(name in line for name in SAMPLE_KEYS) else None
     hint = "`every_eval_ever validate` checks the file"
-    prompt = within(line, "input")
-    raw = text_or_none(prompt.get("raw")) or ""
-    given = text_or_none(prompt.get("formatted")) or raw
-    return LogExample.of(
-        id_of(place, key, "not an Every Eval Ever sample (no sample_id)", hint),
+    prompt = base.within(line, "input")
+    raw = base.text_or_none(prompt.get("raw")) or ""
+    given = base.text_or_none(prompt.get("formatted")) or raw
+    return base.LogExample.of(
+        base.id_of(place, key, "not an Every Eval Ever sample (no sample_id)", hint),
         document=[raw, prompt.get("reference"), prompt.get("choices")],
         prompt=given,
         shown=raw,
@@ -136,9 +118,8 @@ def _item(place: str, line: Mapping[str, Any]) -> LogExample:
 
 def _answer(line: Mapping[str, Any]) -> str:
     """The answer that was extracted, else the output."""
-    attributions = line.get("answer_attribution")
-    for attribution in attributions if isinstance(attributions, list) else ():
-        if isinstance(attribution, dict) and isinstance(attribution.get("extracted_value"), str):
+    for attribution in base.objects_in(line, "answer_attribution"):
+        if isinstance(attribution.get("extracted_value"), str):
             return str(attribution["extracted_value"])
-    outputs = within(line, "output").get("raw")
+    outputs = base.within(line, "output").get("raw")
     return outputs[0] if isinstance(outputs, list) and outputs and isinstance(outputs[0], str) else ""

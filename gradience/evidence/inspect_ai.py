@@ -3,7 +3,6 @@
 Read in inspect-ai 0.3.285 (`log/_recorders/eval.py`, `scorer/_metric.py`); nothing of inspect is imported.
 """
 
-import json
 import re
 import struct
 import zipfile
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from gradience.errors import InputError, require
-from gradience.evidence.base import Log, LogExample, LogRows, Wanted, id_of, json_object, text_or_none, within
+from gradience.evidence import base
+from gradience.evidence.base import Log, LogExample, LogRows, Wanted, objects_in, within
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
 NAME = "Inspect"
@@ -46,7 +46,7 @@ def read(path: Path, wanted: Wanted) -> Log:
                 code="log-unfinished",
                 hint="finish it with `inspect eval-retry`, or evaluate again",
             )
-        header = json_object(archive.read("header.json"), f"{path}: header.json")
+        header = base.json_object(archive.read("header.json"), f"{path}: header.json")
         version = header.get("version")
         if not isinstance(version, int) or version > VERSION:
             raise InputError(
@@ -57,7 +57,7 @@ def read(path: Path, wanted: Wanted) -> Log:
         rows = LogRows()
         for name in filter(SAMPLE.fullmatch, archive.members):
             place = f"{archive.path}: {name[:200]}"
-            sample = json_object(archive.read(name), place)
+            sample = base.json_object(archive.read(name), place)
             rows.add(place, _item(place, sample), dict(_scores(within(sample, "scores"))))
     metric, items = rows.scored(path, wanted.metric)
     spec, plan = within(header, "eval"), within(header, "plan")
@@ -66,12 +66,14 @@ def read(path: Path, wanted: Wanted) -> Log:
         NAME,
         metric,
         items,
-        task=text_or_none(spec.get("task")),
+        task=base.text_or_none(spec.get("task")),
         model=_model(spec),
         settings={
-            "solvers": _solvers(plan),
+            "solvers": base.canonical(
+                [[step.get("solver"), step.get("params")] for step in objects_in(plan, "steps")]
+            ),
             "task version": str(spec.get("task_version"))[:100],
-            "generation settings": _canonical(
+            "generation settings": base.canonical(
                 {key: value for key, value in within(plan, "config").items() if key not in OPERATION}
             ),
         },
@@ -204,10 +206,10 @@ def _broken(path: Path, problem: str) -> InputError:
 def _item(place: str, sample: Mapping[str, Any]) -> LogExample:
     attached = within(sample, "attachments")
     given = [(str(message.get("role")), _content(message, attached)) for message in _before_an_answer(sample)]
-    output = text_or_none(within(sample, "output").get("completion")) or ""
+    output = base.text_or_none(within(sample, "output").get("completion")) or ""
     question = _content({"content": sample.get("input")}, attached)
     return LogExample.of(
-        id_of(place, sample.get("id"), "no id", "copy the log again: every sample of Inspect has an id"),
+        base.id_of(place, sample.get("id"), "no id", "copy the log again: every sample of Inspect has an id"),
         document=[question, sample.get("target"), sample.get("choices")],
         prompt=given or None,
         shown=" ".join(text for role, text in given if role == "user"),
@@ -232,9 +234,8 @@ def _value(value: object) -> object:
 
 def _before_an_answer(sample: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the messages that the model was given before its answer: instructions, examples, the question."""
-    messages = sample.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        if not isinstance(message, dict) or message.get("source") == "generate" or "model" in message:
+    for message in objects_in(sample, "messages"):
+        if message.get("source") == "generate" or "model" in message:
             return  # an assistant's message without these is an example that the model was given
         yield message
 
@@ -244,12 +245,9 @@ def _content(message: Mapping[str, Any], attached: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return _resolved(content, attached)
-    if not isinstance(content, list):
-        return ""
     parts = (
         value if isinstance(value, str) else _content(part, attached)
-        for part in content
-        if isinstance(part, dict)
+        for part in objects_in(message, "content")
         for value in (part.get("text") or part.get("image") or part.get("audio") or part.get("video"),)
     )
     return "\n".join(_resolved(part, attached) for part in parts)
@@ -257,31 +255,16 @@ def _content(message: Mapping[str, Any], attached: Mapping[str, Any]) -> str:
 
 def _resolved(text: str, attached: Mapping[str, Any]) -> str:
     """Resolve long texts, which are stored separately: `attachment://` and their digest."""
-    return (
-        str(attached.get(text.removeprefix("attachment://"), text))
-        if text.startswith("attachment://")
-        else text
-    )
+    if not text.startswith("attachment://"):
+        return text
+    return str(attached.get(text.removeprefix("attachment://"), text))
 
 
 # ---------------------------------------------------------------- what the header says
 
 
-def _solvers(plan: Mapping[str, Any]) -> str:
-    steps = plan.get("steps")
-    return _canonical(
-        [[step.get("solver"), step.get("params")] for step in steps if isinstance(step, dict)]
-        if isinstance(steps, list)
-        else []
-    )
-
-
 def _model(spec: Mapping[str, Any]) -> str | None:
     """`hf/local`, with what it was given: there the weights are named."""
-    name = text_or_none(spec.get("model"))
+    name = base.text_or_none(spec.get("model"))
     given = ",".join(f"{key}={value}" for key, value in within(spec, "model_args").items())
     return f"{name} {given}"[:300].strip() if name else None
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)

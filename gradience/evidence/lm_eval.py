@@ -3,25 +3,14 @@
 A line is one example under one filter. Read in lm-eval 0.4.13 (`loggers/evaluation_tracker.py`, `evaluator.py`).
 """
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradience.evidence.base import (
-    Log,
-    LogExample,
-    LogRows,
-    Wanted,
-    choose,
-    id_of,
-    json_lines,
-    json_object,
-    within,
-)
+from gradience.evidence import base
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 NAME = "lm-eval"
@@ -40,21 +29,21 @@ def fits(_: Path, first: Mapping[str, Any]) -> bool:
     return all(key in first for key in KEYS)
 
 
-def read(path: Path, wanted: Wanted) -> Log:
+def read(path: Path, wanted: base.Wanted) -> base.Log:
     """Read the samples of one task. Raises InputError and UsageError (see `base` and `text`)."""
-    filters: dict[str, LogRows] = {}
+    filters: dict[str, base.LogRows] = {}
     settings: set[str] = set()
-    for place, row in json_lines(path):
+    for place, row in base.json_lines(path):
         item, generation = _item(place, row)
         settings |= generation
-        filters.setdefault(str(row.get("filter", "none")), LogRows()).add(place, item, _scores(row))
-    chosen = choose(path, "filter", filters, wanted.filter)
+        filters.setdefault(str(row.get("filter", "none")), base.LogRows()).add(place, item, _scores(row))
+    chosen = base.choose(path, "filter", filters, wanted.filter)
     metric, items = filters[chosen].scored(path, wanted.metric)
     named = SAMPLES.fullmatch(path.name)
     beside = _results(path, named["date"], named["task"]) if named else Beside()
     if settings:
         beside.settings["generation settings"] = " or ".join(sorted(settings))
-    return Log(
+    return base.Log(
         path,
         NAME,
         metric,
@@ -67,17 +56,17 @@ def read(path: Path, wanted: Wanted) -> Log:
     )
 
 
-def _item(place: str, row: Mapping[str, Any]) -> tuple[LogExample, set[str]]:
+def _item(place: str, row: Mapping[str, Any]) -> tuple[base.LogExample, set[str]]:
     """The example, and the settings that it was generated with, as JSON."""
     hint = "run lm-eval with --log_samples and --output_path, and name its samples_*.jsonl"
-    key = id_of(place, row.get("doc_id"), "not an lm-eval sample (no doc_id)", hint)
+    key = base.id_of(place, row.get("doc_id"), "not an lm-eval sample (no doc_id)", hint)
     texts, settings = [], set()
     for part in _arguments(row.get("arguments")):
         if isinstance(part, dict):
-            settings.add(json.dumps(part, sort_keys=True, ensure_ascii=False))
+            settings.add(base.canonical(part))
         else:
             texts.append(part)
-    item = LogExample.of(
+    item = base.LogExample.of(
         key,
         document=[row["doc"], row.get("target")] if "doc" in row else row.get("doc_hash"),
         prompt=texts or row.get("prompt_hash"),
@@ -90,12 +79,14 @@ def _item(place: str, row: Mapping[str, Any]) -> tuple[LogExample, set[str]]:
 
 def _arguments(requests: object) -> Iterator[Any]:
     """Yield the arguments of each request: `{"gen_args_0": {"arg_0": prompt, "arg_1": settings}}`, or older lists."""
-    for request in (
-        requests.values() if isinstance(requests, dict) else requests if isinstance(requests, list) else ()
-    ):
-        yield from (
-            request.values() if isinstance(request, dict) else request if isinstance(request, list) else ()
-        )
+    for request in _values(requests):
+        yield from _values(request)
+
+
+def _values(container: object) -> Iterable[Any]:
+    if isinstance(container, dict):
+        return container.values()
+    return container if isinstance(container, list) else ()
 
 
 def _answer(responses: object, texts: list[Any]) -> str:
@@ -147,11 +138,11 @@ def _results(path: Path, date: str, task: str) -> Beside:
     results = path.with_name(f"results_{date}.json")
     if not results.is_file():
         return Beside()
-    content = json_object(read_file(results, MAX_SETTINGS_BYTES), str(results))
+    content = base.json_object(read_file(results, MAX_SETTINGS_BYTES), str(results))
     names = {"n-shot": "few-shot examples", "versions": "task version"}
-    setup = {name: within(content, key).get(task) for key, name in names.items()}
-    higher = within(within(content, "higher_is_better"), task)
-    config = within(content, "config")
+    setup = {name: base.within(content, key).get(task) for key, name in names.items()}
+    higher = base.within(base.within(content, "higher_is_better"), task)
+    config = base.within(content, "config")
     arguments = config.get("model_args")
     if isinstance(arguments, dict):  # older versions write `pretrained=…,dtype=…`
         arguments = ",".join(f"{key}={value}" for key, value in arguments.items())

@@ -57,27 +57,24 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     sign = -1.0 if lower else 1.0
     a, b = np.array([pair.a.score for pair in pairs]), np.array([pair.b.score for pair in pairs])
     better = sign * (b - a)
-    table, flat = PairedTable.of(a != lower, b != lower) if binary(pairs) else None, False
+    table, n = PairedTable.of(a != lower, b != lower) if binary(pairs) else None, len(pairs)
     groups = groups_of(pairs, left, settings.group)
     tested = pool([better], groups)
     bounds, p_value = tested.interval(), tested.p_value(margin)
+    counted_groups = tested.groups if table is None else None
+    few, flat = table is None and tested.groups < FEWEST_GROUPS, False
+    planning = Planning(variance=None, examples_80=None, margin_80=None)
     if table is not None:
-        ends, variance = (table.low, table.high), table.discordance
+        ends, assumed = (table.low, table.high), Assumptions(table.discordance)
+        needed, smallest = assumed.examples_needed(margin), assumed.smallest_margin(n)
+        planning = Planning(variance=table.discordance, examples_80=needed, margin_80=smallest)
     else:
         ends, variance = mean_difference(better), float(better.var(ddof=1))
         flat = bool((better == better[0]).all())
-    counted_groups = tested.groups if table is None else None
+        if variance > 0:
+            needed, smallest = examples_for_mean(variance, margin), smallest_margin_of_mean(n, variance)
+            planning = Planning(variance=variance, examples_80=needed, margin_80=None if few else smallest)
     grade: Grade = "C" if flat else pair_grade(bounds[0], bounds[1], margin, p_value, groups=counted_groups)
-    few = table is None and tested.groups < FEWEST_GROUPS
-    planning = Planning(variance=None, examples_80=None, margin_80=None)
-    if table is not None:
-        assumed = Assumptions(variance)
-        needed, smallest = assumed.examples_needed(margin), assumed.smallest_margin(len(better))
-        planning = Planning(variance=variance, examples_80=needed, margin_80=smallest)
-    elif variance > 0:
-        smallest = smallest_margin_of_mean(len(better), variance)
-        needed = examples_for_mean(variance, margin)
-        planning = Planning(variance=variance, examples_80=needed, margin_80=None if few else smallest)
 
     def amount(value: float) -> str:
         """Return a difference without its sign: `2.5 points` of 0/1 scores, else with three digits."""
@@ -86,7 +83,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         points = f"{100 * abs(value):.2f}".rstrip("0").rstrip(".")
         return "1 point" if points == "1" else f"{points} points"
 
-    allowed, n = amount(margin), len(pairs)
+    allowed = amount(margin)
     if flat:
         verdict = f"Inconclusive: all {n:,} differences are equal, so they say nothing about other examples."
     elif grade == "B":

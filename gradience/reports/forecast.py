@@ -18,7 +18,7 @@ from gradience.reports.base.blocks import (
     items,
     table_of,
 )
-from gradience.reports.base.numbers import chance, count, in_points, memory_parts, percent, plural
+from gradience.reports.base.numbers import chance, in_points, memory_parts, percent, plural
 from gradience.reports.base.report import Readable
 from gradience.reports.bench_plan import Policy
 
@@ -26,10 +26,13 @@ TYPICAL_DISCORDANCES = {"truncated": (0.005, 0.05), "retrained": (0.05, 0.15)}
 """Range of the discordances in the kept runs of docs/results/bench.md, without the smallest ranks."""
 
 
+Input = Literal["model", "tokenizer", "data", "guard", "code"]
+
+
 class Check(Part):
     """Check of one input of the run."""
 
-    what: Literal["model", "tokenizer", "data", "guard", "code"]
+    what: Input
     name: str
     state: Literal["found", "not checked"]
     note: str
@@ -76,8 +79,6 @@ class CostEstimate(Part):
     """Activations kept for the gradients of one batch."""
     evaluation_bytes: int = 0
     """Memory of an evaluation in addition to the base: KV cache of a batch with its largest tensor, or its logits."""
-    tokens_per_training: int
-    """Tokens of one training run, padding included."""
     process_bytes: int = 0
     """Python, PyTorch and their libraries, measured in the process that made the forecast; 0 on a GPU."""
 
@@ -118,7 +119,7 @@ class Scenario(Part):
 class BenchForecast(Readable):
     """Dry run of a Bench run. No model is loaded."""
 
-    schema_: Literal["gradience.bench_forecast/4"] = "gradience.bench_forecast/4"
+    schema_: Literal["gradience.bench_forecast/5"] = "gradience.bench_forecast/5"
     config_digest: str
     protocol_digest: str
     smoke: bool
@@ -145,7 +146,7 @@ class BenchForecast(Readable):
     """Accuracy that the probe must reach."""
     policy: Policy
     cost: CostEstimate | None
-    """Null if the shape of the model or the number of steps is unknown."""
+    """Null if the shape of the model is unknown."""
     scenarios: tuple[Scenario, ...] = ()
     """Plausible variants; empty if the number of deciding examples is known only after loading the data, and for a
     smoke run."""
@@ -188,8 +189,6 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
         if requirement.what == "memory" and cost is not None:
             needed = memory_parts(cost.parts)
         facts.append((requirement.what, f"{needed}; this machine: {here}" if here else needed))
-    if cost is not None:
-        facts.append(("tokens", f"{count(cost.tokens_per_training)} per training, padding included"))
     return facts + [
         (check.what, (Span(check.name, "name"), f": {check.state} ({check.note})"))
         for check in forecast.checks

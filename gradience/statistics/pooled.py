@@ -16,15 +16,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from gradience.statistics.paired import (
-    RARE,
-    Interval,
-    constrained,
-    in_errors,
-    invert,
-    net_loss_tail,
-    score_variance,
-)
+from gradience.statistics import paired
 
 Claim = Literal["these-runs", "mean-over-trainings", "next-training"]
 _ROUNDING = 1e-9
@@ -76,7 +68,7 @@ class Pooled:
         """The one-sided p-value of "the candidate loses `margin` or less": small where it is worse."""
         return self._tail(-margin, claim, low=False)
 
-    def interval(self, claim: Claim = "these-runs", confidence: float = 0.90) -> Interval:
+    def interval(self, claim: Claim = "these-runs", confidence: float = 0.90) -> paired.Interval:
         """The bounds on Δ. At the default of 90 %, either bound by itself is a one-sided 95 % bound.
 
         Raises ValueError for one run unless the claim is about these runs: the spread of trainings is unknown.
@@ -91,8 +83,8 @@ class Pooled:
 
         if self.gained is None:
             low, high = self._with_one_more(low=True), self._with_one_more(low=False)
-            return Interval(low.delta - low._reach(claim, tail), high.delta + high._reach(claim, tail))
-        return invert(standard, self.delta, -float(scipy.special.ndtri(tail)))
+            return paired.Interval(low.delta - low._reach(claim, tail), high.delta + high._reach(claim, tail))
+        return paired.invert(standard, self.delta, -float(scipy.special.ndtri(tail)))
 
     def _tail(self, null: float, claim: Claim, *, low: bool) -> float:
         """The p-value of "Δ is `null` or below" (`low`) or "or above": of 0/1 answers the larger of two.
@@ -102,16 +94,18 @@ class Pooled:
         Student's, with one more group, and the chance that a share of `RARE` is in no group.
         """
         if self.gained is None or self.lost is None:
-            return max(self._with_one_more(low=low)._student(null, claim, low=low), (1 - RARE) ** self.groups)
+            return max(
+                self._with_one_more(low=low)._student(null, claim, low=low), (1 - paired.RARE) ** self.groups
+            )
         tail = self._student(null, claim, low=low)
-        shares = constrained(self.gained, self.lost, self.runs * self.examples, null)
+        shares = paired.constrained(self.gained, self.lost, self.runs * self.examples, null)
         net, n = (self.lost - self.gained) / self.design_effect, self.independent_examples
         if low:
-            return max(tail, net_loss_tail(math.ceil(net - _ROUNDING), n, *shares))
-        return max(tail, net_loss_tail(math.floor(net + _ROUNDING), n, *shares, at_least=True))
+            return max(tail, paired.net_loss_tail(math.ceil(net - _ROUNDING), n, *shares))
+        return max(tail, paired.net_loss_tail(math.floor(net + _ROUNDING), n, *shares, at_least=True))
 
     def _student(self, null: float, claim: Claim, *, low: bool) -> float:
-        statistic = in_errors(self.delta - null, self._variance(null, claim))
+        statistic = paired.in_errors(self.delta - null, self._variance(null, claim))
         return float(scipy.special.stdtr(self._freedom(null, claim), -statistic if low else statistic))
 
     def _reach(self, claim: Claim, tail: float) -> float:
@@ -135,7 +129,7 @@ class Pooled:
     def _sampling(self, null: float) -> float:
         if self.gained is None or self.lost is None:
             return self.example_variance
-        tango = score_variance(self.gained, self.lost, self.runs * self.examples, null)
+        tango = paired.score_variance(self.gained, self.lost, self.runs * self.examples, null)
         return self.design_effect * tango
 
     def _between(self, claim: Claim) -> float:

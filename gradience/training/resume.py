@@ -136,11 +136,7 @@ class TrainingJournal:
         self.call = sha256_text(json.dumps(call, sort_keys=True, default=str))
         self.started = self._read()
         if self.started and self.started.call != self.call:
-            raise InputError(
-                f"{path.parent}: contains a training run with different settings or data",
-                code="other-training",
-                hint="choose an empty folder, or delete this one",
-            )
+            raise _other_training(path.parent, "contains a training run with different settings or data")
 
     def begin(self, first_batch: str) -> None:
         """Record the start, once the first step is done."""
@@ -170,11 +166,13 @@ class TrainingJournal:
             Earlier.model_validate({"until_step": 0, **started.numerics})  # `resume` makes one
             return started
         except ValidationError as error:
-            raise InputError(
-                f"{self.path}: not a valid training journal: {error.errors(include_url=False)[0]['msg']}",
-                code="other-training",
-                hint="delete the folder and train again",
-            ) from None
+            problem = error.errors(include_url=False)[0]["msg"]
+            raise _other_training(self.path, f"not a valid training journal: {problem}") from None
+
+
+def _other_training(path: Path, problem: str) -> InputError:
+    hint = "choose an empty folder, or delete this one"
+    return InputError(f"{path}: {problem}", code="other-training", hint=hint)
 
 
 # ---------------------------------------------------------------- resuming
@@ -213,17 +211,9 @@ def finished(output: Path, request: Mapping[str, Any]) -> TrainingReport:
     }
     if done != request:
         differs = ", ".join(key for key, value in request.items() if done[key] != value)
-        raise InputError(
-            f"{output}: contains a training run with a different {differs}",
-            code="other-training",
-            hint="choose an empty folder, or delete this one",
-        )
+        raise _other_training(output, f"contains a training run with a different {differs}")
     weights = output / ADAPTER / "adapter_model.safetensors"
     if weights.is_file() and sha256_file(weights) != report.adapter_sha256:
-        raise InputError(
-            f"{weights}: does not match {REPORT} beside it",
-            code="other-training",
-            hint="choose an empty folder, or delete this one",
-        )
+        raise _other_training(weights, f"does not match {REPORT} beside it")
     clear(output)  # not reached if the process was killed right after it wrote the report
     return report

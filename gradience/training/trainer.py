@@ -266,8 +266,8 @@ def train(
     )
     decides = request | {"base": base.fingerprint, "data": data.sha256}
     # Settings that may change a training's last bits, but do not invalidate it.
-    numerics = {"threads": torch.get_num_threads(), "versions": versions()}
-    numerics["device"] = device_name(base.model.device)
+    device_used = device_name(base.model.device)
+    numerics = {"threads": torch.get_num_threads(), "versions": versions(), "device": device_used}
     journal = TrainingJournal(output / JOURNAL, decides, weights.sha256, numerics)
     args = trainer_arguments(recipe, output / CHECKPOINTS, seed, base, model.gradient_checkpointing)
     collator = Collator(base.tokenizer)

@@ -1,6 +1,7 @@
 """An adapter's files against the reports about it: digests, ranks, parameters and types from its headers."""
 
 import math
+import os
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -45,7 +46,7 @@ class KnownAdapters(ExitStack):
         name = Path(path).name
         for folder in (self.place / "candidates" / name, self.place.parent / name, Path(path)):
             with suppress(InputError):
-                if folder.exists() and self.at(folder).sha256() == sha256:  # else a name on the hub
+                if os.path.exists(folder) and self.at(folder).sha256() == sha256:  # else a name on the hub
                     return self.at(folder)
         return None
 

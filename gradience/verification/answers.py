@@ -11,7 +11,6 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.bench.verify.data import check_records
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import repeated, scored_again
-from gradience.bench.verify.verify import check_page, compare_json
 from gradience.card import EVALUATED, card_of
 from gradience.compress.carry import REPORT
 from gradience.digests import sha256_file
@@ -23,7 +22,7 @@ from gradience.evaluate.answering import AdapterAnswers, Answering, T
 from gradience.evaluate.inputs import EvaluateInputs, groups_of, in_look_order
 from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
 from gradience.evaluate.settings import EvaluateSettings
-from gradience.evaluate.verb import JOINT, JOINT_DOCUMENT, PLAN, bound_plan, joint_report
+from gradience.evaluate.verb import JOINT, PLAN, bound_plan, joint_report
 from gradience.files.card import read_card, with_block
 from gradience.files.records import Evaluation, ExamplesRun, first, read_records
 from gradience.files.shared_names import sentence_text
@@ -31,7 +30,7 @@ from gradience.models.locate import EMBEDDED, recorded_base
 from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
 from gradience.reports.base.report import Report
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.run import RunInfo, Stopwatch
 from gradience.reports.bench_plan import PLANNED
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
 from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
@@ -56,7 +55,7 @@ from gradience.tasks.examples import Examples, fingerprint
 from gradience.tasks.prompts import Unchanged
 from gradience.verification.adapters import Facts, KnownAdapters, check_compression, check_evaluated
 
-NOT_IN_RECORDS = ("schema", "run", "tests")
+NOT_IN_RECORDS = ("tests",)
 """Fields that are taken as recorded."""
 RECORDS_AGREE = "identities, adapters and settings agree; the answers were scored again"
 
@@ -80,8 +79,8 @@ def check_evaluation(place: Path, findings: Findings, adapters: KnownAdapters) -
 def check_answers(place: Path, findings: Findings) -> None:
     """Compare evaluation.json and its page with those recomputed from the records beside it."""
     report = EvaluationReport.read(place / evaluation.EVALUATION)
-    _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
-    check_page(report, report.run, place / evaluation.DOCUMENT, findings)
+    again = evaluation_again(place, report, findings)
+    _compare(place / evaluation.EVALUATION, report, report.run, again, findings)
 
 
 def check_sets(place: Path, findings: Findings, adapters: KnownAdapters) -> None:
@@ -95,8 +94,7 @@ def check_sets(place: Path, findings: Findings, adapters: KnownAdapters) -> None
     with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {JOINT}"):
         findings.compare(_sets_facts(place, report, plan, reports))
     again = joint_report(plan, report.plan_sha256, reports, Stopwatch())
-    _compare(place / JOINT, again, findings)
-    check_page(report, report.run, place / JOINT_DOCUMENT, findings)
+    _compare(place / JOINT, report, report.run, again, findings)
 
 
 def _sets_facts(
@@ -150,8 +148,14 @@ def check_shrink(place: Path, findings: Findings, adapters: KnownAdapters) -> No
     if report.smallest is not None:
         with findings.remaking(shrink.ADAPTER):  # the records do not need its weights
             _check_adapter(place, report, findings, adapters)
-    _compare(place / shrink.SHRUNK, shrink_again(place, report, plan, findings), findings)
-    check_page(report, report.run, place / shrink.DOCUMENT, findings)
+    _compare(place / shrink.SHRUNK, report, report.run, shrink_again(place, report, plan, findings), findings)
+
+
+def _compare(path: Path, report: Report, run: RunInfo, again: Report, findings: Findings) -> None:
+    """Compare a result and its page with the result computed again from the records."""
+    with findings.check("result", "L1", f"{path.name}: every number and sentence matches the records"):
+        findings.compare_json(path, again, ignored=NOT_IN_RECORDS)
+    findings.compare_page(path, report, run)
 
 
 def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: Findings) -> ShrinkReport:
@@ -426,11 +430,3 @@ def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
         return tasks.scoring_of(task.name, {})
     except GradienceError as error:
         return f"answers were not scored again: {error}"
-
-
-# ---------------------------------------------------------------- what was made again
-
-
-def _compare(path: Path, again: Report, findings: Findings) -> None:
-    with findings.check("result", "L1", f"{path.name}: every number and sentence matches the records"):
-        compare_json(path, again, findings, NOT_IN_RECORDS)

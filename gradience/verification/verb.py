@@ -11,7 +11,7 @@ from gradience.bench.verdict.folders import AGGREGATE, BENCH, PLAN
 from gradience.bench.verify.data import check_data as check_bench_data
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.folder import RunFolder, as_published, check_files, unpacked
-from gradience.bench.verify.verify import checked_run, compare_json
+from gradience.bench.verify.verify import checked_run
 from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
@@ -37,8 +37,6 @@ from gradience.verification.answers import (
 )
 
 EVIDENCE = "evidence.json"
-NOT_IN_LOGS = ("schema", "run", "a.path", "b.path")
-"""Fields that are taken as recorded."""
 
 
 def check_evidence(place: Path, findings: Findings, _: KnownAdapters) -> None:
@@ -61,7 +59,7 @@ def check_evidence(place: Path, findings: Findings, _: KnownAdapters) -> None:
             lower_is_better=report.lower_is_better or None,
             flips=most,
         )
-        compare_json(place / EVIDENCE, again, findings, NOT_IN_LOGS)
+        findings.compare_json(place / EVIDENCE, again, ignored=("a.path", "b.path"))
 
 
 def _log_at(place: Path, log: LogFacts, findings: Findings) -> Path | None:

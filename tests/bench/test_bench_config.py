@@ -297,7 +297,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def dry_run(base, tmp_path, capsys, monkeypatch):
     """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
-    monkeypatch.setattr("gradience.bench.plan.forecast.process_bytes", lambda device: 500_000_000)
+    monkeypatch.setattr("gradience.evaluate.memory.process_bytes", lambda device: 500_000_000)
     monkeypatch.setattr("gradience.bench.plan.forecast.disk_usage", lambda path: SimpleNamespace(free=10**9))
 
     def call(*arguments, **changes):
@@ -323,7 +323,8 @@ def test_the_first_test_examples_are_shown_as_the_model_sees_them(dry_run, data)
     assert "40 train, 0 dev, 10 confirm" in out
     parsed = BenchForecast.model_validate_json(dry_run("--json", task=task(**data))[1])
     assert parsed.to_text() == out
-    assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
+    unknown = BenchForecast.model_validate_json(dry_run("--json")[1])
+    assert parsed.cost.activation_bytes < unknown.cost.activation_bytes / 10  # real lengths, not max_length
     assert len(parsed.scored) == 3
 
 

@@ -19,11 +19,9 @@ from gradience.bench.plan.forecast import (
     Shapes,
     cost_of,
     forecast,
-    longest_of,
     shapes_of,
-    sorted_longest,
 )
-from gradience.evaluate.memory import activation_bytes, network_on_meta
+from gradience.evaluate.memory import activation_bytes, longest_of, network_on_meta, sorted_longest
 from gradience.statistics.power import Assumptions, pass_probability
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -74,16 +72,10 @@ def test_padded_lengths_against_all_draws():
 def test_batches_come_from_real_lengths():
     config = BenchConfig.model_validate(gsm8k_values("base"))
     lengths = Lengths(train=(10,) * 50, prompts=(6,) * 20, responses=(4,) * 20)
-    assert shapes_of(config, lengths, 20, 320) == Shapes(6, (2, 10), 20, 6, 4)
-    assert shapes_of(config, lengths, 20, 3) == Shapes(6, (2, 10), 20, 6, 3)
+    assert shapes_of(config, lengths, 20, 320) == Shapes((2, 10), 20, 6, 4)
+    assert shapes_of(config, lengths, 20, 3) == Shapes((2, 10), 20, 6, 3)
     unknown = shapes_of(config, None, 20, 320)
     assert (unknown.train, unknown.prompt, unknown.new) == ((2, 512), 512, 320)  # at the limits
-    epochs = config.model_copy(
-        update={"train": config.train.model_copy(update={"max_steps": None, "epochs": 2.0})}
-    )
-    assert shapes_of(epochs, None, 20, 320) is None
-    result = shapes_of(epochs, lengths, 20, 320)
-    assert result.steps == 2 * 9  # 50 examples in steps of 6
 
 
 def test_memory_by_hand(base):
@@ -91,7 +83,7 @@ def test_memory_by_hand(base):
         gsm8k_values(base, model={"name": str(base), "type": "causal_lm", "dtype": "float32"})
     )
     shape = AutoConfig.from_pretrained(base)
-    shapes = Shapes(6, (2, 10), rows=16, prompt=6, new=4)
+    shapes = Shapes((2, 10), rows=16, prompt=6, new=4)
     cost = cost_of(config, shape, shapes, labels=None)
     real, network = real_and_meta(base)
     trained = sum(weight.numel() for weight in real.parameters() if weight.requires_grad)
@@ -100,7 +92,6 @@ def test_memory_by_hand(base):
     assert cost.base_params == everything - trained
     assert cost.weights_bytes == 4 * cost.base_params  # float32
     assert cost.trained_bytes == ADAM_BYTES * trained
-    assert cost.tokens_per_training == 6 * 3 * 2 * 10
     assert cost.activation_bytes == activation_bytes(network, 2, 10, labels=False)
     assert cost.process_bytes > 100e6  # PyTorch and transformers
 

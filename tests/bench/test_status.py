@@ -75,8 +75,8 @@ def test_a_finished_run_in_which_a_variant_failed(config_file, tmp_path, monkeyp
             raise RuntimeError("the card fell off the bus")
         return trains(task, output=output, **arguments)
 
-    trains = seed.train
-    monkeypatch.setattr(seed, "train", breaks)
+    trains = seed.train_adapter
+    monkeypatch.setattr(seed, "train_adapter", breaks)
     output = tmp_path / "out"
     run_bench(load_config(config_file), output, Silent())
     before = listing(output)

@@ -11,9 +11,10 @@ import yaml
 from bench_process import KEPT, unpacked
 from raising import raises
 
-from gradience.bench.export import export_eee, export_hub
+from gradience.bench.export import _row, export_eee, export_hub
 from gradience.errors import InputError, UsageError
 from gradience.files.digests import Digests, write_digests
+from gradience.files.records import ChoiceRecord
 from gradience.reports.bench import Bench
 from gradience.reports.evaluation import KeptRecords
 from gradience.reports.stage import StageManifest
@@ -113,6 +114,20 @@ def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels, tmp_path):
     assert (
         f"{result.delta_exact}, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} points" in entry["notes"]
     )
+
+
+def test_a_choice_is_exported_by_its_index():
+    choice = ChoiceRecord(
+        id="q1", prompt_sha256="ab", choices_sha256="cd", label=1, loglikelihoods=(-2.0, -1.0), characters=(3, 4),
+        predictions={"sum": 1, "per_character": 1}, predicted=1, correct=True, truncated=False,
+    )  # fmt: skip
+    row = _row(choice, "largest likelihood")
+    assert (row["input"]["reference"], row["output"]["raw"], row["evaluation"]["is_correct"]) == (
+        ["1"],
+        ["1"],
+        True,
+    )
+    assert row["answer_attribution"][0]["extracted_value"] == "1"
 
 
 def test_nothing_is_exported_through_a_link(labels, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from shutil import disk_usage
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gradience import tasks
 from gradience.bench.config.load import BenchConfig
@@ -18,18 +18,10 @@ from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PlannedVariant, asked_for, stage_names
 from gradience.errors import MissingExtra, NetworkError
+from gradience.evaluate import memory
 from gradience.evaluate.checks import lengths, memory_of
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.evaluate.forecast import SHOWN, scored_example
-from gradience.evaluate.memory import (
-    activation_bytes,
-    answering_bytes,
-    longest_of,
-    network_on_meta,
-    process_bytes,
-    sorted_longest,
-    weights_bytes_of,
-)
 from gradience.evaluate.verb import planned_set
 from gradience.files.hub import fetch_folder, is_cached
 from gradience.files.shared_names import path_text, sentence_text
@@ -48,6 +40,7 @@ from gradience.reports.forecast import (
     BenchForecast,
     Check,
     CostEstimate,
+    Input,
     Requirement,
     Scenario,
     ScoredExample,
@@ -71,8 +64,7 @@ ADAM_BYTES = 16
 # ---------------------------------------------------------------- the inputs, as far as they are here
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(NamedTuple):
     """Tokens of the examples, as training and evaluation encode them."""
 
     train: tuple[int, ...]
@@ -99,15 +91,10 @@ class LocalInputs:
     scored: tuple[ScoredExample, ...] = ()
     """The first of the examples that decide."""
 
-    def check(
-        self,
-        subject: Literal["model", "tokenizer", "data", "guard", "code"],
-        name: str,
-        state: Literal["found", "not checked"],
-        note: str,
-    ) -> None:
-        """Report if an input is available."""
-        self.checks.append(Check(what=subject, name=path_text(name), state=state, note=sentence_text(note)))
+    def check(self, what: Input, name: str, note: str, *, checked: bool = True) -> None:
+        """Report whether an input is available."""
+        state: Literal["found", "not checked"] = "found" if checked else "not checked"
+        self.checks.append(Check(what=what, name=path_text(name), state=state, note=sentence_text(note)))
 
 
 def look(config: BenchConfig) -> LocalInputs:
@@ -125,7 +112,7 @@ def look(config: BenchConfig) -> LocalInputs:
             try:
                 tokenizer = load_tokenizer(config.model)
             except (NotHereError, NetworkError):
-                inputs.check("tokenizer", config.model.name, "not checked", "it is not here yet")
+                inputs.check("tokenizer", config.model.name, "it is not here yet", checked=False)
         if isinstance(task, ChatTask):
             task = None if tokenizer is None else task.rendered(tokenizer)
         inputs.task = task
@@ -137,16 +124,15 @@ def look(config: BenchConfig) -> LocalInputs:
                 inputs.lengths, too_long = _lengths(config, task, tokenizer, inputs.shape)
                 notes += too_long
         if notes:
-            inputs.check("data", config.task.profile, "found", "; ".join(notes))
+            inputs.check("data", config.task.profile, "; ".join(notes))
         for name, guard in config.guards.items():
             called = f"{name}: {guard.source}"
             try:
                 planned = planned_set(read_guards(config.model_copy(update={"guards": {name: guard}}))[0])
             except (NotHereError, MissingExtra, NetworkError) as error:
-                inputs.check("guard", called, "not checked", str(error))
+                inputs.check("guard", called, str(error), checked=False)
             else:
-                note = f"{planned.examples:,} examples, margin {planned.margin_words}"
-                inputs.check("guard", called, "found", note)
+                inputs.check("guard", called, f"{planned.examples:,} examples, margin {planned.margin_words}")
     return inputs
 
 
@@ -158,21 +144,21 @@ def _model(settings: ModelSettings, inputs: LocalInputs) -> Any:
     is_here = name.startswith("embedded:") or settings.path.is_dir()
     address = None if is_here else hub_address(settings)
     if name in EMBEDDED:
-        inputs.check("model", name, "found", "a pinned package")
+        inputs.check("model", name, "a pinned package")
         return AutoConfig.for_model(**KNOWN[name])
     if address is None:
         folder = locate(settings).folder
         require_weights(folder)
-        inputs.check("model", name, "found", "a folder")
+        inputs.check("model", name, "a folder")
     else:
         try:
             folder, _ = fetch_folder(address, ("config.json",))
         except NetworkError as error:
             if error.code not in ("hub-offline", "hub-connection"):
                 raise
-            inputs.check("model", str(address), "not checked", "the hub cannot be reached")
+            inputs.check("model", str(address), "the hub cannot be reached", checked=False)
             return AutoConfig.for_model(**KNOWN[name]) if name in KNOWN else None
-        inputs.check("model", str(address), "found", "on the hub, or in its cache here")
+        inputs.check("model", str(address), "on the hub, or in its cache here")
     return from_folder(AutoConfig, name, folder)
 
 
@@ -182,15 +168,13 @@ def _task(config: BenchConfig, inputs: LocalInputs) -> tuple[Task | ChatTask | N
     code = tasks.code_of(profile, config.task.place)
     if code is not None:
         allowed = "allowed" if user_code.is_allowed() else "not allowed: it needs --allow-code"
-        inputs.check("code", code.name, "found", f"the run executes it ({allowed}); a dry run does not")
+        inputs.check("code", code.name, f"the run executes it ({allowed}); a dry run does not")
         return None, []
     try:
         task = config.task.load()
-    except NotHereError as error:
-        inputs.check("data", profile, "not checked", f"not here yet: {error}")
-        return None, []
-    except MissingExtra as error:
-        inputs.check("data", profile, "not checked", f"{error}: {error.hint}")
+    except (NotHereError, MissingExtra) as error:
+        note = f"{error}: {error.hint}" if isinstance(error, MissingExtra) else f"not here yet: {error}"
+        inputs.check("data", profile, note, checked=False)
         return None, []
     roles: tuple[Role, ...] = ("train", "dev", "confirm")
     notes = [", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)]
@@ -249,7 +233,7 @@ def forecast(config: BenchConfig) -> BenchForecast:
         policy=config.policy,
         cost=cost,
         scenarios=() if examples is None or config.smoke else tuple(_scenarios(config, wanted, examples)),
-        assumptions=tuple(_assumptions(config, inputs, examples, cost)),
+        assumptions=tuple(_assumptions(config, inputs, examples)),
     )
 
 
@@ -300,11 +284,11 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
         )
     if cost is not None:
         device = config.runtime.device
-        _, memory = memory_of(device)
+        _, present = memory_of(device)
         yield Requirement(
             what="memory",
             needed=f"{size(cost.largest_stage_bytes)}, without a GPU's driver and allocator",
-            here=f"{device_name(choose_device(device))}: {size(memory)}",
+            here=f"{device_name(choose_device(device))}: {size(present)}",
         )
         checkpoints = CHECKPOINT_BYTES * CHECKPOINTS * bool(recipe.save_steps) * cost.probe_params
         most = 4 * cost.probe_params * adapters * len(config.due) + checkpoints
@@ -325,29 +309,22 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
     )
 
 
-def _assumptions(
-    config: BenchConfig, inputs: LocalInputs, examples: int | None, cost: CostEstimate | None
-) -> list[str]:
+def _assumptions(config: BenchConfig, inputs: LocalInputs, examples: int | None) -> Iterator[str]:
     if inputs.shape is None:
-        return [
+        yield (
             f"No memory estimate: the shape of {path_text(config.model.name)} is not known here; give a folder with"
             " config.json."
-        ]
-    if cost is None:
-        return ["No memory estimate: the number of steps is known only once the data are read."]
-    sentences = []
-    if inputs.lengths is None:
-        sentences.append(
-            "Lengths are not known here: examples are counted at `max_length`, answers at `max_new_tokens`."
         )
+        return
+    if inputs.lengths is None:
+        yield "Lengths are not known here: examples are counted at `max_length`, answers at `max_new_tokens`."
     elif inputs.lengths.responses:
-        sentences.append(
+        yield (
             "Answers are assumed to be as long as the reference answers; a model that does not stop writes up to"
             " `max_new_tokens`."
         )
     if not examples:
-        sentences.append("The number of test examples is known only once the data are read.")
-    return sentences
+        yield "The number of test examples is known only once the data are read."
 
 
 def _examples(config: BenchConfig, inputs: LocalInputs) -> int | None:
@@ -361,14 +338,12 @@ def _examples(config: BenchConfig, inputs: LocalInputs) -> int | None:
 
 
 def _cost(config: BenchConfig, inputs: LocalInputs, examples: int | None) -> CostEstimate | None:
-    task = inputs.task
-    new_tokens = config.task.generation.max_new_tokens
-    if new_tokens is None:
-        new_tokens = task.max_new_tokens if isinstance(task, GenerationTask) else NEW_TOKENS
-    shapes = shapes_of(config, inputs.lengths, examples or 0, new_tokens)
-    if inputs.shape is None or shapes is None:
+    if inputs.shape is None:
         return None
-    labels = None
+    task, labels = inputs.task, None
+    own_limit = task.max_new_tokens if isinstance(task, GenerationTask) else NEW_TOKENS
+    new_tokens = config.task.generation.max_new_tokens or own_limit
+    shapes = shapes_of(config, inputs.lengths, examples or 0, new_tokens)
     if config.model.type == "seqcls":
         labels = len(task.label_names) if isinstance(task, ClassificationTask) else 2
     with quiet():
@@ -378,12 +353,9 @@ def _cost(config: BenchConfig, inputs: LocalInputs, examples: int | None) -> Cos
 # ---------------------------------------------------------------- memory
 
 
-@dataclass(frozen=True, slots=True)
-class Shapes:
+class Shapes(NamedTuple):
     """Rows and tokens of the batches of a run."""
 
-    steps: int
-    """Steps of one training."""
     train: tuple[int, int]
     """Rows and tokens of a batch, padding included."""
     rows: int
@@ -393,49 +365,39 @@ class Shapes:
     """Tokens that a batch generates until its last row ends; 0 for labels."""
 
 
-def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_tokens: int) -> Shapes | None:
-    """Return the batch shapes of a run, with every example at its limit if the lengths are unknown. None
-    without steps.
-    """
+def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_tokens: int) -> Shapes:
+    """Return the batch shapes of a run, with every example at its limit if the lengths are unknown."""
     recipe, causal = config.train, config.model.type == "causal_lm"
     known = lengths or Lengths((recipe.max_length,), (recipe.max_length,), (new_tokens,) if causal else ())
-    steps = recipe.max_steps
-    if steps is None and recipe.epochs is not None and lengths is not None:
-        sequences = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-        steps = round(recipe.epochs * -(-len(lengths.train) // sequences))
-    if steps is None:
-        return None
     batch, rows = recipe.per_device_train_batch_size, min(recipe.per_device_eval_batch_size, max(1, examples))
     return Shapes(
-        steps,
-        (batch, round(longest_of(known.train, batch))),
+        (batch, round(memory.longest_of(known.train, batch))),
         rows,
-        round(sorted_longest(known.prompts, min(rows, len(known.prompts)))),
-        min(new_tokens, round(longest_of(known.responses, rows))) if causal else 0,
+        round(memory.sorted_longest(known.prompts, min(rows, len(known.prompts)))),
+        min(new_tokens, round(memory.longest_of(known.responses, rows))) if causal else 0,
     )
 
 
 def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | None) -> CostEstimate:
     """Return the memory of `config`'s stages on a base of this shape (transformers' config)."""
     dtype = dtype_of(config.model, shape, config.runtime.device)
-    base, network = network_on_meta(
-        copy.deepcopy(shape), config.lora.peft_arguments(), dtype=dtype, labels=labels
-    )
+    lora = config.lora.peft_arguments()
+    base, network = memory.network_on_meta(copy.deepcopy(shape), lora, dtype=dtype, labels=labels)
     parameters = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     rows, length = shapes.train
     counted_on, kept = network, 0
     if config.model.gradient_checkpointing:  # keeps layer inputs, computes one layer again
         text, one_layer = shape.get_text_config(), copy.deepcopy(shape)
         one_layer.get_text_config().num_hidden_layers = 1
-        _, counted_on = network_on_meta(one_layer, config.lora.peft_arguments(), dtype=dtype, labels=labels)
+        _, counted_on = memory.network_on_meta(one_layer, lora, dtype=dtype, labels=labels)
         kept = rows * length * text.num_hidden_layers * text.hidden_size * dtype.itemsize
     return CostEstimate(
         base_params=sum(weight.numel() for name, weight in base.named_parameters() if "lora_" not in name),
         probe_params=parameters,
-        weights_bytes=weights_bytes_of(base, packed=config.model.quantization is not None),
+        weights_bytes=memory.weights_bytes_of(base, packed=config.model.quantization is not None),
         trained_bytes=ADAM_BYTES * parameters,
-        activation_bytes=kept + activation_bytes(counted_on, rows, length, labels=labels is not None),
-        evaluation_bytes=answering_bytes(
+        activation_bytes=kept + memory.activation_bytes(counted_on, rows, length, labels=labels is not None),
+        evaluation_bytes=memory.answering_bytes(
             shape,
             network,
             rows=shapes.rows,
@@ -444,6 +406,5 @@ def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | No
             scored=SCORED_AT_ONCE * shapes.new,
             itemsize=dtype.itemsize,
         ),
-        process_bytes=process_bytes(config.runtime.device),
-        tokens_per_training=shapes.steps * config.train.gradient_accumulation_steps * rows * length,
+        process_bytes=memory.process_bytes(config.runtime.device),
     )

@@ -25,19 +25,11 @@ from gradience.bench.run.on_ray import run_on_ray
 from gradience.bench.run.prompts import planned_calibration
 from gradience.bench.run.seed import LOG, SeedRun, logged
 from gradience.bench.run.stages import remove_weights
+from gradience.bench.verdict import folders
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble, data_of
 from gradience.bench.verdict.evidence import LookRules
 from gradience.bench.verdict.facts import SeedFacts
-from gradience.bench.verdict.folders import (
-    AGGREGATE,
-    BENCH,
-    CONFIG,
-    PLAN,
-    aggregate_run,
-    benches_of,
-    folder_of_seed,
-)
 from gradience.bench.verify.verify import checked_run
 from gradience.check.files import MAX_BYTES
 from gradience.code_version import code_version
@@ -96,7 +88,7 @@ def run_bench(
     # The folder is created only now, after the checks.
     with only_one(output), threads(runtime.threads):
         plan = _plan_on_disk(config, planned, output, watcher)
-        watcher.planned(f"plan: {sha256_file(output / PLAN)} (sha256 of {output / PLAN})")
+        watcher.planned(f"plan: {sha256_file(output / folders.PLAN)} (sha256 of {output / folders.PLAN})")
         watch = Stopwatch(command)
         benches: list[Bench] = []
         runs, known = dict[int, SeedRun](), dict[int, SeedFacts]()
@@ -105,7 +97,7 @@ def run_bench(
             known = run_on_ray(config, task, plan_digest(plan), output, watcher, guards)
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
-            folder, of_seed = folder_of_seed(output, config.seeds, seed), Stopwatch(command)
+            folder, of_seed = folders.folder_of_seed(output, config.seeds, seed), Stopwatch(command)
             if seed not in known:
                 lost = {}  # variants that cannot pass after the seeds so far
                 if config.only_seed is None and config.compression.stop_early:
@@ -118,7 +110,7 @@ def run_bench(
                     known[seed] = runs[seed].run()
             data = data_of(plan, task.source, task.examples.counts)
             bench = assemble(known[seed], task, data, plan, of_seed.run_info())
-            save_with_page(bench, folder / BENCH)
+            save_with_page(bench, folder / folders.BENCH)
             if not at_looks:  # else the ladder still needs the adapters
                 _remove_adapters(config, bench, known[seed])
             benches.append(bench)
@@ -127,15 +119,15 @@ def run_bench(
             known = evaluate_ladder(runs, known, rules, watcher)
             benches = [assemble(known[bench.seed], task, bench.data, plan, bench.run) for bench in benches]
             for bench in benches:
-                save_with_page(bench, runs[bench.seed].folder / BENCH)
+                save_with_page(bench, runs[bench.seed].folder / folders.BENCH)
                 _remove_adapters(config, bench, known[bench.seed])
         together = None
         if len(config.seeds) > 1 and not config.smoke:
-            results = benches_of(output, config.seeds)  # of the planned seeds that are finished
+            results = folders.benches_of(output, config.seeds)  # of the planned seeds that are finished
             others = {bench.seed for bench in results} - {bench.seed for bench in benches}
             verified = all(_follows_from_records(output / f"seed_{seed}") for seed in others)
-            together = aggregate_run(results, watch.run_info(), records_verified=verified)
-            save_with_page(together, output / AGGREGATE)
+            together = folders.aggregate_run(results, watch.run_info(), records_verified=verified)
+            save_with_page(together, output / folders.AGGREGATE)
         write_digests(output)
         return benches, together
 
@@ -151,7 +143,7 @@ def _follows_from_records(folder: Path) -> bool:
 
 def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
     """Return the plan in the folder, which is written now unless an earlier run wrote the same."""
-    path = output / PLAN
+    path = output / folders.PLAN
     before = BenchPlan.read(path) if path.is_file() else None
     if before is not None and promised(before) != promised(plan):
         raise _other_run(output, config, before, plan)
@@ -163,7 +155,9 @@ def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: W
         return before
     if before is not None:
         watcher.note("the task's own code has changed: trainings are reused, evaluations are repeated")
-    write_whole(output / CONFIG, [yaml.safe_dump(_resumable(config, output), sort_keys=False).encode()])
+    write_whole(
+        output / folders.CONFIG, [yaml.safe_dump(_resumable(config, output), sort_keys=False).encode()]
+    )
     plan.save(path)
     return plan
 
@@ -184,7 +178,7 @@ def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
 
 def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: BenchPlan) -> UsageError:
     """Return the error for a folder with a run of another plan; it names the settings or the data that differ."""
-    path = output / CONFIG
+    path = output / folders.CONFIG
     changed = []
     if path.is_file():
         earlier_config = strict_yaml.loads(read_file(path, MAX_BYTES), path)
@@ -196,7 +190,9 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
     else:
         other = [new.role for old, new in zip(before.splits, plan.splits, strict=False) if old != new]
         problem = (
-            f"other data: the {' and '.join(other)} examples differ" if other else f"another plan ({PLAN})"
+            f"other data: the {' and '.join(other)} examples differ"
+            if other
+            else f"another plan ({folders.PLAN})"
         )
     return UsageError(
         f"{output}: contains a run of {problem}",

@@ -32,14 +32,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.guards import read_guards
 from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
-from gradience.bench.run.stages import (
-    Make,
-    NotDone,
-    Stages,
-    mark_begun,
-    stage_key,
-    write_failure,
-)
+from gradience.bench.run.stages import Make, NotDone, Stages, mark_begun, stage_key, write_failure
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import folder_of_seed
 from gradience.digests import sha256_file
@@ -213,7 +206,7 @@ def run_on_ray(
                         continue
                     inputs = tuple(_needed(stage.stage, stage.inputs))
                     order = StageOrder(whole, plan, seed, stage.stage, stage.key, inputs)
-                    workers.submit(order, run.folder, gpus_of(stage.stage, run))
+                    workers.submit(order, run.folder, int(run.needs_base(stage.stage)))
                     mark_begun(run.folder / stage.stage, stage.key)
                     at_work.add((seed, stage.stage))
                     submitted += 1
@@ -231,11 +224,6 @@ def run_on_ray(
                 write_failure(runs[order.seed].folder / order.stage, lines)
                 with logged(runs[order.seed].folder / LOG):
                     logger.error("seed %d: %s failed\n%s", order.seed, order.stage, "\n".join(lines))
-
-
-def gpus_of(stage: str, run: SeedRun) -> int:
-    """Return the GPUs that a stage needs on a machine that has some. Audits and truncations run in numpy."""
-    return int(stage != "audit" and (not stage.endswith("/adapter") or stage in run.distilled))
 
 
 def _whole(config: BenchConfig) -> dict[str, Any]:
@@ -280,11 +268,10 @@ class OnRay:
         self.has_gpus = device not in ("cpu", "mps") and self._most("GPU") > 0
 
     def submit(self, order: StageOrder, folder: Path, gpus: int) -> None:
-        """Submit the stage to Ray."""
+        """Submit the stage to Ray. gpus: number that it needs on a machine that has some."""
         cores = 1 if self.has_gpus else max(1, min(self.threads, self._most("CPU")))
-        task = self.run.options(
-            name=f"{order.seed}/{order.stage}", num_cpus=cores, num_gpus=gpus if self.has_gpus else 0
-        )
+        gpus = gpus if self.has_gpus else 0
+        task = self.run.options(name=f"{order.seed}/{order.stage}", num_cpus=cores, num_gpus=gpus)
         environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
         inputs = [(stage, ref) for stage in order.inputs for ref in self._objects(order, folder, stage)]
         stages, objects = [stage for stage, _ in inputs], [ref for _, ref in inputs]

@@ -28,13 +28,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import evaluated_rows
 from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
-from gradience.bench.run.stages import (
-    NotDone,
-    Stages,
-    key_of,
-    require_weights,
-    stage_key,
-)
+from gradience.bench.run.stages import NotDone, Stages, key_of, require_weights, stage_key
 from gradience.bench.verdict.evidence import SCALE_CHANGED
 from gradience.bench.verdict.facts import (
     ANSWERS,
@@ -53,7 +47,7 @@ from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.records import numerics_differences
-from gradience.evaluate.verb import evaluate
+from gradience.evaluate.verb import evaluate as evaluate_set
 from gradience.files.records import ExamplesRun
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import write_whole
@@ -68,7 +62,8 @@ from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.tasks.examples import fingerprint
-from gradience.training.trainer import Reading, train, watch_peak
+from gradience.training.trainer import Reading, watch_peak
+from gradience.training.trainer import train as train_adapter
 from gradience.words import visible
 
 LOG = "run.log"
@@ -155,7 +150,9 @@ class SeedRun(SeedWalk):
         """Ladder step -> last look evaluated. None: all steps are evaluated on all examples."""
         self.task = task
         self.watcher = watcher or Watcher()
-        self.stages = stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
+        self.stages = stages(
+            folder, watch=self._watch_memory, plan=plan, say=self._say, announce=self._announce
+        )
         self.examples, looks, _ = evaluated_rows(config, task)
         self.evaluator = Evaluator(
             task,
@@ -233,7 +230,7 @@ class SeedRun(SeedWalk):
 
     # ------------------------------------------------------------ the probe
 
-    def base_answers(self) -> Path:
+    def evaluate_base(self, facts: SeedFacts) -> None:
         """Record the answers of the base without an adapter."""
         depends = {"base": self.base, "data": self.data, **self._asking}
 
@@ -241,9 +238,10 @@ class SeedRun(SeedWalk):
             self._refuse_mixture()
             self.evaluator.answers(None, folder / ANSWERS)
 
-        return self._stage("base/eval", depends, make)
+        self.stages.done("base/eval", depends, make)
+        super().evaluate_base(facts)
 
-    def audit(self, probe: Outcome) -> Path:
+    def audit(self, facts: SeedFacts, probe: Outcome) -> None:
         """Audit the probe."""
         assert probe.adapter is not None
         adapter, energy = probe.adapter.folder, self.config.compression.energy
@@ -253,9 +251,10 @@ class SeedRun(SeedWalk):
             require_weights(adapter)
             audit_adapter(adapter, tau=energy).save(folder / AUDIT)
 
-        return self._stage("audit", depends, make, resumable=False)
+        self.stages.done("audit", depends, make, resumable=False)
+        super().audit(facts, probe)
 
-    def calibration(self, probe: Outcome) -> Path:
+    def calibrate(self, facts: SeedFacts, probe: Outcome) -> None:
         """Calibrate the probe on its training prompts."""
         adapter, prompts = probe.adapter, calibration_prompts(self.config, self.task)
         assert adapter is not None
@@ -273,7 +272,8 @@ class SeedRun(SeedWalk):
             self._free_base()
             calibrate_probe(adapter.folder, prompts, self.seed, folder, self.watcher.step)
 
-        return self._stage("calibration", depends, make, resumable=False)
+        self.stages.done("calibration", depends, make, resumable=False)
+        super().calibrate(facts, probe)
 
     # ------------------------------------------------------------ the variants
 
@@ -309,7 +309,7 @@ class SeedRun(SeedWalk):
             outcome.error = self.attempt(outcome.planned.name, step, outcome, *arguments)
             outcome.waits = len(self.due) > before
 
-    def derivation(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> Path:
+    def derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
         """Derive an adapter from the probe's files. If its arm distills, train it to match the probe's
         outputs.
         """
@@ -343,11 +343,12 @@ class SeedRun(SeedWalk):
                 arm.make(source, planned.ranks, target)
             write_whole(folder / SIZES, [json.dumps(parameters_of(header_of(target / WEIGHTS))).encode()])
 
-        return self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
+        self.stages.done(f"{planned.name}/adapter", depends, make, resumable=False)
+        super().derive(outcome, probe, facts)
 
     # ------------------------------------------------------------ training and evaluating
 
-    def training(self, outcome: Outcome) -> Path:
+    def train(self, outcome: Outcome) -> None:
         """Train the adapter of `outcome`. For the arm that trains only the head, LoRA keeps its initial weights."""
         config, planned = self.config, outcome.planned
         data = self.task.examples.fingerprint("train", config.train.train_samples)
@@ -361,11 +362,12 @@ class SeedRun(SeedWalk):
         def make(folder: Path) -> None:
             arguments = settings | {"model": config.model.whole(), "recipe": config.train, "output": folder}
             arguments["device"] = config.runtime.device
-            train(self.task, **arguments, on_step=self.watcher.step)
+            train_adapter(self.task, **arguments, on_step=self.watcher.step)
 
-        return self._stage(f"{planned.name}/train", depends, make)
+        self.stages.done(f"{planned.name}/train", depends, make)
+        super().train(outcome)
 
-    def evaluation(self, outcome: Outcome, probe: Outcome | None) -> Path:
+    def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Record the variant's answers, and except for classifiers its divergence from the probe."""
         assert outcome.adapter is not None
         adapter, is_control = outcome.adapter, outcome.planned.control is not None
@@ -397,12 +399,13 @@ class SeedRun(SeedWalk):
             self.evaluator.answers(named, folder / ANSWERS, lora=adapter.lora, **how)
             if reference is None:
                 return
-            if not self.is_labels:
+            if not isinstance(self.task, ClassificationTask):
                 scored_against = (reference.name, reference.folder)
                 self.evaluator.scores(named, folder / SCORES, reference=scored_against, **how)
             self.evaluator.forget(adapter.name)
 
-        return self._stage(name, depends[look - 1], make, earlier=keys[: look - 1])
+        self.stages.done(name, depends[look - 1], make, earlier=keys[: look - 1])
+        super().evaluate(outcome, probe)
 
     def _look(self, planned: PlannedVariant) -> int:
         """Return the look up to which an adapter is evaluated now; 0 for a step that is not tested yet."""
@@ -412,7 +415,7 @@ class SeedRun(SeedWalk):
 
     # ------------------------------------------------------------ the guards
 
-    def guard(self, name: str, facts: SeedFacts) -> Path:
+    def guard(self, name: str, facts: SeedFacts) -> None:
         """Evaluate probe, candidates and base on a guard, in one stage. An error applies to all candidates."""
         inputs = self.guards[name]
         candidates = [
@@ -439,19 +442,15 @@ class SeedRun(SeedWalk):
             )
             request = replace(inputs.request, watcher=_InsideStage(self.watcher))
             whole = replace(inputs, adapters=tuple(adapters), request=request)
-            evaluate(whole, folder, base=self.evaluator.base)
+            evaluate_set(whole, folder, base=self.evaluator.base)
 
-        return self._stage(f"{GUARDS}/{name}", depends, make)
+        self.stages.done(f"{GUARDS}/{name}", depends, make)
+        super().guard(name, facts)
 
     def _refuse_mixture(self) -> None:
         refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
 
     # ------------------------------------------------------------ what stages depend on
-
-    @property
-    def is_labels(self) -> bool:
-        """True for classifiers. Other tasks have free text, choices or likelihoods."""
-        return isinstance(self.task, ClassificationTask)
 
     @property
     def data(self) -> str:
@@ -473,21 +472,22 @@ class SeedRun(SeedWalk):
         logger.warning("seed %d: %s", self.seed, text)
         self.watcher.note(text)
 
-    def _stage(self, name: str, depends: Mapping[str, Any], make: Any, **how: Any) -> Path:
-        """Run a stage. how: keywords of `Stages.done`."""
+    def _announce(self, stage: str) -> None:
         self.number += 1
-        self.watcher.stage(name, self.number, self.planned)
-        logger.info("seed %d: %s", self.seed, name)
-        return self.stages.done(name, depends, make, **how)
+        self.watcher.stage(stage, self.number, self.planned)
+        logger.info("seed %d: %s", self.seed, stage)
 
     def _watch_memory(self, stage: str) -> Reading:
         """Measure the peak memory of a stage. A training reports its own, since it may run in other processes."""
         if stage.endswith("/train"):
             report = self.folder / stage / REPORT
             return lambda: TrainingReport.read(report).peak_memory_bytes
-        # Audits and truncations run in numpy.
-        on_cpu = stage == "audit" or (stage.endswith("/adapter") and stage not in self.distilled)
-        return watch_peak(torch.device("cpu") if on_cpu else choose_device(self.config.runtime.device))
+        device = choose_device(self.config.runtime.device) if self.needs_base(stage) else torch.device("cpu")
+        return watch_peak(device)
+
+    def needs_base(self, stage: str) -> bool:
+        """Return False for audits and truncations, which run in numpy."""
+        return stage != "audit" and (not stage.endswith("/adapter") or stage in self.distilled)
 
 
 def require_same_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:

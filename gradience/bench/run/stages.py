@@ -58,6 +58,8 @@ class Stages:
     """Digest of the run's plan, stored in every manifest."""
     say: Callable[[str], None] = logger.warning
     """Called with the reason if a stage is repeated."""
+    announce: Callable[[str], None] = lambda stage: None
+    """Called with the name of a stage before it is made, or found finished."""
 
     def done(
         self,
@@ -74,6 +76,7 @@ class Stages:
         resumable: `make` can resume from partial output after a kill; otherwise it starts with an empty folder.
         earlier: keys of the stage at earlier looks, which `make` continues.
         """
+        self.announce(name)
         folder, key, before = self.folder / name, stage_key(name, depends), 0.0
         earlier_key = key_of(folder)
         if self.is_done(name, folder, earlier_key if earlier_key in earlier else key):
@@ -112,16 +115,16 @@ class Stages:
             return False
         try:
             manifest = StageManifest.read(folder / MANIFEST)
+            if manifest.key != key:
+                problem = "what it depends on has changed"
+            elif changed := changed_files(folder, manifest):
+                problem = f"{changed[0]} is not what this stage wrote"
+            else:
+                return True
         except InputError as error:
-            self.say(f"{name}: repeated: {error}")
-            return False
-        if manifest.key != key:
-            self.say(f"{name}: repeated: what it depends on has changed")
-            return False
-        changed = changed_files(folder, manifest)
-        if changed:
-            self.say(f"{name}: repeated: {changed[0]} is not what this stage wrote")
-        return not changed
+            problem = str(error)
+        self.say(f"{name}: repeated: {problem}")
+        return False
 
 
 def write_failure(folder: Path, lines: Sequence[str]) -> None:
@@ -179,12 +182,8 @@ def _is_unchanged(path: Path, file: StageFile) -> bool:
 
 def _begin(folder: Path, key: str, *, resumable: bool) -> None:
     """Prepare the folder. Files of an interrupted run with the same key are kept."""
-    begun = folder / BEGUN
-    unfinished = begun.is_file() and not (folder / MANIFEST).exists()
-    if resumable and unfinished and read_file(begun, MAX_SETTINGS_BYTES) == key.encode():
-        mark_begun(folder, key)
-        return
-    if folder.exists():
+    interrupted = not (folder / MANIFEST).exists() and key_of(folder) == key
+    if folder.exists() and not (resumable and interrupted):
         shutil.rmtree(folder)
     mark_begun(folder, key)
 

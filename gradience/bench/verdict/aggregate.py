@@ -15,13 +15,7 @@ from gradience.bench.config.load import UNCOUNTED
 from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, obstacles_of, otherwise
 from gradience.bench.verdict.evidence import graded_together
 from gradience.bench.verdict.guards import failed_guards, worst_on_guards
-from gradience.bench.verdict.policy import (
-    SeedOutcome,
-    lost_already,
-    overall,
-    passing,
-    verdict_over_seeds,
-)
+from gradience.bench.verdict.policy import SeedOutcome, lost_already, overall, passing, verdict_over_seeds
 from gradience.errors import InputError, UsageError
 from gradience.files.differences import differences
 from gradience.reports.base.run import RunInfo, Stopwatch

@@ -4,14 +4,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from gradience.bench.arms.controls import control_of
-from gradience.reports.bench import (
-    Bench,
-    OfAnArm,
-    Probe,
-    SeedRow,
-    VariantResult,
-    VariantSummary,
-)
+from gradience.reports.bench import Bench, OfAnArm, Probe, SeedRow, VariantResult, VariantSummary
 from gradience.reports.bench_plan import Policy, allowed_losses
 
 

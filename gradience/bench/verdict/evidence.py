@@ -20,14 +20,7 @@ from gradience.bench.arms.ranks import step_rank
 from gradience.bench.plan.preregister import ALPHA, bound_of
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.conditions import blind_controls, limited, obstacles_of
-from gradience.bench.verdict.grade import (
-    GradeFacts,
-    at_worst,
-    grade,
-    in_points,
-    needs_of,
-    next_grade,
-)
+from gradience.bench.verdict.grade import GradeFacts, at_worst, grade, in_points, needs_of, next_grade
 from gradience.bench.verdict.guards import NO_GUARDS, GuardEvidence, guard_evidence
 from gradience.reports.bench import (
     Bench,
@@ -137,15 +130,13 @@ class LookRules:
     """Share of the 5 % that the ladder has, after the candidates (Holm)."""
 
     @classmethod
-    def of(cls, benches: Sequence[Bench], beside: Sequence[float] | None = None) -> LookRules | None:
-        """Return the rules of a run; None if its ladder has no looks. beside: p-values of the candidates."""
+    def of(cls, benches: Sequence[Bench]) -> LookRules | None:
+        """Return the rules of a run; None if its ladder has no looks."""
         first = benches[0]
         if not first.steps or not first.data.looks:
             return None
-        if beside is None:
-            subjects = [Subject.of(benches, result.name) for result in first.variants if result.is_candidate]
-            beside = [subject.p_these_runs for subject in subjects]
-        adjusted = adjusted_p_values([*([value] for value in beside), [1.0]])[:-1]
+        subjects = [Subject.of(benches, result.name) for result in first.variants if result.is_candidate]
+        adjusted = adjusted_p_values([*([subject.p_these_runs] for subject in subjects), [1.0]])[:-1]
         open_claims = 1 + sum(value > ALPHA for (value,) in adjusted)
         bound = bound_of(len(first.planned_seeds))
         level = float(ALPHA) / open_claims
@@ -243,7 +234,7 @@ def _graded(report: R, benches: Sequence[Bench], blind: str, obstacles: tuple[st
     margin, steps = benches[0].policy.tolerance, [result.name for result in benches[0].steps]
     subjects = {name: Subject.of(benches, name, blind) for name in names if name not in steps}
     candidates: list[str] = [name for name, subject in subjects.items() if subject.kind.is_candidate]
-    rules = LookRules.of(benches, [subjects[name].p_these_runs for name in candidates])
+    rules = LookRules.of(benches)
     subjects |= {name: Subject.of(benches, name, blind, rules) for name in steps}
     sequence: list[str] = [name for name in steps if not subjects[name].is_probe]
     claims: list[list[str]] = [*([name] for name in candidates), *([sequence] if sequence else [])]

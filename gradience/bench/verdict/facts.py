@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,27 +88,18 @@ class Outcome:
     def read_training(self, stage: Path) -> None:
         """Add the adapter that was trained in this folder."""
         report, has_lora = TrainingReport.read(stage / REPORT), self.planned.making.trains == "lora"
-        self._add_adapter(
-            stage,
-            lora_params=report.lora_params if has_lora else 0,
-            other_params=report.other_params,
-            lora=has_lora,
-            training=report,
-        )
+        stored = self._stored(stage, report.lora_params if has_lora else 0, report.other_params)
+        self.adapter = replace(stored, lora=has_lora, training=report)
 
     def read_derived(self, stage: Path) -> None:
         """Add the adapter that was derived from the probe in this folder."""
-        lora_params, other_params = _TWO_SIZES.validate_json(read_file(stage / SIZES, MAX_SETTINGS_BYTES))
-        report = stage / ADAPTER / DISTILL_REPORT
-        self._add_adapter(
-            stage,
-            lora_params=lora_params,
-            other_params=other_params,
-            distillation=DistillReport.read(report) if self.planned.is_distilled else None,
-            compression=CompressionReport.read(stage / ADAPTER / COMPRESSION_REPORT)
-            if self.planned.predicted is not None
-            else None,
-        )
+        stored = self._stored(stage, *_TWO_SIZES.validate_json(read_file(stage / SIZES, MAX_SETTINGS_BYTES)))
+        if self.planned.is_distilled:
+            stored = replace(stored, distillation=DistillReport.read(stage / ADAPTER / DISTILL_REPORT))
+        if self.planned.predicted is not None:
+            compression = CompressionReport.read(stage / ADAPTER / COMPRESSION_REPORT)
+            stored = replace(stored, compression=compression)
+        self.adapter = stored
 
     def read_answers(self, stage: Path) -> None:
         """Add the records of the evaluation in this folder."""
@@ -120,14 +111,12 @@ class Outcome:
         self.manifests = [known for known in self.manifests if ANSWERS not in known.files]  # of fewer looks
         self.manifests.append(manifest)
 
-    def _add_adapter(self, stage: Path, **facts: Any) -> None:
-        """facts: the other fields of StoredAdapter."""
+    def _stored(self, stage: Path, lora_params: int, other_params: int) -> StoredAdapter:
         manifest = StageManifest.read(stage / MANIFEST)
         weights = manifest.files[f"{ADAPTER}/{WEIGHTS}"]
         self.manifests.append(manifest)
-        self.adapter = StoredAdapter(
-            self.planned.name, stage / ADAPTER, weights.sha256, weights.bytes, **facts
-        )
+        name, folder = self.planned.name, stage / ADAPTER
+        return StoredAdapter(name, folder, weights.sha256, weights.bytes, lora_params, other_params)
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ class SeedWalk(ABC):
         if facts.probe is None or facts.audit is None:
             return facts
         if self.config.compression.calibration is not None:
-            facts.uncalibrated = self.attempt("calibration", self._calibration, facts, facts.probe)
+            facts.uncalibrated = self.attempt("calibration", self.calibrate, facts, facts.probe)
             if facts.calibration is None and not facts.uncalibrated:  # another process makes it
                 return facts
         planned = plan_variants(
@@ -58,7 +58,7 @@ class SeedWalk(ABC):
         self.variants(facts, facts.probe)
         if not any(outcome.waits for outcome in facts.outcomes):
             for name in self.config.guards:
-                if error := self.attempt(f"{GUARDS}/{name}", self._guard, name, facts):
+                if error := self.attempt(f"{GUARDS}/{name}", self.guard, name, facts):
                     facts.unguarded[name] = error
         return facts
 
@@ -73,7 +73,7 @@ class SeedWalk(ABC):
     def variants(self, facts: SeedFacts, probe: Outcome) -> None:
         """Add adapters, answers and errors to the outcomes of the variants that are made."""
 
-    # ------------------------------------------------------------ steps: stages, and what is read from them
+    # ------------------------------------------------------------ steps: each reads its finished stage
 
     def _probe(self, facts: SeedFacts) -> None:
         outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
@@ -85,66 +85,46 @@ class SeedWalk(ABC):
         facts.probe, answers = outcome, outcome.answers
         if answers is not None and reaches_gate(self.config, answers):
             if self.config.asks_base:
-                folder = self.base_answers()
-                facts.base = self.scored(read_records(folder / ANSWERS), folder)
+                self.evaluate_base(facts)
             if leads_base(self.config, answers, facts.base):
                 facts.gate_passed = True
-                facts.audit = AuditReport.read(self.audit(outcome) / AUDIT)
-
-    def _calibration(self, facts: SeedFacts, probe: Outcome) -> None:
-        facts.calibration = Calibration.read(self.calibration(probe) / CALIBRATION)
-
-    def _guard(self, name: str, facts: SeedFacts) -> None:
-        facts.guards[name] = EvaluationReport.read(self.guard(name, facts) / EVALUATION)
+                self.audit(facts, outcome)
 
     def train(self, outcome: Outcome) -> None:
         """Add the trained adapter to its outcome."""
-        outcome.read_training(self.training(outcome))
+        outcome.read_training(self.finished(f"{outcome.planned.name}/train"))
 
     def derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
         """Add the adapter that is derived from the probe to its outcome."""
-        outcome.read_derived(self.derivation(outcome, probe, facts))
+        outcome.read_derived(self.finished(f"{outcome.planned.name}/adapter"))
 
     def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Add the answers of its adapter to an outcome. probe: None for the probe itself."""
-        folder = self.evaluation(outcome, probe)
+        folder = self.finished(f"{outcome.planned.name}/eval")
         outcome.read_answers(folder)
         if outcome.answers is not None:
             outcome.answers = self.scored(outcome.answers, folder)
 
+    def evaluate_base(self, facts: SeedFacts) -> None:
+        """Add the answers of the base without an adapter."""
+        folder = self.finished("base/eval")
+        facts.base = self.scored(read_records(folder / ANSWERS), folder)
+
+    def audit(self, facts: SeedFacts, probe: Outcome) -> None:
+        """Add the audit of the probe."""
+        facts.audit = AuditReport.read(self.finished("audit") / AUDIT)
+
+    def calibrate(self, facts: SeedFacts, probe: Outcome) -> None:
+        """Add the calibration of the probe."""
+        facts.calibration = Calibration.read(self.finished("calibration") / CALIBRATION)
+
+    def guard(self, name: str, facts: SeedFacts) -> None:
+        """Add the evaluation of probe, candidates and base on a guard."""
+        facts.guards[name] = EvaluationReport.read(self.finished(f"{GUARDS}/{name}") / EVALUATION)
+
     def scored(self, answers: Answers, folder: Path) -> Answers:
         """Return the answers with their scores. folder: of their evaluation."""
         return answers
-
-    # ------------------------------------------------------------ folders of the stages
-
-    def training(self, outcome: Outcome) -> Path:
-        """Return the folder of a training."""
-        return self.finished(f"{outcome.planned.name}/train")
-
-    def derivation(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> Path:
-        """Return the folder of an adapter derived from the probe."""
-        return self.finished(f"{outcome.planned.name}/adapter")
-
-    def evaluation(self, outcome: Outcome, probe: Outcome | None) -> Path:
-        """Return the folder of an adapter's answers."""
-        return self.finished(f"{outcome.planned.name}/eval")
-
-    def base_answers(self) -> Path:
-        """Return the folder of the answers of the base without an adapter."""
-        return self.finished("base/eval")
-
-    def audit(self, probe: Outcome) -> Path:
-        """Return the folder of the probe's audit."""
-        return self.finished("audit")
-
-    def calibration(self, probe: Outcome) -> Path:
-        """Return the folder of the probe's calibration."""
-        return self.finished("calibration")
-
-    def guard(self, name: str, facts: SeedFacts) -> Path:
-        """Return the folder of the evaluation of probe, candidates and base on a guard."""
-        return self.finished(f"{GUARDS}/{name}")
 
     def is_finished(self, stage: str) -> bool:
         """Return True if the stage has a manifest."""

@@ -5,9 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gradience import __version__
 from gradience.errors import GradienceError, InputError, shortened
+from gradience.files import strict_json
 from gradience.files.artifact import Artifact
 from gradience.files.differences import differences, is_equal
+from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import RunInfo
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 from gradience.words import counted
 
@@ -16,6 +21,8 @@ Link = tuple[str, str, Any, Any]
 """File, field, recorded value, expected value."""
 MAX_BYTES = 400
 """Longest quoted value, since it may come from an untrusted file."""
+WORDS = {"description", "notes", "obstacles", "rank_basis", "reasons", "why", "words"}
+"""Fields that hold sentences, which another version may word in another way."""
 
 
 class Findings:
@@ -64,12 +71,40 @@ class Findings:
             if not (is_equal(actual, expected) if isinstance(actual, float) else actual == expected):
                 self.differ(file, field, actual, expected)
 
-    def compare_values(
-        self, file: str, recorded: Any, expected: Any, *, ignored: Collection[str] = ()
-    ) -> None:
+    def compare_values(self, file: str, recorded: Any, expected: Any) -> None:
         """Record each field in which the values of a file differ from the expected ones."""
-        for field, now, wanted in differences(recorded, expected, ignored=ignored):
+        for field, now, wanted in differences(recorded, expected):
             self.differ(file, field, now, wanted)
+
+    def compare_json(self, path: Path, again: Report, *, ignored: Collection[str] = ()) -> None:
+        """Record the fields in which the file of a result differs from the result that was computed again.
+
+        ignored: fields that are taken as recorded, besides the schema and the run.
+        """
+        values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, path.name)
+        computed = again.model_dump(mode="json")
+        version = computed["run"]["gradience_version"]
+        for field, recorded, expected in differences(values, computed, ignored=("schema", "run", *ignored)):
+            if version != __version__ and not WORDS.isdisjoint(field.split(".")):
+                self.gap(f"sentences of version {version}: not compared")
+            else:
+                self.differ(path.name, field, recorded, expected)
+
+    def compare_page(self, path: Path, result: Report, run: RunInfo) -> None:
+        """Compare the page beside the file of a result, if there is one, with the page made from the result.
+
+        run: the run that wrote it.
+        """
+        page = path.with_suffix(".md")
+        if not page.is_file():
+            return
+        version, name = run.gradience_version, page.name
+        if version != __version__:
+            self.not_done("pages", "L1", f"{name}: written by another version ({version}), not compared")
+            return
+        with self.check("pages", "L1", f"{name} matches its JSON, byte for byte", name):
+            if read_file(page, MAX_DATA_BYTES) != result.to_markdown().encode():
+                self.mismatch(name, "differs from the page generated from its JSON")
 
     def differ(self, file: str, field: str, recorded: Any, expected: Any) -> None:
         """Record a value that differs from the expected one."""

@@ -4,7 +4,6 @@ import lzma
 import shutil
 import tarfile
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
 from gradience.reports.bench import Bench, Status
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.stage import MANIFEST, StageManifest
-from gradience.words import counted
+from gradience.words import counted, listed
 
 ARCHIVE = "everything.tar.xz"
 """Archive made by `benchmarks/pack_results.py` from the files of a run other than its results."""
@@ -170,24 +169,19 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
     digests = findings.read(Digests, folder / DIGESTS)
     if digests is None:
         return
-    listed = {name: digest for name, digest in digests.files.items() if name.startswith(below)}
+    named = {name: digest for name, digest in digests.files.items() if name.startswith(below)}
     present = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
-    absent = [name for name in listed if name not in present and not name.endswith(WEIGHTS)]
-    if 2 * len(absent) > len(listed):  # named once, not hundreds of times
-        problem = f"{len(absent):,} of {len(listed):,} listed files are missing, such as {absent[0]}"
+    absent = [name for name in named if name not in present and not name.endswith(WEIGHTS)]
+    if 2 * len(absent) > len(named):  # named once, not hundreds of times
+        problem = f"{len(absent):,} of {len(named):,} listed files are missing, such as {absent[0]}"
         findings.mismatch(DIGESTS, f"{problem}: get {ARCHIVE} of the run and put it into the folder")
-        listed = {name: digest for name, digest in listed.items() if name not in absent}
-    with findings.check("files", "L1", f"{len(listed):,} files match {DIGESTS}"):
-        gone = _compare(listed, present, DIGESTS, findings)
+        named = {name: digest for name, digest in named.items() if name not in absent}
+    with findings.check("files", "L1", f"{len(named):,} files match {DIGESTS}"):
+        gone = _compare(named, present, DIGESTS, findings)
     if gone:
         findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists but that are missing")
-    extra = sorted(present.keys() - listed.keys())
-    if extra:
-        if len(extra) > SHOWN:
-            folders = Counter(f"{name.partition('/')[0]}/" if "/" in name else name for name in extra)
-            extra = [f"{name} ({counted(number, 'file')})" for name, number in folders.items()]
-        names = ", ".join(extra[:SHOWN]) + (f" and {len(extra) - SHOWN} more" if len(extra) > SHOWN else "")
-        findings.gap(f"not listed in {DIGESTS}: {names}")
+    if extra := sorted(present.keys() - named.keys()):
+        findings.gap(f"not listed in {DIGESTS}: {listed(extra, SHOWN)}")
 
 
 def stages_of(seed: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 Stored answers are scored again: from the output to the answer in it, from the logits to the label.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -95,8 +96,8 @@ def _again(row: Record, rules: Scoring) -> Record:
         )
         extracted = next(iter(verdict.answers.values()), None)
         fields = {"answers": dict(verdict.answers), "extracted": extracted, "correct": verdict.correct}
-    is_same = all(getattr(row, name) == value for name, value in fields.items())
-    return row if is_same else replace(row, **fields)
+    unchanged = all(getattr(row, name) == value for name, value in fields.items())
+    return row if unchanged else replace(row, **fields)
 
 
 def repeated(records: Iterable[Record]) -> list[str]:
@@ -125,6 +126,24 @@ def numbers_of(row: Record) -> tuple[float, ...]:
     if isinstance(row, ScoreRecord):
         return (row.loglikelihood,) if row.kl is None else (row.loglikelihood, row.kl)
     return ()
+
+
+def output_of(row: Record) -> str:
+    """Return the answer: the output, the index of the label or choice, or the scores, as text."""
+    if isinstance(row, GenerationRecord):
+        return row.output
+    if isinstance(row, ScoreRecord):
+        return f"log-likelihood {row.loglikelihood:.6g}, KL {row.kl}, flips {row.flips}"
+    return str(row.predicted)
+
+
+def is_same(recorded: Record, again: Record) -> bool:
+    """Return True for the same answer with the same numbers, up to rounding in other batches."""
+    if isinstance(recorded, GenerationRecord) or type(recorded) is not type(again):
+        return output_of(recorded) == output_of(again)
+    pairs = zip(numbers_of(recorded), numbers_of(again), strict=False)
+    same = isinstance(recorded, ScoreRecord) or output_of(recorded) == output_of(again)
+    return same and all(math.isclose(before, now, rel_tol=1e-3, abs_tol=1e-4) for before, now in pairs)
 
 
 # ------------------------------------------------------------ the stages of a seed

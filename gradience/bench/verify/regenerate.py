@@ -4,7 +4,6 @@ Whole batches are drawn, as they were answered: the rest of a batch can change a
 every adapter of a verification. The verifier chooses the seed, so no forger can know it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
@@ -18,20 +17,13 @@ from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.facts import ANSWERS, SCORES
 from gradience.bench.verify.data import planned_rows, task_of
 from gradience.bench.verify.folder import RunFolder
-from gradience.bench.verify.recompute import gold_of, numbers_of
+from gradience.bench.verify.recompute import gold_of, is_same, output_of
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.records import numerics_differences
 from gradience.evaluate.rows import whole_text
-from gradience.files.records import (
-    Evaluation,
-    ExamplesRun,
-    GenerationRecord,
-    Record,
-    ScoreRecord,
-    read_records,
-)
+from gradience.files.records import Evaluation, ExamplesRun, read_records
 from gradience.files.shared_names import given_text
 from gradience.models.devices import threads
 from gradience.reports.bench_plan import BenchPlan
@@ -114,16 +106,15 @@ class _Regeneration:
     def regenerated(self) -> tuple[RegeneratedAnswers, ...]:
         """Regenerate answers, compare them and record the outcome as one check."""
         evaluations = [
-            (f"{place}{given_text(path.parents[1].name)}/eval/{path.name}", path)
+            (f"{place}{given_text(path.parents[1].name)}/eval/{path.name}", path, _adapter(path.parents[1]))
             for place in self.run.places
             for path in sorted((self.run.folder / place).glob("*/eval/*.records.jsonl"))
             if path.name in (ANSWERS, SCORES) and (path.parent / MANIFEST).is_file()
         ]
         again: list[RegeneratedAnswers] = []
         try:
-            self.evaluator.expect(list(filter(None, (_adapter(path.parents[1]) for _, path in evaluations))))
-            for file, path in evaluations:
-                adapter = _adapter(path.parents[1])
+            self.evaluator.expect([adapter for _, _, adapter in evaluations if adapter is not None])
+            for file, path, adapter in evaluations:
                 if adapter is None and path.parents[1].name != BASE:
                     self.findings.gap(f"{file}: not regenerated: the adapter's weights are missing")
                     continue
@@ -253,21 +244,3 @@ def _adapter(folder: Path) -> Path | None:
     """Return the folder of an adapter's weights: trained, or derived from the probe."""
     places = [folder / making / ADAPTER for making in ("train", "adapter")]
     return next((place for place in places if (place / WEIGHTS).is_file()), None)
-
-
-def output_of(row: Record) -> str:
-    """Return the answer: the output, the index of the label or choice, or the scores, as text."""
-    if isinstance(row, GenerationRecord):
-        return row.output
-    if isinstance(row, ScoreRecord):
-        return f"log-likelihood {row.loglikelihood:.6g}, KL {row.kl}, flips {row.flips}"
-    return str(row.predicted)
-
-
-def is_same(recorded: Record, again: Record) -> bool:
-    """Return True for the same answer with the same numbers, up to rounding in other batches."""
-    if isinstance(recorded, GenerationRecord) or type(recorded) is not type(again):
-        return output_of(recorded) == output_of(again)
-    pairs = zip(numbers_of(recorded), numbers_of(again), strict=False)
-    same = isinstance(recorded, ScoreRecord) or output_of(recorded) == output_of(again)
-    return same and all(math.isclose(before, now, rel_tol=1e-3, abs_tol=1e-4) for before, now in pairs)

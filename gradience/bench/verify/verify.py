@@ -5,7 +5,7 @@ The gaps name the rest: that the adapters gave these answers, and that the folde
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from gradience import __version__
 from gradience.adapters.config import read_config
 from gradience.adapters.keys import config_name, parse_key
+from gradience.adapters.locate import CONFIG as CONFIG_NAME
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header
 from gradience.bench.plan.preregister import EvaluatedRows, bench_plan, looks_of, plan_digest, promised
@@ -36,7 +37,6 @@ from gradience.bench.verdict.folders import (
     BENCH,
     CONFIG,
     DOCUMENT,
-    PAGE,
     PLAN,
     aggregate_run,
     benches_of,
@@ -52,26 +52,17 @@ from gradience.bench.verify.folder import (
     stages_of,
     unpacked,
 )
-from gradience.bench.verify.recompute import (
-    SeedFolder,
-    gold_of,
-    marking_of,
-    numbers_of,
-    repeated,
-)
+from gradience.bench.verify.recompute import SeedFolder, gold_of, marking_of, numbers_of, repeated
 from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file, sha256_json
 from gradience.errors import InputError
 from gradience.evaluate.verb import EVALUATION
-from gradience.files import strict_json
-from gradience.files.differences import differences
 from gradience.files.records import ExamplesRun
 from gradience.files.shared_names import given_text, path_text
 from gradience.models.locate import recorded_base
 from gradience.plan.modules import Ranks
 from gradience.reading import MAX_DATA_BYTES, read_file
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo, Stopwatch
+from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate, Status
 from gradience.reports.bench_plan import PLANNED, BenchPlan
 from gradience.reports.calibration import Calibration
@@ -80,9 +71,6 @@ from gradience.reports.training import ADAPTER
 from gradience.reports.training import REPORT as TRAINING
 from gradience.training.settings import STREAMS, stream
 from gradience.words import counted
-
-WORDS = ("description", "notes", "obstacles", "rank_basis", "reasons", "why", "words")
-"""Fields that hold sentences, which another version may word in another way."""
 
 
 @contextmanager
@@ -152,7 +140,9 @@ def _check_results(run: RunFolder) -> Status | None:
 def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
     if not any(run.configs()):
         run.findings.not_done(
-            "plan", "L1", f"{PLAN} cannot be checked: no valid config in {CONFIG} or {BENCH}"
+            "plan",
+            "L1",
+            f"{PLAN} cannot be checked: no valid config in {CONFIG} or {BENCH}",
         )
         return
     with run.findings.check("plan", "L1", f"{PLAN} follows from the config: policy, seeds, variants", PLAN):
@@ -172,7 +162,7 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
     recorded = findings.read(Bench, seed / BENCH)
     if recorded is None:
         return None
-    check_page(recorded, recorded.run, seed / PAGE, findings)
+    findings.compare_page(seed / BENCH, recorded, recorded.run)
     check_stages(seed, None if plan is None else plan_digest(plan), findings)
     if plan is None or not stages_of(seed):
         run.without_records.append(f"{place}{BENCH}")
@@ -206,7 +196,7 @@ def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) 
     with findings.check("results", "L1", f"{BENCH}: every count, verdict and number matches the records"):
         data = data_of(plan, recorded.data.source, recorded.data.counts)
         again = assemble(facts, marking.rules, data, plan, recorded.run)
-        compare_json(run.folder / place / BENCH, again, findings, (*NOT_COMPUTED, *marking.unknown))
+        findings.compare_json(run.folder / place / BENCH, again, ignored=marking.unknown)
     run.seeds.append(seed)
 
 
@@ -266,51 +256,24 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     recorded = findings.read(BenchAggregate, path)
     if recorded is None:
         return None
-    check_page(recorded, recorded.run, run.folder / DOCUMENT, findings)
+    findings.compare_page(path, recorded, recorded.run)
     if plan is None:
         findings.not_done(
             "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their folders"
         )
         findings.gap("the seeds of the aggregate, which are not in this folder")
         return recorded.status
-    with findings.check("aggregate", "L1", f"{AGGREGATE} matches the seeds"), findings.remaking(AGGREGATE):
+    with (
+        findings.check("aggregate", "L1", f"{AGGREGATE} matches the seeds"),
+        findings.remaking(AGGREGATE),
+    ):
         benches = benches_of(run.folder, plan.seeds)
         verified = {bench.seed for bench in benches} <= {*run.seeds} and not any(
             mismatch.file.startswith("seed_") for mismatch in findings.mismatches
         )
         again = aggregate_run(benches, recorded.run, records_verified=recorded.records_verified and verified)
-        compare_json(path, again, findings, NOT_COMPUTED)
+        findings.compare_json(path, again)
     return recorded.status
-
-
-def check_page(result: Report, run: RunInfo, path: Path, findings: Findings) -> None:
-    """Compare the page beside a result, if there is one, with the page made from its JSON. run: the run that wrote
-    it."""
-    version, name = run.gradience_version, path.name
-    if not path.is_file():
-        return
-    if version != __version__:
-        findings.not_done("pages", "L1", f"{name}: written by another version ({version}), not compared")
-        return
-    with findings.check("pages", "L1", f"{name} matches its JSON, byte for byte", name):
-        if read_file(path, MAX_DATA_BYTES) != result.to_markdown().encode():
-            findings.mismatch(name, "differs from the page generated from its JSON")
-
-
-NOT_COMPUTED = ("schema", "run")
-"""Fields that are taken as recorded."""
-
-
-def compare_json(path: Path, again: Report, findings: Findings, ignored: Collection[str]) -> None:
-    """Name the fields in which the file of a result differs from what was made again."""
-    values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, path.name)
-    computed = again.model_dump(mode="json")
-    version = computed["run"]["gradience_version"]
-    for field, recorded, expected in differences(values, computed, ignored=ignored):
-        if version != __version__ and {*field.split(".")} & {*WORDS}:
-            findings.gap(f"sentences of version {version}: not compared")
-        else:
-            findings.differ(path.name, field, recorded, expected)
 
 
 # ---------------------------------------------------------------- facts recorded in two places of a seed
@@ -357,19 +320,15 @@ def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[L
 def _of_adapter(
     adapter: StoredAdapter, probe: StoredAdapter, planned: PlannedVariant, facts: SeedFacts, plan: BenchPlan
 ) -> Iterator[Link]:
-    at, training, distilled = (
-        f"{adapter.name}/{adapter.folder.parent.name}",
-        adapter.training,
-        adapter.distillation,
-    )
-    config = adapter.folder / "adapter_config.json"
+    at, config = f"{adapter.name}/{adapter.folder.parent.name}", adapter.folder / CONFIG_NAME
+    training, distilled = adapter.training, adapter.distillation
     base = recorded_base(plan.model)
     if base not in ("", ".."):  # `.`: the folder of the config, whose name the plan does not hold
         if training is not None:  # only the last part of a name: the base may be stored elsewhere
             yield f"{at}/{TRAINING}", "base", Path(training.base).name, base
         if config.is_file():
             named = Path(read_config(config).base_model or "").name
-            yield f"{at}/{ADAPTER}/{config.name}", "base_model_name_or_path", named, base
+            yield f"{at}/{ADAPTER}/{CONFIG_NAME}", "base_model_name_or_path", named, base
     if training is not None:
         file, recipe = f"{at}/{TRAINING}", facts.config.train.model_dump(mode="json")
         data = next(split for split in plan.splits if split.role == "train")
@@ -410,7 +369,7 @@ def _scoring(run: ExamplesRun, plan: BenchPlan, version: int | None) -> str:
 def _of_answers(
     adapter: StoredAdapter, probe: StoredAdapter, outcome: Outcome, plan: BenchPlan
 ) -> Iterator[Link]:
-    name, looks, config = adapter.name, looks_of(plan), adapter.folder / "adapter_config.json"
+    name, looks, config = adapter.name, looks_of(plan), adapter.folder / CONFIG_NAME
     planned = next(split for split in plan.splits if split.role == plan.eval_role)
     for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
         if evaluation is None:
@@ -463,17 +422,21 @@ def check_sizes(facts: SeedFacts, findings: Findings) -> None:
     with findings.check("sizes", "L1", "ranks, scales and parameter counts of adapters"):
         for outcome, adapter in facts.adapters():
             ranks = full if adapter.name == PROBE or not adapter.lora else outcome.planned.ranks
+            weights, header = adapter.folder / WEIGHTS, adapter.folder.parent / HEADER
             with findings.inside(f"{adapter.name}/{adapter.folder.parent.name}/"):
                 try:
                     findings.compare(_of_config(facts.probe.adapter, adapter, ranks))
-                    header = _header_of(adapter)
-                    if header is not None:
-                        findings.compare(_of_header(header, adapter, ranks))
+                    if weights.is_file():
+                        findings.compare(_of_header(header_of(weights), adapter, ranks))
+                    elif header.is_file():
+                        content = read_file(header, MAX_DATA_BYTES)
+                        tensors, _ = read_header(header, content, adapter.bytes)
+                        findings.compare(_of_header(tensors, adapter, ranks))
+                        recorded += 1
+                    else:
+                        unknown += 1
                 except InputError as error:
                     findings.mismatch("", str(error))
-                    continue
-            recorded += header is not None and not (adapter.folder / WEIGHTS).is_file()
-            unknown += header is None
     if recorded:
         findings.gap(
             f"sizes of {counted(recorded, 'adapter')}: compared only with recorded headers, because the weights were"
@@ -486,26 +449,16 @@ def check_sizes(facts: SeedFacts, findings: Findings) -> None:
         )
 
 
-def _header_of(adapter: StoredAdapter) -> Mapping[str, TensorEntry] | None:
-    """Return the tensors in the weights, or in their recorded header; None if there is neither."""
-    weights, header = adapter.folder / WEIGHTS, adapter.folder.parent / HEADER
-    if weights.is_file():
-        return header_of(weights)
-    if not header.is_file():
-        return None
-    return read_header(header, read_file(header, MAX_DATA_BYTES), adapter.bytes)[0]
-
-
 def _of_config(probe: StoredAdapter | None, adapter: StoredAdapter, ranks: Ranks) -> Iterator[Link]:
-    path, file = adapter.folder / "adapter_config.json", f"{ADAPTER}/adapter_config.json"
+    path, file = adapter.folder / CONFIG_NAME, f"{ADAPTER}/{CONFIG_NAME}"
     if not path.is_file():
         return
     config = read_config(path)
     for module, rank in ranks.items():
         if rank:  # a module at rank 0 is not written
             yield file, f"rank of {module}", config.rank_of(config_name(module)), rank
-    if probe is not None and (probe.folder / path.name).is_file():
-        for module, before, after in changed_scales(read_config(probe.folder / path.name), config, ranks):
+    if probe is not None and (probe.folder / CONFIG_NAME).is_file():
+        for module, before, after in changed_scales(read_config(probe.folder / CONFIG_NAME), config, ranks):
             yield file, f"scale of {module}", after, before
 
 
@@ -530,16 +483,16 @@ def _of_header(header: Mapping[str, TensorEntry], adapter: StoredAdapter, ranks:
 # ---------------------------------------------------------------- an aggregate of verified runs
 
 
-def aggregate_checked(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
-    """Read and aggregate the runs in `folders`, after checking each against its own records.
+def aggregate_checked(runs: Sequence[Path], *, command: str = "") -> BenchAggregate:
+    """Read and aggregate the runs in these folders, after checking each against its own records.
 
     A result that contradicts its records or digests is refused. A result without records is used unchecked, with a
     note.
     Raises InputError (`bench-altered`), and what `find_benches`, `Bench.read` and `aggregate` raise.
     """
-    watch, paths = Stopwatch(command), find_benches(folders)
+    watch, paths = Stopwatch(command), find_benches(runs)
     benches = [Bench.read(path) for path in paths]
-    unchecked = [name for folder in folders for name in _unchecked(folder)]
+    unchecked = [name for folder in runs for name in _unchecked(folder)]
     notes = []
     if unchecked:
         notes = [f"nothing to check the counts of {', '.join(unchecked)} by: no records beside the result"]
