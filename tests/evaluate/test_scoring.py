@@ -117,15 +117,18 @@ def test_what_a_plan_counts_for_scoring_is_what_is_held_while_kl_is_computed(tok
     assert peak.most == pytest.approx(scoring_bytes(tokens * vocabulary, 4), rel=0.02)
 
 
-@pytest.mark.parametrize("cap", [None, 2.0])
-def test_what_a_model_does_behind_its_head_still_happens(cap):
+def gemma(cap):
     from transformers import Gemma2Config, Gemma2ForCausalLM, set_seed
 
     set_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "initializer_range": 0.5}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 46}
-    model = Gemma2ForCausalLM(Gemma2Config(**size, **heads, final_logit_softcapping=cap, pad_token_id=0))
-    engine = TransformersEngine(model, letters_tokenizer())
+    return Gemma2ForCausalLM(Gemma2Config(**size, **heads, final_logit_softcapping=cap, pad_token_id=0))
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_what_a_model_does_behind_its_head_still_happens(cap):
+    engine = TransformersEngine(gemma(cap), letters_tokenizer())
     for record, example in zip(
         evaluate_scores(engine, [None], EXAMPLES)[None].records, EXAMPLES, strict=True
     ):
@@ -159,6 +162,25 @@ def test_kl_is_never_below_nothing():
     summed = [score.kl for score in scoring.scores_of(pairs, nearly, logits)]
     assert min(summed) == 0 < max(summed)
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("change", [0.0, 1e-6, 1e-3, 0.3])
+def test_kl_from_a_summary_is_as_exact_as_from_logits(temperature, change, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    head = torch.randn(500, 32, generator=draw) / 32**0.5 / temperature
+    before = 5 * torch.randn(60, 32, generator=draw)
+    after = before + change * torch.randn(60, 32, generator=draw)
+    logs = [(states.double() @ head.double().T).log_softmax(dim=-1) for states in (before, after)]
+    exact = (logs[0].exp() * (logs[0] - logs[1])).sum(dim=-1)
+    reference, candidate = before @ head.T, after @ head.T
+    targets = torch.zeros(60, dtype=torch.long)
+    monkeypatch.setattr(scoring, "CHUNK", 500 * 7)
+    dense = scoring.measure(candidate, targets, reference)
+    short = scoring.measure(candidate, targets, scoring.summary_of(before, reference, head), after)
+    assert torch.equal(short.flips, dense.flips)
+    assert torch.equal(short.likelihood, dense.likelihood)
+    assert (short.kl - exact).abs().max() < 2 * (dense.kl - exact).abs().max() + 1e-7
 
 
 # ---------------------------------------------------------------- Likelihoods of given responses
@@ -453,17 +475,61 @@ def test_noise_is_twice_the_largest_change_of_a_gap(engine):
 
 def test_the_reference_reads_a_response_once(engine, monkeypatch):
     read: list[int] = []
-    states = module.ResponseBatch.states
+    logits = module.ResponseBatch.logits
 
     def counting(batch, model):
         read.append(len(batch.pairs))
-        return states(batch, model)
+        return logits(batch, model)
 
-    monkeypatch.setattr(module.ResponseBatch, "states", counting)
+    monkeypatch.setattr(module.ResponseBatch, "logits", counting)
     first = [score for _, score in followed(engine, "plain")]
     assert sum(read) == len(FOLLOWED)
     assert [score for _, score in followed(engine, "plain")] == first
     assert sum(read) == len(FOLLOWED)
+
+
+def test_reference_logits_are_computed_again_only_if_an_adapter_changes_the_head(
+    adapter_folders, monkeypatch
+):
+    monkeypatch.setattr(scoring, "LIKELIEST", 5)
+    engine = TransformersEngine(llama(), letters_tokenizer())
+    pairs = [(row.prompt, row.response) for row in FOLLOWED]
+
+    def check(name):
+        for (_, score), one in zip(
+            followed(engine, name), engine.score(name, pairs, Reading(60), "rslora"), strict=True
+        ):
+            assert score.kl == pytest.approx(one.kl, rel=1e-4, abs=1e-6)
+            assert score.flips == one.flips
+        return engine._states["rslora"].is_linear
+
+    for name in ("rslora", "plain"):
+        engine.add(name, adapter_folders[name])
+    assert check("plain")
+    engine.add("with_head", adapter_folders["with_head"])
+    assert not check("with_head")
+    assert not check("plain")
+    engine.remove("with_head")
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_logits_that_are_capped_are_computed_again(cap):
+    model, tokenizer = gemma(cap), letters_tokenizer()
+    drafts = [Draft(row.prompt, Output("", 1, "eos", truncated=False), row.response) for row in FOLLOWED[:3]]
+    rows = [scoring.followed_row(tokenizer, draft, WRITE) for draft in drafts]
+    batch = scoring.ResponseBatch(tokenizer, [row.response for row in rows], model.device)
+    kept = scoring.KeptReference()
+    with torch.inference_mode():
+        expected = batch.logits(model)
+        for _ in range(2):
+            again = kept.read(rows, model, tokenizer)
+            assert kept.is_linear == (cap is None)
+            if cap is None:
+                assert torch.equal(
+                    torch.cat([each.likeliest[:, 0] for each in again]), expected.argmax(dim=-1)
+                )
+            else:
+                torch.testing.assert_close(torch.cat(list(again)), expected)
 
 
 # ---------------------------------------------------------------- Prompt and response as ids

@@ -43,9 +43,10 @@ from gradience.evaluate.engines.base import (
 from gradience.evaluate.engines.transformers.forward import GeneratedRow, classify_batch, generate_batch
 from gradience.evaluate.engines.transformers.scoring import (
     FollowedRow,
-    KeptStates,
+    KeptReference,
     ReadDraft,
     ResponseBatch,
+    Summary,
     cache_of,
     fitted,
     followed_row,
@@ -125,7 +126,7 @@ class TransformersEngine(Engine):
         self._keys: dict[str, str] = {}
         self._added = 0
         self._written: dict[tuple[str | None, str], Output] = {}
-        self._states: dict[str, KeptStates] = {}
+        self._states: dict[str, KeptReference] = {}
 
     @classmethod
     def inspect(cls, inputs: EvaluateInputs) -> Iterator[str]:
@@ -300,12 +301,13 @@ class TransformersEngine(Engine):
         """Return the score of each row's response."""
         if read[0].response is None:
             return [None] * len(rows)
-        of_reference: Sequence[torch.Tensor | None] = [None] * len(rows)
+        of_reference: Sequence[torch.Tensor | Summary | None] = [None] * len(rows)
         if reference is not None:
-            kept = self._states.setdefault(reference, KeptStates())
-            of_reference = kept.logits(rows, self.encoder, lambda: self.using(reference), self.base.device)
+            kept = self._states.setdefault(reference, KeptReference())
+            with self.using(reference) as model:
+                of_reference = kept.read(rows, model, self.encoder)
         return [
-            scores_of([row.response], one.response, expected)[0]
+            scores_of([row.response], one.response[0], expected, one.response[1])[0]
             for row, one, expected in zip(rows, read, of_reference, strict=True)
             if row.response is not None and one.response is not None
         ]

@@ -13,7 +13,8 @@ prompt and the arguments.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,17 @@ def logits_at(model: Any, choose: Callable[[Tensor], Tensor], **inputs: Any) -> 
     handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
     try:
         return model(**inputs)
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def inputs_of_head(model: Any) -> Iterator[list[Tensor]]:
+    """Yield a list to which every call of the model's head appends its hidden states (rows, width)."""
+    inputs: list[Tensor] = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda _, given, __: inputs.append(given[0]))
+    try:
+        yield inputs
     finally:
         handle.remove()
 

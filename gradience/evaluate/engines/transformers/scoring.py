@@ -1,7 +1,6 @@
 """Likelihoods of given responses, and outputs from drafts, by teacher forcing: one forward pass per batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from gradience.evaluate.engines.transformers.forward import (
     caches,
     gaps_between,
     inner_of,
+    inputs_of_head,
     logits_at,
     next_logits,
     padded,
@@ -27,6 +27,8 @@ from gradience.models.rendering import begin_token, encode_pair, encode_prompt, 
 
 CHUNK = 2**21
 """Logits held in float32 at a time: few enough for a CPU's cache."""
+LIKELIEST = 64
+"""Tokens that a summary of a distribution lists one by one."""
 
 
 def logit_blocks(logits: Tensor) -> Iterator[slice]:
@@ -109,32 +111,65 @@ class ResponseBatch:
             shared = shared_logits(model, trunks, self.pairs, self.fill, self.device)
             if shared is not None:
                 return shared.logits
-        return self._read(model, lambda hidden: hidden)
-
-    def states(self, model: Any) -> Tensor:
-        """Return the hidden states that the head turns into these logits: shape (response tokens of the batch,
-        width)."""
-        states: list[Tensor] = []
-
-        def keep(hidden: Tensor) -> Tensor:
-            states.append(hidden)
-            return hidden[:1]
-
-        self._read(model, keep)
-        return states[0]
-
-    def _read(self, model: Any, choose: Callable[[Tensor], Tensor]) -> Tensor:
         inputs = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
-        return logits_at(model, lambda hidden: choose(hidden[self.wanted]), **inputs).logits  # type: ignore[no-any-return]
+        return logits_at(model, lambda hidden: hidden[self.wanted], **inputs).logits  # type: ignore[no-any-return]
+
+
+class Summary(NamedTuple):
+    """The reference's distributions at the tokens of a response: all that KL needs if the candidate has the same head.
+
+    The likeliest tokens are compared one by one. The head is linear, so one product of hidden states compares all
+    others. (It cannot compare all: errors of the largest logits would no longer cancel, see decision 30.)
+    """
+
+    states: Tensor
+    """Hidden states (tokens, width), which the head turns into logits."""
+    likeliest: Tensor
+    """Ids of the likeliest tokens, the most likely first: (tokens, LIKELIEST)."""
+    logs: Tensor
+    """Their log-probabilities."""
+    others: Tensor
+    """Sum of probability · row of the head over the other tokens: (tokens, width)."""
+    rest: Tensor
+    """Probability of all other tokens: (tokens,)."""
+    total: Tensor
+    """Log of the sum of all exponentiated logits: (tokens,)."""
+
+    def kl(self, states: Tensor, logits: Tensor, logs: Tensor) -> Tensor:
+        """Return KL(reference ‖ candidate), from the candidate's states, logits and log-probabilities."""
+        likely = (self.logs.exp() * (self.logs - logs.gather(1, self.likeliest))).sum(dim=-1)
+        change = total_of(logits, logs, self.likeliest) - self.total
+        return likely - (self.others * (states - self.states)).sum(dim=-1) + self.rest * change
+
+
+def summary_of(states: Tensor, logits: Tensor, head: Tensor) -> Summary:
+    """Return the summary of logits (tokens, vocabulary): `states` times `head` (vocabulary, width)."""
+    parts = []
+    for few in logit_blocks(logits):
+        logs = logits[few].log_softmax(dim=-1)
+        likely, likeliest = logs.topk(min(LIKELIEST, len(head)), dim=-1)
+        others = logs.exp().scatter_(1, likeliest, 0.0)
+        total = total_of(logits[few], logs, likeliest)
+        parts.append((states[few], likeliest, likely, others @ head, others.sum(dim=-1), total))
+    return Summary(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def total_of(logits: Tensor, logs: Tensor, likeliest: Tensor) -> Tensor:
+    """Return the log of the sum of exponentiated logits, as `log_softmax` computed it."""
+    first = likeliest[:, :1]
+    return (logits.gather(1, first) - logs.gather(1, first))[:, 0]
 
 
 def scores_of(
-    pairs: Sequence[EncodedPair], adapter_logits: Tensor, reference_logits: Tensor | None
+    pairs: Sequence[EncodedPair],
+    logits: Tensor,
+    reference: Tensor | Summary | None,
+    states: Tensor | None = None,
 ) -> list[Score]:
     """Return sums over the tokens of each pair. The logits of all responses are concatenated."""
     sizes = [len(pair.response) for pair in pairs]
-    targets = torch.tensor([token for pair in pairs for token in pair.response], device=adapter_logits.device)
-    measured = measure(adapter_logits, targets, reference_logits)
+    targets = torch.tensor([token for pair in pairs for token in pair.response], device=logits.device)
+    measured = measure(logits, targets, reference, states)
     terms = [None if values is None else torch.split(values, sizes) for values in measured]
     scores = []
     for place, pair in enumerate(pairs):
@@ -181,19 +216,26 @@ class Terms(NamedTuple):
     """True if another token is the most likely one than under the reference."""
 
 
-def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | None = None) -> Terms:
+def measure(
+    logits: Tensor, targets: Tensor, reference: Tensor | Summary | None = None, states: Tensor | None = None
+) -> Terms:
     """Return terms of the tokens `targets` (tokens,) under an adapter's logits, against those of the reference.
 
-    Logits are (tokens, vocabulary), in any dtype; a few rows at a time are made float32.
+    Logits are (tokens, vocabulary), in any dtype; a few rows at a time are made float32. A summary needs the
+    adapter's hidden states.
     """
     parts: list[list[Tensor]] = []
-    for few in logit_blocks(adapter_logits):
-        logs, best = adapter_logits[few].float().log_softmax(dim=-1), adapter_logits[few].argmax(dim=-1)
+    for few in logit_blocks(logits):
+        logs, best = logits[few].float().log_softmax(dim=-1), logits[few].argmax(dim=-1)
         parts.append([logs.gather(1, targets[few, None])[:, 0], best == targets[few]])
-        if reference_logits is not None:
-            reference = reference_logits[few].float().log_softmax(dim=-1)
-            kl = (reference.exp() * (reference - logs)).sum(dim=-1)
-            parts[-1] += [kl, reference_logits[few].argmax(dim=-1) != best]
+        if isinstance(reference, Summary):
+            assert states is not None
+            expected = Summary(*(part[few] for part in reference))
+            parts[-1] += [expected.kl(states[few], logits[few], logs), expected.likeliest[:, 0] != best]
+        elif reference is not None:
+            of_reference = reference[few].float().log_softmax(dim=-1)
+            kl = (of_reference.exp() * (of_reference - logs)).sum(dim=-1)
+            parts[-1] += [kl, reference[few].argmax(dim=-1) != best]
     # To the processor first: MPS has no float64.
     likelihood, hits, *divergence = (torch.cat(terms).cpu() for terms in zip(*parts, strict=True))
     if not divergence:
@@ -316,7 +358,7 @@ LOGITS = {"cpu": 2**26}
 MORE_LOGITS = 2**28
 """Maximum logits per pass on other devices."""
 STATES = 2**31
-"""Maximum bytes of cached reference states; beyond it, they are recomputed for each adapter."""
+"""Maximum bytes of what is kept of the reference; beyond it, the reference is read again for each adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,8 +420,9 @@ class ReadDraft:
     best: list[int]
     """Most likely token at each position of the draft."""
     gaps: list[float]
-    response: Tensor | None
-    """Logits (tokens of the response, vocabulary)."""
+    response: tuple[Tensor, Tensor] | None
+    """Logits (tokens of the response, vocabulary), and the hidden states (tokens, width) that the head turned into
+    them."""
     cache: list[tuple[Tensor, Tensor]] | None
     """Views of the keys and values (heads, tokens, width) of prompt and draft, in each layer."""
 
@@ -412,11 +455,12 @@ def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list
     trunks: dict[tuple[int, ...], EncodedPair] = {}
     for pair in given:
         trunks.setdefault(tuple(pair.prompt), pair if fits else replace(pair, response=[]))
-    shared = shared_logits(model, list(trunks.values()), given, end_token(tokenizer), device)
-    if shared is None:
-        logits, cache = ResponseBatch(tokenizer, given, device).logits(model), None
-    else:
-        logits, cache = shared.logits, shared.cache if fits else None
+    with inputs_of_head(model) as inputs:
+        shared = shared_logits(model, list(trunks.values()), given, end_token(tokenizer), device)
+        if shared is None:
+            logits, cache = ResponseBatch(tokenizer, given, device).logits(model), None
+        else:
+            logits, cache = shared.logits, shared.cache if fits else None
     two = logits.topk(2, dim=-1)
     gaps, best = gaps_between(two.values).tolist(), two.indices[:, 0].tolist()
     ends = list(accumulate((len(pair.response) for pair in given), initial=0))
@@ -433,7 +477,7 @@ def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list
             ReadDraft(
                 best[within[draft]],
                 gaps[within[draft]],
-                None if response is None else logits[within[response]],
+                None if response is None else (logits[within[response]], inputs[-1][within[response]]),
                 kept,
             )
         )
@@ -451,39 +495,46 @@ def verified(row: FollowedRow, read: ReadDraft, near_tie: float, begun: Generate
 
 
 @dataclass(slots=True)
-class KeptStates:
-    """The reference's last hidden states on the responses, computed once for all adapters."""
+class KeptReference:
+    """What KL needs of the reference on the responses, computed once for all adapters: summaries if float32 logits are
+    the product of hidden states and head, else only the states."""
 
-    of: dict[Any, Tensor] = field(default_factory=dict)
+    of: dict[Any, tuple[Tensor, ...]] = field(default_factory=dict)
     bytes: int = 0
-    head_is_last: bool = False
-    """True if the model returns its head's output, neither capped nor scaled. Checked once."""
+    head: Any = None
+    is_linear: bool | None = None
 
-    def logits(
-        self,
-        rows: Sequence[FollowedRow],
-        tokenizer: Any,
-        using: Callable[[], AbstractContextManager[Any]],
-        device: torch.device,
-    ) -> Sequence[Tensor]:
-        """Return the reference's logits (tokens, vocabulary) of each response. using: activates the reference."""
-        missing = [row for row in rows if row.texts not in self.of]
-        new: Mapping[Any, Tensor] = {}
-        with using() as model:
-            if missing:
-                pairs = [row.response for row in missing if row.response is not None]
-                states = ResponseBatch(tokenizer, pairs, device).states(model)
-                split = torch.split(states, [len(pair.response) for pair in pairs])
-                new = {row.texts: part.cpu() for row, part in zip(missing, split, strict=True)}
-            parts = [new[row.texts] if row.texts in new else self.of[row.texts] for row in rows]
-            states, head = torch.cat(parts).to(device), model.get_output_embeddings()
-            logits: Tensor = head(states)
-            if not self.head_is_last:
-                one = torch.tensor([[end_token(tokenizer)]], device=device)
-                given = logits_at(model, lambda _: states, input_ids=one, use_cache=False).logits
-                self.head_is_last, logits = torch.equal(given, logits), given
-        for texts, part in new.items():
-            if self.bytes + part.nbytes <= STATES:
-                self.of[texts] = part.clone()
-                self.bytes += part.nbytes
-        return torch.split(logits, list(map(len, parts)))
+    def read(
+        self, rows: Sequence[FollowedRow], model: Any, tokenizer: Any
+    ) -> Sequence[Summary] | Sequence[Tensor]:
+        """Return the summary or the logits (tokens, vocabulary) of each response. The reference must be active."""
+        head, device = model.get_output_embeddings(), model.device
+        if head is not self.head:  # PEFT has wrapped it for an adapter that changes it, or has unwrapped it
+            self.of, self.bytes, self.head, self.is_linear = {}, 0, head, None
+        new: dict[Any, tuple[Tensor, ...]] = {}
+        if missing := [row for row in rows if row.texts not in self.of]:
+            pairs = [row.response for row in missing if row.response is not None]
+            with inputs_of_head(model) as inputs:
+                logits = ResponseBatch(tokenizer, pairs, device).logits(model)
+            (states,) = inputs
+            if self.is_linear is None:
+                plain = (
+                    type(head) is torch.nn.Linear and head.bias is None and head.weight.dtype == torch.float32
+                )
+                self.is_linear = plain and torch.equal(head(states), logits)  # neither capped nor scaled
+            kept = summary_of(states, logits, head.weight) if self.is_linear else (states,)
+            sizes = [len(pair.response) for pair in pairs]
+            split = zip(*(part.cpu().split(sizes) for part in kept), strict=True)
+            new = {row.texts: parts for row, parts in zip(missing, split, strict=True)}
+        known = [new.get(row.texts) or self.of[row.texts] for row in rows]
+        for texts, parts in new.items():
+            size = sum(part.nbytes for part in parts)
+            if self.bytes + size <= STATES:
+                self.of[texts] = tuple(part.clone() for part in parts)
+                self.bytes += size
+        if self.is_linear:
+            return [Summary(*(part.to(device) for part in parts)) for parts in known]
+        states = torch.cat([states for (states,) in known]).to(device)
+        one = torch.tensor([[end_token(tokenizer)]], device=device)
+        logits = logits_at(model, lambda _: states, input_ids=one, use_cache=False).logits
+        return torch.split(logits, [len(states) for (states,) in known])
