@@ -475,13 +475,13 @@ def test_noise_is_twice_the_largest_change_of_a_gap(engine):
 
 def test_the_reference_reads_a_response_once(engine, monkeypatch):
     read: list[int] = []
-    logits = module.ResponseBatch.logits
+    response_logits = scoring.response_logits
 
-    def counting(batch, model):
-        read.append(len(batch.pairs))
-        return logits(batch, model)
+    def counting(model, tokenizer, pairs, how):
+        read.append(len(pairs))
+        return response_logits(model, tokenizer, pairs, how)
 
-    monkeypatch.setattr(module.ResponseBatch, "logits", counting)
+    monkeypatch.setattr(scoring, "response_logits", counting)
     first = [score for _, score in followed(engine, "plain")]
     assert sum(read) == len(FOLLOWED)
     assert [score for _, score in followed(engine, "plain")] == first
@@ -517,10 +517,9 @@ def test_logits_that_are_capped_are_computed_again(cap):
     model, tokenizer = gemma(cap), letters_tokenizer()
     drafts = [Draft(row.prompt, Output("", 1, "eos", truncated=False), row.response) for row in FOLLOWED[:3]]
     rows = [scoring.followed_row(tokenizer, draft, WRITE) for draft in drafts]
-    batch = scoring.ResponseBatch(tokenizer, [row.response for row in rows], model.device)
     kept = scoring.KeptReference()
     with torch.inference_mode():
-        expected = batch.logits(model)
+        expected = scoring.response_logits(model, tokenizer, [row.response for row in rows], Reading(60))
         for _ in range(2):
             again = kept.read(rows, model, tokenizer)
             assert kept.is_linear == (cap is None)

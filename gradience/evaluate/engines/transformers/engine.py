@@ -42,16 +42,17 @@ from gradience.evaluate.engines.base import (
 )
 from gradience.evaluate.engines.transformers.forward import GeneratedRow, classify_batch, generate_batch
 from gradience.evaluate.engines.transformers.scoring import (
+    EncodedPair,
     FollowedRow,
     KeptReference,
     ReadDraft,
-    ResponseBatch,
     Summary,
     cache_of,
     fitted,
     followed_row,
     passes,
     read_drafts,
+    response_logits,
     scores_of,
     summed_up,
     verified,
@@ -348,29 +349,26 @@ class TransformersEngine(Engine):
         Whole texts are read window by window, each a batch of its own, since a window is as long as the model allows.
         Raises InputError (`response-too-long`, `no-end-token`).
         """
-        device = self.base.device
         with memory():
             if how.rolling:
                 texts = []
                 for _, text in pairs:
-                    windows = [[window] for window in windows_of(self.encoder, text, how.max_length)]
-                    batches = [ResponseBatch(self.encoder, window, device, window=True) for window in windows]
-                    texts.append(summed_up([self._scores(name, batch, reference)[0] for batch in batches]))
+                    windows = windows_of(self.encoder, text, how.max_length)
+                    texts.append(summed_up([self._scores(name, [one], how, reference)[0] for one in windows]))
                 return texts
-            rows = [fitted(self.encoder, *pair, how) for pair in pairs]
-            return self._scores(
-                name, ResponseBatch(self.encoder, rows, device, choices=not how.end), reference
-            )
+            return self._scores(name, [fitted(self.encoder, *pair, how) for pair in pairs], how, reference)
 
-    def _scores(self, name: str | None, batch: ResponseBatch, reference: str | None) -> list[Score]:
+    def _scores(
+        self, name: str | None, pairs: Sequence[EncodedPair], how: Reading, reference: str | None
+    ) -> list[Score]:
+        def logits(adapter: str | None) -> torch.Tensor:
+            with self.using(adapter) as model:
+                return response_logits(model, self.encoder, pairs, how)
+
         with torch.inference_mode():
-            of_reference = None if reference is None else self._logits(reference, batch)
+            of_reference = None if reference is None else logits(reference)
             known = of_reference if name == reference else None
-            return scores_of(batch.pairs, self._logits(name, batch) if known is None else known, of_reference)
-
-    def _logits(self, name: str | None, batch: ResponseBatch) -> torch.Tensor:
-        with self.using(name) as model:
-            return batch.logits(model)
+            return scores_of(pairs, logits(name) if known is None else known, of_reference)
 
     def close(self) -> None:
         self.base = self._peft = None

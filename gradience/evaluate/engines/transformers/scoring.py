@@ -80,39 +80,26 @@ def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[Encode
     return pairs
 
 
-class ResponseBatch:
-    """Pairs padded on the right, and the places whose next token belongs to a response."""
+def response_logits(model: Any, tokenizer: Any, pairs: Sequence[EncodedPair], how: Reading) -> Tensor:
+    """Return logits of shape (response tokens of all pairs, vocabulary), in the base's dtype.
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        pairs: Sequence[EncodedPair],
-        device: torch.device,
-        *,
-        choices: bool = False,
-        window: bool = False,
-    ) -> None:
-        """choices: those of one prompt read it once. window: without the last token, which predicts nothing, since a
-        window may be as long as the model allows."""
-        self.fill, self.device, self.choices, self.pairs = end_token(tokenizer), device, choices, pairs
-        rows = [pair.prompt + pair.response for pair in pairs]
-        self.ids, self.mask = padded(
-            [row[:-1] for row in rows] if window else rows, fill=self.fill, left=False, device=device
-        )
-        self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
-        for place, pair in enumerate(pairs):
-            self.wanted[place, len(pair.prompt) - 1 : len(rows[place]) - 1] = True
-
-    def logits(self, model: Any) -> Tensor:
-        """Return logits of shape (response tokens of the batch, vocabulary), in the base's dtype."""
-        prompts = dict.fromkeys(tuple(pair.prompt) for pair in self.pairs)
-        if self.choices and len(prompts) < len(self.pairs):
-            trunks = [EncodedPair(list(prompt), [], truncated=False) for prompt in prompts]
-            shared = shared_logits(model, trunks, self.pairs, self.fill, self.device)
-            if shared is not None:
-                return shared.logits
-        inputs = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
-        return logits_at(model, lambda hidden: hidden[self.wanted], **inputs).logits  # type: ignore[no-any-return]
+    Choices, which have no end token, share the reading of their prompt. The last token of a window, which predicts
+    nothing, is not read, since a window may be as long as the model allows.
+    """
+    fill, prompts = end_token(tokenizer), dict.fromkeys(tuple(pair.prompt) for pair in pairs)
+    if not how.end and len(prompts) < len(pairs):
+        trunks = [EncodedPair(list(prompt), [], truncated=False) for prompt in prompts]
+        shared = shared_logits(model, trunks, pairs, fill)
+        if shared is not None:
+            return shared.logits
+    rows = [pair.prompt + pair.response for pair in pairs]
+    read = [row[:-1] for row in rows] if how.rolling else rows
+    ids, mask = padded(read, fill=fill, left=False, device=model.device)
+    wanted = torch.zeros_like(mask, dtype=torch.bool)
+    for place, pair in enumerate(pairs):
+        wanted[place, len(pair.prompt) - 1 : len(rows[place]) - 1] = True
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    return logits_at(model, lambda hidden: hidden[wanted], **inputs).logits  # type: ignore[no-any-return]
 
 
 class Summary(NamedTuple):
@@ -263,7 +250,7 @@ class SharedLogits(NamedTuple):
 
 
 def shared_logits(
-    model: Any, trunks: Sequence[EncodedPair], pairs: Sequence[EncodedPair], fill: int, device: torch.device
+    model: Any, trunks: Sequence[EncodedPair], pairs: Sequence[EncodedPair], fill: int
 ) -> SharedLogits | None:
     """Return the logits of pairs. Pairs with the same prompt read their common tokens once.
 
@@ -274,6 +261,7 @@ def shared_logits(
     """
     if not caches(model):
         return None
+    device = model.device
     place_of = {tuple(trunk.prompt): place for place, trunk in enumerate(trunks)}
     behind = [trunk.response[:-1] for trunk in trunks]  # the last token's prediction is not needed
     ids, mask = padded(
@@ -448,7 +436,7 @@ def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list
 
     drafts = [place(row.draft) for row in rows]
     responses = [None if row.response is None else place(row.response) for row in rows]
-    given, device = list(pairs.values()), model.device
+    given = list(pairs.values())
     window = getattr(inner_of(model).config.get_text_config(), "sliding_window", None)
     most = max(row.length for row in rows) + max(len(pair.response) for pair in given)
     fits = window is None or most < window
@@ -456,9 +444,9 @@ def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list
     for pair in given:
         trunks.setdefault(tuple(pair.prompt), pair if fits else replace(pair, response=[]))
     with inputs_of_head(model) as inputs:
-        shared = shared_logits(model, list(trunks.values()), given, end_token(tokenizer), device)
+        shared = shared_logits(model, list(trunks.values()), given, end_token(tokenizer))
         if shared is None:
-            logits, cache = ResponseBatch(tokenizer, given, device).logits(model), None
+            logits, cache = response_logits(model, tokenizer, given, Reading()), None
         else:
             logits, cache = shared.logits, shared.cache if fits else None
     two = logits.topk(2, dim=-1)
@@ -515,7 +503,7 @@ class KeptReference:
         if missing := [row for row in rows if row.texts not in self.of]:
             pairs = [row.response for row in missing if row.response is not None]
             with inputs_of_head(model) as inputs:
-                logits = ResponseBatch(tokenizer, pairs, device).logits(model)
+                logits = response_logits(model, tokenizer, pairs, Reading())
             (states,) = inputs
             if self.is_linear is None:
                 plain = (
