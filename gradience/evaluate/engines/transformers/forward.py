@@ -106,7 +106,7 @@ def _parameters(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(inner_of(model).forward).parameters)
 
 
-def padded(rows: Sequence[list[int]], *, fill: int, left: bool, device: Any) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int]], *, fill: int, left: bool, device: Any) -> tuple[Tensor, Tensor]:
     """Return rows of ids as one tensor (rows, longest), and its mask: 1 for every token, whatever its id."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), fill)

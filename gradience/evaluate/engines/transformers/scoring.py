@@ -41,9 +41,9 @@ def logit_blocks(logits: Tensor) -> Iterator[slice]:
 class EncodedPair:
     """Token ids of a prompt and its response."""
 
-    prompt: list[int]
-    response: list[int]
-    truncated: bool
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    truncated: bool = field(default=False, compare=False)
 
 
 def fitted(tokenizer: Any, prompt: str, response: str, how: Reading) -> EncodedPair:
@@ -60,7 +60,7 @@ def fitted(tokenizer: Any, prompt: str, response: str, how: Reading) -> EncodedP
             hint="raise max_length or leave this example out",
         )
     before, truncated = prompt_ids(tokenizer, prompt, room) if prompt else ([begin_token(tokenizer)], False)
-    return EncodedPair(before, response_ids, truncated)
+    return EncodedPair(tuple(before), tuple(response_ids), truncated)
 
 
 def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[EncodedPair]:
@@ -72,11 +72,11 @@ def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[Encode
     """
     ids = encode_prompt(tokenizer, text)
     limit = max_length or max(1, len(ids))
-    before = [begin_token(tokenizer), *ids]
+    before = (begin_token(tokenizer), *ids)
     pairs = []
     for start in range(0, len(ids), limit):
         end = min(start + limit, len(ids))
-        pairs.append(EncodedPair(before[max(0, end - limit) : start + 1], ids[start:end], truncated=False))
+        pairs.append(EncodedPair(before[max(0, end - limit) : start + 1], before[start + 1 : end + 1]))
     return pairs
 
 
@@ -86,9 +86,9 @@ def response_logits(model: Any, tokenizer: Any, pairs: Sequence[EncodedPair], ho
     Choices, which have no end token, share the reading of their prompt. The last token of a window, which predicts
     nothing, is not read, since a window may be as long as the model allows.
     """
-    fill, prompts = end_token(tokenizer), dict.fromkeys(tuple(pair.prompt) for pair in pairs)
+    fill, prompts = end_token(tokenizer), dict.fromkeys(pair.prompt for pair in pairs)
     if not how.end and len(prompts) < len(pairs):
-        trunks = [EncodedPair(list(prompt), [], truncated=False) for prompt in prompts]
+        trunks = [EncodedPair(prompt, ()) for prompt in prompts]
         shared = shared_logits(model, trunks, pairs, fill)
         if shared is not None:
             return shared.logits
@@ -262,7 +262,7 @@ def shared_logits(
     if not caches(model):
         return None
     device = model.device
-    place_of = {tuple(trunk.prompt): place for place, trunk in enumerate(trunks)}
+    place_of = {trunk.prompt: place for place, trunk in enumerate(trunks)}
     behind = [trunk.response[:-1] for trunk in trunks]  # the last token's prediction is not needed
     ids, mask = padded(
         [trunk.prompt + more for trunk, more in zip(trunks, behind, strict=True)],
@@ -274,10 +274,10 @@ def shared_logits(
     asked = torch.tensor(list(map(len, behind)), device=device)[:, None] + 1
     wanted = torch.arange(longest, device=device) >= longest - asked
     starts = list(accumulate((len(more) + 1 for more in behind), initial=0))
-    branches: list[tuple[int, list[int]]] = []
+    branches: list[tuple[int, tuple[int, ...]]] = []
     masks, order, read = list[Tensor](), list[int](), starts[-1]
     for pair in pairs:
-        place, given = place_of[tuple(pair.prompt)], pair.response[:-1]
+        place, given = place_of[pair.prompt], pair.response[:-1]
         shared = common_length(given, behind[place])
         order += range(starts[place], starts[place] + min(shared + 1, len(pair.response)))
         if rest := given[shared:]:
@@ -365,7 +365,7 @@ class FollowedRow:
     @property
     def tokens(self) -> int:
         """Maximum number of positions with logits."""
-        given = [] if self.response is None else self.response.response
+        given = () if self.response is None else self.response.response
         return len(self.draft.response) + (0 if given == self.draft.response else len(given))
 
 
@@ -383,7 +383,7 @@ def followed_row(tokenizer: Any, draft: Draft, how: Decoding) -> FollowedRow:
         if draft.response is None
         else fitted(tokenizer, draft.prompt, draft.response, Reading(how.max_length))
     )
-    pair = EncodedPair(prompt, ids[: how.max_new_tokens], truncated)
+    pair = EncodedPair(tuple(prompt), tuple(ids[: how.max_new_tokens]), truncated)
     return FollowedRow(pair, response, (draft.prompt, draft.response))
 
 
@@ -427,22 +427,14 @@ def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list
     Sliding-window layers would count the gap between the shared tokens and a branch. So if a row does not fit into the
     window, draft and response are read separately, as for models that cache more than keys and values.
     """
-    pairs: dict[tuple[tuple[int, ...], tuple[int, ...]], EncodedPair] = {}
-
-    def place(pair: EncodedPair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        key = tuple(pair.prompt), tuple(pair.response)
-        pairs.setdefault(key, pair)
-        return key
-
-    drafts = [place(row.draft) for row in rows]
-    responses = [None if row.response is None else place(row.response) for row in rows]
-    given = list(pairs.values())
+    pairs = [pair for row in rows for pair in (row.draft, row.response) if pair is not None]
+    given = list(dict.fromkeys(pairs))
     window = getattr(inner_of(model).config.get_text_config(), "sliding_window", None)
     most = max(row.length for row in rows) + max(len(pair.response) for pair in given)
     fits = window is None or most < window
     trunks: dict[tuple[int, ...], EncodedPair] = {}
     for pair in given:
-        trunks.setdefault(tuple(pair.prompt), pair if fits else replace(pair, response=[]))
+        trunks.setdefault(pair.prompt, pair if fits else replace(pair, response=()))
     with inputs_of_head(model) as inputs:
         shared = shared_logits(model, list(trunks.values()), given, end_token(tokenizer))
         if shared is None:
@@ -452,23 +444,18 @@ def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list
     two = logits.topk(2, dim=-1)
     gaps, best = gaps_between(two.values).tolist(), two.indices[:, 0].tolist()
     ends = list(accumulate((len(pair.response) for pair in given), initial=0))
-    within = {key: slice(*some) for key, some in zip(pairs, pairwise(ends), strict=True)}
+    within = {pair: slice(*some) for pair, some in zip(given, pairwise(ends), strict=True)}
     trunk_of = {prompt: (number, pair) for number, (prompt, pair) in enumerate(trunks.items())}
     read = []
-    for row, draft, response in zip(rows, drafts, responses, strict=True):
-        number, trunk = trunk_of[draft[0]]
+    for row in rows:
+        number, trunk = trunk_of[row.draft.prompt]
         kept = None
         if cache is not None and trunk.response == row.draft.response:
             length = max(row.length - 1, len(row.draft.prompt))
             kept = [(keys[number, :, -length:], values[number, :, -length:]) for keys, values in cache]
-        read.append(
-            ReadDraft(
-                best[within[draft]],
-                gaps[within[draft]],
-                None if response is None else (logits[within[response]], inputs[-1][within[response]]),
-                kept,
-            )
-        )
+        draft, response = within[row.draft], row.response and within[row.response]
+        scored = None if response is None else (logits[response], inputs[-1][response])
+        read.append(ReadDraft(best[draft], gaps[draft], scored, kept))
     return read
 
 
