@@ -493,13 +493,12 @@ class KeptReference:
                 logits = response_logits(model, tokenizer, pairs, Reading())
             (states,) = inputs
             if self.is_linear is None:
-                plain = (
-                    type(head) is torch.nn.Linear and head.bias is None and head.weight.dtype == torch.float32
-                )
+                plain = type(head) is torch.nn.Linear and getattr(head, "bias", None) is None
+                plain = plain and states.dtype == torch.float32
                 self.is_linear = plain and torch.equal(head(states), logits)  # neither capped nor scaled
             kept = summary_of(states, logits, head.weight) if self.is_linear else (states,)
             sizes = [len(pair.response) for pair in pairs]
-            split = zip(*(part.cpu().split(sizes) for part in kept), strict=True)
+            split = zip(*(torch.split(part.cpu(), sizes) for part in kept), strict=True)
             new = {row.texts: parts for row, parts in zip(missing, split, strict=True)}
         known = [new.get(row.texts) or self.of[row.texts] for row in rows]
         for texts, parts in new.items():
