@@ -453,7 +453,7 @@ def read_drafts(rows: Sequence[FollowedRow], model: Any, tokenizer: Any) -> list
         if cache is not None and trunk.response == row.draft.response:
             length = max(row.length - 1, len(row.draft.prompt))
             kept = [(keys[number, :, -length:], values[number, :, -length:]) for keys, values in cache]
-        draft, response = within[row.draft], row.response and within[row.response]
+        draft, response = within[row.draft], None if row.response is None else within[row.response]
         scored = None if response is None else (logits[response], inputs[-1][response])
         read.append(ReadDraft(best[draft], gaps[draft], scored, kept))
     return read

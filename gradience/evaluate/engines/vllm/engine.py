@@ -235,7 +235,10 @@ class VllmEngine(Engine):
             for prompt, response in pairs
         ]
         scored = [pair for parts in texts for pair in parts if pair.response]
-        rows, first = [pair.prompt + pair.response for pair in scored], [len(pair.prompt) for pair in scored]
+        rows, first = (
+            [[*pair.prompt, *pair.response] for pair in scored],
+            [len(pair.prompt) for pair in scored],
+        )
         terms = iter(self._ask("score", name, rows, first=first) if rows else [])
 
         def score_of(pair: EncodedPair) -> Score:
