@@ -27,7 +27,7 @@ from gradience.merge import module, verb
 
 MERGED = [name for name in CASES if name not in ("modules-to-save", "bert-head", "biases", "all-biases", "endings",
                                                  "all-but-the-head", "token-rows", "experts", "experts-unswapped",
-                                                 "experts-all-linear", "router")]  # fmt: skip
+                                                 "experts-all-linear", "router", "replicated")]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MERGED)
