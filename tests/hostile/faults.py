@@ -99,7 +99,7 @@ PLACES = [
     Fault("link to nothing", NO_FILE, place=lambda path: path.symlink_to("nowhere")),
     Fault("link to itself", NO_FILE, place=lambda path: path.symlink_to(path.name)),
     Fault("link to a secret", NO_FILE, place=lambda path: path.symlink_to("/etc/passwd")),
-    Fault("sparse, 900 MB", REFUSED, place=lambda path: _sparse(path, 900_000_000)),
+    Fault("sparse, 600 MB", REFUSED, place=lambda path: _sparse(path, 600_000_000)),
     Fault("sparse, 20 GB", NO_FILE, place=_sparse),
 ]
 
