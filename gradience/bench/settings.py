@@ -23,7 +23,8 @@ def _configs() -> list[tuple[str, str]]:
 def existing_folder(folder: Path) -> Path:
     """Return `folder` if it exists, before anything heavy is imported. Raises InputError (`not-a-run`)."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
+        problem = "a file, not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {problem}", code="not-a-run", hint="name the folder of a run")
     return folder
 
 
