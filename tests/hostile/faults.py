@@ -76,8 +76,10 @@ BYTES = [
 
 
 def _sparse(path: Path, size: int = 20 * 2**30) -> None:
-    with path.open("wb") as file:
+    with path.open("wb+") as file:
         file.truncate(size)
+        while size < 2**30 and file.read(2**20):
+            pass  # the kernel makes the pages here: their first touch can take 5 s of the reader's processor time
 
 
 def _socket(path: Path) -> None:
