@@ -120,7 +120,7 @@ LOADED.set_forkserver_preload(["torch", "transformers", "peft"])
 
 
 def apart(work: Callable[..., Any], *arguments: object, models: bool = False, **keywords: object) -> Any:
-    """What `work` returns in a process of its own, where no other test has left a thread.
+    """Return the result of `work`, run in a separate process without the threads of other tests.
 
     models: that process is forked from one that has imported PyTorch and PEFT, which takes five seconds.
     """

@@ -86,7 +86,7 @@ class Runner:
 
 
 def gate_here(monkeypatch: pytest.MonkeyPatch, folder: Path, environment: dict[str, str]) -> None:
-    """What scripts/adapter_gate.py does, with verbs called in place of processes, and 60 examples of a guard."""
+    """Run scripts/adapter_gate.py with function calls instead of processes, and 60 examples per guard."""
     few = ["--limit", "60"]
 
     def verb(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:

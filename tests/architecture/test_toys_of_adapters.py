@@ -151,7 +151,7 @@ def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, com
     from gradience.reports.compression import CompressionReport
 
     def doubled(targets: list[Target]) -> list[Written]:
-        """Every scale twice what it was: B is halved."""
+        """Return rank and α of each module for twice its scale; what writes it then halves B."""
         return [(target.rank, 2 * target.scale * target.rank) for target in targets]
 
     rule, names = EncodingRule("every scale is doubled", doubled), (*ENCODING_NAMES, "doubled")

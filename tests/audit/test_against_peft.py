@@ -358,7 +358,7 @@ SUGGESTED = {
 
 @pytest.mark.parametrize("name", SUGGESTED)
 def test_the_suggested_config_trains_what_was_trained_at_the_suggested_ranks(name, tmp_path):
-    """As a person would paste it: the same parameters, each rank that of the suggestion, and each scale as it was."""
+    """Paste the suggestion as a person would: the parameters and ranks are those suggested, and no scale changes."""
     case = SUGGESTED[name]
 
     def prepare(model):

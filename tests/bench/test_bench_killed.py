@@ -25,7 +25,7 @@ def check_artifacts(output: Path) -> None:
 
 
 def killed_in(root: Path, config: Path, seed: int, kills: int) -> None:
-    """Run in `whole`, unless it is there, and in `killed`, killed at drawn moments and resumed."""
+    """Run in `whole` unless that exists, and in `killed` with kills at random moments, each followed by a resume."""
 
     def bench(output: Path) -> None:
         assert run(["bench", "run", "--config", str(config), "--output", str(output)]) in (0, 1)

@@ -76,7 +76,7 @@ def test_an_output_with_a_link_out_of_it_is_refused(tmp_path, name):
 
 
 def work(root: Path) -> None:
-    """As a training does it: what is there is not made again."""
+    """Work as a training does: what exists is not made again."""
 
     def make(folder: Path) -> None:
         if not (folder / "weights").exists():
@@ -89,7 +89,7 @@ def work(root: Path) -> None:
 
 
 def killed_at_every_moment(root: Path) -> tuple[int, int]:
-    """The number of moments, and after how many of them the work itself was finished."""
+    """Return the number of moments, and the number after which the work was already finished."""
     files = watched("bench/run/stages.py", "reports/stage.py", *WRITING)
     moments, finished = moments_of(lambda: work(root / "whole"), files), 0
     for moment in range(1, moments + 1):

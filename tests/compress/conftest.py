@@ -10,7 +10,7 @@ from peft_models import peft_updates, save
 
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory):
-    """Name -> (case, folder, warnings of PEFT that loads it, ΔW, outputs)."""
+    """Name -> (case, folder, PEFT's warnings when it loads the adapter, ΔW, outputs)."""
 
     @cache
     def original(name: str):

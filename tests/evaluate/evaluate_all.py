@@ -1,4 +1,4 @@
-"""Every kind of evaluation, into files, killed at drawn moments."""
+"""Evaluations of every kind, killed at random moments."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def evaluate_all(adapters: Path, output: Path, on_batch=None):
 
 
 def killed_in(root: Path, adapters: Path, kills: int) -> int:
-    """Left alone in `whole`, killed in `killed`; returns the number of batches that were answered between the kills."""
+    """Run undisturbed in `whole`, and with kills in `killed`; return the number of batches between the kills."""
     files, log = watched(), os.open(root / "answered", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def killed() -> None:

@@ -22,7 +22,7 @@ def evaluate(folder: Path) -> None:
 
 
 def killed_at_every_moment(root: Path) -> tuple[int, int]:
-    """The number of moments, and after how many of them something lay about."""
+    """Return the number of moments, and the number after which temporary files were left."""
     files = watched("evaluate/records.py", "files/records.py", *WRITING)
     moments = moments_of(lambda: evaluate(root / "whole"), files)
     whole = [(root / "whole" / name).read_bytes() for name in FILES]

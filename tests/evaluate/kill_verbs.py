@@ -1,4 +1,4 @@
-"""An evaluation, or a search for the smallest adapter, killed at drawn moments."""
+"""An evaluation, or a search for the smallest adapter, killed at random moments."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ VERBS = {
 
 
 def killed_in(root: Path, verb: str, folder: Path, kills: int) -> None:
-    """Left alone in `whole`, and killed in `killed`. folder: what `adapters_to_compare.classifiers` has written."""
+    """Run undisturbed in `whole`, and with kills in `killed`. folder: written by `adapters_to_compare.classifiers`."""
     work, names = VERBS[verb]
     files = watched(*WRITING, *names)
     moments = moments_of(lambda: work(folder, root / "whole"), files)

@@ -57,7 +57,7 @@ class Attempt:
         ]
 
     def killed(self, moment: int) -> tuple[list[str], str]:
-        """What is wrong when it is killed at this moment; and what there is then: old, new or none, or remains."""
+        """Kill the writer at this moment; return the problems, and the state: old, new, none or remains."""
         self.anew()
         wrong = self._after_kill(undisturbed(signaled(self.work, moment, signal.SIGKILL)))
         here = {unit: state(self.folder / unit) for unit in self.writer.units}

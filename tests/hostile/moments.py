@@ -17,7 +17,7 @@ from hostile.writers import SMALLEST, WRITERS
 
 
 def main(root: str, kills: Mapping[str, int]) -> dict[str, Any]:
-    """What each writer left, and problems. kills: writer -> the number of kills that are spread; 0 for every moment."""
+    """Return the states that writers left, and problems. kills: writer -> number of kills; 0: at every moment."""
     tally: dict[str, Counter[str]] = {}
     problems: list[str] = []
     for writer in (each for each in (*WRITERS, *SMALLEST) if each.name in kills):

@@ -45,7 +45,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Every mutant of a module: one word exchanged, or one number larger by 1. Texts and comments stay as they are."""
+    """Return all mutants of a module: one word replaced, or one number increased by 1. Strings and comments stay."""
     lines = source.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         (row, start), (_, end) = token.start, token.end

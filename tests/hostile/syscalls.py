@@ -122,7 +122,7 @@ MOMENTS = watched(
 
 
 def signaled(work: Work, moment: int, number: int) -> Work:
-    """The same, which gets this signal at this moment."""
+    """Return the same work, which receives this signal at this moment."""
 
     def send(now: int) -> None:
         if now == moment:
@@ -142,7 +142,7 @@ def signaled(work: Work, moment: int, number: int) -> Work:
 
 
 def limited(work: Work, size: int) -> Work:
-    """The same, in which no file may be larger."""
+    """Return the same work with a limit on the size of files."""
 
     def working() -> int | None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

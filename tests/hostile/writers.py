@@ -198,7 +198,7 @@ SMALLEST = (
     Writer("file", partial(file, text=b"old"), as_verb(file), ("out.txt",)),
     Writer("folder", partial(whole, text=b"older"), as_verb(whole), ("out",)),
 )
-"""What the others write with: killed at every moment."""
+"""Writers that the other writers call; these are killed at every moment."""
 
 
 def state(place: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ KILLS = 3
 
 
 def killed_in(root: Path, model: ModelSettings) -> None:
-    """Train in `whole`; and in `killed`, killed at drawn moments and at some of writing checkpoints."""
+    """Train undisturbed in `whole`; in `killed`, with kills at random moments and while checkpoints are written."""
 
     def train(folder: str) -> None:
         run(model, root / folder, recipe=recipe(max_steps=12, save_steps=1))

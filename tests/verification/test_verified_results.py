@@ -269,7 +269,7 @@ def test_an_evaluation_is_made_again(prepared: Path, tmp_path: Path) -> None:
 def test_relative_paths_verify_here_and_in_another_folder(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reports keep them whole, records only the last part; elsewhere they are not taken for names on the hub."""
+    """Reports hold the whole path, records its last part; from another folder it is not mistaken for a hub name."""
     here, there = (
         Path(shutil.copytree(prepared, tmp_path / name / "w")).parent for name in ("here", "there")
     )

@@ -471,8 +471,8 @@ def verified(row: FollowedRow, read: ReadDraft, near_tie: float, begun: Generate
 
 @dataclass(slots=True)
 class KeptReference:
-    """What KL needs of the reference on the responses, computed once for all adapters: summaries if float32 logits are
-    the product of hidden states and head, else only the states."""
+    """What KL needs from the reference on the responses, computed once for all adapters: summaries if the float32
+    logits are the product of hidden states and head, else only the hidden states."""
 
     of: dict[Any, tuple[Tensor, ...]] = field(default_factory=dict)
     bytes: int = 0
