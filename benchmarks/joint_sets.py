@@ -28,7 +28,7 @@ from scipy import special, stats
 from sequential_looks import score_of
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.guards import failed_guards, guard_evidence
+from gradience.bench.verdict.grade import failed_guards, guard_evidence
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.evaluate.verb import joint_rows
 from gradience.files.packed import pack

@@ -8,9 +8,8 @@ from typing import Any, cast
 
 from gradience import __version__, tasks
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.verify.data import check_records
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.recompute import repeated, scored_again
+from gradience.bench.verify.recompute import check_records, repeated, scored_again
 from gradience.card import EVALUATED, card_of
 from gradience.compress.carry import REPORT
 from gradience.digests import sha256_file

@@ -16,8 +16,7 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.on_ray import _needed
-from gradience.bench.verdict.grade import GradeFacts, grade
-from gradience.bench.verdict.guards import GuardEvidence
+from gradience.bench.verdict.grade import GradeFacts, GuardEvidence, grade
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.cli.progress import StageProgress
 from gradience.files.records import read_records

@@ -6,7 +6,7 @@ import pytest
 from bench_sample import MISTRAL, SEEDS, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.conditions import obstacles_of
+from gradience.bench.verdict.evidence import obstacles_of
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"]}}
 BAD = {"random_directions": (40, 2)}

@@ -32,7 +32,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import NO_COMPRESSION, plan_variants
 from gradience.bench.run.seed import ScaleChanged, SeedRun, require_same_scale
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.conditions import at_ceiling, seed_notes
+from gradience.bench.verdict.evidence import at_ceiling, seed_notes
 from gradience.cli.bench import code_of
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks

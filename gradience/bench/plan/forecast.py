@@ -14,8 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from gradience import tasks
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.guards import read_guards
-from gradience.bench.plan.preregister import ALPHA
+from gradience.bench.plan.preregister import ALPHA, read_guards
 from gradience.bench.plan.variants import PlannedVariant, asked_for, stage_names
 from gradience.errors import MissingExtra, NetworkError
 from gradience.evaluate import memory

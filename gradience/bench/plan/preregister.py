@@ -1,14 +1,19 @@
-"""Preregistration: writes the config and the data digests to `plan.json` before training."""
+"""Preregistration: the config, the data digests and the guards, written to `plan.json` before training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience.bench.arms.ranks import step_name
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json
-from gradience.evaluate.inputs import groups_of, planned_looks
+from gradience.errors import UsageError
+from gradience.evaluate.engines import engine
+from gradience.evaluate.inputs import EvaluateInputs, groups_of, planned_looks, task_of, with_rows
+from gradience.evaluate.settings import EvaluateSettings, guards_of, seen_from, source_of
 from gradience.files.shared_names import path_text
 from gradience.reports.bench import MIN_SEEDS
 from gradience.reports.bench_plan import (
@@ -21,7 +26,7 @@ from gradience.reports.bench_plan import (
     TaskCode,
 )
 from gradience.statistics.groups import numbered
-from gradience.tasks.base import Task
+from gradience.tasks.base import ClassificationTask, Task, rendered
 
 ALPHA = Fraction("0.05")
 
@@ -119,3 +124,38 @@ def promised(plan: BenchPlan) -> dict[str, Any]:
 def plan_digest(plan: BenchPlan) -> str:
     """Return the sha256 of the plan's non-null fields, which later artifacts contain."""
     return sha256_json(plan.model_dump(mode="json", exclude_none=True))
+
+
+# ---------------------------------------------------------------- guards
+
+
+def read_guards(config: BenchConfig) -> tuple[EvaluateInputs, ...]:
+    """Return the examples and the margin of each guard, without adapters.
+
+    Raises UsageError (`bad-set`, `bad-margin`, `wrong-model`, `no-examples`), and what reading and the engine raise.
+    """
+    folder = config.task.place or Path()
+    sources = guards_of({name: seen_from(folder, guard.source) for name, guard in config.guards.items()})
+    settings = EvaluateSettings(
+        batch_size=config.train.per_device_eval_batch_size,
+        device=config.runtime.device,
+        engine=config.runtime.engine,
+        with_base=True,
+        folder=config.task.place,
+        is_guard=True,
+    )
+    read = []
+    for name, guard in config.guards.items():
+        mine = source_of(sources[name], is_guard=True)
+        mine["options"] |= guard.options
+        request = replace(settings, set_name=name, margin=guard.margin, limit=guard.limit, **mine)
+        task = rendered(task_of(request), config.model)
+        if isinstance(task, ClassificationTask):
+            raise UsageError(
+                f"guards.{name}: {task.name} labels texts, and a language model needs prompts or texts",
+                code="wrong-model",
+                hint="give rows with prompts and answers, or text:FILE",
+            )
+        engine(request.engine).require(task.kind)
+        read.append(with_rows(EvaluateInputs(request, (), config.model, task, measures_divergence=False)))
+    return tuple(read)

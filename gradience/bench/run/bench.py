@@ -18,8 +18,7 @@ import numpy as np
 import yaml
 
 from gradience.bench.config.load import UNCOUNTED, BenchConfig
-from gradience.bench.plan.guards import read_guards
-from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised
+from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised, read_guards
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.run.on_ray import run_on_ray
 from gradience.bench.run.prompts import planned_calibration

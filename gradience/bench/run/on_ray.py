@@ -29,7 +29,7 @@ import torch
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.guards import read_guards
+from gradience.bench.plan.preregister import read_guards
 from gradience.bench.plan.variants import GUARDS, PROBE
 from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
 from gradience.bench.run.stages import Make, NotDone, Stages, mark_begun, stage_key, write_failure

@@ -12,9 +12,14 @@ from itertools import combinations
 from statistics import fmean, stdev
 
 from gradience.bench.config.load import UNCOUNTED
-from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, obstacles_of, otherwise
-from gradience.bench.verdict.evidence import graded_together
-from gradience.bench.verdict.guards import failed_guards, worst_on_guards
+from gradience.bench.verdict.evidence import (
+    aggregate_notes,
+    blind_controls,
+    graded_together,
+    obstacles_of,
+    otherwise,
+)
+from gradience.bench.verdict.grade import failed_guards, worst_on_guards
 from gradience.bench.verdict.policy import SeedOutcome, lost_already, overall, passing, verdict_over_seeds
 from gradience.errors import InputError, UsageError
 from gradience.files.differences import differences

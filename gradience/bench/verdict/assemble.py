@@ -9,10 +9,9 @@ from typing import Any
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import looks_of, plan_digest
 from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
-from gradience.bench.verdict.conditions import seed_notes
-from gradience.bench.verdict.evidence import UNTESTED, graded_seed
+from gradience.bench.verdict.evidence import UNTESTED, graded_seed, seed_notes
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
-from gradience.bench.verdict.guards import failed_guards
+from gradience.bench.verdict.grade import failed_guards
 from gradience.bench.verdict.policy import gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
 from gradience.files.packed import pack

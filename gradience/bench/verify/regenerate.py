@@ -15,9 +15,8 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.facts import ANSWERS, SCORES
-from gradience.bench.verify.data import planned_rows, task_of
 from gradience.bench.verify.folder import RunFolder
-from gradience.bench.verify.recompute import gold_of, is_same, output_of
+from gradience.bench.verify.recompute import gold_of, is_same, output_of, planned_rows, task_of
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
