@@ -8,24 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradience.files.artifact import Artifact, Float12, Part, absent_at
 from gradience.files.shared_names import PlainName
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Facts,
-    Heading,
-    Inline,
-    Mark,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    first_names,
-    items,
-    legend_of,
-    table_of,
-    warned,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import (
     Bounds,
     Grade,
@@ -279,7 +262,7 @@ class EvaluationReport(Report):
     none was counted."""
     run: RunInfo
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the sections of the report."""
         return [*title_blocks(self), *table_blocks(self), *answer_blocks(self), *caveat_blocks(self)]
 
@@ -353,17 +336,17 @@ class ComparisonForecast(Readable):
 
     def document(
         self,
-        title: Inline,
-        able: Sequence[Note],
-        facts: Sequence[tuple[str, Inline]],
-        tables: Sequence[Block] = (),
-    ) -> Document:
+        title: doc.Inline,
+        able: Sequence[doc.Note],
+        facts: Sequence[tuple[str, doc.Inline]],
+        tables: Sequence[doc.Block] = (),
+    ) -> doc.Document:
         """Return the margins that can be shown, the facts of the plan with its memory, notes, and the tables."""
         parts = [("memory", memory_parts(self.memory))] if self.memory else []
-        heading = Heading(title, level=1, aside="dry run: no model was loaded")
-        notes = [Note("warning", text) for text in self.notes]
-        notes += [Note("info", text) for text in self.assumptions]
-        return [heading, Notes(able), Facts([*facts, *parts]), Notes(notes), *tables]
+        heading = doc.Heading(title, level=1, aside="dry run: no model was loaded")
+        notes = [doc.Note("warning", text) for text in self.notes]
+        notes += [doc.Note("info", text) for text in self.assumptions]
+        return [heading, doc.Notes(able), doc.Facts([*facts, *parts]), doc.Notes(notes), *tables]
 
 
 class EvaluationForecast(ComparisonForecast):
@@ -399,12 +382,12 @@ class EvaluationForecast(ComparisonForecast):
         """Margin with its unit."""
         return margin_text(self.margin, "correct" if self.margins else "nll")
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the plan, the smallest margins, and the assumptions."""
         compared = [*self.adapters[1:], *([BASE_MODEL] if self.with_base else [])]
-        facts: list[tuple[str, Inline]] = [
-            ("base", Span(self.base, "name")),
-            *([("compared", first_names(compared, len(compared)))] if compared else []),
+        facts: list[tuple[str, doc.Inline]] = [
+            ("base", doc.Span(self.base, "name")),
+            *([("compared", doc.first_names(compared, len(compared)))] if compared else []),
             ("examples", f"{count(self.examples)}{looks_words(self.looks, None)}"),
             *((name, planned_words(other)) for name, other in self.others.items()),
         ]
@@ -413,28 +396,28 @@ class EvaluationForecast(ComparisonForecast):
             for name, plan in (("", self), *self.others.items())
             if plan.margins and plan.adapters[1:]
         ]
-        title = ("Evaluation plan: against ", Span(self.adapters[0], "name"), *on_task(self.task))
+        title = ("Evaluation plan: against ", doc.Span(self.adapters[0], "name"), *on_task(self.task))
         return self.document(title, notes, facts, sample_blocks({"Sample examples": self, **self.others}))
 
 
-def sample_blocks(plans: Mapping[str, EvaluationForecast]) -> list[Block]:
+def sample_blocks(plans: Mapping[str, EvaluationForecast]) -> list[doc.Block]:
     """Return the previewed examples under the names of their data sets, as the model sees them, and a legend."""
-    rows, blocks = [row for plan in plans.values() for row in plan.scored], list[Block]()
+    rows, blocks = [row for plan in plans.values() for row in plan.scored], list[doc.Block]()
     for name, plan in plans.items() if rows else ():
-        blocks += [Heading(name), Facts(scored_facts(plan.scored, plan.scored_by))]
+        blocks += [doc.Heading(name), doc.Facts(scored_facts(plan.scored, plan.scored_by))]
     legend = "expected: the correct answer."
     if any(row.response is not None for row in rows):
         legend += " gold response: used for likelihood and KL."
     if any(row.correct is not None for row in rows):
         legend += " extracted: the answer that the scorer finds in the gold response."
-    return [*blocks, Paragraph(legend)] if rows else []
+    return [*blocks, doc.Paragraph(legend)] if rows else []
 
 
-def on_task(task: str) -> tuple[str | Span, ...]:
+def on_task(task: str) -> tuple[str | doc.Span, ...]:
     """Return ` on reviews`; for the examples of a file, the task's name says only how they are read."""
     if task in ("chat", "classification", "jsonl"):
         return (" on your examples",)
-    return (" on ", Span(task, "name"))
+    return (" on ", doc.Span(task, "name"))
 
 
 class Ledger(Artifact):
@@ -498,7 +481,7 @@ ONE_TRAINING = "The result holds for these adapters; another training run may di
 # ---------------------------------------------------------------- the evaluation
 
 
-def title_blocks(report: EvaluationReport) -> list[Block]:
+def title_blocks(report: EvaluationReport) -> list[doc.Block]:
     """Return base, examples, device and warnings."""
     conditions = report.conditions
     facts = [base_fact(report.base, conditions), examples_fact(report, report.adapters[0].n)]
@@ -506,23 +489,28 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         version = conditions.versions.get(conditions.engine, "")
         varies = ", not batch-invariant" if conditions.batch_invariant is False else ""
         divergence = conditions.divergence_engine
-        scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
+        scores = doc.Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
-    title = ("Evaluation against ", Span(report.adapters[0].name, "name"), " on ", Span(report.task, "name"))
+    title = (
+        "Evaluation against ",
+        doc.Span(report.adapters[0].name, "name"),
+        " on ",
+        doc.Span(report.task, "name"),
+    )
     gain = gain_over_base(report)
     answer = [*grade_notes(report), *([] if gain is None else [gain])]
-    answer += [Note("info", ONE_TRAINING)] if report.candidates else []
+    answer += [doc.Note("info", ONE_TRAINING)] if report.candidates else []
     return opening(title, answer, facts, warnings_of(report))
 
 
 def opening(
-    title: Inline,
-    answer: Sequence[Note],
-    facts: Sequence[tuple[str, Inline]],
-    warnings: Sequence[Inline],
-) -> list[Block]:
+    title: doc.Inline,
+    answer: Sequence[doc.Note],
+    facts: Sequence[tuple[str, doc.Inline]],
+    warnings: Sequence[doc.Inline],
+) -> list[doc.Block]:
     """Return the title, the answer, the conditions, and the warnings."""
-    return [Heading(title, level=1), Notes(answer), Facts(facts), warned(warnings)]
+    return [doc.Heading(title, level=1), doc.Notes(answer), doc.Facts(facts), doc.warned(warnings)]
 
 
 def warnings_of(report: EvaluationReport) -> list[str]:
@@ -546,21 +534,23 @@ def repeated_tests(tests: int | None) -> list[str]:
     ]
 
 
-def base_fact(base: str, conditions: EvaluationConditions) -> tuple[str, Inline]:
+def base_fact(base: str, conditions: EvaluationConditions) -> tuple[str, doc.Inline]:
     """Return the base with its precision and its device."""
     weights = conditions.dtype or "precision unknown"
     if conditions.quantization is not None:
         weights = f"linear layers {conditions.quantization}, the rest {weights}"
     device = "" if conditions.device is None else f", {conditions.device}"
-    return ("base", (Span(base, "name"), Span(f"  {weights}{device}", "dim")))
+    return ("base", (doc.Span(base, "name"), doc.Span(f"  {weights}{device}", "dim")))
 
 
-def examples_fact(tested: EvaluationReport | ShrinkPlan, answered: int | None = None) -> tuple[str, Inline]:
+def examples_fact(
+    tested: EvaluationReport | ShrinkPlan, answered: int | None = None
+) -> tuple[str, doc.Inline]:
     """Return `560 of 2,186 (reviews, test split), stopped at look 2 of 9`, or `1,000 rows (task jsonl)` for a file.
 
     answered: examples that the reference answered; None for a plan.
     """
-    task, looks = Span(tested.task, "name"), looks_words(tested.looks, answered)
+    task, looks = doc.Span(tested.task, "name"), looks_words(tested.looks, answered)
     examples = answered_words(tested.examples, answered)
     if tested.role is None:
         return ("examples", (f"{examples} rows (task ", task, f"){looks}"))
@@ -575,7 +565,7 @@ def answered_words(planned: int, answered: int | None) -> str:
 
 def planned_words(
     planned: EvaluationForecast | PlannedSet, answered: int | None = None
-) -> tuple[str | Span, ...]:
+) -> tuple[str | doc.Span, ...]:
     """Return a data set in one line: `guard, 1,319 examples of gsm8k, margin 5.00 points`.
 
     answered: examples that the reference answered; None for a plan.
@@ -585,7 +575,7 @@ def planned_words(
     return (
         "guard, " if planned.guard else "",
         number,
-        Span(planned.task, "name"),
+        doc.Span(planned.task, "name"),
         f"{looks}, margin {planned.margin_words}",
     )
 
@@ -605,11 +595,11 @@ CHANGES: dict[Compares, str] = {
     "agreement": "share of changed answers",
 }
 """Quantity that the margin limits."""
-OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter], Inline]]
+OutcomeColumn = tuple[doc.Column, Callable[[EvaluatedAdapter], doc.Inline]]
 """A column, and its cell for a row."""
 
 
-def table_blocks(report: EvaluationReport) -> list[Block]:
+def table_blocks(report: EvaluationReport) -> list[doc.Block]:
     """Return one row for each adapter, the grade of each candidate, and the legend."""
     reference, by_likelihood = report.adapters[0], report.compares == "nll"
     graded = report.compares != "agreement"
@@ -620,24 +610,24 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     changed = (
         f"examples whose {'top-1 tokens differ' if by_likelihood else 'output differs'} from the reference's"
     )
-    heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
+    heading = doc.Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
-        heading = Heading(("Candidates, compared with ", Span(reference.name, "name")))
-    table = table_of(
+        heading = doc.Heading(("Candidates, compared with ", doc.Span(reference.name, "name")))
+    table = doc.table_of(
         report.adapters,
-        (Column(), lambda row: name_cell(row, report.base_words)),
-        (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
-        (Column("rank", ">", drop=3), ranks_cell),
-        (Column("saved", ">", drop=4), saved_cell),
+        (doc.Column(), lambda row: name_cell(row, report.base_words)),
+        (doc.Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
+        (doc.Column("rank", ">", drop=3), ranks_cell),
+        (doc.Column("saved", ">", drop=4), saved_cell),
         *outcome_fields(report, report.adapters),
-        (Column("95 % bound", ">", drop=7, shown=graded, legend=bound), bound_cell),
+        (doc.Column("95 % bound", ">", drop=7, shown=graded, legend=bound), bound_cell),
         kl_field(report.adapters),
         (
-            Column("flips", ">", drop=1, shown=flips, legend=changed),
+            doc.Column("flips", ">", drop=1, shown=flips, legend=changed),
             lambda row: _change(row, "flipped_examples"),
         ),
     )
-    return [heading, table, *([Facts(legend_of(table))] if len(report.adapters) > 1 else [])]
+    return [heading, table, *([doc.Facts(doc.legend_of(table))] if len(report.adapters) > 1 else [])]
 
 
 def outcome_fields(
@@ -652,31 +642,31 @@ def outcome_fields(
     versus = "candidate vs reference on the candidate's examples, if fewer" if fewer else ""
     measures: dict[Compares, tuple[OutcomeColumn, ...]] = {
         "correct": (
-            (Column("correct", ">", legend=versus), lambda row: correct_cell(row, whole)),
-            (Column("Δ", ">", legend="candidate − reference, in points"), delta_cell),
+            (doc.Column("correct", ">", legend=versus), lambda row: correct_cell(row, whole)),
+            (doc.Column("Δ", ">", legend="candidate − reference, in points"), delta_cell),
         ),
         "nll": (
-            (Column("NLL", ">", legend="negative log-likelihood in nats per token"), _nll_cell),
-            (Column("ΔNLL", ">", legend="NLL − reference NLL (positive is worse)"), delta_cell),
+            (doc.Column("NLL", ">", legend="negative log-likelihood in nats per token"), _nll_cell),
+            (doc.Column("ΔNLL", ">", legend="NLL − reference NLL (positive is worse)"), delta_cell),
         ),
         "agreement": (
             (
-                Column("unchanged", ">", legend="outputs with exactly the reference's text"),
+                doc.Column("unchanged", ">", legend="outputs with exactly the reference's text"),
                 correct_cell,
             ),
-            (Column("changed", ">"), lambda row: "" if row.pairs is None else count(row.pairs.n10)),
+            (doc.Column("changed", ">"), lambda row: "" if row.pairs is None else count(row.pairs.n10)),
             (
-                Column("at most", ">", legend=f"{changed}: exact binomial bound, 95 % confidence{over}"),
+                doc.Column("at most", ">", legend=f"{changed}: exact binomial bound, 95 % confidence{over}"),
                 lambda row: "" if row.bounds is None else f"{-100 * row.bounds.low:.2f} %",
             ),
         ),
     }
-    return ((Column("examples", ">", drop=6, shown=looks), examples_cell), *measures[tested.compares])
+    return ((doc.Column("examples", ">", drop=6, shown=looks), examples_cell), *measures[tested.compares])
 
 
-def name_cell(row: EvaluatedAdapter | JointAdapter, base: str = BASE_MODEL) -> Inline:
+def name_cell(row: EvaluatedAdapter | JointAdapter, base: str = BASE_MODEL) -> doc.Inline:
     """Return the name of an adapter, or `base` for the base's row."""
-    return base if row.role == BASE else Span(row.name, "name")
+    return base if row.role == BASE else doc.Span(row.name, "name")
 
 
 def saved_cell(row: EvaluatedAdapter) -> str:
@@ -746,7 +736,7 @@ def kl_field(rows: Sequence[EvaluatedAdapter], floor: EvaluatedAdapter | None = 
     if floor is not None and floor.change is not None:
         rounding = f"; {_change(floor, f'kl_per_{unit}')} from rounding alone"
     legend = f"KL from the reference outputs, in nats{rounding}"
-    column = Column(f"KL/{unit}", ">", drop=2, shown=bool(changes), legend=legend)
+    column = doc.Column(f"KL/{unit}", ">", drop=2, shown=bool(changes), legend=legend)
     return column, lambda row: _change(row, f"kl_per_{unit}")
 
 
@@ -763,14 +753,14 @@ def _nats(value: float) -> str:
     return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
 
 
-def grade_notes(report: EvaluationReport) -> list[Note]:
+def grade_notes(report: EvaluationReport) -> list[doc.Note]:
     """Return the grade of each candidate, its p-value, and the examples that a B would need."""
     tested = sum(row.adjusted_p is not None for row in report.candidates)
     adjusted = f", Holm-adjusted for {tested} candidates" if tested > 1 else ""
     null = f"null hypothesis: the {CHANGES[report.compares]} is at least the margin"
-    notes: list[Note] = []
+    notes: list[doc.Note] = []
     for row in report.candidates:
-        details: list[Inline] = []
+        details: list[doc.Inline] = []
         if row.adjusted_p is not None and row.grade == "B":
             details.append(f"{probability(row.adjusted_p)}{adjusted} ({null})")
         if row.next_grade is not None:
@@ -796,7 +786,7 @@ def examples_needed(row: EvaluatedAdapter, compares: Compares) -> str:
     return f"{number} examples are needed{at_once} for 80 % power, if {assumption}"
 
 
-def gain_over_base(report: EvaluationReport) -> Note | None:
+def gain_over_base(report: EvaluationReport) -> doc.Note | None:
     """Return the reference's gain or loss over the base's row; None if the base was not evaluated."""
     base = next((row for row in report.adapters if row.role == BASE), None)
     if base is None or report.by_agreement or base.interval is None:
@@ -811,14 +801,16 @@ def gain_over_base(report: EvaluationReport) -> Note | None:
     gain = f"{measure} {show(-delta)} {unit} (95 % interval {show(low)} … {show(high)})"
     if report.base_words != BASE_MODEL:
         text = f"compared with {report.base_words}: {gain}. A head trained on the base model alone was not tested."
-        return Note("info", (Span(report.adapters[0].name, "name"), f" {text}"))
+        return doc.Note("info", (doc.Span(report.adapters[0].name, "name"), f" {text}"))
     better, worse = (high < 0, low > 0) if nll else (low > 0, high < 0)
-    mark: Mark = "good" if better else "error" if worse else "unknown"
+    mark: doc.Mark = "good" if better else "error" if worse else "unknown"
     verdict = "better" if better else "worse" if worse else "not shown to be better"
-    return Note(mark, (Span(report.adapters[0].name, "name"), f" is {verdict} than the base model: {gain}"))
+    return doc.Note(
+        mark, (doc.Span(report.adapters[0].name, "name"), f" is {verdict} than the base model: {gain}")
+    )
 
 
-def answer_blocks(report: EvaluationReport) -> list[Block]:
+def answer_blocks(report: EvaluationReport) -> list[doc.Block]:
     """Return counts of truncated and unreadable answers, if any."""
     rows = []
     for row in report.adapters:
@@ -830,10 +822,10 @@ def answer_blocks(report: EvaluationReport) -> list[Block]:
         parts = [f"{count(number)} {problem}" for number, problem in problems if number]
         name = report.base_words if row.role == BASE else row.name
         rows += [f"{name}: {', '.join(parts)}"] if parts else []
-    return [Heading("Truncated or missing answers"), items(rows)] if rows else []
+    return [doc.Heading("Truncated or missing answers"), doc.items(rows)] if rows else []
 
 
-def caveat_blocks(report: EvaluationReport) -> list[Block]:
+def caveat_blocks(report: EvaluationReport) -> list[doc.Block]:
     """Return the limits of the result."""
     scope = {
         "correct": "",
@@ -841,8 +833,8 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
         "agreement": f"{ANY_SCORER} ",
     }[report.compares]
     return [
-        Heading("Limits"),
-        Paragraph(
+        doc.Heading("Limits"),
+        doc.Paragraph(
             f"{scope}With one training run per side, grade B is the best possible. The margin is valid only if it was"
             " chosen before anyone saw the results."
         ),
@@ -854,11 +846,13 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
 
 def margin_note(
     examples: int, margin: Fraction, margins: Sequence[ShownMargin], looks: Sequence[int], of: str = ""
-) -> Note:
+) -> doc.Note:
     """Return `smallest_margin_text` as a note of a dry run. of: name of the data set, if there are several."""
-    mark: Mark = "good" if _at_assumed_share(margins).margin <= margin else "warning"
+    mark: doc.Mark = "good" if _at_assumed_share(margins).margin <= margin else "warning"
     text = smallest_margin_text(examples, margin, margins, looks)
-    return Note(mark, f"{of}: {text}" if of else text, [f"Answers that change: {typical_discordances()}."])
+    return doc.Note(
+        mark, f"{of}: {text}" if of else text, [f"Answers that change: {typical_discordances()}."]
+    )
 
 
 def smallest_margin_text(

@@ -5,19 +5,7 @@ from typing import ClassVar, Literal
 
 from gradience.files.artifact import Artifact, Part
 from gradience.files.shared_names import PlainName
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Facts,
-    Heading,
-    Inline,
-    Note,
-    Paragraph,
-    Span,
-    spans,
-    table_of,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import Grade, Probability, grade_note
 from gradience.reports.base.numbers import plural, probability
 from gradience.reports.base.report import Plots, Report
@@ -111,18 +99,18 @@ class EvaluationSetsReport(Report):
         """Return the results on a data set by the names of the adapters."""
         return {row.name: row for row in self.evaluations[data_set].adapters}
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the sections of the report."""
         return [*title_blocks(self), *table_blocks(self), *caveat_blocks(self)]
 
 
-def title_blocks(report: EvaluationSetsReport) -> list[Block]:
+def title_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
     """Return base, data sets, device and warnings."""
     notes = change_warnings(report.plan.changes)
     for name, evaluation in report.evaluations.items():
         notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
     sets = plural(len(report.plan.sets), "data set")
-    title = ("Evaluation of ", Span(report.adapters[0].name, "name"), f" on {sets}")
+    title = ("Evaluation of ", doc.Span(report.adapters[0].name, "name"), f" on {sets}")
     facts = [base_fact(report.base, next(iter(report.evaluations.values())).conditions)]
     facts += [
         (planned.name, planned_words(planned, report.evaluations[planned.name].adapters[0].n))
@@ -132,39 +120,39 @@ def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     return opening(title, answer, facts, list(dict.fromkeys(notes)))
 
 
-def table_blocks(report: EvaluationSetsReport) -> list[Block]:
+def table_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
     """Return one row for each adapter and a column for each data set, and the legend."""
     first = report.adapters[0]
 
-    def cell(name: str, show: Callable[[EvaluatedAdapter], str]) -> Callable[[JointAdapter], Inline]:
+    def cell(name: str, show: Callable[[EvaluatedAdapter], str]) -> Callable[[JointAdapter], doc.Inline]:
         rows = report.rows_on(name)
         return lambda joint: show(rows[joint.name])
 
     first_set = report.plan.sets[0].name
     one, base = report.rows_on(first_set), report.evaluations[first_set].base_words
-    columns: list[tuple[Column, Callable[[JointAdapter], Inline]]] = [
-        (Column(), lambda row: name_cell(row, base)),
-        (Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
-        (Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),
-        (Column("saved", ">", drop=3), lambda row: saved_cell(one[row.name])),
+    columns: list[tuple[doc.Column, Callable[[JointAdapter], doc.Inline]]] = [
+        (doc.Column(), lambda row: name_cell(row, base)),
+        (doc.Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
+        (doc.Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),
+        (doc.Column("saved", ">", drop=3), lambda row: saved_cell(one[row.name])),
     ]
     for place, planned in enumerate(report.plan.sets):
         columns += [
-            (Column(planned.name, ">"), cell(planned.name, _set_cell)),
-            (Column("95 % bound", ">", drop=4 + place), cell(planned.name, bound_cell)),
+            (doc.Column(planned.name, ">"), cell(planned.name, _set_cell)),
+            (doc.Column("95 % bound", ">", drop=4 + place), cell(planned.name, bound_cell)),
         ]
-    heading = Heading(
-        ("Candidates, compared with ", Span(first.name, "name")) if report.candidates else "Results"
+    heading = doc.Heading(
+        ("Candidates, compared with ", doc.Span(first.name, "name")) if report.candidates else "Results"
     )
     named: dict[Compares, list[str]] = {}
     for planned in report.plan.sets:
         named.setdefault(planned.compares, []).append(planned.name)
-    legend: list[tuple[str, Inline]] = [
+    legend: list[tuple[str, doc.Inline]] = [
         (", ".join(names), UNITS[measure]) for measure, names in named.items()
     ]
     legend += [("95 % bound", "one-sided bound; compared with the margin")]
     legend += [("grade", "B only if the candidate is shown on every data set")] if report.candidates else []
-    return [heading, table_of(report.adapters, *columns), Facts(legend)]
+    return [heading, doc.table_of(report.adapters, *columns), doc.Facts(legend)]
 
 
 def _set_cell(row: EvaluatedAdapter) -> str:
@@ -180,35 +168,35 @@ UNITS: Mapping[Compares, str] = {
 """Figures in the column of a data set."""
 
 
-def joint_notes(report: EvaluationSetsReport) -> list[Note]:
+def joint_notes(report: EvaluationSetsReport) -> list[doc.Note]:
     """Return the joint grade of each candidate, its reason and its p-value."""
     adjusted = (
         f", Holm-adjusted for {len(report.candidates)} candidates" if len(report.candidates) > 1 else ""
     )
-    notes: list[Note] = []
+    notes: list[doc.Note] = []
     for row in report.candidates:
-        details: list[Inline] = []
+        details: list[doc.Inline] = []
         if row.adjusted_p is not None:
             details.append(f"{probability(row.adjusted_p)}: the largest p-value of the data sets{adjusted}")
         notes += grade_note(row.name, row.grade, row.reason, details)
     return notes
 
 
-def base_notes(report: EvaluationSetsReport) -> list[Note]:
+def base_notes(report: EvaluationSetsReport) -> list[doc.Note]:
     """Return the reference's gains and losses on each data set, compared with the base model."""
     gains = {name: gain_over_base(evaluation) for name, evaluation in report.evaluations.items()}
     return [
-        Note(gain.mark, (Span(name, "name"), ": ", *spans(gain.text)))
+        doc.Note(gain.mark, (doc.Span(name, "name"), ": ", *doc.spans(gain.text)))
         for name, gain in gains.items()
         if gain is not None
     ]
 
 
-def caveat_blocks(report: EvaluationSetsReport) -> list[Block]:
+def caveat_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
     """Return the limits of the result."""
     return [
-        Heading("Limits"),
-        Paragraph(
+        doc.Heading("Limits"),
+        doc.Paragraph(
             "With one training run per side, grade B is the best possible. One data set is enough for a D, so testing"
             " several makes a false D more likely. Outputs for other texts may still have changed. The margins are"
             " valid only if they were chosen before anyone saw the answers."

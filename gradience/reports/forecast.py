@@ -6,18 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from gradience.files.artifact import Float12, Part
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Facts,
-    Heading,
-    Inline,
-    Paragraph,
-    Span,
-    items,
-    table_of,
-)
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import chance, in_points, memory_parts, percent, plural
 from gradience.reports.base.report import Readable
 from gradience.reports.bench_plan import Policy
@@ -152,33 +141,38 @@ class BenchForecast(Readable):
     smoke run."""
     assumptions: tuple[str, ...]
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the work and its requirements, the smallest margins, the first test example, and the assumptions."""
-        title = ("Bench plan: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
-        blocks: list[Block] = [Heading(title, level=1, aside="dry run: no model was loaded")]
+        title = ("Bench plan: ", doc.Span(self.model, "name"), " on ", doc.Span(self.task, "name"))
+        blocks: list[doc.Block] = [doc.Heading(title, level=1, aside="dry run: no model was loaded")]
         if self.smoke:
-            blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
+            blocks.append(doc.Paragraph(doc.Span("SMOKE RUN: no evidence.", "warn")))
         examples = plural(self.examples, "example") if self.examples else "an unknown number of examples"
         trained = f"trains at most {plural(self.trainings, 'adapter')}"
         work = f"{trained}, evaluates at most {self.evaluations} on {examples}"
         seeds = f"{plural(len(self.seeds), 'seed')}{', each' if len(self.seeds) > 1 else ''}"
-        blocks += [Paragraph(f"{seeds}: {work}."), Facts(_plan(self))]
+        blocks += [doc.Paragraph(f"{seeds}: {work}."), doc.Facts(_plan(self))]
         if self.scenarios:
             blocks += _chances(self.scenarios)
         if self.scored:
-            blocks += [Heading("First test example"), Facts(scored_facts(self.scored[:1], self.scored_by))]
-        return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
+            blocks += [
+                doc.Heading("First test example"),
+                doc.Facts(scored_facts(self.scored[:1], self.scored_by)),
+            ]
+        return (
+            [*blocks, doc.Heading("Assumptions"), doc.items(self.assumptions)] if self.assumptions else blocks
+        )
 
 
 SHOWN = 400
 """Characters of an example's prompt or response that are shown, from its beginning and its end."""
 
 
-def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
+def _plan(forecast: BenchForecast) -> list[tuple[str, doc.Inline]]:
     """Return seeds, gate, evaluated adapters, requirements, and inputs other than a model that was found."""
     evaluated = [stage.removesuffix("/eval") for stage in forecast.stages if stage.endswith("/eval")]
-    names = (part for name in evaluated for part in (", ", Span(name, "name")))
-    facts: list[tuple[str, Inline]] = [
+    names = (part for name in evaluated for part in (", ", doc.Span(name, "name")))
+    facts: list[tuple[str, doc.Inline]] = [
         ("seeds", ", ".join(map(str, forecast.seeds))),
         ("gate", f"the probe must reach {100 * float(Fraction(forecast.gate)):.3g} %"),
         ("evaluated", tuple(names)[1:]),
@@ -190,28 +184,28 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
             needed = memory_parts(cost.parts)
         facts.append((requirement.what, f"{needed}; this machine: {here}" if here else needed))
     return facts + [
-        (check.what, (Span(check.name, "name"), f": {check.state} ({check.note})"))
+        (check.what, (doc.Span(check.name, "name"), f": {check.state} ({check.note})"))
         for check in forecast.checks
         if (check.what, check.state) != ("model", "found")
     ]
 
 
-def _chances(scenarios: Sequence[Scenario]) -> list[Block]:
+def _chances(scenarios: Sequence[Scenario]) -> list[doc.Block]:
     """Return the smallest margin at each assumed discordance, and the chance that an equal variant passes."""
     alike: dict[float, list[Scenario]] = {}
     for scenario in scenarios:
         alike.setdefault(scenario.discordance, []).append(scenario)
     over_trainings = any(row.margin_over_trainings is not None for row in scenarios)
-    table = table_of(
+    table = doc.table_of(
         alike.values(),
-        (Column("answers that change", ">"), lambda rows: percent(rows[0].discordance)),
-        (Column("typical of"), lambda rows: " and ".join(dict.fromkeys(row.name for row in rows))),
-        (Column("margin, these runs", ">"), lambda rows: in_points(rows[0].margin_these_runs)),
+        (doc.Column("answers that change", ">"), lambda rows: percent(rows[0].discordance)),
+        (doc.Column("typical of"), lambda rows: " and ".join(dict.fromkeys(row.name for row in rows))),
+        (doc.Column("margin, these runs", ">"), lambda rows: in_points(rows[0].margin_these_runs)),
         (
-            Column("mean over trainings", ">", shown=over_trainings),
+            doc.Column("mean over trainings", ">", shown=over_trainings),
             lambda rows: _range(in_points, (row.margin_over_trainings or 0.0 for row in rows)),
         ),
-        (Column("chance of PASS", ">"), lambda rows: _range(chance, (row.pass_if_equal for row in rows))),
+        (doc.Column("chance of PASS", ">"), lambda rows: _range(chance, (row.pass_if_equal for row in rows))),
     )
     spread = in_points(max(row.spread for row in scenarios))
     legend = (
@@ -221,7 +215,7 @@ def _chances(scenarios: Sequence[Scenario]) -> list[Block]:
         f" standard deviation of {spread} points. The answers that change between right and wrong are assumed:"
         f" {typical_discordances()}."
     )
-    return [Heading("Smallest margin"), table, Paragraph(legend)]
+    return [doc.Heading("Smallest margin"), table, doc.Paragraph(legend)]
 
 
 def _range(show: Callable[[float], str], values: Iterable[float]) -> str:
@@ -239,9 +233,9 @@ def typical_discordances() -> str:
     return f"mostly {truncated} for truncated adapters and {retrained} for retrained ones {runs}"
 
 
-def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tuple[str, Inline]]:
+def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tuple[str, doc.Inline]]:
     """Return prompts, each with the answer that outputs are compared with."""
-    facts: list[tuple[str, Inline]] = [("scored by", scored_by)] if scored_by else []
+    facts: list[tuple[str, doc.Inline]] = [("scored by", scored_by)] if scored_by else []
     for example in examples:
         facts.append(("prompt", _quoted(example.prompt)))
         if example.response is not None:
@@ -249,7 +243,7 @@ def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tupl
         facts.append(("expected", _quoted(example.scored)))
         if example.correct is not None:
             text = "nothing" if example.extracted is None else _quoted(example.extracted)
-            verdict = Span(": correct", "good") if example.correct else Span(": wrong", "bad")
+            verdict = doc.Span(": correct", "good") if example.correct else doc.Span(": wrong", "bad")
             facts.append(("extracted", (text, verdict)))
     return facts
 

@@ -8,44 +8,12 @@ from typing import ClassVar, Literal
 
 from gradience.files.artifact import Artifact, Float12, Part, absent_at
 from gradience.files.shared_names import PlainName
-from gradience.reports.base.blocks import (
-    Block,
-    Column,
-    Document,
-    Facts,
-    Heading,
-    Inline,
-    Mark,
-    Note,
-    Paragraph,
-    Span,
-    Style,
-    legend_of,
-    table_of,
-)
+from gradience.reports import evaluation
+from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import PLANNED, Compares, PlannedSet, Role, Share, margin_text
-from gradience.reports.evaluation import (
-    ANY_SCORER,
-    ONE_TRAINING,
-    ComparisonForecast,
-    EvaluatedAdapter,
-    EvaluationConditions,
-    EvaluationReport,
-    base_fact,
-    bound_cell,
-    examples_fact,
-    kl_field,
-    level_or_delta_cell,
-    margin_note,
-    on_task,
-    opening,
-    outcome_fields,
-    planned_words,
-    repeated_tests,
-)
 from gradience.reports.evaluation_sets import UNITS
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
@@ -162,7 +130,7 @@ class ShrinkPlan(Artifact):
 class RewriteControl(Part):
     """The same update written in other factors and the same storage types: measures the rounding-noise floor."""
 
-    result: EvaluatedAdapter | None
+    result: evaluation.EvaluatedAdapter | None
     """Null if it could not be written."""
     reason: str = ""
     """Reason for a missing control."""
@@ -175,7 +143,7 @@ class ShrinkCandidate(Candidate):
     """KL predicted in the plan."""
     status: CandidateStatus
     """`not tested`: the tests stopped at a larger one."""
-    result: EvaluatedAdapter | None = None
+    result: evaluation.EvaluatedAdapter | None = None
     """Result on the test rows; `adjusted_p` is the largest p-value down to this candidate. Null if not tested."""
     needs: str = ""
     """For an inconclusive candidate: the drop that is not ruled out, and the examples needed for the margin."""
@@ -188,11 +156,11 @@ class GuardOutcome(Part):
     """Name of the guard; its records are in `guards/NAME/records/`."""
     source: dict[str, str]
     """Source of the examples."""
-    reference: EvaluatedAdapter
-    results: tuple[EvaluatedAdapter, ...]
+    reference: evaluation.EvaluatedAdapter
+    results: tuple[evaluation.EvaluatedAdapter, ...]
     """Candidates that were shown on the sets before, from the largest down to the first that is not shown here."""
 
-    def row(self, candidate: str) -> EvaluatedAdapter | None:
+    def row(self, candidate: str) -> evaluation.EvaluatedAdapter | None:
         """Return the result of a candidate; None if it was not tested here."""
         return next((row for row in self.results if row.name == candidate), None)
 
@@ -217,8 +185,8 @@ class ShrinkReport(Report):
     plan: ShrinkPlan
     plan_sha256: str
     """sha256 of plan.json."""
-    conditions: EvaluationConditions
-    reference: EvaluatedAdapter
+    conditions: evaluation.EvaluationConditions
+    reference: evaluation.EvaluatedAdapter
     """The reference adapter."""
     control: RewriteControl
     start: str
@@ -239,44 +207,50 @@ class ShrinkReport(Report):
     none was counted."""
     run: RunInfo
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the sections of the report."""
         return [*title_blocks(self), *candidate_blocks(self), *caveat_blocks(self)]
 
 
-class ShrinkForecast(ComparisonForecast):
+class ShrinkForecast(evaluation.ComparisonForecast):
     """Dry run of a shrink: candidates, memory, and the smallest margin that can be shown. No model is loaded."""
 
     schema_: Literal["gradience.shrink_forecast/4"] = "gradience.shrink_forecast/4"
     plan: ShrinkPlan
     candidates: tuple[PlannedCandidate, ...]
 
-    def blocks(self) -> Document:
+    def blocks(self) -> doc.Document:
         """Return the plan, the smallest margins, and the assumptions."""
-        table = table_of(
+        table = doc.table_of(
             self.candidates,
-            (Column("candidate"), lambda row: Span(row.name, "name")),
-            (Column("saved", ">"), lambda row: percent(row.params_saved)),
-            (Column("error", ">"), lambda row: percent(math.sqrt(max(0.0, 1 - row.kept_energy)))),
+            (doc.Column("candidate"), lambda row: doc.Span(row.name, "name")),
+            (doc.Column("saved", ">"), lambda row: percent(row.params_saved)),
+            (doc.Column("error", ">"), lambda row: percent(math.sqrt(max(0.0, 1 - row.kept_energy)))),
             (
-                Column("predicted KL", ">", shown=self.plan.calibration_sha256 is not None, legend=PREDICTED),
+                doc.Column(
+                    "predicted KL", ">", shown=self.plan.calibration_sha256 is not None, legend=PREDICTED
+                ),
                 lambda row: sig(row.predicted_kl_per_token, 2),
             ),
         )
-        plan, heading = self.plan, Heading("Candidates, tested from the largest down")
-        able = [margin_note(plan.examples, plan.margin, self.margins, plan.looks)] if self.margins else []
-        title = ("Shrink plan: ", Span(plan.adapter, "name"), *on_task(plan.task))
-        legend = [] if plan.calibration_sha256 is None else [Facts(legend_of(table))]
+        plan, heading = self.plan, doc.Heading("Candidates, tested from the largest down")
+        able = (
+            [evaluation.margin_note(plan.examples, plan.margin, self.margins, plan.looks)]
+            if self.margins
+            else []
+        )
+        title = ("Shrink plan: ", doc.Span(plan.adapter, "name"), *evaluation.on_task(plan.task))
+        legend = [] if plan.calibration_sha256 is None else [doc.Facts(doc.legend_of(table))]
         return self.document(title, able, _plan_facts(plan), [heading, table, *legend])
 
 
-def tested_by(report: EvaluationReport | ShrinkReport) -> EvaluationReport | ShrinkPlan:
+def tested_by(report: evaluation.EvaluationReport | ShrinkReport) -> evaluation.EvaluationReport | ShrinkPlan:
     """Return what says which examples were tested, and how: the plan of a shrink, or the evaluation itself."""
     return report.plan if isinstance(report, ShrinkReport) else report
 
 
 PREDICTED = "by the calibration, in nats per scored token (a label counts as one)"
-STATUS_STYLES: dict[CandidateStatus, tuple[Mark, Style]] = {
+STATUS_STYLES: dict[CandidateStatus, tuple[doc.Mark, doc.Style]] = {
     "shown": ("good", "good"),
     "inconclusive": ("unknown", "warn"),
     "worse": ("error", "bad"),
@@ -285,33 +259,35 @@ STATUS_STYLES: dict[CandidateStatus, tuple[Mark, Style]] = {
 }
 
 
-def title_blocks(report: ShrinkReport) -> list[Block]:
+def title_blocks(report: ShrinkReport) -> list[doc.Block]:
     """Return adapter, base, examples, plan and warnings."""
     plan, control = report.plan, report.control
-    facts = [base_fact(plan.base, report.conditions), *_data_facts(plan, report)]
+    facts = [evaluation.base_fact(plan.base, report.conditions), *_data_facts(plan, report)]
     warnings = [
         *(f"plan changed after the first answers: {change}" for change in plan.changes),
         *report.notes,
         *([f"noise floor unknown, no rewrite control: {control.reason}"] if control.reason else []),
-        *repeated_tests(report.tests),
+        *evaluation.repeated_tests(report.tests),
     ]
-    title = ("Shrink of ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
-    scope = [] if report.smallest is None else [Note("info", ONE_TRAINING)]
-    return opening(title, [_answer(report), *_missing(report), *scope], facts, warnings)
+    title = ("Shrink of ", doc.Span(plan.adapter, "name"), " on ", doc.Span(plan.task, "name"))
+    scope = [] if report.smallest is None else [doc.Note("info", evaluation.ONE_TRAINING)]
+    return evaluation.opening(title, [_answer(report), *_missing(report), *scope], facts, warnings)
 
 
-def _data_facts(plan: ShrinkPlan, result: ShrinkReport | None = None) -> list[tuple[str, Inline]]:
+def _data_facts(plan: ShrinkPlan, result: ShrinkReport | None = None) -> list[tuple[str, doc.Inline]]:
     """Return the examples, the guards, and the training of a distilled candidate. result: None for a plan."""
     guards = {} if result is None else {guard.name: guard.reference.n for guard in result.guards}
-    facts = [examples_fact(plan, None if result is None else result.reference.n)]
-    facts += [(planned.name, planned_words(planned, guards.get(planned.name))) for planned in plan.guards]
+    facts = [evaluation.examples_fact(plan, None if result is None else result.reference.n)]
+    facts += [
+        (planned.name, evaluation.planned_words(planned, guards.get(planned.name))) for planned in plan.guards
+    ]
     if plan.distillation is not None:
         steps = f"up to {count(plan.distillation.steps)} steps on "
-        facts.append(("distilled", (steps, Span(plan.distillation.prompts, "name"))))
+        facts.append(("distilled", (steps, doc.Span(plan.distillation.prompts, "name"))))
     return facts
 
 
-def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
+def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, doc.Inline]]:
     if plan.given:
         why = "from --ranks"
     elif plan.calibration_sha256 is not None:
@@ -319,64 +295,70 @@ def _plan_facts(plan: ShrinkPlan) -> list[tuple[str, Inline]]:
     else:
         why = f"halvings of {plan.suggested_rank}, the audit's uniform_p90"
     ranks = ", ".join(dict.fromkeys(str(row.rank) for row in plan.candidates))
-    size = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
+    size = doc.Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
     return [
-        ("adapter", (Span(plan.adapter, "name"), size)),
-        ("base", Span(plan.base, "name")),
+        ("adapter", (doc.Span(plan.adapter, "name"), size)),
+        ("base", doc.Span(plan.base, "name")),
         *_data_facts(plan),
         ("ranks", f"{ranks} ({why})"),
         ("margin", plan.margin_words + (" of the answers" if plan.compares == "agreement" else "")),
     ]
 
 
-def candidate_blocks(report: ShrinkReport) -> list[Block]:
+def candidate_blocks(report: ShrinkReport) -> list[doc.Block]:
     """Return one row for the reference and each candidate, and the legend."""
     plan = report.plan
     candidates = {row.name: row for row in report.candidates}
     rows = {report.reference.name: report.reference, **{name: row.result for name, row in candidates.items()}}
     results = [row for row in rows.values() if row is not None]
     predicts = any(row.predicted_kl_per_token is not None for row in report.candidates)
-    kl, kl_cell = kl_field(results, report.control.result)
+    kl, kl_cell = evaluation.kl_field(results, report.control.result)
     over = " over all looks" if plan.looks else ""
     bound = f"one-sided bound on Δ{over}; the margin is {plan.margin_words}"
 
     def result(
-        cell: Callable[[EvaluatedAdapter], Inline], on: Mapping[str, EvaluatedAdapter | None] = rows
-    ) -> Callable[[str], Inline]:
+        cell: Callable[[evaluation.EvaluatedAdapter], doc.Inline],
+        on: Mapping[str, evaluation.EvaluatedAdapter | None] = rows,
+    ) -> Callable[[str], doc.Inline]:
         return lambda name: "" if (row := on.get(name)) is None else cell(row)
 
-    def candidate(cell: Callable[[ShrinkCandidate], Inline], reference: str = "") -> Callable[[str], Inline]:
+    def candidate(
+        cell: Callable[[ShrinkCandidate], doc.Inline], reference: str = ""
+    ) -> Callable[[str], doc.Inline]:
         return lambda name: cell(candidates[name]) if name in candidates else reference
 
-    def status(row: ShrinkCandidate) -> Inline:
+    def status(row: ShrinkCandidate) -> doc.Inline:
         if row.status == "shown" and plan.changes:
-            return Span("exploratory", "warn")
-        return Span(row.status, STATUS_STYLES[row.status][1])
+            return doc.Span("exploratory", "warn")
+        return doc.Span(row.status, STATUS_STYLES[row.status][1])
 
     columns = [
-        (Column(), lambda name: Span(name, "name")),
-        (Column("outcome"), candidate(status)),
-        (Column("rank", ">", drop=3), candidate(lambda row: str(row.rank), str(plan.rank))),
-        (Column("saved", ">", drop=5), candidate(lambda row: percent(row.params_saved))),
-        *((column, result(cell)) for column, cell in outcome_fields(plan, results)),
-        (Column("95 % bound", ">", shown=plan.compares != "agreement", legend=bound), result(bound_cell)),
+        (doc.Column(), lambda name: doc.Span(name, "name")),
+        (doc.Column("outcome"), candidate(status)),
+        (doc.Column("rank", ">", drop=3), candidate(lambda row: str(row.rank), str(plan.rank))),
+        (doc.Column("saved", ">", drop=5), candidate(lambda row: percent(row.params_saved))),
+        *((column, result(cell)) for column, cell in evaluation.outcome_fields(plan, results)),
+        (
+            doc.Column("95 % bound", ">", shown=plan.compares != "agreement", legend=bound),
+            result(evaluation.bound_cell),
+        ),
     ]
     for planned, guard in zip(plan.guards, report.guards, strict=False):
         on_guard = {row.name: row for row in (guard.reference, *guard.results)}
         legend = f"guard: {UNITS[planned.compares]}"
         columns += [
-            (Column(guard.name, ">", legend=legend), result(level_or_delta_cell, on_guard)),
-            (Column("95 % bound", ">", drop=8), result(bound_cell, on_guard)),
+            (doc.Column(guard.name, ">", legend=legend), result(evaluation.level_or_delta_cell, on_guard)),
+            (doc.Column("95 % bound", ">", drop=8), result(evaluation.bound_cell, on_guard)),
         ]
-    predicted = Column("predicted KL", ">", drop=4, shown=predicts, legend=PREDICTED)
-    table = table_of(
+    predicted = doc.Column("predicted KL", ">", drop=4, shown=predicts, legend=PREDICTED)
+    table = doc.table_of(
         rows,
         *columns,
         (kl, result(kl_cell)),
         (predicted, candidate(lambda row: sig(row.predicted_kl_per_token, 2))),
     )
-    heading = Heading(("Candidates, compared with ", Span(report.reference.name, "name")))
-    return [heading, table, Facts(legend_of(table))]
+    heading = doc.Heading(("Candidates, compared with ", doc.Span(report.reference.name, "name")))
+    return [heading, table, doc.Facts(doc.legend_of(table))]
 
 
 def _last_tested(report: ShrinkReport) -> ShrinkCandidate:
@@ -393,12 +375,12 @@ def refusal_of(guards: Sequence[GuardOutcome], candidate: ShrinkCandidate) -> st
     return "" if candidate.result is None else candidate.result.reason
 
 
-def _answer(report: ShrinkReport) -> Note:
+def _answer(report: ShrinkReport) -> doc.Note:
     """The result, with its p-value and the folder of the adapter."""
     shown = next((candidate for candidate in report.candidates if candidate.name == report.smallest), None)
     if shown is None:
-        return Note(STATUS_STYLES[_last_tested(report).status][0], report.sentence)
-    details: list[Inline] = []
+        return doc.Note(STATUS_STYLES[_last_tested(report).status][0], report.sentence)
+    details: list[doc.Inline] = []
     if shown.result is not None and shown.result.adjusted_p is not None:
         others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
         p = probability(max(shown.result.adjusted_p, *(value for value in others if value is not None), 0.0))
@@ -406,19 +388,19 @@ def _answer(report: ShrinkReport) -> Note:
             f"Grade {shown.result.grade} ({p}, the largest p-value of the candidates shown). The adapter is saved in"
             " the output folder as adapter/."
         ]
-    return Note("unknown" if report.plan.changes else "good", report.sentence, details)
+    return doc.Note("unknown" if report.plan.changes else "good", report.sentence, details)
 
 
-def _missing(report: ShrinkReport) -> list[Note]:
+def _missing(report: ShrinkReport) -> list[doc.Note]:
     """The evidence that the next smaller candidate lacks; empty if all are shown, or none."""
     last = _last_tested(report)
     if report.smallest is None or last.status == "shown" or last.result is None:
         return []
     refused = f"{last.words.capitalize()}: {refusal_of(report.guards, last)}"
-    return [Note(STATUS_STYLES[last.status][0], last.needs if last.status == "inconclusive" else refused)]
+    return [doc.Note(STATUS_STYLES[last.status][0], last.needs if last.status == "inconclusive" else refused)]
 
 
-def caveat_blocks(report: ShrinkReport) -> list[Block]:
+def caveat_blocks(report: ShrinkReport) -> list[doc.Block]:
     """Return the limits of the result."""
     fixed = "Candidates, examples and margin were fixed in plan.json before the first answer"
     if report.plan.changes:
@@ -427,10 +409,10 @@ def caveat_blocks(report: ShrinkReport) -> list[Block]:
         fixed += f"; earlier tests on these examples: {report.tests - 1}"
     elif report.tests is None:
         fixed += "; earlier tests on these examples were not counted"
-    any_scorer = f"{ANY_SCORER} " if report.plan.compares == "agreement" else ""
+    any_scorer = f"{evaluation.ANY_SCORER} " if report.plan.compares == "agreement" else ""
     return [
-        Heading("Limits"),
-        Paragraph(
+        doc.Heading("Limits"),
+        doc.Paragraph(
             f"{any_scorer}One adapter gives at most grade B, and the result does not cover untested candidates or"
             f" examples unlike these. {fixed}."
         ),

@@ -10,15 +10,7 @@ from typing import NamedTuple
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.files.records import (
-    ChoiceRecord,
-    ClassificationRecord,
-    Evaluation,
-    GenerationRecord,
-    Record,
-    ScoreRecord,
-    read_records,
-)
+from gradience.files import records
 from gradience.reading import MAX_DATA_BYTES
 from gradience.reports.base.blocks import Block, Column, Heading, Inline, Note, Notes, Paragraph, Span, Table
 from gradience.reports.base.numbers import plural
@@ -32,7 +24,7 @@ SHOWN = 10
 """Maximum number of examples per kind and adapter."""
 EXCERPT, PROMPT = 120, 600
 """Maximum characters of an answer and of a prompt; the end is kept."""
-Pair = tuple[Record, Record]
+Pair = tuple[records.Record, records.Record]
 """Answers of the reference and of the candidate to one example."""
 
 
@@ -86,14 +78,14 @@ def _table(pairs: Sequence[Pair], known: PromptTexts, *, texts: bool) -> Table:
     return Table([head, *map(Column, ("correct answer", "reference", "candidate"))], rows)
 
 
-def answers_of(record: Record, labels: Sequence[str]) -> tuple[str, str]:
+def answers_of(record: records.Record, labels: Sequence[str]) -> tuple[str, str]:
     """Return the correct answer and the given answer."""
-    if isinstance(record, ClassificationRecord | ChoiceRecord):
+    if isinstance(record, records.ClassificationRecord | records.ChoiceRecord):
         correct, given = (
             labels[label] if label < len(labels) else str(label) for label in (record.label, record.predicted)
         )
         return correct, given
-    if isinstance(record, GenerationRecord):
+    if isinstance(record, records.GenerationRecord):
         return _end(record.answer), _end(record.output if record.extracted is None else record.extracted)
     return "", ""
 
@@ -138,7 +130,7 @@ def _flips(report: Report, folder: Path) -> Iterator[tuple[str, str, list[Pair]]
     before = _read(answers[0][1], folder) if answers else None
     if before is None:
         return
-    old = {record.id: record for record in before.records if not isinstance(record, ScoreRecord)}
+    old = {record.id: record for record in before.records if not isinstance(record, records.ScoreRecord)}
     for name, file in answers[1:]:
         changed: dict[str, list[Pair]] = {"reference only": [], "candidate only": []}
         after = _read(file, folder)
@@ -149,7 +141,7 @@ def _flips(report: Report, folder: Path) -> Iterator[tuple[str, str, list[Pair]]
         yield from ((name, words, pairs) for words, pairs in changed.items() if pairs)
 
 
-def _read(file: RecordsFile, folder: Path) -> Evaluation[Record] | None:
+def _read(file: RecordsFile, folder: Path) -> records.Evaluation[records.Record] | None:
     """Return the records in a file of the folder; None if it is not there, or a link leads out of the folder."""
     path = folder / file.path
     if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
@@ -160,7 +152,7 @@ def _read(file: RecordsFile, folder: Path) -> Evaluation[Record] | None:
             code="other-records",
             hint="evaluate again to rewrite records and report",
         )
-    return read_records(path)
+    return records.read_records(path)
 
 
 def _end(text: str, most: int = EXCERPT) -> str:
