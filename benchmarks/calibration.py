@@ -32,7 +32,7 @@ from gradience.bench.run.prompts import Distillation, PromptRun, distill_variant
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, Scores, evaluate_rows, kl_divergence
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.plan.calibrated import ToKl, left_out, with_calibration
 from gradience.plan.modules import modules_of

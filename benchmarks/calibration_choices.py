@@ -33,7 +33,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.calibrate import measure
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, Generation, Scores, evaluate_rows, kl_divergence
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.reports.calibration import Calibration
 from gradience.tasks.base import ClassificationTask

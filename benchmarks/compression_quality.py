@@ -26,7 +26,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, diverge, evaluate_rows
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import ClassificationRecord, Evaluation, count
 from gradience.models.settings import ModelSettings
 from gradience.plan.compression import plan_compression

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from answering import Ours, Theirs, adapters_of, base_of, facts, measure, one_thread_and_quiet, options_of
 
-from gradience.evaluate.engines.vllm import VllmEngine
+from gradience.evaluate.engines.vllm.engine import VllmEngine
 from gradience.models.settings import ModelSettings
 
 

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradience.evaluate import fixed_batches
 from gradience.evaluate.engines.base import Decoding, Output
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import generate_batch
 from gradience.models.embedded import smollm2
 from gradience.models.rendering import encode_prompt

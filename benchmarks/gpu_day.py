@@ -30,10 +30,9 @@ import torch
 import gradience
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
-from gradience.evaluate.batches import TRIED_TOKENS
-from gradience.evaluate.engines.base import Decoding
-from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.vllm.process import PYTHON, versions_in
+from gradience.evaluate.engines.base import TRIED_TOKENS, Decoding
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
+from gradience.evaluate.engines.vllm.engine import PYTHON, versions_in
 from gradience.files.records import read_records
 from gradience.models.known import KNOWN
 from gradience.models.settings import ModelSettings
@@ -315,7 +314,7 @@ def vllm_part(place: Place) -> Figures:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from gradience.evaluate.engines.vllm import VllmEngine
+    from gradience.evaluate.engines.vllm.engine import VllmEngine
 
     modules = list(place.config().lora.peft_arguments()["target_modules"])
     ranks = (8, 16, 32, 64, 128, 256) if not place.small else (8, 16)

@@ -24,9 +24,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from gradience.evaluate.batches import SCORED_SHARE, budget_batches
-from gradience.evaluate.engines.base import Decoding, Draft, Reading
-from gradience.evaluate.engines.transformers import TransformersEngine, forward
+from gradience.evaluate.engines.base import SCORED_SHARE, Decoding, Draft, Reading, budget_batches
+from gradience.evaluate.engines.transformers.engine import TransformersEngine, forward
 from gradience.evaluate.rows import TOGETHER
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from gradience import tasks
 from gradience.evaluate import Classification, Generation, Scores, evaluate_rows
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import count
 from gradience.models.settings import ModelSettings
 from gradience.reports.training import TrainingReport

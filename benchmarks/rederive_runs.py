@@ -38,7 +38,7 @@ from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.folder import unpacked
 from gradience.bench.verify.recompute import SeedFolder, marking_of
 from gradience.card import card_of
-from gradience.evaluate.answering import RECORDS
+from gradience.evaluate.evaluator import RECORDS
 from gradience.evaluate.kept import RecordStore
 from gradience.evaluate.verb import EVALUATION
 from gradience.evaluate.verb import write_result as write_evaluation

@@ -36,7 +36,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError
 from gradience.evaluate import Classification, evaluate_rows, fixed_batches
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import classify_batch
 from gradience.files.records import count
 from gradience.models.embedded import MINILM, REVIEWS, minilm

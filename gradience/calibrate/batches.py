@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradience.calibrate.inputs import CalibrationRow
 from gradience.errors import InputError
-from gradience.evaluate.batches import fixed_batches
+from gradience.evaluate.engines.base import fixed_batches
 from gradience.evaluate.engines.transformers.forward import continuing, logits_at, padded, prompt_ids
 from gradience.models.rendering import encode_pair, end_token
 from gradience.spectra import FloatArray

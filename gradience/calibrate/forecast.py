@@ -44,7 +44,7 @@ def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> CalibrationBytes:
 
 def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
     """Tokenize the rows and add up what their calibration needs."""
-    from gradience.evaluate.memory import process_bytes
+    from gradience.evaluate.checks import process_bytes
 
     request, tokenizer = inputs.request, load_tokenizer(inputs.model)
     if inputs.kind == "sequence_classification":
@@ -76,7 +76,7 @@ def _weights_bytes(model: ModelSettings, labels: int | None, device: str) -> int
     """Return the bytes of the base's weights, from its config.json."""
     import transformers
 
-    from gradience.evaluate.memory import weights_bytes_of
+    from gradience.evaluate.checks import weights_bytes_of
 
     shape = from_folder(transformers.AutoConfig, model.name, locate(model, ("config.json",)).folder)
     factory: Any = {

@@ -34,8 +34,8 @@ from gradience.calibrate.inputs import CalibrateInputs
 from gradience.components import RIDGE, Components, components, lost_energies, root
 from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.scoring import logit_blocks
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
+from gradience.evaluate.engines.transformers.forward import logit_blocks
 from gradience.evaluate.inputs import TEXT_TOKENS
 from gradience.files.shared_names import path_text
 from gradience.progress import Progress

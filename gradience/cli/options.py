@@ -28,7 +28,7 @@ class CodeSettings:
         from gradience.tasks.user_code import allowing
 
         if self.engine_python is not None:
-            from gradience.evaluate.engines.vllm.process import PYTHON
+            from gradience.evaluate.engines.vllm.engine import PYTHON
 
             python = Path(self.engine_python)  # a name without a folder is looked up in PATH
             os.environ[PYTHON] = os.path.abspath(python) if len(python.parts) > 1 else str(python)

@@ -31,8 +31,8 @@ from gradience.digests import sha256_file
 from gradience.distill.divergence import mean_kl, p_closer
 from gradience.distill.inputs import DistillInputs, Parts, split
 from gradience.errors import InputError
-from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.scoring import logit_blocks, measure
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
+from gradience.evaluate.engines.transformers.forward import logit_blocks, measure
 from gradience.files.card import write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder

@@ -1,13 +1,12 @@
 """Evaluate any number of LoRA adapters on one loaded base model, in the same batches: a record for every example.
 
-Reported numbers are computed only from the records. Only the engines, `checks` and `memory` import torch; `engine`
+Reported numbers are computed only from the records. Only the engines and `checks` import torch; `engine`
 imports an engine when it is called.
 """
 
-from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.comparison import Divergence, diverge, kl_divergence
 from gradience.evaluate.engines import engine
-from gradience.evaluate.engines.base import Engine
+from gradience.evaluate.engines.base import Engine, fixed_batches
 from gradience.evaluate.rows import Choices, Classification, Generation, Scores, evaluate_rows
 
 __all__ = [

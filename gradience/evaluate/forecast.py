@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
+from gradience.evaluate.engines.base import SCORED_SHARE
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.rows import texts_of
@@ -88,8 +88,14 @@ def _memory(inputs: EvaluateInputs) -> dict[str, Any]:
     """Return a forecast's memory fields."""
     from transformers import AutoConfig
 
-    from gradience.evaluate.checks import memory, memory_of
-    from gradience.evaluate.memory import answering_bytes, network_on_meta, process_bytes, weights_bytes_of
+    from gradience.evaluate.checks import (
+        answering_bytes,
+        memory,
+        memory_of,
+        network_on_meta,
+        process_bytes,
+        weights_bytes_of,
+    )
     from gradience.models.load import dtype_of, from_folder, quiet
     from gradience.models.locate import locate
 
@@ -136,7 +142,7 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
 
     Rows per batch: the requested number, or rows of mean length that fit into the first budget.
     """
-    from gradience.evaluate.memory import longest_of, sorted_longest
+    from gradience.evaluate.checks import longest_of, sorted_longest
     from gradience.models.rendering import token_counts
 
     request = inputs.request

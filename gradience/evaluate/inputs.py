@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gradience import tasks
-from gradience.digests import sha256_text
+from gradience.digests import in_first_half, sha256_text
 from gradience.errors import InputError, UsageError, require
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput, adapter_input, model_of, short_names
 from gradience.evaluate.engines import OURS, engine
@@ -479,3 +479,49 @@ def _kind(
                 hint="check the label column, or list the labels with --option label_names=…",
             )
     return "seqcls" if isinstance(task, ClassificationTask) else "causal_lm"
+
+
+# ---------------------------------------------------------------- dev and test halves, for a search
+
+
+def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
+    """Return the dev rows and the test rows: a task's own if it has dev examples, else halves by their content.
+
+    Groups stay whole. Raises UsageError (`too-few-rows`).
+    """
+    examples = inputs.examples
+    dev = inputs.task.examples.of("dev", inputs.request.limit) if inputs.role == "confirm" else ()
+    if not dev:
+        keys: dict[int, str] = {}
+        for row in examples:
+            group = inputs.group_of.get(row.id, -1)
+            keys[group] = min(keys.get(group, content_of(row)), content_of(row))
+        held = [
+            keys[inputs.group_of[row.id]] if row.id in inputs.group_of else content_of(row)
+            for row in examples
+        ]
+        first = [in_first_half(f"dev\0{key}") for key in held]
+        dev = tuple(row for row, is_dev in zip(examples, first, strict=True) if is_dev)
+        examples = tuple(row for row, is_dev in zip(examples, first, strict=True) if not is_dev)
+    if not dev or not examples:
+        raise UsageError(
+            f"{inputs.task.name}: {len(inputs.examples)} examples are too few for a dev half and a test half",
+            code="too-few-rows",
+            hint="give a few hundred examples",
+        )
+    request = replace(inputs.request, no_ledger=True, all_rows=True)
+    return replace(inputs, examples=dev, looks=(), group_of={}, request=request), replace(
+        inputs, examples=examples
+    )
+
+
+def content_of(row: Any) -> str:
+    """Return the text of an example, by which rows are split."""
+    if isinstance(row, LabeledExample):
+        return f"{row.text}\0{row.text_pair or ''}"
+    return f"{row.prompt}\0{row.response}"
+
+
+def with_adapters(inputs: EvaluateInputs, adapters: Sequence[AdapterInput]) -> EvaluateInputs:
+    """Return a data set with other adapters, and the looks of its examples."""
+    return with_looks(replace(inputs, adapters=tuple(adapters)))

@@ -31,7 +31,7 @@ from gradience.words import counted, points
 EXPLORATORY = "exploratory ({} after the first answers)"
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed
-    from gradience.evaluate.answering import AdapterAnswers, Answering
+    from gradience.evaluate.evaluator import AdapterAnswers, Answering
     from gradience.statistics.paired import Interval
     from gradience.statistics.pooled import Pooled
     from gradience.statistics.sequential import Look

@@ -17,8 +17,16 @@ import numpy as np
 
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.batches import budget_batches, fixed_batches
-from gradience.evaluate.engines.base import Decoding, Draft, Engine, Output, Reading, Score
+from gradience.evaluate.engines.base import (
+    Decoding,
+    Draft,
+    Engine,
+    Output,
+    Reading,
+    Score,
+    budget_batches,
+    fixed_batches,
+)
 from gradience.evaluate.records import RecordFile, answer_batches
 from gradience.files.records import (
     ChoiceRecord,

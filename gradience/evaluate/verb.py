@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require_installed
 from gradience.evaluate.adapters import AdapterInput
-from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import memory_errors
-from gradience.evaluate.evaluator import LoadedBase
+from gradience.evaluate.evaluator import Answering, LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_adapters, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS, RecordStore, changed_claims, count_test

@@ -22,8 +22,7 @@ from gradience.compare.module import cosine
 from gradience.compress.weights import written_adapter
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_input, short_names
-from gradience.evaluate.halves import split, with_adapters
-from gradience.evaluate.inputs import EvaluateInputs, read_inputs
+from gradience.evaluate.inputs import EvaluateInputs, read_inputs, split, with_adapters
 from gradience.evaluate.settings import EvaluateSettings, sets_of
 from gradience.evaluate.verb import evaluate, report_notes, require_libraries
 from gradience.files.card import Card, write_card

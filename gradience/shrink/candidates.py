@@ -138,7 +138,7 @@ def _key(inputs: DistillInputs) -> str:
 
 def _decides(inputs: CalibrateInputs) -> dict[str, Any]:
     """Return everything that a run over prompts depends on, besides the adapter's weights."""
-    from gradience.evaluate.engines.transformers import TransformersEngine
+    from gradience.evaluate.engines.transformers.engine import TransformersEngine
     from gradience.models.load import fingerprint_of
 
     request = asdict(replace(inputs.request, progress=None, note=None))

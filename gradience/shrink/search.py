@@ -8,8 +8,7 @@ from pathlib import Path
 from gradience.compress.rotate import write_rotated
 from gradience.errors import InputError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
-from gradience.evaluate.answering import AdapterAnswers, Answering
-from gradience.evaluate.evaluator import LoadedBase
+from gradience.evaluate.evaluator import AdapterAnswers, Answering, LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.outcome import graded, row_of
 from gradience.files.artifact import digest_of

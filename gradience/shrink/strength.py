@@ -15,8 +15,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.audit.adapter import audit_opened
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
-from gradience.evaluate.halves import split, with_adapters
-from gradience.evaluate.inputs import EvaluateInputs
+from gradience.evaluate.inputs import EvaluateInputs, split, with_adapters
 from gradience.evaluate.verb import JOINT, evaluate_each, forecast_sets, read_sets, report_notes
 from gradience.files.digests import refuse_other_run
 from gradience.files.whole import check_output, only_one

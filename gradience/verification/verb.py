@@ -27,10 +27,12 @@ from gradience.reports.verification import Verification
 from gradience.settings import public
 from gradience.shrink.verb import SHRUNK
 from gradience.tasks.user_code import allowing
-from gradience.verification.adapters import KnownAdapters, check_compression, check_distillation
 from gradience.verification.answers import (
+    KnownAdapters,
     check_answers,
+    check_compression,
     check_data,
+    check_distillation,
     check_evaluation,
     check_sets,
     check_shrink,

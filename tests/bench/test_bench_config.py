@@ -297,7 +297,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def dry_run(base, tmp_path, capsys, monkeypatch):
     """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
-    monkeypatch.setattr("gradience.evaluate.memory.process_bytes", lambda device: 500_000_000)
+    monkeypatch.setattr("gradience.evaluate.checks.process_bytes", lambda device: 500_000_000)
     monkeypatch.setattr("gradience.bench.plan.forecast.disk_usage", lambda path: SimpleNamespace(free=10**9))
 
     def call(*arguments, **changes):

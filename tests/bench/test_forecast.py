@@ -21,7 +21,7 @@ from gradience.bench.plan.forecast import (
     forecast,
     shapes_of,
 )
-from gradience.evaluate.memory import activation_bytes, longest_of, network_on_meta, sorted_longest
+from gradience.evaluate.checks import activation_bytes, longest_of, network_on_meta, sorted_longest
 from gradience.statistics.power import Assumptions, pass_probability
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}

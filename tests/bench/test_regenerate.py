@@ -15,7 +15,7 @@ from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verify.regenerate import drawn
 from gradience.digests import sha256_file
-from gradience.evaluate.batches import fixed_batches
+from gradience.evaluate.engines.base import fixed_batches
 from gradience.reports.verification import Verification
 
 SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}

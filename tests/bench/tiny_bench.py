@@ -16,7 +16,7 @@ from transformers import (
     set_seed,
 )
 
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.tasks.examples import Examples, LabeledExample, PromptExample, content_id, prepare

@@ -31,9 +31,8 @@ from gradience.errors import InputError, NetworkError, UsageError
 from gradience.evaluate import diverge
 from gradience.evaluate.engines import openai
 from gradience.evaluate.engines.base import Decoding, Reading
-from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.vllm import VllmEngine
-from gradience.evaluate.engines.vllm.process import PYTHON, RefusedByVllm, VllmProcess
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
+from gradience.evaluate.engines.vllm.engine import PYTHON, RefusedByVllm, VllmEngine, VllmProcess
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import read_records
 from gradience.models.embedded import smollm2
@@ -394,7 +393,7 @@ PARENT = """
 import sys, torch
 from pathlib import Path
 from gradience.evaluate.engines.base import Decoding
-from gradience.evaluate.engines.vllm import VllmEngine
+from gradience.evaluate.engines.vllm.engine import VllmEngine
 from gradience.models.settings import ModelSettings
 engine = VllmEngine.load(ModelSettings(name=sys.argv[1], type="causal_lm", dtype="float32"), device="cpu")
 engine.generate(None, ["1"], Decoding(2))

@@ -3,7 +3,7 @@
 import pytest
 from tiny_models import letters_tokenizer, llama, llama_adapter
 
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 
 KINDS = {
     "plain": {},

@@ -7,7 +7,7 @@ from evaluating import evaluate_classification, evaluate_generation, evaluate_sc
 from killing import KILLED, drawn, in_child, moments_of, watched
 from tiny_models import bert, letters_tokenizer, llama, sentences, sums, words_tokenizer
 
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 
 
 def evaluate_all(adapters: Path, output: Path, on_batch=None):

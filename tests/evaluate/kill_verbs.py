@@ -7,7 +7,7 @@ import transformers
 from killing import KILLED, drawn, in_child, moments_of, watched
 
 from gradience import evaluate_adapters, shrink_adapter
-from gradience.evaluate.engines.transformers import TransformersEngine  # noqa: F401
+from gradience.evaluate.engines.transformers.engine import TransformersEngine  # noqa: F401
 
 transformers.BertForSequenceClassification, transformers.PreTrainedTokenizerFast  # noqa: B018  (imports on first use)
 

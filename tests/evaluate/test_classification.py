@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny_models import Sentence, bert, bert_adapter, classify, sentences, words_tokenizer
 
 from gradience.errors import UsageError
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import count
 
 READ = {"batch_size": 8, "max_length": 6}

@@ -35,7 +35,7 @@ from transformers import (
 
 from gradience import evaluate_adapters
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import read_records
 from gradience.models import devices
 from gradience.models.load import load_base

@@ -15,7 +15,7 @@ from gradience import evaluate_adapters, verify
 from gradience.cli.app import run
 from gradience.cli.evaluate import code_of
 from gradience.errors import GradienceError, UsageError
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.settings import EvaluateSettings, options_of, sets_of
 from gradience.evaluate.verb import joint_rows

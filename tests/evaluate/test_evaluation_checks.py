@@ -20,7 +20,7 @@ from gradience.adapters import patterns
 from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate import checks
 from gradience.evaluate.adapters import short_names
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.forecast import DISCORDANCES, margins_of
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings

@@ -19,11 +19,9 @@ from gradience import evaluate_adapters
 from gradience.adapters import formats
 from gradience.errors import InputError, OutputError, UsageError
 from gradience.evaluate import Classification, adapters
-from gradience.evaluate.batches import budget_batches
-from gradience.evaluate.engines.base import OutOfMemoryError
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.base import OutOfMemoryError, budget_batches
 from gradience.evaluate.engines.transformers import engine as engine_module
-from gradience.evaluate.engines.transformers.engine import memory
+from gradience.evaluate.engines.transformers.engine import TransformersEngine, memory
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import count, read_records

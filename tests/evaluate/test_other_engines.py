@@ -26,10 +26,17 @@ from gradience.errors import EngineError, InputError, NetworkError, UsageError
 from gradience.evaluate.engines import engine as engine_class
 from gradience.evaluate.engines import openai
 from gradience.evaluate.engines.base import Decoding, Reading
-from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.vllm import VllmEngine
-from gradience.evaluate.engines.vllm.engine import Slots, needs_of, refuse_disagreement
-from gradience.evaluate.engines.vllm.process import PYTHON, VllmProcess, interpreter, versions_in
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
+from gradience.evaluate.engines.vllm.engine import (
+    PYTHON,
+    Slots,
+    VllmEngine,
+    VllmProcess,
+    interpreter,
+    needs_of,
+    refuse_disagreement,
+    versions_in,
+)
 from gradience.files.records import read_records
 from gradience.models.settings import ModelSettings
 
@@ -273,7 +280,7 @@ def test_it_needs_no_torch(server, folders, tmp_path):
 
 PARENT = """
 import sys
-from gradience.evaluate.engines.vllm.process import VllmProcess
+from gradience.evaluate.engines.vllm.engine import VllmProcess
 process = VllmProcess(sys.executable, {})
 print(process._child.pid, flush=True)
 sys.stdin.read()

@@ -22,10 +22,11 @@ from gradience.bench.config.load import TaskSettings
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import kl_divergence
+from gradience.evaluate.checks import scoring_bytes
 from gradience.evaluate.engines.base import Decoding, Draft, Output, Reading
-from gradience.evaluate.engines.transformers import TransformersEngine, scoring
 from gradience.evaluate.engines.transformers import engine as module
-from gradience.evaluate.memory import scoring_bytes
+from gradience.evaluate.engines.transformers import forward
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import count, read_records
 from gradience.models.rendering import encode_pair, encode_prompt
 from gradience.reports.base.graded import LikelihoodEvidence
@@ -82,9 +83,9 @@ def test_a_few_rows_at_a_time_give_the_same(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     adapter, reference = (torch.randn(50, 11, generator=draw) for _ in range(2))
     targets = torch.randint(0, 11, (50,), generator=draw)
-    whole = scoring.measure(adapter, targets, reference)
-    monkeypatch.setattr(scoring, "CHUNK", 33)
-    for once, pieces in zip(whole, scoring.measure(adapter, targets, reference), strict=True):
+    whole = forward.measure(adapter, targets, reference)
+    monkeypatch.setattr(forward, "CHUNK", 33)
+    for once, pieces in zip(whole, forward.measure(adapter, targets, reference), strict=True):
         assert torch.equal(once, pieces)
 
 
@@ -110,10 +111,10 @@ class Peak(TorchDispatchMode):
 @pytest.mark.parametrize("tokens", [3, 6, 30])
 def test_what_a_plan_counts_for_scoring_is_what_is_held_while_kl_is_computed(tokens, monkeypatch):
     vocabulary = 4000
-    monkeypatch.setattr(scoring, "CHUNK", 6 * vocabulary)
+    monkeypatch.setattr(forward, "CHUNK", 6 * vocabulary)
     targets = torch.zeros(tokens, dtype=torch.long)
     with Peak() as peak:
-        scoring.measure(torch.randn(tokens, vocabulary), targets, torch.randn(tokens, vocabulary))
+        forward.measure(torch.randn(tokens, vocabulary), targets, torch.randn(tokens, vocabulary))
     assert peak.most == pytest.approx(scoring_bytes(tokens * vocabulary, 4), rel=0.02)
 
 
@@ -157,9 +158,9 @@ def test_kl_is_never_below_nothing():
     logits = 5 * torch.randn(400, 300, generator=generator)
     nearly = logits + 1e-6 * torch.randn(400, 300, generator=generator)
     targets = torch.zeros(400, dtype=torch.long)
-    assert (scoring.measure(nearly, targets, logits).kl < 0).any()  # or this test shows nothing
-    pairs = [scoring.EncodedPair(prompt=[1], response=[0], truncated=False)] * 400
-    summed = [score.kl for score in scoring.scores_of(pairs, nearly, logits)]
+    assert (forward.measure(nearly, targets, logits).kl < 0).any()  # or this test shows nothing
+    pairs = [forward.EncodedPair(prompt=[1], response=[0], truncated=False)] * 400
+    summed = [score.kl for score in forward.scores_of(pairs, nearly, logits)]
     assert min(summed) == 0 < max(summed)
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0
 
@@ -175,9 +176,9 @@ def test_kl_from_a_summary_is_as_exact_as_from_logits(temperature, change, monke
     exact = (logs[0].exp() * (logs[0] - logs[1])).sum(dim=-1)
     reference, candidate = before @ head.T, after @ head.T
     targets = torch.zeros(60, dtype=torch.long)
-    monkeypatch.setattr(scoring, "CHUNK", 500 * 7)
-    dense = scoring.measure(candidate, targets, reference)
-    short = scoring.measure(candidate, targets, scoring.summary_of(before, reference, head), after)
+    monkeypatch.setattr(forward, "CHUNK", 500 * 7)
+    dense = forward.measure(candidate, targets, reference)
+    short = forward.measure(candidate, targets, forward.summary_of(before, reference, head), after)
     assert torch.equal(short.flips, dense.flips)
     assert torch.equal(short.likelihood, dense.likelihood)
     assert (short.kl - exact).abs().max() < 2 * (dense.kl - exact).abs().max() + 1e-7
@@ -475,13 +476,13 @@ def test_noise_is_twice_the_largest_change_of_a_gap(engine):
 
 def test_the_reference_reads_a_response_once(engine, monkeypatch):
     read: list[int] = []
-    response_logits = scoring.response_logits
+    response_logits = forward.response_logits
 
     def counting(model, tokenizer, pairs, how):
         read.append(len(pairs))
         return response_logits(model, tokenizer, pairs, how)
 
-    monkeypatch.setattr(scoring, "response_logits", counting)
+    monkeypatch.setattr(forward, "response_logits", counting)
     first = [score for _, score in followed(engine, "plain")]
     assert sum(read) == len(FOLLOWED)
     assert [score for _, score in followed(engine, "plain")] == first
@@ -491,7 +492,7 @@ def test_the_reference_reads_a_response_once(engine, monkeypatch):
 def test_reference_logits_are_computed_again_only_if_an_adapter_changes_the_head(
     adapter_folders, monkeypatch
 ):
-    monkeypatch.setattr(scoring, "LIKELIEST", 5)
+    monkeypatch.setattr(forward, "LIKELIEST", 5)
     engine = TransformersEngine(llama(), letters_tokenizer())
     pairs = [(row.prompt, row.response) for row in FOLLOWED]
 
@@ -516,10 +517,10 @@ def test_reference_logits_are_computed_again_only_if_an_adapter_changes_the_head
 def test_logits_that_are_capped_are_computed_again(cap):
     model, tokenizer = gemma(cap), letters_tokenizer()
     drafts = [Draft(row.prompt, Output("", 1, "eos", truncated=False), row.response) for row in FOLLOWED[:3]]
-    rows = [scoring.followed_row(tokenizer, draft, WRITE) for draft in drafts]
-    kept = scoring.KeptReference()
+    rows = [forward.followed_row(tokenizer, draft, WRITE) for draft in drafts]
+    kept = forward.KeptReference()
     with torch.inference_mode():
-        expected = scoring.response_logits(model, tokenizer, [row.response for row in rows], Reading(60))
+        expected = forward.response_logits(model, tokenizer, [row.response for row in rows], Reading(60))
         for _ in range(2):
             again = kept.read(rows, model, tokenizer)
             assert kept.is_linear == (cap is None)

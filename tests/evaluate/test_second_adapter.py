@@ -15,7 +15,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, set_seed
 
 from gradience import compress_adapter, distill_adapter, evaluate_adapters, shrink_adapter
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "RuntimeWarning")

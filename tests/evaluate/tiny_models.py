@@ -18,7 +18,7 @@ from transformers import (
 
 from gradience.evaluate import fixed_batches
 from gradience.evaluate.engines.base import Decoding, Output
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import classify_batch, generate_batch
 
 WORDS = ["good", "bad", "film", "plot", "very", "a", "dull", "joy"]

@@ -23,8 +23,7 @@ from gradience import (
     merge_adapters,
 )
 from gradience.cli.app import run
-from gradience.evaluate.halves import split
-from gradience.evaluate.inputs import read_inputs
+from gradience.evaluate.inputs import read_inputs, split
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.merge import verb
 from gradience.merge.verb import GRID

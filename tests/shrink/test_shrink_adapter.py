@@ -23,8 +23,7 @@ import gradience
 from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.answering import Answering
-from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.evaluator import Answering, Evaluator
 from gradience.evaluate.verb import EDITED, MISSING
 from gradience.files.digests import Digests
 from gradience.files.records import read_records

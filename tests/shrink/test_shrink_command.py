@@ -15,7 +15,7 @@ from gradience import shrink_adapter
 from gradience.cli.app import run
 from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
-from gradience.evaluate.halves import split
+from gradience.evaluate.inputs import split
 from gradience.evaluate.verb import MISSING, read_sets
 from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.plots.plot import plot_of

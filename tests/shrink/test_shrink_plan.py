@@ -15,7 +15,7 @@ import gradience
 from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_opened
 from gradience.evaluate.adapters import AdapterInput
-from gradience.evaluate.answering import AdapterAnswers
+from gradience.evaluate.evaluator import AdapterAnswers
 from gradience.files.records import Evaluation
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates

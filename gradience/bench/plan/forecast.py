@@ -17,7 +17,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import ALPHA, read_guards
 from gradience.bench.plan.variants import PlannedVariant, asked_for, stage_names
 from gradience.errors import MissingExtra, NetworkError
-from gradience.evaluate import memory
+from gradience.evaluate import checks
 from gradience.evaluate.checks import lengths, memory_of
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.evaluate.forecast import SHOWN, scored_example
@@ -370,10 +370,10 @@ def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_t
     known = lengths or Lengths((recipe.max_length,), (recipe.max_length,), (new_tokens,) if causal else ())
     batch, rows = recipe.per_device_train_batch_size, min(recipe.per_device_eval_batch_size, max(1, examples))
     return Shapes(
-        (batch, round(memory.longest_of(known.train, batch))),
+        (batch, round(checks.longest_of(known.train, batch))),
         rows,
-        round(memory.sorted_longest(known.prompts, min(rows, len(known.prompts)))),
-        min(new_tokens, round(memory.longest_of(known.responses, rows))) if causal else 0,
+        round(checks.sorted_longest(known.prompts, min(rows, len(known.prompts)))),
+        min(new_tokens, round(checks.longest_of(known.responses, rows))) if causal else 0,
     )
 
 
@@ -381,22 +381,22 @@ def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | No
     """Return the memory of `config`'s stages on a base of this shape (transformers' config)."""
     dtype = dtype_of(config.model, shape, config.runtime.device)
     lora = config.lora.peft_arguments()
-    base, network = memory.network_on_meta(copy.deepcopy(shape), lora, dtype=dtype, labels=labels)
+    base, network = checks.network_on_meta(copy.deepcopy(shape), lora, dtype=dtype, labels=labels)
     parameters = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     rows, length = shapes.train
     counted_on, kept = network, 0
     if config.model.gradient_checkpointing:  # keeps layer inputs, computes one layer again
         text, one_layer = shape.get_text_config(), copy.deepcopy(shape)
         one_layer.get_text_config().num_hidden_layers = 1
-        _, counted_on = memory.network_on_meta(one_layer, lora, dtype=dtype, labels=labels)
+        _, counted_on = checks.network_on_meta(one_layer, lora, dtype=dtype, labels=labels)
         kept = rows * length * text.num_hidden_layers * text.hidden_size * dtype.itemsize
     return CostEstimate(
         base_params=sum(weight.numel() for name, weight in base.named_parameters() if "lora_" not in name),
         probe_params=parameters,
-        weights_bytes=memory.weights_bytes_of(base, packed=config.model.quantization is not None),
+        weights_bytes=checks.weights_bytes_of(base, packed=config.model.quantization is not None),
         trained_bytes=ADAM_BYTES * parameters,
-        activation_bytes=kept + memory.activation_bytes(counted_on, rows, length, labels=labels is not None),
-        evaluation_bytes=memory.answering_bytes(
+        activation_bytes=kept + checks.activation_bytes(counted_on, rows, length, labels=labels is not None),
+        evaluation_bytes=checks.answering_bytes(
             shape,
             network,
             rows=shapes.rows,
@@ -405,5 +405,5 @@ def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | No
             scored=SCORED_AT_ONCE * shapes.new,
             itemsize=dtype.itemsize,
         ),
-        process_bytes=memory.process_bytes(config.runtime.device),
+        process_bytes=checks.process_bytes(config.runtime.device),
     )

@@ -37,7 +37,7 @@ from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import folder_of_seed
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
-from gradience.evaluate.engines.vllm.process import BATCH_INVARIANT, PYTHON
+from gradience.evaluate.engines.vllm.engine import BATCH_INVARIANT, PYTHON
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.shared_names import plain_name, sentence_text
 from gradience.files.whole import write_errors

@@ -18,7 +18,7 @@ from gradience.bench.verdict.facts import ANSWERS, SCORES
 from gradience.bench.verify.folder import RunFolder
 from gradience.bench.verify.recompute import gold_of, is_same, output_of, planned_rows, task_of
 from gradience.errors import GradienceError, InputError
-from gradience.evaluate.batches import fixed_batches
+from gradience.evaluate.engines.base import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.records import numerics_differences
 from gradience.evaluate.rows import whole_text

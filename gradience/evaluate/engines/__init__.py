@@ -6,8 +6,8 @@ from gradience.errors import UsageError, require
 from gradience.evaluate.engines.base import Engine
 
 ENGINES = {
-    "transformers": "gradience.evaluate.engines.transformers:TransformersEngine",
-    "vllm": "gradience.evaluate.engines.vllm:VllmEngine",
+    "transformers": "gradience.evaluate.engines.transformers.engine:TransformersEngine",
+    "vllm": "gradience.evaluate.engines.vllm.engine:VllmEngine",
     "openai": "gradience.evaluate.engines.openai:OpenAIEngine",
 }
 """Name -> `module:class`, imported by `engine`."""

@@ -28,9 +28,10 @@ from gradience.adapters.patterns import SavedNames
 from gradience.digests import Sha256
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
-from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
 from gradience.evaluate.checks import base_notes
 from gradience.evaluate.engines.base import (
+    CPU_TOKENS,
+    TRIED_TOKENS,
     Classified,
     Decoding,
     Draft,
@@ -40,16 +41,18 @@ from gradience.evaluate.engines.base import (
     Reading,
     Score,
 )
-from gradience.evaluate.engines.transformers.forward import GeneratedRow, classify_batch, generate_batch
-from gradience.evaluate.engines.transformers.scoring import (
+from gradience.evaluate.engines.transformers.forward import (
     EncodedPair,
     FollowedRow,
+    GeneratedRow,
     KeptReference,
     ReadDraft,
     Summary,
     cache_of,
+    classify_batch,
     fitted,
     followed_row,
+    generate_batch,
     passes,
     read_drafts,
     response_logits,
