@@ -154,6 +154,15 @@ def kept_advice() -> list[Row]:
     return rows
 
 
+def new_rows(folder: Path) -> list[Row]:
+    return [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
+
+
+def inside_gate(row: Row) -> bool:
+    """Return True if the probe is accurate enough to lose something, and not perfect."""
+    return GATE[0] <= row["probe_correct"] / row["n"] <= GATE[1]
+
+
 def holds(row: Row) -> bool:
     """Return True if the one-sided 95 % bound of the measured drop is within 2.5 points."""
     from gradience.statistics.pooled import pool
@@ -520,8 +529,8 @@ def main() -> None:
         judged(model, kept)
         advised(kept_advice())
         return
-    everything = [json.loads(line) for line in (options.output / "cells.jsonl").read_text().splitlines()]
-    rows = [row for row in everything if GATE[0] <= row["probe_correct"] / row["n"] <= GATE[1]]
+    everything = new_rows(options.output)
+    rows = [row for row in everything if inside_gate(row)]
     for task, seed in sorted({(row["task"], row["seed"]) for row in everything if row not in rows}):
         print(f"{task}, seed {seed}: left out, since its probe is outside 40 to 97 %")
     judged(model, [row for row in rows if row["kind"] not in ADVICE])

@@ -10,6 +10,8 @@ from gradience.reports.audit import MEASURED_WORTH
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import predicted_drop as benchmark
 
+RESULTS = Path(benchmark.__file__).parent / "results" / "predicted_drop"
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -37,5 +39,22 @@ def test_what_the_audits_ranks_were_worth_is_what_the_kept_runs_show(capsys):
         "uniform_p90: saves nothing in 5",
         "per_layer: 8 of 8 hold, median +2.6 octaves",
     ]
-    words = "within 2.5 points, but had 4 to 8 times the parameters needed"
-    assert words in MEASURED_WORTH
+
+
+def test_the_sentence_under_an_audit_is_what_the_kept_and_new_cells_show():
+    kept, new = benchmark.kept_advice(), list(filter(benchmark.inside_gate, benchmark.new_rows(RESULTS)))
+    same_answer = {("larger", 3)}  # the probe answers B to every question, so it cannot lose
+    lost = []
+    for row in [*kept, *new]:
+        suggested = (
+            row["kind"] in ("uniform_median", "per_layer") and (row["task"], row["seed"]) not in same_answer
+        )
+        if suggested and not benchmark.holds(row):
+            drop = (row["only_probe_correct"] - row["only_variant_correct"]) / row["n"]
+            lost.append((row["task"], round(100 * drop)))
+    adapters = {
+        (row["task"], row["seed"]) for row in [*kept, *new] if row["kind"] == "per_layer"
+    } - same_answer
+    assert (len(adapters), lost) == (17, [("shifted", 11), ("shifted", 10)])
+    assert "16 of the 17 adapters that we tested" in MEASURED_WORTH
+    assert "lost 10 to 11 points" in MEASURED_WORTH
