@@ -1,5 +1,5 @@
 """The command line: parse, call, print. The only package that prints.
 
-One file a verb. Modules here import typer and the standard library at the top, and everything
-else inside the function that needs it, so that `gradience --help` stays fast.
+`gradience --help` imports no verb. A file of verbs imports settings and output at the top, and what does the work
+inside the function that needs it, so that the help of a verb stays fast.
 """

@@ -58,8 +58,18 @@ VERBS: Mapping[str, Mapping[str, str]] = {
 }
 """Sections of `gradience --help` -> verb -> the first sentence of its help.
 
-A verb is a file here, and in it a function (or a typer.Typer) of that name, imported when the verb is used.
+A verb is a function (or a typer.Typer) of that name, in a file of that name or the one that FILES names. The file is
+imported when the verb is used.
 """
+
+FILES = {
+    **dict.fromkeys(("compare", "fleet", "compress", "convert", "card"), "adapters"),
+    **dict.fromkeys(("check", "monitor", "evidence", "verify"), "runs"),
+    **dict.fromkeys(("calibrate", "distill"), "prompts"),
+    **dict.fromkeys(("evaluate", "shrink", "merge"), "examples"),
+    **dict.fromkeys(("report", "plot"), "pages"),
+}
+"""Verb -> its file, for verbs that share one."""
 
 DISTRIBUTION = "gradience-lora"
 """The package's name for pip. `gradience` on the package index is another project with the same import name."""
@@ -124,7 +134,7 @@ def _verb(name: str, summary: str) -> Any:
     """Return the command of one verb."""
     from gradience.cli.flags import with_flags
 
-    verb = getattr(import_module(f"gradience.cli.{name}"), name)
+    verb = getattr(import_module(f"gradience.cli.{FILES.get(name, name)}"), name)
     if not isinstance(verb, typer.Typer):
         function, verb = verb, typer.Typer(rich_markup_mode=None, add_completion=False)
         verb.command(name, cls=Verb)(with_flags(function))

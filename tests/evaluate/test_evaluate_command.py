@@ -13,7 +13,7 @@ from raising import raises
 
 from gradience import evaluate_adapters, verify
 from gradience.cli.app import run
-from gradience.cli.evaluate import code_of
+from gradience.cli.exit_codes import code_of_grades
 from gradience.errors import GradienceError, UsageError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.evaluator import Evaluator
@@ -132,7 +132,8 @@ def test_python_gets_the_same_plan_preview_and_page(prepared, monkeypatch, comma
 def test_the_worst_grade_is_the_exit_code(grades, code):
     kept = EvaluationReport.read(data.KEPT)
     rows = [kept.candidates[0].model_copy(update={"grade": grade}) for grade in grades]
-    assert code_of(kept.model_copy(update={"adapters": (kept.adapters[0], *rows)})) == code
+    report = kept.model_copy(update={"adapters": (kept.adapters[0], *rows)})
+    assert code_of_grades(row.grade for row in report.candidates) == code
 
 
 def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, command, monkeypatch):

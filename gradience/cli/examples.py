@@ -1,0 +1,153 @@
+"""Verbs that run a model on examples: evaluate, shrink, merge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from gradience.cli.console import show_root
+from gradience.cli.exit_codes import ExitCode, code_of_grades
+from gradience.cli.options import CodeSettings, require_files
+from gradience.cli.output import ReportOutput, TextsOutput
+from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
+from gradience.merge.settings import MergeSettings
+from gradience.settings import Flag, StrPath, required_output, settings_model
+from gradience.shrink.settings import ShrinkSettings
+
+if TYPE_CHECKING:
+    from gradience.reports.shrink import ShrinkReport
+
+
+@settings_model(kw_only=True)
+class Command(CodeSettings):
+    """Options."""
+
+    config: Annotated[StrPath | None, Flag("FILE", "-c")] = None
+    """A YAML file of these settings (docs/reference/configs.md); flags override it."""
+
+
+def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, out: TextsOutput) -> int:
+    """Exit codes: 0 if every candidate is shown to stay within the margin (grade B), 8 if one is inconclusive (C), 1 if
+    one is worse (D), 4 if one could not be evaluated (X).
+
+    Examples:
+
+      gradience evaluate ./my_adapter ./smaller --base-model embedded:minilm --task reviews -o out
+
+      gradience evaluate ./my_adapter ./smaller -b ./base --data rows.jsonl --with-base -o out
+
+      gradience evaluate ./my_adapter ./smaller -b ./base --prompts prompts.jsonl --margin 1.5 -o out
+
+      gradience evaluate ./my_adapter ./smaller --data rows.jsonl --guard text:notes.txt --guard lm_eval:arc_easy -o out
+
+      gradience evaluate --config evaluate.yaml --dry-run
+    """
+    settings = evaluate_settings(given, None if how.config is None else Path(how.config))
+    output = None if settings.dry_run or settings.preview else required_output(settings.output, "DIR")
+    out.refuse_page(dry_run=output is None)
+    from gradience.evaluate.verb import DOCUMENT, EVALUATION, JOINT, JOINT_DOCUMENT, evaluate_adapters
+    from gradience.reports.evaluation import EvaluationReport
+    from gradience.reports.evaluation_sets import EvaluationSetsReport
+
+    with how.allowing():
+        result = out.watch(evaluate_adapters, settings)
+    if output is None or not isinstance(result, EvaluationReport | EvaluationSetsReport):
+        out.show_aloud(result)
+        return ExitCode.DONE
+    out.show(result, folder=output, data=settings.data_file)
+    joint = isinstance(result, EvaluationSetsReport)
+    out.written(*(output / name for name in ((JOINT, JOINT_DOCUMENT) if joint else (EVALUATION, DOCUMENT))))
+    if not out.quiet:
+        show_root(output)
+    return code_of_grades(row.grade for row in result.candidates)
+
+
+def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> int:
+    """Candidates are smaller copies of the adapter, tested from the largest down. The search stops at the first that
+    is not shown to stay within the margin.
+
+    Exit codes: 0 if a candidate is shown, 8 if none is shown or the plan was changed after the first answers, 1 if
+    the first candidate is worse, 4 if a candidate could not be evaluated.
+
+    Examples:
+
+      gradience shrink ./my_adapter --base-model embedded:minilm --task reviews -o shrunk
+
+      gradience shrink ./my_adapter -b ./base --data rows.jsonl --ranks 16,8,4 --margin 5 -o shrunk
+
+      gradience shrink ./my_adapter -b ./base --data rows.jsonl --guard text --over strength -o weaker
+    """
+    require_files(settings.data_file, settings.prompts)
+    out.refuse_page(dry_run=settings.dry_run)
+    from gradience.card import card_of
+    from gradience.evaluate.verb import JOINT
+    from gradience.reports.evaluation_sets import EvaluationSetsReport
+    from gradience.reports.shrink import ShrinkReport
+    from gradience.shrink.strength import DEV, TEST
+    from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK, shrink_adapter
+
+    with code.allowing():
+        result = out.watch(shrink_adapter, replace(settings, card=card_of))
+    output = settings.folder
+    if isinstance(result, EvaluationSetsReport):
+        reports = [output / part / JOINT for part in (DEV, TEST)]
+        out.save_page(*map(EvaluationSetsReport.read, reports))
+        out.print(result)
+        out.written(*reports, *filter(Path.is_dir, [output / ADAPTER]))
+        return code_of_grades([row.grade for row in result.candidates] or ["C"])
+    if not isinstance(result, ShrinkReport):
+        out.show_aloud(result)
+        return ExitCode.DONE
+    out.show(result, folder=output, data=settings.data_file)
+    adapter = [] if result.smallest is None else [ADAPTER]
+    out.written(*(output / name for name in (SHRUNK, DOCUMENT, *adapter)))
+    if not out.quiet:
+        show_root(output)
+    return code_of(result)
+
+
+def code_of(report: ShrinkReport) -> ExitCode:
+    """Return 4 if a candidate could not be evaluated, 0 if one is shown, 1 if the first is worse, else 8.
+
+    If the plan was changed after the first answers, what is shown is exploratory: 8.
+    """
+    statuses = {candidate.status for candidate in report.candidates}
+    if "not evaluated" in statuses:
+        return ExitCode.INCOMPLETE
+    if report.smallest is not None:
+        return ExitCode.INCONCLUSIVE if report.plan.changes else ExitCode.DONE
+    return ExitCode.GATE_FAILED if "worse" in statuses else ExitCode.INCONCLUSIVE
+
+
+def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int:
+    """The weighted sum is exact and its truncation error is stated; without --data no model is loaded.
+
+    Exit codes with --data: 0 the drop from every parent is shown to be below the margin, 8 for some parents it is not
+    shown, 1 the merged adapter is worse than a parent, 4 a comparison could not be made.
+
+    Examples:
+
+      gradience merge ./arithmetic ./sorting -o merged
+
+      gradience merge ./arithmetic ./sorting --method svd --rank 16 --weights 0.7,0.7 -o merged
+
+      gradience merge ./arithmetic ./sorting --method ties --data A=sums.jsonl --data B=lists.jsonl -o merged
+    """
+    output = required_output(settings.output, "DIR", dry_run=False)
+    from gradience.card import card_of
+    from gradience.files.card import write_card
+    from gradience.merge.verb import merge_adapters
+    from gradience.reports.merge import DOCUMENT, REPORT
+
+    with code.allowing():
+        report = (
+            out.watch(merge_adapters, settings)
+            if settings.data
+            else out.run(merge_adapters, settings, f"merging into {output.name}")
+        )
+    write_card(output, card_of(output))
+    out.show(report)
+    out.written(output / REPORT, output / DOCUMENT)
+    tests = report.certificate.parents if report.certificate else ()
+    return code_of_grades(row.merged.grade for row in tests)
