@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from gradience.reports.evaluation import EvaluationReport as EvaluationReport
     from gradience.reports.evaluation_sets import EvaluationSetsReport as EvaluationSetsReport
     from gradience.reports.evidence import EvidenceReport as EvidenceReport
+    from gradience.reports.fleet import FleetCompression as FleetCompression
     from gradience.reports.fleet import FleetReport as FleetReport
-    from gradience.reports.fleet_compression import FleetCompression as FleetCompression
     from gradience.reports.merge import MergeReport as MergeReport
     from gradience.reports.monitor import MonitorReport as MonitorReport
     from gradience.reports.shrink import ShrinkReport as ShrinkReport

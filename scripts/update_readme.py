@@ -26,8 +26,7 @@ from gradience.reports.bench import BenchAggregate, VariantSummary, mean_percent
 from gradience.reports.calibration import CalibrationReport
 from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluationReport
-from gradience.reports.fleet import FleetReport
-from gradience.reports.fleet_compression import FleetCompression
+from gradience.reports.fleet import FleetCompression, FleetReport
 from gradience.reports.shrink import ShrinkReport
 
 ROOT = Path(__file__).resolve().parent.parent

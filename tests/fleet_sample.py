@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from gradience.reports.fleet import Failure, FleetReport, FleetRow
-from gradience.reports.fleet_compression import FleetCompression, Truncated
+from gradience.reports.fleet import Failure, FleetCompression, FleetReport, FleetRow, Truncated
 
 KEPT = Path(__file__).parents[1] / "benchmarks" / "results" / "fleet_probes"
 

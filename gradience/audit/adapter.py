@@ -39,8 +39,7 @@ from gradience.reports.audit import (
     TensorNote,
     TypeSummary,
 )
-from gradience.reports.base.run import Stopwatch
-from gradience.reports.base.source import hub_source
+from gradience.reports.base.run import Stopwatch, hub_source
 from gradience.settings import public
 
 SETTINGS: Mapping[str, object] = {

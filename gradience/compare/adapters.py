@@ -14,8 +14,7 @@ from gradience.compare.module import compare_modules, total_energies
 from gradience.compare.settings import CompareSettings
 from gradience.errors import InputError
 from gradience.files.shared_names import path_text
-from gradience.reports.base.run import Stopwatch
-from gradience.reports.base.source import hub_source
+from gradience.reports.base.run import Stopwatch, hub_source
 from gradience.reports.comparison import ComparisonReport
 from gradience.runtimes.architecture import model_config_of
 from gradience.settings import public

@@ -47,8 +47,7 @@ from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.numbers import percent
-from gradience.reports.base.run import Stopwatch
-from gradience.reports.base.source import hub_source
+from gradience.reports.base.run import Stopwatch, hub_source
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.compression import (
     CompressionPlan,

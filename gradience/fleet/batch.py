@@ -27,8 +27,7 @@ from gradience.plan.criteria import ToRank
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.compression import CompressionReport
-from gradience.reports.fleet import FleetRow
-from gradience.reports.fleet_compression import UNCHANGED, FleetCompression, Truncated, TruncationStatus
+from gradience.reports.fleet import UNCHANGED, FleetCompression, FleetRow, Truncated, TruncationStatus
 from gradience.settings import public, shared
 
 BATCH_REPORT = "fleet_compression.json"

@@ -36,8 +36,7 @@ from gradience.plan.calibrated import smallest_rank, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.base import markdown
 from gradience.reports.base.report import save_with_page
-from gradience.reports.base.run import Stopwatch
-from gradience.reports.base.source import hub_source
+from gradience.reports.base.run import Stopwatch, hub_source
 from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.merge import (

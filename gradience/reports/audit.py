@@ -39,8 +39,7 @@ from gradience.reports.base.numbers import (
     trimmed,
 )
 from gradience.reports.base.report import Plots, Report
-from gradience.reports.base.run import RunInfo
-from gradience.reports.base.source import HubSource, commit_of
+from gradience.reports.base.run import HubSource, RunInfo, commit_of
 from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Reference
 from gradience.spectra import FloatArray, cumulative_energy
 from gradience.words import listed

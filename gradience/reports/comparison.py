@@ -9,8 +9,7 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.modules import ModuleField, kind_blocks, measure, module_table
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, sig
 from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo
-from gradience.reports.base.source import HubSource, commit_of
+from gradience.reports.base.run import HubSource, RunInfo, commit_of
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
 

@@ -5,29 +5,13 @@ from typing import ClassVar, Literal
 
 from gradience.files.artifact import Artifact, Part
 from gradience.files.shared_names import PlainName
+from gradience.reports import evaluation
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import Grade, Probability, grade_note
 from gradience.reports.base.numbers import plural, probability
 from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Compares, PlannedSet, Share
-from gradience.reports.evaluation import (
-    CANDIDATE,
-    EvaluatedAdapter,
-    EvaluationReport,
-    RowRole,
-    base_fact,
-    bound_cell,
-    change_warnings,
-    gain_over_base,
-    level_or_delta_cell,
-    name_cell,
-    opening,
-    planned_words,
-    ranks_cell,
-    saved_cell,
-    warnings_of,
-)
 
 
 class EvaluationPlan(Artifact):
@@ -54,7 +38,7 @@ class JointAdapter(Part):
     """One row: an adapter or the base model, with its grade over all data sets."""
 
     name: str
-    role: RowRole
+    role: evaluation.RowRole
     grade: Grade | None
     """B: shown on every data set. D: worse on one. X: not evaluated on one. C: otherwise. Null for the reference and
     the base."""
@@ -86,16 +70,16 @@ class EvaluationSetsReport(Report):
     """sha256 of plan.json; null if nothing was written."""
     adapters: tuple[JointAdapter, ...]
     """Reference, then candidates in the given order, then the base."""
-    evaluations: dict[PlainName, EvaluationReport]
+    evaluations: dict[PlainName, evaluation.EvaluationReport]
     """Data set -> its evaluation, in the order of the plan."""
     run: RunInfo
 
     @property
     def candidates(self) -> tuple[JointAdapter, ...]:
         """Rows of the candidates."""
-        return tuple(row for row in self.adapters if row.role == CANDIDATE)
+        return tuple(row for row in self.adapters if row.role == evaluation.CANDIDATE)
 
-    def rows_on(self, data_set: str) -> dict[str, EvaluatedAdapter]:
+    def rows_on(self, data_set: str) -> dict[str, evaluation.EvaluatedAdapter]:
         """Return the results on a data set by the names of the adapters."""
         return {row.name: row for row in self.evaluations[data_set].adapters}
 
@@ -106,40 +90,42 @@ class EvaluationSetsReport(Report):
 
 def title_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
     """Return base, data sets, device and warnings."""
-    notes = change_warnings(report.plan.changes)
-    for name, evaluation in report.evaluations.items():
-        notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
+    notes = evaluation.change_warnings(report.plan.changes)
+    for name, result in report.evaluations.items():
+        notes += [f"{name}: {note}" for note in evaluation.warnings_of(result)]
     sets = plural(len(report.plan.sets), "data set")
     title = ("Evaluation of ", doc.Span(report.adapters[0].name, "name"), f" on {sets}")
-    facts = [base_fact(report.base, next(iter(report.evaluations.values())).conditions)]
+    facts = [evaluation.base_fact(report.base, next(iter(report.evaluations.values())).conditions)]
     facts += [
-        (planned.name, planned_words(planned, report.evaluations[planned.name].adapters[0].n))
+        (planned.name, evaluation.planned_words(planned, report.evaluations[planned.name].adapters[0].n))
         for planned in report.plan.sets
     ]
     answer = [*joint_notes(report), *base_notes(report)]
-    return opening(title, answer, facts, list(dict.fromkeys(notes)))
+    return evaluation.opening(title, answer, facts, list(dict.fromkeys(notes)))
 
 
 def table_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
     """Return one row for each adapter and a column for each data set, and the legend."""
     first = report.adapters[0]
 
-    def cell(name: str, show: Callable[[EvaluatedAdapter], str]) -> Callable[[JointAdapter], doc.Inline]:
+    def cell(
+        name: str, show: Callable[[evaluation.EvaluatedAdapter], str]
+    ) -> Callable[[JointAdapter], doc.Inline]:
         rows = report.rows_on(name)
         return lambda joint: show(rows[joint.name])
 
     first_set = report.plan.sets[0].name
     one, base = report.rows_on(first_set), report.evaluations[first_set].base_words
     columns: list[tuple[doc.Column, Callable[[JointAdapter], doc.Inline]]] = [
-        (doc.Column(), lambda row: name_cell(row, base)),
+        (doc.Column(), lambda row: evaluation.name_cell(row, base)),
         (doc.Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
-        (doc.Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),
-        (doc.Column("saved", ">", drop=3), lambda row: saved_cell(one[row.name])),
+        (doc.Column("rank", ">", drop=2), lambda row: evaluation.ranks_cell(one[row.name])),
+        (doc.Column("saved", ">", drop=3), lambda row: evaluation.saved_cell(one[row.name])),
     ]
     for place, planned in enumerate(report.plan.sets):
         columns += [
             (doc.Column(planned.name, ">"), cell(planned.name, _set_cell)),
-            (doc.Column("95 % bound", ">", drop=4 + place), cell(planned.name, bound_cell)),
+            (doc.Column("95 % bound", ">", drop=4 + place), cell(planned.name, evaluation.bound_cell)),
         ]
     heading = doc.Heading(
         ("Candidates, compared with ", doc.Span(first.name, "name")) if report.candidates else "Results"
@@ -155,9 +141,9 @@ def table_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
     return [heading, doc.table_of(report.adapters, *columns), doc.Facts(legend)]
 
 
-def _set_cell(row: EvaluatedAdapter) -> str:
+def _set_cell(row: evaluation.EvaluatedAdapter) -> str:
     """Return the level of the reference; of any other row its difference from it, and its grade."""
-    return f"{level_or_delta_cell(row)} {row.grade or ''}".strip()
+    return f"{evaluation.level_or_delta_cell(row)} {row.grade or ''}".strip()
 
 
 UNITS: Mapping[Compares, str] = {
@@ -184,7 +170,7 @@ def joint_notes(report: EvaluationSetsReport) -> list[doc.Note]:
 
 def base_notes(report: EvaluationSetsReport) -> list[doc.Note]:
     """Return the reference's gains and losses on each data set, compared with the base model."""
-    gains = {name: gain_over_base(evaluation) for name, evaluation in report.evaluations.items()}
+    gains = {name: evaluation.gain_over_base(result) for name, result in report.evaluations.items()}
     return [
         doc.Note(gain.mark, (doc.Span(name, "name"), ": ", *doc.spans(gain.text)))
         for name, gain in gains.items()

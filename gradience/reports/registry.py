@@ -21,7 +21,7 @@ ARTIFACTS = {
     "conversion": "gradience.reports.conversion:ConversionReport",
     "comparison": "gradience.reports.comparison:ComparisonReport",
     "fleet": "gradience.reports.fleet:FleetReport",
-    "fleet_compression": "gradience.reports.fleet_compression:FleetCompression",
+    "fleet_compression": "gradience.reports.fleet:FleetCompression",
     "fleet_row": "gradience.reports.fleet:FleetRow",
     "evidence": "gradience.reports.evidence:EvidenceReport",
     "monitor": "gradience.reports.monitor:MonitorReport",

@@ -26,8 +26,7 @@ from gradience.fleet import batch, journal, processes
 from gradience.fleet.discover import discover
 from gradience.fleet.journal import read_rows
 from gradience.fleet.measure import measure
-from gradience.reports.fleet import FleetReport
-from gradience.reports.fleet_compression import FleetCompression
+from gradience.reports.fleet import FleetCompression, FleetReport
 
 FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
 

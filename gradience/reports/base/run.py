@@ -1,4 +1,7 @@
-"""The `run` block of an artifact: the only part that may differ between two runs on the same input."""
+"""Parts of many reports: the run, and the commit on the hub that an adapter was read from.
+
+Only the run may differ between two reports on the same input.
+"""
 
 import os
 import platform
@@ -10,6 +13,7 @@ import numpy as np
 
 from gradience import __version__
 from gradience.files.artifact import Part
+from gradience.files.hub import HubCommit
 
 
 class RunInfo(Part):
@@ -46,3 +50,31 @@ class Stopwatch:
             platform=platform.platform(),
             cpu_count=os.cpu_count() or 1,
         )
+
+
+class HubSource(Part):
+    """A commit of a repository on the hub."""
+
+    repo: str
+    """`org/name`."""
+    revision: str | None = None
+    """The requested branch, tag or commit; null for the default branch."""
+    commit: str
+    """The commit that was read."""
+    inside: str = ""
+    """The folder or file of the repository; empty for its root."""
+
+
+def commit_of(source: HubSource | None) -> list[str]:
+    """Return `commit 0123456789ab` for a screen; empty for an adapter on disk."""
+    return [] if source is None else [f"commit {source.commit[:12]}"]
+
+
+def hub_source(source: HubCommit | None) -> HubSource | None:
+    """Return the source of an adapter as a part of an artifact; None for an adapter on disk."""
+    if source is None:
+        return None
+    address = source.address
+    return HubSource(
+        repo=address.repo, revision=address.revision, commit=source.commit, inside=address.inside
+    )
