@@ -27,21 +27,12 @@ from gradience.reports.verification import Verification
 from gradience.settings import public
 from gradience.shrink.verb import SHRUNK
 from gradience.tasks.user_code import allowing
-from gradience.verification.answers import (
-    KnownAdapters,
-    check_answers,
-    check_compression,
-    check_data,
-    check_distillation,
-    check_evaluation,
-    check_sets,
-    check_shrink,
-)
+from gradience.verification import answers
 
 EVIDENCE = "evidence.json"
 
 
-def check_evidence(place: Path, findings: Findings, _: KnownAdapters) -> None:
+def check_evidence(place: Path, findings: Findings, _: answers.KnownAdapters) -> None:
     """Make evidence.json again from the two logs, found in the folder or at their paths by their digests."""
     report = EvidenceReport.read(place / EVIDENCE)
     a, b = (_log_at(place, log, findings) for log in (report.a, report.b))
@@ -77,13 +68,13 @@ def _log_at(place: Path, log: LogFacts, findings: Findings) -> Path | None:
     return None
 
 
-CHECKS: Mapping[str, Callable[[Path, Findings, KnownAdapters], object]] = {
-    SHRUNK: check_shrink,
-    EVALUATION: check_evaluation,
-    JOINT: check_sets,
+CHECKS: Mapping[str, Callable[[Path, Findings, answers.KnownAdapters], object]] = {
+    SHRUNK: answers.check_shrink,
+    EVALUATION: answers.check_evaluation,
+    JOINT: answers.check_sets,
     EVIDENCE: check_evidence,
-    REPORT: check_compression,
-    DISTILL_REPORT: check_distillation,
+    REPORT: answers.check_compression,
+    DISTILL_REPORT: answers.check_distillation,
 }
 """File of a result -> its check."""
 UNCOUNTED = "earlier tests on these examples: the ledger that counts them is not in the folder"
@@ -121,7 +112,7 @@ def verify(settings: VerifySettings) -> Verification:
             code="not-of-bench",
             hint="leave it out; to regenerate the answers, run the command that the result contains",
         )
-    with unpacked(folder) as place, KnownAdapters(place) as adapters:
+    with unpacked(folder) as place, answers.KnownAdapters(place) as adapters:
         findings = Findings(lambda text: as_published(text, place, folder))
         if (place / DIGESTS).is_file() or settings.root is not None:
             check_files(place, findings, expected=settings.root)
@@ -131,7 +122,7 @@ def verify(settings: VerifySettings) -> Verification:
                 CHECKS[name](place, findings, adapters)
             if settings.data:
                 with findings.remaking(name):
-                    check_data(name, place, findings)
+                    answers.check_data(name, place, findings)
     if {SHRUNK, EVALUATION, JOINT} & {*names}:
         findings.gap(UNCOUNTED)
     return _report(settings, findings, watch, MADE_UP, folder, plan)
@@ -145,7 +136,7 @@ def _of_run(settings: VerifySettings, run: RunFolder, watch: Stopwatch) -> Verif
         inside = f"{path.parent.relative_to(run.folder).as_posix()}/"
         if inside.startswith(run.only):
             with findings.inside(inside), findings.remaking(EVALUATION):
-                check_answers(path.parent, findings)
+                answers.check_answers(path.parent, findings)
     if settings.data:
         check_bench_data(run)
     sample_seed, again = settings.sample_seed, None

@@ -21,6 +21,7 @@ from gradience.errors import InputError, OutputError, UsageError
 from gradience.evaluate import Classification, adapters
 from gradience.evaluate.engines.base import OutOfMemoryError, budget_batches
 from gradience.evaluate.engines.transformers import engine as engine_module
+from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine, memory
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.settings import EvaluateSettings
@@ -271,7 +272,7 @@ class Device:
     """A device on which batches of more than `rows` texts do not fit, from the call `start` on."""
 
     def __init__(self, monkeypatch, rows, start=0, error=CUDA):
-        self.answered, self.calls, answer = [], 0, engine_module.classify_batch
+        self.answered, self.calls, answer = [], 0, forward.classify_batch
 
         def classify(model, tokenizer, texts, **options):
             self.calls += 1
@@ -280,7 +281,7 @@ class Device:
             self.answered.append(len(texts))
             return answer(model, tokenizer, texts, **options)
 
-        monkeypatch.setattr(engine_module, "classify_batch", classify)
+        monkeypatch.setattr(forward, "classify_batch", classify)
 
 
 def evaluate(folder, *names, **options):

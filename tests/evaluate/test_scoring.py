@@ -24,7 +24,6 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate import kl_divergence
 from gradience.evaluate.checks import scoring_bytes
 from gradience.evaluate.engines.base import Decoding, Draft, Output, Reading
-from gradience.evaluate.engines.transformers import engine as module
 from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import count, read_records
@@ -365,13 +364,13 @@ def followed(engine, name, reference="rslora", *, known=True, near_tie=1e-4, **w
 def generated(monkeypatch):
     """Tokens with which each row begins that is generated."""
     begun: list[int] = []
-    generate = module.generate_batch
+    generate = forward.generate_batch
 
     def counting(*arguments, **settings):
         begun.extend(len(row.ids) for row in settings.get("begun", ()))
         return generate(*arguments, **settings)
 
-    monkeypatch.setattr(module, "generate_batch", counting)
+    monkeypatch.setattr(forward, "generate_batch", counting)
     return begun
 
 

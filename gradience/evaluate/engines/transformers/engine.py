@@ -41,26 +41,7 @@ from gradience.evaluate.engines.base import (
     Reading,
     Score,
 )
-from gradience.evaluate.engines.transformers.forward import (
-    EncodedPair,
-    FollowedRow,
-    GeneratedRow,
-    KeptReference,
-    ReadDraft,
-    Summary,
-    cache_of,
-    classify_batch,
-    fitted,
-    followed_row,
-    generate_batch,
-    passes,
-    read_drafts,
-    response_logits,
-    scores_of,
-    summed_up,
-    verified,
-    windows_of,
-)
+from gradience.evaluate.engines.transformers import forward
 from gradience.files.records import RecordKind
 from gradience.models.devices import choose_device, computes_fast, device_name, lacks_memory
 from gradience.models.load import context_of, fingerprint_of, load_base, load_tokenizer, quiet
@@ -130,7 +111,7 @@ class TransformersEngine(Engine):
         self._keys: dict[str, str] = {}
         self._added = 0
         self._written: dict[tuple[str | None, str], Output] = {}
-        self._states: dict[str, KeptReference] = {}
+        self._states: dict[str, forward.KeptReference] = {}
 
     @classmethod
     def inspect(cls, inputs: EvaluateInputs) -> Iterator[str]:
@@ -238,12 +219,12 @@ class TransformersEngine(Engine):
     ) -> list[Classified]:
         """Raises UsageError (`mixed-examples`)."""
         with memory(), self.using(name, lora=lora) as model:
-            return classify_batch(model, self.encoder, texts, max_length=max_length)
+            return forward.classify_batch(model, self.encoder, texts, max_length=max_length)
 
     def generate(self, name: str | None, prompts: Sequence[str], how: Decoding) -> list[Output]:
         """Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
         with memory(), self.using(name) as model:
-            outputs = generate_batch(model, self.encoder, prompts, how)
+            outputs = forward.generate_batch(model, self.encoder, prompts, how)
         self._written.update(zip(((name, prompt) for prompt in prompts), outputs, strict=True))
         return outputs
 
@@ -258,8 +239,8 @@ class TransformersEngine(Engine):
     ) -> list[list[tuple[Output, Score | None]]]:
         """Raises what `generate` and `score` raise."""
         drafts = [self._known(reference, draft) for batch in batches for draft in batch]
-        rows = [followed_row(self.encoder, draft, how) for draft in drafts]
-        begun = [GeneratedRow(self.encoder, how, row.draft.truncated) for row in rows]
+        rows = [forward.followed_row(self.encoder, draft, how) for draft in drafts]
+        begun = [forward.GeneratedRow(self.encoder, how, row.draft.truncated) for row in rows]
         scored: list[Score | None] = [None] * len(rows)
         unfinished: dict[int, Any] = {}
         at_once = max(map(len, batches))
@@ -267,22 +248,22 @@ class TransformersEngine(Engine):
         def finish(places: Sequence[int]) -> None:
             kept = [unfinished.pop(place) for place in places]
             with self.using(name) as model:
-                generate_batch(
+                forward.generate_batch(
                     model,
                     self.encoder,
                     [drafts[place].prompt for place in places],
                     how,
                     begun=[begun[place] for place in places],
-                    cache=None if None in kept else cache_of(kept),
+                    cache=None if None in kept else forward.cache_of(kept),
                 )
 
         with memory(), torch.inference_mode():
             for places in self._passes(rows):
                 few = [rows[place] for place in places]
                 with self.using(name) as model:
-                    read = read_drafts(few, model, self.encoder)
+                    read = forward.read_drafts(few, model, self.encoder)
                 for place, row, one in zip(places, few, read, strict=True):
-                    verified(row, one, near_tie, begun[place])
+                    forward.verified(row, one, near_tie, begun[place])
                     if begun[place].stopped_by is not None:
                         continue
                     if self.base.dtype == torch.float32:
@@ -300,18 +281,18 @@ class TransformersEngine(Engine):
         return [[next(answered) for _ in batch] for batch in batches]
 
     def _scored(
-        self, rows: Sequence[FollowedRow], read: Sequence[ReadDraft], reference: str | None
+        self, rows: Sequence[forward.FollowedRow], read: Sequence[forward.ReadDraft], reference: str | None
     ) -> Sequence[Score | None]:
         """Return the score of each row's response."""
         if read[0].response is None:
             return [None] * len(rows)
-        of_reference: Sequence[torch.Tensor | Summary | None] = [None] * len(rows)
+        of_reference: Sequence[torch.Tensor | forward.Summary | None] = [None] * len(rows)
         if reference is not None:
-            kept = self._states.setdefault(reference, KeptReference())
+            kept = self._states.setdefault(reference, forward.KeptReference())
             with self.using(reference) as model:
                 of_reference = kept.read(rows, model, self.encoder)
         return [
-            scores_of([row.response], one.response[0], expected, one.response[1])[0]
+            forward.scores_of([row.response], one.response[0], expected, one.response[1])[0]
             for row, one, expected in zip(rows, read, of_reference, strict=True)
             if row.response is not None and one.response is not None
         ]
@@ -323,14 +304,14 @@ class TransformersEngine(Engine):
             self.generate(name, unknown[start : start + 16], how)
         outputs = [self._written[name, draft.prompt] for draft in drafts]
         rows = [
-            followed_row(self.encoder, Draft(draft.prompt, output), how)
+            forward.followed_row(self.encoder, Draft(draft.prompt, output), how)
             for draft, output in zip(drafts, outputs, strict=True)
         ]
         largest = 0.0
         with memory(), torch.inference_mode():
             for places in self._passes(rows):
                 with self.using(name) as model:
-                    read = read_drafts([rows[place] for place in places], model, self.encoder)
+                    read = forward.read_drafts([rows[place] for place in places], model, self.encoder)
                 for place, one in zip(places, read, strict=True):
                     changes = map(abs, map(operator.sub, one.gaps, outputs[place].gaps))
                     largest = max(largest, *changes)
@@ -341,8 +322,8 @@ class TransformersEngine(Engine):
         written = self._written.get((reference, draft.prompt))
         return draft if written is None else replace(draft, output=written)
 
-    def _passes(self, rows: Sequence[FollowedRow]) -> Iterator[list[int]]:
-        return passes(rows, max(1, self._vocabulary), self.base.device)
+    def _passes(self, rows: Sequence[forward.FollowedRow]) -> Iterator[list[int]]:
+        return forward.passes(rows, max(1, self._vocabulary), self.base.device)
 
     def score(
         self, name: str | None, pairs: Sequence[tuple[str, str]], how: Reading, reference: str | None = None
@@ -356,22 +337,26 @@ class TransformersEngine(Engine):
             if how.rolling:
                 texts = []
                 for _, text in pairs:
-                    windows = windows_of(self.encoder, text, how.max_length)
-                    texts.append(summed_up([self._scores(name, [one], how, reference)[0] for one in windows]))
+                    windows = forward.windows_of(self.encoder, text, how.max_length)
+                    texts.append(
+                        forward.summed_up([self._scores(name, [one], how, reference)[0] for one in windows])
+                    )
                 return texts
-            return self._scores(name, [fitted(self.encoder, *pair, how) for pair in pairs], how, reference)
+            return self._scores(
+                name, [forward.fitted(self.encoder, *pair, how) for pair in pairs], how, reference
+            )
 
     def _scores(
-        self, name: str | None, pairs: Sequence[EncodedPair], how: Reading, reference: str | None
+        self, name: str | None, pairs: Sequence[forward.EncodedPair], how: Reading, reference: str | None
     ) -> list[Score]:
         def logits(adapter: str | None) -> torch.Tensor:
             with self.using(adapter) as model:
-                return response_logits(model, self.encoder, pairs, how)
+                return forward.response_logits(model, self.encoder, pairs, how)
 
         with torch.inference_mode():
             of_reference = None if reference is None else logits(reference)
             known = of_reference if name == reference else None
-            return scores_of(pairs, logits(name) if known is None else known, of_reference)
+            return forward.scores_of(pairs, logits(name) if known is None else known, of_reference)
 
     def close(self) -> None:
         self.base = self._peft = None

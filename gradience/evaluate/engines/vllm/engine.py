@@ -20,15 +20,8 @@ from gradience.adapters.formats import open_adapter
 from gradience.errors import EngineError, GradienceError, InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.engines.base import Decoding, Engine, OutOfMemoryError, Output, Reading, Score
+from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
-from gradience.evaluate.engines.transformers.forward import (
-    EncodedPair,
-    GeneratedRow,
-    fitted,
-    prompt_ids,
-    summed_up,
-    windows_of,
-)
 from gradience.files.records import RecordKind
 from gradience.models.devices import VISIBLE, choose_device, device_name, visible_name
 from gradience.models.locate import locate
@@ -203,8 +196,8 @@ class VllmEngine(Engine):
         continued.
         """
         tokenizer = self.peft.encoder
-        encoded = [prompt_ids(tokenizer, prompt, how.room) for prompt in prompts]
-        rows = [GeneratedRow(tokenizer, how, truncated) for _, truncated in encoded]
+        encoded = [forward.prompt_ids(tokenizer, prompt, how.room) for prompt in prompts]
+        rows = [forward.GeneratedRow(tokenizer, how, truncated) for _, truncated in encoded]
         waiting = list(range(len(rows)))
         while waiting:
             room = [how.max_new_tokens - len(rows[place].ids) for place in waiting]
@@ -229,9 +222,9 @@ class VllmEngine(Engine):
         """Scores without KL and flips, which need the whole vocabulary: `divergence` measures them."""
         tokenizer = self.peft.encoder
         texts = [
-            windows_of(tokenizer, response, how.max_length)
+            forward.windows_of(tokenizer, response, how.max_length)
             if how.rolling
-            else [fitted(tokenizer, prompt, response, how)]
+            else [forward.fitted(tokenizer, prompt, response, how)]
             for prompt, response in pairs
         ]
         scored = [pair for parts in texts for pair in parts if pair.response]
@@ -241,11 +234,11 @@ class VllmEngine(Engine):
         )
         terms = iter(self._ask("score", name, rows, first=first) if rows else [])
 
-        def score_of(pair: EncodedPair) -> Score:
+        def score_of(pair: forward.EncodedPair) -> Score:
             values, best = zip(*next(terms), strict=True) if pair.response else ((), ())
             return Score(sum(values), len(values), all(best), kl=None, flips=None, truncated=pair.truncated)
 
-        return [summed_up([score_of(pair) for pair in parts]) for parts in texts]
+        return [forward.summed_up([score_of(pair) for pair in parts]) for parts in texts]
 
     def close(self) -> None:
         self._stop()
