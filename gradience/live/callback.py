@@ -28,7 +28,7 @@ from gradience.live import SpectralTracker
 from gradience.live.describe import class_names, describe_run, is_language_model
 from gradience.live.sinks import Sink, chart_values, open_sinks
 from gradience.telemetry import RunStatus, TelemetryWriter, last_position
-from gradience.telemetry.trainers import REWARDS, method_of
+from gradience.telemetry.records import REWARDS, method_of
 from gradience.telemetry.writer import status_of
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,7 @@ from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.monitor.series import Series
 from gradience.reports.monitor import EvaluationPoint, Setup
 from gradience.telemetry import Record
-from gradience.telemetry.records import Json
-from gradience.telemetry.trainers import REWARDS, method_of
+from gradience.telemetry.records import REWARDS, Json, method_of
 
 MAX_POINTS = 256
 MAX_AUDITS = 50

@@ -28,7 +28,7 @@ from gradience.ranks import DEFAULT_GRID, percentile, round_up
 from gradience.reports.base.numbers import sig
 from gradience.reports.monitor import Confidence, Evidence, Setup
 from gradience.rules import NotApplicable, Rule, need, rule
-from gradience.telemetry.trainers import Method
+from gradience.telemetry.records import Method
 from gradience.words import counted
 
 DEFAULT_GAP_THRESHOLD = 1.5

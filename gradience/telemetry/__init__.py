@@ -4,8 +4,7 @@
 nothing but the standard library. The format is described in docs/reference/files.md.
 """
 
-from gradience.telemetry.reader import ReadIssue, TelemetryReader, last_position
-from gradience.telemetry.records import SCHEMA, Record
+from gradience.telemetry.records import SCHEMA, ReadIssue, Record, TelemetryReader, last_position
 from gradience.telemetry.writer import RunStatus, TelemetryWriter
 
 __all__ = [

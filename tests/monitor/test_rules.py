@@ -17,7 +17,7 @@ from gradience.monitor import monitor_runs
 from gradience.monitor.rules import RULES
 from gradience.monitor.series import MAX_BUCKETS, Series
 from gradience.telemetry import TelemetryWriter
-from gradience.telemetry.trainers import method_of
+from gradience.telemetry.records import method_of
 
 RUNS = Path(__file__).parent / "runs"
 

@@ -15,7 +15,7 @@ from raising import raises
 
 from gradience.errors import InputError
 from gradience.telemetry import SCHEMA, TelemetryReader, TelemetryWriter, last_position
-from gradience.telemetry.reader import MAX_LINE_BYTES, MAX_LINE_VALUES
+from gradience.telemetry.records import MAX_LINE_BYTES, MAX_LINE_VALUES
 
 
 def strict_lines(path):
