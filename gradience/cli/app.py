@@ -18,7 +18,7 @@ import typer
 from gradience.cli.console import VisibleStream, show_error, show_note
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
-from gradience.cli.original_options import instead_of
+from gradience.cli.original_options import INSTEAD
 from gradience.errors import GradienceError
 from gradience.words import plainly, printable
 
@@ -289,7 +289,7 @@ def _usage(error: typer.TyperException) -> int:
     """A wrong command line: what is wrong, and where the right one is described."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "gradience"
-    instead = instead_of(context.info_name if context else None, getattr(error, "option_name", None))
+    instead = INSTEAD.get((getattr(context, "info_name", None), getattr(error, "option_name", None)))
     message = plainly(error.format_message().replace(": Value error, ", ": ").rstrip("."))
     if context and message.startswith("Missing argument"):
         instead = instead or " ".join(context.get_usage().removeprefix("Usage: ").split())

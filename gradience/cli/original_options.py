@@ -7,7 +7,7 @@ NO_BASE = (
 NO_GUARD = "gradience demo audits a trained adapter; gradience monitor run.jsonl finds NaN in a run"
 KEPT = "leave it out: results stay in --output, and runtime.keep_adapters=none gives up the trained weights"
 
-INSTEAD = {
+INSTEAD: dict[tuple[str | None, str | None], str] = {
     ("audit", "--adapter-config"): "name the folder that holds both files: gradience audit ./my_adapter",
     ("audit", "--weights"): "gradience audit ./my_adapter, or the path of the .safetensors file",
     ("audit", "--top-singular-values"): "--json has the singular values of every module",
@@ -34,8 +34,3 @@ INSTEAD = {
     ("aggregate", "--include-smoke"): "leave it out: a smoke run is no evidence, and none is aggregated",
 }
 """(verb, option) -> what to type."""
-
-
-def instead_of(verb: str | None, option: str | None) -> str | None:
-    """Return the replacement for an option that only the original had."""
-    return INSTEAD.get((verb or "", option or ""))
