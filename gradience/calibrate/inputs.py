@@ -25,9 +25,8 @@ from gradience.models.tokenizers import (
 from gradience.reports.base.prompted import Kind
 from gradience.tasks.jsonl import choice_of, response_of
 from gradience.tasks.prompts import rendered_turn
-from gradience.tasks.row import Row
+from gradience.tasks.rows import Row, local
 from gradience.tasks.rows import kind_of as kind_of_row
-from gradience.tasks.rows import local
 
 LIBRARIES = ("torch", "transformers", "peft")
 KINDS: Mapping[str, Kind] = {

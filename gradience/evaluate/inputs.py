@@ -34,9 +34,8 @@ from gradience.tasks.base import (
     Task,
 )
 from gradience.tasks.examples import ChoiceExample, LabeledExample
-from gradience.tasks.layouts import columns_hint
 from gradience.tasks.prompts import Unchanged, load_prompts
-from gradience.tasks.rows import KINDS, grouped_by, kind_of, local
+from gradience.tasks.rows import KINDS, columns_hint, grouped_by, kind_of, local
 from gradience.words import counted
 
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}

@@ -18,8 +18,7 @@ from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id
-from gradience.tasks.row import Row
-from gradience.tasks.rows import gather, sources_of, tables_of
+from gradience.tasks.rows import Row, gather, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 ROLES = ("system", "developer", "user", ASSISTANT, "tool")

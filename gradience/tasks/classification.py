@@ -12,8 +12,7 @@ from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabeledExample, canonical, content_id
 from gradience.tasks.metrics import Metric
-from gradience.tasks.row import Row
-from gradience.tasks.rows import RowTable, Tables, checked, gather, sources_of, tables_of
+from gradience.tasks.rows import Row, RowTable, Tables, checked, gather, sources_of, tables_of
 
 
 def load(

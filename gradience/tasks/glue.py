@@ -16,10 +16,8 @@ from gradience.errors import UsageError, did_you_mean
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.classification import Labels, pair_id, texts_of, word_of
 from gradience.tasks.examples import LabeledExample, prepare, with_dev
-from gradience.tasks.layouts import laid_out
 from gradience.tasks.metrics import Metric
-from gradience.tasks.row import Row
-from gradience.tasks.rows import RowTable, sources_of, train_and_confirm
+from gradience.tasks.rows import Row, RowTable, laid_out, sources_of, train_and_confirm
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,7 @@ from pydantic import Field
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import AnswerScoring, Filter, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, with_dev
-from gradience.tasks.row import Row
-from gradience.tasks.rows import sources_of, train_and_confirm
+from gradience.tasks.rows import Row, sources_of, train_and_confirm
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 

@@ -18,8 +18,7 @@ from gradience.tasks.base import (
     LikelihoodTask,
 )
 from gradience.tasks.examples import ChoiceExample, PromptExample, content_id
-from gradience.tasks.row import Row
-from gradience.tasks.rows import gather, kind_of, sources_of, tables_of
+from gradience.tasks.rows import Row, gather, kind_of, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 
@@ -43,7 +42,7 @@ def load(
     scorer extracts from the `completion`. pattern: for `regex`, with one group. stop: an output ends before them.
     choose_by: for `multiple_choice`, which reads `prompt`, `choices` and `answer` and generates nothing.
     scorer: `nll` generates nothing either, and compares the likelihoods of the responses, or of whole texts in `text`.
-    columns: our names of the columns -> the file's; see `gradience.tasks.layouts`.
+    columns: our names of the columns -> the file's; see `gradience.tasks.rows.laid_out`.
     max_new_tokens: by default as many as the longest response has bytes, and some, at most 1,024.
     Raises UsageError (`task-scorer`, `task-pattern`), InputError (`task-answer`: a row's own completion would be scored
     wrong), and as `tables_of` and `gather` do.

@@ -12,8 +12,7 @@ from gradience.reports.bench_plan import Role
 from gradience.tasks.base import Decision, GenerationTask
 from gradience.tasks.chat import messages_of, several_messages_of
 from gradience.tasks.examples import PromptExample, content_id
-from gradience.tasks.row import Row
-from gradience.tasks.rows import gather, sources_of, tables_of
+from gradience.tasks.rows import Row, gather, sources_of, tables_of
 
 MAX_NEW_TOKENS = 256
 """Tokens of an answer, since no response shows how long answers are."""

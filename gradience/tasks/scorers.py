@@ -16,7 +16,7 @@ from gradience.errors import InputError, UsageError
 from gradience.tasks import gsm8k
 from gradience.tasks.base import AnswerScoring, Filter, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, Examples, PromptExample
-from gradience.tasks.row import Row
+from gradience.tasks.rows import Row
 
 ScorerName = Literal["exact", "normalized", "contains", "regex", "number"]
 NLL: Literal["nll"] = "nll"
