@@ -321,7 +321,7 @@ def layout_of(row: Row) -> Layout | None:
     if row.has("chosen"):
         return _chosen
     if isinstance(row.values.get("prompt"), list) and isinstance(row.values.get("completion"), list):
-        return lambda row: {"messages": [*_messages(row, "prompt"), *_messages(row, "completion")]}
+        return lambda row: {"messages": _messages(row, "prompt", "completion")}
     if prompt is not None and (row.has("choices") or row.has("endings")):
         return lambda row: _choices(row, prompt)
     # Beside a question with its answer, a category is no label.
@@ -384,10 +384,10 @@ def _turns(row: Row, prompt: str, answer: str) -> list[Values]:
     ]
 
 
-def _messages(row: Row, column: str) -> list[Any]:
+def _messages(row: Row, *columns: str) -> list[Any]:
     """Messages with `role` and `content`; ShareGPT has `from` and `value`, and names of its own."""
     messages = []
-    for message in row.items(column, "message", 1):
+    for message in (each for column in columns for each in row.items(column, "message", 1)):
         if isinstance(message, dict):
             role = message.get("role", message.get("from"))
             content = message.get("content", message.get("value"))
@@ -400,8 +400,7 @@ def _chosen(row: Row) -> Values:
     """The chosen side of preference data: messages, or texts; without a prompt the two texts begin with it."""
     chosen, prompt = row.value("chosen"), row.values.get("prompt")
     if isinstance(chosen, list):
-        before = _messages(row, "prompt") if isinstance(prompt, list) else []
-        return {"messages": [*before, *_messages(row, "chosen")]}
+        return {"messages": _messages(row, *(["prompt"] if isinstance(prompt, list) else []), "chosen")}
     if prompt is not None:
         return {"prompt": row.text("prompt"), "answer": row.text("chosen")}
     chosen, rejected = row.text("chosen"), row.text("rejected")
