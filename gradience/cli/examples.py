@@ -84,8 +84,7 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
     from gradience.evaluate.verb import JOINT
     from gradience.reports.evaluation_sets import EvaluationSetsReport
     from gradience.reports.shrink import ShrinkReport
-    from gradience.shrink.strength import DEV, TEST
-    from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK, shrink_adapter
+    from gradience.shrink.verb import ADAPTER, DEV, DOCUMENT, SHRUNK, TEST, shrink_adapter
 
     with code.allowing():
         result = out.watch(shrink_adapter, replace(settings, card=card_of))

@@ -8,27 +8,40 @@ DIR/guards/NAME/    answers on a guard
 DIR/adapter/        smallest candidate shown to stay within the margin; its card names the evidence
 DIR/shrink.json     evidence
 DIR/digests.json    sha256 of all these files except the candidates
+
+`--over strength` evaluates all strengths and ranks on dev rows, and tests the best on test rows. It writes instead:
+
+DIR/candidates/NAME/   each point of the grid, as `gradience compress --strength` writes it
+DIR/dev/               the evaluation of all points on the dev rows; its plot `frontier`
+DIR/test/              the evaluation of the chosen point on the test rows
+DIR/adapter/           the chosen point, if it is shown on every data set
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.audit.adapter import audit_opened
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
+from gradience.evaluate import verb as evaluation
+from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.engines import require_local
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
+from gradience.evaluate.inputs import EvaluateInputs, split, with_adapters
 from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
 from gradience.evaluate.settings import sets_of
-from gradience.evaluate.verb import PLAN, report_notes, require_libraries, write_plan
 from gradience.files.card import CardOf, write_card
 from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests
 from gradience.files.whole import check_output, only_one, whole_folder, write_errors
+from gradience.plan.criteria import ToOwnRanks, ToRank
 from gradience.progress import Watcher
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
@@ -37,15 +50,39 @@ from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.settings import public
-from gradience.shrink.candidates import DISTILLED, CandidateSource, calibration_on
-from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import GUARDS, Prepared, changes_of, forecast_shrink, prepare, read_search
-from gradience.shrink.search import CANDIDATES, maker, search_candidates
+from gradience.shrink.candidates import DISTILLED, CandidateSource, TruncatedKind, calibration_on
+from gradience.shrink.plan import (
+    GUARDS,
+    Prepared,
+    changes_of,
+    forecast_shrink,
+    prepare,
+    read_search,
+    reference_of,
+)
+from gradience.shrink.search import CANDIDATES, maker, report_of, search_candidates
 from gradience.shrink.settings import ShrinkSettings
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 CALIBRATION = "calibration.safetensors"
 CALIBRATES = "the search calibrates on the prompts first: sizes, start and memory will differ"
+
+STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
+"""Default grid."""
+DEV, TEST = "dev", "test"
+RULE = (
+    "on the dev rows, the task's drop is at most half of its margin; of these, the largest gain on the guards, in units"
+    " of their margins"
+)
+
+
+class Point(NamedTuple):
+    """One point of the grid."""
+
+    name: str
+    strength: float
+    """Factor for the update of the reference adapter."""
+    rank: int
 
 
 @public(ShrinkSettings)
@@ -73,17 +110,15 @@ def shrink_adapter(
     """
     require_local(settings.engine)
     sets_of(settings.evaluation)  # raises for invalid settings before libraries are imported
-    require_libraries(settings.engine)
-    from gradience.shrink import strength
-
+    evaluation.require_libraries(settings.engine)
     over_strength = settings.over == "strength"
     if over_strength:
-        strength.refuse(settings)
+        refuse_strength(settings)
     elif not settings.dry_run:
         refuse_output(Path(settings.adapter), settings.folder)
     with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
         if over_strength:
-            return strength.search_strength(settings, opened)
+            return search_strength(settings, opened)
         search = read_search(settings, opened)
         prepared = prepare(search, settings.ranks)
         calibrates = settings.prompts_beside_examples and settings.calibration is None
@@ -94,7 +129,7 @@ def shrink_adapter(
         if calibrates:
             source = replace(search.source, calibration=_calibration(settings, search.source))
             prepared = prepare(replace(search, source=source), settings.ranks)
-        report_notes(prepared.sets[0], 1)
+        evaluation.report_notes(prepared.sets[0], 1)
         return shrink(prepared, settings)
 
 
@@ -120,7 +155,9 @@ def refuse_output(adapter: Path, output: Path) -> None:
     Raises UsageError (`output-is-input`, `output-exists`, `not-ours`, `output-other-run`).
     """
     refuse_other_run(output, "shrink")
-    check_output(output / ADAPTER, adapter, force=(output / SHRUNK).exists() or (output / PLAN).exists())
+    check_output(
+        output / ADAPTER, adapter, force=(output / SHRUNK).exists() or (output / evaluation.PLAN).exists()
+    )
     if output.resolve() == adapter.resolve():
         raise UsageError(
             f"{output}: the output is the adapter itself",
@@ -133,7 +170,9 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
     """Search for the smallest candidate shown to stay within the margin. Finished work in the folder is reused."""
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
-        plan = write_plan(prepared.plan, output / PLAN, lambda _: [output], changes_of, watcher)
+        plan = evaluation.write_plan(
+            prepared.plan, output / evaluation.PLAN, lambda _: [output], changes_of, watcher
+        )
         prepared = replace(prepared, plan=plan)
         tests = None if prepared.sets[0].request.no_ledger else _count(plan, output, watcher.note)
         make = maker(prepared.source, output)
@@ -143,7 +182,7 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
                 make(candidate)
         with memory_errors(), closing(LoadedBase()) as base:
             results = search_candidates(prepared, output, watcher, make, base)
-        report = report_of(plan, sha256_file(output / PLAN), results, watch)
+        report = report_of(plan, sha256_file(output / evaluation.PLAN), results, watch)
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
         write_result(report, output, settings.card)
@@ -166,7 +205,7 @@ def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> Non
         write_card(output / ADAPTER, card(output / ADAPTER, report))
     rows = [report.reference, report.control.result, *(candidate.result for candidate in report.candidates)]
     names = {
-        PLAN,
+        evaluation.PLAN,
         SHRUNK,
         DOCUMENT,
         f"{RECORDS}/{MANIFEST}",
@@ -199,3 +238,95 @@ def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) ->
 
 def _same(a: Path, b: Path) -> bool:
     return b.is_file() and sha256_file(a) == sha256_file(b)
+
+
+# ---------------------------------------------------------------- over strength
+
+
+def search_strength(settings: ShrinkSettings, opened: Adapter) -> EvaluationSetsReport | EvaluationForecast:
+    """Choose a point on the dev rows, and return its evaluation on the test rows.
+
+    If no point is chosen, only the reference and the base are evaluated there. Raises what reading, compressing and
+    evaluating raise.
+    """
+    watcher, output = settings.watcher or Watcher(), settings.folder
+    reference = reference_of(settings, opened)
+    sets = evaluation.read_sets(replace(settings.evaluation, output=output), (reference,))
+    source = CandidateSource(opened, audit_opened(opened), card=settings.card)
+    points = grid(settings.strengths or STRENGTHS, settings.ranks or (source.rank,), source.rank)
+    dev, test = zip(*map(split, sets), strict=True)
+    if settings.dry_run:
+        planned = [replace(reference, name=point.name) for point in points]
+        return evaluation.forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
+    for each in sets:
+        evaluation.report_notes(each, 0)
+
+    def evaluated(
+        part: Sequence[EvaluateInputs], folder: Path, scaled: Sequence[AdapterInput]
+    ) -> EvaluationSetsReport:
+        inputs = [with_adapters(each, (reference, *scaled)) for each in part] if scaled else part
+        with only_one(folder):
+            return evaluation.evaluate_each(inputs, folder, watcher)
+
+    with only_one(output):
+        written: dict[str, AdapterInput] = {}
+        for point in points:
+            criterion = ToRank if point.rank < source.rank else lambda _: ToOwnRanks()
+            folder = output / CANDIDATES / point.name
+            TruncatedKind(criterion=criterion, strength=point.strength).make(source, point.rank, folder)
+            written[point.name] = adapter_input(point.name, folder)
+        chosen = choose(evaluated(dev, output / DEV, [*written.values()]))
+        watcher.note(f"{chosen or 'no point'} is chosen: {RULE}")
+        report = evaluated(test, output / TEST, [] if chosen is None else [written[chosen]])
+        shown = [row.name for row in report.candidates if row.grade == "B"]
+        put_in_place(output, shown[0] if shown else None, watcher.note)
+    return report
+
+
+def refuse_strength(settings: ShrinkSettings) -> None:
+    """Refuse settings that cannot be combined with a search over strengths, and what the output would replace.
+
+    Raises UsageError (`strength-needs-guard`, `strength-alone`, `output-exists`, `output-other-run`).
+    """
+    if not settings.guards:
+        raise UsageError(
+            "--over strength needs a guard, to measure what the adapter forgets",
+            code="strength-needs-guard",
+            hint="add --guard general=rows.jsonl, or for a language model --guard text",
+        )
+    if settings.calibration is not None or settings.prompts is not None:
+        raise UsageError(
+            "--over strength cannot be combined with --calibration or --prompts",
+            code="strength-alone",
+            hint="run `gradience shrink` with them first, then search the strength of the adapter it writes",
+        )
+    output = settings.folder
+    check_output(output / ADAPTER, Path(settings.adapter), force=(output / DEV / evaluation.JOINT).exists())
+    refuse_other_run(output, "shrink --over strength")
+
+
+def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[Point, ...]:
+    """Return every strength at every rank, the strongest and largest first; without the adapter itself.
+
+    >>> [point.name for point in grid((0.5, 1.0), (8, 4), rank=8)]
+    ['strength0.5', 'strength1-rank4', 'strength0.5-rank4']
+    """
+    return tuple(
+        Point(f"strength{by:g}" + ("" if each == rank else f"-rank{each}"), by, each)
+        for each in sorted({min(each, rank) for each in ranks}, reverse=True)
+        for by in sorted(set(strengths), reverse=True)
+        if (each, by) != (rank, 1.0)
+    )
+
+
+def choose(report: EvaluationSetsReport) -> str | None:
+    """Return the candidate that `RULE` chooses; None if none is better on the guards."""
+    best, least = None, 0.0
+    for row in report.candidates:
+        drops = {False: [0.0], True: [0.0]}  # of the task and of guards, in units of the margins
+        for planned in report.plan.sets:
+            gain = report.rows_on(planned.name)[row.name].gain
+            drops[planned.guard].append(float("inf") if gain is None else -gain / float(planned.margin))
+        if max(drops[False]) <= 0.5 and sum(drops[True]) < least:
+            best, least = row.name, sum(drops[True])
+    return best

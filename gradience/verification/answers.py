@@ -47,7 +47,7 @@ from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
 from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
 from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport, tested_by
-from gradience.shrink import outcome as shrunk
+from gradience.shrink import search as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.plan import GUARDS

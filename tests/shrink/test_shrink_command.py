@@ -20,9 +20,9 @@ from gradience.evaluate.verb import MISSING, read_sets
 from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.plots.plot import plot_of
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
-from gradience.shrink import strength
+from gradience.shrink import verb
 from gradience.shrink.settings import ShrinkSettings
-from gradience.shrink.strength import choose
+from gradience.shrink.verb import choose
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_chosen_strength_is_tested_once_and_written_if_it_is_shown(inputs, sea
     output = tmp_path / "out"
     shutil.copytree(searched[0], output)
     for chosen in ("strength0.8", None):
-        monkeypatch.setattr(strength, "choose", lambda dev, chosen=chosen: chosen)
+        monkeypatch.setattr(verb, "choose", lambda dev, chosen=chosen: chosen)
         report = shrink_adapter(
             inputs / "reference", **options(inputs, output), ranks=(4, 2), margin={"": 60, "again": 60}
         )
@@ -221,13 +221,3 @@ def test_what_does_not_go_with_a_search_over_strengths(inputs, tmp_path, capsys,
     assert "--strengths 0.8,-1" in capsys.readouterr().err
     guard = ["--guard", f"again={inputs / 'guard.csv'}", "--dry-run"]
     assert "strength0.5" in command("shrink", inputs / "reference", *flags, *guard).out
-
-
-def test_a_share_of_fewer_examples_is_not_shown_beside_the_references():
-    kept = ShrinkReport.read(data.RESULTS / "minilm_shrink_looks" / "shrink.json")
-    counted = {row.name: row.result.n == kept.reference.n for row in kept.candidates if row.result}
-    assert set(counted.values()) == {True, False}
-    lines = kept.to_text(width=160).splitlines()
-    for name, whole in counted.items():
-        (line,) = [line for line in lines if line.startswith(f"  {name} ") and "look" in line]
-        assert line.count("%") == 1 + whole, "the share saved, and that of the correct answers"

@@ -19,8 +19,7 @@ from gradience.evaluate.evaluator import AdapterAnswers
 from gradience.files.records import Evaluation
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
-from gradience.shrink.outcome import candidates_of
-from gradience.shrink.search import SetResults, search_in_order
+from gradience.shrink.search import SetResults, candidates_of, search_in_order
 from gradience.statistics.pooled import pool
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
