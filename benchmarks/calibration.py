@@ -34,7 +34,7 @@ from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, Scores, evaluate_rows, kl_divergence
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.models.settings import ModelSettings
-from gradience.plan.calibrated import ToKl, left_out, with_calibration
+from gradience.plan.compression import ToKl, left_out, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan

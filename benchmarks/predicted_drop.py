@@ -411,7 +411,7 @@ def measure(options: argparse.Namespace) -> None:
     from gradience.adapters.formats import open_adapter
     from gradience.compress.adapter import write_compressed
     from gradience.files.records import read_records
-    from gradience.plan.calibrated import ToSizeOfRank, left_out, with_calibration
+    from gradience.plan.compression import ToSizeOfRank, left_out, with_calibration
     from gradience.plan.modules import modules_of
     from gradience.reports.calibration import Calibration
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gradience.live.callback import GradienceCallback as GradienceCallback
     from gradience.merge.verb import merge_adapters as merge_adapters
     from gradience.monitor import monitor_runs as monitor_runs
-    from gradience.plan.calibrated import ToKl as ToKl
+    from gradience.plan.compression import ToKl as ToKl
     from gradience.plan.compression import plan_compression as plan_compression
     from gradience.plan.criteria import ToBudget as ToBudget
     from gradience.plan.criteria import ToEnergy as ToEnergy

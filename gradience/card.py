@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from gradience.adapters.adapter import Adapter
+from gradience.adapters.base import architecture_of
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.audit.adapter import audit_opened
@@ -46,7 +47,7 @@ from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, bou
 from gradience.reports.merge import REPORT as MERGE_REPORT
 from gradience.reports.merge import MergeReport, card_blocks
 from gradience.reports.shrink import ShrinkReport, tested_by
-from gradience.runtimes import architecture_of, verdicts
+from gradience.runtimes.verdict import verdicts
 from gradience.settings import public
 from gradience.words import points
 

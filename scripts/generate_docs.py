@@ -23,7 +23,7 @@ from runtime_table import ran_table, runtime_table
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.schema import schema_text
 from gradience.reports.registry import ARTIFACTS
-from gradience.runtimes.record import RUNS, parse_runs
+from gradience.runtimes.verdict import RUNS, parse_runs
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

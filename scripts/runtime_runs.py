@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradience.runtimes.record import Parts, is_general
+from gradience.runtimes.verdict import Parts, is_general
 
 CONFORMANCE = Path(__file__).resolve().parent.parent / "docs" / "conformance"
 LONGEST_WORDS = 160

@@ -4,10 +4,18 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradience.compress.encodings import Target, encode_modules
+from gradience.compress.layout import Target, encode_modules
 from gradience.reports.compression import Encoding, RuntimeVerdict
-from gradience.runtimes.record import Parts, Runs, RuntimeFailure, RuntimeRecord, is_general, parts_of
-from gradience.runtimes.verdict import LoadedAdapter, verdict_of
+from gradience.runtimes.verdict import (
+    LoadedAdapter,
+    Parts,
+    Runs,
+    RuntimeFailure,
+    RuntimeRecord,
+    is_general,
+    parts_of,
+    verdict_of,
+)
 
 ARCHITECTURE = "LlamaForCausalLM"
 PROJECTIONS = (

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from gradience import ranks
-from gradience.adapters.families import family_of
+from gradience.adapters.keys import family_of
 from gradience.audit.adapter import gain_of, summary_by_type, summary_of
 from gradience.audit.measures import MEASURES, Update
-from gradience.plan.suggestions import with_suggestions
+from gradience.plan.criteria import with_suggestions
 from gradience.reports.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.reports.base.finding import Finding
 from gradience.reports.base.run import RunInfo

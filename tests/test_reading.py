@@ -25,7 +25,7 @@ ALLOWED = {
     "cli/app.py": {"os.open", "read_text"},  # /dev/null, to write; the glossary of the package
     "files/whole.py": {"os.open", "open"},  # to lock and to sync, not to read
     "telemetry/writer.py": {"os.open"},  # to write
-    "fleet/journal.py": {"os.open", "fdopen"},  # to append
+    "fleet/measure.py": {"os.open", "fdopen"},  # to append
     "evaluate/checks.py": {"read_text"},  # /proc/meminfo and the limit of a container
     "models/chat_process.py": {"read_text"},  # /proc/self/statm
     "adapters/tensors.py": {"read_bytes"},  # of a TensorFile
@@ -37,7 +37,7 @@ ALLOWED = {
     # What a library opens by its name; check_regular or our own reader has looked at it.
     "adapters/unpickle.py": {"read_text", "torch.load"},  # in the process that has limits
     "distill/train.py": {"read_bytes", "safe_open"},
-    "compress/rotate.py": {"copyfile"},
+    "compress/weights.py": {"copyfile"},
     "shrink/verb.py": {"copytree"},  # of a candidate that was just written
     "tasks/harness.py": {"read_bytes"},  # the YAML files of the installed lm-eval
     "models/load.py": {"from_pretrained"},

@@ -21,20 +21,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gradience.adapters.adapter import (
-    DORA_REASON,
-    MAGNITUDES_ELSEWHERE,
-    Adapter,
-    Factor,
-    LoraPair,
-    Place,
-    of_one_file,
-    paired,
-    places_in,
-    sort_tensors,
-)
+from gradience.adapters import adapter
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, config_of, is_alpha
-from gradience.adapters.foreign import from_diffusers, no_factors
+from gradience.adapters.files import from_diffusers, no_factors
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, listing, single, sniff
 from gradience.adapters.tensors import TensorFile, decode
 from gradience.errors import InputError
@@ -49,22 +39,22 @@ def is_kohya(path: Path) -> bool:
     return path.name not in (WEIGHTS, INDEX) and any(map(_KOHYA_FACTOR.fullmatch, sniff(path).shapes))
 
 
-def open_kohya(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
+def open_kohya(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """Open the LoRA at `path`. Raises InputError: bad-alpha, and what `tensors` raises."""
-    weights = single(path, adapter, lambda name: True, "files")
+    weights = single(path, name, lambda name: True, "files")
     file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
-    opened = of_one_file("kohya", path, file)
+    opened = adapter.of_one_file("kohya", path, file)
     opened.unwritable = "its module names have underscores in place of dots, so PEFT cannot match them"
-    places = places_in(file, _KOHYA_FACTOR, "down")
+    places = adapter.places_in(file, _KOHYA_FACTOR, "down")
     alphas = _alphas(file, {place.module for place in places.values()})
     tucker = {name.removesuffix(".lora_mid.weight") for name in file.entries if "lora_mid" in name}
 
     def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
         if module in tucker:
             return "a Tucker decomposition (lora_mid): not a product of two factors"
-        return paired(module, "linear", a, b, alphas.get(module, a.entry.shape[0]))
+        return adapter.paired(module, "linear", a, b, alphas.get(module, a.entry.shape[0]))
 
-    sort_tensors(opened, places, make, partial(_known, alphas))
+    adapter.sort_tensors(opened, places, make, partial(_known, alphas))
     opened.config = _settings(opened, file)
     return opened
 
@@ -93,7 +83,7 @@ def _known(alphas: Mapping[str, float], name: str) -> str | None:
     module, _, last = name.removesuffix(".weight").rpartition(".")
     if last == "alpha":
         return ALPHA_REASON if module in alphas else None
-    return DORA_REASON if last in ("dora_scale", "lora_magnitude_vector") else None
+    return adapter.DORA_REASON if last in ("dora_scale", "lora_magnitude_vector") else None
 
 
 def _settings(opened: Adapter, file: TensorFile) -> PeftConfig:
@@ -105,7 +95,7 @@ def _settings(opened: Adapter, file: TensorFile) -> PeftConfig:
         {},
         r=ranks[0][0] if ranks else None,
         lora_alpha=alphas[0][0] if alphas else None,
-        use_dora=any(note.reason == DORA_REASON for note in opened.other),
+        use_dora=any(note.reason == adapter.DORA_REASON for note in opened.other),
         base_model=file.metadata.get("ss_sd_model_name") or file.metadata.get("ss_base_model_version"),
     )
 
@@ -141,9 +131,9 @@ def is_diffusers(path: Path) -> bool:
     return bool(shapes) and (old or from_diffusers(shapes, parts, metadata, has_config=beside))
 
 
-def open_diffusers(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
+def open_diffusers(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """Open the LoRA at `path`. Raises InputError: bad-config, bad-alpha, no-lora-tensors, what `tensors` raises."""
-    weights = single(path, adapter, lambda name: name == NAME, "files")
+    weights = single(path, name, lambda name: name == NAME, "files")
     file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
     in_file = {name: place for name in file.entries if (place := _place(name))}
     if not in_file:
@@ -158,19 +148,19 @@ def open_diffusers(path: Path, adapter: str | None, stack: ExitStack) -> Adapter
         config = configs.get(model)
         if config is None:
             alpha = alphas.get(module.removeprefix(part), a.entry.shape[0])
-            return paired(module, "linear", a, b, alpha)
-        pair = paired(module, "linear", a, b)
+            return adapter.paired(module, "linear", a, b, alpha)
+        pair = adapter.paired(module, "linear", a, b)
         return pair if isinstance(pair, str) else pair.configured(config, inner)
 
-    opened = of_one_file("diffusers", path, file)
-    sort_tensors(opened, places, make, partial(_known, alphas))
+    opened = adapter.of_one_file("diffusers", path, file)
+    adapter.sort_tensors(opened, places, make, partial(_known, alphas))
     # Non-standard initialization of the factors, if a part records one.
     init = next((config.init for config in configs.values() if config.init != "true"), "true")
     opened.config = replace(_settings(opened, file), init=init)
     if len({part_of(pair.module) for pair in opened.pairs}) > 1:
         opened.unwritable = SEVERAL
     elif opened.config.use_dora:
-        opened.unwritable = MAGNITUDES_ELSEWHERE
+        opened.unwritable = adapter.MAGNITUDES_ELSEWHERE
     return opened
 
 
@@ -193,7 +183,7 @@ def part_of_all(modules: Iterable[str]) -> str:
     return ""
 
 
-def _place(name: str) -> Place | None:
+def _place(name: str) -> adapter.Place | None:
     """Module and side of a factor; the module as today's diffusers names it."""
     match = _FACTOR.fullmatch(name)
     if match is None:
@@ -202,7 +192,7 @@ def _place(name: str) -> Place | None:
     module = match["path"].removesuffix(".processor")
     if match["processor"]:
         module += "." + ("to_out.0" if match["processor"] == "to_out" else match["processor"])
-    return Place(module, "A" if side in ("down", "A") else "B")
+    return adapter.Place(module, "A" if side in ("down", "A") else "B")
 
 
 def configs_of(file: TensorFile) -> Mapping[str, PeftConfig]:

@@ -3,25 +3,131 @@
 To add a format, write a file beside `mlx.py` with a function that returns an `Adapter`, and add a line to
 `FORMATS`. A format with settings of its own translates them to PEFT's (`PeftConfig`), which all verbs
 understand.
+
+Pickled weights (torch.save) are read only if the caller allows it: a sandboxed process (`unpickle`) checks the archive,
+loads it with `weights_only=True`, accepts only plain tensors, and rewrites them as safetensors. Only that module
+imports torch. Its output is then read like any adapter, with all checks.
 """
 
+import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from gradience.adapters import locate
 from gradience.adapters.adapter import Adapter
+from gradience.adapters.config import read_config
 from gradience.adapters.diffusers import NAME, is_diffusers, is_kohya, open_diffusers, open_kohya
+from gradience.adapters.files import refuse_placeholder
 from gradience.adapters.gguf import is_gguf, open_gguf
-from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS, adapter_folders, listing, lone_weights
 from gradience.adapters.mlx import FINAL, is_mlx, open_mlx
 from gradience.adapters.peft import SAY_ORDER, open_peft
-from gradience.adapters.pickles import pickle_at, twin_of
-from gradience.adapters.remote import Weights, fetch_adapter, fetch_tokenizer
-from gradience.errors import InputError
+from gradience.errors import InputError, MissingExtra
 from gradience.files.hub import address_of
+from gradience.reading import MAX_SETTINGS_BYTES, open_stream, read_file
+
+SUFFIXES = (".bin", ".pt", ".pth")
+MAX_BYTES = 8 * 2**30
+"""Largest pickle that is read."""
+SAFE_TORCH = "2.10"
+"""Before it, `weights_only` let code or writes beyond a buffer through (CVE-2025-32434, CVE-2026-24747)."""
+MEMORY_BYTES, MEMORY_FACTOR = 2**30, 4
+"""Address space beyond torch's own: a constant, plus this multiple of the file size."""
+CPU_SECONDS, BYTES_PER_SECOND = 20, 20 * 2**20
+"""Processor time beyond torch's import: a constant, plus the file size at this speed."""
+TOO_LONG = "reading it exceeds the time limit"
+STARTING_SECONDS = 300
+"""For the start of the process and torch's import, on a machine that is busy."""
+_HINT = (
+    "it is not a plain weight file: do not use it, or if you trust it, load the adapter with PEFT and save it again "
+    "with safe_serialization=True"
+)
+
+
+def pickle_at(path: Path) -> Path | None:
+    """Return the pickle file of the adapter at `path`; None without one, or if the folder has safetensors."""
+    if path.suffix.lower() in SUFFIXES:
+        return path
+    safe = (locate.WEIGHTS, locate.INDEX, "pytorch_lora_weights.safetensors")
+    if not path.is_dir() or any(os.path.lexists(path / name) for name in safe):
+        return None
+    return next((path / name for name in locate.PICKLES if os.path.lexists(path / name)), None)
+
+
+@contextmanager
+def twin_of(pickle: Path) -> Iterator[Path]:
+    """Yield the path of a temporary safetensors copy, with the config beside it.
+
+    Raises MissingExtra without torch, or with one before 2.10; InputError: pickle-refused, and what opening a file and
+    `refuse_placeholder` raise.
+    """
+    from packaging.version import Version
+
+    with open_stream(pickle, limit=MAX_BYTES) as file:
+        refuse_placeholder(pickle, file.read(1024))
+    try:
+        installed = Version(version("torch"))
+    except PackageNotFoundError:
+        installed = None
+    if installed is None or installed < Version(SAFE_TORCH):
+        problem = "PyTorch is not installed" if installed is None else f"PyTorch is {installed}"
+        raise MissingExtra(
+            f"{pickle}: {problem}, but reading a pickle needs {SAFE_TORCH} or newer",
+            code="missing-extra",
+            hint='in your clone of Gradience: pip install --upgrade ".[hf]"',
+        )
+    with tempfile.TemporaryDirectory(prefix="gradience-") as name:
+        folder = Path(name)
+        config = pickle.parent / locate.CONFIG
+        if os.path.lexists(config):
+            read_config(config, root=pickle.parent)  # another method than LoRA ends here
+            (folder / locate.CONFIG).write_bytes(read_file(config, MAX_SETTINGS_BYTES, root=pickle.parent))
+        weights = folder / f"{pickle.stem}.safetensors"
+        _unpickle(pickle, weights)
+        yield folder if weights.name == locate.WEIGHTS else weights
+
+
+def _unpickle(pickle: Path, weights: Path) -> None:
+    size = pickle.stat().st_size
+    seconds = CPU_SECONDS + size // BYTES_PER_SECOND
+    request = {
+        "pickle": str(pickle.absolute()),
+        "weights": str(weights),
+        "memory": MEMORY_BYTES + MEMORY_FACTOR * size,
+        "seconds": seconds,
+        "bytes": size,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "gradience.adapters.unpickle"],
+            input=json.dumps(request), capture_output=True, encoding="utf-8", errors="replace", check=False,
+            timeout=STARTING_SECONDS + 10 * seconds, cwd=weights.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise _refused(pickle, TOO_LONG) from None
+    lines = done.stdout.splitlines()
+    if lines:
+        raise _refused(pickle, json.loads(lines[-1]))
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise _refused(pickle, TOO_LONG)
+    if done.returncode:
+        raise _refused(pickle, f"the process that read it died ({done.returncode})")
+
+
+def _refused(pickle: Path, problem: str) -> InputError:
+    return InputError(f"{pickle}: {problem}", code="pickle-refused", hint=_HINT)
+
+
+# ---------------------------------------------------------------- formats
 
 
 class AdapterFormat(NamedTuple):
@@ -36,7 +142,7 @@ class AdapterFormat(NamedTuple):
     recognizes: Callable[[Path], bool]
     open: Callable[[Path, str | None, ExitStack], Adapter]
     words: Mapping[str, str]
-    weights: Weights = ()
+    weights: locate.Weights = ()
 
 
 FORMATS: dict[str, AdapterFormat] = {
@@ -48,7 +154,7 @@ FORMATS: dict[str, AdapterFormat] = {
         lambda path: True,  # last: its error describes any other path
         open_peft,
         {"peft": "PEFT LoRA", "safetensors": "LoRA from a single safetensors file"},
-        ((WEIGHTS,), (INDEX, "adapter_model-*.safetensors")),
+        ((locate.WEIGHTS,), (locate.INDEX, "adapter_model-*.safetensors")),
     ),
 }
 
@@ -73,8 +179,8 @@ def open_adapter(
         # PEFT first, as in a folder on this disk.
         weights = tuple(choice for form in reversed(FORMATS.values()) for choice in form.weights)
         if allow_pickle:
-            weights += tuple((name,) for name in PICKLES)
-        place, source = fetch_adapter(address, weights, adapter)
+            weights += tuple((name,) for name in locate.PICKLES)
+        place, source = locate.fetch_adapter(address, weights, adapter)
     pickle = pickle_at(place) if allow_pickle else None
     with ExitStack() as stack:
         readable = place if pickle is None else stack.enter_context(twin_of(pickle))
@@ -87,7 +193,7 @@ def open_adapter(
         if address is not None:
             opened.location = replace(opened.location, path=Path(str(address)))
         if tokenizer and source is not None:
-            fetch_tokenizer(source, opened.location.weights[0].parent)
+            locate.fetch_tokenizer(source, opened.location.weights[0].parent)
         opened.stack = stack.pop_all()
         return opened
 
@@ -97,9 +203,13 @@ def _format_of(path: Path) -> tuple[AdapterFormat, Path]:
     one."""
     name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognizes(path))
     if name == "peft" and os.path.isdir(path):
-        names = listing(path)
-        lone = lone_weights(names)
-        if lone is not None and {WEIGHTS, INDEX}.isdisjoint(names) and not adapter_folders(path):
+        names = locate.listing(path)
+        lone = locate.lone_weights(names)
+        if (
+            lone is not None
+            and {locate.WEIGHTS, locate.INDEX}.isdisjoint(names)
+            and not locate.adapter_folders(path)
+        ):
             return _format_of(path / lone)
     return chosen, path
 
@@ -107,7 +217,7 @@ def _format_of(path: Path) -> tuple[AdapterFormat, Path]:
 def known_names() -> frozenset[str]:
     """File names that mark a folder as an adapter, in any format."""
     names = {name for form in FORMATS.values() for choice in form.weights for name in choice}
-    return frozenset((CONFIG, *PICKLES, *(name for name in names if "*" not in name)))
+    return frozenset((locate.CONFIG, *locate.PICKLES, *(name for name in names if "*" not in name)))
 
 
 def require_peft(opened: Adapter) -> None:

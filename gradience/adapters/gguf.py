@@ -20,8 +20,7 @@ from typing import Any
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair, of_one_file, paired, places_in, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
-from gradience.adapters.files import kept_open, refuse_placeholder
-from gradience.adapters.foreign import no_factors
+from gradience.adapters.files import kept_open, no_factors, refuse_placeholder
 from gradience.adapters.locate import INDEX, WEIGHTS, listing, single
 from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile, Words
 from gradience.arguments import is_integer
@@ -117,9 +116,9 @@ def is_gguf(path: Path) -> bool:
     return not {WEIGHTS, INDEX} & set(names) and any(name.lower().endswith(".gguf") for name in names)
 
 
-def open_gguf(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
+def open_gguf(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """Open the GGUF LoRA at `path`. Raises InputError: bad-gguf, full-model, no-lora-tensors, several-adapters."""
-    weights = single(path, adapter, lambda name: name.lower().endswith(".gguf"), "GGUF files")
+    weights = single(path, name, lambda name: name.lower().endswith(".gguf"), "GGUF files")
     file, settings = _open_file(weights, path.parent if weights == path else path)
     stack.enter_context(file)
     kind, method = (str(settings.get(name))[:40] for name in ("general.type", "adapter.type"))

@@ -15,20 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.adapter import (
-    DORA_REASON,
-    MAGNITUDES_ELSEWHERE,
-    Adapter,
-    Factor,
-    LoraPair,
-    mismatch,
-    paired,
-    places_in,
-    sort_tensors,
-)
+from gradience.adapters import adapter
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
-from gradience.adapters.files import read_object
-from gradience.adapters.foreign import no_factors
+from gradience.adapters.files import no_factors, read_object
 from gradience.adapters.keys import Kind
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
 from gradience.adapters.tensors import TensorFile
@@ -61,18 +51,18 @@ def _are_weights(folder: Path) -> Callable[[str], object]:
     return (lambda name: name == FINAL) if os.path.lexists(folder / FINAL) else _CHECKPOINT.fullmatch
 
 
-def open_mlx(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
+def open_mlx(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """Open the adapter at `path`; weights without a config have no scale.
 
     Raises InputError: several-adapters, no-such-adapter, bad-config, no-lora-tensors, and what `tensors` raises.
     """
-    fits = _CHECKPOINT.fullmatch if adapter and _CHECKPOINT.fullmatch(adapter) else _are_weights(path)
-    weights = single(path, adapter, fits, "checkpoints of MLX-LM")
+    fits = _CHECKPOINT.fullmatch if name and _CHECKPOINT.fullmatch(name) else _are_weights(path)
+    weights = single(path, name, fits, "checkpoints of MLX-LM")
     beside = weights.parent / CONFIG
     location = Location(path, weights.parent, (weights,), beside if os.path.lexists(beside) else None)
     settings = read_settings(location) if location.config else None
     file = stack.enter_context(TensorFile.open(weights, root=location.root))
-    places = places_in(file, _FACTOR, "a")
+    places = adapter.places_in(file, _FACTOR, "a")
     if not places:
         raise no_factors(weights, file.entries)
     scale = None if settings is None else _scale(location.config, settings)
@@ -89,16 +79,16 @@ def open_mlx(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
 
     def known(name: str) -> str | None:
         module, _, last = name.rpartition(".")
-        return DORA_REASON if last == "m" and module in modules else None
+        return adapter.DORA_REASON if last == "m" and module in modules else None
 
-    sort_tensors(opened, places, make, known)
+    adapter.sort_tensors(opened, places, make, known)
     # Properties that PEFT's names cannot express.
     stacked = next((pair.module for pair in opened.pairs if pair.kind == "expert"), None)
     if stacked is not None:
         only = "which PEFT loads only with the base's parameter names"
         opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
     elif opened.other:
-        opened.unwritable = MAGNITUDES_ELSEWHERE
+        opened.unwritable = adapter.MAGNITUDES_ELSEWHERE
     if location.config is not None and settings is not None:
         opened.config = _as_peft(location.config, settings, opened, scale)
     return opened
@@ -111,7 +101,7 @@ def _pair(module: str, a: Factor, b: Factor) -> LoraPair | str:
         experts, rows, rank = shape_b
         columns = shape_a[-1]
         if math.prod(shape_a[:-1]) != experts * rank or len(shape_a) > 3:
-            return mismatch(a, b)
+            return adapter.mismatch(a, b)
         flat = a.with_axes((experts * rank, columns), lambda words: words.reshape(experts * rank, columns))
         last = b.with_axes(
             (rows, rank * experts), lambda words: words.transpose(1, 2, 0)
@@ -120,8 +110,8 @@ def _pair(module: str, a: Factor, b: Factor) -> LoraPair | str:
     if len(shape_a) != 2 or len(shape_b) != 2:
         return f"factors of {list(shape_a)} and {list(shape_b)}: not a layer that MLX-LM adapts"
     kind: Kind = "embedding" if module.rpartition(".")[2] in _EMBEDDINGS else "linear"
-    pair = paired(module, kind, a.transposed(), b.transposed())
-    return mismatch(a, b) if isinstance(pair, str) else pair
+    pair = adapter.paired(module, kind, a.transposed(), b.transposed())
+    return adapter.mismatch(a, b) if isinstance(pair, str) else pair
 
 
 def read_settings(location: Location) -> Mapping[str, Any]:
@@ -172,7 +162,9 @@ def _as_peft(path: Path, fields: Mapping[str, Any], opened: Adapter, scale: floa
     """The settings in PEFT's words, with which the same update is written in PEFT's format."""
     rank = max((pair.rank for pair in opened.pairs), default=None)
     alpha = None if scale is None or rank is None else scale * rank
-    dora = fields.get("fine_tune_type") == "dora" or any(note.reason == DORA_REASON for note in opened.other)
+    dora = fields.get("fine_tune_type") == "dora" or any(
+        note.reason == adapter.DORA_REASON for note in opened.other
+    )
     base = fields.get("model") if isinstance(fields.get("model"), str) else None
     targets = [pair.module for pair in opened.pairs]
     written = {

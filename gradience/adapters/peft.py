@@ -18,22 +18,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from gradience.adapters.adapter import (
-    GHOST_REASON,
-    SEVERAL,
-    Adapter,
-    Factor,
-    LoraPair,
-    Tensors,
-    factors_of,
-    known_reason,
-    mismatch,
-    notes_of,
-    paired,
-    tensors_of,
-)
+from gradience.adapters import adapter
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, read_config
-from gradience.adapters.foreign import no_factors, refuse_foreign
+from gradience.adapters.files import no_factors, refuse_foreign
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key, path_ends
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.tensors import TensorFile
@@ -145,21 +133,21 @@ def fields_in_peft_order(fields: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def open_peft(path: Path, adapter: str | None, stack: ExitStack) -> Adapter:
+def open_peft(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """Open the adapter at `path` and sort its tensors; weights without a config have no scale.
 
     Raises InputError (see `locate`, `config`, `tensors`), also if it is not a PEFT adapter.
     """
-    location = locate(path, adapter=adapter)
+    location = locate(path, adapter=name)
     config = read_config(location.config, root=location.root) if location.config else None
     files = [stack.enter_context(TensorFile.open(file, root=location.root)) for file in location.weights]
     _check_shards(location, files)
-    tensors = tensors_of(files)
+    tensors = adapter.tensors_of(files)
     entries = {name: tensor.entry for name, tensor in tensors.items()}
     refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
     keys = {name: parse_key(name) for name in tensors}
-    name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
-    opened = Adapter("peft" if config else "safetensors", location, config, files, name, loads_in_peft=True)
+    chosen = choose_adapter(location.path, keys.values(), None if location.sub_folder else name)
+    opened = Adapter("peft" if config else "safetensors", location, config, files, chosen, loads_in_peft=True)
     _sort_tensors(opened, tensors, keys)
     if not opened.pairs and not opened.unaudited:
         raise no_factors(location.path, entries)
@@ -187,22 +175,22 @@ Slot = tuple[str, int, Ghost]
 _GHOSTS: tuple[Ghost, ...] = ("", "modules_to_save", "original_module")
 
 
-def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -> None:
+def _sort_tensors(opened: Adapter, tensors: adapter.Tensors, keys: Mapping[str, Key]) -> None:
     """Sort every tensor into pairs, other or unaudited, so that coverage adds up to the whole file."""
     slots: dict[Slot, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, key in keys.items():
         if ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in tensors:
             # In addition to the trained copy, PEFT saves the live model's embedding or head.
-            adapter.ghosts.append(name)
-            adapter.other += notes_of([name], GHOST_REASON, tensors)
-        elif key.adapter is not None and key.adapter != adapter.adapter_name:
-            adapter.other += notes_of([name], f"another adapter ({key.adapter})", tensors)
+            opened.ghosts.append(name)
+            opened.other += adapter.notes_of([name], adapter.GHOST_REASON, tensors)
+        elif key.adapter is not None and key.adapter != opened.adapter_name:
+            opened.other += adapter.notes_of([name], f"another adapter ({key.adapter})", tensors)
         elif key.role in ("A", "B", "embedding_A", "embedding_B"):
             slots[key.module, key.depth, key.ghost][key.role].append(name)
-        elif reason := known_reason(key, adapter.config):
-            adapter.other += notes_of([name], reason, tensors)
+        elif reason := adapter.known_reason(key, opened.config):
+            opened.other += adapter.notes_of([name], reason, tensors)
         else:
-            adapter.unaudited += notes_of([name], "unknown tensor", tensors)
+            opened.unaudited += adapter.notes_of([name], "unknown tensor", tensors)
     deepest: dict[str, int] = defaultdict(int)
     """Module -> largest nesting depth of its wrappers."""
     for module, depth, _ in slots:
@@ -211,12 +199,12 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
         names = [name for group in roles.values() for name in group]
         # The module itself is read if it is there, else the copy that was trained, else the one that was not.
         if any((module, depth, better) in slots for better in _GHOSTS[: _GHOSTS.index(ghost)]):
-            adapter.ghosts += names
-            adapter.other += notes_of(names, GHOST_REASON, tensors)
+            opened.ghosts += names
+            opened.other += adapter.notes_of(names, adapter.GHOST_REASON, tensors)
             continue
-        pair = _make_pair(adapter.config, module, depth, deepest[module], roles, tensors)
-        adapter.add(pair, names, tensors)
-    adapter.in_order_of_data()
+        pair = _make_pair(opened.config, module, depth, deepest[module], roles, tensors)
+        opened.add(pair, names, tensors)
+    opened.in_order_of_data()
 
 
 def _make_pair(
@@ -225,14 +213,14 @@ def _make_pair(
     depth: int,
     deepest: int,
     roles: Mapping[str, list[str]],
-    tensors: Tensors,
+    tensors: adapter.Tensors,
 ) -> LoraPair | str:
     """Return the pair, or the reason for its absence."""
     embedding = "embedding_A" in roles or "embedding_B" in roles
     side_A, side_B = ("embedding_A", "embedding_B") if embedding else ("A", "B")
     if set(roles) - {side_A, side_B}:
-        return SEVERAL
-    factors = factors_of(roles.get(side_A, []), roles.get(side_B, []), tensors)
+        return adapter.SEVERAL
+    factors = adapter.factors_of(roles.get(side_A, []), roles.get(side_B, []), tensors)
     if isinstance(factors, str):
         return factors
     a, b = factors
@@ -245,7 +233,7 @@ def _make_pair(
     if pair is None and deepest:
         return "one of several wrappers of one module (base_layer), which only target_parameters tells apart"
     if pair is None:
-        pair = paired(module, "embedding" if embedding else "linear", a, b)
+        pair = adapter.paired(module, "embedding" if embedding else "linear", a, b)
     if isinstance(pair, str) or config is None:
         return pair
     return pair.configured(config, config_name(pair.module))
@@ -258,7 +246,7 @@ def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> Lo
     if rank is None:
         return "stacked experts need the rank from the config, which has none"
     if len(a.entry.shape) != 2 or len(b.entry.shape) != 2 or b.entry.shape[1] != stacked:
-        return mismatch(a, b)
+        return adapter.mismatch(a, b)
     if stacked % rank:
         return f"stacked experts: {stacked} rows of A are not a multiple of the rank {rank} in the config"
     kind: Kind = "expert" if stacked > rank else "linear"

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from gradience import ranks
-from gradience.adapters.adapter import Adapter, SkippedTensor
+from gradience.adapters.adapter import Adapter, SkippedTensor, measure_bytes, workers_within
 from gradience.adapters.config import PeftConfig, is_understood
-from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.memory import measure_bytes, workers_within
+from gradience.adapters.keys import MODULE_TYPES, ModuleType
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import measure_pair
 from gradience.audit.options import AuditSettings
@@ -26,19 +25,10 @@ from gradience.blas import map_in_order, worker_threads
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists
-from gradience.plan.suggestions import with_suggestions
+from gradience.plan.criteria import with_suggestions
 from gradience.progress import Progress
-from gradience.reports.audit import (
-    AdapterInfo,
-    AuditReport,
-    Coverage,
-    Gain,
-    LayerAudit,
-    LayerGain,
-    Setting,
-    TensorNote,
-    TypeSummary,
-)
+from gradience.reports import audit as reports
+from gradience.reports.audit import AuditReport, LayerAudit
 from gradience.reports.base.run import Stopwatch, hub_source
 from gradience.settings import public
 
@@ -60,7 +50,7 @@ MAX_SETTING = 20_000
 """Characters of a setting in a report. Strangers' configs had at most a few dozen names in one."""
 
 
-def settings_of(config: PeftConfig) -> dict[str, Setting]:
+def settings_of(config: PeftConfig) -> dict[str, reports.Setting]:
     """Return the fields of SETTINGS with another value than the default that PEFT 0.21 understands."""
     settings = {}
     for name, default in SETTINGS.items():
@@ -104,7 +94,7 @@ OF_A_TYPE = ("stable_rank_mean", "utilization_mean", "energy_rank_90_p50", "ener
 """Figures of a summary that are given for each type of module, too."""
 
 
-def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, TypeSummary]:
+def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, reports.TypeSummary]:
     summaries = {}
     for kind in MODULE_TYPES:
         members = [layer for layer in layers if layer.module_type == kind]
@@ -113,11 +103,11 @@ def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, TypeSummar
         summary = summary_of([layer for layer in members if layer.status == "ok"])
         named = {name: summary.get(name) for name in OF_A_TYPE}
         params = sum(layer.params for layer in members)
-        summaries[kind] = TypeSummary(n_layers=len(members), params=params, **named)
+        summaries[kind] = reports.TypeSummary(n_layers=len(members), params=params, **named)
     return summaries
 
 
-def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
+def gain_of(trained: Sequence[LayerAudit]) -> reports.Gain | None:
     """Return norms and the distribution of the energy; None if a scale is unknown or everything is 0."""
     if not trained or any(layer.fro_norm is None for layer in trained):
         return None
@@ -133,11 +123,11 @@ def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
         per_layer[layer.layer or "(outside the layers)"] += energy
     shares = {name: energy / total for name, energy in per_layer.items()}
     largest = float(np.finfo(np.float64).max)
-    return Gain(
+    return reports.Gain(
         fro_norm_total=min(peak * total**0.5, largest),
         sigma_max=max(layer.sigma_max or 0.0 for layer in trained),
         per_layer=tuple(
-            LayerGain(layer=name, energy=min(per_layer[name] * peak * peak, largest), share=share)
+            reports.LayerGain(layer=name, energy=min(per_layer[name] * peak * peak, largest), share=share)
             for name, share in shares.items()
         ),
         hhi=sum(share * share for share in shares.values()),
@@ -254,7 +244,7 @@ def audit_opened(
     report = AuditReport(
         adapter=_adapter_info(opened, digest.result(), layers),
         total_lora_params=sum(layer.params for layer in layers),
-        coverage=Coverage(
+        coverage=reports.Coverage(
             tensors=len(entries),
             params=sum(entry.params for _, entry in entries),
             audited_params=opened.lora_params,
@@ -277,7 +267,7 @@ def audit_opened(
     return with_suggestions(report, allowed)
 
 
-def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> AdapterInfo:
+def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> reports.AdapterInfo:
     config = opened.config
     common: dict[str, Any] = {
         "format": opened.format,
@@ -290,8 +280,8 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         "pickle": opened.pickle is not None,
     }
     if config is None:
-        return AdapterInfo(**common)
-    return AdapterInfo(
+        return reports.AdapterInfo(**common)
+    return reports.AdapterInfo(
         base_model=None if config.base_model is None else path_text(config.base_model),
         r=config.r,
         lora_alpha=config.lora_alpha,
@@ -306,7 +296,8 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
     )
 
 
-def _notes(notes: Iterable[SkippedTensor]) -> tuple[TensorNote, ...]:
+def _notes(notes: Iterable[SkippedTensor]) -> tuple[reports.TensorNote, ...]:
     return tuple(
-        TensorNote(tensor=note.tensor, reason=note.reason, params=note.params) for note in sorted(notes)
+        reports.TensorNote(tensor=note.tensor, reason=note.reason, params=note.params)
+        for note in sorted(notes)
     )

@@ -13,21 +13,15 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from gradience.adapters.adapter import DORA_REASON, Adapter, LoraPair
-from gradience.adapters.base_weights import BaseWeights, Rows
+from gradience.adapters.base import BaseWeights, Rows
 from gradience.adapters.tensors import decode
 from gradience.blas import worker_threads
 from gradience.errors import InputError
 from gradience.files.shared_names import path_text
 from gradience.progress import Progress
 from gradience.ranks import percentile
-from gradience.reports.audit import (
-    AuditReport,
-    BaseComparison,
-    Dominance,
-    DoraChange,
-    LayerAudit,
-    NotCompared,
-)
+from gradience.reports import audit as reports
+from gradience.reports.audit import AuditReport, LayerAudit
 from gradience.spectra import FloatArray, row_blocks
 
 KEPT_BYTES = 2**28
@@ -199,7 +193,7 @@ def with_base(
     with BaseWeights.open(folder) as base, worker_threads(1):
         for done, layer in enumerate(report.layers, start=1):
             result = _compared(base, layer, adapter, dora=report.adapter.use_dora)
-            if isinstance(result, Dominance):
+            if isinstance(result, reports.Dominance):
                 compared.append(result)
             else:
                 skipped.append(result)
@@ -207,7 +201,7 @@ def with_base(
                 progress(done, len(report.layers))
     spectral = [module.spectral for module in compared]
     frobenius = [module.frobenius for module in compared]
-    summary = BaseComparison(
+    summary = reports.BaseComparison(
         base=path_text(name),
         tolerance=TOLERANCE,
         spectral_median=_percentile(spectral, 50),
@@ -230,12 +224,12 @@ _LISTED = ("base-mismatch", "base-quantized", "dora")
 
 def _compared(
     base: BaseWeights, layer: LayerAudit, adapter: Adapter, *, dora: bool
-) -> Dominance | NotCompared:
+) -> reports.Dominance | reports.NotCompared:
     """One module. dora: its update is made here, row by row, of its factors, its magnitude and W."""
     known = layer.status != "nonfinite" if dora else None not in (layer.sigma_max, layer.fro_norm)
     if not known:
         reason = layer.status if dora else f"‖ΔW‖ is not known: {layer.status}"
-        return NotCompared(name=layer.label, reason=reason)
+        return reports.NotCompared(name=layer.label, reason=reason)
     change = None
     update = Norms(layer.fro_norm or 0.0, layer.sigma_max or 0.0)
     try:
@@ -246,14 +240,14 @@ def _compared(
             norms = norms_of(true.blocks)
             update = Norms(0.0, 0.0) if np.isnan(norms.largest) else norms
             moved = true.magnitude_change()
-            change = DoraChange(magnitude=moved, fro_norm=update.frobenius, sigma_max=update.largest)
+            change = reports.DoraChange(magnitude=moved, fro_norm=update.frobenius, sigma_max=update.largest)
     except InputError as error:
         if error.code not in _LISTED:
             raise
-        return NotCompared(name=layer.label, reason=str(error))
+        return reports.NotCompared(name=layer.label, reason=str(error))
     if not 0 < weight.largest < np.inf:
-        return NotCompared(name=layer.label, reason="W is 0, or holds NaN or infinity")
-    return Dominance(
+        return reports.NotCompared(name=layer.label, reason="W is 0, or holds NaN or infinity")
+    return reports.Dominance(
         name=layer.label,
         weight_norm=weight.frobenius,
         weight_sigma_max=weight.largest,

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, Adapter
-from gradience.adapters.config import AS_PLAIN_LORA, Initialization, PeftConfig, initialization_of
+from gradience.adapters.config import (
+    AS_PLAIN_LORA,
+    Initialization,
+    PatternTable,
+    initialization_of,
+)
 from gradience.adapters.keys import parse_key, path_ends
-from gradience.adapters.patterns import PatternTable
 from gradience.adapters.peft import SAY_ORDER, guessed_orders
 from gradience.reports.audit import LayerAudit
 from gradience.reports.base.finding import SEVERITIES, Finding, Severity
@@ -25,11 +29,6 @@ class AdapterFacts(NamedTuple):
     adapter: Adapter
     nonfinite: Sequence[str] = ()
     """One sentence per factor with NaN or infinity."""
-
-    @property
-    def config(self) -> PeftConfig | None:
-        """The adapter's config, if it has one."""
-        return self.adapter.config
 
 
 class Said(NamedTuple):
@@ -134,7 +133,7 @@ def imprecise(facts: AdapterFacts) -> Iterable[Said]:
 
 
 def _start(facts: AdapterFacts) -> tuple[str, Initialization | None]:
-    init = facts.config.init.lower() if facts.config else "true"
+    init = facts.adapter.config.init.lower() if facts.adapter.config else "true"
     return init, initialization_of(init)
 
 
@@ -185,13 +184,13 @@ VARIANTS = {
 )
 def variant(facts: AdapterFacts) -> Iterator[Said]:
     for name, method in VARIANTS.items():
-        if facts.config and facts.config.fields.get(name):
+        if facts.adapter.config and facts.adapter.config.fields.get(name):
             yield Said(f"{method}: the update is not s·B·A")
 
 
 @finding("activated-lora", "info")
 def activated(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config and facts.config.fields.get("alora_invocation_tokens"):
+    if facts.adapter.config and facts.adapter.config.fields.get("alora_invocation_tokens"):
         yield Said("activated LoRA: the update acts only after its invocation tokens")
 
 
@@ -293,13 +292,13 @@ def declared_ranks(facts: AdapterFacts) -> Iterable[Said]:
 
 @finding("no-config", "warning", "put the adapter_config.json beside the weights")
 def no_config(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config is None:
+    if facts.adapter.config is None:
         yield Said("no adapter_config.json: α, norms, initialization and variant are unknown")
 
 
 @finding("unclear-scale", "warning", SCALE_HINT)
 def unclear_scale(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config is not None and facts.adapter.no_scale:
+    if facts.adapter.config is not None and facts.adapter.no_scale:
         yield Said(f"{facts.adapter.no_scale}: there are no norms, and nothing is converted or compressed")
 
 
@@ -329,7 +328,11 @@ def names(facts: AdapterFacts) -> Iterator[Said]:
     "remove them from modules_to_save or from target_modules: PEFT 0.21 does not load both",
 )
 def saved_and_adapted(facts: AdapterFacts) -> Iterable[Said]:
-    saved = [row.name for row in facts.layers if facts.config and facts.config.saved_whole(row.name)]
+    saved = [
+        row.name
+        for row in facts.layers
+        if facts.adapter.config and facts.adapter.config.saved_whole(row.name)
+    ]
     predicate = "{has} LoRA factors and {is_} also in modules_to_save (which matches the end of a name)"
     return many(list(dict.fromkeys(saved)), predicate)
 
@@ -357,9 +360,11 @@ def dora(facts: AdapterFacts) -> Iterator[Said]:
     "save it again: the file and the config do not belong together, or the save is incomplete",
 )
 def undeclared_dora(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config and facts.config.use_dora != bool(_magnitudes(facts)):
-        held = "no magnitude vectors" if facts.config.use_dora else "magnitude vectors"
-        yield Said(f"the config says use_dora={str(facts.config.use_dora).lower()}, the file contains {held}")
+    if facts.adapter.config and facts.adapter.config.use_dora != bool(_magnitudes(facts)):
+        held = "no magnitude vectors" if facts.adapter.config.use_dora else "magnitude vectors"
+        yield Said(
+            f"the config says use_dora={str(facts.adapter.config.use_dora).lower()}, the file contains {held}"
+        )
 
 
 @finding(
@@ -368,12 +373,14 @@ def undeclared_dora(facts: AdapterFacts) -> Iterator[Said]:
     "check target_modules for a typo: a name that matches no module trains nothing",
 )
 def targets(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config is None:
+    if facts.adapter.config is None:
         return
     unaudited = (parse_key(note.tensor).module for note in facts.adapter.unaudited)
     ends = {end for name in (*(row.name for row in facts.layers), *unaudited) for end in path_ends(name)}
-    modules = facts.config.target_modules if isinstance(facts.config.target_modules, tuple) else ()
-    missing = [target for target in (*modules, *facts.config.target_parameters) if target not in ends]
+    modules = (
+        facts.adapter.config.target_modules if isinstance(facts.adapter.config.target_modules, tuple) else ()
+    )
+    missing = [target for target in (*modules, *facts.adapter.config.target_parameters) if target not in ends]
     if missing and modules != ("all-linear",):
         yield Said(
             f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}"
@@ -386,7 +393,7 @@ def targets(facts: AdapterFacts) -> Iterator[Said]:
     "compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
 )
 def parameter_order(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.config and (guessed := guessed_orders(facts.config)):
+    if facts.adapter.config and (guessed := guessed_orders(facts.adapter.config)):
         yield Said(
             f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
             "tensor belongs to which: named in alphabetical order"
@@ -394,9 +401,9 @@ def parameter_order(facts: AdapterFacts) -> Iterator[Said]:
 
 
 def _patterns(facts: AdapterFacts) -> Iterator[tuple[str, PatternTable]]:
-    if facts.config:
-        yield "rank_pattern", facts.config.rank_pattern
-        yield "alpha_pattern", facts.config.alpha_pattern
+    if facts.adapter.config:
+        yield "rank_pattern", facts.adapter.config.rank_pattern
+        yield "alpha_pattern", facts.adapter.config.alpha_pattern
 
 
 @finding("pattern-skipped", "error", "write the key as the module's name, with dots escaped")

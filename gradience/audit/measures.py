@@ -11,23 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradience import spectra
 from gradience.adapters.adapter import LoadedPair, LoraPair
-from gradience.adapters.families import family_of, layer_of, module_type
+from gradience.adapters.keys import family_of, layer_of, module_type
 from gradience.adapters.tensors import decode, type_names
 from gradience.random_factors import null_stable_rank
 from gradience.reports.audit import LayerAudit
-from gradience.spectra import (
-    ENERGY_SLACK,
-    FloatArray,
-    NonFiniteFactor,
-    Spectrum,
-    cumulative_energy,
-    effective_rank,
-    energy_margin,
-    rank_that_holds,
-    spectrum,
-    stable_rank,
-)
+from gradience.spectra import FloatArray, Spectrum
 
 TAUS = (0.90, 0.95, 0.99)
 
@@ -47,12 +37,12 @@ class Update:
     @cached_property
     def stable_rank(self) -> float:
         """Σσ²/σ₁², which several measures rest on."""
-        return stable_rank(self.values)
+        return spectra.stable_rank(self.values)
 
     @cached_property
     def held(self) -> FloatArray:
         """Shares of the energy that the leading 1, 2, … directions hold."""
-        return cumulative_energy(self.values)
+        return spectra.cumulative_energy(self.values)
 
     @cached_property
     def null_stable_rank(self) -> float:
@@ -73,16 +63,16 @@ def null_position(update: Update) -> float | None:
 
 MEASURES: Mapping[str, Callable[[Update], Any]] = {
     "stable_rank": lambda update: update.stable_rank,
-    "effective_rank": lambda update: effective_rank(update.values),
+    "effective_rank": lambda update: spectra.effective_rank(update.values),
     "utilization": lambda update: update.stable_rank / update.rank,
     "rank_use": rank_use,
     "null_stable_rank": lambda update: update.null_stable_rank,
     "null_position": null_position,
-    "energy_rank_90": lambda update: rank_that_holds(update.held, 0.90),
-    "energy_rank_95": lambda update: rank_that_holds(update.held, 0.95),
-    "energy_rank_99": lambda update: rank_that_holds(update.held, 0.99),
-    "energy_rank_tau": lambda update: rank_that_holds(update.held, update.tau),
-    "energy_margin": lambda update: energy_margin(update.values, (*TAUS, update.tau)),
+    "energy_rank_90": lambda update: spectra.rank_that_holds(update.held, 0.90),
+    "energy_rank_95": lambda update: spectra.rank_that_holds(update.held, 0.95),
+    "energy_rank_99": lambda update: spectra.rank_that_holds(update.held, 0.99),
+    "energy_rank_tau": lambda update: spectra.rank_that_holds(update.held, update.tau),
+    "energy_margin": lambda update: spectra.energy_margin(update.values, (*TAUS, update.tau)),
 }
 """Field of a row -> its measure."""
 
@@ -106,7 +96,7 @@ def spectrum_of(loaded: LoadedPair, expert: int = 0) -> Spectrum:
     """The singular values of B·A of one expert. Raises NonFiniteFactor."""
     pair = loaded.pair
     wide = pair.rank > min(pair.rows, pair.columns)
-    return spectrum(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
+    return spectra.spectrum(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
 
 
 def measure_pair(pair: LoraPair, tau: float) -> Measured:
@@ -135,7 +125,7 @@ def measure_pair(pair: LoraPair, tau: float) -> Measured:
         known["expert"] = expert if pair.kind == "expert" else None
         try:
             rows.append(_row(pair, spectrum_of(loaded, expert), tau, known))
-        except NonFiniteFactor:
+        except spectra.NonFiniteFactor:
             for factor, words in ((pair.a, loaded.stored_A), (pair.b, loaded.stored_B)):
                 bad = ~np.isfinite(decode(words))
                 if bad.any():
@@ -164,7 +154,7 @@ def _row(pair: LoraPair, measured: Spectrum, tau: float, known: dict[str, Any]) 
     return LayerAudit(
         status="ok",
         **measures,
-        borderline=measures["energy_margin"] <= storage + measured.energy_error + ENERGY_SLACK,
+        borderline=measures["energy_margin"] <= storage + measured.energy_error + spectra.ENERGY_SLACK,
         sigma_max=float(sigma[0]) if has_norm else None,
         fro_norm=fro_norm if has_norm else None,
         singular_values=tuple(sigma.tolist()) if np.isfinite(sigma).all() else (),

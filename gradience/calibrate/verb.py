@@ -8,7 +8,7 @@ from gradience.audit.adapter import audit_opened
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.files.whole import already_exists
-from gradience.plan.calibrated import curve, with_calibration
+from gradience.plan.compression import curve, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.calibration import Calibration, CalibrationForecast
 from gradience.settings import public, required_output
@@ -37,7 +37,7 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
     with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
         inputs = read_inputs(settings, opened)
         if output is None:
-            from gradience.calibrate.forecast import forecast_calibration
+            from gradience.calibrate.inputs import forecast_calibration
 
             return forecast_calibration(inputs)
         calibrate(inputs, output)

@@ -7,7 +7,7 @@ configs are made has no rule here.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradience.adapters.families import module_type
+from gradience.adapters.keys import module_type
 from gradience.arguments import is_integer
 from gradience.check.dialects import PEFT, CheckedSettings, Dialect
 from gradience.learning_rate import (

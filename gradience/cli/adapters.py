@@ -44,8 +44,7 @@ def fleet(settings: FleetSettings, out: ReportOutput) -> int:
 
       gradience compress fleet.jsonl --rank 16 -o smaller/
     """
-    from gradience.fleet.discover import root_of
-    from gradience.fleet.verb import audit_fleet
+    from gradience.fleet.verb import audit_fleet, root_of
 
     report = out.run(audit_fleet, settings, "measuring adapters")
     out.show(report, paths=(str(root_of(settings)),))

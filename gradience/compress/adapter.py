@@ -13,29 +13,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.base_weights import base_folder
+from gradience.adapters.adapter import Adapter, LoraPair, compress_bytes, workers_within
+from gradience.adapters.base import architecture_of, base_folder
+from gradience.adapters.config import anchored_key
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.memory import compress_bytes, workers_within
-from gradience.adapters.patterns import anchored_key
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_opened
-from gradience.compress.carry import (
-    DOCUMENT,
-    REPORT,
-    annotate,
-    carry_files,
-    compressed_opening,
-    names_beside,
-    refuse_foreign_files,
-)
-from gradience.compress.encodings import (
-    Target,
+from gradience.compress import carry
+from gradience.compress.layout import (
+    Layout,
+    another_adapter,
     changed_fields,
+    lay_out,
     rule_of,
-    uneven_experts,
 )
-from gradience.compress.layout import Layout, another_adapter, lay_out
 from gradience.compress.module import CompressedModule, Job
 from gradience.compress.settings import CompressSettings
 from gradience.compress.weights import written_adapter
@@ -49,13 +40,8 @@ from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.numbers import percent
 from gradience.reports.base.run import Stopwatch, hub_source
 from gradience.reports.calibration import Calibration, calibration_argument
-from gradience.reports.compression import (
-    CompressionPlan,
-    CompressionReport,
-    ModulePlan,
-    ModuleResult,
-)
-from gradience.runtimes import architecture_of, verdicts
+from gradience.reports.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
+from gradience.runtimes.verdict import verdicts
 from gradience.settings import public, required_output
 from gradience.spectra import error_of_all
 from gradience.words import counted
@@ -148,7 +134,7 @@ def write_compressed(
     source = opened.location.path
     watch = Stopwatch(command)
     check_output(target, source, force=force)
-    refuse_foreign_files(target, names_beside(source))
+    carry.refuse_foreign_files(target, carry.names_beside(source))
     layout = lay_out(
         opened, plan, encoding=encoding, dtype=dtype, base_model=base_model, calibration=calibration
     )
@@ -164,12 +150,12 @@ def write_compressed(
         )
         if plan.adapter_sha256 != digest.result():
             raise another_adapter(opened)
-        carried_files, left_out = carry_files(opened.location, folder, opened.pickle)
+        carried_files, left_out = carry.carry_files(opened.location, folder, opened.pickle)
         base = None if base_model is None else base_folder(base_model)
         architecture = architecture_of(layout.config, opened.location.root, base)
         results = _results(opened, plan, layout, weights.modules)
-        annotated = annotate(
-            folder, compressed_opening(results["modules"], results["measured_error"], plan.strength)
+        annotated = carry.annotate(
+            folder, carry.compressed_opening(results["modules"], results["measured_error"], plan.strength)
         )
         report = CompressionReport(
             source_path=path_text(source),
@@ -199,12 +185,12 @@ def write_compressed(
             warnings=tuple(_warnings(opened, plan, layout, results, path_text(target))),
             run=watch.run_info(),
         )
-        report.save(folder / REPORT)
+        report.save(folder / carry.REPORT)
         if page:
-            (folder / DOCUMENT).write_bytes(report.to_markdown().encode())
+            (folder / carry.DOCUMENT).write_bytes(report.to_markdown().encode())
         if card is not None:
             write_card(folder, card(folder, opened=written))
-        refuse_foreign_files(target, os.listdir(folder))
+        carry.refuse_foreign_files(target, os.listdir(folder))
     return report
 
 
@@ -291,8 +277,7 @@ def _warnings(
     keys = {**layout.encoded.fields["rank_pattern"], **layout.encoded.fields["alpha_pattern"]}
     if any(anchored_key(job.pair.module) in keys for job in layout.jobs if job.parameter):
         yield "PEFT 0.21 says that pattern keys of target_parameters match nothing, and applies them"
-    targets = [Target(job.pair.module, job.stored_rank, job.written_scale) for job in layout.jobs]
-    if uneven_experts(targets):
+    if layout.uneven_experts:
         yield "PEFT 0.21 with transformers 5 does not load experts of several ranks: --encoding padded does"
     if not any(module.norm for module in plan.modules):
         yield "untrained: B·A = 0, so the error says nothing"

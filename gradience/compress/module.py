@@ -13,26 +13,12 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
+from gradience import spectra
 from gradience.adapters.adapter import BLOCK_ELEMENTS, LoadedPair, LoraPair, word_blocks
 from gradience.adapters.tensors import DType, Words, decode, encode
 from gradience.audit.dominance import DoraUpdate
 from gradience.errors import InputError
-from gradience.spectra import (
-    EPS,
-    GRAM_TOLERANCE,
-    Blocks,
-    Core,
-    FloatArray,
-    balance,
-    gram,
-    joined,
-    relative_error,
-    spectrum,
-    spectrum_of_energies,
-    triangle,
-    with_exponent,
-)
-from gradience.spectra import Method as SpectrumMethod
+from gradience.spectra import Blocks, Core, FloatArray
 
 MAX_CONDITION = 1e4
 """Largest (bound on the) condition number κ of A for which the gram route inverts its Cholesky factor.
@@ -54,7 +40,7 @@ class Truncation:
     map_B: FloatArray
     values: FloatArray
     exponent: int
-    method: SpectrumMethod
+    method: spectra.Method
     gram_A: Core
     gram_B: Core
 
@@ -66,7 +52,7 @@ def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
     (untrained), the leading components are kept unchanged, so that training can continue.
     Raises NonFiniteFactor.
     """
-    gram_A, gram_B = gram(blocks_A), gram(blocks_B)
+    gram_A, gram_B = spectra.gram(blocks_A), spectra.gram(blocks_B)
     if not gram_A.matrix.any() or not gram_B.matrix.any():
         leading = np.eye(rank, gram_A.matrix.shape[0])
         return Truncation(leading, leading.T, np.zeros(rank), 0, "gram", gram_A, gram_B)
@@ -74,7 +60,7 @@ def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
     if cheap is not None:
         return cheap
     # With R_B·R_Aᵀ = UΣVᵀ: A′ = Σ^{−½}UᵀR_B·A and B′ = B·R_AᵀVΣ^{−½}; no inverse of a triangle is needed.
-    triangle_A, triangle_B = triangle(blocks_A), triangle(blocks_B)
+    triangle_A, triangle_B = spectra.triangle(blocks_A), spectra.triangle(blocks_B)
     left, values, right = np.linalg.svd(triangle_B.matrix @ triangle_A.matrix.T)
     root, inverse_root = _roots(values, rank)
     map_A = (left[:, : len(root)] * inverse_root).T @ triangle_B.matrix
@@ -102,8 +88,8 @@ def _truncation_from_grams(gram_A: Core, gram_B: Core, rank: int, most: float) -
     if np.linalg.norm(lower) * np.linalg.norm(inverse) > most:
         return None
     energies, vectors = np.linalg.eigh(lower.T @ gram_B.matrix @ lower)
-    spectrum = spectrum_of_energies(energies, gram_A, gram_B)
-    if spectrum is None or spectrum.error_bound > GRAM_TOLERANCE:
+    spectrum = spectra.spectrum_of_energies(energies, gram_A, gram_B)
+    if spectrum is None or spectrum.error_bound > spectra.GRAM_TOLERANCE:
         return None
     values = np.sqrt(energies[::-1].clip(min=0.0))
     root, inverse_root = _roots(values, rank)
@@ -120,15 +106,15 @@ def projection(blocks_A: Blocks, blocks_B: Blocks, p: FloatArray, q: FloatArray)
 
     p, q: (r, k). Raises NonFiniteFactor.
     """
-    gram_A, gram_B = gram(blocks_A), gram(blocks_B)
-    whole = spectrum(blocks_A, blocks_B, wide=gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows))
+    gram_A, gram_B = spectra.gram(blocks_A), spectra.gram(blocks_B)
+    whole = spectra.spectrum(blocks_A, blocks_B, wide=gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows))
     return Truncation(q.T, p, whole.values, whole.exponent, whole.method, gram_A, gram_B)
 
 
 def _roots(values: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
     """√σ and 1/√σ of the leading values; 0 and 0 if σ is only rounding noise."""
     kept = values[:rank]
-    real = kept > 8 * EPS * (values[0] if len(values) else 0.0)
+    real = kept > 8 * spectra.EPS * (values[0] if len(values) else 0.0)
     root = np.where(real, np.sqrt(kept), 0.0)
     return root, np.divide(1.0, root, out=np.zeros_like(root), where=real)
 
@@ -145,13 +131,13 @@ def _with_exponents(
 def frobenius(triangle_A: Core, triangle_B: Core) -> float:
     """‖B·A‖_F from the R factors of Aᵀ and B: accurate also if the product nearly cancels."""
     core = triangle_B.matrix @ triangle_A.matrix.T
-    return with_exponent(float(np.linalg.norm(core)), triangle_A.exponent + triangle_B.exponent)
+    return spectra.with_exponent(float(np.linalg.norm(core)), triangle_A.exponent + triangle_B.exponent)
 
 
 def norm_from_grams(gram_A: Core, gram_B: Core) -> float:
     """‖B·A‖_F = √tr(AAᵀ·BᵀB): cheaper, and right if the factors do not cancel."""
     energy = max(0.0, float((gram_A.matrix * gram_B.matrix).sum()))
-    return with_exponent(math.sqrt(energy), gram_A.exponent + gram_B.exponent)
+    return spectra.with_exponent(math.sqrt(energy), gram_A.exponent + gram_B.exponent)
 
 
 def unscaled(gram: Core) -> FloatArray:
@@ -163,7 +149,7 @@ def unscaled(gram: Core) -> FloatArray:
 def cancellation(gram_A: Core, gram_B: Core, norm: float) -> float:
     """‖A‖_F·‖B‖_F/‖B·A‖_F, at least 1; `norm` is ‖B·A‖_F. Infinite if nothing is left of the product."""
     sizes = math.sqrt(float(gram_A.matrix.trace()) * float(gram_B.matrix.trace()))
-    whole = with_exponent(sizes, gram_A.exponent + gram_B.exponent)
+    whole = spectra.with_exponent(sizes, gram_A.exponent + gram_B.exponent)
     if not whole:
         return 1.0
     return max(1.0, whole / norm) if norm else math.inf
@@ -381,10 +367,10 @@ def converted(job: Job, words: Words, factor: float, wanted: DType) -> Words:
 
 def _compared(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) -> _Expert:
     blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
-    gram_A, gram_B = gram(blocks_A), gram(blocks_B)
+    gram_A, gram_B = spectra.gram(blocks_A), spectra.gram(blocks_B)
     norm = norm_from_grams(gram_A, gram_B)
     if cancellation(gram_A, gram_B, norm) > CANCELED:
-        norm = frobenius(triangle(blocks_A), triangle(blocks_B))
+        norm = frobenius(spectra.triangle(blocks_A), spectra.triangle(blocks_B))
     cancelled = cancellation(gram_A, gram_B, norm)
     norm *= abs(job.scale)
     lost = abs(1 - job.strength) * norm if recoded is loaded else _rounding(job, loaded, recoded, expert)
@@ -419,7 +405,7 @@ def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
         for old, new in zip(old_B(), new_B(), strict=True):
             yield np.hstack([job.written_scale * new - job.scale * old, job.scale * old])
 
-    return norm_from_grams(gram(sides_A), gram(sides_B))
+    return norm_from_grams(spectra.gram(sides_A), spectra.gram(sides_B))
 
 
 # ---------------------------------------------------------------- truncated
@@ -445,7 +431,7 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     gram_A, gram_B = unscaled(optimum.gram_A), unscaled(optimum.gram_B)
     side_A = _side(job, word_blocks(words[0], dtype=working), gram_A, optimum.map_A.T, job.dtype_A)
     side_B = _side(job, word_blocks(words[1], dtype=working), gram_B, optimum.map_B * job.fold, job.dtype_B)
-    size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
+    size = spectra.with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
     norm = abs(job.scale) * size
     canceled = cancellation(optimum.gram_A, optimum.gram_B, size)
     products = Products(gram_A * gram_B, side_A.cross * side_B.cross, side_A.gram * side_B.gram)
@@ -465,12 +451,12 @@ def _in_float32(job: Job, words_A: Words, words_B: Words) -> Truncation | None:
     types = job.pair.a.entry.dtype, job.pair.b.entry.dtype, job.dtype_A, job.dtype_B
     if job.basis is not None or job.pair.params < LARGE or any(dtype.bits > 16 for dtype in types):
         return None
-    gram_A, gram_B = (gram(word_blocks(words, dtype=np.float32)) for words in (words_A, words_B))
+    gram_A, gram_B = (spectra.gram(word_blocks(words, dtype=np.float32)) for words in (words_A, words_B))
     optimum = _truncation_from_grams(gram_A, gram_B, job.new_rank, SINGLE_CONDITION)
     if optimum is None or max(abs(gram_A.exponent), abs(gram_B.exponent)) > SINGLE_EXPONENT:
         return None
     size, cut = (float(np.linalg.norm(values)) for values in (optimum.values, optimum.values[job.new_rank :]))
-    canceled = cancellation(gram_A, gram_B, with_exponent(size, optimum.exponent))
+    canceled = cancellation(gram_A, gram_B, spectra.with_exponent(size, optimum.exponent))
     return optimum if cut >= SINGLE_ERROR * size and canceled <= SINGLE_CANCELED else None
 
 
@@ -514,17 +500,19 @@ def _distance(job: Job, products: Products) -> float:
 def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:
     """The same by QR of the joined factors, which does not cancel."""
     height = max(4 * (job.pair.rank + job.new_rank), 1024)
-    size_A, size_B = balance(loaded.blocks_A(expert), loaded.blocks_B(expert))  # the new factors are balanced
-    joint_A = joined(
+    size_A, size_B = spectra.balance(
+        loaded.blocks_A(expert), loaded.blocks_B(expert)
+    )  # the new factors are balanced
+    joint_A = spectra.joined(
         word_blocks(loaded.words_A(expert), height), word_blocks(words_A, height), left_scale=size_A
     )
-    joint_B = joined(
+    joint_B = spectra.joined(
         word_blocks(loaded.words_B(expert), height),
         word_blocks(words_B, height),
         left_scale=job.scale * size_B,
         right_scale=-job.written_scale,
     )
-    return frobenius(triangle(joint_A), triangle(joint_B))
+    return frobenius(spectra.triangle(joint_A), spectra.triangle(joint_B))
 
 
 # ---------------------------------------------------------------- DoRA
@@ -537,4 +525,4 @@ def _dora_error(job: Job, update: DoraUpdate, truncated: _Expert) -> float:
     for before, after in zip(update.blocks(), new.blocks(), strict=True):
         lost += float(np.square(before - after).sum())
         done += float(np.square(before).sum())
-    return relative_error(lost, done) or 0.0
+    return spectra.relative_error(lost, done) or 0.0

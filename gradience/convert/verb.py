@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_blocks
-from gradience.adapters.base_weights import base_folder
+from gradience.adapters.base import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
-from gradience.convert.forms import DiffusersForm, Form, MlxForm, PeftForm
-from gradience.convert.gguf import GgufForm
+from gradience.convert.forms import DiffusersForm, Form, GgufForm, MlxForm, PeftForm
 from gradience.convert.settings import ConvertSettings
 from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
 from gradience.files.shared_names import path_text

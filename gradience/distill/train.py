@@ -18,18 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.calibrate.batches import Batch, EncodedRow, batches_of
-from gradience.calibrate.measure import counter, encoded_rows, prompt_fields
-from gradience.compress.carry import (
-    DISTILL_REPORT,
-    annotate,
-    carry_files,
-    distilled_opening,
-    refuse_foreign_files,
-)
+from gradience.calibrate.measure import Batch, EncodedRow, batches_of, counter, encoded_rows, prompt_fields
+from gradience.compress import carry
 from gradience.digests import sha256_file
-from gradience.distill.divergence import mean_kl, p_closer
-from gradience.distill.inputs import DistillInputs, Parts, split
+from gradience.distill.verb import DistillInputs, Parts, mean_kl, p_closer, split
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import logit_blocks, measure
@@ -49,7 +41,7 @@ PATIENCE = 3
 WARM = 5
 """The rate rises over a fifth of the steps: AdamW's first ones are as long as the rate, however small the gradient."""
 _ORDER = 3
-"""Stream of random numbers, beside those of `calibrate/batches.py` and of the split."""
+"""Stream of random numbers, beside those of `calibrate/measure.py` and of the split."""
 
 
 def factors_of(model: Any) -> dict[str, torch.nn.Parameter]:
@@ -227,9 +219,9 @@ def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
     with whole_folder(output, force=request.force) as folder:
         (folder / WEIGHTS).write_bytes(weights)
         (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
-        carried, left_out = carry_files(student.adapter.location, folder)
+        carried, left_out = carry.carry_files(student.adapter.location, folder)
         if improved:
-            annotate(folder, distilled_opening(best.step))
+            carry.annotate(folder, carry.distilled_opening(best.step))
         report = DistillReport(
             **prompt_fields(student, engine, rows),
             adapter_sha256=inputs.student_sha256,
@@ -266,8 +258,8 @@ def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
             left_out_files=tuple(left_out),
             run=watch.run_info(),
         )
-        report.save(folder / DISTILL_REPORT)
+        report.save(folder / carry.DISTILL_REPORT)
         if request.card is not None:
             write_card(folder, request.card(folder))
-        refuse_foreign_files(output, os.listdir(folder))
+        carry.refuse_foreign_files(output, os.listdir(folder))
     return report

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from gradience.adapters.patterns import expressions_of, try_expressions
+from gradience.adapters.config import expressions_of, try_expressions
 from gradience.errors import InputError, OutputError, UsageError, require
 from gradience.evaluate.engines.base import repeated
 from gradience.evaluate.engines.transformers import forward

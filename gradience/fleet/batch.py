@@ -11,16 +11,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from gradience.adapters.formats import SUFFIXES
 from gradience.adapters.locate import WEIGHT_SUFFIXES
-from gradience.adapters.pickles import SUFFIXES
 from gradience.compress.adapter import compress_adapter
 from gradience.compress.carry import REPORT
 from gradience.compress.settings import WriteSettings
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import held, write_errors
-from gradience.fleet.journal import read_rows
-from gradience.fleet.measure import stamp_of, stamped_files
+from gradience.fleet.measure import read_rows, stamp_of, stamped_files
 from gradience.fleet.processes import Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.plan.criteria import ToRank

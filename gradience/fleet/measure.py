@@ -1,38 +1,38 @@
 """One adapter -> its row: what an audit measures, as far as a table of thousands needs it, in a fraction of the time.
 
 The figures are those of `gradience audit` for the same adapter; rows of modules, findings and suggestions are left out.
+
+Rows are appended to `fleet.jsonl.part` as they come, and at the end `fleet.jsonl` is replaced whole. A row is kept
+if every file of its adapter has the size and the time of change that it had, unless it is a failure: those are tried
+again.
 """
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from io import FileIO
+from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from gradience import ranks
-from gradience.adapters.adapter import Adapter, LoraPair
+from gradience import ranks, spectra
+from gradience.adapters.adapter import Adapter, LoraPair, measure_bytes, workers_within
+from gradience.adapters.files import Closing
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
-from gradience.adapters.memory import measure_bytes, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.measures import spectrum_of
-from gradience.errors import GradienceError
+from gradience.errors import GradienceError, InputError
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.reading import cannot_open
+from gradience.files.whole import lock_alone, write_errors, write_whole
+from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, cannot_open, open_stream
 from gradience.reports.fleet import FleetRow
 from gradience.runtimes.verdict import not_served
-from gradience.spectra import (
-    FloatArray,
-    NonFiniteFactor,
-    Spectrum,
-    cumulative_energy,
-    lost_energy,
-    rank_that_holds,
-    stable_rank,
-)
+from gradience.spectra import FloatArray, Spectrum
 
 _PARTS = (".safetensors", ".json", ".bin", ".pt", ".pth", ".gguf")
 """Ends of the names of files that may be part of an adapter: weights, an index, a config."""
@@ -94,10 +94,10 @@ def stamped_files(path: Path) -> list[Path]:
 
 def _row(opened: Adapter, name: str) -> FleetRow:
     config = opened.config
-    spectra = [spectrum for pair in opened.pairs for spectrum in _spectra(pair)]
-    measured = [(values, scale) for values, scale in spectra if values is not None]
+    updates = [spectrum for pair in opened.pairs for spectrum in _spectra(pair)]
+    measured = [(values, scale) for values, scale in updates if values is not None]
     trained = [(values, scale) for values, scale in measured if values.values[0] > 0]
-    unmeasured = len(spectra) - len(measured)
+    unmeasured = len(updates) - len(measured)
     missing = unmeasured + len(opened.unaudited)
     common: dict[str, Any] = {}
     if config is not None:
@@ -122,7 +122,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
         format=opened.format,
         dtypes=tuple(sorted({type_names(pair.a.entry.dtype, pair.b.entry.dtype) for pair in opened.pairs})),
         rank=max((pair.rank for pair in opened.pairs), default=None),
-        modules=len(spectra),
+        modules=len(updates),
         trained=len(trained),
         unmeasured=missing,
         params=opened.lora_params,
@@ -138,34 +138,140 @@ def _spectra(pair: LoraPair) -> Iterator[tuple[Spectrum | None, float | None]]:
     for expert in range(pair.experts):
         try:
             measured: Spectrum | None = spectrum_of(loaded, expert)
-        except NonFiniteFactor:
+        except spectra.NonFiniteFactor:
             measured = None
         yield None if measured is None or measured.error_bound >= 1 else measured, pair.scale
 
 
-def _use_of_rank(spectra: Sequence[FloatArray]) -> dict[str, float]:
-    needed = [rank_that_holds(cumulative_energy(values), 0.90) for values in spectra]
+def _use_of_rank(updates: Sequence[FloatArray]) -> dict[str, float]:
+    needed = [spectra.rank_that_holds(spectra.cumulative_energy(values), 0.90) for values in updates]
     return {
-        "stable_rank_median": median(map(stable_rank, spectra)),
+        "stable_rank_median": median(map(spectra.stable_rank, updates)),
         "energy_rank_90_p50": float(ranks.percentile(needed, 50)),
         "energy_rank_90_p90": float(ranks.percentile(needed, 90)),
     }
 
 
-def _norms(spectra: Sequence[FloatArray]) -> dict[str, Any]:
+def _norms(updates: Sequence[FloatArray]) -> dict[str, Any]:
     """Return the fields computed from scaled singular values; empty if they overflow or are all 0."""
-    peak = max(float(values[0]) for values in spectra)
+    peak = max(float(values[0]) for values in updates)
     if not 0 < peak < math.inf:
         return {}
     # Relative to the largest: squares of norms beyond 1e154 would overflow.
-    energies = [np.square(values / peak) for values in spectra]
+    energies = [np.square(values / peak) for values in updates]
     total = sum(float(energy.sum()) for energy in energies)
     largest = max(map(len, energies))
     steps = [step for step in ranks.VLLM_MAX_LORA_RANKS if step < largest]
     norm = peak * math.sqrt(total)
     return {
         "lost_energy_at": {
-            step: sum(lost_energy(energy, step) for energy in energies) / total for step in steps
+            step: sum(spectra.lost_energy(energy, step) for energy in energies) / total for step in steps
         },
         "fro_norm": norm if math.isfinite(norm) else None,
     }
+
+
+# ---------------------------------------------------------------- fleet.jsonl, and how it survives a kill
+
+PART = ".part"
+MAX_ROW = MAX_SETTINGS_BYTES
+"""Bytes of a line."""
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Never through a link, and never waiting for the reader of a pipe."""
+BEGINS = b'{"schema":"gradience.fleet_row/'
+"""First bytes of a row that was written here."""
+
+
+class FleetJournal(Closing):
+    """The rows of one run, on the disk. Use as a context manager; only one process at a time."""
+
+    def __init__(self, output: Path, part: Path, file: FileIO, stack: ExitStack) -> None:
+        self._output, self._part, self._file, self._stack = output, part, file, stack
+
+    @classmethod
+    def begin(cls, output: Path) -> Self:
+        """Open or continue the journal of a file.
+
+        Raises LockedError (output-locked), InputError (not-a-file, not-ours), OutputError (write-failed).
+        """
+        part = output.with_name(output.name + PART)
+        with write_errors(part), ExitStack() as stack:
+            file = stack.enter_context(os.fdopen(os.open(part, FLAGS, 0o666), "ab", buffering=0))
+            lock_alone(file.fileno(), output)
+            with open_stream(part) as rows:
+                head = rows.read(len(BEGINS))
+            if not BEGINS.startswith(head):  # it is neither continued nor removed
+                raise InputError(
+                    f"{part}: not the unfinished rows of a fleet run, so nothing is written to it",
+                    code="not-ours",
+                    hint="move this file away, or give another --output",
+                )
+            return cls(output, part, file, stack.pop_all())
+
+    def close(self) -> None:
+        """Close the journal; what it holds stays for the next run."""
+        self._stack.close()
+
+    def kept(self, paths: Mapping[str, Path]) -> dict[str, FleetRow]:
+        """Return the rows of earlier runs that still hold, by name.
+
+        paths: the adapters of this run by name. Raises InputError if the earlier file was not written by Gradience.
+        """
+        kept: dict[str, FleetRow] = {}
+        finished = read_rows(self._output) if self._output.exists() else ()
+        for row in chain(self._unfinished(), finished):
+            path = paths.get(row.path)
+            if path is None or row.status == "failed" or row.path in kept:
+                continue
+            if stamp_of(stamped_files(path)) == row.stamp:
+                kept[row.path] = row
+        return kept
+
+    def _unfinished(self) -> Iterator[FleetRow]:
+        """Yield the rows of a killed run. After a line that a kill cut short, new rows go on."""
+        end = 0
+        for line in _lines(self._part):
+            try:
+                if not (line.startswith(BEGINS) and line.endswith(b"\n")):
+                    break
+                yield FleetRow.parse(self._part, line)
+            except InputError:
+                break
+            end += len(line)
+        with write_errors(self._part):
+            self._file.truncate(end)
+
+    def add(self, row: FleetRow) -> None:
+        """Append a row. Raises OutputError (write-failed)."""
+        with write_errors(self._output):
+            rest = memoryview(_line_of(row))
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def finish(self, rows: Iterable[FleetRow]) -> None:
+        """Write the file, with these rows, and remove the journal."""
+        write_whole(self._output, map(_line_of, rows))
+        with write_errors(self._part):
+            self._part.unlink()
+
+
+def _line_of(row: FleetRow) -> bytes:
+    return row.to_json(indent=None).encode() + b"\n"
+
+
+def read_rows(path: Path) -> Iterator[FleetRow]:
+    """Yield the rows of a `fleet.jsonl`, one in memory at a time. Raises InputError as `Artifact.read` does."""
+    for line in _lines(path):
+        yield FleetRow.parse(path, line)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+        while line := file.readline(MAX_ROW + 1):
+            if len(line) > MAX_ROW:
+                raise InputError(
+                    f"{path}: not rows of a fleet: a line of more than {MAX_ROW:,} bytes",
+                    code="artifact-invalid",
+                    hint=FleetRow.repair,
+                )
+            yield line

@@ -1,22 +1,25 @@
-"""`audit_fleet`: what `gradience fleet` does, as one function."""
+"""`audit_fleet`: what `gradience fleet` does, as one function, with the discovery of adapters and the summary."""
 
+import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
-from gradience.errors import InputError
-from gradience.files.shared_names import path_text
-from gradience.fleet.discover import discover, root_of
-from gradience.fleet.journal import FleetJournal
-from gradience.fleet.measure import failed
+from gradience.adapters.formats import known_names
+from gradience.adapters.locate import WEIGHT_SUFFIXES, lone_weights, natural_key
+from gradience.errors import InputError, UsageError
+from gradience.files.shared_names import given_text, path_text
+from gradience.fleet.measure import FleetJournal, failed
 from gradience.fleet.processes import replies
 from gradience.fleet.settings import FleetSettings
-from gradience.fleet.summary import bases, failures, not_served
-from gradience.plan.hosts import limit_of
+from gradience.plan.criteria import limit_of
+from gradience.ranks import max_lora_rank_step, percentile
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.fleet import FleetReport, FleetRow
-from gradience.runtimes.verdict import engine
+from gradience.reports.fleet import BaseGroup, Failure, FleetReport, FleetRow, NotServed, Oversized, Step
+from gradience.runtimes.verdict import engine, slot_bytes, steps_below
 from gradience.settings import paths_of, public
 
 
@@ -91,3 +94,222 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         failures=failures(ordered),
         run=watch.run_info(),
     )
+
+
+# ---------------------------------------------------------------- summary
+
+FORCING = 1000
+"""Adapters above the target that a report lists for one base; it counts all of them."""
+
+
+def failures(rows: Iterable[FleetRow]) -> tuple[Failure, ...]:
+    """Return the reasons of failures, the most frequent first."""
+    failed = _grouped((row.error or "", row) for row in rows if row.status == "failed")
+    return tuple(
+        Failure(code=code, adapters=len(group), first=group[0].path, message=group[0].message or "")
+        for code, group in failed
+    )
+
+
+def not_served(rows: Iterable[FleetRow]) -> tuple[NotServed, ...]:
+    """Return the reasons for which the engine cannot load adapters, the most frequent first."""
+    refused = _grouped((row.not_served, row) for row in rows if row.not_served)
+    return tuple(
+        NotServed(reason=reason, adapters=len(group), first=group[0].path) for reason, group in refused
+    )
+
+
+def bases(rows: Iterable[FleetRow], max_error: float, limit: int | None = None) -> tuple[BaseGroup, ...]:
+    """Return the adapters that a server would load of each base model, the base with the most first.
+
+    limit: the host's maximum rank.
+    """
+    served = (row for row in rows if row.rank and row.width is not None and not row.not_served)
+    groups = _grouped((row.base_model or "", row) for row in served)
+    return tuple(_group(base or None, group, max_error, limit) for base, group in groups)
+
+
+def _grouped(keyed: Iterable[tuple[str, FleetRow]]) -> list[tuple[str, list[FleetRow]]]:
+    """Return rows by key, the largest group first, each in the order of its names."""
+    groups: dict[str, list[FleetRow]] = defaultdict(list)
+    for key, row in keyed:
+        groups[key].append(row)
+    for group in groups.values():
+        group.sort(key=lambda row: natural_key(row.path))
+    return sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+
+
+def _group(base: str | None, adapters: Sequence[FleetRow], max_error: float, limit: int | None) -> BaseGroup:
+    ranks = {row.path: row.rank or 0 for row in adapters}
+    largest = max(ranks.values())
+    width = max(row.width or 0.0 for row in adapters)
+    top = max_lora_rank_step(largest)
+    steps, target = [], None
+    within = limit is not None
+    for rank in steps_below(largest):
+        above = [row for row in adapters if ranks[row.path] > rank]
+        lost = [row.lost_energy_at[rank] for row in above if rank in row.lost_energy_at]
+        steps.append(
+            Step(
+                max_lora_rank=rank,
+                slot_bytes=slot_bytes(width, rank),
+                truncated=len(above),
+                lost_energy_median=float(percentile(lost, 50)) if lost else None,
+                lost_energy_max=max(lost, default=None),
+            )
+        )
+        if limit is None and len(lost) == len(above) and max(lost) <= max_error**2:
+            target, within = rank, True
+    if limit is not None:
+        target = limit if largest > limit else None
+    elif target is None and steps:
+        target = steps[0].max_lora_rank
+    higher = [] if target is None else [row for row in adapters if ranks[row.path] > target]
+    higher.sort(key=lambda row: -row.lost_energy_at.get(target or 0, math.inf))  # else by name
+    return BaseGroup(
+        base_model=base,
+        adapters=len(adapters),
+        bytes=sum(row.bytes or 0 for row in adapters),
+        largest_rank=largest,
+        max_lora_rank=top,
+        slot_bytes=None if top is None else slot_bytes(width, top),
+        steps=tuple(steps),
+        target=target,
+        recommended=within and target is not None,
+        above=len(higher),
+        forcing=tuple(
+            Oversized(path=row.path, rank=ranks[row.path], lost_energy=row.lost_energy_at.get(target or 0))
+            for row in higher[:FORCING]
+        ),
+    )
+
+
+# ---------------------------------------------------------------- discovery
+
+MARKS = known_names()
+"""A folder with one of these files is taken for an adapter; its row reports an error if it is not one."""
+
+
+class Fleet(NamedTuple):
+    """Adapters by name (relative to the root, in order), and the number of folders without an adapter."""
+
+    paths: Mapping[str, Path]
+    elsewhere: int
+
+
+def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) -> Fleet:
+    """Return every adapter of the sources, each once.
+
+    sources: an adapter; a folder whose folders and files are adapters.
+    root: folder that names are relative to; every adapter is below it.
+    recursive: look into folders at any depth, also below an adapter. Links to folders are followed once.
+
+    Raises InputError (what `reading` raises; no-adapters), UsageError (outside-root).
+    """
+    home = Path(os.path.realpath(root))
+    paths: dict[str, Path] = {}
+    elsewhere = 0
+    for source in sources:
+        matches, empty = _adapters_of(source, recursive=recursive)
+        elsewhere += empty
+        for path in matches:
+            paths.setdefault(_name(path, home, root), path)
+    if not paths:
+        raise InputError(
+            f"{sources[0] if len(sources) == 1 else f'{len(sources)} places'}: no adapters found",
+            code="no-adapters",
+            hint="give a folder of adapter folders, or add --recursive to search deeper",
+        )
+    return Fleet({name: paths[name] for name in sorted(paths, key=natural_key)}, elsewhere)
+
+
+def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
+    """Return the adapters of one source, and how many of its folders hold none.
+
+    A folder that cannot be read is among the adapters: its row says why. Hidden ones are left out, and each real folder
+    is looked into once.
+    """
+    if not os.path.isdir(source) or (_marked(source) and not recursive):
+        return [source], 0  # an adapter, a file, or nothing; the row says which
+    matches = [source] if _marked(source) else []
+    empty, visited, waiting = 0, set(), [source]
+    while waiting:
+        folder = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in visited:
+            continue
+        visited.add(real)
+        entries = _entries(folder)
+        if entries is None:
+            matches.append(folder)
+        for entry in entries or ():
+            path = Path(entry.path)
+            if not _is_folder(entry):
+                if entry.name.lower().endswith(WEIGHT_SUFFIXES) and not _marked(folder):
+                    matches.append(path)
+                continue
+            if recursive:
+                waiting.append(path)
+            if _marked(path):
+                matches.append(path)
+            elif not recursive:
+                inner = _entries(path)
+                lone = lone_weights([item.name for item in inner or ()])
+                if inner is None:
+                    matches.append(path)
+                elif lone is None:
+                    empty += 1
+                else:
+                    matches.append(path / lone)
+    return matches, empty
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a folder that cannot be read
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]] | None:
+    """Return what is in a folder, without hidden names; None if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                (entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name
+            )
+    except OSError:
+        return None
+
+
+def _marked(folder: Path) -> bool:
+    return any(os.path.lexists(folder / mark) for mark in MARKS)
+
+
+def root_of(settings: FleetSettings) -> Path:
+    """Return the root that is set, or the current folder, or for sources that are not below it the one above them."""
+    if settings.root is not None:
+        return Path(settings.root)
+    places = [_place(source) for source in paths_of(settings.sources)]
+    if not places or all(place.is_relative_to(os.path.realpath(".")) for place in places):
+        return Path(".")
+    return Path(os.path.commonpath([place.parent for place in places]))
+
+
+def _place(path: Path) -> Path:
+    """Return the absolute path, without following the adapter's own link."""
+    if path.name in ("", ".."):
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def _name(path: Path, home: Path, root: Path) -> str:
+    """The path below the root."""
+    place = _place(path)
+    if not place.is_relative_to(home):
+        raise UsageError(
+            f"{path}: not inside the root {root}, to which adapter names are relative",
+            code="outside-root",
+            hint="give --root a folder that contains all adapters (Python: root=)",
+        )
+    return given_text(place.relative_to(home).as_posix())

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from gradience import spectra
 from gradience.adapters.config import initialization_of
-from gradience.adapters.families import module_type
-from gradience.adapters.keys import parse_key
+from gradience.adapters.keys import module_type, parse_key
 from gradience.errors import InputError
 from gradience.ranks import percentile
 

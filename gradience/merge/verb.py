@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from gradience.adapters.memory import workers_within
+from gradience.adapters.adapter import workers_within
+from gradience.adapters.base import architecture_of
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_adapter
-from gradience.compare.module import cosine
+from gradience.compare.adapters import cosine
 from gradience.compress.weights import written_adapter
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_input, short_names
@@ -28,30 +29,18 @@ from gradience.evaluate.verb import evaluate, report_notes, require_libraries
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists
-from gradience.merge.module import MergedPair, merge_bytes, write_merged, written_error
-from gradience.merge.parents import Parent, open_parents, plan_merge
+from gradience.merge import plan
 from gradience.merge.settings import SPARSE, MergeSettings, Method
 from gradience.models.locate import local_base
-from gradience.plan.calibrated import smallest_rank, with_calibration
+from gradience.plan.compression import smallest_rank, with_calibration
 from gradience.plan.modules import modules_of
+from gradience.reports import merge as reports
 from gradience.reports.base import markdown
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch, hub_source
 from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluatedAdapter
-from gradience.reports.merge import (
-    REPORT,
-    MergedModule,
-    MergeParent,
-    MergeReport,
-    ParentEvidence,
-    ParentTests,
-    PredictedKl,
-    SearchedMerge,
-    card_blocks,
-    verdict_of,
-)
-from gradience.runtimes import architecture_of, verdicts
+from gradience.runtimes.verdict import verdicts
 from gradience.settings import paths_of, public, required_output, shared
 from gradience.spectra import error_of_all
 from gradience.words import counted
@@ -69,7 +58,7 @@ CANCELED = 1e-20
 
 
 @public(MergeSettings)
-def merge_adapters(settings: MergeSettings) -> MergeReport:
+def merge_adapters(settings: MergeSettings) -> reports.MergeReport:
     """Merge the LoRA adapters `adapters` of one base into one adapter in the folder `output`, and return its report.
 
     >>> report = merge_adapters(["my_adapter", "other_adapter"], "merged")
@@ -87,11 +76,11 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     """
     output, watch = required_output(settings.output, "DIR", dry_run=False), Stopwatch(settings.command)
     with ExitStack() as stack:
-        parents = open_parents(settings, output, stack)
+        parents = plan.open_parents(settings, output, stack)
         if not (settings.data or settings.search):
             return write_merge(parents, settings, output)
         require_libraries(settings.engine)
-        sets, searched = _read_sets(parents, settings, output), tuple[SearchedMerge, ...]()
+        sets, searched = _read_sets(parents, settings, output), tuple[reports.SearchedMerge, ...]()
         if settings.search:
             halves = {name: split(inputs) for name, inputs in sets.items()}
             dev, sets = ({name: half[place] for name, half in halves.items()} for place in (0, 1))
@@ -103,31 +92,39 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
         folder = f"{EVALUATIONS}/{parent.name}"
         reference, candidate = _compared(sets[parent.name], [merged], output / folder)
         evidence.append(
-            ParentEvidence(parent=parent.name, reference=reference, merged=candidate, evaluation=folder)
+            reports.ParentEvidence(
+                parent=parent.name, reference=reference, merged=candidate, evaluation=folder
+            )
         )
-    verdict = verdict_of([row.merged.grade for row in evidence])
-    tested = ParentTests(verdict=verdict, parents=tuple(evidence))
+    verdict = reports.verdict_of([row.merged.grade for row in evidence])
+    tested = reports.ParentTests(verdict=verdict, parents=tuple(evidence))
     report = report.model_copy(update={"certificate": tested, "search": searched, "run": watch.run_info()})
     write_report(report, output)
     return report
 
 
-def write_merge(parents: Sequence[Parent], settings: MergeSettings, output: Path) -> MergeReport:
+def write_merge(parents: Sequence[plan.Parent], settings: MergeSettings, output: Path) -> reports.MergeReport:
     """Merge open adapters into the folder `output` and return the report."""
     watch = Stopwatch(settings.command)
-    rank, predictions = settings.rank, tuple[PredictedKl, ...]()
+    rank, predictions = settings.rank, tuple[reports.PredictedKl, ...]()
     if settings.max_kl_per_token is not None:
         rank, predictions = rank_within(parents, settings, settings.max_kl_per_token)
-    layout, opened = plan_merge(parents, settings, rank), [parent.opened for parent in parents]
-    pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
-    work = ((job.pair, merge_bytes(job)) for job in layout.jobs)
+    layout, opened = plan.plan_merge(parents, settings, rank), [parent.opened for parent in parents]
+    pairs = [job.pair for job in layout.jobs if isinstance(job.pair, plan.MergedPair)]
+    work = ((job.pair, plan.merge_bytes(job)) for job in layout.jobs)
     fitting = workers_within(settings.max_memory, opened, work, settings.workers)
     with written_adapter(
-        output, layout, fitting, settings.progress, write_merged, written_error, force=settings.force
+        output,
+        layout,
+        fitting,
+        settings.progress,
+        plan.write_merged,
+        plan.written_error,
+        force=settings.force,
     ) as (folder, written, weights):
         base, rows = local_base(settings.base_model), weights.modules
         architecture = architecture_of(layout.config, opened[0].location.root, base)
-        report = MergeReport(
+        report = reports.MergeReport(
             parents=tuple(_parents(parents, pairs)),
             base=layout.config.base_model,
             output_path=path_text(output),
@@ -141,7 +138,7 @@ def write_merge(parents: Sequence[Parent], settings: MergeSettings, output: Path
             architecture=architecture,
             runtimes=verdicts(written, architecture),
             modules=tuple(
-                MergedModule(
+                reports.MergedModule(
                     name=pair.module,
                     parent_ranks=pair.parent_ranks,
                     rank=job.stored_rank,
@@ -157,7 +154,9 @@ def write_merge(parents: Sequence[Parent], settings: MergeSettings, output: Path
     return report
 
 
-def merge_or_resume(parents: Sequence[Parent], settings: MergeSettings, output: Path) -> MergeReport:
+def merge_or_resume(
+    parents: Sequence[plan.Parent], settings: MergeSettings, output: Path
+) -> reports.MergeReport:
     """Return the report in `output` if it is of the same merge; otherwise merge.
 
     Raises UsageError (output-exists) if the folder holds anything else.
@@ -165,7 +164,7 @@ def merge_or_resume(parents: Sequence[Parent], settings: MergeSettings, output: 
     if settings.force or not output.exists():
         return write_merge(parents, settings, output)
     with suppress(InputError):
-        report = MergeReport.read(output / REPORT)
+        report = reports.MergeReport.read(output / reports.REPORT)
         merged = [(parent.sha256, parent.weight) for parent in report.parents]
         same = merged == [(parent.sha256, parent.weight) for parent in parents]
         if same and all(getattr(report, name) == value for name, value in _choices(settings).items()):
@@ -173,15 +172,15 @@ def merge_or_resume(parents: Sequence[Parent], settings: MergeSettings, output: 
     raise already_exists(output)
 
 
-def write_report(report: MergeReport, folder: Path) -> None:
+def write_report(report: reports.MergeReport, folder: Path) -> None:
     """Write the report, its page, and the block of the model card."""
-    save_with_page(report, folder / REPORT)
-    write_card(folder, Card(markdown.render(card_blocks(report))))
+    save_with_page(report, folder / reports.REPORT)
+    write_card(folder, Card(markdown.render(reports.card_blocks(report))))
 
 
 def rank_within(
-    parents: Sequence[Parent], settings: MergeSettings, limit: float
-) -> tuple[int, tuple[PredictedKl, ...]]:
+    parents: Sequence[plan.Parent], settings: MergeSettings, limit: float
+) -> tuple[int, tuple[reports.PredictedKl, ...]]:
     """Return the smallest rank whose predicted KL has its upper end below the limit on every calibration.
 
     The calibrations are of the exact sum: a parent's own does not see the directions of the other parents.
@@ -200,7 +199,7 @@ def rank_within(
         raise
     rank, predictions = smallest_rank(measured, limit)
     return rank, tuple(
-        PredictedKl(calibration_sha256=calibration.sha256, kl_per_token=kl, high=high)
+        reports.PredictedKl(calibration_sha256=calibration.sha256, kl_per_token=kl, high=high)
         for calibration, (kl, high) in zip(calibrations, predictions, strict=True)
     )
 
@@ -216,11 +215,13 @@ def _choices(settings: MergeSettings) -> dict[str, Any]:
     }
 
 
-def _parents(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[MergeParent]:
+def _parents(
+    parents: Sequence[plan.Parent], pairs: Sequence[plan.MergedPair]
+) -> Iterator[reports.MergeParent]:
     *sums, (merged, _) = np.sum([pair.overlaps for pair in pairs], axis=0).tolist()
     for parent, (energy, inner) in zip(parents, sums, strict=True):
         ranks = [pair.rank for pair in parent.opened.pairs]
-        yield MergeParent(
+        yield reports.MergeParent(
             name=parent.name,
             path=path_text(parent.path),
             sha256=parent.sha256,
@@ -236,7 +237,7 @@ def _parents(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator
         )
 
 
-def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[str]:
+def _notes(parents: Sequence[plan.Parent], pairs: Sequence[plan.MergedPair]) -> Iterator[str]:
     unnamed = [parent.name for parent in parents if parent.config.base_model is None]
     if unnamed:
         yield f"the config of {', '.join(unnamed)} names no base model: it was not compared with the others"
@@ -248,7 +249,9 @@ def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> Iterator[s
 # ---------------------------------------------------------------- tests on the parents' examples
 
 
-def _read_sets(parents: Sequence[Parent], settings: MergeSettings, output: Path) -> dict[str, EvaluateInputs]:
+def _read_sets(
+    parents: Sequence[plan.Parent], settings: MergeSettings, output: Path
+) -> dict[str, EvaluateInputs]:
     """Return the examples of each parent, by its name. Raises UsageError (no-data)."""
     named = dict(zip(ascii_uppercase, parents, strict=False)) | {parent.name: parent for parent in parents}
     given = sets_of(EvaluateSettings(**shared(settings, EvaluateSettings) | {"adapters": ()}))
@@ -284,8 +287,8 @@ def _compared(
 
 
 def _search(
-    parents: Sequence[Parent], settings: MergeSettings, dev: Mapping[str, EvaluateInputs], folder: Path
-) -> tuple[list[Parent], MergeSettings, tuple[SearchedMerge, ...]]:
+    parents: Sequence[plan.Parent], settings: MergeSettings, dev: Mapping[str, EvaluateInputs], folder: Path
+) -> tuple[list[plan.Parent], MergeSettings, tuple[reports.SearchedMerge, ...]]:
     """Return the best candidate on the dev examples, and the results of all candidates."""
     merges, candidates, gains = [], [], []
     for method, share, density in GRID:
@@ -301,7 +304,7 @@ def _search(
     deltas = list(zip(*gains, strict=True))
     best = max(range(len(GRID)), key=lambda place: (min(deltas[place]), sum(deltas[place])))
     rows = tuple(
-        SearchedMerge(
+        reports.SearchedMerge(
             method=method,
             weights=(share,) * len(parents),
             density=density if method in SPARSE else None,

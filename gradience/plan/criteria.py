@@ -2,28 +2,35 @@
 
 Components of a module are taken in the order of their singular values, so that a plan is a number of leading
 components per module. Under a budget those of all modules compete by energy per parameter (σ²/(m + n)), see `allocate`.
+The audit's suggestions are plans of these criteria, too: median and p90 are one rank for all modules (`ToRank`),
+per_layer is `ToEnergy` at the audit's threshold, on the grid. Each keeps its evidence before rounding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
+from pydantic import TypeAdapter
+
+from gradience.adapters.config import anchored_key
 from gradience.adapters.keys import config_name
 from gradience.errors import InputError, UsageError
+from gradience.files.artifact import artifact_row
 from gradience.plan.allocate import cover, fill, start_cost
-from gradience.plan.hosts import HostLimit
-from gradience.plan.modules import EVERY_RANK, Grid, Module, Ranks, item_of
-from gradience.ranks import Suggested
-from gradience.reports.audit import AuditReport, Suggestions
+from gradience.plan.modules import EVERY_RANK, Grid, Module, Ranks, alphas_at, item_of, modules_of, size_at
+from gradience.ranks import Suggested, max_lora_rank_step, percentile, round_up
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.audit import AuditReport, PerLayer, Suggestion, Suggestions
+from gradience.reports.base.finding import Finding
+from gradience.reports.compression import CompressionPlan
 from gradience.settings import Part, Positive, Share, checked
 from gradience.words import counted
-
-if TYPE_CHECKING:
-    from gradience.reports.compression import CompressionPlan
 
 EDITED = ", then edited"
 
@@ -332,3 +339,155 @@ def _refuse_rank(module: Module, rank: int, source: str) -> None:
         code="bad-rank",
         hint="correct its new_rank in the plan",
     )
+
+
+# ---------------------------------------------------------------- documented limits of hosts, none of them run
+
+
+@artifact_row
+class HostLimit:
+    """Limits of one host, for all its models or for one."""
+
+    host: str
+    name: str
+    model: str | None
+    """Model family with a limit of its own; null for all others."""
+    max_rank: int
+    source: str
+    """Address of the page, or of the thread that quotes it."""
+    date: str
+    """Date on which the source was read."""
+    fine_tuning: bool = False
+    """True if the source states the limit for training on the host, and none for serving."""
+    min_rank: int = 1
+    adapters_per_base: int | None = None
+    modules: tuple[str, ...] = ()
+    """Module types that may have LoRA; empty if the source names none."""
+
+    @property
+    def words(self) -> str:
+        """Name the limit and its source."""
+        model = f" for {self.model}" if self.model else ""
+        ranks = (
+            f"rank {self.min_rank} to {self.max_rank}"
+            if self.min_rank > 1
+            else f"rank at most {self.max_rank}"
+        )
+        model += " in fine-tuning on this host" if self.fine_tuning else ""
+        return f"{ranks}{model}, documented by {self.name} ({self.source}, read {self.date}; not run)"
+
+
+@cache
+def host_limits() -> tuple[HostLimit, ...]:
+    """Return every documented limit."""
+    data = read_file(Path(__file__).with_name("hosts.json"), MAX_SETTINGS_BYTES)
+    return TypeAdapter(tuple[HostLimit, ...]).validate_json(data)
+
+
+def limit_of(target: str) -> HostLimit:
+    """Return the limit of `HOST` or `HOST:MODEL`; a model without a row has the host's.
+
+    Raises UsageError (`unknown-host`).
+    """
+    host, _, model = target.lower().partition(":")
+    rows = [row for row in host_limits() if row.host == host]
+    if not rows:
+        known = ", ".join(sorted({row.host for row in host_limits()}))
+        raise UsageError(
+            f"{target}: no documented limits", code="unknown-host", hint=f"use one of {known}, or --rank K"
+        )
+    general = next(row for row in rows if row.model is None)
+    return next(
+        (row for row in rows if row.model and model and row.model in model.replace("_", "-")), general
+    )
+
+
+# ---------------------------------------------------------------- suggestions of an audit
+
+WEIGHT_ENERGY = (
+    "fewest directions that hold {tau:.6g} of the squared singular values of each module. Crude: it ignores what the "
+    "directions do to the model's output. Worth testing, not recommended"
+)
+
+
+NOT_THE_UPDATE = frozenset(("init-not-update", "variant-not-update", "expert-order-unknown", "non-finite"))
+"""Findings with which nothing is compressed or suggested: B·A is not the learned update, or holds NaN or infinity."""
+UNCONVINCING = frozenset(("looks-random", "init-noise"))
+"""Findings with which no rank is suggested: the spectra say nothing about a smaller one. Truncating is allowed."""
+
+
+def blocks_suggestions(findings: Iterable[Finding]) -> bool:
+    """Return True if a finding rules out suggesting a rank."""
+    return any(finding.code in NOT_THE_UPDATE | UNCONVINCING for finding in findings)
+
+
+def suggest(report: AuditReport, grid: Sequence[int]) -> Suggestions | None:
+    """Return median, 90th percentile and per-layer suggestions on the allowed ranks `grid`.
+
+    None if a finding rules them out, or no module has been trained.
+    """
+    if blocks_suggestions(report.findings) or all(row.energy_rank_tau is None for row in report.layers):
+        return None
+    modules = modules_of(report)
+    largest = max(module.rank for module in modules)
+    return Suggestions(
+        tau=report.tau,
+        allowed_ranks=tuple(rank for rank in grid if rank <= largest) or (min(grid),),
+        current_max_rank=largest,
+        current_max_lora_rank=max_lora_rank_step(largest),
+        median=_uniform(report, modules, 50, grid),
+        p90=_uniform(report, modules, 90, grid),
+        per_layer=_per_layer(report, modules, grid),
+    )
+
+
+def with_suggestions(report: AuditReport, grid: Sequence[int]) -> AuditReport:
+    """Return the report with the suggestions of `suggest`, and their basis, in place of the earlier ones."""
+    suggestions = suggest(report, grid)
+    resting = {} if suggestions is None else {"weight_energy": WEIGHT_ENERGY.format(tau=report.tau)}
+    return report.model_copy(
+        update={
+            "suggestions": suggestions,
+            "suggested_r_global_median": suggestions and suggestions.median.rank,
+            "suggested_r_global_90": suggestions and suggestions.p90.rank,
+            "evidence": resting,
+        }
+    )
+
+
+def _uniform(report: AuditReport, modules: Sequence[Module], percent: int, grid: Sequence[int]) -> Suggestion:
+    """The percentile of the energy ranks (each expert counts), rounded up and never above the largest rank."""
+    needed = [row.energy_rank_tau for row in report.layers if row.energy_rank_tau is not None]
+    unrounded = percentile(needed, percent)
+    rank, decided_by = round_up(unrounded, grid, ceiling=max(module.rank for module in modules))
+    return Suggestion(
+        unrounded=float(unrounded),
+        rank=rank,
+        decided_by=decided_by,
+        max_lora_rank=max_lora_rank_step(rank),
+        **_size(modules, ToRank(rank).choose(report, modules)),
+    )
+
+
+def _per_layer(report: AuditReport, modules: Sequence[Module], grid: Sequence[int]) -> PerLayer:
+    """Return an explicit rank for every module, and the α that preserves its scale."""
+    chosen = ToEnergy(report.tau).choose(report, modules, Grid(grid))
+    alphas = alphas_at(modules, chosen, use_rslora=report.adapter.use_rslora)
+    widest = max(chosen, key=lambda name: chosen[name])
+    return PerLayer(
+        rank_pattern={anchored_key(config_name(name)): rank for name, rank in chosen.items()},
+        alpha_pattern={anchored_key(config_name(name)): alpha for name, alpha in alphas.items()},
+        r=chosen[widest],
+        lora_alpha=alphas.get(widest),
+        max_lora_rank=max_lora_rank_step(chosen[widest]),
+        **_size(modules, chosen),
+    )
+
+
+def _size(modules: Sequence[Module], chosen: Ranks) -> dict[str, Any]:
+    params, stored = size_at(modules, chosen)
+    return {
+        "params": params,
+        "bytes": stored,
+        "reduction": 1 - params / sum(module.params for module in modules),
+    }

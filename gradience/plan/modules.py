@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from gradience.adapters.keys import ends_with, is_split_expert, parse_key
 from gradience.plan.allocate import ModuleSteps
-from gradience.plan.blocking import modules_with_other_tensors, must_stay, why_fixed
 from gradience.ranks import scaled_alpha
 from gradience.reports.audit import AuditReport, LayerAudit
 from gradience.settings import RankList, checked
@@ -193,3 +193,43 @@ def alphas_at(modules: Iterable[Module], ranks: Ranks, *, use_rslora: bool) -> d
         for module in modules
         if module.alpha is not None and ranks[module.name]
     }
+
+
+def why_fixed(rows: Sequence[LayerAudit]) -> str:
+    """Return the reason why a module (the rows of its experts) must keep its rank; empty if it need not.
+
+    PEFT needs a multiple of a grouped convolution's groups, and an energy rank says nothing about the rank of
+    each.
+    """
+    if rows[0].groups > 1:
+        return "block-diagonal B of a grouped convolution"
+    if any(row.status == "unsupported" for row in rows):
+        return "cannot be measured: its factors cancel"
+    if any(row.status == "nonfinite" for row in rows):
+        return "cannot be measured: its factors contain NaN or infinity"
+    return ""
+
+
+def must_stay(report: AuditReport, row: LayerAudit, owners: set[str]) -> bool:
+    """Return True if a module may not get rank 0. owners: `modules_with_other_tensors` of the same report.
+
+    Without its factors, a bias, a magnitude or a base weight saved with them would be lost as well. The
+    wrapper of an expert, or of any other parameter, cannot be left out separately: `target_parameters` may
+    match many.
+    """
+    if report.adapter.use_dora or row.name in owners or row.kind == "expert" or is_split_expert(row.name):
+        return True
+    wrapped = report.adapter.settings.get("target_parameters")
+    return isinstance(wrapped, list) and ends_with(row.name, map(str, wrapped))
+
+
+def modules_with_other_tensors(report: AuditReport) -> set[str]:
+    """Modules with other tensors of their own (copies of a module that PEFT once kept are not written)."""
+    owners: set[str] = set()
+    for note in report.coverage.other:
+        key = parse_key(note.tensor)
+        if key.ghost or key.adapter not in (None, report.adapter.adapter_name):
+            continue
+        parts = key.module.split(".")
+        owners.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return owners

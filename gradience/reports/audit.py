@@ -15,9 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from gradience.adapters.config import HEADS_OF_TASK
-from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import words_of
-from gradience.adapters.keys import Kind, config_name, ends_with
+from gradience.adapters.keys import MODULE_TYPES, Kind, ModuleType, config_name, ends_with
 from gradience.adapters.locate import natural_key
 from gradience.files.artifact import Float12, Floats12, Part, artifact_row
 from gradience.ranks import percentile

@@ -15,13 +15,11 @@ from gradience.calibrate.verb import calibrate
 from gradience.compress.adapter import write_compressed
 from gradience.compress.layout import lay_out
 from gradience.digests import sha256_file, sha256_json
-from gradience.distill.inputs import DistillInputs, read_distill_inputs
-from gradience.distill.verb import distill
+from gradience.distill.verb import DistillInputs, distill, read_distill_inputs
 from gradience.errors import InputError, UsageError
 from gradience.files.card import CardOf
 from gradience.files.whole import write_whole
-from gradience.plan.calibrated import ToSizeOfRank
-from gradience.plan.compression import plan_compression
+from gradience.plan.compression import ToSizeOfRank, plan_compression
 from gradience.plan.criteria import Criterion, ToRank
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport

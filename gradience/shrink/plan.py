@@ -12,7 +12,7 @@ from gradience.calibrate.inputs import prompt_id
 from gradience.calibrate.inputs import read_inputs as read_prompts
 from gradience.calibrate.settings import DistillSettings
 from gradience.digests import sha256_file, sha256_text
-from gradience.distill.inputs import FEWEST
+from gradience.distill.verb import FEWEST
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput, short_names
 from gradience.evaluate.forecast import margins_of

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import regex
 
-from gradience.adapters.patterns import too_large
+from gradience.adapters.config import too_large
 from gradience.errors import InputError, UsageError
 from gradience.tasks import gsm8k
 from gradience.tasks.base import AnswerScoring, Filter, LikelihoodScoring

@@ -19,10 +19,10 @@ from gradience.adapters.tensors import type_names
 from gradience.bench.verify.findings import Findings, Link
 from gradience.bench.verify.recompute import check_records, repeated, scored_again
 from gradience.card import EVALUATED, card_of
-from gradience.compare.module import compare_modules
+from gradience.compare.adapters import compare_modules
 from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file
-from gradience.distill.divergence import mean_kl, p_closer
+from gradience.distill.verb import mean_kl, p_closer
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation

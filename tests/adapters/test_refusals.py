@@ -17,8 +17,8 @@ from test_names import steering
 
 import gradience.audit.adapter
 from gradience import audit_adapter, compare_adapters, compress_adapter
+from gradience.adapters.adapter import LEAST_LIMIT, MB, limit_for, measure_bytes, workers_within
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.memory import LEAST_LIMIT, MB, limit_for, measure_bytes, workers_within
 from gradience.adapters.settings import bytes_of
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError

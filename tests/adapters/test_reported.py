@@ -19,9 +19,7 @@ from raising import raises
 from torch import nn
 
 from gradience.adapters.adapter import GHOST_REASON
-from gradience.adapters.families import family_of, layer_of, module_type
-from gradience.adapters.keys import Key, choose_adapter, parse_key
-from gradience.adapters.patterns import (
+from gradience.adapters.config import (
     BUDGET_SECONDS,
     MAX_EXPRESSIONS,
     MAX_STEPS,
@@ -30,6 +28,7 @@ from gradience.adapters.patterns import (
     SavedNames,
     anchored_key,
 )
+from gradience.adapters.keys import Key, choose_adapter, family_of, layer_of, module_type, parse_key
 from gradience.errors import InputError
 
 Q = "model.layers.0.self_attn.q_proj"

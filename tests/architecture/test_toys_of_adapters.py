@@ -146,7 +146,7 @@ def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, co
 
 def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, command, artifact):
     """Written, read back, explained in the report, and named in the schema, and where another one is unknown."""
-    from gradience.compress.encodings import EncodingRule, Target, Written
+    from gradience.compress.layout import EncodingRule, Target, Written
     from gradience.reports.base.encodings import ENCODING_NAMES
     from gradience.reports.compression import CompressionReport
 
@@ -170,8 +170,7 @@ def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, com
 
 
 def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
-    from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
-    from gradience.runtimes.verdict import LoadedAdapter, Runtime, peft_scale
+    from gradience.runtimes.verdict import LoadedAdapter, Runs, Runtime, RuntimeRecord, peft_scale, read_runs
 
     def doubled(adapter: LoadedAdapter, module: str) -> float:
         return 2 * peft_scale(adapter, module)

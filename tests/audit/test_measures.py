@@ -13,7 +13,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import MEASURES, Update
 from gradience.errors import InputError
-from gradience.plan.blocking import blocks_suggestions
+from gradience.plan.criteria import blocks_suggestions
 from gradience.reports.audit import AuditReport
 
 

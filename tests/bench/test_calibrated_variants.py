@@ -15,8 +15,7 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import files_of
-from gradience.plan.calibrated import ToSizeOfRank
-from gradience.plan.compression import plan_compression
+from gradience.plan.compression import ToSizeOfRank, plan_compression
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan

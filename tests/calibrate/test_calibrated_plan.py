@@ -14,7 +14,7 @@ from gradience import CompressionPlan, ToBudget, ToEnergy, ToKl, ToRank, audit_a
 from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
-from gradience.plan.calibrated import curve, interval, with_calibration
+from gradience.plan.compression import curve, interval, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.base.blocks import View
 from gradience.reports.calibration import Calibration, ExcludedModule

@@ -27,12 +27,11 @@ from gradience import (
     distill_adapter,
     verify,
 )
-from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.inputs import read_rows
+from gradience.calibrate.measure import encode_pairs, encode_texts
 from gradience.cli.app import run
-from gradience.distill.divergence import mean_kl, p_closer
-from gradience.distill.inputs import may_be_one_base, split
 from gradience.distill.train import residual
+from gradience.distill.verb import may_be_one_base, mean_kl, p_closer, split
 from gradience.models.load import quiet
 from gradience.reports.distill import HeldOutRow
 from gradience.statistics.paired import mean_difference

@@ -20,8 +20,7 @@ from toys import (
     toy,
 )
 
-from gradience.calibrate.batches import EncodedRow, draw
-from gradience.calibrate.measure import direction
+from gradience.calibrate.measure import EncodedRow, direction, draw
 from gradience.components import Components
 
 EVERY = pytest.mark.parametrize("kind", MODELS)

@@ -15,8 +15,15 @@ from transformers import (
     set_seed,
 )
 
-from gradience.calibrate.batches import EncodedRow, batches_of, signs
-from gradience.calibrate.measure import direction, gather_effects, gather_moments, reach
+from gradience.calibrate.measure import (
+    EncodedRow,
+    batches_of,
+    direction,
+    gather_effects,
+    gather_moments,
+    reach,
+    signs,
+)
 from gradience.components import Components
 
 VOCABULARY, SEED = 29, 5

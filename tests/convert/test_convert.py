@@ -26,8 +26,7 @@ from gradience.adapters.locate import Location
 from gradience.adapters.tensors import TensorFile
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.convert.forms import PeftForm
-from gradience.convert.gguf import FAMILIES
+from gradience.convert.forms import FAMILIES, PeftForm
 from gradience.errors import GradienceError, InputError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

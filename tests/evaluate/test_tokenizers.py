@@ -17,7 +17,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.calibrate import inputs as calibration
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.cli.app import run
-from gradience.distill.inputs import read_distill_inputs
+from gradience.distill.verb import read_distill_inputs
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.inputs import read_inputs

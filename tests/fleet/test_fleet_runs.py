@@ -22,10 +22,10 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError, OutputError
 from gradience.files.whole import LOCK, held
-from gradience.fleet import batch, journal, processes
-from gradience.fleet.discover import discover
-from gradience.fleet.journal import read_rows
-from gradience.fleet.measure import measure
+from gradience.fleet import batch, processes
+from gradience.fleet import measure as rows_of
+from gradience.fleet.measure import measure, read_rows
+from gradience.fleet.verb import discover
 from gradience.reports.fleet import FleetCompression, FleetReport
 
 FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
@@ -205,8 +205,8 @@ def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
         written.append(row.path)
         add(self, row)
 
-    add = journal.FleetJournal.add
-    monkeypatch.setattr(journal.FleetJournal, "add", killed_at_the_third)
+    add = rows_of.FleetJournal.add
+    monkeypatch.setattr(rows_of.FleetJournal, "add", killed_at_the_third)
     with pytest.raises(Killed):
         audit_fleet("zoo", "fleet.jsonl")
     monkeypatch.undo()

@@ -16,10 +16,20 @@ from raising import raises
 from gradience import audit_adapter, compress_adapter
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError, UsageError, WrongType
-from gradience.plan.calibrated import ToKl
-from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import EDITED, ToBudget, ToEnergy, ToHost, ToPlan, ToRank, ToRanks, ToSuggestion
-from gradience.plan.hosts import HostLimit, host_limits, limit_of
+from gradience.plan.compression import ToKl, plan_compression
+from gradience.plan.criteria import (
+    EDITED,
+    HostLimit,
+    ToBudget,
+    ToEnergy,
+    ToHost,
+    ToPlan,
+    ToRank,
+    ToRanks,
+    ToSuggestion,
+    host_limits,
+    limit_of,
+)
 from gradience.plan.modules import Grid
 from gradience.reports.audit import TensorNote
 from gradience.reports.compression import CompressionPlan
@@ -378,7 +388,7 @@ def test_a_model_with_a_limit_of_its_own_has_that(target, rank):
 
 def test_a_plan_names_the_source(monkeypatch, tmp_path):
     adapter = shutil.copytree(example_adapter(), tmp_path / "adapter")
-    monkeypatch.setattr("gradience.plan.hosts.host_limits", lambda: (HostLimit(**LIMITED, max_rank=4),))
+    monkeypatch.setattr("gradience.plan.criteria.host_limits", lambda: (HostLimit(**LIMITED, max_rank=4),))
     report = compress_adapter(adapter, tmp_path / "small", host="here")
     assert {module.new_rank for module in report.modules} == {4}
     said = "rank at most 4, documented by Here (https://example.org, read 2026-11-29; not run)"

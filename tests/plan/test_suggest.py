@@ -16,8 +16,7 @@ from gradience import ranks
 from gradience.audit.measures import MEASURES
 from gradience.plan.allocate import ModuleSteps, cover, fill, start_cost
 from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToSuggestion
-from gradience.plan.suggestions import suggest
+from gradience.plan.criteria import ToSuggestion, suggest
 from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
 from gradience.reports.audit import LayerAudit
 

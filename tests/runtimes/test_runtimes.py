@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from gradience.adapters.config import read_config
-from gradience.adapters.patterns import anchored_key
+from gradience.adapters.base import architecture_of
+from gradience.adapters.config import anchored_key, read_config
 from gradience.models.known import KNOWN
-from gradience.runtimes import architecture_of
-from gradience.runtimes.record import Runs, RuntimeFailure, RuntimeRecord, parts_of, read_runs
 from gradience.runtimes.verdict import (
     RUNTIMES,
     UNKNOWN,
     LoadedAdapter,
+    Runs,
+    RuntimeFailure,
+    RuntimeRecord,
     config_scale,
     engine,
     gguf_scale,
+    parts_of,
+    read_runs,
     slot_bytes,
     verdict_of,
     wrong_scale,

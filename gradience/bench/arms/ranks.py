@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gradience.plan.calibrated import ToSizeOfRank, predicted, with_calibration
-from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
+from gradience.plan.compression import ToSizeOfRank, predicted, with_calibration
+from gradience.plan.criteria import Criterion, ToRank, ToSuggestion, with_suggestions
 from gradience.plan.modules import Ranks, modules_of
-from gradience.plan.suggestions import with_suggestions
 from gradience.reports.audit import AuditReport, Suggestion, Suggestions
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.calibration import Calibration

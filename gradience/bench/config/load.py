@@ -31,7 +31,7 @@ from gradience.calibrate.inputs import FEWEST
 from gradience.check.files import read_mapping
 from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
-from gradience.distill.inputs import FEWEST as FEWEST_DISTILLATION
+from gradience.distill.verb import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import ENGINES
 from gradience.files import strict_yaml

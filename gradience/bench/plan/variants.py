@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from gradience.adapters.patterns import anchored_key
+from gradience.adapters.config import anchored_key
 from gradience.bench.arms.arm import TRUNCATE, Arm
 from gradience.bench.arms.controls import CONTROLS, Control
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated, step_name

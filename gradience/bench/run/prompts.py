@@ -18,8 +18,8 @@ from gradience.calibrate.inputs import CalibrateInputs, read_rows
 from gradience.calibrate.measure import measured
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.digests import sha256_text
-from gradience.distill.inputs import FEWEST, DistillInputs
 from gradience.distill.train import write_distilled
+from gradience.distill.verb import FEWEST, DistillInputs
 from gradience.errors import UsageError
 from gradience.files.whole import write_whole
 from gradience.models.load import load_tokenizer

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Generic, Protocol, TypeVar
 
-from gradience.adapters.families import family_of, layer_of
+from gradience.adapters.keys import family_of, layer_of
 from gradience.reports.base.blocks import Block, Column, Inline, Span, Table, View, more, table_of
 from gradience.reports.base.numbers import count
 

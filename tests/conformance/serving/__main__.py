@@ -29,8 +29,7 @@ from conformance.serving.llama_cpp_server import LlamaCpp
 from conformance.serving.served import Asked, Reply, Served, parser_of, say
 from conformance.serving.vllm_server import Vllm
 from gradience.adapters.formats import open_adapter
-from gradience.runtimes.record import parts_of
-from gradience.runtimes.verdict import LoadedAdapter, Scale, config_scale, wrong_scale
+from gradience.runtimes.verdict import LoadedAdapter, Scale, config_scale, parts_of, wrong_scale
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,8 +15,8 @@ from peft import PeftModel
 from conformance.serving import model
 from conformance.serving.architectures import Architecture
 from conformance.serving.model import Base, copy_adapter, make_adapter
+from gradience.adapters.config import anchored_key
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.patterns import anchored_key
 from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from conformance.serving.cases import Case, CaseAdapter
 from conformance.serving.compare import Compared
 from conformance.serving.model import Logprobs
-from gradience.runtimes.record import Parts
-from gradience.runtimes.verdict import LoadedAdapter
+from gradience.runtimes.verdict import LoadedAdapter, Parts
 
 
 class Asked(NamedTuple):

@@ -15,16 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 
 import gradience
-from gradience.adapters.config import (
-    HEADS_OF_TASK,
-    PeftConfig,
-    check_for_peft,
-    initialization_of,
-    read_config,
-    without_imports,
-)
+from gradience.adapters import config as peft_config
+from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import PREFIX
-from gradience.adapters.patterns import SavedNames
 from gradience.digests import Sha256
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
@@ -176,8 +169,8 @@ class TransformersEngine(Engine):
             raise UsageError(f"there is already an adapter called {name!r}", code="adapter-name")
         folder = Path(folder)
         digests = AdapterIdentity.of(folder)
-        given = read_config(folder / "adapter_config.json")
-        check_for_peft(given, [*self._weights, *self._modules])
+        given = peft_config.read_config(folder / "adapter_config.json")
+        peft_config.check_for_peft(given, [*self._weights, *self._modules])
         config = self._read(given)
         refuse_what_cannot_share(config, folder)
         self._check_what_comes_besides_lora(config, folder)
@@ -400,7 +393,7 @@ class TransformersEngine(Engine):
 
         fields = {**given.fields, "peft_type": "LORA"}
         try:
-            config = without_imports(LoraConfig.from_peft_type(**fields))  # type: ignore[no-untyped-call]
+            config = peft_config.without_imports(LoraConfig.from_peft_type(**fields))  # type: ignore[no-untyped-call]
         except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{given.path}: PEFT cannot read it: {' '.join(str(error).split())[:200]}",
@@ -484,8 +477,8 @@ class TransformersEngine(Engine):
         from safetensors import safe_open
 
         # PEFT adds the head of a classifier by itself.
-        whole = {*(config.modules_to_save or ()), *HEADS_OF_TASK.get(config.task_type or "", ())}
-        brought, weights = SavedNames(whole), self._weights
+        whole = {*(config.modules_to_save or ()), *peft_config.HEADS_OF_TASK.get(config.task_type or "", ())}
+        brought, weights = peft_config.SavedNames(whole), self._weights
         declared = {name for name in weights if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
             stored = {original_name(key.removeprefix(PREFIX)): key for key in file.keys()}  # noqa: SIM118
@@ -558,7 +551,7 @@ def refuse_what_cannot_share(config: Any, folder: Path) -> None:
             code="other-method",
             hint="evaluate it with PEFT's own generate: here its LoRA would apply to other tokens",
         )
-    start = initialization_of(config.init_lora_weights)
+    start = peft_config.initialization_of(config.init_lora_weights)
     for change, changes in {
         f"bias={config.bias!r}": config.bias != "none",
         "kasa_config": getattr(config, "kasa_config", None),  # since PEFT 0.21
