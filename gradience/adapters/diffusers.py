@@ -24,8 +24,16 @@ from pathlib import Path
 from gradience.adapters import adapter
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, config_of, is_alpha
-from gradience.adapters.files import from_diffusers, no_factors
-from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, listing, single, sniff
+from gradience.adapters.locate import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    from_diffusers,
+    listing,
+    no_factors,
+    single,
+    sniff,
+)
 from gradience.adapters.tensors import TensorFile, decode
 from gradience.errors import InputError
 from gradience.files import strict_json

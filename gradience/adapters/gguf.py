@@ -20,8 +20,8 @@ from typing import Any
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair, of_one_file, paired, places_in, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
-from gradience.adapters.files import kept_open, no_factors, refuse_placeholder
-from gradience.adapters.locate import INDEX, WEIGHTS, listing, single
+from gradience.adapters.files import kept_open, refuse_placeholder
+from gradience.adapters.locate import INDEX, WEIGHTS, listing, no_factors, single
 from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile, Words
 from gradience.arguments import is_integer
 from gradience.errors import InputError

@@ -11,7 +11,7 @@ import posixpath
 import re
 import shlex
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePath
@@ -19,9 +19,9 @@ from posixpath import basename
 from typing import NamedTuple
 
 from gradience.adapters.config import read_config
-from gradience.adapters.files import MODEL_FILES, pickle_hint, read_object
+from gradience.adapters.files import pickle_hint, read_object, refuse_method
 from gradience.adapters.keys import LISTED, no_such_adapter, several_adapters
-from gradience.adapters.tensors import TensorFile
+from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError, NetworkError
 from gradience.files import hub
 from gradience.files.hub import Address, HubCommit
@@ -216,6 +216,98 @@ def _sharded(folder: Path, index: Path) -> Location:
 
 def _bad_index(index: Path, problem: str) -> InputError:
     return InputError(f"{index}: {problem}", code="bad-index", hint="download or save the adapter again")
+
+
+RENAME_HINT = (
+    "rename the file: Gradience looks for PEFT's tensors under this name (MLX-LM's is adapters.safetensors)"
+)
+TENSORS: Mapping[str, str] = {
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "ia3_": "IA3",
+    "vera_": "VeRA",
+    "boft_": "BOFT",
+    "oft_": "OFT",
+    "prompt_embeddings": "prompt tuning",
+}
+"""How a part of the names of a method's tensors begins -> the method, for files without a config."""
+_OF_OTHER_READERS = re.compile(r"\blora_(down|up)\b|\blora\.(.*\.)?(down|up)\b|\blora_[ab]$")
+"""Tensors of formats that are read under other names of files: kohya, old diffusers, MLX-LM."""
+DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
+MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+"""Weights of a whole model."""
+
+
+def refuse_foreign(
+    path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str], *, has_config: bool
+) -> None:
+    """Raise InputError if no tensor is a PEFT LoRA factor; the message names the file's actual content.
+
+    Codes: other-method, not-peft-tensors, full-model, no-lora-tensors, empty-adapter.
+    """
+    if not entries:
+        raise no_factors(path, entries)
+    parts = {part for name in entries for part in name.split(".")}
+    if "lora_E" in parts:  # beside lora_A and lora_B
+        raise refuse_method(path, "contains weights of AdaLoRA")
+    is_peft = bool(parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")))
+    diffusers = from_diffusers(entries, parts, metadata, has_config=has_config)
+    if diffusers or (not is_peft and any(map(_OF_OTHER_READERS.search, entries))):
+        raise InputError(
+            f"{path}: tensors of kohya, diffusers or MLX-LM under the name of PEFT's weights",
+            code="not-peft-tensors",
+            hint=RENAME_HINT,
+        )
+    if is_peft:
+        return
+    for prefix, method in TENSORS.items():
+        if any(part.startswith(prefix) for part in parts):
+            raise refuse_method(path, f"contains weights of {method}")
+    matrices = any(name.endswith(".weight") and len(entry.shape) >= 2 for name, entry in entries.items())
+    if matrices and not has_config and not any("lora" in name for name in entries):
+        raise InputError(
+            f"{path}: no LoRA factors among its {len(entries)} tensors: a full model?",
+            code="full-model",
+            hint="point at the adapter's folder (adapter_config.json and adapter_model.safetensors)",
+        )
+    raise no_factors(path, entries)
+
+
+def from_diffusers(
+    names: Iterable[str], parts: set[str], metadata: Mapping[str, str], *, has_config: bool
+) -> bool:
+    """Return True for diffusers' keys, keys of its attention processors (`to_q_lora`), or its config in the
+    header.
+    """
+    if "lora_adapter_metadata" in metadata or parts.intersection(DIFFUSERS_PARTS):
+        return True
+    if has_config:
+        return False
+    # GPT-2, Falcon and others also have `transformer.` at the top; only diffusers goes on like this.
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    return any(
+        name.startswith(("unet.", "text_encoder.", "text_encoder_2."))
+        or (name.startswith("transformer.") and name.split(".")[1] in blocks)
+        for name in names
+    )
+
+
+def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
+    """Return the error for a file without a LoRA factor to measure."""
+    if not entries:
+        return InputError(
+            f"{path}: the file contains no tensors",
+            code="empty-adapter",
+            hint="if it was saved under DeepSpeed ZeRO-3 or FSDP, gather the weights and save it again",
+        )
+    scalars = sum(entry.params <= 1 for entry in entries.values())
+    numbers = f", {scalars} of them scalars" if scalars else ""
+    return InputError(
+        f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {min(entries)[:80]!r})",
+        code="no-lora-tensors",
+        hint="save it again with PEFT, or export it to PEFT's format with the tool that trained it: the format is "
+        "unknown, or its LoRA weights were lost",
+    )
 
 
 # ---------------------------------------------------------------- the format of a stranger's file

@@ -18,9 +18,9 @@ from typing import Any
 from gradience.adapters import adapter
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
-from gradience.adapters.files import no_factors, read_object
+from gradience.adapters.files import read_object
 from gradience.adapters.keys import Kind
-from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, no_factors, single, sniff
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 

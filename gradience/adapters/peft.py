@@ -21,9 +21,8 @@ from typing import Any, Literal
 from gradience.adapters import adapter
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, read_config
-from gradience.adapters.files import no_factors, refuse_foreign
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key, path_ends
-from gradience.adapters.locate import Location, locate
+from gradience.adapters.locate import Location, locate, no_factors, refuse_foreign
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 

@@ -14,6 +14,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import DistillSettings
+from gradience.calibrate.verb import forecast_calibration
 from gradience.compress.carry import refuse_foreign_files
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterInput
@@ -237,7 +238,6 @@ def forecast_distill(inputs: DistillInputs) -> DistillForecast:
 
     Of each trained parameter there are, in float32, the factor, its gradient, two moments and the best so far.
     """
-    from gradience.calibrate.inputs import forecast_calibration
     from gradience.distill.train import CHECKS
 
     rows = forecast_calibration(inputs.student)

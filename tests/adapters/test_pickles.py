@@ -13,7 +13,7 @@ from raising import raises
 from safetensors.torch import load_file
 
 from gradience import audit_adapter
-from gradience.adapters import pickles, unpickle
+from gradience.adapters import formats, unpickle
 from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import InputError, MissingExtra
@@ -144,7 +144,7 @@ def test_what_stands_in_the_place_of_a_pickle_is_not_called_malicious(
 
 def test_a_hang_ends(adapter: Path, monkeypatch) -> None:
     (adapter / "adapter_model.bin").write_bytes(endless())
-    monkeypatch.setattr(pickles, "CPU_SECONDS", 1)
+    monkeypatch.setattr(formats, "CPU_SECONDS", 1)
     with pytest.raises(InputError, match="time limit"):
         audit_adapter(adapter, allow_pickle=True)
 
@@ -152,14 +152,14 @@ def test_a_hang_ends(adapter: Path, monkeypatch) -> None:
 @pytest.mark.conformance
 def test_memory_ends(adapter: Path, monkeypatch) -> None:
     (adapter / "adapter_model.bin").write_bytes(saved({"w": torch.zeros(50 * 2**20, dtype=torch.uint8)}))
-    monkeypatch.setattr(pickles, "MEMORY_BYTES", 2**20)
-    monkeypatch.setattr(pickles, "MEMORY_FACTOR", 0)
+    monkeypatch.setattr(formats, "MEMORY_BYTES", 2**20)
+    monkeypatch.setattr(formats, "MEMORY_FACTOR", 0)
     with pytest.raises(InputError, match="memory limit"):
         audit_adapter(adapter, allow_pickle=True)
 
 
 def test_an_older_torch_is_not_used(adapter: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pickles, "version", lambda name: "2.9.1")
+    monkeypatch.setattr(formats, "version", lambda name: "2.9.1")
     with pytest.raises(MissingExtra) as caught:
         audit_adapter(adapter, allow_pickle=True)
     assert "PyTorch is 2.9.1" in str(caught.value)

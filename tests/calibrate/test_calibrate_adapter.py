@@ -11,7 +11,8 @@ from factory import edit_config
 from transformers import AutoModelForSequenceClassification
 
 from gradience import UsageError, calibrate_adapter, tasks
-from gradience.calibrate.inputs import needs_of, read_rows
+from gradience.calibrate.inputs import read_rows
+from gradience.calibrate.verb import needs_of
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.evaluate.inputs import reader_of
@@ -217,8 +218,8 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
 
 def test_what_a_model_of_7b_parameters_needs():
     """32 layers, seven modules, r = 64, 256 rows in batches of 8 × 512 tokens: under 1 GB beside the base."""
-    needs = needs_of([64] * 224, rows=256, tokens=8 * 512)
-    assert needs.held < 200e6
-    assert needs.batch < 300e6
-    twice = needs_of([64] * 224, rows=512, tokens=8 * 512)
-    assert twice.held - needs.held == 8 * 2 * 256 * 64 * 224  # effects alone grow with the rows
+    held, batch = needs_of([64] * 224, rows=256, tokens=8 * 512)
+    assert held < 200e6
+    assert batch < 300e6
+    twice, _ = needs_of([64] * 224, rows=512, tokens=8 * 512)
+    assert twice - held == 8 * 2 * 256 * 64 * 224  # effects alone grow with the rows

@@ -23,7 +23,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import decode
 from gradience.compress import module as truncated
 from gradience.compress.weights import WrittenWrong
-from gradience.merge import module, verb
+from gradience.merge import plan
 
 MERGED = [name for name in CASES if name not in ("modules-to-save", "bert-head", "biases", "all-biases", "endings",
                                                  "all-but-the-head", "token-rows", "experts", "experts-unswapped",
@@ -261,7 +261,7 @@ def test_large_updates_are_truncated_almost_as_well_as_by_a_dense_svd(tmp_path, 
     ]
     folders = [write_updates(tmp_path / str(place), {"layer": one}) for place, one in enumerate(updates)]
     exact = merge_adapters(folders, tmp_path / "exact", method="ties", density=0.3, rank=12)
-    monkeypatch.setattr(module, "SMALL", 10)
+    monkeypatch.setattr(plan, "SMALL", 10)
     close = merge_adapters(folders, tmp_path / "close", method="ties", density=0.3, rank=12)
     assert exact.error <= close.error * (1 + 1e-6)
     assert close.error < 1.01 * exact.error
@@ -281,7 +281,7 @@ def test_the_result_is_checked_before_it_is_put_in_place(method, slip, tmp_path,
         updates = [{"one": FIRST, "two": SECOND}, {"one": SECOND, "two": 2 * SECOND}]
         folders = [write_updates(tmp_path / str(place), one) for place, one in enumerate(updates)]
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(verb, "write_merged", slipping(module.write_merged, slip))
+    monkeypatch.setattr(plan, "write_merged", slipping(plan.write_merged, slip))
     with pytest.raises(WrittenWrong, match="has an error of"):
         merge_adapters(folders, tmp_path / "out", **options)
     assert sorted(tmp_path.iterdir()) == before
