@@ -16,7 +16,7 @@ from raising import raises
 from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
 from gradience import evaluate_adapters
-from gradience.adapters import patterns
+from gradience.adapters import config as adapter_config
 from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate import checks
 from gradience.evaluate.adapters import short_names
@@ -410,7 +410,7 @@ NEVER_ENDS = "([a-z_.0-9]+)+!"
     ],
 )
 def test_a_field_that_peft_would_fail_on_is_named(tmp_path, monkeypatch, field, value, words):
-    monkeypatch.setattr(patterns, "TRIAL_SECONDS", 1)
+    monkeypatch.setattr(adapter_config, "TRIAL_SECONDS", 1)
     adapter = edit_config(llama_adapter(tmp_path / "adapter", 1), **{field: value})
     with pytest.raises(InputError, match=words) as caught:
         TransformersEngine(llama(), letters_tokenizer()).add("a", adapter)
