@@ -69,7 +69,9 @@ def test_a_name_from_elsewhere_is_answered_with_ours(write, key):
     ("line", "said", "hint"),
     [
         ("train.learnig_rate=1", "unknown key `train.learnig_rate`", "did you mean `train.lr`?"),
+        ("train.batch_size=8", "unknown key", "did you mean `train.per_device_train_batch_size`?"),
         ("model.bf16=true", "unknown key `model.bf16`", "did you mean `train.bf16`?"),
+        ("train.lrate=1", "unknown key `train.lrate`", "did you mean `train.lr`?"),
         ("trian.lr=1", "unknown key `trian`", "did you mean `train`?"),
         ("task.probe_gate.minimum_value=.5", "unknown key", "did you mean `task.probe_gate.min_value`?"),
         ("zzz=1", "unknown key `zzz`", "docs/reference/configs.md lists all keys"),
@@ -134,6 +136,7 @@ def test_all_unknown_keys_are_named_at_once_each_with_what_was_meant(write):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (MINIMAL + "seed: 1\n", "unknown key `seed`"),
         (MINIMAL + "train: {}\n", "occurs twice"),
         (MINIMAL.replace("max_steps: 300, ", ""), "give exactly one of `max_steps` and `epochs`"),
         (MINIMAL.replace("lr: 5e-4", ""), "`train.lr` is missing"),
@@ -142,8 +145,9 @@ def test_all_unknown_keys_are_named_at_once_each_with_what_was_meant(write):
         (MINIMAL.replace("minilm", "minilm, type: causal_lm") + HEAD_ONLY, "needs a classifier head"),
         (MINIMAL + "compression: {variants: [uniform_p90], controls: [per_layer_shuffled]}\n", "needs the variant"),
         (MINIMAL + "compression: {arms: [truncate], retrain: [per_layer]}\n", "`arms` has no `retrain`"),
+        (MINIMAL + "compression: {controls: 3}\n", "controls"),
     ],
-    ids=range(8),
+    ids=range(10),
 )  # fmt: skip
 def test_settings_that_do_not_fit_together(write, text, said):
     if said is None:
@@ -168,6 +172,7 @@ GUARDED = {
         ({"ladder": {"steps": [4, 8]}}, "in descending order"),
         ({"ladder": {"steps": [8, 8]}}, "without duplicates"),
         ({"ladder": {"steps": [8, 0]}}, "greater than or equal to 1"),
+        ({"ladder": {"steps": [0.9, 0.5]}}, "steps.0"),
         ({"ladder": {"steps": []}}, "at least 1 item"),
         (DISTILLS | {"controls": ["rewrite_control"]}, "the arm distill needs the control probe_distilled"),
         ({"controls": ["probe_distilled"]}, "the control probe_distilled needs the arm distill"),
@@ -259,7 +264,9 @@ def test_the_files_of_one_seed_are_the_plan_of_all(name):
     [
         "gradience/bench/configs/minilm_reviews.yaml",
         "/clone/of/it/gradience/bench/configs/minilm_reviews.yaml",
+        "./gradience/bench/configs/minilm_reviews.yaml",
         "bench/configs/minilm_reviews.yaml",
+        "configs/minilm_reviews",
         "minilm_reviews.yaml",
         "minilm_reviews",
     ],
@@ -370,10 +377,11 @@ def test_what_is_too_long_is_counted(dry_run, tmp_path):
         ({"task": task(train_file="no.jsonl", test_file="no.jsonl")}, "no.jsonl: no such file"),
         ({"task": task(annotation="keep")}, "has no option `annotation`"),
         ({"model": {"name": "./no/base", "type": "causal_lm"}}, "no/base: no such folder"),
+        ({"model": {"name": "/no/base", "type": "causal_lm"}}, "/no/base: no such folder"),
         ({"lora": {"probe_r": 4, "alpha": 8, "target_modules": ["qq"]}}, "PEFT refuses it on this llama"),
         ({"model": {"name": "embedded:none", "type": "causal_lm"}}, "no such base model: embedded:none"),
     ],
-    ids=["task", "task file", "data file", "option", "folder", "modules", "embedded"],
+    ids=["task", "task file", "data file", "option", "relative", "absolute", "modules", "embedded"],
 )
 def test_what_does_not_exist_is_refused(dry_run, changes, said):
     code, out, err = dry_run(**changes)

@@ -48,13 +48,23 @@ def counts(*net, n=200, seeds=SEEDS):
     [
         ((-5, 0, 2), "PASS", "3 of 3 seeds pass, worst Δ −2.50 points"),
         ((-5, -5, -5), "PASS", "3 of 3"),
-        ((-6, 0, 2), "FAIL", "seed 42: 6 fewer correct than the probe; at most 5 are allowed"),
+        ((-6, 0, 2), "FAIL", "2 of 3 seeds pass (66.7 %; 67 % needed)"),
+        (
+            (-6, 0, 2),
+            "FAIL",
+            "seed 42: 6 fewer correct than the probe; at most 5 are allowed",
+        ),
         ((-7, -9, -8), "FAIL", "seed 123: 9 fewer correct than the probe"),
         ((0, 2), "FAIL", "seed 456: no result, counted as failed"),
         ((0, 2, "ERROR"), "FAIL", "seed 456: no result (reason), counted as failed"),
         ((0, 2, "UNDERTRAINED"), "INCONCLUSIVE", "seed 456: UNDERTRAINED (reason), no evidence"),
         (
             (0, -9, "UNDERTRAINED"),
+            "INCONCLUSIVE",
+            "cannot pass, even if all other seeds were perfect: 2 of 3 seeds pass",
+        ),
+        (
+            (0, "ERROR", "UNDERTRAINED"),
             "INCONCLUSIVE",
             "cannot pass, even if all other seeds were perfect: 2 of 3 seeds pass",
         ),
@@ -186,6 +196,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"these_runs": bounds(-0.06, -0.026)},
         "accuracy is at least 2.60 points lower (95 % confidence, margin 2.5 points)",
     ),
+    "inferior although it passes": ("D", {"these_runs": bounds(-0.06, -0.0251)}, "worse"),
+    "invalid goes before inferior": ("X", {"faults": ("not seeded",), "these_runs": bounds(-0.06, -0.03)}, "seeded"),
     "upper bound at the margin exactly is not inferior": (
         "C", {"these_runs": bounds(-0.06, -0.025), "next_training": bounds(-0.07, -0.02)}, "policy",
     ),
@@ -221,6 +233,9 @@ ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
         "per-example answers are missing",
     ),
     "a step below the stop": ("C", {"untested": "rank 4"}, "not tested: the sequence stopped at rank 4"),
+    "a step below the stop that is inferior": (
+        "D", {"untested": "rank 4", "these_runs": bounds(-0.09, -0.05)}, "worse",
+    ),
 }  # fmt: skip
 
 

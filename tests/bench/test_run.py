@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -347,17 +348,33 @@ def edit(path: Path, old: bytes, new: bytes) -> None:
     os.utime(path, ns=(1, 1))
 
 
-def test_what_was_edited_is_made_again_with_the_same_result(config_file, output):
-    """The adapter that was trained, and answers; `test_stages.py` has every other damage."""
-    before = timeless(json.loads((output / "bench.json").read_text()))
-    weights = output / "probe/train/adapter/adapter_model.safetensors"
-    last = weights.read_bytes()[-1]
-    weights.write_bytes(weights.read_bytes()[:-1] + bytes([last ^ 1]))
-    os.utime(weights, ns=(1, 1))
+def exchange_weights(output: Path) -> None:
+    path = output / "probe/train/adapter/adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+
+
+def mark_as_wrong(output: Path) -> None:
     edit(output / f"probe/eval/{ANSWERS}", b'"correct":true', b'"correct":false')
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "weights": (exchange_weights, "probe/train"),
+    "records": (mark_as_wrong, "probe/eval"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_was_edited_is_made_again_with_the_same_result(what, config_file, output):
+    before = timeless(json.loads((output / "bench.json").read_text()))
+    damage, stage = DAMAGE[what]
+    damage(output)
     bench, watcher, remade = again(config_file, output)
-    assert remade == {"probe/train", "probe/eval"}  # what depends on them has the same inputs again
-    assert [note.partition(": repeated: ")[0] for note in watcher.notes] == ["probe/train", "probe/eval"]
+    assert remade == {stage}  # what depends on it has the same inputs again
+    assert watcher.notes == [note for note in watcher.notes if note.startswith(f"{stage}: repeated: ")]
+    assert len(watcher.notes) == 1
     assert results(bench) == before
 
 
@@ -551,6 +568,8 @@ CASES = {
     "a missing seed is an ERROR": (lambda: aggregate(three_seeds()[:2]), "B", 4),
     "a smoke run has no grade": (lambda: bench(42, asked=sample_config(run_type="smoke")), "B", 8),
     "no grade is required": (lambda: together((20, 15), verified=False), None, 0),
+    "no grade is required of a FAIL": (lambda: together((200, 20)), None, 1),
+    "no grade is required of an ERROR": (lambda: first_seed(probe_error="ValueError: x"), None, 4),
     "no grade is required of an undertrained probe": (lambda: first_seed(correct=10), None, 8),
 }  # fmt: skip
 
