@@ -160,6 +160,16 @@ def test_an_evaluation_shares_its_error_among_the_candidates(folder, tmp_path):
     assert evaluate_adapters(given, **options, with_base=True).adapters[1].pairs == kept.adapters[1].pairs
 
 
+def test_more_examples_without_looks_give_no_grade_above_c_either(folder, tmp_path):
+    given, output = [folder / "reference", folder / "patterns"], tmp_path / "out"
+    options = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "margin": "60"}
+    first = evaluate_adapters(given, **options, output=output, all_rows=True, limit=40)
+    grown = evaluate_adapters(given, **options, output=output, all_rows=True)
+    assert (first.looks, first.candidates[0].grade, first.grown_from) == ((), "B", None)
+    assert (grown.looks, grown.grown_from, grown.candidates[0].grade) == ((), 40, "C")
+    assert verify(output).verdict == "consistent"
+
+
 def test_more_examples_than_an_evaluation_planned_give_no_grade_above_c(folder, tmp_path):
     given, output = [folder / "reference", folder / "reference"], tmp_path / "out"
     given[1] = shutil.copytree(folder / "reference", tmp_path / "same")

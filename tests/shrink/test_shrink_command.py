@@ -221,3 +221,13 @@ def test_what_does_not_go_with_a_search_over_strengths(inputs, tmp_path, capsys,
     assert "--strengths 0.8,-1" in capsys.readouterr().err
     guard = ["--guard", f"again={inputs / 'guard.csv'}", "--dry-run"]
     assert "strength0.5" in command("shrink", inputs / "reference", *flags, *guard).out
+
+
+def test_a_share_of_fewer_examples_is_not_shown_beside_the_references():
+    kept = ShrinkReport.read(data.RESULTS / "minilm_shrink_looks" / "shrink.json")
+    counted = {row.name: row.result.n == kept.reference.n for row in kept.candidates if row.result}
+    assert set(counted.values()) == {True, False}
+    lines = kept.to_text(width=160).splitlines()
+    for name, whole in counted.items():
+        (line,) = [line for line in lines if line.startswith(f"  {name} ") and "look" in line]
+        assert line.count("%") == 1 + whole, "the share saved, and that of the correct answers"

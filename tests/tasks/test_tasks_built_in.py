@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raising import raises
 
 from gradience import tasks
-from gradience.errors import GradienceError, InputError, NetworkError, UsageError
+from gradience.errors import GradienceError, InputError, MissingExtra, NetworkError, UsageError
 from gradience.statistics.paired import FEWEST_GROUPS
 from gradience.tasks import arithmetic, glue, gsm8k
 from gradience.tasks.base import LikelihoodTask
@@ -126,6 +126,13 @@ def test_sums_are_the_same_when_they_are_equal(one, other, zeros):
     padded = str(one).replace("-", "").zfill(len(str(abs(one))) + zeros)
     assert arithmetic.same(("-" if one < 0 else "") + padded, str(one))
     assert arithmetic.same(str(one), str(other)) is (one == other)
+
+
+def test_without_the_generator_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(MissingExtra) as caught:
+        arithmetic.load()
+    assert caught.value.hint == 'in your clone of Gradience: pip install ".[demo]"'
 
 
 @pytest.mark.parametrize("least", [{"min_terms": 4}, {"min_digits": 3}], ids=str)
