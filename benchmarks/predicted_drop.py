@@ -214,6 +214,13 @@ def judged(model: Model, rows: Sequence[Row]) -> None:
     print(f"median {np.median(octaves):.1f} octaves above the smallest safe size")
 
 
+def octaves_above(row: Row, rows: Sequence[Row]) -> float:
+    """Return by how many octaves a suggestion is larger than the smallest truncation of its adapter that holds."""
+    case = [each for each in rows if (each["task"], each["seed"]) == (row["task"], row["seed"])]
+    safe = [each["budget"] for each in case if each["kind"] == "truncated" and holds(each)]
+    return float(np.log2(row["budget"] / min(safe, default=RANK)))
+
+
 def advised(rows: Sequence[Row]) -> None:
     """Print what each suggestion of the audit is worth: truncations, against the smallest that holds."""
     for name in ADVICE:
@@ -223,10 +230,8 @@ def advised(rows: Sequence[Row]) -> None:
             print(f"{name}: saves nothing in {unchanged}")
         for row in rows:
             if row["kind"] == name and row["budget"] < RANK:
-                case = [each for each in rows if (each["task"], each["seed"]) == (row["task"], row["seed"])]
-                safe = [each["budget"] for each in case if each["kind"] == "truncated" and holds(each)]
                 held.append(holds(row))
-                octaves.append(float(np.log2(row["budget"] / min(safe, default=RANK))))
+                octaves.append(octaves_above(row, rows))
         if held:
             print(f"{name}: {sum(held)} of {len(held)} hold, median {np.median(octaves):+.1f} octaves")
 

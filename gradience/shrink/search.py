@@ -14,7 +14,7 @@ from gradience.evaluate.outcome import conditions_of, exploratory, graded, row_o
 from gradience.files.artifact import digest_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.progress import Watcher
-from gradience.reports import shrink as doc
+from gradience.reports import shrink as reports
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench_plan import PlannedSet, margin_text
 from gradience.reports.evaluation import CHANGES, EvaluatedAdapter, examples_needed
@@ -24,7 +24,7 @@ from gradience.shrink.plan import CONTROL, GUARDS, Prepared
 
 CANDIDATES = "candidates"
 Make = Callable[[PlannedCandidate], AdapterInput]
-STATUSES: dict[str | None, doc.TestedStatus] = {
+STATUSES: dict[str | None, reports.TestedStatus] = {
     None: "inconclusive",  # a single example: no interval for its likelihood
     "B": "shown",
     "C": "inconclusive",
@@ -145,7 +145,7 @@ def _control(prepared: Prepared, output: Path) -> tuple[AdapterInput | None, str
 
 def report_of(
     plan: ShrinkPlan, plan_sha256: str, results: SearchResults, watch: Stopwatch
-) -> doc.ShrinkReport:
+) -> reports.ShrinkReport:
     """Return the report of a search."""
     task, *guards = results.sets
     inputs, rewritten = task.inputs, task.control
@@ -160,12 +160,12 @@ def report_of(
         for planned, guard in zip(plan.guards, guards, strict=False)
     )
     candidates = candidates_of(plan, results.sets)
-    control = doc.RewriteControl(
+    control = reports.RewriteControl(
         result=None if rewritten is None else row_of(inputs, task.reference, rewritten),
         reason=sentence_text(results.control_reason if rewritten is None else rewritten.error),
     )
     smallest = next((candidate for candidate in reversed(candidates) if candidate.status == "shown"), None)
-    return doc.ShrinkReport(
+    return reports.ShrinkReport(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
         source=source_of(inputs),
@@ -197,7 +197,7 @@ def candidates_of(plan: ShrinkPlan, results: Sequence[SetResults]) -> tuple[Shri
     outcomes = []
     for candidate in plan.candidates:
         rows = [on_set.tested.get(candidate.name) for on_set in results]
-        status: doc.CandidateStatus = "not tested"
+        status: reports.CandidateStatus = "not tested"
         needs = ""
         for planned, row in zip(plan.sets, (*rows, None), strict=False):
             status = "not tested" if row is None else STATUSES[row.grade]
@@ -240,7 +240,7 @@ def sentence_of(
         return f"{last.words.capitalize()} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
     first = next(candidate for candidate in candidates if candidate.result is not None)
     assert first.result is not None
-    reason = doc.refusal_of(guards, first)
+    reason = reports.refusal_of(guards, first)
     if first.status == "worse":
         return f"No candidate is within the margin. {first.words.capitalize()}, the first tested, is {reason}"
     if first.status == "not evaluated":
@@ -248,7 +248,7 @@ def sentence_of(
     return f"No candidate is shown to stay within the margin. {first.needs}"
 
 
-def needs_of(row: EvaluatedAdapter, planned: ShrinkPlan | PlannedSet, candidate: doc.Candidate) -> str:
+def needs_of(row: EvaluatedAdapter, planned: ShrinkPlan | PlannedSet, candidate: reports.Candidate) -> str:
     """Return the drop that is not ruled out for a candidate, and the examples needed for the planned margin."""
     subject = candidate.words.capitalize()
     subject += f" on {planned.name}" if isinstance(planned, PlannedSet) else ""

@@ -47,7 +47,7 @@ from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
 from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
 from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport, tested_by
-from gradience.shrink import search as shrunk
+from gradience.shrink import search
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.plan import GUARDS
@@ -346,7 +346,7 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
                 results.append(results_on(recorded, candidates, recorded.named, rewritten))
             candidates = results[-1].shown(candidates)
     searched = SearchResults(results, report.conditions.base_fingerprint, report.control.reason)
-    return shrunk.report_of(plan, sha256_file(place / PLAN), searched, Stopwatch())
+    return search.report_of(plan, sha256_file(place / PLAN), searched, Stopwatch())
 
 
 def _recorded_sets(report: ShrinkReport) -> Iterator[tuple[str, ShrinkReport, Sequence[EvaluatedAdapter]]]:

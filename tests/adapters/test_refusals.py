@@ -202,7 +202,7 @@ def test_the_highest_code_wins_and_the_others_are_still_audited(tmp_path, comman
 
 MEASURE = """
 import json, os, resource, sys
-from gradience.adapters import adapter as memory
+from gradience.adapters import adapter
 import gradience.reports.audit
 from gradience.audit import adapter as audit
 from gradience.compress import adapter as compress
@@ -210,16 +210,16 @@ import gradience.compare.adapters
 from gradience.cli.app import run
 import gradience.reports.audit, gradience.reports.compression, gradience.reports.comparison
 
-needs, within = [0], memory.workers_within
+needs, within = [0], adapter.workers_within
 def one_at_a_time(limit, adapters, work, workers):
     opened, work = list(adapters), list(work)
-    try:  # what is needed stands in the refusal
+    try:  # the refusal states what is needed
         within(0, opened, work, workers)
-    except memory.InputError as error:
-        needs.append(int(str(error).split(" MB")[0].rpartition(" ")[2].replace(",", "")) * memory.MB)
+    except adapter.InputError as error:
+        needs.append(int(str(error).split(" MB")[0].rpartition(" ")[2].replace(",", "")) * adapter.MB)
     return within(limit, opened, work, 1)
 
-audit.workers_within = memory.workers_within = compress.workers_within = one_at_a_time
+audit.workers_within = adapter.workers_within = compress.workers_within = one_at_a_time
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, -1))
 for arguments in json.loads(sys.stdin.read()):
     child = os.fork()

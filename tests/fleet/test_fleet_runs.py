@@ -23,8 +23,7 @@ from gradience.cli.demo import example_adapter
 from gradience.errors import InputError, OutputError
 from gradience.files.whole import LOCK, held
 from gradience.fleet import batch, processes
-from gradience.fleet import measure as rows_of
-from gradience.fleet.measure import measure, read_rows
+from gradience.fleet.measure import FleetJournal, measure, read_rows
 from gradience.fleet.verb import discover
 from gradience.reports.fleet import FleetCompression, FleetReport
 
@@ -205,8 +204,8 @@ def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
         written.append(row.path)
         add(self, row)
 
-    add = rows_of.FleetJournal.add
-    monkeypatch.setattr(rows_of.FleetJournal, "add", killed_at_the_third)
+    add = FleetJournal.add
+    monkeypatch.setattr(FleetJournal, "add", killed_at_the_third)
     with pytest.raises(Killed):
         audit_fleet("zoo", "fleet.jsonl")
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -42,19 +43,18 @@ def test_what_the_audits_ranks_were_worth_is_what_the_kept_runs_show(capsys):
 
 
 def test_the_sentence_under_an_audit_is_what_the_kept_and_new_cells_show():
-    kept, new = benchmark.kept_advice(), list(filter(benchmark.inside_gate, benchmark.new_rows(RESULTS)))
-    same_answer = {("larger", 3)}  # the probe answers B to every question, so it cannot lose
-    lost = []
-    for row in [*kept, *new]:
-        suggested = (
-            row["kind"] in ("uniform_median", "per_layer") and (row["task"], row["seed"]) not in same_answer
-        )
-        if suggested and not benchmark.holds(row):
-            drop = (row["only_probe_correct"] - row["only_variant_correct"]) / row["n"]
-            lost.append((row["task"], round(100 * drop)))
-    adapters = {
-        (row["task"], row["seed"]) for row in [*kept, *new] if row["kind"] == "per_layer"
-    } - same_answer
-    assert (len(adapters), lost) == (17, [("shifted", 11), ("shifted", 10)])
-    assert "16 of the 17 adapters that we tested" in MEASURED_WORTH
-    assert "lost 10 to 11 points" in MEASURED_WORTH
+    rows = [*benchmark.kept_advice(), *filter(benchmark.inside_gate, benchmark.new_rows(RESULTS))]
+    same_answer = ("larger", 3)  # the probe answers B to every question, so it cannot lose
+    advice = {
+        kind: [row for row in rows if row["kind"] == kind and (row["task"], row["seed"]) != same_answer]
+        for kind in ("uniform_median", "per_layer")
+    }
+    times = {kind: 2 ** median(benchmark.octaves_above(row, rows) for row in advice[kind]) for kind in advice}
+    assert {kind: round(factor) for kind, factor in times.items()} == {"uniform_median": 4, "per_layer": 6}
+    for kind, points in (("uniform_median", 10.75), ("per_layer", 122 / 12)):
+        (lost,) = [row for row in advice[kind] if not benchmark.holds(row)]
+        assert (len(advice[kind]), lost["task"], round(lost["tokens"] / lost["n"])) == (17, "shifted", 33)
+        drop = lost["only_probe_correct"] - lost["only_variant_correct"]
+        assert 100 * drop / lost["n"] == pytest.approx(points)
+    for words in ("16 of the 17 adapters", "with 4 to 6 times", "33 tokens, lost 10 to 11 points"):
+        assert words in MEASURED_WORTH
