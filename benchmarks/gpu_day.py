@@ -34,7 +34,7 @@ from gradience.evaluate.engines.base import TRIED_TOKENS, Decoding
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.engines.vllm.engine import PYTHON, versions_in
 from gradience.files.records import read_records
-from gradience.models.known import KNOWN
+from gradience.models.locate import KNOWN
 from gradience.models.settings import ModelSettings
 from gradience.training.trainer import train
 from gradience.words import counted

@@ -31,7 +31,7 @@ from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.grade import failed_guards, guard_evidence
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.evaluate.verb import joint_rows
-from gradience.files.packed import pack
+from gradience.files.records import pack
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence
 from gradience.reports.bench import Bench, VariantResult
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport

@@ -6,7 +6,7 @@ from artifact_reference import key_table
 from pydantic import TypeAdapter
 
 from gradience.files.records import RECORD_TYPES, ExamplesRun
-from gradience.reports.base.schemas import DescribedFields
+from gradience.reports.registry import DescribedFields
 
 
 def record_reference() -> str:

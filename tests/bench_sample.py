@@ -14,7 +14,7 @@ from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants
 from gradience.bench.verdict.assemble import best_of, described, gate_sentence, measured, repeated, status_of
 from gradience.bench.verdict.policy import gate_passed
-from gradience.files.packed import pack
+from gradience.files.records import pack
 from gradience.reports.bench import (
     AuditSummary,
     Bench,

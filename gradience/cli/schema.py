@@ -31,6 +31,6 @@ def schema(
 
 def schema_text(artifact: str) -> str:
     """Return the schema as indented JSON with a final newline."""
-    from gradience.reports.base.schemas import json_schema
+    from gradience.reports.registry import json_schema
 
     return json.dumps(json_schema(model_of(artifact)), indent=2, ensure_ascii=False) + "\n"

@@ -1,10 +1,10 @@
 """A base model by its name -> a folder on this disk: an embedded package, a folder, or one commit on the hub."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gradience.errors import InputError, UsageError
 from gradience.files.hub import Address, address_of, fetch_folder
@@ -19,6 +19,31 @@ EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
 """Base models available without a hub: name in a config -> the weights' folder, and the base name for
 adapters.
 """
+
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "mistralai/Mistral-7B-v0.1": {"model_type": "mistral"},
+    "distilbert-base-uncased": {"model_type": "distilbert"},
+    "embedded:minilm": {
+        "model_type": "bert",
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+        "vocab_size": 30522,
+    },
+    "embedded:smollm2": {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+}
+"""Shapes of the models that shipped configs name, so that a forecast works without a network: fields of their
+config.json that differ from what transformers assumes for the type."""
 
 BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files beside the weights that affect a base's outputs: config and tokenizer."""

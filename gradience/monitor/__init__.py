@@ -15,9 +15,8 @@ from gradience.arguments import is_number
 from gradience.errors import InputError
 from gradience.files.shared_names import path_text
 from gradience.monitor import rules
-from gradience.monitor.facts import RunFacts, finite, read_setup, settled_since
+from gradience.monitor.facts import RunFacts, Series, finite, read_setup, settled_since
 from gradience.monitor.rules import MonitoredRun
-from gradience.monitor.series import Series
 from gradience.reports.monitor import (
     Alert,
     Curve,

@@ -22,8 +22,7 @@ from gradience.learning_rate import (
     rate,
     reference_lr,
 )
-from gradience.monitor.facts import RankPoint, RunFacts, Split, settled_since
-from gradience.monitor.series import Series
+from gradience.monitor.facts import RankPoint, RunFacts, Series, Split, settled_since
 from gradience.ranks import DEFAULT_GRID, percentile, round_up
 from gradience.reports.base.numbers import sig
 from gradience.reports.monitor import Confidence, Evidence, Setup

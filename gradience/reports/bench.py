@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from gradience.files.artifact import Float12, Part, absent_at, round_significant
-from gradience.files.packed import unpack
+from gradience.files.records import unpack
 from gradience.files.shared_names import PlainName
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.exact import exact_percent, exact_text

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from raising import raises
 
 from gradience.errors import InputError
-from gradience.files import packed
+from gradience.files import records
 from gradience.files.artifact import Artifact
-from gradience.files.packed import pack, unpack
+from gradience.files.records import pack, unpack
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.comparison import ComparisonReport
@@ -73,7 +73,7 @@ def test_a_later_version_or_another_kind_is_named(schema: object, tmp_path: Path
 
 
 def test_the_examples_are_true() -> None:
-    assert doctest.testmod(packed).failed == 0
+    assert doctest.testmod(records).failed == 0
 
 
 @given(st.lists(st.booleans(), max_size=200))

@@ -22,7 +22,7 @@ from gradience.bench.verdict.policy import (
     passes,
     verdict_over_seeds,
 )
-from gradience.files.packed import pack
+from gradience.files.records import pack
 from gradience.reports.base.graded import Bounds
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import Policy

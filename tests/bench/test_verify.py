@@ -23,7 +23,7 @@ from gradience.cli.app import run
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
-from gradience.files.packed import pack, unpack
+from gradience.files.records import pack, unpack
 
 SECTIONS = SMALL | {"compression": {"variants": ["uniform_r2"], "controls": ["rewrite_control", "head_only"]}}
 

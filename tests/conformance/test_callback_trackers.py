@@ -147,11 +147,11 @@ def test_nothing_is_imported_that_the_run_does_not_report_to(tmp_path):
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_file_goes_on(tmp_path, monkeypatch, caplog):
-    from gradience.live import sinks
+    from gradience.live import callback
 
     def fail(values, step):
         raise ConnectionError("no network")
 
-    monkeypatch.setitem(sinks.SINKS, "tensorboard", lambda folder: sinks.Sink(fail))
+    monkeypatch.setitem(callback.SINKS, "tensorboard", lambda folder: callback.Sink(fail))
     train(tmp_path, "tensorboard")
     assert sum("no longer reports to tensorboard" in record.message for record in caplog.records) == 1

@@ -17,8 +17,7 @@ from transformers import BitsAndBytesConfig
 from gradience.audit.adapter import audit_adapter
 from gradience.live import SpectralTracker
 from gradience.live import callback as module
-from gradience.live.callback import GradienceCallback
-from gradience.live.sinks import Sink, chart_values
+from gradience.live.callback import GradienceCallback, Sink, chart_values
 from gradience.telemetry import TelemetryReader, TelemetryWriter
 from tests.live.tiny import (
     assert_same_weights,

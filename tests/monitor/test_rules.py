@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradience.monitor import monitor_runs
+from gradience.monitor.facts import MAX_BUCKETS, Series
 from gradience.monitor.rules import RULES
-from gradience.monitor.series import MAX_BUCKETS, Series
 from gradience.telemetry import TelemetryWriter
 from gradience.telemetry.records import method_of
 

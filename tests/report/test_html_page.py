@@ -16,8 +16,7 @@ from test_names import ATTRIBUTE, WORST, parsed, steering
 
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
-from gradience.reports.page.parts import parts_of
-from gradience.reports.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
+from gradience.reports.page.render import BUNDLE, MARK, asset, is_page, json_text, parts_of, to_page
 from gradience.reports.plots.plot import Image, plots_of
 from gradience.reports.registry import reports
 from gradience.sources import PageSource

@@ -8,7 +8,7 @@ import pytest
 
 from gradience.adapters.base import architecture_of
 from gradience.adapters.config import anchored_key, read_config
-from gradience.models.known import KNOWN
+from gradience.models.locate import KNOWN
 from gradience.runtimes.verdict import (
     RUNTIMES,
     UNKNOWN,

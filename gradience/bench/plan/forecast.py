@@ -25,10 +25,9 @@ from gradience.evaluate.verb import planned_set
 from gradience.files.hub import fetch_folder, is_cached
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.devices import choose_device, device_name
-from gradience.models.known import KNOWN
 from gradience.models.load import dtype_of, from_folder, load_tokenizer, quiet
 from gradience.models.local_only import NotHereError, local_only
-from gradience.models.locate import EMBEDDED, hub_address, locate, require_weights
+from gradience.models.locate import EMBEDDED, KNOWN, hub_address, locate, require_weights
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.reports.base.exact import exact_text

@@ -14,7 +14,6 @@ from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict.grade import failed_guards
 from gradience.bench.verdict.policy import gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
-from gradience.files.packed import pack
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
@@ -23,6 +22,7 @@ from gradience.files.records import (
     ScoreRecord,
     count,
     first,
+    pack,
 )
 from gradience.files.shared_names import path_text, sentence_text, values_text
 from gradience.reports.base.exact import exact_percent

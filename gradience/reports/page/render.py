@@ -1,4 +1,5 @@
-"""A page as one HTML file: the template, the browser's content policy, and the only place where scripts are inserted.
+"""A page as one HTML file: its parts, the template, the browser's content policy, and the only place where scripts are
+inserted. A part has one title of a report, and sections of blocks and plots.
 
 Untrusted text enters in two ways, both escaped: as markup of `html.py`, which escapes every span, and through the
 template's autoescape. Data of plots are JSON in which `<` is escaped, so that no text can close its element.
@@ -8,6 +9,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,124 @@ from gradience.digests import sha256_bytes
 from gradience.errors import InputError, UsageError, require
 from gradience.files.whole import write_whole
 from gradience.reading import open_stream
+from gradience.reports.audit import AuditReport, audits_blocks
 from gradience.reports.base import html
-from gradience.reports.base.blocks import Block, Facts, Inline, Table, spans
+from gradience.reports.base.blocks import (
+    Block,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Notes,
+    Paragraph,
+    Table,
+    filled,
+    spans,
+)
 from gradience.reports.base.names import display_sentence
-from gradience.reports.page.parts import PageSource, Section, parts_of
-from gradience.reports.plots.plot import Image, Plot
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import RunInfo
+from gradience.reports.page.flips import ReadPrompts, flip_blocks
+from gradience.reports.plots.plot import Image, Plot, plots_of
 from gradience.reports.plots.plotly import to_plotly
+
+# ---------------------------------------------------------------- parts of a page
+
+
+@dataclass(frozen=True, slots=True)
+class PageSource:
+    """A report and its source."""
+
+    name: str
+    """Name on the page, without the full path, because pages are shared."""
+    report: Report
+    sha256: str = ""
+    """sha256 of the file; empty if the report was not read from a file."""
+    verify: str = ""
+    """The command that verifies it."""
+    folder: Path | None = None
+    """Folder of the records that the report names; None if there is none."""
+    prompts: ReadPrompts | None = None
+    """Reads the prompts of its examples back, if the data are on this machine."""
+
+    @property
+    def command(self) -> str:
+        """The command that made the report; empty if the report does not have it."""
+        run = getattr(self.report, "run", None)
+        return run.command if isinstance(run, RunInfo) else ""
+
+
+@dataclass(slots=True)
+class Section:
+    """One section of a report."""
+
+    heading: Heading
+    blocks: list[Block] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class PagePart:
+    """One report, or a summary of several."""
+
+    heading: Heading
+    """Its title, with the verdict as the aside."""
+    opening: list[Block] = field(default_factory=list)
+    """Blocks before the first section."""
+    sections: list[Section] = field(default_factory=list)
+
+    @property
+    def answer(self) -> list[Block]:
+        """Sentences and notes of the opening, for the summary box."""
+        return [block for block in self.opening if isinstance(block, Paragraph | Notes)]
+
+    @property
+    def facts(self) -> list[Block]:
+        """The other blocks of the opening."""
+        return [block for block in self.opening if not isinstance(block, Paragraph | Notes)]
+
+
+def parts_of(sources: Sequence[PageSource], *, texts: bool) -> list[PagePart]:
+    """Return one part per title of each report, with a summary part before several audits.
+
+    texts: True to quote examples and answers.
+    """
+    audits = [source.report for source in sources if isinstance(source.report, AuditReport)]
+    parts: list[PagePart] = []
+    for source in sources:
+        if len(audits) > 1 and source.report is audits[0]:
+            parts += _parts(audits_blocks(audits))
+        parts += _parts_of(source, texts=texts)
+    return parts
+
+
+def _parts_of(source: PageSource, *, texts: bool) -> list[PagePart]:
+    """Return a report's plots as its first section, and its other sections in order."""
+    report = source.report if texts else source.report.without_texts()
+    flips = [] if source.folder is None else flip_blocks(report, source.folder, source.prompts, texts=texts)
+    first, *others = _parts([*report.blocks(), *flips])
+    plots = list(plots_of(report).values())
+    first.sections[:0] = [Section(Heading("Plots"), plots=plots)] if plots else []
+    return [first, *others]
+
+
+def _parts(document: Document) -> list[PagePart]:
+    """Return the parts of a document, which begins with a title: the blocks before the first section, and sections."""
+    parts: list[PagePart] = []
+    at: list[Block] = []
+    for block in filled(document):
+        if not isinstance(block, Heading):
+            at.append(block)
+        elif block.level == 1:
+            parts.append(PagePart(block))
+            at = parts[-1].opening
+        else:
+            parts[-1].sections.append(Section(block))
+            at = parts[-1].sections[-1].blocks
+    return parts
+
+
+# ---------------------------------------------------------------- the page
 
 MARK = b'<!doctype html>\n<html lang="en" data-written-by="gradience">'
 """The first bytes of a page."""
