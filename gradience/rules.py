@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from gradience.reports.base.finding import Severity
+from gradience.reports.base.report import Severity
 
 Subject = TypeVar("Subject")
 Statement = TypeVar("Statement")

@@ -11,8 +11,7 @@ from gradience.audit.adapter import gain_of, summary_by_type, summary_of
 from gradience.audit.measures import MEASURES, Update
 from gradience.plan.criteria import with_suggestions
 from gradience.reports.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
-from gradience.reports.base.finding import Finding
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Finding, RunInfo
 
 MISTRAL = {
     "self_attn.q_proj": (4096, 4096),

@@ -12,7 +12,7 @@ from audit_sample import MISTRAL
 from gradience import convert_adapter, ranks
 from gradience.cli.demo import example_adapter
 from gradience.reports.audit import TensorNote
-from gradience.reports.base.run import HubSource
+from gradience.reports.base.report import HubSource
 from gradience.reports.comparison import ComparisonReport, ModuleComparison
 from gradience.reports.compression import (
     CompressionPlan,

@@ -1,6 +1,6 @@
 """A report on two merged adapters, made by hand."""
 
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.merge import MergedModule, MergeParent, MergeReport
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gradience.evaluate.verb import joint_report
 from gradience.files.artifact import digest_of
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport

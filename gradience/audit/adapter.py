@@ -29,7 +29,7 @@ from gradience.plan.criteria import with_suggestions
 from gradience.progress import Progress
 from gradience.reports import audit as reports
 from gradience.reports.audit import AuditReport, LayerAudit
-from gradience.reports.base.run import Stopwatch, hub_source
+from gradience.reports.base.report import Stopwatch, hub_source
 from gradience.settings import public
 
 SETTINGS: Mapping[str, object] = {

@@ -18,7 +18,7 @@ from gradience.adapters.config import (
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.peft import SAY_ORDER, guessed_orders
 from gradience.reports.audit import LayerAudit
-from gradience.reports.base.finding import SEVERITIES, Finding, Severity
+from gradience.reports.base.report import SEVERITIES, Finding, Severity
 from gradience.words import counted, listed, noun
 
 

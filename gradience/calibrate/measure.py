@@ -39,7 +39,7 @@ from gradience.files.shared_names import path_text
 from gradience.models.rendering import encode_pair, end_token
 from gradience.progress import Progress
 from gradience.reports import calibration as reports
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.spectra import FloatArray, energy_rank, triangle
 
 

@@ -15,7 +15,7 @@ from gradience.check.rules import Context
 from gradience.errors import UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.strict_json import LARGEST
-from gradience.reports.base.finding import SEVERITIES
+from gradience.reports.base.report import SEVERITIES
 from gradience.reports.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.rules import NotApplicable
 from gradience.settings import Flag, Integer, Number, StrPath, paths_of, public, settings_model, several

@@ -18,7 +18,7 @@ from gradience.learning_rate import (
     reference_lr,
 )
 from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step
-from gradience.reports.base.finding import Severity
+from gradience.reports.base.report import Severity
 from gradience.rules import NotApplicable, Rule, need, rule
 from gradience.words import counted
 

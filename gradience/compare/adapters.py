@@ -21,7 +21,7 @@ from gradience.blas import map_in_order, worker_threads
 from gradience.compare.settings import CompareSettings
 from gradience.errors import InputError
 from gradience.files.shared_names import path_text
-from gradience.reports.base.run import Stopwatch, hub_source
+from gradience.reports.base.report import Stopwatch, hub_source
 from gradience.reports.comparison import ComparisonReport, ModuleComparison, Presence
 from gradience.settings import public
 from gradience.spectra import FloatArray

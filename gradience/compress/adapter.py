@@ -38,7 +38,7 @@ from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.numbers import percent
-from gradience.reports.base.run import Stopwatch, hub_source
+from gradience.reports.base.report import Stopwatch, hub_source
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
 from gradience.runtimes.verdict import verdicts

@@ -16,7 +16,7 @@ from gradience.errors import InputError, UsageError, VerificationError, did_you_
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
 from gradience.reports.audit import TensorNote
-from gradience.reports.base.run import Stopwatch, hub_source
+from gradience.reports.base.report import Stopwatch, hub_source
 from gradience.reports.conversion import ConversionReport
 from gradience.settings import public
 

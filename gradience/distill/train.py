@@ -28,7 +28,7 @@ from gradience.evaluate.engines.transformers.forward import logit_blocks, measur
 from gradience.files.card import write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.distill import DistillCheck, DistillReport, HeldOutRow
 from gradience.spectra import FloatArray
 

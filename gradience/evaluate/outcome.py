@@ -12,7 +12,7 @@ from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count, first
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.evaluation import (
     BASE,
     CANDIDATE,

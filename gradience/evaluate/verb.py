@@ -33,8 +33,7 @@ from gradience.files.shared_names import path_text
 from gradience.files.whole import only_one
 from gradience.progress import Watcher
 from gradience.reports.base.graded import Grade
-from gradience.reports.base.report import save_with_page
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch, save_with_page
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import (
     CANDIDATE,

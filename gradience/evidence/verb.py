@@ -21,7 +21,7 @@ from gradience.evidence.table import NAME as TABLE
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.exact import share_of_points
 from gradience.reports.base.graded import Bounds, Grade
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.evidence import EvidenceReport, Flip, LogFacts, Planning
 from gradience.settings import public
 from gradience.statistics.groups import group_note, joined

@@ -23,8 +23,7 @@ from gradience.fleet.measure import read_rows, stamp_of, stamped_files
 from gradience.fleet.processes import Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.plan.criteria import ToRank
-from gradience.reports.base.report import save_with_page
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch, save_with_page
 from gradience.reports.compression import CompressionReport
 from gradience.reports.fleet import UNCHANGED, FleetCompression, FleetRow, Truncated, TruncationStatus
 from gradience.settings import public, shared

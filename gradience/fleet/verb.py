@@ -17,7 +17,7 @@ from gradience.fleet.processes import replies
 from gradience.fleet.settings import FleetSettings
 from gradience.plan.criteria import limit_of
 from gradience.ranks import max_lora_rank_step, percentile
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.fleet import BaseGroup, Failure, FleetReport, FleetRow, NotServed, Oversized, Step
 from gradience.runtimes.verdict import engine, slot_bytes, steps_below
 from gradience.settings import paths_of, public

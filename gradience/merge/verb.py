@@ -36,8 +36,7 @@ from gradience.plan.compression import smallest_rank, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports import merge as reports
 from gradience.reports.base import markdown
-from gradience.reports.base.report import save_with_page
-from gradience.reports.base.run import Stopwatch, hub_source
+from gradience.reports.base.report import Stopwatch, hub_source, save_with_page
 from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.runtimes.verdict import verdicts

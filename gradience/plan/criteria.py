@@ -27,7 +27,7 @@ from gradience.plan.modules import EVERY_RANK, Grid, Module, Ranks, alphas_at, i
 from gradience.ranks import Suggested, max_lora_rank_step, percentile, round_up
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport, PerLayer, Suggestion, Suggestions
-from gradience.reports.base.finding import Finding
+from gradience.reports.base.report import Finding
 from gradience.reports.compression import CompressionPlan
 from gradience.settings import Part, Positive, Share, checked
 from gradience.words import counted

@@ -21,7 +21,6 @@ from gradience.adapters.locate import natural_key
 from gradience.files.artifact import Float12, Floats12, Part, artifact_row
 from gradience.ranks import percentile
 from gradience.reports.base import blocks as doc
-from gradience.reports.base.finding import SEVERITIES, Finding
 from gradience.reports.base.modules import by_kind, layer_map, short_labels
 from gradience.reports.base.names import display_name
 from gradience.reports.base.numbers import (
@@ -37,8 +36,7 @@ from gradience.reports.base.numbers import (
     size,
     trimmed,
 )
-from gradience.reports.base.report import Plots, Report
-from gradience.reports.base.run import HubSource, RunInfo, commit_of
+from gradience.reports.base.report import SEVERITIES, Finding, HubSource, Plots, Report, RunInfo, commit_of
 from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Reference
 from gradience.spectra import FloatArray, cumulative_energy
 from gradience.words import listed

@@ -28,8 +28,7 @@ from gradience.reports.base.numbers import (
     trimmed,
 )
 from gradience.reports.base.prediction import Prediction
-from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report, RunInfo
 from gradience.reports.bench_plan import (
     PLANNED,
     DataSplit,

@@ -5,9 +5,8 @@ from typing import ClassVar, Literal
 from gradience.files.artifact import Float12, Part
 from gradience.learning_rate import rate
 from gradience.reports.base import blocks as doc
-from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import plural, trimmed
-from gradience.reports.base.report import Report
+from gradience.reports.base.report import Report, Severity
 
 
 class SourceFile(Part):

@@ -8,8 +8,7 @@ from gradience.files.artifact import Float12, artifact_row
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.modules import ModuleField, kind_blocks, measure, module_table
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, sig
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import HubSource, RunInfo, commit_of
+from gradience.reports.base.report import HubSource, Report, RunInfo, commit_of
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
 

@@ -12,8 +12,7 @@ from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import ModuleField, kind_blocks, measure, module_table
 from gradience.reports.base.numbers import count, max_lora_rank, number_range, percent, plural, size
 from gradience.reports.base.prediction import Prediction, prediction_blocks
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import HubSource, RunInfo, commit_of
+from gradience.reports.base.report import HubSource, Report, RunInfo, commit_of
 from gradience.spectra import GRAM_TOLERANCE
 
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]

@@ -5,8 +5,7 @@ from typing import ClassVar, Literal
 from gradience.reports.audit import TensorNote
 from gradience.reports.base.blocks import Document, Heading, Note, Notes, Paragraph, Span, View
 from gradience.reports.base.numbers import plural, size
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import HubSource, RunInfo, commit_of
+from gradience.reports.base.report import HubSource, Report, RunInfo, commit_of
 from gradience.words import listed
 
 

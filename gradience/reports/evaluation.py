@@ -28,8 +28,7 @@ from gradience.reports.base.numbers import (
     probability,
     sig,
 )
-from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report, RunInfo
 from gradience.reports.bench_plan import Compares, PlannedSet, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts, typical_discordances
 from gradience.statistics.table import PairedTable

@@ -9,8 +9,7 @@ from gradience.reports import evaluation
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import Grade, Probability, grade_note
 from gradience.reports.base.numbers import plural, probability
-from gradience.reports.base.report import Plots, Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Plots, Report, RunInfo
 from gradience.reports.bench_plan import Compares, PlannedSet, Share
 
 

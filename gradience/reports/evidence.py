@@ -8,8 +8,7 @@ from gradience.files.artifact import Float12, Part, absent_at, artifact_row
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import GRADES, Bounds, Grade
 from gradience.reports.base.numbers import percent, plain, plural, probability, sig
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Report, RunInfo
 from gradience.statistics.table import PairedTable
 from gradience.words import points
 

@@ -15,8 +15,7 @@ from gradience.files.artifact import Artifact, Float12, artifact_row
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, number_range, percent, plural, size
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Report, RunInfo
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
 

@@ -7,8 +7,7 @@ from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.graded import Grade
 from gradience.reports.base.numbers import MISSING, number_range, percent, plural, sig, size
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import HubSource, RunInfo, commit_of
+from gradience.reports.base.report import HubSource, Report, RunInfo, commit_of
 from gradience.reports.compression import RuntimeVerdict, runtime_notes
 from gradience.reports.evaluation import EvaluatedAdapter, bound_cell, delta_cell, examples_cell, level_cell
 

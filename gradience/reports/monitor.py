@@ -10,9 +10,8 @@ from pydantic import Field
 from gradience.files.artifact import Float12, Part
 from gradience.learning_rate import rate
 from gradience.reports.base import blocks as doc
-from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import MISSING, count, plain, plural, rough_duration, sig, signed, trimmed
-from gradience.reports.base.report import Plots, Report
+from gradience.reports.base.report import Plots, Report, Severity
 from gradience.reports.plots.plot import Axis, Lines, Plot
 from gradience.words import listed
 

@@ -11,8 +11,7 @@ from gradience.files.shared_names import PlainName
 from gradience.reports import evaluation
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, probability, sig
-from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report, RunInfo
 from gradience.reports.bench_plan import PLANNED, Compares, PlannedSet, Role, Share, margin_text
 from gradience.reports.evaluation_sets import UNITS
 

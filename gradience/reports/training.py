@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from gradience.files.artifact import Artifact, Float12, Part
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import RunInfo
 
 REPORT, ADAPTER = "training.json", "adapter"
 """Names of the report and of the adapter's folder in the folder of a training run."""

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal, Self, TypeVar
 from gradience.files.artifact import Part
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import MISSING, count, plural
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Report, RunInfo
 from gradience.reports.bench import Status
 from gradience.words import noun
 

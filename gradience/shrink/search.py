@@ -15,7 +15,7 @@ from gradience.files.artifact import digest_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.progress import Watcher
 from gradience.reports import shrink as reports
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.bench_plan import PlannedSet, margin_text
 from gradience.reports.evaluation import CHANGES, EvaluatedAdapter, examples_needed
 from gradience.reports.shrink import GuardOutcome, PlannedCandidate, ShrinkCandidate, ShrinkPlan

@@ -43,8 +43,7 @@ from gradience.files.digests import files_below, refuse_other_run, remove_digest
 from gradience.files.whole import check_output, only_one, whole_folder, write_errors
 from gradience.plan.criteria import ToOwnRanks, ToRank
 from gradience.progress import Watcher
-from gradience.reports.base.report import save_with_page
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch, save_with_page
 from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.evaluation_sets import EvaluationSetsReport

@@ -31,7 +31,7 @@ from gradience.models.load import Base, load_base, quiet
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.training import ADAPTER, REPORT, Start, TrainedExamples, TrainingReport
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint

@@ -39,8 +39,7 @@ from gradience.models.locate import EMBEDDED, recorded_base
 from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
 from gradience.ranks import max_lora_rank_step
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo, Stopwatch
+from gradience.reports.base.report import Report, RunInfo, Stopwatch
 from gradience.reports.bench_plan import PLANNED
 from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport

@@ -21,7 +21,7 @@ from gradience.files.digests import DIGESTS, root_of
 from gradience.files.shared_names import path_text
 from gradience.reading import MAX_DATA_BYTES
 from gradience.reports.base.exact import exact_text
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.evidence import EvidenceReport, LogFacts
 from gradience.reports.verification import Verification
 from gradience.settings import public

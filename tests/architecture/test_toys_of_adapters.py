@@ -34,7 +34,7 @@ def test_a_toy_measure_is_one_function_one_field_and_one_line(add):
 
 def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(add, command, artifact):
     from gradience.audit.findings import AdapterFacts
-    from gradience.reports.base.finding import Finding
+    from gradience.reports.base.report import Finding
 
     def crowd(facts: AdapterFacts) -> Iterator[Finding]:
         if len(facts.layers) > 2:

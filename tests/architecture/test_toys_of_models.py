@@ -163,7 +163,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.verdict.aggregate import aggregate
     from gradience.bench.verdict.assemble import assemble, data_of
     from gradience.plan.criteria import ToRank
-    from gradience.reports.base.run import Stopwatch
+    from gradience.reports.base.report import Stopwatch
 
     values = {
         "model": {"name": str(bert(tmp_path / "base")), "type": "seqcls"},

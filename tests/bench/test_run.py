@@ -34,7 +34,7 @@ from gradience.evaluate.engines.transformers import engine
 from gradience.files.records import read_records
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, DataSplit
 from gradience.reports.training import REPORT, TrainingReport

@@ -8,7 +8,7 @@ import factory
 import pytest
 
 from gradience.monitor import monitor_runs
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.telemetry import TelemetryReader, TelemetryWriter
 from hostile import surfaces
 from hostile.crash import ERRORS, KILL

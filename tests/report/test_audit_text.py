@@ -22,8 +22,8 @@ from gradience.reports.audit import (
     where_blocks,
 )
 from gradience.reports.base.blocks import Paragraph, Table, View
-from gradience.reports.base.finding import Finding
 from gradience.reports.base.modules import short_labels
+from gradience.reports.base.report import Finding
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -11,7 +11,7 @@ from golden import assert_golden
 from gradience import EvidenceReport
 from gradience.reports.base.blocks import SCREEN, View
 from gradience.reports.base.graded import Bounds
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.compression import LISTED_MODULES, predicted, saved
 from gradience.reports.evidence import Flip, LogFacts, Planning
 from gradience.statistics.table import PairedTable

@@ -43,8 +43,7 @@ from gradience.files.whole import only_one, write_whole
 from gradience.models.devices import choose_device, threads
 from gradience.progress import Watcher
 from gradience.reading import read_file
-from gradience.reports.base.report import save_with_page
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch, save_with_page
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, DataSplit
 from gradience.tasks.base import rendered

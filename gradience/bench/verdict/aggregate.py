@@ -23,7 +23,7 @@ from gradience.bench.verdict.grade import failed_guards, worst_on_guards
 from gradience.bench.verdict.policy import SeedOutcome, lost_already, overall, passing, verdict_over_seeds
 from gradience.errors import InputError, UsageError
 from gradience.files.differences import differences
-from gradience.reports.base.run import RunInfo, Stopwatch
+from gradience.reports.base.report import RunInfo, Stopwatch
 from gradience.reports.bench import (
     Bench,
     BenchAggregate,

@@ -26,7 +26,7 @@ from gradience.files.records import (
 )
 from gradience.files.shared_names import path_text, sentence_text, values_text
 from gradience.reports.base.exact import exact_percent
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import RunInfo
 from gradience.reports.bench import (
     AuditSummary,
     Bench,

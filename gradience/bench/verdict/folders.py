@@ -9,7 +9,7 @@ from pathlib import Path
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.errors import InputError
 from gradience.files.shared_names import given_text, path_text
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import RunInfo
 from gradience.reports.bench import Bench, BenchAggregate
 
 PLAN, CONFIG = "plan.json", "config.yaml"

@@ -11,8 +11,7 @@ from gradience.files import strict_json
 from gradience.files.artifact import Artifact
 from gradience.files.differences import differences, is_equal
 from gradience.reading import MAX_DATA_BYTES, read_file
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Report, RunInfo
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 from gradience.words import counted
 

@@ -62,7 +62,7 @@ from gradience.files.shared_names import given_text, path_text
 from gradience.models.locate import recorded_base
 from gradience.plan.modules import Ranks
 from gradience.reading import MAX_DATA_BYTES, read_file
-from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.report import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate, Status
 from gradience.reports.bench_plan import PLANNED, BenchPlan
 from gradience.reports.calibration import Calibration

@@ -6,8 +6,7 @@ from typing import Literal
 from gradience.files.artifact import absent_at
 from gradience.reports.base.blocks import Document, Facts, Heading, Inline, Note, Span
 from gradience.reports.base.numbers import count, memory_parts, plural
-from gradience.reports.base.report import Readable, Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Readable, Report, RunInfo
 
 Kind = Literal["causal_lm", "sequence_classification"]
 

@@ -1,4 +1,5 @@
-"""The base class of all reports: artifacts shown as text, Markdown, HTML, plots or a table of rows.
+"""The base class of all reports: artifacts shown as text, Markdown, HTML, plots or a table of rows. And the parts that
+many share: the run, the commit on the hub, findings.
 
 A report is one file of this folder's parent: its model, the blocks of its screen and document, and its plots. The
 renderers are imported when a report is drawn.
@@ -6,19 +7,26 @@ renderers are imported when a report is drawn.
 
 from __future__ import annotations
 
+import os
+import platform
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, cast, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast, get_args
 
+from gradience import __version__
 from gradience.errors import require
-from gradience.files.artifact import Artifact
+from gradience.files.artifact import Artifact, Part
 from gradience.files.whole import write_whole
 from gradience.reports.base.blocks import DOCUMENT, SCREEN, Document, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+    from gradience.files.hub import HubCommit
 
 Plots = Mapping[str, str]
 """Kind of plot -> its maker, the most informative first: `plots.compared:forest_plot` is a module
@@ -114,3 +122,84 @@ def save_with_page(report: Report, path: Path) -> None:
     """Write a report to `path`, and its Markdown page to the file beside it with the suffix `.md`."""
     report.save(path)
     write_whole(path.with_suffix(".md"), [report.to_markdown().encode()])
+
+
+# ---------------------------------------------------------------- parts of many reports
+
+
+class RunInfo(Part):
+    """The only part that may differ between two runs on the same input."""
+
+    gradience_version: str
+    command: str
+    started: str
+    """UTC, ISO 8601."""
+    seconds: float
+    python: str
+    numpy: str
+    platform: str
+    cpu_count: int
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """A stopwatch that starts when it is created. The wall clock is only a label; durations use the monotonic clock."""
+
+    command: str = ""
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.perf_counter)
+
+    def run_info(self) -> RunInfo:
+        """Return command, times, versions and host facts."""
+        import numpy as np  # an artifact is read without it
+
+        return RunInfo(
+            gradience_version=__version__,
+            command=self.command,
+            started=self.started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - self.clock, 3),
+            python=platform.python_version(),
+            numpy=np.__version__,
+            platform=platform.platform(),
+            cpu_count=os.cpu_count() or 1,
+        )
+
+
+class HubSource(Part):
+    """A commit of a repository on the hub."""
+
+    repo: str
+    """`org/name`."""
+    revision: str | None = None
+    """The requested branch, tag or commit; null for the default branch."""
+    commit: str
+    """The commit that was read."""
+    inside: str = ""
+    """The folder or file of the repository; empty for its root."""
+
+
+def commit_of(source: HubSource | None) -> list[str]:
+    """Return `commit 0123456789ab` for a screen; empty for an adapter on disk."""
+    return [] if source is None else [f"commit {source.commit[:12]}"]
+
+
+def hub_source(source: HubCommit | None) -> HubSource | None:
+    """Return the source of an adapter as a part of an artifact; None for an adapter on disk."""
+    if source is None:
+        return None
+    return HubSource(**asdict(source.address), commit=source.commit)
+
+
+Severity = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""The most severe first."""
+
+
+class Finding(Part):
+    """Something that the user should know."""
+
+    code: str
+    severity: Severity
+    module: str | None = None
+    message: str
+    hint: str = ""

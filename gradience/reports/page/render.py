@@ -33,8 +33,7 @@ from gradience.reports.base.blocks import (
     spans,
 )
 from gradience.reports.base.names import display_sentence
-from gradience.reports.base.report import Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.report import Report, RunInfo
 from gradience.reports.page.flips import ReadPrompts, flip_blocks
 from gradience.reports.plots.plot import Image, Plot, plots_of
 from gradience.reports.plots.plotly import to_plotly
