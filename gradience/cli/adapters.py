@@ -4,6 +4,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import gradience
 from gradience.cli.console import show_note, show_written
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import PushSettings, with_base
@@ -26,9 +27,7 @@ def compare(settings: CompareSettings, out: LayersOutput) -> None:
 
       gradience compare ./seed42 ./seed123 --layers
     """
-    from gradience.compare.adapters import compare_adapters
-
-    report = out.run(compare_adapters, settings, f"comparing {settings.a}")
+    report = out.run(gradience.compare_adapters, settings, f"comparing {settings.a}")
     out.show(report, paths=(str(settings.a), str(settings.b)))
 
 
@@ -44,9 +43,9 @@ def fleet(settings: FleetSettings, out: ReportOutput) -> int:
 
       gradience compress fleet.jsonl --rank 16 -o smaller/
     """
-    from gradience.fleet.verb import audit_fleet, root_of
+    from gradience.fleet.verb import root_of
 
-    report = out.run(audit_fleet, settings, "measuring adapters")
+    report = out.run(gradience.audit_fleet, settings, "measuring adapters")
     out.show(report, paths=(str(root_of(settings)),))
     return ExitCode.INCOMPLETE if report.failed or report.incomplete else ExitCode.DONE
 
@@ -80,10 +79,9 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
     if path.suffix == ".jsonl":
         return _compress_fleet(settings, fleet, out)
     from gradience.card import card_of
-    from gradience.compress.adapter import compress_adapter
 
     hub.check(dry_run=settings.dry_run)
-    report = out.run(compress_adapter, replace(settings, card=card_of), f"compressing {path}")
+    report = out.run(gradience.compress_adapter, replace(settings, card=card_of), f"compressing {path}")
     out.show(report, paths=tuple(str(given) for given in (path, settings.output) if given is not None))
     if settings.output is not None:
         hub.run(Path(settings.output))
@@ -92,7 +90,6 @@ def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: L
 
 def _compress_fleet(settings: CompressSettings, fleet: Fleet, out: LayersOutput) -> int:
     """Compress every adapter of a fleet.jsonl above a rank. Raises UsageError (`fleet-options`)."""
-    from gradience.fleet.batch import compress_fleet
     from gradience.fleet.settings import FleetCompressSettings
 
     values = shared(settings, FleetCompressSettings)
@@ -109,7 +106,7 @@ def _compress_fleet(settings: CompressSettings, fleet: Fleet, out: LayersOutput)
             " --force; other options need a single adapter",
         )
     batch = FleetCompressSettings(**values, **shared(fleet, Fleet), fleet=settings.path)
-    report = out.run(compress_fleet, batch, "compressing adapters")
+    report = out.run(gradience.compress_fleet, batch, "compressing adapters")
     out.show(report)
     return ExitCode.INCOMPLETE if report.failed else ExitCode.DONE
 
@@ -126,9 +123,7 @@ def convert(settings: ConvertSettings, out: ReportOutput) -> None:
 
       gradience convert ./my_adapter ./for_mlx --to mlx
     """
-    from gradience.convert.verb import convert_adapter
-
-    report = out.run(convert_adapter, with_base(settings), f"converting {settings.path}")
+    report = out.run(gradience.convert_adapter, with_base(settings), f"converting {settings.path}")
     out.show(report, paths=(str(settings.output),))
 
 
@@ -145,10 +140,8 @@ def card(settings: CardSettings, hub: PushSettings, out: JsonOutput) -> None:
 
       gradience card ./smaller --push org/name --yes
     """
-    from gradience.card import update_card
-
     hub.check(dry_run=settings.dry_run)
-    card = call(update_card, settings, note=show_note)
+    card = call(gradience.update_card, settings, note=show_note)
     if out.json:
         print_facts({"card": str(card.path), "changed": card.changed, "block": card.block})
     elif settings.dry_run:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
+import gradience
 from gradience.audit.options import AuditSettings
 from gradience.cli.console import show_error
 from gradience.cli.output import LayersOutput, print_json, print_screen, print_text
 from gradience.errors import GradienceError, IncompleteError, UsageError
+from gradience.files.shared_names import given_text
 from gradience.settings import Flag, Integer, settings_model, settings_of
-
-if TYPE_CHECKING:
-    from gradience.reports.audit import AuditReport
 
 
 @settings_model()
@@ -63,16 +62,14 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
     _check_usage(paths, given, out)
     # Set before numpy is imported: its BLAS would start one thread for each core, and they busy-wait at first.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from gradience.audit.adapter import audit_adapter
-
     base = {} if inputs.base_model is None else _base(inputs.base_model)
-    reports: list[tuple[str, AuditReport]] = []
+    reports: list[tuple[str, gradience.AuditReport]] = []
     troubles: list[GradienceError] = []
     for number, path in enumerate(paths, start=1):
         label = path if len(paths) == 1 else f"{path} ({number} of {len(paths)})"
         try:
             report = out.run(
-                audit_adapter, settings_of(AuditSettings, {"path": path, **base, **given}), label
+                gradience.audit_adapter, settings_of(AuditSettings, {"path": path, **base, **given}), label
             )
         except GradienceError as error:
             if len(paths) == 1:
@@ -94,9 +91,10 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
     return max((trouble.exit_code for trouble in troubles), default=0)
 
 
-def _print_screen(reports: Sequence[tuple[str, AuditReport]], out: AuditOutput, *, table: bool) -> None:
+def _print_screen(
+    reports: Sequence[tuple[str, gradience.AuditReport]], out: AuditOutput, *, table: bool
+) -> None:
     """Print the audit of one adapter or its LoraConfig, or a table of several with one path per row."""
-    from gradience.files.shared_names import given_text
     from gradience.reports.audit import audits_blocks
     from gradience.reports.base import terminal
 
@@ -148,9 +146,8 @@ def _check_usage(paths: Sequence[str], given: Mapping[str, Any], out: AuditOutpu
         )
 
 
-def _print_config(report: AuditReport, path: str) -> None:
+def _print_config(report: gradience.AuditReport, path: str) -> None:
     """Print the LoraConfig. Raises IncompleteError if no rank is suggested."""
-    from gradience.files.shared_names import given_text
     from gradience.reports.audit import lora_config_source
 
     source = lora_config_source(report)
@@ -163,9 +160,8 @@ def _print_config(report: AuditReport, path: str) -> None:
     print_text(source)
 
 
-def _incomplete(report: AuditReport, path: str, *, layers: bool = False) -> IncompleteError | None:
+def _incomplete(report: gradience.AuditReport, path: str, *, layers: bool = False) -> IncompleteError | None:
     """Return the reason for exit code 4, or None."""
-    from gradience.files.shared_names import given_text
     from gradience.reports.audit import incompleteness
 
     reason = incompleteness(report)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+import gradience
 from gradience.bench.settings import AggregateSettings, BenchSettings, ExportSettings, StatusSettings
 from gradience.cli.console import show_root, show_written
 from gradience.cli.exit_codes import ExitCode
@@ -16,9 +17,6 @@ from gradience.cli.help import Group, Verb
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import JsonOutput, TextsOutput, command_line, print_screen
 from gradience.settings import Flag, call, required_output, settings_model
-
-if TYPE_CHECKING:
-    from gradience.reports.bench import Bench, BenchAggregate, Status
 
 bench = typer.Typer(
     name="bench",
@@ -49,33 +47,29 @@ def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
 
       gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[1, 2, 3]'
     """
-    from gradience.bench.verb import run_bench
-    from gradience.reports.bench import BenchAggregate
-    from gradience.reports.forecast import BenchForecast
-
     out.refuse_page(dry_run=settings.dry_run)
     with code.allowing():
-        result = out.watch(run_bench, settings)
-    if isinstance(result, BenchForecast):
+        result = out.watch(gradience.run_bench, settings)
+    if not isinstance(result, gradience.Bench | gradience.BenchAggregate):
         out.show_aloud(result)
         return ExitCode.DONE
     output = required_output(settings.output, "DIR")
     show_root(output)
     out.show_aloud(result, folder=output)
     if not out.json:
-        name = "bench_aggregate" if isinstance(result, BenchAggregate) else "bench"
+        name = "bench_aggregate" if isinstance(result, gradience.BenchAggregate) else "bench"
         show_written(*(output / f"{name}.{suffix}" for suffix in ("json", "md")))
     return ended(result, out.require_grade)
 
 
-def code_of(status: Status) -> ExitCode:
+def code_of(status: str) -> ExitCode:
     """Return 0 for PASS (and SKIPPED: nothing to compress), 1 FAIL, 8 no evidence, 4 something ended in an error."""
     codes = {"FAIL": ExitCode.GATE_FAILED, "ERROR": ExitCode.INCOMPLETE}
     codes |= dict.fromkeys(("PASS", "SKIPPED"), ExitCode.DONE)
     return codes.get(status, ExitCode.INCONCLUSIVE)
 
 
-def ended(result: Bench | BenchAggregate, required: str | None) -> ExitCode:
+def ended(result: gradience.Bench | gradience.BenchAggregate, required: str | None) -> ExitCode:
     """Return the exit code of a result, and say on stderr if a required grade is missed.
 
     A result that does not pass the policy keeps its own code. A pass without a grade misses any required grade: 8.

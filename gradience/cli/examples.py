@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import gradience
 from gradience.cli.console import show_root
 from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings, require_files
@@ -14,9 +15,6 @@ from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
 from gradience.merge.settings import MergeSettings
 from gradience.settings import Flag, StrPath, required_output, settings_model
 from gradience.shrink.settings import ShrinkSettings
-
-if TYPE_CHECKING:
-    from gradience.reports.shrink import ShrinkReport
 
 
 @settings_model(kw_only=True)
@@ -46,17 +44,15 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
     settings = evaluate_settings(given, None if how.config is None else Path(how.config))
     output = None if settings.dry_run or settings.preview else required_output(settings.output, "DIR")
     out.refuse_page(dry_run=output is None)
-    from gradience.evaluate.verb import DOCUMENT, EVALUATION, JOINT, JOINT_DOCUMENT, evaluate_adapters
-    from gradience.reports.evaluation import EvaluationReport
-    from gradience.reports.evaluation_sets import EvaluationSetsReport
+    from gradience.evaluate.verb import DOCUMENT, EVALUATION, JOINT, JOINT_DOCUMENT
 
     with how.allowing():
-        result = out.watch(evaluate_adapters, settings)
-    if output is None or not isinstance(result, EvaluationReport | EvaluationSetsReport):
+        result = out.watch(gradience.evaluate_adapters, settings)
+    if output is None or not isinstance(result, gradience.EvaluationReport | gradience.EvaluationSetsReport):
         out.show_aloud(result)
         return ExitCode.DONE
     out.show(result, folder=output, data=settings.data_file)
-    joint = isinstance(result, EvaluationSetsReport)
+    joint = isinstance(result, gradience.EvaluationSetsReport)
     out.written(*(output / name for name in ((JOINT, JOINT_DOCUMENT) if joint else (EVALUATION, DOCUMENT))))
     if not out.quiet:
         show_root(output)
@@ -82,20 +78,18 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
     out.refuse_page(dry_run=settings.dry_run)
     from gradience.card import card_of
     from gradience.evaluate.verb import JOINT
-    from gradience.reports.evaluation_sets import EvaluationSetsReport
-    from gradience.reports.shrink import ShrinkReport
-    from gradience.shrink.verb import ADAPTER, DEV, DOCUMENT, SHRUNK, TEST, shrink_adapter
+    from gradience.shrink.verb import ADAPTER, DEV, DOCUMENT, SHRUNK, TEST
 
     with code.allowing():
-        result = out.watch(shrink_adapter, replace(settings, card=card_of))
+        result = out.watch(gradience.shrink_adapter, replace(settings, card=card_of))
     output = settings.folder
-    if isinstance(result, EvaluationSetsReport):
+    if isinstance(result, gradience.EvaluationSetsReport):
         reports = [output / part / JOINT for part in (DEV, TEST)]
-        out.save_page(*map(EvaluationSetsReport.read, reports))
+        out.save_page(*map(gradience.EvaluationSetsReport.read, reports))
         out.print(result)
         out.written(*reports, *filter(Path.is_dir, [output / ADAPTER]))
         return code_of_grades([row.grade for row in result.candidates] or ["C"])
-    if not isinstance(result, ShrinkReport):
+    if not isinstance(result, gradience.ShrinkReport):
         out.show_aloud(result)
         return ExitCode.DONE
     out.show(result, folder=output, data=settings.data_file)
@@ -106,7 +100,7 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
     return code_of(result)
 
 
-def code_of(report: ShrinkReport) -> ExitCode:
+def code_of(report: gradience.ShrinkReport) -> ExitCode:
     """Return 4 if a candidate could not be evaluated, 0 if one is shown, 1 if the first is worse, else 8.
 
     If the plan was changed after the first answers, what is shown is exploratory: 8.
@@ -136,14 +130,13 @@ def merge(settings: MergeSettings, code: CodeSettings, out: ReportOutput) -> int
     output = required_output(settings.output, "DIR", dry_run=False)
     from gradience.card import card_of
     from gradience.files.card import write_card
-    from gradience.merge.verb import merge_adapters
     from gradience.reports.merge import DOCUMENT, REPORT
 
     with code.allowing():
         report = (
-            out.watch(merge_adapters, settings)
+            out.watch(gradience.merge_adapters, settings)
             if settings.data
-            else out.run(merge_adapters, settings, f"merging into {output.name}")
+            else out.run(gradience.merge_adapters, settings, f"merging into {output.name}")
         )
     write_card(output, card_of(output))
     out.show(report)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator
 
 from gradience.cli.console import beneath, show_note, show_written, wants_color
 from gradience.errors import UsageError
+from gradience.files.shared_names import command_text
 from gradience.settings import Flag, StrPath, call, settings_model
 
 if TYPE_CHECKING:
@@ -197,8 +198,6 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 def command_line() -> str:
     """Return the command for an artifact: as it could be typed again, of absolute paths the last part."""
-    from gradience.files.shared_names import command_text
-
     return command_text(["gradience", *sys.argv[1:]])
 
 

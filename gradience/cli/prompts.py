@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import gradience
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.cli.options import require_files
 from gradience.cli.output import LayersOutput, ReportOutput
@@ -19,13 +20,10 @@ def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
       gradience shrink ./my_adapter --calibration calibration.safetensors --data examples.jsonl
     """
     require_files(settings.prompts)
-    from gradience.calibrate.verb import calibrate_adapter
-    from gradience.reports.calibration import Calibration
-
     out.refuse_page(dry_run=settings.dry_run)
     label = f"calibrating {settings.adapter}"
-    result = out.run(calibrate_adapter, settings, label, announce=not settings.dry_run)
-    if not isinstance(result, Calibration):
+    result = out.run(gradience.calibrate_adapter, settings, label, announce=not settings.dry_run)
+    if not isinstance(result, gradience.Calibration):
         out.show_aloud(result)
         return
     base = () if settings.base_model is None else (str(settings.base_model),)
@@ -44,13 +42,11 @@ def distill(settings: DistillSettings, out: ReportOutput) -> None:
     """
     require_files(settings.prompts)
     from gradience.card import card_of
-    from gradience.distill.verb import distill_adapter
-    from gradience.reports.distill import DistillReport
 
     out.refuse_page(dry_run=settings.dry_run)
     settings, label = replace(settings, card=card_of), f"distilling {settings.adapter}"
-    result = out.run(distill_adapter, settings, label, announce=not settings.dry_run)
-    if not isinstance(result, DistillReport):
+    result = out.run(gradience.distill_adapter, settings, label, announce=not settings.dry_run)
+    if not isinstance(result, gradience.DistillReport):
         out.show_aloud(result)
         return
     out.show(result, paths=(str(settings.teacher), str(settings.output)))

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import gradience
 from gradience.bench.settings import VerifySettings, existing_folder
-from gradience.check import CheckSettings, check_config
+from gradience.check import CheckSettings
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import TextsOutput, VerboseOutput, command_line
 from gradience.evidence.settings import EvidenceSettings
-from gradience.monitor import MonitorSettings, monitor_runs
+from gradience.monitor import MonitorSettings
 from gradience.settings import Flag, call, settings_model
 
 
@@ -24,7 +25,7 @@ def check(settings: CheckSettings, out: VerboseOutput) -> int:
 
       gradience check ./my_adapter --training-dir ./run --json
     """
-    report = call(check_config, settings)
+    report = call(gradience.check_config, settings)
     out.show(report)
     errors = any(finding.severity == "error" for finding in report.findings)
     return ExitCode.GATE_FAILED if errors else ExitCode.DONE
@@ -49,7 +50,7 @@ def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
 
       gradience monitor ./run.jsonl --fail-on error
     """
-    report = call(monitor_runs, settings)
+    report = call(gradience.monitor_runs, settings)
     out.show(report)
     severities = {alert.severity for run in report.runs for alert in run.alerts}
     met = out.fail_on in severities or (out.fail_on == "warning" and "error" in severities)
@@ -77,9 +78,7 @@ def evidence(settings: EvidenceSettings, out: GradedOutput) -> int:
 
       gradience evidence probe.csv truncated.csv --require-grade C
     """
-    from gradience.evidence.verb import compare_logs
-
-    report = call(compare_logs, settings, command=command_line())
+    report = call(gradience.compare_logs, settings, command=command_line())
     out.show(report)
     if report.grade <= out.require_grade:
         return ExitCode.DONE
@@ -100,8 +99,6 @@ def verify(settings: VerifySettings, out: TextsOutput) -> int:
       gradience verify runs/mine --data --regenerate 16
     """
     existing_folder(Path(settings.folder))  # before the imports of every kind of result
-    from gradience.verification.verb import verify as verify_result
-
-    report = out.run(verify_result, settings, f"verifying {settings.folder}")
+    report = out.run(gradience.verify, settings, f"verifying {settings.folder}")
     out.show(report)
     return ExitCode.DONE if report.verdict != "mismatch" else ExitCode.GATE_FAILED

@@ -1,22 +1,25 @@
 """A conversation as a tokenizer's chat template writes it, cut before one of the assistant's turns. Needs no torch.
 
 What is cut is text: training, scoring and generation tokenize it by the one rule of `rendering`.
-A template is an untrusted program: `chat_process` renders it, with limits on time and memory.
+A template is an untrusted program. It is rendered in a process of its own, which runs this file: Jinja's sandbox keeps
+the template from files and code, and the limits on time and memory keep it from taking the machine.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.models.chat_process import SECONDS
 
 ASSISTANT = "assistant"
 Message = tuple[str, str]
@@ -61,7 +64,7 @@ def chat_template(tokenizer: Any) -> Iterator[ChatTemplate]:
         )
     if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
         raise _refused(tokenizer, f"is not a text of at most {MAX_TEMPLATE:,} characters")
-    command = [sys.executable, "-P", "-m", "gradience.models.chat_process"]
+    command = [sys.executable, "-P", "-m", "gradience.models.chat"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as process:
@@ -170,3 +173,63 @@ def _refused(tokenizer: Any, problem: str, hint: str = "correct the template") -
         code="chat-template",
         hint=hint,
     )
+
+
+# ---------------------------------------------------------------- the process: lines of JSON on stdin and stdout
+
+MEMORY_BYTES = 512 * 2**20
+"""Address space for rendering, beyond what the process uses before it starts."""
+SECONDS, SECONDS_EACH = 5.0, 0.007
+"""Processor time: a constant, plus this much for each text. Ordinary texts need a hundredth of that."""
+MAX_CHARACTERS, TIMES_GIVEN = 100_000, 10
+"""Largest rendered text: a constant, plus this multiple of the conversation's own text."""
+
+
+def main() -> None:
+    """Read the template, then answer each line of conversations with their texts, or with what is wrong."""
+    from jinja2.exceptions import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides when this ends
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    space, most = pages * resource.getpagesize() + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(
+        resource.RLIMIT_AS, (space if most == resource.RLIM_INFINITY else min(space, most),) * 2
+    )
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    started = time.process_time()
+    template, special_tokens = json.loads(sys.stdin.readline())
+
+    def written(chat: Any, asks: bool) -> str:
+        messages = [{"role": role, "content": content} for role, content in chat]
+        texts = render_jinja_template([messages], None, None, template, False, False, asks, **special_tokens)[
+            0
+        ]
+        text = str(texts[0])
+        limit = MAX_CHARACTERS + TIMES_GIVEN * sum(len(content) for _, content in chat)
+        if len(text) > limit:
+            raise TemplateError(f"{len(text):,} characters (limit: {limit:,})")
+        text.encode()
+        return text
+
+    allowed = SECONDS
+    for line in sys.stdin:
+        chats = json.loads(line)
+        allowed += SECONDS_EACH * len(chats)
+        signal.setitimer(signal.ITIMER_PROF, max(allowed - (time.process_time() - started), SECONDS_EACH))
+        texts: list[str] = []
+        reply: dict[str, Any] = {"texts": texts}
+        try:
+            texts += (written(*chat) for chat in chats)
+        except MemoryError:
+            reply = {"wrong": f"it takes more than {MEMORY_BYTES // 2**20} MB of memory"}
+        except Exception as error:  # noqa: BLE001  (a stranger's program may raise anything)
+            name = "" if type(error) is TemplateError else f"{type(error).__name__}: "
+            reply = {"wrong": f"{name}{error}"[:500]}
+        sys.stdout.write(json.dumps(reply) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -17,26 +17,13 @@ from gradience.files.shared_names import path_text
 from gradience.monitor import rules
 from gradience.monitor.facts import RunFacts, Series, finite, read_setup, settled_since
 from gradience.monitor.rules import MonitoredRun
-from gradience.reports.monitor import (
-    Alert,
-    Curve,
-    CurvePoint,
-    EvaluationPoint,
-    MonitorReport,
-    Outcome,
-    RankUse,
-    RankUsePoint,
-    ReadNote,
-    RunReport,
-    Setup,
-    SplitReport,
-)
+from gradience.reports import monitor as report
 from gradience.settings import Flag, Number, StrPath, paths_of, public, settings_model, several
 from gradience.telemetry import Record, TelemetryReader
 
 __all__ = ["monitor_runs"]
 
-USE_KEYS = tuple(name for name in RankUsePoint.model_fields if name != "step")
+USE_KEYS = tuple(name for name in report.RankUsePoint.model_fields if name != "step")
 AUDIT_KEYS = (
     "stable_rank_mean",
     "stable_rank_median",
@@ -62,7 +49,7 @@ class MonitorSettings:
 
 
 @public(MonitorSettings)
-def monitor_runs(settings: MonitorSettings) -> MonitorReport:
+def monitor_runs(settings: MonitorSettings) -> report.MonitorReport:
     """Read the training logs at `paths`, and return a report on each run.
 
     >>> from gradience import monitor_runs
@@ -76,7 +63,7 @@ def monitor_runs(settings: MonitorSettings) -> MonitorReport:
     from gradience import __version__
 
     paths = paths_of(settings.paths)
-    return MonitorReport(
+    return report.MonitorReport(
         gradience_version=__version__,
         gap_threshold=settings.gap_threshold,
         runs=tuple(
@@ -95,7 +82,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [path_text(os.path.relpath(path, os.path.commonpath(whole))) for path in whole]
 
 
-def _report(path: Path, name: str, gap_threshold: float) -> RunReport:
+def _report(path: Path, name: str, gap_threshold: float) -> report.RunReport:
     """Return the report on the last run of a file, which it calls `name`."""
     reader = TelemetryReader(path)
     ids: set[str] = set()
@@ -115,13 +102,13 @@ def _report(path: Path, name: str, gap_threshold: float) -> RunReport:
     setup = read_setup(facts.start, rewarded=facts.rewarded)
     run = MonitoredRun(facts, setup, gap_threshold)
     outcome, reason = _outcome(facts)
-    return RunReport(
+    return report.RunReport(
         file=name,
         run_id=facts.run_id,
         runs_in_file=len(ids),
         records=facts.records,
         read_notes=tuple(
-            ReadNote(code=code, count=issue.count, first_line=issue.line, message=issue.message)
+            report.ReadNote(code=code, count=issue.count, first_line=issue.line, message=issue.message)
             for code, issue in sorted(reader.issues.items())
         ),
         outcome=outcome,
@@ -136,7 +123,7 @@ def _report(path: Path, name: str, gap_threshold: float) -> RunReport:
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
         evaluations={
-            name: SplitReport(
+            name: report.SplitReport(
                 count=split.count,
                 best=_evaluation(split.best, setup),
                 last=_evaluation(split.last, setup),
@@ -147,7 +134,7 @@ def _report(path: Path, name: str, gap_threshold: float) -> RunReport:
         rank_use=_rank_use(facts),
         audits=tuple(_audit(record) for record in facts.audits),
         alerts=tuple(
-            Alert(code=rule.code, severity=rule.severity, source=rule.source, **asdict(observation))
+            report.Alert(code=rule.code, severity=rule.severity, source=rule.source, **asdict(observation))
             for rule in rules.RULES
             for observation in rule.statements(run)
         ),
@@ -155,7 +142,7 @@ def _report(path: Path, name: str, gap_threshold: float) -> RunReport:
     )
 
 
-def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
+def _outcome(facts: RunFacts) -> tuple[report.Outcome, str | None]:
     if facts.end is None:
         return "unfinished", "still running, or killed"
     status, reason = facts.end.text("status"), facts.end.text("reason")
@@ -166,9 +153,9 @@ def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
     return ("stopped-early", reason) if reason and reason.startswith("stopped at") else ("ok", reason)
 
 
-def _curve(series: Series) -> Curve:
+def _curve(series: Series) -> report.Curve:
     low, high = series.lowest, series.highest
-    return Curve(
+    return report.Curve(
         count=series.count,
         nonfinite=series.nonfinite,
         first_nonfinite_step=series.first_nonfinite_step,
@@ -179,12 +166,14 @@ def _curve(series: Series) -> Curve:
         high=high.high if high else None,
         high_step=high.high_step if high else None,
         points=tuple(
-            CurvePoint(step=b.last_step, mean=b.mean, low=b.low, high=b.high) for b in series.buckets
+            report.CurvePoint(step=b.last_step, mean=b.mean, low=b.low, high=b.high) for b in series.buckets
         ),
     )
 
 
-def _evaluation(evaluation: EvaluationPoint | None, setup: Setup) -> EvaluationPoint | None:
+def _evaluation(
+    evaluation: report.EvaluationPoint | None, setup: report.Setup
+) -> report.EvaluationPoint | None:
     """Return the evaluation without meaningless fields: perplexity and gap depend on the trainer's loss."""
     if evaluation is None or setup.method == "supervised":
         return evaluation
@@ -192,14 +181,14 @@ def _evaluation(evaluation: EvaluationPoint | None, setup: Setup) -> EvaluationP
     return evaluation.model_copy(update=dict.fromkeys(hidden))
 
 
-def _rank_use(facts: RunFacts) -> RankUse | None:
+def _rank_use(facts: RunFacts) -> report.RankUse | None:
     last = facts.last_spectra
     if last is None:
         return None
     points = facts.spectra if facts.spectra[-1:] == [last] else [*facts.spectra, last]
     unmeasured, ranks = facts.modules.get("unmeasured"), facts.modules.get("r")
     known = [r for r in ranks if isinstance(r, int)] if isinstance(ranks, list) else []
-    return RankUse(
+    return report.RankUse(
         modules=last.count("modules"),
         unmeasured=len(unmeasured) if isinstance(unmeasured, Mapping) else 0,
         max_rank=max(known, default=None),
@@ -207,7 +196,7 @@ def _rank_use(facts: RunFacts) -> RankUse | None:
         nonfinite=last.count("nonfinite"),
         settled_since=settled_since(facts.recent),
         points=tuple(
-            RankUsePoint(step=point.step, **{key: point.summary.get(key) for key in USE_KEYS})
+            report.RankUsePoint(step=point.step, **{key: point.summary.get(key) for key in USE_KEYS})
             for point in points
         ),
     )
@@ -219,7 +208,7 @@ def _audit(record: Record) -> dict[str, int | float | str | None]:
     return {"step": record.step, **values}
 
 
-def _notes(facts: RunFacts, setup: Setup) -> list[str]:
+def _notes(facts: RunFacts, setup: report.Setup) -> list[str]:
     notes = []
     if setup.method == "reinforcement":
         notes.append("In reinforcement learning the loss does not measure progress, so no rule judges it.")

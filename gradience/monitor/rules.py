@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from gradience.learning_rate import (
-    LR_TOLERANCE,
-    THINKING_MACHINES,
-    effective_alpha,
-    is_adam_like,
-    rate,
-    reference_lr,
-)
+from gradience import learning_rate as lr
 from gradience.monitor.facts import RankPoint, RunFacts, Series, Split, settled_since
 from gradience.ranks import DEFAULT_GRID, percentile, round_up
 from gradience.reports.base.numbers import sig
@@ -349,7 +342,7 @@ def _settled_point(run: MonitoredRun) -> RankPoint:
 # ---------------------------------------------------------------- how the run was set up, and how it ended
 
 
-@rule("learning-rate", "warning", THINKING_MACHINES)
+@rule("learning-rate", "warning", lr.THINKING_MACHINES)
 def learning_rate(run: MonitoredRun) -> Observations:
     """The peak learning rate is more than ten times off what width and α suggest for LoRA with AdamW.
 
@@ -357,22 +350,22 @@ def learning_rate(run: MonitoredRun) -> Observations:
     """
     setup, top = run.setup, need_method(run, "supervised").lr.highest
     peak = max(setup.learning_rate or 0.0, top.high if top else 0.0)
-    if not peak or not setup.r or not setup.alpha or not is_adam_like(setup.optimizer):
+    if not peak or not setup.r or not setup.alpha or not lr.is_adam_like(setup.optimizer):
         return
-    alpha = effective_alpha(setup.r, setup.alpha, rslora=setup.rslora)
-    reference = reference_lr(setup.hidden_size, alpha, setup.model)
+    alpha = lr.effective_alpha(setup.r, setup.alpha, rslora=setup.rslora)
+    reference = lr.reference_lr(setup.hidden_size, alpha, setup.model)
     ratio = peak / reference
-    if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
+    if 1 / lr.LR_TOLERANCE <= ratio <= lr.LR_TOLERANCE:
         return
     high, by = ratio > 1, max(ratio, 1 / ratio)
     yield Observation(
-        f"the learning rate {rate(peak)} is far {'above' if high else 'below'} the reference for α = {setup.alpha:g}"
+        f"the learning rate {lr.rate(peak)} is far {'above' if high else 'below'} the reference for α = {setup.alpha:g}"
         f" (factor {float(f'{by:.2g}'):,.0f})",
         evidence("peak learning rate", peak)
         + evidence("reference", reference)
         + evidence("α/r", alpha / setup.r),
         "medium" if setup.hidden_size else "low",
-        f"{'lower' if high else 'raise'} the learning rate to about {rate(reference, 1)}",
+        f"{'lower' if high else 'raise'} the learning rate to about {lr.rate(reference, 1)}",
         "the best learning rate of LoRA is typically about ten times that of full fine-tuning and hardly depends on"
         " the rank if α stays the same",
     )

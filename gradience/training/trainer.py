@@ -35,18 +35,8 @@ from gradience.reports.base.report import Stopwatch
 from gradience.reports.training import ADAPTER, REPORT, Start, TrainedExamples, TrainingReport
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
+from gradience.training import resume
 from gradience.training.encode import Collator, encode, labels_of
-from gradience.training.resume import (
-    CHECKPOINTS,
-    JOURNAL,
-    MarkComplete,
-    TrainingJournal,
-    clear,
-    finished,
-    last_loss,
-    library_write_errors,
-    run_from_newest,
-)
 from gradience.training.settings import STREAMS, TrainSettings, stream
 
 # ---------------------------------------------------------------- the Trainer's arguments
@@ -247,7 +237,7 @@ def train(
     labels = labels_of(task, model)
     request = {"lora": dict(lora), "recipe": recipe.model_dump(mode="json"), "seed": seed, "trained": trained}
     if (output / REPORT).is_file():
-        return finished(output, request)
+        return resume.finished(output, request)
     with write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     peak = watch_peak(choose_device(device))
@@ -268,8 +258,8 @@ def train(
     # Settings that may change a training's last bits, but do not invalidate it.
     device_used = device_name(base.model.device)
     numerics = {"threads": torch.get_num_threads(), "versions": versions(), "device": device_used}
-    journal = TrainingJournal(output / JOURNAL, decides, weights.sha256, numerics)
-    args = trainer_arguments(recipe, output / CHECKPOINTS, seed, base, model.gradient_checkpointing)
+    journal = resume.TrainingJournal(output / resume.JOURNAL, decides, weights.sha256, numerics)
+    args = trainer_arguments(recipe, output / resume.CHECKPOINTS, seed, base, model.gradient_checkpointing)
     collator = Collator(base.tokenizer)
     trainer = Trainer(
         model=network,
@@ -277,18 +267,18 @@ def train(
         train_dataset=encoded.features,  # a list has all that a data set needs: a length, and places
         data_collator=collator,
         callbacks=[
-            MarkComplete(),
+            resume.MarkComplete(),
             _Watch(collator, journal, on_step),
             # Whoever trains through here evaluates the finished adapter, Bench first of all.
             GradienceCallback(output / "run.jsonl", evaluated_by="after training, by gradience"),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to results
-    with library_write_errors(output):
-        seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
+    with resume.library_write_errors(output):
+        seconds = resume.run_from_newest(trainer, journal, output / resume.CHECKPOINTS)
         store(network, output / ADAPTER, base.name)
     assert journal.started is not None  # there is no training without a first step
-    loss = last_loss(trainer.state.log_history, recipe.logging_steps)
+    loss = resume.last_loss(trainer.state.log_history, recipe.logging_steps)
     TrainingReport(
         base=path_text(base.name),
         base_fingerprint=base.fingerprint,
@@ -323,7 +313,7 @@ def train(
         versions=versions(),
         run=watch.run_info(),
     ).save(output / REPORT)
-    clear(output)
+    resume.clear(output)
     return TrainingReport.read(output / REPORT)
 
 
@@ -335,7 +325,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     resumed from there, the Trainer would take a further step.
     """
 
-    def __init__(self, collator: Collator, journal: TrainingJournal, on_step: Progress | None) -> None:
+    def __init__(self, collator: Collator, journal: resume.TrainingJournal, on_step: Progress | None) -> None:
         self.collator, self.journal, self.on_step = collator, journal, on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
