@@ -13,8 +13,8 @@ from gradience import compare_logs
 from gradience.errors import UsageError
 from gradience.evidence import base, inspect_ai
 from gradience.evidence.base import Wanted
-from gradience.evidence.formats import read_log
 from gradience.evidence.inspect_ai import read
+from gradience.evidence.verb import read_log
 from gradience.files import rows
 
 INSPECT = LOGS / "inspect"

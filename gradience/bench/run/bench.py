@@ -27,6 +27,7 @@ from gradience.bench.run.stages import remove_weights
 from gradience.bench.verdict import folders
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble, data_of
+from gradience.bench.verdict.differences import differences
 from gradience.bench.verdict.evidence import LookRules
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verify.verify import checked_run
@@ -37,7 +38,6 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine, require_local
 from gradience.evaluate.verb import planned_set
 from gradience.files import strict_yaml
-from gradience.files.differences import differences
 from gradience.files.digests import refuse_other_run, write_digests
 from gradience.files.whole import only_one, write_whole
 from gradience.models.devices import choose_device, threads

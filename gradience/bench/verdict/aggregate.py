@@ -12,6 +12,7 @@ from itertools import combinations
 from statistics import fmean, stdev
 
 from gradience.bench.config.load import UNCOUNTED
+from gradience.bench.verdict.differences import differences
 from gradience.bench.verdict.evidence import (
     aggregate_notes,
     blind_controls,
@@ -22,7 +23,6 @@ from gradience.bench.verdict.evidence import (
 from gradience.bench.verdict.grade import failed_guards, worst_on_guards
 from gradience.bench.verdict.policy import SeedOutcome, lost_already, overall, passing, verdict_over_seeds
 from gradience.errors import InputError, UsageError
-from gradience.files.differences import differences
 from gradience.reports.base.report import RunInfo, Stopwatch
 from gradience.reports.bench import (
     Bench,

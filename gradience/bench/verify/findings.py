@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gradience import __version__
+from gradience.bench.verdict.differences import differences, is_equal
 from gradience.errors import GradienceError, InputError, shortened
 from gradience.files import strict_json
 from gradience.files.artifact import Artifact
-from gradience.files.differences import differences, is_equal
 from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.base.report import Report, RunInfo
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
