@@ -6,7 +6,7 @@ Nested keys, their types and required keys are in the schema that each section l
 import json
 from typing import Any
 
-from gradience.cli.schema import schema_text
+from gradience.cli.setup import schema_text
 from gradience.reports.registry import ARTIFACTS
 
 WRITTEN_BY = {

@@ -21,7 +21,7 @@ from runtime_runs import runs_text
 from runtime_table import ran_table, runtime_table
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.schema import schema_text
+from gradience.cli.setup import schema_text
 from gradience.reports.registry import ARTIFACTS
 from gradience.runtimes.verdict import RUNS, parse_runs
 

@@ -15,7 +15,7 @@ import typer.main
 import gradience.files
 import gradience.reports
 from gradience.cli.app import app
-from gradience.cli.schema import schema_text
+from gradience.cli.setup import schema_text
 from gradience.files.artifact import Artifact
 from gradience.reports.registry import ARTIFACTS, model_of
 

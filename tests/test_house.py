@@ -142,7 +142,7 @@ def test_env_names_versions_and_extras_but_nobody():
 
 
 def test_env_for_people_names_what_an_extra_lacks():
-    from gradience.cli.env import environment_text
+    from gradience.cli.setup import environment_text
 
     facts = {
         "gradience": "0.1.0", "python": "3.11", "implementation": "CPython", "platform": "Linux", "blas": [],

@@ -7,8 +7,15 @@ from typing import Annotated, Literal
 import gradience
 from gradience.cli.console import show_note, show_written
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import PushSettings, with_base
-from gradience.cli.output import JsonOutput, LayersOutput, ReportOutput, print_facts, print_text
+from gradience.cli.shared import (
+    JsonOutput,
+    LayersOutput,
+    PushSettings,
+    ReportOutput,
+    print_facts,
+    print_text,
+    with_base,
+)
 from gradience.compare.settings import CompareSettings
 from gradience.compress.settings import CompressSettings
 from gradience.convert.settings import ConvertSettings

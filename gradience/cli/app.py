@@ -65,9 +65,9 @@ imported when the verb is used.
 FILES = {
     **dict.fromkeys(("compare", "fleet", "compress", "convert", "card"), "adapters"),
     **dict.fromkeys(("check", "monitor", "evidence", "verify"), "runs"),
-    **dict.fromkeys(("calibrate", "distill"), "prompts"),
-    **dict.fromkeys(("evaluate", "shrink", "merge"), "examples"),
+    **dict.fromkeys(("evaluate", "shrink", "merge", "calibrate", "distill"), "models"),
     **dict.fromkeys(("report", "plot"), "pages"),
+    **dict.fromkeys(("init", "env", "schema"), "setup"),
 }
 """Verb -> its file, for verbs that share one."""
 

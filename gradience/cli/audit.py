@@ -12,7 +12,7 @@ from pydantic import Field
 import gradience
 from gradience.audit.options import AuditSettings
 from gradience.cli.console import show_error
-from gradience.cli.output import LayersOutput, print_json, print_screen, print_text
+from gradience.cli.shared import LayersOutput, print_json, print_screen, print_text
 from gradience.errors import GradienceError, IncompleteError, UsageError
 from gradience.files.shared_names import given_text
 from gradience.settings import Flag, Integer, settings_model, settings_of

@@ -14,8 +14,7 @@ from gradience.cli.console import show_root, show_written
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.flags import with_flags
 from gradience.cli.help import Group, Verb
-from gradience.cli.options import CodeSettings
-from gradience.cli.output import JsonOutput, TextsOutput, command_line, print_screen
+from gradience.cli.shared import CodeSettings, JsonOutput, TextsOutput, command_line, print_screen
 from gradience.settings import Flag, call, required_output, settings_model
 
 bench = typer.Typer(

@@ -29,7 +29,7 @@ def demo(settings: DemoSettings) -> int:
         return train_and_decide(Path(settings.train))
     from gradience.audit.adapter import audit_adapter
     from gradience.audit.options import AuditSettings
-    from gradience.cli.output import command_line, print_screen
+    from gradience.cli.shared import command_line, print_screen
     from gradience.reports.base import terminal
     from gradience.reports.base.blocks import Facts, Heading, View
 
@@ -56,7 +56,7 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     from gradience.bench.verb import run_bench
     from gradience.cli.bench import code_of
     from gradience.cli.console import show_written
-    from gradience.cli.output import ReportOutput
+    from gradience.cli.shared import ReportOutput
     from gradience.reports.bench import Bench
 
     settings = BenchSettings(config=CONFIG, output=output, overrides=overrides)

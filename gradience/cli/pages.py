@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from gradience.cli.console import show_written
-from gradience.cli.output import JsonOutput, page_path, print_facts, print_text
+from gradience.cli.shared import JsonOutput, page_path, print_facts, print_text
 from gradience.errors import UsageError
 from gradience.settings import Flag, StrPath, paths_of, settings_model
 

@@ -7,7 +7,7 @@ import gradience
 from gradience.bench.settings import VerifySettings, existing_folder
 from gradience.check import CheckSettings
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import TextsOutput, VerboseOutput, command_line
+from gradience.cli.shared import TextsOutput, VerboseOutput, command_line
 from gradience.evidence.settings import EvidenceSettings
 from gradience.monitor import MonitorSettings
 from gradience.settings import Flag, call, settings_model

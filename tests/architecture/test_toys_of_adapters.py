@@ -309,7 +309,7 @@ import typer
 
 from gradience.adapters.settings import NameSettings
 from gradience.audit.options import AuditSettings
-from gradience.cli.output import ReportOutput
+from gradience.cli.shared import ReportOutput
 
 
 def modules(folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: NameSettings, out: ReportOutput) -> int:

@@ -5,8 +5,8 @@ import json
 from tiny_bench import counted_loads
 
 from gradience import shrink_adapter, verify
-from gradience.cli.examples import code_of
 from gradience.cli.exit_codes import ExitCode
+from gradience.cli.models import code_of
 from gradience.files.records import read_records
 from gradience.reports.shrink import ShrinkPlan
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from gradience import shrink_adapter
 from gradience.cli.app import run
-from gradience.cli.examples import code_of
+from gradience.cli.models import code_of
 from gradience.errors import UsageError
 from gradience.evaluate.inputs import split
 from gradience.evaluate.verb import MISSING, read_sets
