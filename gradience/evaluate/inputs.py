@@ -457,7 +457,7 @@ def _kind(
             raise UsageError(
                 f"{adapter.given}: a classifier, and the columns {named} of {data} are not read as texts with labels",
                 code="wrong-model",
-                hint=columns_hint(row, labels=True),
+                hint=columns_hint(row),
             )
         if kind is not None and kind != fitting:
             raise UsageError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from itertools import chain
@@ -34,8 +35,6 @@ TEXTS = (".txt", ".md")
 """Plain text: each paragraph is a row."""
 HUB = "hf:"
 """First part of a path such as `hf://org/name`, which names a data set on the hub."""
-BATCH = 1000
-"""Rows of a Parquet file that are held at once."""
 csv.field_size_limit(MAX_ROW)  # its own limit, 131,072, is less than an honest long text
 
 PlacedRow = tuple[str, dict[str, Any]]
@@ -199,31 +198,25 @@ def _listed_rows(lines: _Lines) -> Iterator[PlacedRow]:
         yield f"{lines.path}: row {number}", value
 
 
+def paragraphs_of(text: str) -> Iterator[str]:
+    """Yield the paragraphs of a plain text, which blank lines separate, with `\\n` as line end."""
+    for paragraph in re.split(r"\n\s*\n", re.sub(r"\r\n?", "\n", text)):
+        if paragraph.strip():
+            yield paragraph.strip()
+
+
 def _paragraphs(lines: _Lines) -> Iterator[PlacedRow]:
-    """A plain text: each paragraph, up to the next blank line, is a row with the column `text`."""
-    paragraph: list[str] = []
-    place = ""
-    for line in chain(lines, [""]):
-        if line.strip():
-            place = place if paragraph else f"{lines.path}: line {lines.number}"
-            paragraph.append(line)
-            continue
-        lines.characters = 0
-        if paragraph:
-            yield place, {"text": "".join(paragraph).strip()}
-        paragraph = []
+    for number, paragraph in enumerate(paragraphs_of(lines.file.read()), 1):
+        yield f"{lines.path}: paragraph {number}", {"text": paragraph}
 
 
 def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
     arrow, parquet = require("pyarrow", extra="parquet"), require("pyarrow.parquet", extra="parquet")
-
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=BATCH):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", value
+            values = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
+            for number, value in enumerate(values, 1):
+                yield f"{path}: row {number}", value
     except (arrow.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: {first_line(error)}", code="task-file", hint="write it again with pandas or datasets"

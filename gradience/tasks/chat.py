@@ -22,6 +22,10 @@ from gradience.tasks.rows import Row, gather, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 ROLES = ("system", "developer", "user", ASSISTANT, "tool")
+SPEAKERS = {"human": "user", "function_call": ASSISTANT, "observation": "tool"} | dict.fromkeys(
+    ("gpt", "chatgpt", "bot", "model"), ASSISTANT
+)
+"""Names of speakers in ShareGPT's layout -> roles."""
 
 
 def load(
@@ -90,13 +94,15 @@ def messages_of(row: Row) -> tuple[tuple[str, str], ...]:
 
 
 def several_messages_of(row: Row) -> list[tuple[str, str]]:
-    """Return (role, content) of each message; the last may have any role.
+    """Return (role, content) of each message; the last may have any role. ShareGPT calls them `from` and `value`.
 
     Raises InputError (`task-messages`, `task-text`).
     """
     messages = []
     for number, value in enumerate(row.items("messages", "message", 1), 1):
-        role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
+        fields = value if isinstance(value, dict) else {}
+        role = fields.get("role", fields.get("from"))
+        role, content = SPEAKERS.get(str(role), role), fields.get("content", fields.get("value"))
         if role not in ROLES:
             raise _no_message(row, f"message {number} has no role of {', '.join(ROLES)}")
         if not isinstance(content, str) or not content.strip():

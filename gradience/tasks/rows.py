@@ -9,12 +9,15 @@ and evaluated with; but only equal prompts are the same example: `3 - 4` is not 
 """
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
@@ -161,25 +164,13 @@ def _file(path: Path) -> RowTable:
     )
 
 
-SAVED = ("state.json", "dataset_dict.json")
-"""One of these is in a folder that `datasets` saved."""
-
-
 def _saved(path: Path) -> RowTable:
     """A folder written by `save_to_disk`; of several splits the one to evaluate."""
-    hint = "give a file of rows, or a folder that `Dataset.save_to_disk` wrote"
-    if not any((path / name).is_file() for name in SAVED):
-        raise InputError(f"{path} is a folder without examples", code="task-file", hint=hint)
     datasets = require("datasets", extra="hf")
-    try:
+    with dataset_errors(str(path), ValueError):
         loaded = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{path}: {first_line(error)}", code="task-file", hint=hint) from None
-    split = ""
-    if isinstance(loaded, dict):
-        split = evaluated_split(loaded)
-        loaded = loaded[split]
-    name = f"{path.name} {split}".strip()
+    split = evaluated_split(loaded) if isinstance(loaded, dict) else ""
+    loaded, name = loaded[split] if split else loaded, f"{path.name} {split}".strip()
     return _loaded(loaded, name, f"{name} fingerprint:{loaded._fingerprint}")
 
 
@@ -248,48 +239,37 @@ def dataset_errors(name: str, *more: type[Exception]) -> Iterator[None]:
 # ---------------------------------------------------------------- layouts
 
 
-Values = dict[str, object]
-Layout = Callable[[Row], Values]
-"""Returns the columns that a row gets in addition."""
-
-PROMPTS: Mapping[str, tuple[str, ...]] = {
-    "instruction": ("input", "context"),
-    "question": ("context", "passage"),
-    "query": (),
-    "prompt": (),
-    "problem": (),
-    "input": (),
-    "article": (),
-    "document": (),
-    "dialogue": (),
-    "goal": (),
-    "ctx": (),
-}
-"""Column of a prompt -> columns that follow it after a blank line if they have a text."""
+PROMPTS = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "problem",
+    "input",
+    "article",
+    "document",
+    "dialogue",
+    "ctx",
+)
+CONTEXTS = ("input", "context", "passage")
+"""Columns that follow a prompt after a blank line if they have a text."""
 ANSWERS = ("answer", "output", "response", "completion", "solution", "target", "summary", "highlights")
-TEXTS = {
-    "text": "text_pair",
-    "question": "sentence",
-    "sentence": None,
-    "review": None,
-    "content": None,
-    "sentence1": "sentence2",
-    "premise": "hypothesis",
-    "question1": "question2",
-}
-"""Column of a text to label -> that of the second text of a pair."""
 LABELS = ("label", "labels", "category", "sentiment", "intent", "class")
 SYSTEMS = ("system", "system_prompt")
-ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-}
-"""Names of speakers in ShareGPT's layout -> roles."""
+LAYOUTS: Sequence[Mapping[str, Sequence[str]]] = (
+    {"messages": ("messages", "conversations")},
+    {"prompt": PROMPTS, "answer": ("chosen",)},
+    {"messages": ("chosen",)},
+    {"prompt": PROMPTS, "choices": ("choices", "endings"), "answer": ("answer", "answerKey", "label")},
+    {"text": ("question",), "text_pair": ("sentence",), "label": LABELS},
+    {"text": ("sentence1",), "text_pair": ("sentence2",), "label": LABELS},
+    {"text": ("premise",), "text_pair": ("hypothesis",), "label": LABELS},
+    {"text": ("question1",), "text_pair": ("question2",), "label": LABELS},
+    {"text": ("text", "sentence", "review", "content"), "label": LABELS},
+    {"prompt": ("prompt",), "completion": ("completion",)},
+    {"prompt": PROMPTS, "answer": ANSWERS},
+)
+"""Layouts of public data sets: our columns -> names that they have there. The first that fits is taken."""
 COLUMNS = ("prompt", "answer", "completion", "text", "text_pair", "label", "messages", "choices", "id")
 """Columns that `--columns` can name."""
 
@@ -304,136 +284,86 @@ def laid_out(rows: Iterator[Row], columns: Mapping[str, str] | None = None) -> I
     columns: our name -> the file's, as `--columns prompt=Q,answer=A`; the rest is then not guessed.
     Raises InputError: `task-columns` (an unknown name of ours), `task-column` (the file has no such column).
     """
-    layout: Layout | None = None
-    for number, row in enumerate(rows):
-        if number == 0:
-            layout = _named(columns) if columns else layout_of(row)
-        yield row if layout is None else replace(row, values={**row.values, **layout(row)})
-
-
-def layout_of(row: Row) -> Layout | None:
-    """Return the layout of a file with this first row; None if its columns are ours already, or unknown."""
-    answer = next(filter(row.has, ANSWERS), None)
-    prompt = next(filter(row.has, PROMPTS), None)
-    source = next(filter(row.has, ("messages", "conversations")), None)
-    if source is not None:
-        return lambda row: {"messages": _messages(row, source)}
-    if row.has("chosen"):
-        return _chosen
-    if isinstance(row.values.get("prompt"), list) and isinstance(row.values.get("completion"), list):
-        return lambda row: {"messages": _messages(row, "prompt", "completion")}
-    if prompt is not None and (row.has("choices") or row.has("endings")):
-        return lambda row: _choices(row, prompt)
-    # Beside a question with its answer, a category is no label.
-    texts = [name for name in TEXTS if name != "question" or answer is None or row.has("sentence")]
-    text, label = next(filter(row.has, texts), None), next(filter(row.has, LABELS), None)
-    if text is not None and label is not None:
-        return None if (text, label) == ("text", "label") else lambda row: _labeled(row, text, label)
-    if row.has("prompt") and (row.has("completion") or row.has("answer")):
-        return None
-    if prompt is None or answer is None or prompt == answer or not _is_plain(row.values[answer]):
-        return None
-    if any(name in row.values for name in (*SYSTEMS, "history")):
-        return lambda row: {"messages": _turns(row, prompt, answer)}
-    return lambda row: {"prompt": _prompt(row, prompt), "answer": row.value(answer)}
-
-
-def _named(columns: Mapping[str, str]) -> Layout:
-    for ours in columns:
+    for ours, theirs in (columns or {}).items():
         if ours not in COLUMNS:
             raise InputError(
-                f"--columns {ours}={columns[ours]}: `{ours}` is not a field that Gradience knows",
+                f"--columns {ours}={theirs}: `{ours}` is not a field that Gradience knows",
                 code="task-columns",
                 hint=did_you_mean(ours, COLUMNS, f"write FIELD=COLUMN; the fields are {', '.join(COLUMNS)}"),
             )
-    return lambda row: {ours: row.value(theirs, chosen=True) for ours, theirs in columns.items()}
+    layout = columns or None
+    for row in rows:
+        layout = layout_of(row) if layout is None else layout
+        added = {ours: row.value(theirs, chosen=True) for ours, theirs in layout.items() if ours != theirs}
+        row = replace(row, values={**row.values, **added})
+        yield row if columns else replace(row, values={**row.values, **_rewritten(row, layout)})
 
 
-def columns_hint(row: Row, *, labels: bool = False) -> str:
-    """Return the option that names the columns of a file whose layout is unknown. labels: the model is a classifier."""
-    names = [name for name, value in row.values.items() if _is_plain(value) and name != "id"]
+def layout_of(row: Row) -> dict[str, str]:
+    """Return our columns -> those of a file with this first row; empty if its columns are unknown."""
+    for layout in LAYOUTS:
+        found = {ours: next(filter(row.has, names), "") for ours, names in layout.items()}
+        if all(found.values()):
+            return found
+    return {}
+
+
+def columns_hint(row: Row) -> str:
+    """Return the option that names the columns of a file whose layout is unknown."""
+    plain = (name for name, value in row.values.items() if isinstance(value, str | int | float))
+    names = [shlex.quote(name) for name in plain if name != "id"]
     if len(names) < 2:
-        return "give each row `text` and `label`" + ("" if labels else ", or `prompt` and `answer`")
-    first, second = (f"'{name}'" if not name.isidentifier() else name for name in names[:2])
-    classifier = f"--columns text={first},label={second}"
-    if labels:
-        return f"add {classifier}"
+        return "give each row `text` and `label`, or `prompt` and `answer`"
     return (
-        f"add --columns prompt={first},answer={second} for a language model, or {classifier} for a classifier"
+        f"add --columns prompt={names[0]},answer={names[1]} for a language model, or"
+        f" --columns text={names[0]},label={names[1]} for a classifier"
     )
 
 
-def _prompt(row: Row, column: str) -> str:
-    more = [str(row.values[name]) for name in PROMPTS[column] if row.has(name)]
-    return "\n\n".join([row.text(column), *more])
-
-
-def _turns(row: Row, prompt: str, answer: str) -> list[Values]:
-    """System text and earlier turns, as LLaMA-Factory and OpenOrca have them, before prompt and answer."""
-    system = next((str(row.values[name]) for name in SYSTEMS if row.has(name)), None)
-    turns: list[Values] = [] if system is None else [{"role": "system", "content": system}]
-    history = row.values.get("history")
-    for pair in history if isinstance(history, list) else []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise row.wrong("history", "is not a list of [prompt, answer] pairs")
-        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return [
-        *turns,
-        {"role": "user", "content": _prompt(row, prompt)},
-        {"role": "assistant", "content": row.text(answer)},
-    ]
-
-
-def _messages(row: Row, *columns: str) -> list[Any]:
-    """Messages with `role` and `content`; ShareGPT has `from` and `value`, and names of its own."""
-    messages = []
-    for message in (each for column in columns for each in row.items(column, "message", 1)):
-        if isinstance(message, dict):
-            role = message.get("role", message.get("from"))
-            content = message.get("content", message.get("value"))
-            message = {"role": ROLES.get(str(role), role), "content": content}
-        messages.append(message)
-    return messages
-
-
-def _chosen(row: Row) -> Values:
-    """The chosen side of preference data: messages, or texts; without a prompt the two texts begin with it."""
-    chosen, prompt = row.value("chosen"), row.values.get("prompt")
-    if isinstance(chosen, list):
-        return {"messages": _messages(row, *(["prompt"] if isinstance(prompt, list) else []), "chosen")}
-    if prompt is not None:
-        return {"prompt": row.text("prompt"), "answer": row.text("chosen")}
-    chosen, rejected = row.text("chosen"), row.text("rejected")
-    length = next((i for i, pair in enumerate(zip(chosen, rejected, strict=False)) if len({*pair}) > 1), 0)
-    shared = chosen[:length]
-    end = len(shared.rstrip()) if shared[-1:].isspace() else shared.rfind(" ")
-    if end <= 0 or not chosen[end:].strip():
-        raise row.wrong("chosen", "does not begin with a prompt that `rejected` begins with as well")
-    return {"prompt": chosen[:end], "completion": chosen[end:]}
-
-
-def _choices(row: Row, prompt: str) -> Values:
-    """Questions with choices: a list, or ARC's texts and letters; HellaSwag has endings and the place of one."""
-    choices = row.value("endings" if row.has("endings") else "choices")
-    answer = next((row.values[name] for name in ("answer", "answerKey", "label") if row.has(name)), None)
-    if isinstance(choices, dict):
-        letters, choices = choices.get("label"), choices.get("text")
+def _rewritten(row: Row, layout: Mapping[str, str]) -> dict[str, object]:
+    """Return the columns of ours whose values are written in another way in public data sets."""
+    prompt, choices = row.values.get("prompt"), row.values.get("choices")
+    answer = row.values.get("completion", row.values.get("answer"))
+    if layout.get("messages") == "chosen" and isinstance(row.values["chosen"], str):
+        return {"messages": None, **_divided(row)}
+    if _are_messages(answer):  # TRL
+        messages = [*(prompt if _are_messages(prompt) else []), *answer]
+        return {"messages": messages, "completion": None, "answer": None}
+    if isinstance(choices, dict):  # ARC
+        letters = choices.get("label")
         if not isinstance(letters, list) or answer not in letters:
             raise row.wrong("answerKey", f"is {answer!r:.40}, which is not among the labels of `choices`")
-        answer = letters.index(answer)
-    if isinstance(answer, str) and answer.strip().isdecimal() and not row.has("answer"):
-        answer = int(answer)
-    return {"prompt": row.text(prompt), "choices": choices, "answer": answer}
+        return {"choices": choices.get("text"), "answer": letters.index(answer)}
+    ours_already = all(ours == theirs for ours, theirs in layout.items())
+    if "prompt" not in layout or "choices" in layout or ours_already:
+        return {}
+    contexts = [str(row.values[name]) for name in CONTEXTS if name != layout["prompt"] and row.has(name)]
+    prompt = "\n\n".join([row.text("prompt"), *contexts])
+    if not any(name in row.values for name in (*SYSTEMS, "history")):
+        return {"prompt": prompt}
+    system = next(filter(row.has, SYSTEMS), None)  # OpenOrca, LLaMA-Factory
+    turns: list[tuple[str, object]] = [] if system is None else [("system", row.text(system))]
+    for pair in row.items("history", "turn", 0) if row.has("history") else ():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise row.wrong("history", "is not a list of [prompt, answer] pairs")
+        turns += zip(("user", "assistant"), pair, strict=True)
+    turns += [("user", prompt), ("assistant", row.text("answer"))]
+    return {"messages": [{"role": role, "content": content} for role, content in turns], "answer": None}
 
 
-def _labeled(row: Row, text: str, label: str) -> Values:
-    second = TEXTS[text]
-    pair = {} if second is None or not row.has(second) else {"text_pair": row.text(second)}
-    return {"text": row.text(text), "label": row.value(label), **pair}
+def _are_messages(value: object) -> TypeGuard[list[dict[str, object]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | int | float)
+def _divided(row: Row) -> dict[str, object]:
+    """Return prompt and completion of `chosen`, a text that begins as `rejected` does (HH-RLHF)."""
+    chosen = row.text("chosen")
+    pairs = zip(chosen, row.text("rejected"), strict=False)
+    shared = "".join(ours for ours, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    prompt = re.match(r".*\S(?=\s)", shared, re.DOTALL)
+    if prompt is None:
+        raise row.wrong("chosen", "does not begin with a prompt that `rejected` begins with as well")
+    return {"prompt": prompt[0], "completion": chosen[prompt.end() :]}
 
 
 # ---------------------------------------------------------------- which rows play which role
