@@ -28,12 +28,13 @@ from scipy import special, stats
 from sequential_looks import score_of
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.grade import failed_guards, guard_evidence
+from gradience.bench.verdict.grade import failed_guards, joint_p_value
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.evaluate.verb import joint_rows
 from gradience.files.records import pack
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence
 from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport
 from gradience.statistics.paired import FEWEST_GROUPS, LEVEL, pair_grade
 from gradience.statistics.pooled import pool
@@ -208,19 +209,24 @@ class SimulatedBench:
             [draw(random, of_set, drop, same=same) for of_set, drop in zip(SETS[1:], row[1:], strict=False)]
             for row in losses
         ]
-        benches = [self.with_guards(place, names, gains, tested=False) for place in range(shape[0])]
-        statuses = [self.status(benches, name, rows) for name, rows in zip(names, tasks, strict=True)]
+        guards = tuple(
+            self.guard(number, of_set) for number, of_set in enumerate(SETS[1 : 1 + len(gains[0])])
+        )
+        planned = {"guards": guards, "planned_seeds": tuple(bench.seed for bench in self.kept)}
+        benches = [bench.model_copy(update=planned) for bench in self.kept]
+        statuses = [self.status(benches, rows, self.on_guards(name, of_variant, tested=False))
+                    for name, rows, of_variant in zip(names, tasks, gains, strict=True)]  # fmt: skip
         grades: list[str | None] = [None] * len(names)
         if "PASS" not in statuses:  # no grade is above C
             return statuses, grades
-        benches = [self.with_guards(place, names, gains, tested=True) for place in range(shape[0])]
-        largest = [guard_evidence(benches, self.named(name)).p_value for name in names]
+        on_guards = [self.on_guards(name, each, tested=True) for name, each in zip(names, gains, strict=True)]
+        largest = [max(map(joint_p_value, of_variant)) for of_variant in on_guards]
         if min(largest) > LEVEL:  # no grade is above C
             return statuses, grades
         for place, (bench, probe) in enumerate(zip(benches, probes, strict=True)):
             like = bench.variant(LIKE)
-            rows = [result(like, probe, probe + task[place] > 0, name=name)
-                    for name, task in zip(names, tasks, strict=True)]  # fmt: skip
+            rows = [result(like, probe, probe + task[place] > 0, name=name, guards=of_variant[place])
+                    for name, task, of_variant in zip(names, tasks, on_guards, strict=True)]  # fmt: skip
             if not bench.guards:  # an A needs a control; with guards there is no A
                 rows.append(result(bench.variant("head_only"), probe, np.zeros_like(probe)))
             changes = {"probe": bench.probe.model_copy(update=answers(probe)), "variants": rows}
@@ -229,33 +235,36 @@ class SimulatedBench:
         assert [row.status for row in judged] == statuses
         return statuses, [row.evidence.grade for row in judged]
 
-    def named(self, name: str) -> dict[int, VariantResult]:
-        """Return the kept results of each seed under another name."""
-        return {bench.seed: bench.variant(LIKE).model_copy(update={"name": name}) for bench in self.kept}
-
-    def status(self, benches: Sequence[Bench], name: str, rows: Values) -> str:
+    def status(
+        self, benches: Sequence[Bench], rows: Values, on_guards: Sequence[dict[str, EvaluatedAdapter]]
+    ) -> str:
         """Return the policy's verdict. rows: candidate − probe on the task, for each seed and example."""
         outcomes = [
             SeedOutcome(
                 bench.seed, n=len(row), only_probe=int((row < 0).sum()), only_variant=int((row > 0).sum()),
-                guard="; ".join(failed_guards(bench.guards, name)),
+                guard="; ".join(failed_guards(bench.guards, of_seed)),
             )
-            for bench, row in zip(benches, rows, strict=True)
+            for bench, row, of_seed in zip(benches, rows, on_guards, strict=True)
         ]  # fmt: skip
         return verdict_over_seeds(outcomes, benches[0].planned_seeds, benches[0].policy).status
 
-    def with_guards(
-        self, place: int, names: Sequence[str], gains: Sequence[Sequence[Values]], *, tested: bool
-    ) -> Bench:
-        """Return one seed with its evaluations on the guards. tested: with bounds and grades."""
-        reports = {}
-        for number, of_set in enumerate(SETS[1 : 1 + len(gains[0])]):
-            rows = [self.row(name, of_set, of_variant[number][place], tested=tested)
-                    for name, of_variant in zip(names, gains, strict=True)]  # fmt: skip
-            changes = {"task": f"guard {number}", "adapters": rows, "margin": Fraction(str(of_set[1]))}
-            reports[f"guard {number}"] = self.evaluation.model_copy(update=changes)
-        planned = tuple(bench.seed for bench in self.kept)
-        return self.kept[place].model_copy(update={"guards": reports, "planned_seeds": planned})
+    def guard(self, number: int, of_set: tuple[int, float, float]) -> PlannedSet:
+        """Return a guard as described in a plan."""
+        return PlannedSet(
+            name=f"guard {number}", guard=True, task=f"guard {number}", role=None, examples=of_set[0],
+            examples_sha256="", compares="correct" if of_set is ACCURACY else "nll",
+            margin=Fraction(str(of_set[1])),
+        )  # fmt: skip
+
+    def on_guards(
+        self, name: str, gains: Sequence[Values], *, tested: bool
+    ) -> list[dict[str, EvaluatedAdapter]]:
+        """Return a variant's rows on the guards for each seed. tested: with bounds and grades."""
+        return [
+            {f"guard {number}": self.row(name, of_set, of_guard[place], tested=tested)
+             for number, (of_set, of_guard) in enumerate(zip(SETS[1:], gains, strict=False))}
+            for place in range(len(self.kept))
+        ]  # fmt: skip
 
     def row(
         self, name: str, of_set: tuple[int, float, float], gains: Values, *, tested: bool

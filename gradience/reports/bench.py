@@ -30,7 +30,6 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report, RunInfo
 from gradience.reports.bench_plan import (
-    PLANNED,
     DataSplit,
     LadderBound,
     PlannedSet,
@@ -38,7 +37,7 @@ from gradience.reports.bench_plan import (
     Share,
     allowed_losses,
 )
-from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, delta_cell, level_cell
+from gradience.reports.evaluation import EvaluatedAdapter, delta_cell
 from gradience.statistics.table import PairedTable
 from gradience.words import counted, noun
 from gradience.words import points as signed_points
@@ -409,6 +408,9 @@ class OfAnArm(Part):
     """PASS and FAIL: the policy's tolerance applied to the counts of one seed, or the policy to all seeds."""
     reasons: tuple[str, ...] = ()
     """Reasons for the status, in words."""
+    guards: dict[PlainName, EvaluatedAdapter] = absent_at({})
+    """Guard -> result on it; over several seeds, on the seed with the largest loss. Absent without guards, and for a
+    control."""
     evidence: VariantEvidence | None = None
     """Evidence for the verdict. Null for one seed of several, which are graded together, and for a smoke run."""
 
@@ -491,6 +493,8 @@ class Judged(Report, Generic[R]):
     """The commit on the hub, or a digest of the folder's files."""
     protocol_digest: str
     policy: Policy
+    guards: tuple[PlannedSet, ...] = absent_at(())
+    """Further data sets on which every variant must hold on every seed. Absent without any."""
     planned_seeds: tuple[int, ...]
     """All seeds that were planned together."""
     variants: tuple[R, ...]
@@ -546,16 +550,6 @@ class Bench(Judged[VariantResult]):
     """Null if it ended in an ERROR."""
     audit: AuditSummary | None
     """Null if the probe did not reach its gate: nothing is suggested from such a probe."""
-    guards: dict[PlainName, EvaluationReport] = absent_at({})
-    """Guard -> evaluation of the probe, the candidates and the base on it. Absent without guards."""
-
-    @property
-    def planned_guards(self) -> tuple[PlannedSet, ...]:
-        """Guards as described in the plan."""
-        return tuple(
-            PlannedSet(name=name, guard=True, **{field: getattr(report, field) for field in PLANNED})
-            for name, report in self.guards.items()
-        )
 
     def blocks(self) -> doc.Document:
         """Return the sections."""
@@ -643,8 +637,6 @@ class VariantSummary(OfAnArm):
     """Accuracy over the seeds with a result; `accuracy.seeds` is their number."""
     mean_reduction: Float12 | None
     """Mean share of LoRA parameters saved, over the seeds with known ranks."""
-    guards: dict[PlainName, EvaluatedAdapter] = absent_at({})
-    """Guard -> result on the seed with the largest loss. Absent without guards."""
     seeds: tuple[VariantSeed, ...]
 
     @property
@@ -682,8 +674,6 @@ class BenchAggregate(Judged[VariantSummary]):
     """Differences between adapters of equal size."""
     records_verified: bool = False
     """True if the counts are known to match the records: counted from them by the same process, or verified."""
-    guards: tuple[PlannedSet, ...] = absent_at(())
-    """Further data sets on which every variant must hold on every seed. Absent without any."""
 
     def blocks(self) -> doc.Document:
         """Return the sections, and each variant's Δ on each seed."""
@@ -837,16 +827,14 @@ def _probe_row(rank: int | None, correct: str, splits: Iterable[DataSplit]) -> d
     return "probe", ", ".join([*of_rank, *trained, correct])
 
 
-def _variants(
-    run: Run, guards: Sequence[PlannedSet], row_on: RowOn, cells: Sequence[Cell], legend: Sequence[doc.Fact]
-) -> Iterator[doc.Block]:
+def _variants(run: Run, cells: Sequence[Cell], legend: Sequence[doc.Fact]) -> Iterator[doc.Block]:
     """Yield the table of the candidates, reasons of those that do not simply pass, and the legend.
 
-    row_on: (guard, variant) -> the variant's row on the guard. cells: the columns of Δ."""
+    cells: the columns of Δ."""
     compared = [result for result in run.candidates if _is_compared(result)]
     seed = "" if isinstance(run, Bench) else " of the same seed"
     yield doc.Heading("Variants", aside=f"compared with the probe{seed} on the same examples")
-    table = _table(compared, cells, _guard_cells(guards, row_on))
+    table = _table(compared, [*cells, *map(_guard_cell, run.guards)])
     if compared:
         yield table
     yield doc.items(_reasons(run))
@@ -854,7 +842,7 @@ def _variants(
         yield doc.Facts([*legend, SAVED, *_ways(compared), *doc.legend_of(table)])
 
 
-def _table(results: Sequence[Result], cells: Sequence[Cell], guards: Sequence[Cell] = ()) -> doc.Table:
+def _table(results: Sequence[Result], cells: Sequence[Cell]) -> doc.Table:
     return doc.table_of(
         results,
         (doc.Column(), _name),
@@ -863,7 +851,6 @@ def _table(results: Sequence[Result], cells: Sequence[Cell], guards: Sequence[Ce
         (doc.Column("max rank", ">", drop=5), _largest_rank),
         (doc.Column("saved", ">", drop=6), lambda row: percent(saving(row))),
         *cells,
-        *guards,
     )
 
 
@@ -880,21 +867,12 @@ def _ways(variants: Iterable[Result]) -> list[doc.Fact]:
     return [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in ways.items() if words]
 
 
-RowOn = Callable[[str, Any], EvaluatedAdapter | None]
-
-
-def _guard_cells(guards: Sequence[PlannedSet], row_on: RowOn) -> list[Cell]:
-    """Return a column for each guard, with a legend."""
-
-    def cell(guard: str) -> Callable[[Any], doc.Inline]:
-        return lambda variant: MISSING if (row := row_on(guard, variant)) is None else delta_cell(row)
-
-    def column(guard: PlannedSet) -> doc.Column:
-        name, unit = ("ΔNLL", " (positive is worse)") if guard.compares == "nll" else ("Δ", ", in points")
-        data = f"guard: {guard.examples:,} examples of {guard.task}, margin {guard.margin_words}"
-        return doc.Column(f"{guard.name} {name}", ">", legend=f"{data}; variant − probe{unit}")
-
-    return [(column(guard), cell(guard.name)) for guard in guards]
+def _guard_cell(guard: PlannedSet) -> Cell:
+    """Return the column of a guard, with its legend."""
+    name, unit = ("ΔNLL", " (positive is worse)") if guard.compares == "nll" else ("Δ", ", in points")
+    data = f"guard: {guard.examples:,} examples of {guard.task}, margin {guard.margin_words}"
+    column = doc.Column(f"{guard.name} {name}", ">", legend=f"{data}; variant − probe{unit}")
+    return column, lambda row: delta_cell(row.guards[guard.name]) if guard.name in row.guards else MISSING
 
 
 def _of_run(run: Run) -> tuple[str, ...]:
@@ -951,7 +929,7 @@ def _controls(run: Run, delta: Cell) -> Iterator[doc.Block]:
     )
 
 
-def _policy(run: Run, n: int | None, *, guarded: bool) -> doc.Fact:
+def _policy(run: Run, n: int | None) -> doc.Fact:
     """Return the meaning of PASS: the policy. n: number of examples, if it is known."""
     rule, seeds = run.policy, len(run.planned_seeds)
     allowed = "" if n is None else f" ({allowed_losses(n, rule.tolerance):,} of {n:,} examples)"
@@ -961,7 +939,7 @@ def _policy(run: Run, n: int | None, *, guarded: bool) -> doc.Fact:
             f"{math.ceil(rule.pass_rate * seeds)} of {plural(seeds, 'planned seed')}"
             f" ({exact_percent(rule.pass_rate)}), and by at most {exact_text(100 * rule.floor)} points on the others"
         )
-    guards = "; every guard holds on every seed" if guarded else ""
+    guards = "; every guard holds on every seed" if run.guards else ""
     return "PASS", (
         f"accuracy drops by at most {exact_text(100 * rule.tolerance)} points{allowed} on {on}{guards}. A seed without"
         " a result counts as failed"
@@ -1053,7 +1031,6 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[doc.Bl
 
 def bench_blocks(bench: Bench) -> Iterator[doc.Block]:
     """Yield the sections of one seed."""
-    data, guards = bench.data, bench.planned_guards
     facts = [*_probe(bench), _audit(bench)]
     if (engine := bench.environment.engine) != "transformers":
         facts.append(("answers", f"by {engine}; KL and flips by transformers"))
@@ -1066,16 +1043,13 @@ def bench_blocks(bench: Bench) -> Iterator[doc.Block]:
     ]
     n = bench.probe.n if bench.probe is not None else None
     legend = [
-        _policy(bench, n, guarded=bool(guards)),
+        _policy(bench, n),
         ("only probe", "examples that only the probe answers correctly; only variant: the reverse"),
         ("Δ", "variant − probe accuracy, in points"),
         ("95 % interval", "two-sided, of Δ; its lower end is a 97.5 % bound"),
     ]
-    yield from _opening(bench, data.task, f"seed {bench.seed}", facts)
-    yield from _variants(
-        bench, guards, lambda guard, row: bench.guards[guard].row(row.same_as or row.name), cells, legend
-    )
-    yield from _levels(bench)
+    yield from _opening(bench, bench.data.task, f"seed {bench.seed}", facts)
+    yield from _variants(bench, cells, legend)
     yield from _grades(bench)
     if bench.ladder is not None:
         yield from ladder_section(bench.ladder, bench.steps)
@@ -1121,17 +1095,6 @@ def _audit(bench: Bench) -> doc.Fact:
     )
 
 
-def _levels(bench: Bench) -> Iterator[doc.Block]:
-    """Yield the probe's gains and losses on the guards, compared with the base."""
-    yield doc.Heading("Guards", aside="what the probe itself gained or forgot")
-    yield doc.table_of(
-        bench.guards.items(),
-        (doc.Column(), lambda guard: doc.Span(guard[0], "name")),
-        (doc.Column("base model", ">"), lambda guard: level_cell(guard[1].adapters[-1])),
-        (doc.Column("probe", ">"), lambda guard: level_cell(guard[1].adapters[0])),
-    )
-
-
 # ---------------------------------------------------------------- several seeds
 
 
@@ -1145,9 +1108,7 @@ def aggregate_blocks(report: BenchAggregate) -> Iterator[doc.Block]:
     facts = [_probes(report), *_noise(report.noise)]
     yield from _opening(report, report.task, seeds, facts)
     cells, legend = _over_seeds(report)
-    yield from _variants(
-        report, report.guards, lambda guard, row: row.guards.get(guard), [worst, *cells], legend
-    )
+    yield from _variants(report, [worst, *cells], legend)
     yield from _grades(report)
     if report.ladder:
         yield from ladder_section(report.ladder, report.steps)
@@ -1176,7 +1137,7 @@ def _over_seeds(report: BenchAggregate) -> tuple[list[Cell], list[doc.Fact]]:
     ]
     n = next((row.n for row in report.seeds if row.n), None)
     legend: list[doc.Fact] = [
-        _policy(report, n, guarded=bool(report.guards)),
+        _policy(report, n),
         ("Δ", "variant − probe accuracy, in points: on the worst seed, and the mean over seeds"),
     ]
     if known:

@@ -16,13 +16,14 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.on_ray import _needed
-from gradience.bench.verdict.grade import GradeFacts, GuardEvidence, grade
+from gradience.bench.verdict.grade import GradeFacts, grade, joint_p_value
 from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
 from gradience.cli.progress import StageProgress
 from gradience.files.records import read_records
 from gradience.reports.base.graded import Bounds
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, Policy
+from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
 from gradience.verification.verb import verify
 
 SEEDS = (1, 2)
@@ -86,10 +87,14 @@ def test_every_variant_is_tested_on_every_guard_and_the_columns_follow_from_the_
     losses = []
     for seed in SEEDS:
         bench = Bench.read(whole / f"seed_{seed}" / "bench.json")
-        assert [*bench.guards] == ["general", "same"]
-        names = [row.name for row in bench.guards["general"].adapters]
+        assert [guard.name for guard in bench.guards] == ["general", "same"]
+        general = EvaluationReport.read(whole / f"seed_{seed}" / "guards" / "general" / "evaluation.json")
+        names = [row.name for row in general.adapters]
         assert names == ["probe", "uniform_r1.truncate", "uniform_r2.truncate", "base"]
-        for row in bench.guards["general"].candidates:
+        assert {row.name: row.guards["general"] for row in bench.candidates} == {
+            row.name: row for row in general.candidates
+        }
+        for row in general.candidates:
             assert row.likelihood.delta == pytest.approx(loss(whole / f"seed_{seed}", row.name), abs=1e-6)
         losses.append(loss(whole / f"seed_{seed}", CUT))
     assert cut.guards["general"].likelihood.delta == pytest.approx(max(losses), abs=1e-6)
@@ -182,7 +187,10 @@ def test_a_guard_that_fails_on_one_seed_fails_the_variant():
 def test_a_grade_needs_every_guard():
     bounds = Bounds(low=-0.01, high=0.01, p_value=0.001)
 
-    def of(guards: GuardEvidence, adjusted: float = 0.01) -> tuple[str, str]:
+    def of(letter: str, reason: str, adjusted: float) -> tuple[str, str]:
+        row = EvaluatedAdapter.model_construct(grade=letter, reason=reason, bounds=bounds)
+        guards = {"general, seed 1": row}
+        assert joint_p_value(guards) == (0.001 if letter == "B" else 1)
         return grade(
             GradeFacts(
                 passes=True, margin=Fraction("0.025"), these_runs=bounds, next_training=None, adjusted_p=None,
@@ -190,10 +198,12 @@ def test_a_grade_needs_every_guard():
             )
         )  # fmt: skip
 
-    assert of(GuardEvidence())[0] == "B"
-    unshown = GuardEvidence(1.0, "", "general, seed 1: inconclusive: 60 examples")
-    assert of(unshown, 1.0) == ("C", f"passes the policy, but not shown on the guard {unshown.unshown}")
-    assert of(GuardEvidence(1.0, "general, seed 1: worse: NLL"), 1.0)[0] == "D"
+    assert of("B", "", 0.01)[0] == "B"
+    unshown = "inconclusive: 60 examples"
+    assert of("C", unshown, 1.0) == (
+        "C", f"passes the policy, but not shown on the guard general, seed 1: {unshown}"
+    )  # fmt: skip
+    assert of("D", "worse: NLL", 1.0)[0] == "D"
 
 
 def test_a_text_alone_is_the_source(config_file):

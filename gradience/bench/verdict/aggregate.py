@@ -5,8 +5,9 @@ twice, a shortened run, or two runs that began at the same point are refused. A 
 failed seed; it is never left out of a denominator.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import combinations
 from statistics import fmean, stdev
@@ -20,7 +21,7 @@ from gradience.bench.verdict.evidence import (
     obstacles_of,
     otherwise,
 )
-from gradience.bench.verdict.grade import failed_guards, worst_on_guards
+from gradience.bench.verdict.grade import failed_guards
 from gradience.bench.verdict.policy import SeedOutcome, lost_already, overall, passing, verdict_over_seeds
 from gradience.errors import InputError, UsageError
 from gradience.reports.base.report import RunInfo, Stopwatch
@@ -35,6 +36,7 @@ from gradience.reports.bench import (
     VariantSummary,
 )
 from gradience.reports.bench_plan import Policy
+from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.words import noun
 
 
@@ -97,7 +99,7 @@ def aggregate(
         seeds=rows,
         probe_rank=max(ranks, default=None),
         probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
-        guards=first.planned_guards,
+        guards=first.guards,
         variants=variants,
         best=None if blind else _best(candidates),
         notes=(
@@ -157,7 +159,7 @@ def _difference(a: Bench, b: Bench) -> str:
         ("looks", a.data.looks, b.data.looks),
         ("evaluated role", a.data.eval_role, b.data.eval_role),
         ("policy", a.policy, b.policy),
-        ("guards", a.planned_guards, b.planned_guards),
+        ("guards", a.guards, b.guards),
     ]
     for label, left, right in named:
         if left != right:
@@ -268,9 +270,17 @@ def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> Va
         worst_delta_exact=worst.delta_exact if worst else None,
         accuracy=spread([Fraction(r.measures.correct, r.measures.n) for _, r in compared if r.measures]),
         mean_reduction=fmean(reductions) if reductions else None,
-        guards=worst_on_guards(runs.values(), results) if any_result.is_candidate else {},
+        guards=_worst_on_guards(results.values()),
         seeds=tuple(_variant_seed(seed, results.get(seed)) for seed in planned),
     )
+
+
+def _worst_on_guards(results: Iterable[VariantResult]) -> dict[str, EvaluatedAdapter]:
+    worst: dict[str, EvaluatedAdapter] = {}
+    for guard, row in (pair for result in results for pair in result.guards.items()):
+        if row.gain is not None and row.gain < getattr(worst.get(guard), "gain", math.inf):
+            worst[guard] = row
+    return worst
 
 
 def _outcome(bench: Bench, result: VariantResult) -> SeedOutcome:
@@ -278,8 +288,7 @@ def _outcome(bench: Bench, result: VariantResult) -> SeedOutcome:
     if pairs is None or result.status == "ERROR":
         why = result.reasons[0] if result.reasons else ""
         return SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
-    failed = failed_guards(bench.guards, result.same_as or result.name) if result.is_candidate else ()
-    guard = "; ".join(failed)
+    guard = "; ".join(failed_guards(bench.guards, result.guards))
     return SeedOutcome(seed, n=pairs.n, only_probe=pairs.n10, only_variant=pairs.n01, guard=guard)
 
 

@@ -41,7 +41,7 @@ from gradience.reports.bench import (
     TrainingFacts,
     VariantResult,
 )
-from gradience.reports.bench_plan import BenchPlan, Policy
+from gradience.reports.bench_plan import BenchPlan, PlannedSet, Policy
 from gradience.reports.training import TrainingReport
 from gradience.statistics.table import PairedTable
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
@@ -68,7 +68,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
     """Return the result of one seed. Pure: the same facts give the same result."""
     config = facts.config
     training, probe = facts.training, _probe(facts, rules)
-    variants = tuple(_with_guards(result, facts) for result in _variants(facts, rules, probe))
+    variants = tuple(_with_guards(result, facts, plan.guards) for result in _variants(facts, rules, probe))
     status, reasons = status_of(variants)
     audit = facts.audit
     bench = Bench(
@@ -92,7 +92,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
         audit=AuditSummary(**{name: getattr(audit, name) for name in AuditSummary.model_fields})
         if audit
         else None,
-        guards=facts.guards,
+        guards=plan.guards,
         variants=variants,
         best=best_of(variants),
         notes=seed_notes(probe, variants, config.policy),
@@ -122,22 +122,20 @@ def best_of(variants: Sequence[VariantResult]) -> str | None:
 # ---------------------------------------------------------------- variants
 
 
-def _with_guards(result: VariantResult, facts: SeedFacts) -> VariantResult:
-    """Return a candidate's result, updated for the guards: it passes only if it holds on every guard."""
+def _with_guards(result: VariantResult, facts: SeedFacts, guards: Sequence[PlannedSet]) -> VariantResult:
+    """Return a candidate's result with its rows on the guards: it passes only if it holds on every guard."""
     if not result.is_candidate or result.measures is None or result.status not in ("PASS", "FAIL"):
         return result
-    name = result.same_as or result.name
-    for guard in facts.config.guards:
-        report = facts.guards.get(guard)
-        row = None if report is None else report.row(name)
-        if row is None or row.grade == "X":
-            why = facts.unguarded.get(guard, "not evaluated") if row is None else row.reason
-            return result.model_copy(update={"status": "ERROR", "reasons": (f"guard {guard}: {why}",)})
-    failed = tuple(failed_guards(facts.guards, name))
-    if not failed:
-        return result
-    kept = result.reasons if result.status == "FAIL" else ()
-    return result.model_copy(update={"status": "FAIL", "reasons": (*kept, *failed)})
+    found = {name: report.row(result.same_as or result.name) for name, report in facts.guards.items()}
+    rows = {name: row for name, row in found.items() if row is not None}
+    errors = facts.unguarded | {name: row.reason for name, row in rows.items() if row.grade == "X"}
+    failed, changes = failed_guards(guards, rows), dict[str, object](guards=rows)
+    if errors:
+        changes |= {"status": "ERROR", "reasons": tuple(f"guard {name}: {errors[name]}" for name in errors)}
+    elif failed:
+        kept = result.reasons if result.status == "FAIL" else ()
+        changes |= {"status": "FAIL", "reasons": (*kept, *failed)}
+    return result.model_copy(update=changes)
 
 
 def _variants(facts: SeedFacts, rules: Scoring, probe: Probe | None) -> tuple[VariantResult, ...]:

@@ -8,7 +8,7 @@ one test.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, combinations
 from typing import NamedTuple, TypeVar
@@ -21,13 +21,11 @@ from gradience.bench.arms.ranks import step_rank
 from gradience.bench.plan.preregister import ALPHA, bound_of
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.grade import (
-    NO_GUARDS,
     GradeFacts,
-    GuardEvidence,
     at_worst,
     grade,
-    guard_evidence,
     in_points,
+    joint_p_value,
     needs_of,
     next_grade,
 )
@@ -49,6 +47,7 @@ from gradience.reports.bench import (
     VariantSummary,
 )
 from gradience.reports.bench_plan import LadderBound, Policy, allowed_losses
+from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.statistics.paired import adjusted_p_values, exactly
 from gradience.statistics.pooled import Pooled, pool
 from gradience.statistics.sequential import Look, decide
@@ -308,7 +307,8 @@ class Subject:
     shown: PooledEvidence | None = None
     decided: Decided | None = None
     """Result of a step that is tested at looks."""
-    guards: GuardEvidence = NO_GUARDS
+    guards: Mapping[str, EvaluatedAdapter] = field(default_factory=dict)
+    """Guard and seed -> row on it."""
 
     @classmethod
     def of(
@@ -327,13 +327,17 @@ class Subject:
             shown = PooledEvidence.of(decided.pooled, margin, look=decided.look)
             return cls(results, faults, decided.pooled, shown, decided)
         pooled = pool(rows, groups)
-        guards = guard_evidence(benches, results)
+        guards = {
+            f"{guard}, seed {seed}": row
+            for seed, result in results.items()
+            for guard, row in result.guards.items()
+        }
         return cls(results, faults, pooled, PooledEvidence.of(pooled, margin), guards=guards)
 
     @property
     def p_these_runs(self) -> float:
         """The p-value for these runs: 1 if it could not be tested, since it still counts among the claims."""
-        return max(1.0 if self.shown is None else self.shown.these_runs.p_value, self.guards.p_value)
+        return max(1.0 if self.shown is None else self.shown.these_runs.p_value, joint_p_value(self.guards))
 
     def p_of_step(self, bound: LadderBound) -> float:
         """Return the p-value for a step's claim: 1 if it cannot be tested."""

@@ -8,86 +8,40 @@ every guard's test, so the joint p-value is the largest one (docs/decisions/032-
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
 from gradience.bench.plan.preregister import ALPHA
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.graded import Bounds, Grade, NextGrade
-from gradience.reports.bench import MIN_SEEDS, Bench, VariantResult
-from gradience.reports.bench_plan import margin_text
-from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
-from gradience.statistics.paired import FEWEST_GROUPS, exactly
+from gradience.reports.bench import MIN_SEEDS
+from gradience.reports.bench_plan import PlannedSet, margin_text
+from gradience.reports.evaluation import EvaluatedAdapter
+from gradience.statistics.paired import exactly
 from gradience.statistics.pooled import Claim, Pooled
 from gradience.statistics.power import DEFAULT_CORRELATION, Assumptions, discordance_range, seeds_for_next
 from gradience.words import counted, points
 
 
-@dataclass(frozen=True, slots=True)
-class GuardEvidence:
-    """Evidence of one variant over all guards and seeds."""
-
-    p_value: float = 0.0
-    """Largest p-value of the guards' non-inferiority tests; 0 without guards, 1 if a guard cannot be tested."""
-    worse: str = ""
-    """Guard on which the variant is shown to be worse, and the reason; empty if there is none."""
-    unshown: str = ""
-    """Guard with the largest p-value, and the reason why it is inconclusive; empty if its drop is shown to be
-    acceptable."""
+def failed_guards(guards: Sequence[PlannedSet], rows: Mapping[str, EvaluatedAdapter]) -> tuple[str, ...]:
+    """Return a sentence for each guard on which the drop of a variant exceeds the margin. rows: of the variant."""
+    failed = []
+    for guard in guards:
+        row = rows.get(guard.name)
+        if row is not None and row.gain is not None and (drop := -exactly(row.gain)) > guard.margin:
+            dropped, side = margin_text(drop, guard.compares), "lower" if row.pairs else "higher"
+            failed.append(f"{guard.name}: {dropped} {side} than the probe; allowed: {guard.margin_words}")
+    return tuple(failed)
 
 
-NO_GUARDS = GuardEvidence()
-
-
-def failed_guards(guards: Mapping[str, EvaluationReport], name: str) -> Iterator[str]:
-    """Yield a sentence for each guard on which the drop of the variant `name` exceeds the margin."""
-    for guard, report in guards.items():
-        row = report.row(name)
-        if row is not None and row.gain is not None and (drop := -exactly(row.gain)) > report.margin:
-            dropped, allowed = (margin_text(value, report.compares) for value in (drop, report.margin))
-            yield f"{guard}: {dropped} {'lower' if row.pairs else 'higher'} than the probe; allowed: {allowed}"
-
-
-def guard_evidence(benches: Iterable[Bench], results: Mapping[int, VariantResult]) -> GuardEvidence:
-    """Return a candidate's evidence on the guards. results: seed -> the candidate's result."""
-    tested: list[tuple[float, str, EvaluatedAdapter]] = []
-    for guard, seed, report, row in _rows(benches, results):
-        groups = len(set(report.groups)) if report.groups is not None else row.n or 0
-        too_few = row.likelihood is not None and groups < FEWEST_GROUPS
-        p_value = 1.0 if row.bounds is None or too_few else row.bounds.p_value
-        tested.append((p_value, f"{guard}, seed {seed}", row))
-    if not tested:
-        return NO_GUARDS
-    p_value, where, row = max(tested, key=lambda each: each[0])
-    worse = next((f"{place}: {row.reason}" for _, place, row in tested if row.grade == "D"), "")
-    return GuardEvidence(p_value, worse, "" if row.grade == "B" else f"{where}: {row.reason}")
-
-
-def worst_on_guards(
-    benches: Iterable[Bench], results: Mapping[int, VariantResult]
-) -> dict[str, EvaluatedAdapter]:
-    """Return, for each guard, the candidate's row on the seed with the largest drop."""
-    worst: dict[str, EvaluatedAdapter] = {}
-    for guard, _, _, row in _rows(benches, results):
-        if row.gain is not None and (guard not in worst or row.gain < (worst[guard].gain or 0.0)):
-            worst[guard] = row
-    return worst
-
-
-def _rows(
-    benches: Iterable[Bench], results: Mapping[int, VariantResult]
-) -> Iterator[tuple[str, int, EvaluationReport, EvaluatedAdapter]]:
-    """Yield a candidate's rows: (guard, seed, evaluation, row)."""
-    for bench in benches:
-        result = results.get(bench.seed)
-        if result is None:
-            continue
-        for guard, report in bench.guards.items():
-            row = report.row(result.same_as or result.name)
-            if row is not None:
-                yield guard, bench.seed, report, row
+def joint_p_value(rows: Mapping[str, EvaluatedAdapter]) -> float:
+    """Return the p-value of a claim about all guards: the largest, and 1 if one of them is not shown."""
+    p_values = (
+        1.0 if row.bounds is None or row.grade != "B" else row.bounds.p_value for row in rows.values()
+    )
+    return max(p_values, default=0.0)
 
 
 # ---------------------------------------------------------------- grades
@@ -120,7 +74,13 @@ class GradeFacts:
     seeds: int
     obstacles: tuple[str, ...] = ()
     """Reasons against a claim that more seeds or examples would not remove."""
-    guards: GuardEvidence = NO_GUARDS
+    guards: Mapping[str, EvaluatedAdapter] = field(default_factory=dict)
+    """Guard and seed -> the variant's row on it."""
+
+    def on_guards(self, *grades: Grade) -> str:
+        """Return the first guard on which the variant has one of these grades, and why; empty if there is none."""
+        graded = (f"{place}: {row.reason}" for place, row in self.guards.items() if row.grade in grades)
+        return next(graded, "")
 
     @property
     def supported(self) -> bool:
@@ -159,8 +119,8 @@ def grade(facts: GradeFacts) -> Graded:
     sure = f"(95 % confidence, {margin})"
     if bounds is not None and exactly(bounds.high) < -facts.margin:
         return Graded("D", f"worse: accuracy is at least {_size(bounds.high)} points lower {sure}")
-    if facts.guards.worse:
-        return Graded("D", f"on the guard {facts.guards.worse}")
+    if worse := facts.on_guards("D"):
+        return Graded("D", f"on the guard {worse}")
     missing = short_of_a(facts)
     if facts.passes and facts.supported and not missing and facts.next_training is not None:
         worst = at_worst(facts.next_training.low)
@@ -181,8 +141,8 @@ def grade(facts: GradeFacts) -> Graded:
     if facts.supported:
         worst = at_worst(bounds.low)
         return Graded("C", f"non-inferior in these runs, but {policy}: accuracy is {worst} {sure}")
-    if exactly(bounds.low) > -facts.margin and facts.guards.unshown:
-        return Graded("C", f"{policy}, but not shown on the guard {facts.guards.unshown}")
+    if exactly(bounds.low) > -facts.margin and (unshown := facts.on_guards("C", "X")):
+        return Graded("C", f"{policy}, but not shown on the guard {unshown}")
     if exactly(bounds.low) > -facts.margin:
         claims = f"{counted(facts.family, 'claim')} (one per planned variant or ladder)"
         return Graded("C", f"inconclusive after adjustment for {claims}, and {policy} ({margin})")
@@ -230,7 +190,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     """
     if letter not in ("B", "C") or pooled is None or not facts.passes:
         return None
-    of_guard = ("not shown on a guard",) if facts.guards.unshown else ()
+    of_guard = ("not shown on a guard",) if facts.on_guards("C", "X") else ()
     if letter == "C":
         needs = needs_of(pooled, facts.margin, "these-runs")
         return NextGrade(
