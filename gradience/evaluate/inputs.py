@@ -484,24 +484,20 @@ def _kind(
 
 
 def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
-    """Return the dev rows and the test rows: a task's own if it has dev examples, else halves by their content.
+    """Return the dev rows and the test rows: a task's own if it has dev examples, else halves by their text.
 
     Groups stay whole. Raises UsageError (`too-few-rows`).
     """
-    examples = inputs.examples
+    examples = tuple(inputs.examples)
     dev = inputs.task.examples.of("dev", inputs.request.limit) if inputs.role == "confirm" else ()
     if not dev:
-        keys: dict[int, str] = {}
-        for row in examples:
-            group = inputs.group_of.get(row.id, -1)
-            keys[group] = min(keys.get(group, content_of(row)), content_of(row))
-        held = [
-            keys[inputs.group_of[row.id]] if row.id in inputs.group_of else content_of(row)
-            for row in examples
-        ]
-        first = [in_first_half(f"dev\0{key}") for key in held]
-        dev = tuple(row for row, is_dev in zip(examples, first, strict=True) if is_dev)
-        examples = tuple(row for row, is_dev in zip(examples, first, strict=True) if not is_dev)
+        group_of = {row.id: inputs.group_of.get(row.id, row.id) for row in examples}
+        first: dict[int | str, str] = {}
+        for row in sorted(examples, key=_text_of):
+            first.setdefault(group_of[row.id], _text_of(row))
+        is_dev = {row.id: in_first_half(f"dev\0{first[group_of[row.id]]}") for row in examples}
+        dev = tuple(row for row in examples if is_dev[row.id])
+        examples = tuple(row for row in examples if not is_dev[row.id])
     if not dev or not examples:
         raise UsageError(
             f"{inputs.task.name}: {len(inputs.examples)} examples are too few for a dev half and a test half",
@@ -512,13 +508,6 @@ def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
     return replace(inputs, examples=dev, looks=(), group_of={}, request=request), replace(
         inputs, examples=examples
     )
-
-
-def content_of(row: Any) -> str:
-    """Return the text of an example, by which rows are split."""
-    if isinstance(row, LabeledExample):
-        return f"{row.text}\0{row.text_pair or ''}"
-    return f"{row.prompt}\0{row.response}"
 
 
 def with_adapters(inputs: EvaluateInputs, adapters: Sequence[AdapterInput]) -> EvaluateInputs:

@@ -18,11 +18,10 @@ DIR/adapter/           the chosen point, if it is shown on every data set
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
@@ -41,10 +40,9 @@ from gradience.evaluate.settings import sets_of
 from gradience.files.card import CardOf, write_card
 from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests
 from gradience.files.whole import check_output, only_one, whole_folder, write_errors
-from gradience.plan.criteria import ToOwnRanks, ToRank
 from gradience.progress import Watcher
 from gradience.reports.base.report import Stopwatch, save_with_page
-from gradience.reports.calibration import Calibration
+from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.evaluation_sets import EvaluationSetsReport
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
@@ -75,15 +73,6 @@ RULE = (
 )
 
 
-class Point(NamedTuple):
-    """One point of the grid."""
-
-    name: str
-    strength: float
-    """Factor for the update of the reference adapter."""
-    rank: int
-
-
 @public(ShrinkSettings)
 def shrink_adapter(
     settings: ShrinkSettings,
@@ -111,10 +100,14 @@ def shrink_adapter(
     sets_of(settings.evaluation)  # raises for invalid settings before libraries are imported
     evaluation.require_libraries(settings.engine)
     over_strength = settings.over == "strength"
-    if over_strength:
-        refuse_strength(settings)
-    elif not settings.dry_run:
-        refuse_output(Path(settings.adapter), settings.folder)
+    if over_strength and not settings.guards:
+        raise UsageError(
+            "--over strength needs a guard, to measure what the adapter forgets",
+            code="strength-needs-guard",
+            hint="add --guard general=rows.jsonl, or for a language model --guard text",
+        )
+    if not settings.dry_run:
+        refuse_output(Path(settings.adapter), settings.folder, over_strength=over_strength)
     with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:
         if over_strength:
             return search_strength(settings, opened)
@@ -148,15 +141,14 @@ def _calibration(settings: ShrinkSettings, source: CandidateSource) -> Calibrati
             return None
 
 
-def refuse_output(adapter: Path, output: Path) -> None:
-    """Refuse an output in or over the adapter, or with an adapter in it that no search has written.
+def refuse_output(adapter: Path, output: Path, *, over_strength: bool) -> None:
+    """Refuse an output in or over the adapter, or with an adapter in it that no such search has written.
 
     Raises UsageError (`output-is-input`, `output-exists`, `not-ours`, `output-other-run`).
     """
-    refuse_other_run(output, "shrink")
-    check_output(
-        output / ADAPTER, adapter, force=(output / SHRUNK).exists() or (output / evaluation.PLAN).exists()
-    )
+    refuse_other_run(output, "shrink --over strength" if over_strength else "shrink")
+    ours = (f"{DEV}/{evaluation.JOINT}",) if over_strength else (SHRUNK, evaluation.PLAN)
+    check_output(output / ADAPTER, adapter, force=any((output / name).exists() for name in ours))
     if output.resolve() == adapter.resolve():
         raise UsageError(
             f"{output}: the output is the adapter itself",
@@ -249,83 +241,63 @@ def search_strength(settings: ShrinkSettings, opened: Adapter) -> EvaluationSets
     evaluating raise.
     """
     watcher, output = settings.watcher or Watcher(), settings.folder
-    reference = reference_of(settings, opened)
+    reference, calibration = reference_of(settings, opened), calibration_argument(settings.calibration)
+    source = CandidateSource(opened, audit_opened(opened), calibration=calibration, card=settings.card)
     sets = evaluation.read_sets(replace(settings.evaluation, output=output), (reference,))
-    source = CandidateSource(opened, audit_opened(opened), card=settings.card)
     points = grid(settings.strengths or STRENGTHS, settings.ranks or (source.rank,), source.rank)
     dev, test = zip(*map(split, sets), strict=True)
+
+    def evaluated(
+        part: Iterable[EvaluateInputs], candidates: Sequence[AdapterInput], folder: Path
+    ) -> EvaluationSetsReport:
+        tested = [with_adapters(each, (reference, *candidates)) if candidates else each for each in part]
+        with only_one(folder):
+            return evaluation.evaluate_each(tested, folder, watcher)
+
     if settings.dry_run:
-        planned = [replace(reference, name=point.name) for point in points]
+        planned = [
+            replace(reference, name=name, lora_params=kind.plan(source, rank).new_params)
+            for name, (kind, rank) in points.items()
+        ]
         return evaluation.forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
     for each in sets:
         evaluation.report_notes(each, 0)
-
-    def evaluated(
-        part: Sequence[EvaluateInputs], folder: Path, scaled: Sequence[AdapterInput]
-    ) -> EvaluationSetsReport:
-        inputs = [with_adapters(each, (reference, *scaled)) for each in part] if scaled else part
-        with only_one(folder):
-            return evaluation.evaluate_each(inputs, folder, watcher)
-
     with only_one(output):
-        written: dict[str, AdapterInput] = {}
-        for point in points:
-            criterion = ToRank if point.rank < source.rank else lambda _: ToOwnRanks()
-            folder = output / CANDIDATES / point.name
-            TruncatedKind(criterion=criterion, strength=point.strength).make(source, point.rank, folder)
-            written[point.name] = adapter_input(point.name, folder)
-        chosen = choose(evaluated(dev, output / DEV, [*written.values()]))
+        for name, (kind, rank) in points.items():
+            kind.make(source, rank, output / CANDIDATES / name)
+        scaled = {name: adapter_input(name, output / CANDIDATES / name) for name in points}
+        chosen = choose(evaluated(dev, [*scaled.values()], output / DEV))
         watcher.note(f"{chosen or 'no point'} is chosen: {RULE}")
-        report = evaluated(test, output / TEST, [] if chosen is None else [written[chosen]])
-        shown = [row.name for row in report.candidates if row.grade == "B"]
-        put_in_place(output, shown[0] if shown else None, watcher.note)
+        report = evaluated(test, [] if chosen is None else [scaled[chosen]], output / TEST)
+        put_in_place(
+            output, chosen if "B" in [row.grade for row in report.candidates] else None, watcher.note
+        )
     return report
 
 
-def refuse_strength(settings: ShrinkSettings) -> None:
-    """Refuse settings that cannot be combined with a search over strengths, and what the output would replace.
-
-    Raises UsageError (`strength-needs-guard`, `strength-alone`, `output-exists`, `output-other-run`).
-    """
-    if not settings.guards:
-        raise UsageError(
-            "--over strength needs a guard, to measure what the adapter forgets",
-            code="strength-needs-guard",
-            hint="add --guard general=rows.jsonl, or for a language model --guard text",
-        )
-    if settings.calibration is not None or settings.prompts is not None:
-        raise UsageError(
-            "--over strength cannot be combined with --calibration or --prompts",
-            code="strength-alone",
-            hint="run `gradience shrink` with them first, then search the strength of the adapter it writes",
-        )
-    output = settings.folder
-    check_output(output / ADAPTER, Path(settings.adapter), force=(output / DEV / evaluation.JOINT).exists())
-    refuse_other_run(output, "shrink --over strength")
-
-
-def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[Point, ...]:
+def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> dict[str, tuple[TruncatedKind, int]]:
     """Return every strength at every rank, the strongest and largest first; without the adapter itself.
 
-    >>> [point.name for point in grid((0.5, 1.0), (8, 4), rank=8)]
+    >>> [*grid((0.5, 1.0), (8, 4), rank=8)]
     ['strength0.5', 'strength1-rank4', 'strength0.5-rank4']
     """
-    return tuple(
-        Point(f"strength{by:g}" + ("" if each == rank else f"-rank{each}"), by, each)
+    return {
+        f"strength{by:g}" + ("" if each == rank else f"-rank{each}"): (TruncatedKind(strength=by), each)
         for each in sorted({min(each, rank) for each in ranks}, reverse=True)
         for by in sorted(set(strengths), reverse=True)
         if (each, by) != (rank, 1.0)
-    )
+    }
 
 
 def choose(report: EvaluationSetsReport) -> str | None:
     """Return the candidate that `RULE` chooses; None if none is better on the guards."""
-    best, least = None, 0.0
-    for row in report.candidates:
-        drops = {False: [0.0], True: [0.0]}  # of the task and of guards, in units of the margins
-        for planned in report.plan.sets:
-            gain = report.rows_on(planned.name)[row.name].gain
-            drops[planned.guard].append(float("inf") if gain is None else -gain / float(planned.margin))
-        if max(drops[False]) <= 0.5 and sum(drops[True]) < least:
-            best, least = row.name, sum(drops[True])
-    return best
+
+    def drops(name: str, *, guard: bool) -> list[float]:
+        """Drops on the task or on the guards, in units of the margins."""
+        sets = [planned for planned in report.plan.sets if planned.guard == guard]
+        return [-(report.rows_on(each.name)[name].gain or 0.0) / float(each.margin) for each in sets]
+
+    rows = [row.name for row in report.candidates if row.grade != "X"]
+    kept = [name for name in rows if max(drops(name, guard=False)) <= 0.5]
+    best = min(kept, key=lambda name: sum(drops(name, guard=True)), default=None)
+    return best if best is not None and sum(drops(best, guard=True)) < 0 else None
