@@ -16,7 +16,7 @@ import numpy as np
 from gradience import spectra
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import DTYPES, DType, decode, encode
-from gradience.audit.measures import TAUS
+from gradience.audit.adapter import TAUS
 from gradience.cli.demo import example_adapter
 from gradience.spectra import FloatArray
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from gradience.errors import WrongType as WrongType
     from gradience.evaluate.verb import evaluate_adapters as evaluate_adapters
     from gradience.evidence.verb import compare_logs as compare_logs
-    from gradience.fleet.batch import compress_fleet as compress_fleet
     from gradience.fleet.verb import audit_fleet as audit_fleet
+    from gradience.fleet.verb import compress_fleet as compress_fleet
     from gradience.live import SpectralTracker as SpectralTracker
     from gradience.live.callback import GradienceCallback as GradienceCallback
     from gradience.merge.verb import merge_adapters as merge_adapters

@@ -12,10 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gradience.bench.config.load import INSTEAD, BenchConfig, OneOf
-from gradience.config_errors import section_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.reports.base.exact import exact_text
-from gradience.settings import help_of, keys_of
+from gradience.settings import help_of, keys_of, section_of
 
 
 def config_keys() -> str:

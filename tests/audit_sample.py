@@ -7,8 +7,7 @@ import numpy as np
 
 from gradience import ranks
 from gradience.adapters.keys import family_of
-from gradience.audit.adapter import gain_of, summary_by_type, summary_of
-from gradience.audit.measures import MEASURES, Update
+from gradience.audit.adapter import MEASURES, Update, gain_of, summary_by_type, summary_of
 from gradience.plan.criteria import with_suggestions
 from gradience.reports.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.reports.base.report import Finding, RunInfo

@@ -37,7 +37,7 @@ ALLOWED = {
     # What a library opens by its name; check_regular or our own reader has looked at it.
     "adapters/unpickle.py": {"read_text", "torch.load"},  # in the process that has limits
     "distill/train.py": {"read_bytes", "safe_open"},
-    "compress/weights.py": {"copyfile"},
+    "compress/adapter.py": {"copyfile"},
     "shrink/verb.py": {"copytree"},  # of a candidate that was just written
     "tasks/harness.py": {"read_bytes"},  # the YAML files of the installed lm-eval
     "models/load.py": {"from_pretrained"},

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 import gradience
-from gradience import code_version as module
+from gradience import digests as module
 from gradience.cli.app import run
-from gradience.code_version import code_version
+from gradience.digests import code_version
 from gradience.errors import MissingExtra, require
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience.adapters.files import MLX_HINT, read_object, refuse_method
-from gradience.arguments import is_integer, is_number
-from gradience.errors import InputError
+from gradience.errors import InputError, is_integer, is_number
 from gradience.ranks import scale_of
 
 MAX_KEY_LENGTH = 512

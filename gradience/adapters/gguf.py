@@ -23,8 +23,7 @@ from gradience.adapters.config import PeftConfig, is_alpha
 from gradience.adapters.files import kept_open, refuse_placeholder
 from gradience.adapters.locate import INDEX, WEIGHTS, listing, no_factors, single
 from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile, Words
-from gradience.arguments import is_integer
-from gradience.errors import InputError
+from gradience.errors import InputError, is_integer
 from gradience.reading import pread
 
 MAGIC = b"GGUF"

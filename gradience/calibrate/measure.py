@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.keys import PREFIX
-from gradience.calibrate.inputs import CalibrateInputs, CalibrationRow
-from gradience.components import RIDGE, Components, components, lost_energies, root
+from gradience.calibrate.verb import CalibrateInputs, CalibrationRow
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import fixed_batches
@@ -40,7 +39,16 @@ from gradience.models.rendering import encode_pair, end_token
 from gradience.progress import Progress
 from gradience.reports import calibration as reports
 from gradience.reports.base.report import Stopwatch
-from gradience.spectra import FloatArray, energy_rank, triangle
+from gradience.spectra import (
+    RIDGE,
+    Components,
+    FloatArray,
+    components,
+    energy_rank,
+    lost_energies,
+    root,
+    triangle,
+)
 
 
 @dataclass(frozen=True, slots=True)

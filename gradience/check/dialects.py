@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradience.arguments import is_number
-from gradience.errors import InputError
+from gradience.errors import InputError, is_number
 from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.ranks import scale_of
 from gradience.reports.check import SettingsRead

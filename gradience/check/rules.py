@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradience.adapters.keys import module_type
-from gradience.arguments import is_integer
 from gradience.check.dialects import PEFT, CheckedSettings, Dialect
+from gradience.errors import is_integer
 from gradience.learning_rate import (
     LR_TOLERANCE,
     THINKING_MACHINES,

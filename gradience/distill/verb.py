@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import DistillSettings
-from gradience.calibrate.verb import forecast_calibration
+from gradience.calibrate.verb import CalibrateInputs, forecast_calibration, read_inputs
 from gradience.compress.carry import refuse_foreign_files
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterInput

@@ -25,7 +25,7 @@ from gradience.adapters.files import Closing
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.tensors import type_names
-from gradience.audit.measures import spectrum_of
+from gradience.audit.adapter import spectrum_of
 from gradience.errors import GradienceError, InputError
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.files.whole import lock_alone, write_errors, write_whole

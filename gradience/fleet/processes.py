@@ -37,7 +37,7 @@ def measure(request: Request) -> str:
 
 def truncate(request: Request) -> str:
     """Return what became of an adapter that was to be written smaller."""
-    from gradience.fleet.batch import truncate
+    from gradience.fleet.verb import truncate
     from gradience.reports.fleet import FleetRow
 
     row = FleetRow.model_validate(request["row"])

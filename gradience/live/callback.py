@@ -23,8 +23,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 
-from gradience.arguments import is_number
-from gradience.errors import InputError
+from gradience.errors import InputError, is_number
 from gradience.live import SpectralTracker
 from gradience.ranks import scale_of
 from gradience.telemetry import RunStatus, TelemetryWriter, last_position

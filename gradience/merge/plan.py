@@ -33,8 +33,8 @@ from gradience.adapters.locate import natural_key
 from gradience.adapters.tensors import DTYPES, DType, NewTensor, Words, decode, encode
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress import layout
+from gradience.compress.adapter import compared
 from gradience.compress.module import CompressedModule, Job, Products, converted, packed, write_module
-from gradience.compress.weights import compared
 from gradience.digests import sha256_file, sha256_parts
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import short_names

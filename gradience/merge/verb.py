@@ -20,7 +20,7 @@ from gradience.adapters.base import architecture_of
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import audit_adapter
 from gradience.compare.adapters import cosine
-from gradience.compress.weights import written_adapter
+from gradience.compress.adapter import written_adapter
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_input, short_names
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, split, with_adapters

@@ -11,8 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from gradience.arguments import is_number
-from gradience.errors import InputError
+from gradience.errors import InputError, is_number
 from gradience.files.shared_names import path_text
 from gradience.monitor import rules
 from gradience.monitor.facts import RunFacts, Series, finite, read_setup, settled_since

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from gradience.arguments import positive_integer
+from gradience.errors import positive_integer
 from gradience.files.shared_names import path_text
 from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.reports.monitor import EvaluationPoint, Setup

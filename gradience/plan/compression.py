@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters.adapter import SkippedTensor, norm_overflow
-from gradience.arguments import wrong_type
-from gradience.errors import InputError, UsageError
+from gradience.errors import InputError, UsageError, wrong_type
 from gradience.files.shared_names import given_text
 from gradience.plan import criteria
 from gradience.plan.allocate import RankStep, fill, start_cost, steps_of

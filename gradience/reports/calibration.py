@@ -29,9 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters.tensors import NewTensor, TensorFile, parts_of
-from gradience.arguments import wrong_type
 from gradience.digests import sha256_json, sha256_parts
-from gradience.errors import InputError
+from gradience.errors import InputError, wrong_type
 from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.files.whole import write_whole
 from gradience.reports.base import blocks as doc

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
-from gradience.calibrate.verb import calibrate
+from gradience.calibrate.verb import CalibrateInputs, calibrate, read_inputs
 from gradience.compress.adapter import write_compressed
 from gradience.compress.layout import lay_out
 from gradience.digests import sha256_file, sha256_json

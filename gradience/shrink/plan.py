@@ -8,9 +8,9 @@ from typing import Any
 
 from gradience.adapters.adapter import Adapter
 from gradience.audit.adapter import audit_opened
-from gradience.calibrate.inputs import prompt_id
-from gradience.calibrate.inputs import read_inputs as read_prompts
 from gradience.calibrate.settings import DistillSettings
+from gradience.calibrate.verb import prompt_id
+from gradience.calibrate.verb import read_inputs as read_prompts
 from gradience.digests import sha256_file, sha256_text
 from gradience.distill.verb import FEWEST
 from gradience.errors import UsageError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from gradience.compress.weights import write_rotated
+from gradience.compress.adapter import write_rotated
 from gradience.errors import InputError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.evaluator import AdapterAnswers, Answering, LoadedBase

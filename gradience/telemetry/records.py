@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
-from gradience.arguments import is_integer, is_number
-from gradience.errors import InputError
+from gradience.errors import InputError, is_integer, is_number
 from gradience.files.strict_json import MAX_DEPTH, MAX_DIGITS, excess_of, has_half_characters
 from gradience.reading import open_stream
 

@@ -128,7 +128,7 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
 
 
 def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, command):
-    from gradience.convert.forms import PeftForm
+    from gradience.convert.verb import PeftForm
 
     class ToyForm(PeftForm):
         def write(self, path, tensors, settings):

@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from gradience import audit_adapter, spectra
 from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
 from gradience.adapters.tensors import DTYPES, TensorEntry, TensorFile
-from gradience.audit.measures import spectrum_of
+from gradience.audit.adapter import spectrum_of
 from gradience.reports.audit import lora_config_source
 
 

@@ -10,8 +10,8 @@ from factory import adapter, config, factors, safetensors, stored
 
 from gradience import audit_adapter
 from gradience.adapters.adapter import Adapter
+from gradience.audit.adapter import MEASURES, Update
 from gradience.audit.findings import AdapterFacts, find
-from gradience.audit.measures import MEASURES, Update
 from gradience.errors import InputError
 from gradience.plan.criteria import blocks_suggestions
 from gradience.reports.audit import AuditReport

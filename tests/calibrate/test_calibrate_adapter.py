@@ -11,8 +11,7 @@ from factory import edit_config
 from transformers import AutoModelForSequenceClassification
 
 from gradience import UsageError, calibrate_adapter, tasks
-from gradience.calibrate.inputs import read_rows
-from gradience.calibrate.verb import needs_of
+from gradience.calibrate.verb import needs_of, read_rows
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.evaluate.inputs import reader_of

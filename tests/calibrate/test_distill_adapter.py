@@ -27,8 +27,8 @@ from gradience import (
     distill_adapter,
     verify,
 )
-from gradience.calibrate.inputs import read_rows
 from gradience.calibrate.measure import encode_pairs, encode_texts
+from gradience.calibrate.verb import read_rows
 from gradience.cli.app import run
 from gradience.distill.train import residual
 from gradience.distill.verb import may_be_one_base, mean_kl, p_closer, split

@@ -21,7 +21,7 @@ from toys import (
 )
 
 from gradience.calibrate.measure import EncodedRow, direction, draw
-from gradience.components import Components
+from gradience.spectra import Components
 
 EVERY = pytest.mark.parametrize("kind", MODELS)
 SINGLE = 2e-5

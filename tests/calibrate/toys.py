@@ -24,7 +24,7 @@ from gradience.calibrate.measure import (
     reach,
     signs,
 )
-from gradience.components import Components
+from gradience.spectra import Components
 
 VOCABULARY, SEED = 29, 5
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,7 +10,7 @@ import yaml
 
 from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
-from gradience.config_errors import known_keys
+from gradience.settings import known_keys
 
 ROWS = Path(__file__).parents[2] / "examples" / "rows"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} [END] {% endfor %}"

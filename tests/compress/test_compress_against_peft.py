@@ -33,9 +33,9 @@ from safetensors.torch import load_file, save_file
 import gradience
 from gradience import audit_adapter, compress_adapter
 from gradience.adapters.formats import open_adapter
+from gradience.compress.adapter import write_rotated
 from gradience.compress.layout import ENCODINGS as EVERY_ENCODING
 from gradience.compress.layout import Target, alpha_for, encode_modules
-from gradience.compress.weights import write_rotated
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToOwnRanks, ToRank

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from raising import raises
 
 from gradience import audit_adapter
+from gradience.compress.adapter import WrittenWrong, written_adapter
 from gradience.compress.module import frobenius, norm_from_grams, truncation, write_module
-from gradience.compress.weights import WrittenWrong, written_adapter
 from gradience.errors import InputError
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 from gradience.spectra import array_blocks, gram, joined, triangle

@@ -26,7 +26,7 @@ from gradience.adapters.locate import Location
 from gradience.adapters.tensors import TensorFile
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.convert.forms import FAMILIES, PeftForm
+from gradience.convert.verb import FAMILIES, PeftForm
 from gradience.errors import GradienceError, InputError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from gradience import calibrate_adapter, evaluate_adapters
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate import inputs as calibration
+from gradience.calibrate import verb as calibration
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.cli.app import run
 from gradience.distill.verb import read_distill_inputs

@@ -22,7 +22,7 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError, OutputError
 from gradience.files.whole import LOCK, held
-from gradience.fleet import batch, processes
+from gradience.fleet import processes, verb
 from gradience.fleet.measure import FleetJournal, measure, read_rows
 from gradience.fleet.verb import discover
 from gradience.reports.fleet import FleetCompression, FleetReport
@@ -496,17 +496,17 @@ def test_the_output_is_complete_with_the_unchanged_ones(batched):
 
 
 def test_after_a_kill_finished_adapters_are_kept(batched, monkeypatch):
-    write = batch.compress_adapter
+    write = verb.compress_adapter
 
     def killed_at_the_second(source, *arguments, **options):
         if source.name == "b":
             raise Killed
         return write(source, *arguments, **options)
 
-    monkeypatch.setattr(batch, "compress_adapter", killed_at_the_second)
+    monkeypatch.setattr(verb, "compress_adapter", killed_at_the_second)
     with pytest.raises(Killed):
         compress_fleet("fleet.jsonl", "small", rank=8)
-    monkeypatch.setattr(batch, "compress_adapter", write)
+    monkeypatch.setattr(verb, "compress_adapter", write)
     before = Path("small/zoo/a/adapter_model.safetensors").stat().st_mtime_ns
     report = compress_fleet("fleet.jsonl", "small", rank=8)
     assert (statuses(report)["zoo/a"], statuses(report)["zoo/deep/b"]) == ("reused", "written")

@@ -23,7 +23,7 @@ CPU_SECONDS = 120
 CORES = {
     "gradience.spectra": ("tests/numbers/test_spectra.py",),
     "gradience.ranks": ("tests/numbers/test_ranks.py",),
-    "gradience.audit.measures": ("tests/audit/test_measures.py", "tests/report/test_audit_text.py"),
+    "gradience.audit.adapter": ("tests/audit/test_measures.py", "tests/report/test_audit_text.py"),
     "gradience.plan.allocate": ("tests/plan/test_suggest.py",),
     "gradience.compress.module": ("tests/compress/test_truncate.py",),
     "gradience.bench.verdict.policy": ("tests/bench/test_policy.py",),

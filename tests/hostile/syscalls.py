@@ -108,7 +108,7 @@ def undisturbed(work: Work) -> Ending:
 
 
 MOMENTS = watched(
-    *("compress/adapter.py", "compress/weights.py", "compress/carry.py", "adapters/tensors.py"),
+    *("compress/adapter.py", "compress/carry.py", "adapters/tensors.py"),
     *(
         "evaluate/records.py",
         "files/records.py",

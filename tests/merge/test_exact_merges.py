@@ -22,7 +22,7 @@ from gradience import InputError, merge_adapters
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import decode
 from gradience.compress import module as truncated
-from gradience.compress.weights import WrittenWrong
+from gradience.compress.adapter import WrittenWrong
 from gradience.merge import plan
 
 MERGED = [name for name in CASES if name not in ("modules-to-save", "bert-head", "biases", "all-biases", "endings",

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from gradience import random_factors
-from gradience.components import components, lost_energies, root
-from gradience.random_factors import null_stable_rank
+from gradience import spectra
+from gradience.spectra import components, lost_energies, null_stable_rank, root
 
 M, N, R = 7, 8, 5
 
@@ -168,7 +167,7 @@ def test_the_null_of_large_ranks_is_that_of_a_simulation(shape):
     """It is not simulated at its own size; 40 draws that are tell the mean to a few thousandths."""
     rank, rows, columns = shape
     generator = np.random.default_rng(3)
-    left, right = (random_factors._bartlett(generator, 40, rank, side) for side in (rows, columns))
+    left, right = (spectra._bartlett(generator, 40, rank, side) for side in (rows, columns))
     energies = np.square(np.linalg.svd(left @ right.swapaxes(1, 2), compute_uv=False))
     stable = energies.sum(axis=1) / energies[:, 0]
     assert null_stable_rank(*shape) == pytest.approx(stable.mean(), rel=0.01)
@@ -182,7 +181,7 @@ def test_the_sides_may_change_places():
         ((6000, 6000, 3), (3, 6000, 6000)),
     ):
         assert null_stable_rank(*wide) == null_stable_rank(*narrow)
-    left, right = (random_factors._bartlett(np.random.default_rng(5), 200, 600, side) for side in (20, 30))
+    left, right = (spectra._bartlett(np.random.default_rng(5), 200, 600, side) for side in (20, 30))
     energies = np.square(np.linalg.svd(left @ right.swapaxes(1, 2), compute_uv=False))
     assert null_stable_rank(600, 20, 30) == pytest.approx(
         (energies.sum(axis=1) / energies[:, 0]).mean(), rel=0.02
@@ -191,27 +190,25 @@ def test_the_sides_may_change_places():
 
 def test_the_null_of_infinitely_large_square_factors():
     """Penson & Życzkowski 2011: the largest eigenvalue of the product is 27/4 of the mean one."""
-    assert random_factors._limit(1000, 1000, 1000) == pytest.approx(1000 * 4 / 27)
-    assert random_factors._limit(1000, 10**12, 10**12) == pytest.approx(1000, rel=1e-3)
+    assert spectra._limit(1000, 1000, 1000) == pytest.approx(1000 * 4 / 27)
+    assert spectra._limit(1000, 10**12, 10**12) == pytest.approx(1000, rel=1e-3)
 
 
 def test_the_null_of_a_large_rank_needs_no_large_spectrum(monkeypatch):
     """Its cost must not exceed that of the module's own spectrum: no matrix of its size is decomposed."""
     sizes = []
-    decompose = random_factors.singular_values
-    monkeypatch.setattr(
-        random_factors, "singular_values", lambda core: sizes.append(core.shape) or decompose(core)
-    )
+    decompose = spectra.singular_values
+    monkeypatch.setattr(spectra, "singular_values", lambda core: sizes.append(core.shape) or decompose(core))
     null_stable_rank(2048, 4096, 11008)
     assert sizes
-    assert max(size[-1] for size in sizes) <= random_factors.PROBED
+    assert max(size[-1] for size in sizes) <= spectra.PROBED
 
 
 def test_the_null_is_computed_once_however_many_ask(monkeypatch):
     calls = []
-    decompose = random_factors.singular_values
-    monkeypatch.setattr(random_factors, "singular_values", lambda core: calls.append(1) or decompose(core))
-    random_factors._simulated.cache_clear()
+    decompose = spectra.singular_values
+    monkeypatch.setattr(spectra, "singular_values", lambda core: calls.append(1) or decompose(core))
+    spectra._simulated.cache_clear()
     together = Barrier(4)
 
     def ask(_):

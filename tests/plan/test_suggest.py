@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience import ranks
-from gradience.audit.measures import MEASURES
+from gradience.audit.adapter import MEASURES
 from gradience.plan.allocate import ModuleSteps, cover, fill, start_cost
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToSuggestion, suggest

@@ -14,7 +14,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.arms.arm import Arm, ArmSource, truncate
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
-from gradience.compress.weights import rotated
+from gradience.compress.adapter import rotated
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 

@@ -27,9 +27,8 @@ from gradience.bench.arms.arm import ARMS, Arm
 from gradience.bench.arms.controls import CONTROLS
 from gradience.bench.arms.ranks import VARIANTS, is_calibrated, is_variant
 from gradience.bench.config.shipped import FOLDER
-from gradience.calibrate.inputs import FEWEST
+from gradience.calibrate.verb import FEWEST
 from gradience.check.files import read_mapping
-from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
 from gradience.distill.verb import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError, UsageError
@@ -39,7 +38,7 @@ from gradience.files.artifact import absent_at
 from gradience.models.settings import ConfigSection, ModelSettings
 from gradience.ranks import DEFAULT_GRID
 from gradience.reports.bench_plan import Policy, Role, Share
-from gradience.settings import Positive
+from gradience.settings import Positive, known_keys, refused
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 from gradience.tasks.rows import grouped_by

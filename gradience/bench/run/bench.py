@@ -32,8 +32,7 @@ from gradience.bench.verdict.evidence import LookRules
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verify.verify import checked_run
 from gradience.check.files import MAX_BYTES
-from gradience.code_version import code_version
-from gradience.digests import sha256_file
+from gradience.digests import code_version, sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine, require_local
 from gradience.evaluate.verb import planned_set

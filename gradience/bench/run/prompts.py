@@ -14,9 +14,9 @@ from gradience.adapters.formats import open_adapter
 from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.verdict.facts import CALIBRATION
-from gradience.calibrate.inputs import CalibrateInputs, read_rows
 from gradience.calibrate.measure import measured
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
+from gradience.calibrate.verb import CalibrateInputs, read_rows
 from gradience.digests import sha256_text
 from gradience.distill.train import write_distilled
 from gradience.distill.verb import FEWEST, DistillInputs
