@@ -15,13 +15,7 @@ from gradience.adapters.base import architecture_of
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.audit.adapter import audit_opened
-from gradience.compress.carry import (
-    COPIED_CARD,
-    DISTILL_REPORT,
-    REPORT,
-    compressed_opening,
-    distilled_opening,
-)
+from gradience.compress import carry
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
 from gradience.files.card import (
@@ -136,8 +130,8 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
     """
     with open_adapter(folder) if opened is None else nullcontext(opened) as adapter:
         sha256 = adapter.sha256()
-        compression = _of_these_weights(CompressionReport, folder / REPORT, sha256)
-        distillation = _of_these_weights(DistillReport, folder / DISTILL_REPORT, sha256)
+        compression = _of_these_weights(CompressionReport, folder / carry.REPORT, sha256)
+        distillation = _of_these_weights(DistillReport, folder / carry.DISTILL_REPORT, sha256)
         if distillation is not None and not distillation.improved:
             distillation = None
         merge = _of_these_weights(MergeReport, folder / MERGE_REPORT, sha256)
@@ -146,13 +140,15 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         source = None
         if compression is not None:
             opening = [
-                compressed_opening(compression.modules, compression.measured_error, compression.strength)
+                carry.compressed_opening(
+                    compression.modules, compression.measured_error, compression.strength
+                )
             ]
             old, new = compression.old_params, compression.new_params
             rows.append(("LoRA parameters", f"{count(new)} (reference adapter: {count(old)})"))
             source = compression.source_sha256
         if distillation is not None:
-            opening = [distilled_opening(distillation.best_step)]
+            opening = [carry.distilled_opening(distillation.best_step)]
             before, after = sig(distillation.before.kl_per_token), sig(distillation.after.kl_per_token)
             held_out = f"on {count(distillation.held_out_rows)} held-out examples"
             rows.append(
@@ -176,7 +172,7 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         front = _front_matter(adapter, evaluated, derived=bool(opening))
     parts = [*opening, markdown.render(blocks).rstrip()]
     if (compression or distillation) and text_of(read_card(folder)).strip():
-        parts.append(COPIED_CARD)
+        parts.append(carry.COPIED_CARD)
     return Card("\n\n".join(parts), front)
 
 

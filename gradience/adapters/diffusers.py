@@ -21,19 +21,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gradience.adapters import adapter
+from gradience.adapters import adapter, locate
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, config_of, is_alpha
-from gradience.adapters.locate import (
-    CONFIG,
-    INDEX,
-    WEIGHTS,
-    from_diffusers,
-    listing,
-    no_factors,
-    single,
-    sniff,
-)
 from gradience.adapters.tensors import TensorFile, decode
 from gradience.errors import InputError
 from gradience.files import strict_json
@@ -44,12 +34,14 @@ ALPHA_REASON = "α of a module"
 
 def is_kohya(path: Path) -> bool:
     """Return whether the safetensors file at `path` holds `lora_down` and `lora_up`."""
-    return path.name not in (WEIGHTS, INDEX) and any(map(_KOHYA_FACTOR.fullmatch, sniff(path).shapes))
+    return path.name not in (locate.WEIGHTS, locate.INDEX) and any(
+        map(_KOHYA_FACTOR.fullmatch, locate.sniff(path).shapes)
+    )
 
 
 def open_kohya(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """Open the LoRA at `path`. Raises InputError: bad-alpha, and what `tensors` raises."""
-    weights = single(path, name, lambda name: True, "files")
+    weights = locate.single(path, name, lambda name: True, "files")
     file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
     opened = adapter.of_one_file("kohya", path, file)
     opened.unwritable = "its module names have underscores in place of dots, so PEFT cannot match them"
@@ -128,24 +120,24 @@ _FACTOR = re.compile(
 def is_diffusers(path: Path) -> bool:
     """Return True if `path` has diffusers' weights, by their name, or by the keys or the header of a file."""
     if os.path.isdir(path):
-        names = set(listing(path))
-        return NAME in names and not names & {WEIGHTS, INDEX}
-    if path.name in (WEIGHTS, INDEX):
+        names = set(locate.listing(path))
+        return NAME in names and not names & {locate.WEIGHTS, locate.INDEX}
+    if path.name in (locate.WEIGHTS, locate.INDEX):
         return False
-    shapes, metadata = sniff(path)
+    shapes, metadata = locate.sniff(path)
     parts = {part for name in shapes for part in name.split(".")}
-    beside = os.path.lexists(path.parent / CONFIG)
+    beside = os.path.lexists(path.parent / locate.CONFIG)
     old = any((match := _FACTOR.fullmatch(name)) and not match["new"] for name in shapes)
-    return bool(shapes) and (old or from_diffusers(shapes, parts, metadata, has_config=beside))
+    return bool(shapes) and (old or locate.from_diffusers(shapes, parts, metadata, has_config=beside))
 
 
 def open_diffusers(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """Open the LoRA at `path`. Raises InputError: bad-config, bad-alpha, no-lora-tensors, what `tensors` raises."""
-    weights = single(path, name, lambda name: name == NAME, "files")
+    weights = locate.single(path, name, lambda name: name == NAME, "files")
     file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
     in_file = {name: place for name in file.entries if (place := _place(name))}
     if not in_file:
-        raise no_factors(weights, file.entries)
+        raise locate.no_factors(weights, file.entries)
     part = part_of_all({place.module for place in in_file.values()})
     places = {name: place._replace(module=part + place.module) for name, place in in_file.items()}
     configs = configs_of(file)

@@ -19,14 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradience import ranks, spectra
-from gradience.adapters.adapter import (
-    Adapter,
-    LoadedPair,
-    LoraPair,
-    SkippedTensor,
-    measure_bytes,
-    workers_within,
-)
+from gradience.adapters import adapter as adapters
 from gradience.adapters.config import PeftConfig, is_understood
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.keys import MODULE_TYPES, ModuleType, family_of, layer_of, module_type
@@ -118,14 +111,14 @@ class Measured(NamedTuple):
     nonfinite: list[str]
 
 
-def spectrum_of(loaded: LoadedPair, expert: int = 0) -> Spectrum:
+def spectrum_of(loaded: adapters.LoadedPair, expert: int = 0) -> Spectrum:
     """The singular values of B·A of one expert. Raises NonFiniteFactor."""
     pair = loaded.pair
     wide = pair.rank > min(pair.rows, pair.columns)
     return spectra.spectrum(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
 
 
-def measure_pair(pair: LoraPair, tau: float) -> Measured:
+def measure_pair(pair: adapters.LoraPair, tau: float) -> Measured:
     """Rows of one pair: one, or one per expert. Raises InputError when the file cannot be read."""
     loaded = pair.load()
     rows, nonfinite = [], []
@@ -162,7 +155,7 @@ def measure_pair(pair: LoraPair, tau: float) -> Measured:
     return Measured(rows, list(dict.fromkeys(nonfinite)))
 
 
-def _row(pair: LoraPair, measured: Spectrum, tau: float, known: dict[str, Any]) -> LayerAudit:
+def _row(pair: adapters.LoraPair, measured: Spectrum, tau: float, known: dict[str, Any]) -> LayerAudit:
     if measured.error_bound >= 1:
         bound = measured.error_bound if math.isfinite(measured.error_bound) else None
         return LayerAudit(
@@ -192,7 +185,7 @@ def _row(pair: LoraPair, measured: Spectrum, tau: float, known: dict[str, Any]) 
     )
 
 
-def _storage_error(pair: LoraPair, measured: Spectrum) -> float:
+def _storage_error(pair: adapters.LoraPair, measured: Spectrum) -> float:
     """Return what rounding the factors to their storage type may have done to the stable rank (relative, at most 1).
 
     Where entries are as small as the type's smallest value (fp8), they were rounded to a fixed step, and whole
@@ -395,7 +388,7 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
 
 
 def audit_opened(
-    opened: Adapter,
+    opened: adapters.Adapter,
     *,
     tau: float = 0.9,
     allowed: Sequence[int] = ranks.DEFAULT_GRID,
@@ -406,8 +399,8 @@ def audit_opened(
 ) -> AuditReport:
     """Measure an adapter that is open. Keywords as of `audit_adapter`, which have been checked."""
     watch = Stopwatch(command)
-    work = ((pair, measure_bytes(pair)) for pair in opened.pairs)
-    fitting = workers_within(max_memory, [opened], work, workers)
+    work = ((pair, adapters.measure_bytes(pair)) for pair in opened.pairs)
+    fitting = adapters.workers_within(max_memory, [opened], work, workers)
     with worker_threads(fitting) as pool:
         digest = pool.submit(opened.sha256)
         measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
@@ -445,7 +438,7 @@ def audit_opened(
     return with_suggestions(report, allowed)
 
 
-def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> reports.AdapterInfo:
+def _adapter_info(opened: adapters.Adapter, digest: str, layers: Sequence[LayerAudit]) -> reports.AdapterInfo:
     config = opened.config
     common: dict[str, Any] = {
         "format": opened.format,
@@ -474,7 +467,7 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
     )
 
 
-def _notes(notes: Iterable[SkippedTensor]) -> tuple[reports.TensorNote, ...]:
+def _notes(notes: Iterable[adapters.SkippedTensor]) -> tuple[reports.TensorNote, ...]:
     return tuple(
         reports.TensorNote(tensor=note.tensor, reason=note.reason, params=note.params)
         for note in sorted(notes)

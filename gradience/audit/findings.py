@@ -9,12 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, Adapter
-from gradience.adapters.config import (
-    AS_PLAIN_LORA,
-    Initialization,
-    PatternTable,
-    initialization_of,
-)
+from gradience.adapters.config import AS_PLAIN_LORA, Initialization, PatternTable, initialization_of
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.peft import SAY_ORDER, guessed_orders
 from gradience.reports.audit import LayerAudit

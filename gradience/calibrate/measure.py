@@ -19,36 +19,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gradience import spectra
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.keys import PREFIX
 from gradience.calibrate.verb import CalibrateInputs, CalibrationRow
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import fixed_batches
+from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
-from gradience.evaluate.engines.transformers.forward import (
-    continuing,
-    logit_blocks,
-    logits_at,
-    padded,
-    prompt_ids,
-)
 from gradience.evaluate.inputs import TEXT_TOKENS
 from gradience.files.shared_names import path_text
 from gradience.models.rendering import encode_pair, end_token
 from gradience.progress import Progress
 from gradience.reports import calibration as reports
 from gradience.reports.base.report import Stopwatch
-from gradience.spectra import (
-    RIDGE,
-    Components,
-    FloatArray,
-    components,
-    energy_rank,
-    lost_energies,
-    root,
-    triangle,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +76,9 @@ class Batch:
             logits: Tensor = model(**self.inputs).logits
             return logits
         wanted = self.wanted
-        logits = logits_at(model, lambda hidden: hidden[wanted], **self.inputs, use_cache=False).logits
+        logits = forward.logits_at(
+            model, lambda hidden: hidden[wanted], **self.inputs, use_cache=False
+        ).logits
         return logits
 
     def by_row(self, values: Tensor) -> Tensor | None:
@@ -144,7 +131,7 @@ def encode_pairs(
                 code="completion-too-long",
                 hint="raise --max-length, lower --completion-tokens, or leave the row out",
             )
-        before, truncated = prompt_ids(tokenizer, row.text, room)
+        before, truncated = forward.prompt_ids(tokenizer, row.text, room)
         encoded.append(EncodedRow(row.id, tuple(before), tuple(completion), len(completion), truncated))
     return encoded
 
@@ -171,10 +158,10 @@ def batches_of(tokenizer: Any, rows: Sequence[EncodedRow], batch_size: int, devi
 def _batch(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
     labels = not rows[0].completion
     fill = tokenizer.pad_token_id if labels else end_token(tokenizer)
-    ids, mask = padded([row.ids for row in rows], fill=fill, left=False, device=device)
+    ids, mask = forward.padded([row.ids for row in rows], fill=fill, left=False, device=device)
     inputs = {"input_ids": ids, "attention_mask": mask}
     for name in rows[0].extra:
-        inputs[name], _ = padded([row.extra[name] for row in rows], fill=0, left=False, device=device)
+        inputs[name], _ = forward.padded([row.extra[name] for row in rows], fill=0, left=False, device=device)
     if labels:
         return Batch(tuple(rows), inputs, mask, None)
     wanted = torch.zeros_like(mask, dtype=torch.bool)
@@ -193,7 +180,7 @@ def _batch(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
 _STREAMS = {"signs": 0, "completion": 1}
 
 
-def uniforms(seed: int, row_id: str, count: int) -> FloatArray:
+def uniforms(seed: int, row_id: str, count: int) -> spectra.FloatArray:
     """`count` numbers in [0, 1) that draw a completion of the row with this identity (hexadecimal digits)."""
     return _stream(seed, row_id, "completion").random(count)
 
@@ -249,8 +236,8 @@ def _written(
     completions: list[list[int]] = [[] for _ in rows]
     with torch.inference_mode():
         prompts = [list(row.prompt) for row in rows]
-        ids, mask = padded(prompts, fill=end, left=True, device=model.device)
-        advance = continuing(model, mask)
+        ids, mask = forward.padded(prompts, fill=end, left=True, device=model.device)
+        advance = forward.continuing(model, mask)
         for step in range(tokens):
             drawn = draw(advance(ids).float().softmax(dim=-1), draws[:, step])
             for completion, token in zip(completions, drawn.tolist(), strict=True):
@@ -262,7 +249,7 @@ def _written(
     return completions
 
 
-def draw(p: Tensor, draws: FloatArray) -> Tensor:
+def draw(p: Tensor, draws: spectra.FloatArray) -> Tensor:
     """One class for each row of probabilities, by the inverse of their sums; on the processor."""
     sums = p.cpu().double().cumsum(dim=-1)
     wanted = torch.from_numpy(draws)[:, None] * sums[:, -1:]
@@ -393,8 +380,8 @@ UNREACHED = "no row reaches it"
 class Moments:
     """Sums over tokens; r x r."""
 
-    moment_in: FloatArray
-    moment_out: FloatArray
+    moment_in: spectra.FloatArray
+    moment_out: spectra.FloatArray
     tokens: int = 0
 
 
@@ -432,10 +419,10 @@ def gather_effects(
     model: Any,
     layers: Mapping[str, Any],
     batches: Sequence[Batch],
-    bases: Mapping[str, Sequence[Components]],
+    bases: Mapping[str, Sequence[spectra.Components]],
     seed: int,
     on_batch: Callable[[], None],
-) -> tuple[tuple[str, ...], dict[str, list[FloatArray]], dict[str, str]]:
+) -> tuple[tuple[str, ...], dict[str, list[spectra.FloatArray]], dict[str, str]]:
     """⟨J, p·qᵀ⟩ = Σ over tokens of (tᵀp)(qᵀh), for each row, module, basis and component.
 
     Returns the identities of the rows in the order of the first axis, for each module an array (rows, k) a basis, and
@@ -491,20 +478,20 @@ def direction(logits: Tensor, drawn: Tensor) -> Tensor:
     and the few that are not would decide everything. A few rows at a time, for the memory.
     """
     gradient = torch.empty_like(logits)
-    for few in logit_blocks(logits):
+    for few in forward.logit_blocks(logits):
         p = logits[few].float().softmax(dim=-1)
         mixed = p.sqrt() * drawn[few].to(p.device)
         gradient[few] = (mixed - p * mixed.sum(dim=-1, keepdim=True)).to(gradient.dtype)
     return gradient
 
 
-def _outer(values: Tensor) -> FloatArray:
+def _outer(values: Tensor) -> spectra.FloatArray:
     flat = values.reshape(-1, values.shape[-1])
-    product: FloatArray = (flat.T @ flat).cpu().double().numpy()
+    product: spectra.FloatArray = (flat.T @ flat).cpu().double().numpy()
     return product
 
 
-def _tensor(values: FloatArray, device: Any) -> Tensor:
+def _tensor(values: spectra.FloatArray, device: Any) -> Tensor:
     return torch.from_numpy(values).float().to(device)
 
 
@@ -520,10 +507,10 @@ class _Measured:
     """One module after the first pass."""
 
     moments: Moments
-    triangle_A: FloatArray
-    triangle_B: FloatArray
-    weighted: Components
-    svd: Components
+    triangle_A: spectra.FloatArray
+    triangle_B: spectra.FloatArray
+    weighted: spectra.Components
+    svd: spectra.Components
 
 
 def measured(inputs: CalibrateInputs) -> reports.Calibration:
@@ -585,7 +572,7 @@ def measured(inputs: CalibrateInputs) -> reports.Calibration:
             prompt_ids=inputs.rows.prompt_ids(inputs.kind),
             selection_rows=int(selects.sum()),
             scored_tokens=predicted,
-            ridge=RIDGE,
+            ridge=spectra.RIDGE,
             routing=routing_of(model.config.to_dict()),
             modules=tuple(
                 reports.CalibratedModule(
@@ -594,7 +581,9 @@ def measured(inputs: CalibrateInputs) -> reports.Calibration:
                     components=len(arrays[pair.module].values),
                     scale=pair.scale or 0.0,
                     importance=importance(arrays[pair.module].effects),
-                    weighted_energy_rank_90=energy_rank(np.sort(arrays[pair.module].values)[::-1], 0.9),
+                    weighted_energy_rank_90=spectra.energy_rank(
+                        np.sort(arrays[pair.module].values)[::-1], 0.9
+                    ),
                 )
                 for pair in opened.pairs
                 if pair.module in arrays
@@ -678,23 +667,23 @@ def counter(progress: Progress | None, total: int) -> Callable[[], None]:
 
 def _components(pair: LoraPair, moments: Moments) -> _Measured:
     loaded = pair.load()
-    cores = triangle(loaded.blocks_A()), triangle(loaded.blocks_B())
+    cores = spectra.triangle(loaded.blocks_A()), spectra.triangle(loaded.blocks_B())
     triangle_A, triangle_B = (np.ldexp(core.matrix, core.exponent) for core in cores)
-    roots = root(moments.moment_in, triangle_A), root(moments.moment_out, triangle_B)
-    weighted = components(*roots, triangle_A, triangle_B)
-    svd = components(triangle_A, triangle_B, triangle_A, triangle_B)
+    roots = spectra.root(moments.moment_in, triangle_A), spectra.root(moments.moment_out, triangle_B)
+    weighted = spectra.components(*roots, triangle_A, triangle_B)
+    svd = spectra.components(triangle_A, triangle_B, triangle_A, triangle_B)
     return _Measured(moments, triangle_A, triangle_B, weighted, svd)
 
 
 def _ordered(
-    module: _Measured, effects: Sequence[FloatArray], selects: NDArray[np.bool_]
+    module: _Measured, effects: Sequence[spectra.FloatArray], selects: NDArray[np.bool_]
 ) -> reports.ModuleMoments:
     """Return a module with its components in decreasing order of their mean squared effect on the selection
     examples."""
     scores = np.square(effects[0][selects]).mean(axis=0)
     order = np.argsort(-scores, kind="stable")
     best = module.weighted.ordered(order)
-    lost = lost_energies(best, module.triangle_A, module.triangle_B)
+    lost = spectra.lost_energies(best, module.triangle_A, module.triangle_B)
     whole = float(np.square(np.linalg.norm(module.triangle_B @ module.triangle_A.T)))
     return reports.ModuleMoments(
         moment_in=module.moments.moment_in,

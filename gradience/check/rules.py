@@ -7,16 +7,10 @@ configs are made has no rule here.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradience import learning_rate as usual
 from gradience.adapters.keys import module_type
 from gradience.check.dialects import PEFT, CheckedSettings, Dialect
 from gradience.errors import is_integer
-from gradience.learning_rate import (
-    LR_TOLERANCE,
-    THINKING_MACHINES,
-    effective_alpha,
-    is_adam_like,
-    reference_lr,
-)
 from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step
 from gradience.reports.base.report import Severity
 from gradience.rules import NotApplicable, Rule, need, rule
@@ -180,7 +174,7 @@ OWN = "Gradience (docs/reference/check_rules.md)"
 @rule(
     "attention-only",
     "warning",
-    f"{THINKING_MACHINES}; {QLORA}, §4: all linear layers are needed to match full fine-tuning",
+    f"{usual.THINKING_MACHINES}; {QLORA}, §4: all linear layers are needed to match full fine-tuning",
 )
 def attention_only(context: Context) -> Problems:
     """Only attention projections are adapted, by name or by PEFT's default."""
@@ -253,7 +247,7 @@ HOPELESS = 1000
 """Multiple of the usual learning rate from which it is an error."""
 
 
-@rule("learning-rate", "warning", THINKING_MACHINES)
+@rule("learning-rate", "warning", usual.THINKING_MACHINES)
 def learning_rate(context: Context) -> Problems:
     """More than ten times away from where supervised LoRA usually trains.
 
@@ -264,12 +258,12 @@ def learning_rate(context: Context) -> Problems:
     rate, r, written_alpha = need(s.learning_rate), need(s.r), need(s.alpha)
     if rate <= 0 or r < 1 or written_alpha <= 0:
         raise NotApplicable  # for impossible-number to say
-    if not is_adam_like(s.optimizer):
+    if not usual.is_adam_like(s.optimizer):
         raise NotApplicable
-    alpha = effective_alpha(r, written_alpha, rslora=bool(s.use_rslora))
-    reference = reference_lr(None, alpha)
+    alpha = usual.effective_alpha(r, written_alpha, rslora=bool(s.use_rslora))
+    reference = usual.reference_lr(None, alpha)
     ratio = rate / reference
-    if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
+    if 1 / usual.LR_TOLERANCE <= ratio <= usual.LR_TOLERANCE:
         return
     unsaid = context.objective is None and context.task is None
     if ratio < 1 and unsaid and context.dialect.name == "trl":
@@ -322,7 +316,7 @@ def pattern_scale(context: Context) -> Problems:
         )
 
 
-@rule("large-batch", "info", THINKING_MACHINES)
+@rule("large-batch", "info", usual.THINKING_MACHINES)
 def large_batch(context: Context) -> Problems:
     """A very large batch."""
     need_supervised(context)

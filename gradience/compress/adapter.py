@@ -29,14 +29,7 @@ from gradience.audit.adapter import audit_opened
 from gradience.blas import worker_threads
 from gradience.compare.adapters import compare_modules
 from gradience.compress import carry
-from gradience.compress.layout import (
-    Layout,
-    another_adapter,
-    changed_fields,
-    lay_out,
-    rule_of,
-    write_config,
-)
+from gradience.compress.layout import Layout, another_adapter, changed_fields, lay_out, rule_of, write_config
 from gradience.compress.module import CompressedModule, Job, write_module
 from gradience.compress.settings import CompressSettings
 from gradience.errors import InputError

@@ -14,16 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import (
-    BASE_REASON,
-    BLOCK_ELEMENTS,
-    Adapter,
-    Factor,
-    LoraPair,
-    SkippedTensor,
-    tensors_of,
-    word_blocks,
-)
+from gradience.adapters import adapter as adapters
 from gradience.adapters.base import base_folder, model_config_of
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
 from gradience.adapters.formats import open_adapter, require_order, words_of
@@ -59,7 +50,7 @@ class Written(NamedTuple):
     bytes: int
     tensors: int
     renamed: int
-    left_out: tuple[SkippedTensor, ...] = ()
+    left_out: tuple[adapters.SkippedTensor, ...] = ()
     modules: Mapping[str, str] = MappingProxyType({})
 
 
@@ -74,15 +65,15 @@ class Form(ABC):
     weights: ClassVar[str]
     dtypes: ClassVar[frozenset[str]] = frozenset(("F32", "F16", "BF16"))
 
-    def __init__(self, opened: Adapter, base: Path | None) -> None:
+    def __init__(self, opened: adapters.Adapter, base: Path | None) -> None:
         self.opened, self.base = opened, base
 
     @abstractmethod
-    def module(self, pair: LoraPair) -> str:
+    def module(self, pair: adapters.LoraPair) -> str:
         """Return what the format calls a module of the adapter. Raises InputError (not-in-format)."""
 
     @abstractmethod
-    def factor(self, pair: LoraPair, side: Side) -> str:
+    def factor(self, pair: adapters.LoraPair, side: Side) -> str:
         """Return the name of a module's factor."""
 
     @cached_property
@@ -98,7 +89,7 @@ class Form(ABC):
         Raises InputError (not-in-format).
         """
 
-    def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
+    def turn(self, words: Words, side: Side, pair: adapters.LoraPair) -> Words:
         """Return a view, in the format's order of axes, of words in PEFT's order."""
         return words
 
@@ -117,7 +108,7 @@ class Form(ABC):
         rank = max((pair.rank for pair in self.opened.pairs), default=1)
         return f"gradience compress {self.opened.location.path} --rank {rank} {options} --output smaller"
 
-    def left_out(self) -> tuple[SkippedTensor, ...]:
+    def left_out(self) -> tuple[adapters.SkippedTensor, ...]:
         """Return the tensors that are copies, or of another adapter in the file: they are left out.
 
         Raises InputError (not-in-format) for a tensor beside the factors that belongs to this adapter, for which the
@@ -125,7 +116,7 @@ class Form(ABC):
         """
         left_out = []
         for note in (*self.opened.unaudited, *self.opened.other):
-            if note.reason == BASE_REASON or self.opened.is_foreign(note):
+            if note.reason == adapters.BASE_REASON or self.opened.is_foreign(note):
                 left_out.append(note)
             elif note.reason != ALPHA_REASON:  # which is in the settings of what is written
                 problem = f"it cannot store {note.tensor[:120]} ({note.reason})"
@@ -133,7 +124,7 @@ class Form(ABC):
         layout.refuse_meaning(self.opened, self.words)
         return tuple(left_out)
 
-    def tensors(self) -> Iterator[tuple[str, Factor]]:
+    def tensors(self) -> Iterator[tuple[str, adapters.Factor]]:
         """Yield each tensor that is written, with its name. Raises InputError (not-in-format)."""
         for pair in self.opened.pairs:
             for side, factor in pair.factors.items():
@@ -153,7 +144,7 @@ class Form(ABC):
         names = {pair.module: self.module(pair) for pair in self.opened.pairs}
         left_out = self.left_out()
         config, settings = self.settings()
-        tensors: dict[str, Factor] = {}
+        tensors: dict[str, adapters.Factor] = {}
         for name, tensor in self.tensors():
             if tensors.setdefault(name, tensor) is not tensor:
                 raise layout.same_tensor(self.opened, tensors[name].tensor, tensor.tensor, name)
@@ -172,7 +163,7 @@ class PeftForm(Form):
     weights = WEIGHTS
     dtypes = frozenset(DTYPES)
 
-    def __init__(self, opened: Adapter, base: Path | None) -> None:
+    def __init__(self, opened: adapters.Adapter, base: Path | None) -> None:
         """Raises InputError: no-config, not-in-format."""
         super().__init__(opened, base)
         self.config = layout.require_config(opened)
@@ -181,12 +172,12 @@ class PeftForm(Form):
         if opened.format == "mlx":
             layout.refuse_tied_embedding(opened, self.words)
 
-    def module(self, pair: LoraPair) -> str:
+    def module(self, pair: adapters.LoraPair) -> str:
         """The module without the part of a pipeline that diffusers puts before it."""
         part = None if self.opened.loads_in_peft else part_of(pair.module)
         return pair.module if part is None else pair.module.removeprefix(f"{part}.")
 
-    def factor(self, pair: LoraPair, side: Side) -> str:
+    def factor(self, pair: adapters.LoraPair, side: Side) -> str:
         if self.opened.loads_in_peft:
             return peft_name(pair.factors[side].tensor, self.opened.adapter_name)
         if pair.kind == "expert":
@@ -196,18 +187,18 @@ class PeftForm(Form):
             raise self.not_held(problem, "audit and compare it as it is")
         return factor_name("", self.module(pair), pair.kind, side)
 
-    def tensors(self) -> Iterator[tuple[str, Factor]]:
+    def tensors(self) -> Iterator[tuple[str, adapters.Factor]]:
         """Yield the factors, and every other tensor of an adapter of PEFT, understood or not."""
         yield from super().tensors()
         opened = self.opened
         if opened.loads_in_peft:
             done = {factor.tensor for pair in opened.pairs for factor in pair.factors.values()}
             done |= {note.tensor for note in self.left_out()}
-            for name, tensor in tensors_of(opened.files).items():
+            for name, tensor in adapters.tensors_of(opened.files).items():
                 if name not in done:
                     yield peft_name(name, opened.adapter_name), tensor
 
-    def left_out(self) -> tuple[SkippedTensor, ...]:
+    def left_out(self) -> tuple[adapters.SkippedTensor, ...]:
         return tuple(note for note in self.opened.other if self.opened.is_foreign(note))
 
     def settings(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -237,7 +228,7 @@ class MlxForm(Form):
     _known = re.compile(r"model\.layers\.\d+\..+|model\.embed_tokens|lm_head")
     """Modules that mlx-lm calls as transformers does."""
 
-    def module(self, pair: LoraPair) -> str:
+    def module(self, pair: adapters.LoraPair) -> str:
         name = pair.module
         if self.opened.format != "mlx" and (is_split_expert(name) or not self._known.fullmatch(name)):
             some = any(self._known.fullmatch(pair.module) for pair in self.opened.pairs)
@@ -247,10 +238,10 @@ class MlxForm(Form):
             )
         return name
 
-    def factor(self, pair: LoraPair, side: Side) -> str:
+    def factor(self, pair: adapters.LoraPair, side: Side) -> str:
         return f"{pair.module}.lora_{side.lower()}"
 
-    def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
+    def turn(self, words: Words, side: Side, pair: adapters.LoraPair) -> Words:
         if pair.kind != "expert":
             return words.T
         if side == "A":
@@ -303,7 +294,7 @@ class DiffusersForm(Form):
     weights = NAME
     dtypes = frozenset(("F32", "F16", "BF16", "F64"))
 
-    def module(self, pair: LoraPair) -> str:
+    def module(self, pair: adapters.LoraPair) -> str:
         """The name behind its part of the pipeline, which the modules tell if the adapter names none."""
         if self.opened.format == "diffusers" and part_of(pair.module):
             return pair.module
@@ -316,7 +307,7 @@ class DiffusersForm(Form):
             )
         return part + pair.module
 
-    def factor(self, pair: LoraPair, side: Side) -> str:
+    def factor(self, pair: adapters.LoraPair, side: Side) -> str:
         return f"{self.module(pair)}.lora_{side}.weight"
 
     def settings(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
@@ -362,7 +353,7 @@ class GgufForm(Form):
     words = "GGUF LoRA"
     weights = "adapter.gguf"
 
-    def __init__(self, opened: Adapter, base: Path | None) -> None:
+    def __init__(self, opened: adapters.Adapter, base: Path | None) -> None:
         """Raises InputError: not-in-format, no-config, no-model-config; MissingExtra without the library."""
         super().__init__(opened, base)
         self.library: Any = require("gguf", extra="gguf")
@@ -418,7 +409,7 @@ class GgufForm(Form):
                 raise self.not_held(problem, "check --base-model")
         return {name: int(size) for name, size in sizes.items() if is_integer(size)}
 
-    def module(self, pair: LoraPair) -> str:
+    def module(self, pair: adapters.LoraPair) -> str:
         """Raises InputError (not-in-format) for a module that the base model does not have."""
         name = llama_cpp_name(pair.module) if pair.kind in ("linear", "embedding") else None
         last, layer = pair.module.rpartition(".")[2], layer_of(pair.module)[1]
@@ -447,10 +438,10 @@ class GgufForm(Form):
             )
         return str(name)
 
-    def factor(self, pair: LoraPair, side: Side) -> str:
+    def factor(self, pair: adapters.LoraPair, side: Side) -> str:
         return f"{self.module(pair)}.weight.lora_{side.lower()}"
 
-    def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
+    def turn(self, words: Words, side: Side, pair: adapters.LoraPair) -> Words:
         """A of an embedding is transposed; rows of q and k of B are in llama.cpp's order."""
         if side == "A":
             return words.T if pair.kind == "embedding" else words
@@ -593,11 +584,11 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
         )
 
 
-def _refuse_nonfinite(opened: Adapter) -> None:
+def _refuse_nonfinite(opened: adapters.Adapter) -> None:
     """Raise InputError (non-finite) for factors with NaN or infinity: no format makes an update of them."""
     for pair in opened.pairs:
         for factor in (pair.a, pair.b):
-            blocks = word_blocks(factor.read().reshape(-1, 1), BLOCK_ELEMENTS)
+            blocks = adapters.word_blocks(factor.read().reshape(-1, 1), adapters.BLOCK_ELEMENTS)
             if not all(np.isfinite(block).all() for block in blocks()):
                 raise InputError(
                     f"{opened.location.path}: {factor.tensor} holds NaN or infinity",
@@ -606,10 +597,10 @@ def _refuse_nonfinite(opened: Adapter) -> None:
                 )
 
 
-def _check(opened: Adapter, folder: Path, names: Mapping[str, str]) -> None:
+def _check(opened: adapters.Adapter, folder: Path, names: Mapping[str, str]) -> None:
     """Read what was written. Raises VerificationError (conversion-differs) unless ranks and scales are the same."""
 
-    def shape_of(pair: LoraPair) -> tuple[object, ...]:
+    def shape_of(pair: adapters.LoraPair) -> tuple[object, ...]:
         # Six digits of the scale: GGUF keeps α in single precision.
         scale = None if pair.scale is None else f"{pair.scale:.6g}"
         return pair.rank, pair.rows, pair.columns, pair.experts, scale
