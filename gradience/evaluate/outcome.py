@@ -29,6 +29,8 @@ from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
 
 EXPLORATORY = "exploratory ({} after the first answers)"
+SHOWN = "shown for these adapters: "
+"""Start of the reason of a B."""
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed
     from gradience.evaluate.evaluator import AdapterAnswers, Answering
@@ -324,7 +326,7 @@ def graded(
     groups = None if row.likelihood is None or row.n is None else _groups_of_first(inputs, row.n)
     grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted, groups=groups), None
     if grade == "B":
-        reason = f"shown for these adapters: {measure} {worst} (one-sided 95 % bound, margin {allowed})"
+        reason = f"{SHOWN}{measure} {worst} (one-sided 95 % bound, margin {allowed})"
     elif grade == "D":
         reason = (
             f"worse: {measure} at least {size(-bounds.high)} {lost} (one-sided 95 % bound, margin {allowed})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -55,49 +55,48 @@ def is_task(source: str) -> bool:
     return source.startswith(tasks.harness.PREFIX) or is_file(source) or source in OWN_EXAMPLES
 
 
-def data_of(given: Any) -> Any:
-    """Return a path, or data sets as `guards_of` does: a single one without a name, or called `task`, stays a path."""
-    if isinstance(given, str) or _are_texts(given):
-        texts = list(several(given))
-        unnamed = [place for place, text in enumerate(texts) if not _split(text)[0]]
-        if len(unnamed) == 1:
-            texts[unnamed[0]] = f"{TASK}={texts[unnamed[0]]}"
-        named = guards_of(texts)
-        source = named.get(TASK, "") if len(named) == 1 else ""
-        return named if not source or is_task(source) or source.startswith(TEXT) else source
-    if isinstance(given, Mapping):
-        return guards_of(given)
-    return given if given is None or hasattr(given, "__fspath__") else written(given)
+def named(given: Any) -> list[tuple[str, Any]]:
+    """Return names and values: of a mapping, of texts `NAME=VALUE`, or of one value. The name may be missing ("").
 
-
-def guards_of(given: Any) -> Any:
-    """Return data sets by name, from a mapping or from texts; rows in memory are written to files.
-
-    A text is `FILE`, `TASK`, `text:FILE`, or one of them after `NAME=`; without a name the file or task gives it.
-    Raises UsageError (`bad-set`).
+    A text that is an existing path has no name.
     """
     if isinstance(given, Mapping):
-        sets = {str(name): _source(value) for name, value in given.items()}
-    elif isinstance(given, str) or _are_texts(given):
-        sets = {}
-        for text in several(given):
-            name, source = _split(text)
-            name = name or name_of(source)
-            if name in sets:
-                raise _bad(f"two data sets are called `{name}`", f"name them: {name}2={source}")
-            sets[name] = source
-    else:
-        return {} if given is None else given
-    for name, source in sets.items():
+        return [(str(name), value) for name, value in given.items()]
+    are_texts = isinstance(given, list | tuple) and given and all(isinstance(text, str) for text in given)
+    pairs = []
+    for value in given if are_texts else (given,):
+        match = NAMED.fullmatch(value) if isinstance(value, str) and not os.path.exists(value) else None
+        pairs.append(("", value) if match is None else (match[1], match[2]))
+    return pairs
+
+
+def data_of(given: Any) -> Any:
+    """Return a path, or data sets as `guards_of` does: a single file without a name, or called `task`, stays a path."""
+    if given is None or isinstance(given, os.PathLike):
+        return given
+    sets = guards_of(given, unnamed=TASK)
+    source = "" if isinstance(given, Mapping) or [*sets] != [TASK] else sets[TASK]
+    return sets if not source or is_task(source) or source.startswith(TEXT) else source
+
+
+def guards_of(given: Any, *, unnamed: str = "") -> dict[str, str]:
+    """Return data sets by name, from a mapping or from texts; rows in memory are written to files.
+
+    A text is `FILE`, `TASK`, `text:FILE`, or one of them after `NAME=`. The default name is `unnamed`, or that of the
+    file or task. Raises UsageError (`bad-set`).
+    """
+    sets: dict[str, str] = {}
+    for given_name, value in [] if given is None else named(given):
+        if not isinstance(value, os.PathLike | Rows):
+            raise ValueError("must be a file, a task or rows")
+        source = str(value if isinstance(value, os.PathLike | str) else written(value))
+        name = given_name or unnamed or name_of(source)
+        if name in sets:
+            raise _bad(f"two data sets are called `{name}`", f"name them: {name}2={source}")
         if NAMED.fullmatch(f"{name}=x") is None or name.casefold() in TAKEN:
             raise _bad(f"`{name}` cannot name a data set", f"give another name: my_{TASK}={source}")
+        sets[name] = source
     return sets
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Return the name before `=`, and the rest; no name for a path that exists."""
-    named = None if os.path.exists(text) else NAMED.fullmatch(text)
-    return ("", text) if named is None else (named[1], named[2])
 
 
 def margins_of(given: Any) -> Any:
@@ -105,31 +104,16 @@ def margins_of(given: Any) -> Any:
 
     A margin is an exact number, or a text such as `2%`, a perplexity that is so much higher.
     """
-    if isinstance(given, Mapping):
-        return {str(name): _margin(value) for name, value in given.items()}
-    if not _are_texts(given):
-        return None if given is None else _margin(given)
-    margins: dict[str, Any] = {}
-    for text in given:
-        name, value = _split(text)
-        if name in margins:
-            raise ValueError("two margins for one data set")
-        margins[name] = _margin(value)
-    return margins if any(margins) else margins[""]
+    pairs = [] if given is None else named(given)
+    margins = {name: _margin(value) for name, value in pairs}
+    if len(margins) < len(pairs):
+        raise ValueError("two margins for one data set")
+    return margins if any(margins) else margins.get("")
 
 
 def _margin(value: Any) -> Any:
     text = str(value).strip()
     return f"{as_written(text[:-1])}%" if text.endswith("%") else as_written(value)
-
-
-def _are_texts(given: Any) -> bool:
-    return isinstance(given, list | tuple) and bool(given) and all(isinstance(text, str) for text in given)
-
-
-def _source(value: Any) -> str:
-    """Return a data set as a text; rows in memory by the file that they are written to."""
-    return str(value) if isinstance(value, str) or hasattr(value, "__fspath__") else str(written(value))
 
 
 def name_of(source: str) -> str:
@@ -151,86 +135,56 @@ def sets_of(settings: EvaluateSettings) -> tuple[EvaluateSettings, ...]:
 
     Raises UsageError (`bad-set`, `data-and-task`), InputError (`task-file`) for a file that is missing.
     """
-    several = isinstance(settings.data, Mapping)
-    if several and settings.task is not None:
+    data = settings.data if isinstance(settings.data, Mapping) else {}
+    if data and settings.task is not None:
         raise UsageError(
             f"--task {settings.task} and several data sets",
             code="data-and-task",
             hint=f"give it as another data set: --data {name_of(settings.task)}={settings.task}",
         )
-    data = dict(settings.data) if isinstance(settings.data, Mapping) else {TASK: ""}
-    names = [*data, *settings.guards]
+    names = [*(data or (TASK,)), *settings.guards]
     folded = [name.casefold() for name in names]
     twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
     if twice is not None:
         raise _bad(f"two data sets are called `{twice}`", f"name the guard: --guard {twice}2=…")
-    _refuse_unknown(settings, names)
+    by_name = {setting: dict(named(getattr(settings, setting))) for setting in ("margin", "group")}
+    for setting, values in by_name.items():
+        for name in values.keys() - {"", *names}:
+            others = f"the data sets are {listed(names, 5)}"
+            problem = f"--{setting} {name}=…: no data set is called `{name}`"
+            raise _bad(problem, did_you_mean(name, names, others))
     sets = []
     for name in names:
         is_guard = name in settings.guards
-        source = settings.guards[name] if is_guard else data[name]
-        mine: dict[str, Any] = {"data": settings.data_file, "task": settings.task, "options": {}}
-        mine |= source_of(source, is_guard=is_guard) if source else {}
-        mine["options"] |= _own(settings.options, name, names, plain=not is_guard)
-        mine |= {
-            "columns": _own(settings.columns, name, names, plain=not is_guard),
-            "prompts": None if source else settings.prompts,
-            "group": _group(settings.group, name, names, plain=not is_guard),
-            "margin": _own_margin(settings.margin, name, plain=not is_guard),
-        }
-        _refuse_missing(mine["data"])
-        set_name = name if several or settings.guards else ""
+        source = settings.guards[name] if is_guard else data.get(name)
+        mine: dict[str, Any] = {"data": settings.data_file}
+        if source is not None:
+            mine = source_of(source, is_guard=is_guard) | {"prompts": None}
+        if (file := mine["data"]) is not None and not is_on_hub(file) and not file.exists():
+            raise InputError(f"{file}: no such file", code="task-file", hint="check the path")
+        for setting in ("options", "columns"):
+            own = _own(getattr(settings, setting), name, names, is_guard=is_guard)
+            mine[setting] = {**mine.get(setting, {}), **own}
+        for setting, values in by_name.items():
+            mine[setting] = values.get(name, None if is_guard else values.get(""))
+        set_name = name if data or settings.guards else ""
         sets.append(replace(settings, guards={}, set_name=set_name, is_guard=is_guard, **mine))
     return tuple(sets)
 
 
 def source_of(source: str, *, is_guard: bool) -> dict[str, Any]:
     """Return the settings that name one data set, with the options that its kind needs."""
-    if source.startswith(TEXT):
-        return {"data": Path(source.removeprefix(TEXT)), "task": None, "options": {"scorer": "nll"}}
     if is_task(source):
-        return {
-            "data": None,
-            "task": source,
-            "options": dict(tasks.GUARDS.get(source, {}) if is_guard else {}),
-        }
-    return {"data": Path(source), "task": None, "options": {}}
+        return {"data": None, "task": source, "options": tasks.GUARDS.get(source, {}) if is_guard else {}}
+    options = {"scorer": "nll"} if source.startswith(TEXT) else {}
+    return {"data": Path(source.removeprefix(TEXT)), "task": None, "options": options}
 
 
-def _own(values: Mapping[str, Any], name: str, names: Sequence[str], *, plain: bool) -> dict[str, Any]:
-    """Return the values of one set: those called `NAME.KEY`, and if `plain` those without a name."""
-    named = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{name}.")}
-    others = tuple(f"{other}." for other in names)
-    shared = {key: value for key, value in values.items() if not key.startswith(others)}
-    return {**shared, **named} if plain else named
-
-
-def _group(given: str | None, name: str, names: Iterable[str], *, plain: bool) -> str | None:
-    parts = [] if given is None else [text.partition("=") for text in given.split(",")]
-    column_of_set = next((column for set_name, _, column in parts if set_name == name and column), None)
-    whole = given is not None and not any(set_name in names and column for set_name, _, column in parts)
-    return given if column_of_set is None and plain and whole else column_of_set
-
-
-def _own_margin(given: Any, name: str, *, plain: bool) -> Any:
-    if not isinstance(given, Mapping):
-        return given if plain else None
-    return given.get(name, given.get("") if plain else None)
-
-
-def _refuse_unknown(settings: ExampleSettings, names: Sequence[str]) -> None:
-    margin = settings.margin
-    for name in margin if isinstance(margin, Mapping) else ():
-        if name and name not in names:
-            raise _bad(
-                f"--margin {name}=…: no data set is called `{name}`",
-                did_you_mean(name, names, f"the data sets are {listed(names, 5)}"),
-            )
-
-
-def _refuse_missing(data: Path | None) -> None:
-    if data is not None and not is_on_hub(data) and not data.exists():
-        raise InputError(f"{data}: no such file", code="task-file", hint="check the path")
+def _own(values: Mapping[str, Any], name: str, names: Sequence[str], *, is_guard: bool) -> dict[str, Any]:
+    """Return the values of one set: those called `NAME.KEY`, and of the task those without a name."""
+    of_key = {key: next((each for each in names if key.startswith(f"{each}.")), "") for key in values}
+    mine = (name,) if is_guard else (name, "")
+    return {key.removeprefix(f"{name}."): values[key] for key, of in of_key.items() if of in mine}
 
 
 def seen_from(folder: Path, source: str) -> str:

@@ -25,7 +25,7 @@ from gradience.evaluate.evaluator import Answering, LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_adapters, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS, RecordStore, changed_claims, count_test
-from gradience.evaluate.outcome import EXPLORATORY, groups_in_order, report_of
+from gradience.evaluate.outcome import EXPLORATORY, SHOWN, groups_in_order, report_of
 from gradience.evaluate.settings import EvaluateSettings, sets_of
 from gradience.files.artifact import digest_of
 from gradience.files.digests import files_below, other_run, refuse_other_run, remove_digests, write_digests
@@ -33,10 +33,11 @@ from gradience.files.shared_names import path_text
 from gradience.files.whole import only_one
 from gradience.progress import Watcher
 from gradience.reports.base.graded import Grade
-from gradience.reports.base.report import Stopwatch, save_with_page
+from gradience.reports.base.report import Report, Stopwatch, save_with_page
 from gradience.reports.bench_plan import PlannedSet
 from gradience.reports.evaluation import (
     CANDIDATE,
+    EvaluatedAdapter,
     EvaluationForecast,
     EvaluationReport,
     KeptRecords,
@@ -178,14 +179,13 @@ def _digests(adapter: AdapterInput) -> tuple[str, str]:
 
 def write_result(report: EvaluationReport, output: Path) -> None:
     """Write the report, the page, and last the digests of both and of the records."""
-    names = [
-        EVALUATION,
-        DOCUMENT,
-        f"{RECORDS}/{MANIFEST}",
-        *(file.path for row in report.adapters for file in row.records),
-    ]
+    records = [file.path for row in report.adapters for file in row.records]
+    _write(report, output, [EVALUATION, DOCUMENT, f"{RECORDS}/{MANIFEST}", *records])
+
+
+def _write(report: Report, output: Path, names: Sequence[str]) -> None:
     remove_digests(output)
-    save_with_page(report, output / EVALUATION)
+    save_with_page(report, output / names[0])
     write_digests(output, names)
 
 
@@ -206,6 +206,8 @@ P = TypeVar("P", EvaluationPlan, ShrinkPlan)
 
 PLAN, JOINT, JOINT_DOCUMENT = "plan.json", "evaluation_sets.json", "evaluation_sets.md"
 EDITED = "plan.json is not the plan that the records name"
+ORDER: tuple[Grade, ...] = ("X", "D", "C", "B")
+"""Grades, the worst first."""
 MISSING = "plan.json was missing, so the earlier plan is unknown"
 
 
@@ -237,10 +239,9 @@ def read_sets(
     """
     requests, adapters = sets_of(settings), adapters or read_adapters(settings)
     if requests[0].set_name:
-        output = None if settings.output is None else Path(settings.output)
+        output = settings.output
         requests = tuple(
-            replace(request, with_base=True, output=output and output / request.set_name)
-            for request in requests
+            replace(each, with_base=True, output=output and Path(output, each.set_name)) for each in requests
         )
     return tuple(read_inputs(request, adapters) for request in requests)
 
@@ -276,28 +277,33 @@ def write_plan(
     plan: P,
     path: Path,
     folders: Callable[[P], Iterable[Path]],
-    changes_of: Callable[[P, P], list[str] | None],
+    claim_of: Callable[[P], Mapping[str, str]],
     watcher: Watcher,
 ) -> P:
     """Write a plan, and return it with the changes made after the first answers, earlier ones and those of now.
 
-    folders: of the evaluations that follow a plan. changes_of: the changes from one plan to another, None for a plan of
-    another adapter. watcher: gets each change made now, and the digest.
+    folders: of the evaluations that follow a plan. claim_of: everything that the claim of a plan depends on, in words,
+    with the digest of its reference under `adapter`. watcher: gets each change made now, and the digest.
     Raises InputError if an existing plan cannot be read.
     """
     earlier = type(plan).read(path) if path.exists() else None
     bound = {bound_plan(folder) for folder in folders(earlier or plan)} - {None}
     before: tuple[str, ...] = ()
     changes: list[str] = []
-    if earlier is not None:
-        since = changes_of(earlier, plan)
-        before = () if since is None else earlier.changes
+    if earlier is None:
+        changes = [MISSING] if bound else []
+    else:
+        old, new = claim_of(earlier), claim_of(plan)
         if bound - {sha256_file(path), digest_of(earlier)}:
             changes.append(EDITED)
-        if bound and since is not None:
-            changes += since
-    elif bound:
-        changes.append(MISSING)
+        if old["adapter"] == new["adapter"]:
+            before = earlier.changes
+            verbs = {name: ("were", "are") if name.endswith("s") else ("was", "is") for name in new}
+            changes += [
+                f"the {name} {verbs[name][0]} {old[name]}, and {verbs[name][1]} {new[name]}"
+                for name in new
+                if bound and old[name] != new[name]
+            ]
     for change in changes:
         watcher.note(f"the plan changed after answers existed ({change}), so the result is exploratory")
     plan = plan.model_copy(update={"changes": (*before, *changes)})
@@ -316,21 +322,9 @@ def bound_plan(folder: Path) -> str | None:
         return ""
 
 
-def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> list[str] | None:
-    """Return the changes to the data sets, in sentences; each data set notes those to its margin and examples."""
-    if earlier.reference_sha256 != now.reference_sha256:
-        return None
-    before, after = ({each.name: each for each in plan.sets} for plan in (earlier, now))
-    changes = []
-    if [*before] != [*after]:
-        changes.append(f"the data sets were {', '.join(before)}, and are {', '.join(after)}")
-    for name in before.keys() & after.keys():
-        old, new = before[name], after[name]
-        if (old.task, old.compares) != (new.task, new.compares) or (
-            old.examples_sha256 != new.examples_sha256 and old.examples >= new.examples
-        ):
-            changes.append(f"the examples of {name} are different ones")
-    return changes
+def _claim(plan: EvaluationPlan) -> dict[str, str]:
+    sets = [f"{each.name} ({each.task}, {each.compares}, {each.examples_sha256[:8]})" for each in plan.sets]
+    return {"adapter": plan.reference_sha256, "data sets": ", ".join(sets)}
 
 
 # ---------------------------------------------------------------- the result
@@ -343,27 +337,19 @@ def evaluate_each(
     watch, plan, digest = Stopwatch(sets[0].request.command), plan_of(sets), None
     if output is not None:
         plan = write_plan(
-            plan,
-            output / PLAN,
-            lambda plan: (output / planned.name for planned in plan.sets),
-            _changes,
-            watcher,
+            plan, output / PLAN, lambda plan: [output / each.name for each in plan.sets], _claim, watcher
         )
         digest = digest_of(plan)
     reports: dict[str, EvaluationReport] = {}
     with closing(LoadedBase()) as base:
         for number, inputs in enumerate(sets, 1):
             watcher.data_set(inputs.name, number, len(sets))
-            folder = None if output is None else output / inputs.name
+            folder = output and output / inputs.name
             reports[inputs.name] = evaluate(inputs, folder, base=base, plan=digest, beside=output)
     report = joint_report(plan, digest, reports, watch)
     if output is not None:
-        remove_digests(output)
-        save_with_page(report, output / JOINT)
-        below = [
-            name for name in files_below(output) if name.startswith(tuple(f"{each}/" for each in reports))
-        ]
-        write_digests(output, [PLAN, JOINT, JOINT_DOCUMENT, *below])
+        below = [name for name in files_below(output) if name.partition("/")[0] in reports]
+        _write(report, output, [JOINT, JOINT_DOCUMENT, PLAN, *below])
     return report
 
 
@@ -371,9 +357,8 @@ def joint_report(
     plan: EvaluationPlan, digest: str | None, reports: Mapping[str, EvaluationReport], watch: Stopwatch
 ) -> EvaluationSetsReport:
     """Join the evaluations of the data sets of a plan."""
-    first = reports[plan.sets[0].name]
     return EvaluationSetsReport(
-        base=first.base,
+        base=plan.base,
         plan=plan,
         plan_sha256=digest,
         adapters=joint_rows(reports, changed=bool(plan.changes)),
@@ -392,48 +377,43 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
     """
     from gradience.statistics.paired import LEVEL, holm_adjusted
 
-    by_adapter = list(zip(*(report.adapters for report in reports.values()), strict=True))
+    rows_of = {
+        rows[0].name: dict(zip(reports, rows, strict=True))
+        for rows in zip(*(report.adapters for report in reports.values()), strict=True)
+    }
     p_values = {
-        rows[0].name: max(1.0 if row.bounds is None else row.bounds.p_value for row in rows)
-        for rows in by_adapter
-        if rows[0].role == CANDIDATE
+        name: max(1.0 if row.bounds is None else row.bounds.p_value for row in on_sets.values())
+        for name, on_sets in rows_of.items()
+        if any(row.role == CANDIDATE for row in on_sets.values())
     }
     adjusted, joined = holm_adjusted(p_values), []
-    for rows in by_adapter:
-        name, on_sets = rows[0].name, dict(zip(reports, rows, strict=True))
-        grades: dict[str, Grade] = {of: row.grade for of, row in on_sets.items() if row.grade is not None}
-        grade, reason = None, ""
-        if grades:
-            grade, reason = joint_grade(grades, {of: row.reason for of, row in on_sets.items()})
-            if grade == "B" and adjusted[name] > LEVEL:
-                number = len(adjusted)
-                grade, reason = "C", f"inconclusive after adjustment for {number} candidates: {reason}"
-            if grade == "B" and changed:
-                grade, reason = "C", f"{reason}; {EXPLORATORY.format('the plan was changed')}"
-        evaluated = grade not in (None, "X")
+    for name, on_sets in rows_of.items():
+        grade, reason = joint_grade(on_sets)
+        if grade == "B" and adjusted[name] > LEVEL:
+            grade, reason = "C", f"inconclusive after adjustment for {len(adjusted)} candidates: {reason}"
+        if grade == "B" and changed:
+            grade, reason = "C", f"{reason}; {EXPLORATORY.format('the plan was changed')}"
+        tested = grade not in (None, "X")
         joined.append(
             JointAdapter(
                 name=name,
-                role=rows[0].role,
+                role=next(iter(on_sets.values())).role,
                 grade=grade,
                 reason=reason,
-                p_value=p_values[name] if evaluated else None,
-                adjusted_p=adjusted[name] if evaluated else None,
-                grades=grades,
+                p_value=p_values[name] if tested else None,
+                adjusted_p=adjusted[name] if tested else None,
+                grades={of: row.grade for of, row in on_sets.items() if row.grade is not None},
             )
         )
     return tuple(joined)
 
 
-def joint_grade(grades: Mapping[str, Grade], reasons: Mapping[str, str]) -> tuple[Grade, str]:
-    """Return the grade over all data sets, and why: the worst of X, D and C, else B.
+def joint_grade(rows: Mapping[str, EvaluatedAdapter]) -> tuple[Grade | None, str]:
+    """Return the worst grade of an adapter on the data sets (X, D, C, B), and why; None for reference and base.
 
-    >>> joint_grade({"task": "B", "general": "D"}, {"task": "", "general": "worse: accuracy lower"})
-    ('D', 'general: worse: accuracy lower')
+    rows: data set -> the adapter's row on it.
     """
-    worst: tuple[Grade, ...] = ("X", "D", "C")
-    for grade in worst:
-        if grade in grades.values():
-            return grade, "; ".join(f"{of}: {reasons[of]}" for of in grades if grades[of] == grade)
-    said = (f"{of}: {reasons[of].removeprefix('shown for these adapters: ')}" for of in grades)
-    return "B", f"shown for these adapters on every data set; {'; '.join(said)}"
+    worst = next((each for each in ORDER if any(row.grade == each for row in rows.values())), None)
+    reasons = {of: row.reason for of, row in rows.items() if row.grade == worst}
+    said = "; ".join(f"{of}: {why.removeprefix(SHOWN)}" for of, why in reasons.items() if worst is not None)
+    return worst, f"{SHOWN.removesuffix(': ')} on every data set; {said}" if worst == "B" else said

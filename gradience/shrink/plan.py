@@ -226,25 +226,13 @@ def _asked(example: Any) -> str:
 # ---------------------------------------------------------------- on the disk
 
 
-def changes_of(earlier: ShrinkPlan, now: ShrinkPlan) -> list[str] | None:
-    """Return the changes that affect the claim, in sentences; None for a plan of another adapter."""
-    if earlier.adapter_sha256 != now.adapter_sha256:
-        return None
-    before, after = _claim(earlier), _claim(now)
-    verbs = {name: ("were", "are") if name.endswith("s") else ("was", "is") for name in after}
-    return [
-        f"the {name} {verbs[name][0]} {before[name]}, and {verbs[name][1]} {after[name]}"
-        for name in after
-        if before[name] != after[name]
-    ]
-
-
-def _claim(plan: ShrinkPlan) -> dict[str, str]:
+def claim_of(plan: ShrinkPlan) -> dict[str, str]:
     """Return everything that affects the claim of a plan, in words."""
     cut = all(candidate.kind == "truncated" for candidate in plan.candidates)
     guards = [f"{each.name} ({each.margin_words}, {each.examples_sha256[:8]})" for each in plan.guards]
     trained = plan.distillation
     return {
+        "adapter": plan.adapter_sha256,
         "candidates": ", ".join(str(row.rank) if cut else row.words for row in plan.candidates),
         "calibration": (plan.calibration_sha256 or "none")[:8],
         "distillation": "none" if trained is None else f"{trained.prompts} ({sha256_text(str(trained))[:8]})",

@@ -51,7 +51,7 @@ from gradience.shrink.candidates import DISTILLED, CandidateSource, TruncatedKin
 from gradience.shrink.plan import (
     GUARDS,
     Prepared,
-    changes_of,
+    claim_of,
     forecast_shrink,
     prepare,
     read_search,
@@ -162,7 +162,7 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
     watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
         plan = evaluation.write_plan(
-            prepared.plan, output / evaluation.PLAN, lambda _: [output], changes_of, watcher
+            prepared.plan, output / evaluation.PLAN, lambda _: [output], claim_of, watcher
         )
         prepared = replace(prepared, plan=plan)
         tests = None if prepared.sets[0].request.no_ledger else _count(plan, output, watcher.note)

@@ -23,7 +23,7 @@ from gradience.reports.distill import DistillReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import candidates, verb
 from gradience.shrink.candidates import plan_candidates
-from gradience.shrink.plan import changes_of
+from gradience.shrink.plan import claim_of
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -205,16 +205,13 @@ def test_another_calibration_or_distillation_changes_the_plan(finished):
     plan = finished[0].plan
     other = plan.distillation.model_copy(update={"prompts_sha256": "0" * 64})
     now = plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other})
-    calibrated, distilled = changes_of(plan, now)
-    assert calibrated == f"the calibration was {plan.calibration_sha256[:8]}, and is 00000000"
-    assert distilled.startswith("the distillation was prompts.jsonl (")
-    cut = plan.model_copy(
-        update={"calibration_sha256": None, "distillation": None, "candidates": plan.candidates[:1]}
-    )
-    assert (
-        "the candidates were calibrated rank 2, distilled rank 1, calibrated rank 1, and are calibrated rank 2"
-        in changes_of(now, cut)
-    )
+    before, after = claim_of(plan), claim_of(now)
+    assert {name for name in after if before[name] != after[name]} == {"calibration", "distillation"}
+    assert (before["calibration"], after["calibration"]) == (plan.calibration_sha256[:8], "00000000")
+    assert before["distillation"].startswith("prompts.jsonl (")
+    cut = now.model_copy(update={"candidates": plan.candidates[:1]})
+    assert after["candidates"] == "calibrated rank 2, distilled rank 1, calibrated rank 1"
+    assert claim_of(cut)["candidates"] == "calibrated rank 2"
 
 
 def test_a_calibrated_search_starts_at_the_largest_smaller_size(folder):
