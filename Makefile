@@ -73,7 +73,7 @@ demo: $(VENV)/.core
 	@$(VENV)/bin/gradience demo
 	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience. Next, a smaller adapter is made and tested. About 7 minutes on two cores:"
 	@$(MAKE) --no-print-directory $(VENV)/.bench
-	@$(VENV)/bin/gradience demo --train runs/demo
+	@$(VENV)/bin/gradience bench run --config minilm_reviews_demo --output runs/demo
 
 # Two processes with one thread each: a test file stays in one process, as its fixtures want it. Files are dealt out in the
 # order of tests/conftest.py, slow ones first; xdist by itself begins with those of the most tests. A process that dies ends

@@ -100,24 +100,16 @@ def _closed_pipe_apart() -> Iterator[None]:
         raise PipeClosed from error
 
 
-class LazyVerbs(Mapping[str, Any]):
+class LazyVerbs(ChainMap[str, Any]):
     """Verb -> its command, whose module is imported when the command is looked up."""
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(_summaries())
-
-    def __len__(self) -> int:
-        return len(_summaries())
-
-    def __contains__(self, name: object) -> bool:
-        return name in _summaries()
+    def __init__(self) -> None:
+        super().__init__(
+            *reversed([dict(section) for section in VERBS.values()])
+        )  # iterates over the last one first
 
     def __getitem__(self, name: str) -> Any:
-        return _verb(name, _summaries()[name])
-
-
-def _summaries() -> dict[str, str]:
-    return {name: summary for section in VERBS.values() for name, summary in section.items()}
+        return _verb(name, super().__getitem__(name))
 
 
 def glossary() -> list[tuple[str, str]]:
@@ -148,7 +140,7 @@ class Verbs(Group):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.commands = ChainMap(self.commands, LazyVerbs())  # type: ignore[arg-type]
+        self.commands = ChainMap(self.commands, LazyVerbs())
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names; typer's own imports every verb for them."""
@@ -234,7 +226,6 @@ RESUMES: dict[str, tuple[str, ...]] = {
     "shrink": ("",),
     "evaluate": ("",),
     "bench": ("run",),
-    "demo": ("--train",),
     "fleet": ("-o", "--output"),
 }
 """Verb -> beginnings of arguments; with one of them, the same command resumes an interrupted run."""

@@ -168,10 +168,11 @@ def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):
     rows = [json.dumps({"text": f"review {place}", "label": place % 2}) for place in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     shutil.copytree(folder / "example", tmp_path / "your_adapter")
-    monkeypatch.setattr(demo, "train_and_decide", lambda output: 0)
     for command in commands:
         if "shrink" in command:
-            command += " --base-model embedded:minilm --dry-run"
+            command += " --base-model embedded:minilm"
+        if "audit" not in command and "help" not in command:
+            command += " --dry-run"
         assert app.run(shlex.split(command)[1:]) == 0
 
 

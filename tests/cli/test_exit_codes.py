@@ -145,7 +145,6 @@ def test_a_signal_ends_the_command_and_cleans_up(tmp_path, number, code):
     ("arguments", "resumes"),
     [
         (["shrink", "a", "-o", "my out"], True),
-        (["demo", "--train", "runs/demo"], True),
         (["bench", "run", "-c", "x", "-o", "y"], True),
         (["fleet", "zoo", "--output=rows.jsonl"], True),
         (["demo"], False),
