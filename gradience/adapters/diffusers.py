@@ -34,9 +34,7 @@ ALPHA_REASON = "α of a module"
 
 def is_kohya(path: Path) -> bool:
     """Return whether the safetensors file at `path` holds `lora_down` and `lora_up`."""
-    return path.name not in (locate.WEIGHTS, locate.INDEX) and any(
-        map(_KOHYA_FACTOR.fullmatch, locate.sniff(path).shapes)
-    )
+    return path.name != locate.WEIGHTS and any(map(_KOHYA_FACTOR.fullmatch, locate.sniff(path).shapes))
 
 
 def open_kohya(path: Path, name: str | None, stack: ExitStack) -> Adapter:
@@ -121,8 +119,8 @@ def is_diffusers(path: Path) -> bool:
     """Return True if `path` has diffusers' weights, by their name, or by the keys or the header of a file."""
     if os.path.isdir(path):
         names = set(locate.listing(path))
-        return NAME in names and not names & {locate.WEIGHTS, locate.INDEX}
-    if path.name in (locate.WEIGHTS, locate.INDEX):
+        return NAME in names and locate.WEIGHTS not in names
+    if path.name == locate.WEIGHTS:
         return False
     shapes, metadata = locate.sniff(path)
     parts = {part for name in shapes for part in name.split(".")}

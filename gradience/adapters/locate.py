@@ -4,8 +4,6 @@ Of an adapter on the hub, config and weights are fetched, and the tokenizer if a
 on this disk.
 """
 
-import fnmatch
-import json
 import os
 import posixpath
 import re
@@ -14,12 +12,13 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path, PurePath
 from posixpath import basename
 from typing import NamedTuple
 
 from gradience.adapters.config import read_config
-from gradience.adapters.files import pickle_hint, read_object, refuse_method
+from gradience.adapters.files import pickle_hint, refuse_method
 from gradience.adapters.keys import LISTED, no_such_adapter, several_adapters
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError, NetworkError
@@ -29,13 +28,11 @@ from gradience.reading import cannot_open
 from gradience.words import listed
 
 WEIGHTS = "adapter_model.safetensors"
-INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_lora_weights.bin")
 """Names of pickled weights in a folder."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf")
-MAX_INDEX_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,9 @@ class Location:
 
     path: Path
     root: Path
-    weights: tuple[Path, ...]
-    """One file, or the shards in the order of their names."""
+    weights: Path
     config: Path | None
     """None if there is no adapter_config.json beside the weights."""
-    shard_of: dict[str, str] | None = None
-    """Tensor -> shard file name, if there is an index."""
     sub_folder: bool = False
     """True if the adapter requested by name is a subfolder of `root`."""
 
@@ -59,7 +53,7 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
 
     adapter: name of a sub-folder, if the folder contains several adapters.
     Raises InputError: not-found, not-a-file, several-adapters, no-such-adapter, pickle, full-model,
-    gguf, diffusers, not-an-adapter, bad-index and those of `files`.
+    gguf, diffusers, not-an-adapter and those of `files`.
     """
     try:
         folder = stat.S_ISDIR(os.stat(path).st_mode)
@@ -76,9 +70,7 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
         raise pickle_error(path, path.name)
     if name == CONFIG:
         return _in_folder(path.parent, adapter)
-    if name == INDEX:
-        return _sharded(path.parent, path)
-    return Location(path, path.parent, (path,), _config_in(path.parent))
+    return Location(path, path.parent, path, _config_in(path.parent))
 
 
 # Names are checked with lexists, so that a dangling link is reported as such.
@@ -95,9 +87,7 @@ def _in_folder(folder: Path, adapter: str | None) -> Location:
         # The outer folder stays the limit for links: the inner one may be a link out of it.
         return replace(_in_folder(folder / inner, None), root=folder, sub_folder=True)
     if os.path.lexists(folder / WEIGHTS):
-        return Location(folder, folder, (folder / WEIGHTS,), _config_in(folder))
-    if os.path.lexists(folder / INDEX):
-        return _sharded(folder, folder / INDEX)
+        return Location(folder, folder, folder / WEIGHTS, _config_in(folder))
     names = [str(inner.relative_to(folder)) for inner in adapter_folders(folder)]
     if not names:
         raise _something_else(folder)
@@ -124,13 +114,8 @@ def lone_weights(names: Collection[str]) -> str | None:
 
 def adapter_folders(folder: Path) -> list[Path]:
     """Sub-folders, at most two levels down, that hold adapter weights."""
-    folders = {
-        weights.parent
-        for pattern in ("*/", "*/*/")
-        for name in (WEIGHTS, INDEX)
-        for weights in folder.glob(pattern + name)
-    }
-    return sorted(folders, key=natural_key)
+    found = (folder.glob(pattern + WEIGHTS) for pattern in ("*/", "*/*/"))
+    return sorted({weights.parent for weights in chain.from_iterable(found)}, key=natural_key)
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
@@ -194,28 +179,6 @@ def _refuse_other_methods(folder: Path) -> None:
     except InputError as error:
         if error.code in ("other-method", "mlx-adapter"):
             raise
-
-
-def _sharded(folder: Path, index: Path) -> Location:
-    shard_of = read_object(index, root=folder, limit=MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise _bad_index(index, "it has no weight_map")
-    for name, shard in shard_of.items():
-        plain = isinstance(shard, str) and os.path.basename(shard) == shard and "\0" not in shard
-        if not plain or not shard.endswith(".safetensors"):
-            shown = json.dumps(shard)[:80]
-            raise _bad_index(
-                index, f"tensor {name[:80]!r} is in {shown}, which is not a file name in this folder"
-            )
-    shards = tuple(folder / shard for shard in sorted(set(shard_of.values())))
-    for shard in shards:
-        if not os.path.lexists(shard):
-            raise _bad_index(index, f"the shard {shard.name[:80]!r} that it names is missing")
-    return Location(folder, folder, shards, _config_in(folder), shard_of)
-
-
-def _bad_index(index: Path, problem: str) -> InputError:
-    return InputError(f"{index}: {problem}", code="bad-index", hint="download or save the adapter again")
 
 
 RENAME_HINT = (
@@ -361,8 +324,6 @@ def sniff(path: Path) -> Sniffed:
 
 # ---------------------------------------------------------------- an adapter on the hub
 
-Weights = tuple[tuple[str, ...], ...]
-"""Choices of files of weights, as patterns: the first choice whose patterns all match is fetched, first file last."""
 _PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 """Allowed names of fetched files, so that a name from the hub cannot steer the download."""
 MAX_LONE = 2 * 2**30
@@ -394,10 +355,11 @@ class _Choice(NamedTuple):
 
 
 @cache
-def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None) -> Fetched:
+def fetch_adapter(address: Address, weights: Sequence[str], adapter: str | None = None) -> Fetched:
     """Download the adapter at `address`, once per process, so that every read sees the same commit.
 
-    weights: file choices.   adapter: a sub-folder, if the repository contains several adapters.
+    weights: names of files of weights; the first that is there is fetched.
+    adapter: a sub-folder, if the repository contains several adapters.
     Raises NetworkError (`hub-…`), InputError for a repository that holds something else, MissingExtra without
     huggingface_hub.
     """
@@ -439,10 +401,10 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
     hub.download(address, [name for name in wanted if name in files])
 
 
-def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:
+def _kept(address: Address, weights: Sequence[str], adapter: str | None) -> Fetched | None:
     """Return the cached adapter if it is complete, which the file that is fetched last shows."""
     folders = [*([posixpath.join(address.inside, adapter)] if adapter else []), address.inside]
-    wanted = [(folder, choice[0], "") for folder in folders for choice in weights]
+    wanted = [(folder, name, "") for folder in folders for name in weights]
     if adapter:
         wanted.append((address.inside, adapter, ""))
     if address.inside:
@@ -456,24 +418,24 @@ def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | 
 
 
 def _choose(
-    address: Address, files: Mapping[str, int | None], weights: Weights, adapter: str | None
+    address: Address, files: Mapping[str, int | None], weights: Sequence[str], adapter: str | None
 ) -> _Choice:
     """Return what to fetch of the files of a repository. Raises NetworkError (`hub-file`), InputError."""
     folder = address.inside
     if address.inside in files:
         folder, name = posixpath.split(address.inside)
-        named = tuple(choice for choice in weights if name == choice[0])
-        if not named and name != CONFIG:
+        if name not in (*weights, CONFIG):
             return _single(address, files, folder, name)
-        weights = named or weights
+        weights = weights if name == CONFIG else (name,)
     within = posixpath.join(folder, adapter or "").strip("/")
     folder = within if _beside(files, within) else folder
     beside = _beside(files, folder)
     # Folders that hold adapters, no more than two levels down.
-    known = {choice[0] for choice in weights}
     depth = address.inside.count("/") + 3
     folders = {
-        posixpath.dirname(path) for path in files if 1 <= path.count("/") <= depth and basename(path) in known
+        posixpath.dirname(path)
+        for path in files
+        if 1 <= path.count("/") <= depth and basename(path) in weights
     }
     revision = f"@{address.revision}" if address.revision else ""
     shown = [f"{address.repo}{revision}:{inner[:80]}" for inner in sorted(folders, key=natural_key)]
@@ -485,13 +447,9 @@ def _choose(
             hint=hint or "check the name of the folder",
         )
     config = [CONFIG] if CONFIG in beside else []
-    for choice in weights:
-        fitting = [
-            sorted(name for name in fnmatch.filter(beside, pattern) if _PLAIN.fullmatch(name))
-            for pattern in choice
-        ]
-        if all(fitting):
-            return _Choice(folder, (*config, *(name for names in reversed(fitting) for name in names)))
+    for name in weights:
+        if name in beside:
+            return _Choice(folder, (*config, name))
     if adapter in beside:
         return _single(address, files, folder, adapter)._replace(point="")
     lone = lone_weights(beside)

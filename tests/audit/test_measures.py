@@ -100,7 +100,7 @@ def test_fp8_says_how_coarse_it_is(tmp_path):
 
 
 def facts_of(rows):
-    return AdapterFacts(rows, Adapter("peft", None, None, [], None))
+    return AdapterFacts(rows, Adapter("peft", None, None, None, None))
 
 
 def noise(name, shape=(64, 64)):
