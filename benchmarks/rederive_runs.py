@@ -50,7 +50,7 @@ from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
-from gradience.reports.stage import MANIFEST, StageFile, StageManifest
+from gradience.reports.training import MANIFEST, StageFile, StageManifest
 from gradience.shrink.verb import SHRUNK
 from gradience.shrink.verb import write_result as write_shrink
 from gradience.verification.answers import evaluation_again, shrink_again

@@ -24,8 +24,7 @@ from gradience.monitor import monitor_runs
 from gradience.reading import read_file
 from gradience.reports.base.report import Report
 from gradience.reports.calibration import METADATA, Calibration
-from gradience.reports.page.flips import PromptTexts
-from gradience.reports.page.render import PageSource
+from gradience.reports.page.render import PageSource, PromptTexts
 from gradience.reports.registry import ARTIFACTS, model_of
 
 OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation_sets.json", "evaluation.json", "bench.json")

@@ -18,7 +18,7 @@ from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
 from gradience.reports.bench_status import BenchStatus, SeedStatus, StageStatus
 from gradience.reports.calibration import Calibration
-from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.reports.training import MANIFEST, StageManifest
 
 
 def look(folder: Path) -> BenchStatus:

@@ -90,11 +90,9 @@ def named(text: str) -> Address | None:
     if match is None or (text.lower().endswith(_FILES) and ":" not in text):
         return None
     inside = (match[3] or "").strip("/")
-    return (
-        None
-        if _escapes(inside) or ".." in match[1] or "--" in match[1]
-        else Address(match[1], match[2], inside)
-    )
+    if _escapes(inside) or ".." in match[1] or "--" in match[1]:
+        return None
+    return Address(match[1], match[2], inside)
 
 
 def _escapes(inside: str) -> bool:

@@ -4,8 +4,6 @@ Scores are counts over these lines, so that they can be recounted (`count`). Two
 by example only when their headers agree on everything but the adapter (`ExamplesRun.same_run_as`).
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import os
@@ -13,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -98,7 +96,7 @@ class ExamplesRun(Part):
     n: int
     """Number of examples that follow."""
 
-    def same_run_as(self, other: ExamplesRun) -> bool:
+    def same_run_as(self, other: Self) -> bool:
         """Return True if the two differ only in the adapter, or in one of them following the other."""
         adapter = {"adapter", "adapter_sha256", "adapter_config_sha256", "lora", "near_tie"}
         return self.model_dump(exclude=adapter) == other.model_dump(exclude=adapter)

@@ -1,10 +1,8 @@
 """The settings of a base model: typed, strict, in the words that users know."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -87,7 +85,7 @@ class ModelSettings(ConfigSection):
         """Path of `name`, if it is a folder."""
         return Path(self.folder or "", self.name)
 
-    def whole(self) -> ModelSettings:
+    def whole(self) -> Self:
         """Return the same settings for another process, with `folder` resolved."""
         if self.folder is None or not self.path.exists():
             return self

@@ -14,8 +14,6 @@ and the rows have `rows:tokens` (n,) I64, the number of scored tokens, and `rows
 rows and 0 for rows that predict.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections import Counter
@@ -23,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,7 +232,7 @@ class Calibration:
         return parts_of(tensors, metadata)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Calibration:
+    def read(cls, path: str | os.PathLike[str]) -> Self:
         """Read and check a calibration file.
 
         Raises InputError (`calibration-invalid`, `artifact-version`, and the errors of `TensorFile.open`).

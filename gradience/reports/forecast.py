@@ -159,9 +159,7 @@ class BenchForecast(Readable):
                 doc.Heading("First test example"),
                 doc.Facts(scored_facts(self.scored[:1], self.scored_by)),
             ]
-        return (
-            [*blocks, doc.Heading("Assumptions"), doc.items(self.assumptions)] if self.assumptions else blocks
-        )
+        return [*blocks, doc.Heading("Assumptions"), doc.items(self.assumptions)]
 
 
 SHOWN = 400

@@ -156,23 +156,16 @@ def merge_blocks(report: MergeReport) -> list[doc.Block]:
         f"LoRA rank {ranks} in {plural(len(report.modules), 'module')}, {size(report.bytes)}. Truncation and"
         f" rounding changed the merged update by {percent(report.error)} of its norm."
     )
-    blocks: list[doc.Block] = [
-        doc.Notes([_verdict(report)]),
-        doc.Paragraph(sentence),
-        doc.warned(report.notes),
-    ]
-    if report.certificate is not None:
-        tested = doc.table_of(
-            report.certificate.parents,
-            (doc.Column("parent"), lambda row: doc.Span(row.parent, "name")),
-            (doc.Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
-            (doc.Column("parent's own", ">"), lambda row: level_cell(row.reference)),
-            (doc.Column("merged", ">"), lambda row: level_cell(row.merged)),
-            (doc.Column("Δ", ">"), lambda row: delta_cell(row.merged)),
-            (doc.Column("95 % bound", ">", drop=2), lambda row: bound_cell(row.merged)),
-            (doc.Column("grade"), lambda row: row.merged.grade or MISSING),
-        )
-        blocks += [doc.Heading("Test on each parent's examples"), tested]
+    tested = doc.table_of(
+        report.certificate.parents if report.certificate else (),
+        (doc.Column("parent"), lambda row: doc.Span(row.parent, "name")),
+        (doc.Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
+        (doc.Column("parent's own", ">"), lambda row: level_cell(row.reference)),
+        (doc.Column("merged", ">"), lambda row: level_cell(row.merged)),
+        (doc.Column("Δ", ">"), lambda row: delta_cell(row.merged)),
+        (doc.Column("95 % bound", ">", drop=2), lambda row: bound_cell(row.merged)),
+        (doc.Column("grade"), lambda row: row.merged.grade or MISSING),
+    )
     parents = doc.table_of(
         report.parents,
         (doc.Column("parent"), lambda row: doc.Span(row.name, "name")),
@@ -181,8 +174,16 @@ def merge_blocks(report: MergeReport) -> list[doc.Block]:
         (doc.Column("cosine with the merge", ">"), lambda row: sig(row.cosine)),
         (doc.Column("strength", ">"), lambda row: sig(row.projection)),
     )
-    strength = doc.dim("strength: component of the merge along the parent's update, relative to that update")
-    return [*blocks, doc.Heading("Parents"), parents, strength]
+    return [
+        doc.Notes([_verdict(report)]),
+        doc.Paragraph(sentence),
+        doc.warned(report.notes),
+        doc.Heading("Test on each parent's examples"),
+        tested,
+        doc.Heading("Parents"),
+        parents,
+        doc.dim("strength: component of the merge along the parent's update, relative to that update"),
+    ]
 
 
 def card_blocks(report: MergeReport) -> list[doc.Block]:

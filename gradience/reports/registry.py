@@ -53,7 +53,7 @@ ARTIFACTS = {
     "kept_records": "gradience.reports.evaluation:KeptRecords",
     "ledger": "gradience.reports.evaluation:Ledger",
     "training": "gradience.reports.training:TrainingReport",
-    "stage": "gradience.reports.stage:StageManifest",
+    "stage": "gradience.reports.training:StageManifest",
 }
 """Name -> import path of the model."""
 

@@ -220,27 +220,20 @@ class ShrinkForecast(evaluation.ComparisonForecast):
 
     def blocks(self) -> doc.Document:
         """Return the plan, the smallest margins, and the assumptions."""
+        plan, margins, predicts = self.plan, self.margins, self.plan.calibration_sha256 is not None
+        predicted = doc.Column("predicted KL", ">", shown=predicts, legend=PREDICTED)
         table = doc.table_of(
             self.candidates,
             (doc.Column("candidate"), lambda row: doc.Span(row.name, "name")),
             (doc.Column("saved", ">"), lambda row: percent(row.params_saved)),
             (doc.Column("error", ">"), lambda row: percent(math.sqrt(max(0.0, 1 - row.kept_energy)))),
-            (
-                doc.Column(
-                    "predicted KL", ">", shown=self.plan.calibration_sha256 is not None, legend=PREDICTED
-                ),
-                lambda row: sig(row.predicted_kl_per_token, 2),
-            ),
+            (predicted, lambda row: sig(row.predicted_kl_per_token, 2)),
         )
-        plan, heading = self.plan, doc.Heading("Candidates, tested from the largest down")
-        able = (
-            [evaluation.margin_note(plan.examples, plan.margin, self.margins, plan.looks)]
-            if self.margins
-            else []
-        )
+        able = [evaluation.margin_note(plan.examples, plan.margin, margins, plan.looks)] if margins else []
         title = ("Shrink plan: ", doc.Span(plan.adapter, "name"), *evaluation.on_task(plan.task))
-        legend = [] if plan.calibration_sha256 is None else [doc.Facts(doc.legend_of(table))]
-        return self.document(title, able, _plan_facts(plan), [heading, table, *legend])
+        candidates = doc.Heading("Candidates, tested from the largest down")
+        legend = doc.Facts(doc.legend_of(table))
+        return self.document(title, able, _plan_facts(plan), [candidates, table, legend])
 
 
 def tested_by(report: evaluation.EvaluationReport | ShrinkReport) -> evaluation.EvaluationReport | ShrinkPlan:

@@ -5,9 +5,7 @@ or an adapter with another rank, consumes another amount of randomness. With one
 move; with named streams the data keep their order.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -95,7 +93,7 @@ class TrainSettings(ConfigSection):
     """Number of training examples, taken from the start (their order is as good as random). Default: all."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainSettings:
+    def _one_length(self) -> Self:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `max_steps` and `epochs`")
         if self.warmup_steps is not None and self.warmup_ratio is not None:

@@ -15,7 +15,7 @@ from data_files import write_jsonl
 from killing import HANGS
 from tiny_bench import bert, llama
 
-from gradience.reports.stage import MANIFEST
+from gradience.reports.training import MANIFEST
 
 NO_GATE: dict[str, Any] = {"min_value": 0, "above_base": None}
 RUNTIME: dict[str, Any] = {"device": "cpu", "threads": 1}

@@ -14,7 +14,7 @@ from typing import Any
 from bench_process import finished, start, without_times
 from killing import HANGS
 
-from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.reports.training import MANIFEST, StageManifest
 
 COMPRESSION: dict[str, Any] = {
     "variants": ["uniform_median"],

@@ -11,7 +11,7 @@ from killing import KILLED, apart, drawn, in_child, moments_of, watched
 
 import gradience.bench.run.bench  # noqa: F401  (loaded once, before anything is forked)
 from gradience.cli.app import run
-from gradience.reports.stage import StageManifest
+from gradience.reports.training import StageManifest
 
 
 def check_artifacts(output: Path) -> None:

@@ -22,7 +22,7 @@ from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport
-from gradience.reports.stage import StageManifest
+from gradience.reports.training import StageManifest
 
 CALIBRATES: dict[str, Any] = {
     "variants": ["uniform_r1", "calibrated_r1"],

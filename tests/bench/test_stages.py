@@ -10,7 +10,7 @@ from running import python
 from gradience.bench.run.stages import BEGUN, Stages, changed_files
 from gradience.errors import InputError, LockedError
 from gradience.files.whole import only_one
-from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.reports.training import MANIFEST, StageManifest
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def work(root: Path) -> None:
 
 def killed_at_every_moment(root: Path) -> tuple[int, int]:
     """Return the number of moments, and the number after which the work was already finished."""
-    files = watched("bench/run/stages.py", "reports/stage.py", *WRITING)
+    files = watched("bench/run/stages.py", "reports/training.py", *WRITING)
     moments, finished = moments_of(lambda: work(root / "whole"), files), 0
     for moment in range(1, moments + 1):
         folder = root / str(moment)

@@ -17,7 +17,7 @@ from gradience.files.digests import Digests, write_digests
 from gradience.files.records import ChoiceRecord
 from gradience.reports.bench import Bench
 from gradience.reports.evaluation import KeptRecords
-from gradience.reports.stage import StageManifest
+from gradience.reports.training import StageManifest
 from gradience.statistics.paired import tango
 from gradience.statistics.table import PairedTable
 

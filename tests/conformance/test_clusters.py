@@ -116,7 +116,7 @@ import os, sys, json
 from pathlib import Path
 import numpy as np
 import ray
-from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.reports.training import MANIFEST, StageManifest
 from gradience.bench.run import on_ray
 from gradience.bench.run.on_ray import StageOrder
 from gradience.bench.run.stages import files_of

@@ -35,8 +35,7 @@ from gradience.reports.evaluation import (
 from gradience.reports.forecast import BenchForecast, Check, Requirement, ScoredExample
 from gradience.reports.registry import ARTIFACTS, model_of
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkReport
-from gradience.reports.stage import StageManifest
-from gradience.reports.training import TrainingReport
+from gradience.reports.training import StageManifest, TrainingReport
 from gradience.reports.verification import Verification
 
 ROOT = Path(__file__).resolve().parents[2]

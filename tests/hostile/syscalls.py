@@ -114,7 +114,7 @@ MOMENTS = watched(
         "files/records.py",
         "telemetry/writer.py",
         "bench/run/stages.py",
-        "reports/stage.py",
+        "reports/training.py",
     ),
     *WRITING,
 )

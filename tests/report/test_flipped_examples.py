@@ -11,8 +11,7 @@ from records_sample import YES, labeled, run_of, written
 from gradience.files.records import write_records
 from gradience.reports.base import html
 from gradience.reports.evaluation import EvaluationReport, RecordsFile
-from gradience.reports.page.flips import PromptTexts, answers_of, flip_blocks
-from gradience.reports.page.render import to_page
+from gradience.reports.page.render import PromptTexts, answers_of, flip_blocks, to_page
 from gradience.reports.shrink import ShrinkReport
 from gradience.sources import PageSource, prompts_of, read_sources
 

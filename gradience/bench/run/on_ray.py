@@ -43,7 +43,7 @@ from gradience.files.shared_names import plain_name, sentence_text
 from gradience.files.whole import write_errors
 from gradience.models.devices import threads
 from gradience.progress import Watcher
-from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.reports.training import MANIFEST, StageManifest
 from gradience.tasks.base import Task, rendered
 from gradience.tasks.user_code import ALLOW
 

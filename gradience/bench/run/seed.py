@@ -58,8 +58,7 @@ from gradience.progress import Watcher
 from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import CalibrationReport
-from gradience.reports.stage import MANIFEST
-from gradience.reports.training import ADAPTER, REPORT, TrainingReport
+from gradience.reports.training import ADAPTER, MANIFEST, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.trainer import Reading, watch_peak

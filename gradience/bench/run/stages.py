@@ -23,8 +23,7 @@ from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, OutputError
 from gradience.files.whole import write_errors, write_whole
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
-from gradience.reports.stage import MANIFEST, StageFile, StageManifest
-from gradience.reports.training import ADAPTER
+from gradience.reports.training import ADAPTER, MANIFEST, StageFile, StageManifest
 
 logger = logging.getLogger("gradience.bench")
 

@@ -24,8 +24,7 @@ from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluationReport
-from gradience.reports.stage import MANIFEST, StageManifest
-from gradience.reports.training import ADAPTER, REPORT, TrainingReport
+from gradience.reports.training import ADAPTER, MANIFEST, REPORT, StageManifest, TrainingReport
 
 ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
 """Files in the folder of an evaluation."""

@@ -19,7 +19,7 @@ from gradience.files.records import read_records
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluationReport
-from gradience.reports.stage import MANIFEST
+from gradience.reports.training import MANIFEST
 
 
 class NotThere(Exception):

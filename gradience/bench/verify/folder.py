@@ -25,7 +25,7 @@ from gradience.files.shared_names import given_text, values_text
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
 from gradience.reports.bench import Bench, Status
 from gradience.reports.bench_plan import BenchPlan
-from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.reports.training import MANIFEST, StageManifest
 from gradience.words import counted, listed
 
 ARCHIVE = "everything.tar.xz"

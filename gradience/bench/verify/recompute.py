@@ -40,7 +40,7 @@ from gradience.files.records import (
 from gradience.files.shared_names import given_text
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
-from gradience.reports.stage import MANIFEST
+from gradience.reports.training import MANIFEST
 from gradience.statistics.groups import group_note
 from gradience.tasks import user_code
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring, Task, rendered

@@ -26,8 +26,7 @@ from gradience.files.records import Evaluation, ExamplesRun, read_records
 from gradience.files.shared_names import given_text
 from gradience.models.devices import threads
 from gradience.reports.bench_plan import BenchPlan
-from gradience.reports.stage import MANIFEST
-from gradience.reports.training import ADAPTER
+from gradience.reports.training import ADAPTER, MANIFEST
 from gradience.reports.verification import RegeneratedAnswers
 from gradience.tasks.base import ChoiceTask, ClassificationTask, Task
 from gradience.words import counted

@@ -101,11 +101,8 @@ class PromptForecast(Readable):
     ) -> Document:
         """Return the screen of a dry run. memory: parts beside the base. excluded: what the memory does not include."""
         parts = {"base": self.weights_bytes, **memory, "Python and libraries": self.process_bytes}
-        sampled = (
-            f", {count(self.sampled_completions)} completions sampled first"
-            if self.sampled_completions
-            else ""
-        )
+        number = self.sampled_completions
+        sampled = f", {count(number)} completions sampled first" if number else ""
         shown: list[tuple[str, Inline]] = [
             ("base", Span(self.base, "name")),
             ("examples", f"{count(self.rows)}: {split}{sampled}"),

@@ -8,35 +8,169 @@ template's autoescape. Data of plots are JSON in which `<` is escaped, so that n
 import base64
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gradience.digests import sha256_bytes
+from gradience.digests import sha256_bytes, sha256_file
 from gradience.errors import InputError, UsageError, require
+from gradience.files import records
 from gradience.files.whole import write_whole
-from gradience.reading import open_stream
+from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.reports.audit import AuditReport, audits_blocks
+from gradience.reports.base import blocks as doc
 from gradience.reports.base import html
-from gradience.reports.base.blocks import (
-    Block,
-    Document,
-    Facts,
-    Heading,
-    Inline,
-    Notes,
-    Paragraph,
-    Table,
-    filled,
-    spans,
-)
 from gradience.reports.base.names import display_sentence
+from gradience.reports.base.numbers import plural
 from gradience.reports.base.report import Report, RunInfo
-from gradience.reports.page.flips import ReadPrompts, flip_blocks
+from gradience.reports.bench import Bench
+from gradience.reports.evaluation import REFERENCE, EvaluationReport, RecordsFile
 from gradience.reports.plots.plot import Image, Plot, plots_of
 from gradience.reports.plots.plotly import to_plotly
+from gradience.reports.shrink import ShrinkReport
+
+# ---------------------------------------------------------------- flipped examples
+# Examples that only one of two adapters answers correctly, from the records that a report names. Records are read only
+# from the report's folder, and refused if their digest differs. Without them there is no such section.
+
+TITLE = "Flipped examples"
+SHOWN = 10
+"""Maximum number of examples per kind and adapter."""
+EXCERPT, PROMPT = 120, 600
+"""Maximum characters of an answer and of a prompt; the end is kept."""
+Pair = tuple[records.Record, records.Record]
+"""Answers of the reference and of the candidate to one example."""
+
+
+class PromptTexts(NamedTuple):
+    """The data of a report's examples, read back from where they came from."""
+
+    texts: Mapping[str, str]
+    """Prompt by the example's id."""
+    labels: Sequence[str] = ()
+    """Names of the labels; empty if the answers are not labels."""
+
+
+ReadPrompts = Callable[[], PromptTexts]
+
+
+def flip_blocks(
+    report: Report, folder: Path, prompts: ReadPrompts | None = None, *, texts: bool = True
+) -> list[doc.Block]:
+    """Return the section on flipped examples; empty if there are no records.
+
+    prompts: reads the data of the examples; called if there are flips to show. texts: True to quote prompts and
+    answers; ids and counts are always shown.
+    """
+    try:
+        flips = [*_flips(report, folder)]
+    except InputError as error:
+        return [doc.Heading(TITLE), doc.Notes([doc.Note("warning", f"records not shown: {error}")])]
+    if not flips:
+        return []
+    known = prompts() if prompts is not None and texts else PromptTexts({})
+    aside = f"up to {SHOWN} per kind"
+    aside += "; prompts not shown: no local data file could be read" if texts and not known.texts else ""
+    blocks: list[doc.Block] = [doc.Heading(TITLE, aside=aside, folded=True)]
+    for name, words, pairs in flips:
+        title = f": {plural(len(pairs), 'correct answer')}, {words}"
+        blocks += [doc.Paragraph((doc.Span(name, "name"), title)), _table(pairs[:SHOWN], known, texts=texts)]
+    return blocks
+
+
+def _table(pairs: Sequence[Pair], known: PromptTexts, *, texts: bool) -> doc.Table:
+    """Return examples with the correct answer and both given answers; only ids without texts."""
+    if not texts:
+        return doc.Table([doc.Column("id")], [[doc.Span(new.id, "name")] for _, new in pairs])
+    rows: list[list[doc.Inline]] = []
+    for old, new in pairs:
+        prompt = known.texts.get(new.id)
+        example = doc.Span(new.id, "name") if prompt is None else doc.Span(_end(prompt, PROMPT), "quote")
+        (correct, reference), (_, candidate) = (answers_of(record, known.labels) for record in (old, new))
+        rows.append([example, *(doc.Span(text, "quote") for text in (correct, reference, candidate))])
+    head = doc.Column("prompt" if known.texts else "id", wrap=True)
+    return doc.Table([head, *map(doc.Column, ("correct answer", "reference", "candidate"))], rows)
+
+
+def answers_of(record: records.Record, labels: Sequence[str]) -> tuple[str, str]:
+    """Return the correct answer and the given answer."""
+    if isinstance(record, records.ClassificationRecord | records.ChoiceRecord):
+        correct, given = (
+            labels[label] if label < len(labels) else str(label) for label in (record.label, record.predicted)
+        )
+        return correct, given
+    if isinstance(record, records.GenerationRecord):
+        return _end(record.answer), _end(record.output if record.extracted is None else record.extracted)
+    return "", ""
+
+
+Answers = tuple[str, RecordsFile]
+"""The name of an adapter, and the file of its answers inside the folder of the report."""
+
+
+def _answers(report: Report) -> list[Answers]:
+    """Return the records of the reference, then of each candidate; empty without a reference."""
+    match report:
+        case EvaluationReport():
+            rows = list(report.adapters)
+        case ShrinkReport():
+            results = [candidate.result for candidate in report.candidates if candidate.result is not None]
+            rows = [report.reference, *results]
+        case Bench() if report.probe is not None:
+            measured = [("probe", report.probe), *((row.name, row.measures) for row in report.variants)]
+            return [
+                (name, RecordsFile(path=measures.records, sha256=measures.records_sha256))
+                for name, measures in measured
+                if measures is not None
+            ]
+        case _:
+            return []
+    kept = sorted((row for row in rows if row.records), key=lambda row: row.role != REFERENCE)
+    if not kept or kept[0].role != REFERENCE:
+        return []
+    # the first file has the answers; for free text the second has scores of the gold responses
+    return [(row.name, row.records[0]) for row in kept]
+
+
+def _flips(report: Report, folder: Path) -> Iterator[tuple[str, str, list[Pair]]]:
+    """Yield the name of each adapter with records, which side alone is correct, and these examples, if there are any.
+
+    Raises InputError (`other-records`).
+    """
+    answers = _answers(report)
+    before = _read(answers[0][1], folder) if answers else None
+    if before is None:
+        return
+    old = {record.id: record for record in before.records if not isinstance(record, records.ScoreRecord)}
+    for name, file in answers[1:]:
+        changed: dict[str, list[Pair]] = {"reference only": [], "candidate only": []}
+        after = _read(file, folder)
+        for record in after.records if after is not None else ():
+            first = old.get(record.id)
+            if first is not None and first.correct != record.correct:
+                changed["reference only" if first.correct else "candidate only"].append((first, record))
+        yield from ((name, words, pairs) for words, pairs in changed.items() if pairs)
+
+
+def _read(file: RecordsFile, folder: Path) -> records.Evaluation[records.Record] | None:
+    """Return the records in a file of the folder; None if it is not there, or a link leads out of the folder."""
+    path = folder / file.path
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        return None
+    if sha256_file(path, limit=MAX_DATA_BYTES) != file.sha256:
+        raise InputError(
+            f"{file.path}: sha256 differs from the one in the report",
+            code="other-records",
+            hint="evaluate again to rewrite records and report",
+        )
+    return records.read_records(path)
+
+
+def _end(text: str, most: int = EXCERPT) -> str:
+    return text if len(text) <= most else f"…{text[-most:]}"
+
 
 # ---------------------------------------------------------------- parts of a page
 
@@ -68,8 +202,8 @@ class PageSource:
 class Section:
     """One section of a report."""
 
-    heading: Heading
-    blocks: list[Block] = field(default_factory=list)
+    heading: doc.Heading
+    blocks: list[doc.Block] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
 
 
@@ -77,21 +211,21 @@ class Section:
 class PagePart:
     """One report, or a summary of several."""
 
-    heading: Heading
+    heading: doc.Heading
     """Its title, with the verdict as the aside."""
-    opening: list[Block] = field(default_factory=list)
+    opening: list[doc.Block] = field(default_factory=list)
     """Blocks before the first section."""
     sections: list[Section] = field(default_factory=list)
 
     @property
-    def answer(self) -> list[Block]:
+    def answer(self) -> list[doc.Block]:
         """Sentences and notes of the opening, for the summary box."""
-        return [block for block in self.opening if isinstance(block, Paragraph | Notes)]
+        return [block for block in self.opening if isinstance(block, doc.Paragraph | doc.Notes)]
 
     @property
-    def facts(self) -> list[Block]:
+    def facts(self) -> list[doc.Block]:
         """The other blocks of the opening."""
-        return [block for block in self.opening if not isinstance(block, Paragraph | Notes)]
+        return [block for block in self.opening if not isinstance(block, doc.Paragraph | doc.Notes)]
 
 
 def parts_of(sources: Sequence[PageSource], *, texts: bool) -> list[PagePart]:
@@ -114,16 +248,16 @@ def _parts_of(source: PageSource, *, texts: bool) -> list[PagePart]:
     flips = [] if source.folder is None else flip_blocks(report, source.folder, source.prompts, texts=texts)
     first, *others = _parts([*report.blocks(), *flips])
     plots = list(plots_of(report).values())
-    first.sections[:0] = [Section(Heading("Plots"), plots=plots)] if plots else []
+    first.sections[:0] = [Section(doc.Heading("Plots"), plots=plots)] if plots else []
     return [first, *others]
 
 
-def _parts(document: Document) -> list[PagePart]:
+def _parts(document: doc.Document) -> list[PagePart]:
     """Return the parts of a document, which begins with a title: the blocks before the first section, and sections."""
     parts: list[PagePart] = []
-    at: list[Block] = []
-    for block in filled(document):
-        if not isinstance(block, Heading):
+    at: list[doc.Block] = []
+    for block in doc.filled(document):
+        if not isinstance(block, doc.Heading):
             at.append(block)
         elif block.level == 1:
             parts.append(PagePart(block))
@@ -226,9 +360,9 @@ def _safe(markup: str) -> Any:
     return require("markupsafe", extra="report").Markup(markup)  # installed with jinja2
 
 
-def _plain(text: Inline) -> str:
+def _plain(text: doc.Inline) -> str:
     """Return the text of a line, shortened and visible."""
-    return display_sentence("".join(span.text for span in spans(text)))
+    return display_sentence("".join(span.text for span in doc.spans(text)))
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -247,25 +381,25 @@ def _policy(scripts: Sequence[str]) -> str:
 def _aside(section: Section) -> Any:
     """Return the text beside a heading; none if it is the legend of a map, which the page shows as a plot."""
     aside = section.heading.aside
-    return _inline("" if any(span.role.startswith("heat") for span in spans(aside)) else aside)
+    return _inline("" if any(span.role.startswith("heat") for span in doc.spans(aside)) else aside)
 
 
-def _inline(text: Inline) -> Any:
+def _inline(text: doc.Inline) -> Any:
     return _safe(html.inline(text))
 
 
-def _blocks(blocks: Sequence[Block]) -> Any:
+def _blocks(blocks: Sequence[doc.Block]) -> Any:
     return _safe(f'<div class="gradience">{"".join(_drawn(blocks))}</div>' if blocks else "")
 
 
-def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
+def _drawn(blocks: Sequence[doc.Block]) -> Iterator[str]:
     for block in blocks:
-        if not isinstance(block, Table | Facts):
+        if not isinstance(block, doc.Table | doc.Facts):
             yield html.block(block)
             continue
         # a table that is wider than a phone scrolls by itself, also by keyboard
         table = f'<div class="scroll" tabindex="0" role="group" aria-label="Table">{html.block(block)}</div>'
-        if isinstance(block, Table) and len(block.rows) > FOLDED:
+        if isinstance(block, doc.Table) and len(block.rows) > FOLDED:
             table = f"<details><summary>{len(block.rows):,} rows</summary>{table}</details>"
         yield table
 

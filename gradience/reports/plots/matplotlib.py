@@ -270,8 +270,6 @@ def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
 def _formatter(axis: Axis) -> Any:
     """Return the format of ticks: 25 %, or 0.001, 2.5, 20,000, 1e-05."""
     ticker = _part("ticker")
-    return (
-        ticker.PercentFormatter(1, symbol=" %")
-        if axis.form == "share"
-        else ticker.StrMethodFormatter("{x:,g}")
-    )
+    if axis.form == "share":
+        return ticker.PercentFormatter(1, symbol=" %")
+    return ticker.StrMethodFormatter("{x:,g}")
