@@ -8,13 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.errors import UsageError
-from gradience.files.records import (
-    ChoiceRecord,
-    ClassificationRecord,
-    ExamplesRun,
-    GenerationRecord,
-    Record,
-)
+from gradience.files.records import ChoiceRecord, ClassificationRecord, ExamplesRun, GenerationRecord, Record
 from gradience.statistics.table import PairedTable
 
 T = TypeVar("T", bound=Record)

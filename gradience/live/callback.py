@@ -316,11 +316,7 @@ def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module)
     return {
         "model_name": base["name"],
         "task_profile": task_type(model),
-        "optimizer": {
-            "name": _name(args.optim),
-            "lr": args.learning_rate,
-            "weight_decay": args.weight_decay,
-        },
+        "optimizer": {"name": _name(args.optim), "lr": args.learning_rate, "weight_decay": args.weight_decay},
         "lora": _lora(model),
         "training": {
             "seed": args.seed,

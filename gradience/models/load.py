@@ -107,12 +107,7 @@ def load_base(
     classifier's head is drawn then.
     Raises InputError or NetworkError when it cannot be had, MissingExtra without bitsandbytes for `nf4`.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        set_seed,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
     target = choose_device(device)
     make_current(target)

@@ -18,25 +18,10 @@ from gradience.files.shared_names import PlainName
 from gradience.reports.base import blocks as doc
 from gradience.reports.base.exact import exact_percent, exact_text
 from gradience.reports.base.graded import GRADE_TONES, Bounds, Grade, NextGrade, Probability, grade_note
-from gradience.reports.base.numbers import (
-    MISSING,
-    number_range,
-    percent,
-    plural,
-    round_up,
-    sig,
-    trimmed,
-)
+from gradience.reports.base.numbers import MISSING, number_range, percent, plural, round_up, sig, trimmed
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report, RunInfo
-from gradience.reports.bench_plan import (
-    DataSplit,
-    LadderBound,
-    PlannedSet,
-    Policy,
-    Share,
-    allowed_losses,
-)
+from gradience.reports.bench_plan import DataSplit, LadderBound, PlannedSet, Policy, Share, allowed_losses
 from gradience.reports.evaluation import EvaluatedAdapter, delta_cell
 from gradience.statistics.table import PairedTable
 from gradience.words import counted, noun

@@ -43,12 +43,7 @@ class TelemetryWriter:
     decides whether that matters. A short write is repaired by the next one.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        run_id: str | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, run_id: str | None = None) -> None:
         self.path = Path(path)
         self.run_id = run_id or str(uuid.uuid4())
         self._started = time.monotonic()
@@ -110,12 +105,7 @@ class TelemetryWriter:
         self.write("metrics", step, kind=kind, metrics=metrics)
 
     def end(
-        self,
-        status: RunStatus,
-        *,
-        step: int | None = None,
-        reason: str | None = None,
-        **facts: object,
+        self, status: RunStatus, *, step: int | None = None, reason: str | None = None, **facts: object
     ) -> None:
         """`run_end`, once, and to the disk. A second call does nothing."""
         if self._ended:
@@ -136,10 +126,7 @@ class TelemetryWriter:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
             self.end(status_of(kind), reason=kind.__name__ if kind else None)

@@ -8,10 +8,7 @@ from gradience.reports.base import blocks
 from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark, Note, Span, Table, spans
 from gradience.reports.base.names import html_name, html_text
 
-MARK_WORDS: dict[Mark, str] = {
-    "warning": "<strong>warning:</strong> ",
-    "error": "<strong>error:</strong> ",
-}
+MARK_WORDS: dict[Mark, str] = {"warning": "<strong>warning:</strong> ", "error": "<strong>error:</strong> "}
 SENTENCES = (Column(), Column(wrap=True))
 """The columns of facts: labels and texts."""
 

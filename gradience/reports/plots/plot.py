@@ -219,12 +219,7 @@ SERIES = ("#3b78c4", "#d9822b", "#2f9e77", "#b3589a", "#7352d1", "#8f5f33", "#45
 least 14 apart in CIELAB, also for readers without red or green receptors (Machado, Oliveira and Fernandes,
 2009)."""
 
-TONES: dict[Tone, str] = {
-    "good": "#2f9e77",
-    "warn": "#c98a1b",
-    "bad": "#cf4b4b",
-    "dim": "#8c8c8c",
-}
+TONES: dict[Tone, str] = {"good": "#2f9e77", "warn": "#c98a1b", "bad": "#cf4b4b", "dim": "#8c8c8c"}
 
 SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """Colors of heat maps, from low to high in even steps (viridis, Smith and van der Walt, 2015; CC0)."""
