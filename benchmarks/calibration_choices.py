@@ -36,7 +36,7 @@ from gradience.evaluate import Classification, Generation, Scores, evaluate_rows
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.reports.calibration import Calibration
-from gradience.tasks.base import ClassificationTask
+from gradience.tasks.base import AnswerScoring, ClassificationTask
 
 PROBE = "probe"
 CHOICES = ["tokens", "rows", "sums", "centered", "sampled"]
@@ -215,7 +215,10 @@ def tried(original: Original, prompts: Mapping[str, Path], examples: Any, task: 
     engine.add(PROBE, original.folder)
     scored = {"gold": examples}
     if "written" in options.on:
-        ask = Generation(filters={"all": str}, same=str.__eq__, max_new_tokens=options.completion_tokens)
+        ask = Generation(
+            rules=AnswerScoring(filters={"all": str}, same=str.__eq__),
+            max_new_tokens=options.completion_tokens,
+        )
         records = evaluate_rows(engine, ask, PROBE, examples, batch_size=options.batch_size).records
         scored["written"] = [
             replace(e, response=row.output) for e, row in zip(examples, records, strict=True)

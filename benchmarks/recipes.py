@@ -149,8 +149,7 @@ def answered(engine: TransformersEngine, name: str | None, task: Task, output: P
     records = output / "records"
     records.mkdir(parents=True, exist_ok=True)
     generation = Generation(
-        filters=task.filters,
-        same=task.same,
+        rules=task,
         max_new_tokens=256 if gsm8k else task.max_new_tokens,
         stop=task.stop,
     )

@@ -139,6 +139,8 @@ AboveZero = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[Number, Field(gt=0, le=1)]
 Part = Annotated[Number, Field(ge=0, lt=1)]
 """Share below 1, such as a reduction or an error."""
+Strength = Annotated[Number, Field(gt=0, le=10)]
+"""Factor for an update; a larger one is taken for a slip."""
 RankList = Annotated[Sequence[int], BeforeValidator(_ranks)]
 """Ranks, or a string such as `8,4,2`. Stored as a tuple."""
 

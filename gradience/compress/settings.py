@@ -17,11 +17,11 @@ from gradience.settings import (
     AboveZero,
     Flag,
     Internal,
-    Number,
     OutputPath,
     Part,
     Positive,
     Share,
+    Strength,
     StrPath,
     settings_model,
 )
@@ -77,7 +77,7 @@ class SizeSettings:
 class RankSettings:
     """Ranks, directions and strength."""
 
-    strength: Annotated[Number | None, Flag("X")] = None
+    strength: Annotated[Strength | None, Flag("X")] = None
     """Factor for the update, such as 0.8. Without a target size, the ranks do not change."""
     allowed_ranks: AllowedRanks = None
     """Ranks that modules may have, such as `[4, 8, 16]`."""

@@ -105,9 +105,7 @@ class Evaluator:
         if isinstance(task, LikelihoodTask):
             return Scores(rolling=task.rolling)
         return Generation(
-            filters=task.filters,
-            same=task.same,
-            decide=task.decide,
+            rules=task,
             stop=task.stop,
             max_new_tokens=self.max_new_tokens or task.max_new_tokens,
         )

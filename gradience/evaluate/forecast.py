@@ -180,19 +180,8 @@ def scored_example(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
     if isinstance(task, ChoiceTask):
         marks = [f"*{text}" if place == example.label else text for place, text in enumerate(example.choices)]
         return ScoredExample(id=example.id, prompt=prompt, response=response, scored=" | ".join(marks))
-    extracted = correct = None
-    if isinstance(task, GenerationTask) and task.decide is not None:
-        decision = task.decide(example.id, [example.response])
-        extracted, correct = next(iter(decision.answers.values()), None), decision.correct
-    elif isinstance(task, GenerationTask):
-        deciding = next(iter(task.filters.values()), None)
-        extracted = None if deciding is None else deciding(example.response)
-        correct = extracted is not None and task.same(extracted, example.answer)
-    return ScoredExample(
-        id=example.id,
-        prompt=prompt,
-        response=response,
-        scored=example.answer,
-        extracted=extracted,
-        correct=correct,
-    )
+    found: dict[str, Any] = {}
+    if isinstance(task, GenerationTask):
+        decision = task.decision(example.id, example.response, example.answer)
+        found = {"extracted": decision.extracted, "correct": decision.correct}
+    return ScoredExample(id=example.id, prompt=prompt, response=response, scored=example.answer, **found)

@@ -7,7 +7,7 @@ be evaluated in parts. A `Procedure` defines how a row is answered and what its 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -39,7 +39,7 @@ from gradience.files.records import (
     ScoreRecord,
 )
 from gradience.progress import Progress
-from gradience.tasks.base import ChooseBy, Decide, Decision, Filter
+from gradience.tasks.base import AnswerScoring, ChooseBy, Decide
 from gradience.words import counted
 
 EFFECT_CHECK_EXAMPLES = 8
@@ -386,13 +386,8 @@ class Generation(Procedure):
     """
 
     kind: ClassVar[RecordKind] = "generation"
-    filters: Mapping[str, Filter]
-    """Name -> function that extracts the answer from an output; the first one decides."""
-    same: Callable[[str, str], bool]
-    """(extracted, gold) -> True if the answers are the same."""
+    rules: AnswerScoring
     max_new_tokens: int
-    decide: Decide | None = None
-    """Replaces `filters` and `same`."""
     stop: Sequence[str] = ()
 
     def decoding(self, engine: Engine) -> Decoding:
@@ -400,8 +395,7 @@ class Generation(Procedure):
         return Decoding(self.max_new_tokens, tuple(self.stop), self.limit(engine))
 
     def settings(self, engine: Engine) -> dict[str, Any]:
-        filters = tuple(self.filters) if self.decide is None else self.decide.names
-        return {"filters": filters, **self.decoding(engine)._asdict()}
+        return {"filters": self.rules.ways, **self.decoding(engine)._asdict()}
 
     def identity(self, row: Any) -> tuple[Any, ...]:
         return row.id, row.prompt, row.answer
@@ -418,10 +412,7 @@ class Generation(Procedure):
 
     def record(self, row: Any, output: Output) -> GenerationRecord:
         """Return the record of a row's output."""
-        if self.decide is None:
-            decision = decided(output.text, row.answer, self.filters, self.same)
-        else:
-            decision = self.decide(row.id, [output.text])
+        decision = self.rules.decision(row.id, output.text, row.answer)
         return GenerationRecord(
             id=row.id,
             prompt_sha256=sha256_text(row.prompt),
@@ -430,19 +421,10 @@ class Generation(Procedure):
             n_tokens=output.n_tokens,
             stopped_by=output.stopped_by,
             answers=dict(decision.answers),
-            extracted=next(iter(decision.answers.values()), None),
+            extracted=decision.extracted,
             correct=decision.correct,
             truncated=output.truncated,
         )
-
-
-def decided(
-    output: str, gold: str, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
-) -> Decision:
-    """Return the answer that each filter extracts; the output is correct if the first one is the gold answer."""
-    by_filter = {name: extract(output) for name, extract in filters.items()}
-    extracted = next(iter(by_filter.values()), None)
-    return Decision(extracted is not None and same(extracted, gold), by_filter)
 
 
 # ---------------------------------------------------------------- likelihoods

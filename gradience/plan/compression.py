@@ -297,8 +297,6 @@ SIZES: dict[str, Callable[[Any], criteria.Criterion]] = {
     "plan": _plan,
 }
 """The ways to ask for a size -> what makes a criterion of the value."""
-MAX_STRENGTH = 10.0
-"""The largest factor for an update; more is taken for a slip."""
 
 
 def criterion_of(given: Mapping[str, Any], strength: float | None = None) -> criteria.Criterion:
@@ -435,15 +433,9 @@ SMALLEST_NORM = 1e-290
 
 
 def _strength(given: float | None, criterion: criteria.Criterion, calibration: Calibration | None) -> float:
-    """Return the factor for the update. Raises UsageError (`bad-strength`, `strength-and-calibration`)."""
+    """Return the factor for the update. Raises UsageError (`strength-and-calibration`)."""
     planned = criterion.plan.strength if isinstance(criterion, criteria.ToPlan) else 1.0
     strength = planned if given is None else given
-    if not 0 < strength <= MAX_STRENGTH:
-        raise UsageError(
-            f"strength is {strength:g}, but must be above 0 and at most {MAX_STRENGTH:g}",
-            code="bad-strength",
-            hint="give a factor such as 0.8, which multiplies the update by 0.8",
-        )
     if strength != 1 and calibration is not None:
         raise UsageError(
             "--strength with --calibration: the predicted KL does not cover a new strength",

@@ -4,7 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
-from typing import ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
+
+from pydantic import Field
 
 from gradience.files.artifact import Float12, Part, artifact_row
 from gradience.reports.base import blocks as doc
@@ -50,7 +52,7 @@ class _Compression(Report):
     schema_: str
     criterion: str
     """Description, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
-    strength: Float12 = 1.0
+    strength: Annotated[Float12, Field(gt=0, le=10)] = 1.0
     """Factor for the update: every scale s is multiplied by it."""
     kept_energy: Float12
     """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² if α is unknown). With a calibration 1 −

@@ -7,22 +7,18 @@ from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from gradience.audit.options import CalibrationFile
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
 from gradience.files.card import CardOf
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
-from gradience.plan.compression import MAX_STRENGTH
-from gradience.settings import Flag, Internal, OutputPath, RankList, StrPath, settings_model, shared
+from gradience.settings import Flag, Internal, OutputPath, RankList, Strength, StrPath, settings_model, shared
 
 
 def _parts(given: Any) -> Any:
     return given.split(",") if isinstance(given, str) else given
-
-
-Strength = Annotated[float, Field(gt=0, le=MAX_STRENGTH)]
 
 
 @settings_model()

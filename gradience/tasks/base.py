@@ -6,7 +6,7 @@ without loading examples, so that stored answers can be scored again on a machin
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 from gradience.files.records import RecordKind
@@ -27,6 +27,11 @@ class Decision:
     correct: bool
     answers: Mapping[str, str | None] = field(default_factory=dict)
     """Way of finding the answer -> what it finds in the output; the first decides. None when it finds none."""
+
+    @property
+    def extracted(self) -> str | None:
+        """The answer that decides."""
+        return next(iter(self.answers.values()), None)
 
 
 class Decide(Protocol):
@@ -67,6 +72,19 @@ class AnswerScoring(_Versioned):
     """(extracted, gold) -> whether they are the same answer."""
     decide: Decide | None = None
     """Decides in place of filters and comparison."""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Names of the ways of finding the answer; the first decides."""
+        return tuple(self.filters) if self.decide is None else self.decide.names
+
+    def decision(self, example_id: str, output: str, gold: str) -> Decision:
+        """Return the answers found in an output, and whether it is correct."""
+        if self.decide is not None:
+            return self.decide(example_id, [output])
+        found = Decision(False, {name: extract(output) for name, extract in self.filters.items()})
+        correct = found.extracted is not None and self.same(found.extracted, gold)
+        return replace(found, correct=correct)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +140,6 @@ class GenerationTask(_Named, AnswerScoring):
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     """An output ends before the first of these."""
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """Names of the ways of finding the answer; the first decides."""
-        return tuple(self.filters) if self.decide is None else self.decide.names
 
 
 @dataclass(frozen=True, kw_only=True)

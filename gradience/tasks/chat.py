@@ -18,7 +18,7 @@ from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id
-from gradience.tasks.rows import Row, gather, sources_of, tables_of
+from gradience.tasks.rows import Column, Row, gather, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 ROLES = ("system", "developer", "user", ASSISTANT, "tool")
@@ -35,7 +35,7 @@ def load(
     dev_file: Path | None = None,
     confirm_file: Path | None = None,
     dev: Annotated[int, Field(ge=0)] | None = None,
-    columns: dict[str, str] | None = None,
+    columns: dict[Column, str] | None = None,
     scorer: ScorerName | Literal["nll"] = "exact",
     pattern: Annotated[str, Field(min_length=1)] | None = None,
     max_new_tokens: Positive | None = None,

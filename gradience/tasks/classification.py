@@ -12,7 +12,7 @@ from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabeledExample, canonical, content_id
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Row, RowTable, Tables, checked, gather, sources_of, tables_of
+from gradience.tasks.rows import Column, Row, RowTable, Tables, checked, gather, sources_of, tables_of
 
 
 def load(
@@ -22,7 +22,7 @@ def load(
     dev_file: Path | None = None,
     confirm_file: Path | None = None,
     dev: Annotated[int, Field(ge=0)] | None = None,
-    columns: dict[str, str] | None = None,
+    columns: dict[Column, str] | None = None,
     label_names: Annotated[list[str], Field(min_length=2)] | None = None,
     metric: Metric = "accuracy",
 ) -> ClassificationTask:

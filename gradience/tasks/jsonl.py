@@ -18,7 +18,7 @@ from gradience.tasks.base import (
     LikelihoodTask,
 )
 from gradience.tasks.examples import ChoiceExample, PromptExample, content_id
-from gradience.tasks.rows import Row, gather, kind_of, sources_of, tables_of
+from gradience.tasks.rows import Column, Row, gather, kind_of, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 
@@ -29,7 +29,7 @@ def load(
     dev_file: Path | None = None,
     confirm_file: Path | None = None,
     dev: Annotated[int, Field(ge=0)] | None = None,
-    columns: dict[str, str] | None = None,
+    columns: dict[Column, str] | None = None,
     scorer: ScorerName | Literal["multiple_choice", "nll"] = "exact",
     pattern: Annotated[str, Field(min_length=1)] | None = None,
     stop: list[str] | None = None,

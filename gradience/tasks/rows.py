@@ -17,7 +17,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard
+
+from pydantic import Field
 
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
@@ -239,21 +241,10 @@ def dataset_errors(name: str, *more: type[Exception]) -> Iterator[None]:
 # ---------------------------------------------------------------- layouts
 
 
-PROMPTS = (
-    "prompt",
-    "instruction",
-    "question",
-    "query",
-    "problem",
-    "input",
-    "article",
-    "document",
-    "dialogue",
-    "ctx",
-)
+PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input", "ctx")
 CONTEXTS = ("input", "context", "passage")
 """Columns that follow a prompt after a blank line if they have a text."""
-ANSWERS = ("answer", "output", "response", "completion", "solution", "target", "summary", "highlights")
+ANSWERS = ("answer", "output", "response", "completion", "solution", "target")
 LABELS = ("label", "labels", "category", "sentiment", "intent", "class")
 SYSTEMS = ("system", "system_prompt")
 LAYOUTS: Sequence[Mapping[str, Sequence[str]]] = (
@@ -268,9 +259,12 @@ LAYOUTS: Sequence[Mapping[str, Sequence[str]]] = (
     {"text": ("text", "sentence", "review", "content"), "label": LABELS},
     {"prompt": ("prompt",), "completion": ("completion",)},
     {"prompt": PROMPTS, "answer": ANSWERS},
+    {"prompt": ("article", "document", "dialogue"), "answer": ("summary", "highlights")},
 )
 """Layouts of public data sets: our columns -> names that they have there. The first that fits is taken."""
-COLUMNS = ("prompt", "answer", "completion", "text", "text_pair", "label", "messages", "choices", "id")
+Column = Annotated[
+    str, Field(pattern="^(prompt|answer|completion|text|text_pair|label|messages|choices|id)$")
+]
 """Columns that `--columns` can name."""
 
 
@@ -282,15 +276,8 @@ def laid_out(rows: Iterator[Row], columns: Mapping[str, str] | None = None) -> I
     'Add.\\n\\n1 + 1'
 
     columns: our name -> the file's, as `--columns prompt=Q,answer=A`; the rest is then not guessed.
-    Raises InputError: `task-columns` (an unknown name of ours), `task-column` (the file has no such column).
+    Raises InputError (`task-column`) if the file has no such column.
     """
-    for ours, theirs in (columns or {}).items():
-        if ours not in COLUMNS:
-            raise InputError(
-                f"--columns {ours}={theirs}: `{ours}` is not a field that Gradience knows",
-                code="task-columns",
-                hint=did_you_mean(ours, COLUMNS, f"write FIELD=COLUMN; the fields are {', '.join(COLUMNS)}"),
-            )
     layout = columns or None
     for row in rows:
         layout = layout_of(row) if layout is None else layout

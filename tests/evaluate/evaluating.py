@@ -7,6 +7,7 @@ import torch
 from scipy.special import log_softmax
 
 from gradience.evaluate import Choices, Classification, Generation, Scores, evaluate_rows
+from gradience.tasks.base import AnswerScoring
 
 
 def _of(procedure):
@@ -19,9 +20,12 @@ def _of(procedure):
     return evaluate
 
 
-evaluate_classification, evaluate_generation, evaluate_choices = map(
-    _of, (Classification, Generation, Choices)
-)
+evaluate_classification, evaluate_choices = map(_of, (Classification, Choices))
+
+
+def evaluate_generation(engine, name, rows, *, filters, same, **settings):
+    """Answers of one adapter, scored by these filters."""
+    return _of(Generation)(engine, name, rows, rules=AnswerScoring(filters=filters, same=same), **settings)
 
 
 IDS = torch.arange(12)[None]

@@ -117,9 +117,11 @@ def test_wrong_columns_name_the_right_ones(tmp_path):
     with pytest.raises(InputError, match="has no rows"):
         reader_of(file_of(tmp_path))
     path = file_of(tmp_path, {"Q": "1 + 1?", "A": "2"})
-    with pytest.raises(InputError, match="`promt` is not a field") as caught:
+    with pytest.raises(InputError, match="`promt` match no known layout") as caught:
         reader_of(path, {"promt": "Q"})
-    assert "`prompt`" in caught.value.hint
+    assert "--columns prompt=Q,answer=A" in caught.value.hint
+    with pytest.raises(InputError, match="promt"):
+        load("jsonl", {"columns": {"promt": "Q"}, "file": str(path)}, needed=())
     with pytest.raises(InputError, match="no column `B`") as caught:
         reader_of(path, {"prompt": "Q", "answer": "B"})
     assert "`Q`, `A`" in caught.value.hint

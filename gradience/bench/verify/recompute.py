@@ -25,7 +25,7 @@ from gradience.bench.verify.folder import RunFolder
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.kept import RECORDS
-from gradience.evaluate.rows import decided, predictions_of, whole_text
+from gradience.evaluate.rows import predictions_of, whole_text
 from gradience.evaluate.verb import planned_set
 from gradience.files.records import (
     ChoiceRecord,
@@ -103,13 +103,12 @@ def _again(row: Record, rules: Scoring) -> Record:
         predicted = predictions[rules.choose_by]
         fields = {"predictions": predictions, "predicted": predicted, "correct": predicted == row.label}
     elif isinstance(row, GenerationRecord) and isinstance(rules, AnswerScoring):
-        verdict = (
-            decided(row.output, row.answer, rules.filters, rules.same)
-            if rules.decide is None
-            else rules.decide(row.id, [row.output])
-        )
-        extracted = next(iter(verdict.answers.values()), None)
-        fields = {"answers": dict(verdict.answers), "extracted": extracted, "correct": verdict.correct}
+        verdict = rules.decision(row.id, row.output, row.answer)
+        fields = {
+            "answers": dict(verdict.answers),
+            "extracted": verdict.extracted,
+            "correct": verdict.correct,
+        }
     unchanged = all(getattr(row, name) == value for name, value in fields.items())
     return row if unchanged else replace(row, **fields)
 
