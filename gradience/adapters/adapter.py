@@ -252,7 +252,6 @@ class Adapter(Closing):
     pairs: list[LoraPair] = field(default_factory=list)
     other: list[SkippedTensor] = field(default_factory=list)
     unaudited: list[SkippedTensor] = field(default_factory=list)
-    ghosts: list[str] = field(default_factory=list)
     unwritable: str | None = None
     no_scale: str | None = None
     """Why no scale is known, although there is a config."""

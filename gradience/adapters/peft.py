@@ -7,8 +7,8 @@ expert last. Factors are returned as tall float64 blocks, see `spectra`.
 
 LoRA on parameters (`target_parameters`): PEFT nests one wrapper per parameter of a module, in the order in which the
 model defines its parameters: the first one is the innermost, and its key has the most `base_layer`. The parameter's
-name is not in the key, and the model is not available: for the names below the order is known, for others the alphabet
-decides and a finding says so.
+name is not in the key, and the model is not available: for the names below the order is known. Factors of several other
+parameters on one module are not read.
 Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests/audit/test_against_peft.py.
 """
 
@@ -49,7 +49,8 @@ _KNOWN_ORDER = (
 
 
 def wrapped_parameter(config: PeftConfig, module: str, depth: int, deepest: int, stacked: int) -> str | None:
-    """`<module>.<parameter>` for a wrapper, or None for an ordinary module.
+    """`<module>.<parameter>` for a wrapper, empty if the order of its parameters is not known; None for an ordinary
+    module.
 
     depth: number of `base_layer` in the key.   deepest: the largest depth of the module.   stacked: rows of A.
     A target without an owner (`gate_up_proj`) fits every module: then `target_modules`, or a rank that leaves room
@@ -66,25 +67,12 @@ def wrapped_parameter(config: PeftConfig, module: str, depth: int, deepest: int,
             return None
     elif modules is not None and not owned and stacked == config.rank_of(module):
         return None
-    position = deepest - depth
-    if position >= len(set(names)):
+    position, parameters = deepest - depth, set(names)
+    if position >= len(parameters):
         return None
-    order = {name: index for index, name in enumerate(_KNOWN_ORDER)}
-    ordered = sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
-    return f"{module}.{ordered[position]}"
-
-
-def guessed_orders(config: PeftConfig) -> list[str]:
-    """Targets whose order on their module is a guess: several on one module, and not all of them known."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for target in config.target_parameters:
-        groups[target.rpartition(".")[0]].append(target)
-    return [
-        target
-        for group in groups.values()
-        if len(group) > 1 and not all(target.rpartition(".")[2] in _KNOWN_ORDER for target in group)
-        for target in sorted(group)
-    ]
+    if len(parameters) > 1 and not parameters.issubset(_KNOWN_ORDER):
+        return ""
+    return f"{module}.{sorted(parameters, key=[*_KNOWN_ORDER, *parameters].index)[position]}"
 
 
 def layout_of(config: PeftConfig, parameter: str) -> str | None:
@@ -161,7 +149,6 @@ def _sort_tensors(opened: Adapter, tensors: adapter.Tensors, keys: Mapping[str, 
     for name, key in keys.items():
         if ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in tensors:
             # In addition to the trained copy, PEFT saves the live model's embedding or head.
-            opened.ghosts.append(name)
             opened.other += adapter.notes_of([name], adapter.GHOST_REASON, tensors)
         elif key.adapter is not None and key.adapter != opened.adapter_name:
             opened.other += adapter.notes_of([name], f"another adapter ({key.adapter})", tensors)
@@ -179,7 +166,6 @@ def _sort_tensors(opened: Adapter, tensors: adapter.Tensors, keys: Mapping[str, 
         names = [name for group in roles.values() for name in group]
         # The module itself is read if it is there, else the copy that was trained, else the one that was not.
         if any((module, depth, better) in slots for better in _GHOSTS[: _GHOSTS.index(ghost)]):
-            opened.ghosts += names
             opened.other += adapter.notes_of(names, adapter.GHOST_REASON, tensors)
             continue
         pair = _make_pair(opened.config, module, depth, deepest[module], roles, tensors)
@@ -209,6 +195,8 @@ def _make_pair(
         return "MergedLinear of PEFT before 0.4 (enable_lora): block-diagonal factors"
     if config is not None and config.target_parameters:
         parameter = wrapped_parameter(config, module, depth, deepest, a.entry.shape[0])
+        if parameter == "":
+            return "one of several parameters of a module (target_parameters) whose order is not known"
         pair = None if parameter is None else _expert_pair(config, parameter, a, b)
     if pair is None and deepest:
         return "one of several wrappers of one module (base_layer), which only target_parameters tells apart"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, Adapter
 from gradience.adapters.config import AS_PLAIN_LORA, Initialization, PatternTable, initialization_of
 from gradience.adapters.keys import parse_key, path_ends
-from gradience.adapters.peft import SAY_ORDER, guessed_orders
+from gradience.adapters.peft import SAY_ORDER
 from gradience.reports.audit import LayerAudit
 from gradience.reports.base.report import SEVERITIES, Finding, Severity
 from gradience.words import counted, listed, noun
@@ -382,19 +382,6 @@ def targets(facts: AdapterFacts) -> Iterator[Said]:
         )
 
 
-@finding(
-    "parameter-order",
-    "warning",
-    "compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
-)
-def parameter_order(facts: AdapterFacts) -> Iterator[Said]:
-    if facts.adapter.config and (guessed := guessed_orders(facts.adapter.config)):
-        yield Said(
-            f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
-            "tensor belongs to which: named in alphabetical order"
-        )
-
-
 def _patterns(facts: AdapterFacts) -> Iterator[tuple[str, PatternTable]]:
     if facts.adapter.config:
         yield "rank_pattern", facts.adapter.config.rank_pattern
@@ -413,13 +400,6 @@ def unmatched_patterns(facts: AdapterFacts) -> Iterator[Said]:
     for label, table in _patterns(facts):
         if keys := [key[:80] for key in table.unmatched]:
             yield Said(f"{label} {noun(len(keys), 'key')} without a matching module: {listed(keys)}")
-
-
-@finding("ghost-copies", "warning", "`gradience convert` leaves them out; they are counted only once here")
-def ghosts(facts: AdapterFacts) -> Iterator[Said]:
-    if ghosts := facts.adapter.ghosts:
-        repeat = "repeat a module under original_module or modules_to_save"
-        yield Said(f"{counted(len(ghosts), 'tensor')} {repeat}: {listed(ghosts, 2)}")
 
 
 @finding("rank-above-shape", "warning", "the surplus does nothing: lower the rank there (rank_pattern)")
@@ -452,15 +432,6 @@ def saturated(facts: AdapterFacts) -> Iterable[Said]:
 def diverged(facts: AdapterFacts) -> Iterable[Said]:
     names = labels(facts, lambda row: (row.fro_norm or 0.0) >= DIVERGED_NORM)
     return many(names, f"{{has}} ‖ΔW‖_F above {DIVERGED_NORM:g}")
-
-
-@finding("coarse-storage", "info", "audit the adapter before the conversion: these types lose small entries")
-def coarse_storage(facts: AdapterFacts) -> Iterator[Said]:
-    rows = [row for row in facts.layers if row.dtype.startswith("F8")]
-    if rows:
-        types = ", ".join(sorted({row.dtype for row in rows}))
-        worst = max(row.storage_error or 0.0 for row in rows)
-        yield Said(f"stored as {types}: rounding alone may move the stable rank by up to {worst:.1%}")
 
 
 def find(facts: AdapterFacts) -> tuple[Finding, ...]:

@@ -335,13 +335,14 @@ def written_adapter(
     """Write weights and config; yield the folder, the adapter as read back and checked, and the written weights.
 
     The folder replaces `target` if the block succeeds.   force: replace an existing folder.   measure: see
-    `check_written`.
+    `complaints`. Raises WrittenWrong.
     """
     with whole_folder(target, force=force) as folder, worker_threads(workers) as pool:
         weights = write_weights(folder / WEIGHTS, layout, pool, 4 * workers, progress, make)
         write_config(folder / CONFIG, layout.new_fields)
         with open_adapter(folder) as written:
-            check_written(written, layout, weights.modules, weights.size, measure)
+            for complaint in complaints(written, layout, weights, measure):
+                raise WrittenWrong(f"{written.location.path}: {complaint}")
             yield folder, written, weights
 
 
@@ -409,32 +410,13 @@ class WrittenWrong(RuntimeError):
     """The written adapter differs from the plan: a bug in Gradience, so it keeps its traceback."""
 
 
-def check_written(
-    written: Adapter,
-    layout: Layout,
-    modules: Mapping[str, CompressedModule],
-    size: int,
-    measure: Measure = compared,
-) -> None:
-    """Compare the adapter that was read back with what was to be written.
+def complaints(written: Adapter, layout: Layout, weights: WrittenWeights, measure: Measure) -> Iterator[str]:
+    """Yield each difference of the adapter that was read back from what was to be written.
 
-    Raises WrittenWrong, before the folder is put in place.
-
-    The errors of the modules are measured again by `measure`, up to `CHECKED_PARAMS` parameters.
+    measure: measures the errors of modules again, up to `CHECKED_PARAMS` parameters.
     """
-    for complaint in _complaints(written, layout, modules, size, measure):
-        raise WrittenWrong(f"{written.location.path}: {complaint}")
-
-
-def _complaints(
-    written: Adapter,
-    layout: Layout,
-    modules: Mapping[str, CompressedModule],
-    size: int,
-    measure: Measure,
-) -> Iterator[str]:
-    if written.bytes != size:
-        yield f"{written.bytes} bytes, not {size}"
+    if written.bytes != weights.size:
+        yield f"{written.bytes} bytes, not {weights.size}"
     by_name = {pair.module: pair for pair in written.pairs}
     if by_name.keys() != {job.pair.module for job in layout.jobs}:
         yield "the modules are not those of the plan"
@@ -444,7 +426,10 @@ def _complaints(
     misnamed = sorted(name for name in names if not is_applied(name))
     if misnamed:
         yield f"PEFT would not find {misnamed[0]}"
-    yield from _config_complaints(written, layout)
+    assert written.config is not None  # it was written with the weights
+    for pair in layout.dropped:
+        if not written.config.target_names.isdisjoint(path_ends(pair.module)):
+            yield f"the config still targets {pair.module}"
     checked = 0
     for job in sorted(layout.jobs, key=lambda job: job.pair.params):
         module, pair = job.pair.module, by_name[job.pair.module]
@@ -453,25 +438,14 @@ def _complaints(
             yield f"{pair.module} has {ranks}"
         wanted = job.scale * job.strength
         if pair.scale is None or not math.isclose(pair.scale * job.fold, wanted, rel_tol=1e-12):
-            meant = wanted / job.fold if job.fold else 0.0
-            yield f"{pair.module} has the scale {pair.scale}, not {meant}"
+            yield f"{pair.module} has the scale {pair.scale}, not {wanted / job.fold if job.fold else 0.0}"
         checked += job.pair.params
         if checked > CHECKED_PARAMS:
             continue
         error = measure(job.pair, pair) or 0.0
-        if not math.isclose(error, modules[module].error or 0.0, rel_tol=1e-6, abs_tol=modules[module].noise):
-            yield f"{module} has an error of {error}, not {modules[module].error}"
-
-
-def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
-    """Yield complaints if the modules of config and file differ."""
-    config = written.config
-    if config is None:
-        yield "no adapter_config.json"
-        return
-    for pair in layout.dropped:
-        if not config.target_names.isdisjoint(path_ends(pair.module)):
-            yield f"the config still targets {pair.module}"
+        meant = weights.modules[module]
+        if not math.isclose(error, meant.error or 0.0, rel_tol=1e-6, abs_tol=meant.noise):
+            yield f"{module} has an error of {error}, not {meant.error}"
 
 
 # ---------------------------------------------------------------- the same adapter in other factors

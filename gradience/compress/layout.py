@@ -32,7 +32,7 @@ from gradience.adapters.config import AS_PLAIN_LORA, PeftConfig, anchored_key, i
 from gradience.adapters.formats import words_of
 from gradience.adapters.keys import config_name, ends_with, factor_name, is_split_expert, path_ends, peft_name
 from gradience.adapters.locate import natural_key
-from gradience.adapters.peft import fields_in_peft_order, guessed_orders
+from gradience.adapters.peft import fields_in_peft_order
 from gradience.adapters.tensors import DTYPES, DType, NewTensor
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.module import Job
@@ -360,7 +360,7 @@ def lay_out(
     dropped = [pair for pair in opened.pairs if not ranks[pair.module]]
     encoded, jobs = encoded_jobs(opened, opened.pairs, ranks, types, encoding, strength=plan.strength)
     jobs = [_with_basis(job, config, calibration) for job in jobs]
-    _refuse_jobs(opened, config, jobs)
+    _refuse_jobs(opened, jobs)
     parameter = next(
         (pair.module for pair in dropped if ends_with(pair.module, config.target_parameters)), None
     )
@@ -521,7 +521,7 @@ def same_tensor(opened: Adapter, first: str, second: str, name: str) -> InputErr
     )
 
 
-def _refuse_jobs(opened: Adapter, config: PeftConfig, jobs: Sequence[Job]) -> None:
+def _refuse_jobs(opened: Adapter, jobs: Sequence[Job]) -> None:
     """Raise InputError if the ranks or scales of some modules cannot be written so."""
     hint = 'use --encoding patterns (Python: encoding="patterns")'
     for job in jobs:
@@ -541,16 +541,6 @@ def _refuse_jobs(opened: Adapter, config: PeftConfig, jobs: Sequence[Job]) -> No
                 code="lora-bias",
                 hint=hint,
             )
-    # Two parameters of one module that may be each other: only one rank and scale for both cannot mix them up.
-    guessed = tuple(guessed_orders(config))
-    doubtful = [job for job in jobs if ends_with(job.pair.module, guessed)]
-    if len({(job.stored_rank, job.written_scale) for job in doubtful}) > 1:
-        raise InputError(
-            f"{config.path}: which tensors belong to {' and which to '.join(guessed[:2])} is a guess, and they would "
-            "get different ranks or scales",
-            code="parameter-order",
-            hint="give all of them the same rank: --rank K --encoding uniform (Python: rank=, encoding=)",
-        )
 
 
 def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) -> None:

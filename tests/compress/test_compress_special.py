@@ -1,7 +1,6 @@
 """Adapters that are unlike most: storage types, DoRA, grouped convolutions, names that end alike, ranks too large."""
 
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +8,12 @@ import torch
 from compressing import compress
 from peft import PeftModel
 from peft_cases import LINEAR, config, load_strict, train_saved
-from peft_models import Convolutions, Mixture, llama, mixtral, peft_updates, save, stored_tensors
+from peft_models import Convolutions, llama, mixtral, peft_updates, save, stored_tensors
 from raising import raises
 from safetensors.torch import load_file, save_file
 
-from gradience import audit_adapter, convert_adapter
-from gradience.adapters.formats import open_adapter
-from gradience.compress.adapter import write_compressed
+from gradience import convert_adapter
 from gradience.errors import InputError
-from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 
 
@@ -79,21 +75,6 @@ def test_two_parameters_with_different_ranks(tmp_path):
     assert max(relative(saved.updates, after).values()) < 1e-14
     assert {row.new_rank for row in report.modules} == {3, 6}
     assert any("target_parameters" in warning for warning in report.warnings)
-
-
-def test_an_order_of_parameters_that_is_a_guess(tmp_path):
-    """Uniform ranks cannot mix them up; others could, so they are refused."""
-    targets = ["experts.zeta", "experts.alpha"]
-    saved = save(
-        Mixture("zeta", "alpha"), config(target_modules=[], target_parameters=targets), tmp_path / "in"
-    )
-    compress(tmp_path / "in", tmp_path / "out", ToRank(2))
-    after = peft_updates(load_strict(Mixture("zeta", "alpha"), tmp_path / "out"))
-    assert after.keys() == saved.updates.keys()
-    plan = plan_compression(audit_adapter(tmp_path / "in"), ToRank(2))
-    rows = (plan.modules[0], replace(plan.modules[1], new_rank=3))
-    with open_adapter(tmp_path / "in") as opened, raises(InputError, "parameter-order"):
-        write_compressed(opened, plan.model_copy(update={"modules": rows}), tmp_path / "other")
 
 
 def test_tied_factors_are_refused(tmp_path):
