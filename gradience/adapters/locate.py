@@ -10,6 +10,7 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
@@ -301,25 +302,15 @@ def single(path: Path, adapter: str | None, fits: Callable[[str], object], kind:
     return path / (adapter or names[0])
 
 
-class Sniffed(NamedTuple):
-    """Names and shapes of the tensors in a file, and its metadata; nothing of a file that cannot be read."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    metadata: Mapping[str, str]
-
-
-def sniff(path: Path) -> Sniffed:
-    """Return the contents of the safetensors header at `path`; empty if the header is missing or broken.
+def sniff(path: Path) -> tuple[Collection[str], Mapping[str, str]]:
+    """Return the names of the tensors in a safetensors file, and its metadata; empty if it cannot be read.
 
     The fallback format opens the file again and reports the problem.
     """
-    if path.suffix.lower() != ".safetensors":
-        return Sniffed({}, {})
-    try:
-        with TensorFile.open(path) as file:
-            return Sniffed({name: entry.shape for name, entry in file.entries.items()}, file.metadata)
-    except InputError:
-        return Sniffed({}, {})
+    if path.suffix.lower() == ".safetensors":
+        with suppress(InputError), TensorFile.open(path) as file:
+            return file.entries, file.metadata
+    return (), {}
 
 
 # ---------------------------------------------------------------- an adapter on the hub
@@ -348,8 +339,7 @@ Fetched = tuple[Path, HubCommit]
 
 class _Choice(NamedTuple):
     folder: str
-    files: tuple[str, ...]
-    """In the order in which they are fetched."""
+    weights: str
     point: str = ""
     """The requested file, if it is not the folder."""
 
@@ -370,8 +360,10 @@ def fetch_adapter(address: Address, weights: Sequence[str], adapter: str | None 
             return kept
         if hub.is_offline():
             raise hub.not_cached(address)
-    choice = _choose(address, hub.list_files(address), weights, adapter)
-    root, commit = hub.download(address, [posixpath.join(choice.folder, name) for name in choice.files])
+    files = hub.list_files(address)
+    choice = _choose(address, files, weights, adapter)
+    wanted = [posixpath.join(choice.folder, name) for name in (CONFIG, choice.weights)]
+    root, commit = hub.download(address, [name for name in wanted if name in files])
     return root / choice.folder / choice.point, HubCommit(address, commit)
 
 
@@ -425,7 +417,7 @@ def _choose(
     if address.inside in files:
         folder, name = posixpath.split(address.inside)
         if name not in (*weights, CONFIG):
-            return _single(address, files, folder, name)
+            return _single(address, folder, name)
         weights = weights if name == CONFIG else (name,)
     within = posixpath.join(folder, adapter or "").strip("/")
     folder = within if _beside(files, within) else folder
@@ -446,12 +438,11 @@ def _choose(
             code="hub-file",
             hint=hint or "check the name of the folder",
         )
-    config = [CONFIG] if CONFIG in beside else []
-    for name in weights:
-        if name in beside:
-            return _Choice(folder, (*config, name))
+    known = next((name for name in weights if name in beside), None)
+    if known is not None:
+        return _Choice(folder, known)
     if adapter in beside:
-        return _single(address, files, folder, adapter)._replace(point="")
+        return _single(address, folder, adapter)._replace(point="")
     lone = lone_weights(beside)
     if lone is not None and _PLAIN.fullmatch(lone) and not hint:
         size = files[posixpath.join(folder, lone)]
@@ -462,14 +453,14 @@ def _choose(
                 code="full-model",
                 hint=f"if it is the adapter, name it: {address.repo}:{lone[:80]}",
             )
-        return _Choice(folder, (*config, lone), lone)
+        return _Choice(folder, lone, lone)
     if hint and not set(PICKLES) & set(beside):
         raise InputError(f"{address}: the adapters are in sub-folders", code="several-adapters", hint=hint)
     raise no_weights(address, sorted(beside))
 
 
-def _single(address: Address, files: Collection[str], folder: str, name: str) -> _Choice:
-    """One file of weights under another name, and the config beside it."""
+def _single(address: Address, folder: str, name: str) -> _Choice:
+    """One file of weights under another name."""
     if name.lower().endswith(PICKLE_SUFFIXES):
         raise pickle_error(address, name)
     if not name.lower().endswith(WEIGHT_SUFFIXES) or not _PLAIN.fullmatch(name):
@@ -478,8 +469,7 @@ def _single(address: Address, files: Collection[str], folder: str, name: str) ->
             code="not-an-adapter",
             hint="name the repository, a folder in it, or a weight file",
         )
-    config = [CONFIG] if CONFIG in _beside(files, folder) else []
-    return _Choice(folder, (*config, name), name)
+    return _Choice(folder, name, name)
 
 
 def _beside(files: Collection[str], folder: str) -> list[str]:

@@ -42,7 +42,7 @@ def is_mlx(path: Path) -> bool:
         return not os.path.lexists(path / WEIGHTS) and any(map(_are_weights(path), listing(path)))
     if path.name == FINAL or _CHECKPOINT.fullmatch(path.name):
         return True
-    return any(_FACTOR.fullmatch(name) for name in sniff(path).shapes)
+    return any(map(_FACTOR.fullmatch, sniff(path)[0]))
 
 
 def _are_weights(folder: Path) -> Callable[[str], object]:

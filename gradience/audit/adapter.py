@@ -23,6 +23,7 @@ from gradience.adapters import adapter as adapters
 from gradience.adapters.config import PeftConfig, is_understood
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.keys import MODULE_TYPES, ModuleType, family_of, layer_of, module_type
+from gradience.adapters.settings import WorkSettings
 from gradience.adapters.tensors import decode, type_names
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.options import AuditSettings
@@ -31,7 +32,6 @@ from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists
 from gradience.plan.criteria import with_suggestions
-from gradience.progress import Progress
 from gradience.reports import audit as reports
 from gradience.reports.audit import AuditReport, LayerAudit
 from gradience.reports.base.report import Stopwatch, hub_source
@@ -364,15 +364,7 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
         adapter=settings.adapter,
         allow_pickle=settings.allow_pickle,
     ) as opened:
-        report = audit_opened(
-            opened,
-            tau=settings.tau,
-            allowed=allowed,
-            workers=settings.workers,
-            max_memory=settings.max_memory,
-            progress=settings.progress,
-            command=settings.command,
-        )
+        report = audit_opened(opened, settings, tau=settings.tau, allowed=allowed)
         if settings.base_model is not None:
             from gradience.audit.dominance import with_base
 
@@ -389,21 +381,19 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
 
 def audit_opened(
     opened: adapters.Adapter,
+    settings: WorkSettings | None = None,
     *,
     tau: float = 0.9,
     allowed: Sequence[int] = ranks.DEFAULT_GRID,
-    workers: int | None = None,
-    max_memory: int | None = None,
-    progress: Progress | None = None,
-    command: str = "",
 ) -> AuditReport:
-    """Measure an adapter that is open. Keywords as of `audit_adapter`, which have been checked."""
-    watch = Stopwatch(command)
+    """Measure an adapter that is open."""
+    settings = settings or WorkSettings()
+    watch = Stopwatch(settings.command)
     work = ((pair, adapters.measure_bytes(pair)) for pair in opened.pairs)
-    fitting = adapters.workers_within(max_memory, [opened], work, workers)
+    fitting = adapters.workers_within(settings.max_memory, [opened], work, settings.workers)
     with worker_threads(fitting) as pool:
         digest = pool.submit(opened.sha256)
-        measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
+        measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, settings.progress)
     facts = AdapterFacts(
         layers=tuple(row for item in measured for row in item.rows),
         adapter=opened,

@@ -180,11 +180,6 @@ def _batch(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
 _STREAMS = {"signs": 0, "completion": 1}
 
 
-def uniforms(seed: int, row_id: str, count: int) -> spectra.FloatArray:
-    """`count` numbers in [0, 1) that draw a completion of the row with this identity (hexadecimal digits)."""
-    return _stream(seed, row_id, "completion").random(count)
-
-
 def signs(seed: int, row_id: str, count: int, classes: int) -> NDArray[np.float32]:
     """+1 or −1, as likely, for each scored token of the row and each class: (count, classes)."""
     drawn = np.frombuffer(_stream(seed, row_id, "signs").bytes(-(-count * classes // 8)), dtype=np.uint8)
@@ -232,7 +227,7 @@ def _written(
 ) -> list[list[int]]:
     """Token ids up to the end token, which is one of them. Rows that have ended stay until all have."""
     end = end_token(tokenizer)
-    draws = np.stack([uniforms(seed, row.id, tokens) for row in rows])
+    draws = np.stack([_stream(seed, row.id, "completion").random(tokens) for row in rows])
     completions: list[list[int]] = [[] for _ in rows]
     with torch.inference_mode():
         prompts = [list(row.prompt) for row in rows]

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from gradience.check import rules
 from gradience.check.dialects import PEFT, CheckedSettings, dialects_of, read_settings
-from gradience.check.files import adapter_config_in, configurations_at, read_mapping, training_config_in
+from gradience.check.files import CONFIG, configurations_at, read_mapping, training_config_in
 from gradience.check.rules import Context
 from gradience.errors import UsageError
 from gradience.files.shared_names import path_text
@@ -86,7 +86,7 @@ def check_config(settings: CheckSettings) -> CheckReport:
     task = None if settings.task is None else task_of(settings.task)
     paths = [path for config in paths_of(settings.configs) for path in configurations_at(config)]
     if settings.peft_dir is not None:
-        paths.append(adapter_config_in(Path(settings.peft_dir)))
+        paths.append(Path(settings.peft_dir) / CONFIG)
     if settings.training_dir is not None:
         paths.append(training_config_in(Path(settings.training_dir)))
     typed = {"learning_rate": settings.lr, "r": settings.r, "alpha": settings.alpha}

@@ -21,26 +21,11 @@ SHARED_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read the mapping in a .json, .yaml or .yml file.
 
-    Raises InputError: config-not-found, config-pickle, config-too-large, bad-json, bad-yaml, config-not-a-mapping.
+    Raises InputError: config-pickle, bad-json, bad-yaml, config-not-a-mapping, and what `read_file` raises.
     """
     if path.suffix.lower() in PICKLES:
         raise _pickle(path)
-    if not path.is_file():
-        raise InputError(
-            f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}",
-            code="config-not-found",
-            hint="check the path; if a folder holds the configuration, name the file in it",
-        )
-    try:
-        text = read_file(path, MAX_BYTES)
-    except InputError as error:
-        if error.code != "too-large":
-            raise
-        raise InputError(
-            f"{path}: more than {MAX_BYTES:,} bytes, too large for a configuration",
-            code="config-too-large",
-            hint="name the configuration file itself",
-        ) from None
+    text = read_file(path, MAX_BYTES)
     is_json = path.suffix.lower() == ".json"
     value = strict_json.loads(text, path, "configuration") if is_json else strict_yaml.loads(text, path)
     if not isinstance(value, Mapping):
@@ -50,18 +35,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
             hint="write `key: value` lines",
         )
     return {str(key): item for key, item in value.items()}
-
-
-def adapter_config_in(folder: Path) -> Path:
-    """Return the path of an adapter folder's `adapter_config.json`. Raises InputError (config-not-found)."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise InputError(
-            f"{folder}: no adapter_config.json in it",
-            code="config-not-found",
-            hint="give the folder that save_pretrained() wrote, or the file itself",
-        )
-    return path
 
 
 def training_config_in(folder: Path) -> Path:

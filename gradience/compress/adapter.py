@@ -79,14 +79,13 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     if not settings.dry_run:
         target = required_output(settings.output, "DIR")
         check_output(target, source, force=settings.force)
-    work: dict[str, Any] = {name: getattr(settings, name) for name in ("workers", "max_memory", "progress")}
     with open_adapter(source, adapter=settings.adapter, allow_pickle=settings.allow_pickle) as opened:
         choices: dict[str, Any] = {
             name: getattr(settings, name) for name in ("encoding", "dtype", "base_model")
         }
         choices["calibration"] = calibration_argument(settings.calibration)
         planned = plan_compression(
-            audit_opened(opened, **work),
+            audit_opened(opened, settings),
             criterion,
             allowed_ranks=None if grid is None else tuple(grid),
             path=source,
@@ -102,7 +101,9 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
             planned,
             target,
             **choices,
-            **work,
+            workers=settings.workers,
+            max_memory=settings.max_memory,
+            progress=settings.progress,
             force=settings.force,
             page=settings.card is not None,
             card=settings.card,

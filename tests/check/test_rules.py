@@ -290,13 +290,13 @@ def test_a_number_beyond_all_use_is_a_finding(tmp_path, key, number):
 
 BAD = {
     "pickle": ("training_args.bin", b"\x80\x04", "config-pickle"),
-    "missing": ("nowhere.yaml", None, "config-not-found"),
+    "missing": ("nowhere.yaml", None, "not-found"),
     "not a mapping": ("list.yaml", b"- 1\n- 2\n", "config-not-a-mapping"),
     "MLX-LM's": ("adapter_config.json", b'{"lora_parameters": {"rank": 8}, "beta": 0.1}', "config-unknown"),
     "unknown": ("other.yaml", b"color: blue\n", "config-unknown"),
     "broken yaml": ("x.yaml", b"a: [1\n", "bad-yaml"),
     "nan in json": ("x.json", b'{"r": 8, "lora_alpha": NaN}', "bad-json"),
-    "too large": ("x.yaml", b"#" * 1_000_001, "config-too-large"),
+    "too large": ("x.yaml", b"#" * 1_000_001, "too-large"),
 }
 
 
