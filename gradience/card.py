@@ -32,7 +32,7 @@ from gradience.files.card import (
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.audit import AuditReport
 from gradience.reports.base import markdown
-from gradience.reports.base.blocks import Block, Code, Facts, Heading, Inline, Notes, Paragraph, Span
+from gradience.reports.base.blocks import Block, Code, Facts, Heading, Inline, Notes, Span
 from gradience.reports.base.graded import GRADES
 from gradience.reports.base.numbers import count, number_range, sig, signed, size, trimmed
 from gradience.reports.compression import CompressionReport, RuntimeVerdict, runtime_notes
@@ -60,21 +60,6 @@ TASKS = {
 }
 """Task of the config -> the hub's name, and PEFT's class (0.21, auto.py)."""
 OTHER_TASK = ("other", "AutoPeftModel")
-OTHER_LOADERS = {
-    "mlx": (
-        [
-            "from mlx_lm import load",
-            "",
-            'model, tokenizer = load("{base}", adapter_path="path/to/this/folder")',
-        ],
-        "mlx-lm 0.32.2 was run on adapters that were written so, of a small Llama.",
-    ),
-    "diffusers": (
-        ['pipeline.load_lora_weights("path/to/this/folder")'],
-        "diffusers 0.42.1 was run on adapters that were written so, of a small UNet.",
-    ),
-}
-"""Format beside PEFT's -> how its library loads it, and what was run (tests/conformance/test_written_formats.py)."""
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 _HEAD = re.compile(r"\.(classifier|score)(\.out_proj)?\.weight$")
 Rows = list[tuple[str, Inline]]
@@ -331,14 +316,15 @@ def _labels(adapter: Adapter) -> str:
 
 
 def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block]:
-    """Return how to load it with its library, with vLLM if such a file was run, and the runtimes that failed."""
+    """Return how to load it with PEFT, with vLLM if such a file was run, and the runtimes that failed.
+
+    Empty for another format: the hub shows how to load it, by the card's library_name.
+    """
+    if not adapter.loads_in_peft:
+        return []
     config = adapter.config
     task, named = (config.task_type, config.base_model) if config else (None, None)
     base = named if named and _PLAIN.fullmatch(named) else "BASE_MODEL"
-    if adapter.format in OTHER_LOADERS:
-        lines, run = OTHER_LOADERS[adapter.format]
-        code = Code([line.replace("{base}", base) for line in lines], "python")
-        return [Heading("How to load it"), code, Paragraph(run)]
     _, loader = TASKS.get(task or "", OTHER_TASK)
     labels = f", num_labels={_labels(adapter)}" if task in ("SEQ_CLS", "TOKEN_CLS") else ""
     lines = [

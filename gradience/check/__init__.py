@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field
 
 from gradience.check import rules
 from gradience.check.dialects import PEFT, CheckedSettings, dialects_of, read_settings
-from gradience.check.files import CONFIG, configurations_at, read_mapping, training_config_in
 from gradience.check.rules import Context
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.strict_json import LARGEST
+from gradience.files.strict_yaml import config_pickle, read_mapping
 from gradience.reports.base.report import SEVERITIES
 from gradience.reports.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.rules import NotApplicable
@@ -30,6 +30,11 @@ OTHER_NAMES = {
     "rl": ("reinforcement_learning", "grpo", "rloo", "ppo"),
 }  # fmt: skip
 """Task -> synonyms, in lower case with underscores; `task_of` normalizes other spellings."""
+CONFIG = "adapter_config.json"
+TRAINING_NAMES = ("training_args.json", "training_args.yaml", "training_args.yml")
+"""File names of the arguments of a Trainer, in search order."""
+SHARED_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
+"""Names of training configurations that are also used by other programs."""
 
 
 @settings_model()
@@ -72,6 +77,33 @@ def task_of(name: str) -> str:
     return task
 
 
+def training_config_in(folder: Path) -> Path:
+    """Return the path of a training folder's configuration. Raises InputError (config-not-found, config-pickle)."""
+    for name in (*TRAINING_NAMES, *SHARED_NAMES):
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / "training_args.bin").is_file():
+        raise config_pickle(folder / "training_args.bin")
+    raise InputError(
+        f"{folder}: no training configuration in it",
+        code="config-not-found",
+        hint=f"give the file itself; looked for {', '.join((*TRAINING_NAMES, *SHARED_NAMES))}",
+    )
+
+
+def configurations_at(path: Path) -> list[Path]:
+    """Return the configuration files that a path means: itself, or those in a folder, the adapter's first.
+
+    Raises InputError (config-not-found, config-pickle).
+    """
+    if not path.is_dir():
+        return [path]
+    adapter = path / CONFIG
+    if not adapter.is_file():
+        return [training_config_in(path)]
+    return [adapter, *[path / name for name in TRAINING_NAMES if (path / name).is_file()][:1]]
+
+
 @public(CheckSettings)
 def check_config(settings: CheckSettings) -> CheckReport:
     """Check training configurations, and return the findings. Needs at least one file, folder or setting.
@@ -81,7 +113,7 @@ def check_config(settings: CheckSettings) -> CheckReport:
 
     Keywords, named like the flags of `gradience check`:
 
-    Raises UsageError (nothing-to-check, unknown-task) and InputError (see `gradience.check.files`).
+    Raises UsageError (nothing-to-check, unknown-task), InputError (config-not-found, and what `read_mapping` raises).
     """
     task = None if settings.task is None else task_of(settings.task)
     paths = [path for config in paths_of(settings.configs) for path in configurations_at(config)]

@@ -13,11 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from gradience import tasks
-from gradience.check.files import read_mapping
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.evaluate.engines import ENGINES, OURS
 from gradience.files.rows import HUB, Rows, is_on_hub, written
-from gradience.files.strict_yaml import loads
+from gradience.files.strict_yaml import loads, read_mapping
 from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.progress import Watcher

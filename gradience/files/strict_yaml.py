@@ -5,6 +5,7 @@ Only values that JSON can hold are read: mappings with plain keys, lists, texts,
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import yaml
 from yaml.nodes import MappingNode, ScalarNode
 
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.files.strict_json import MAX_DIGITS, excess_of
+from gradience.reading import read_file
 
 MAX_NODES = 20_000
 """Values in a file, each alias counted with all that its anchor holds. Configurations have a few hundred."""
@@ -139,4 +142,38 @@ def _error(path: str | Path, line: int, problem: str, hint: str | None) -> Input
         code="bad-yaml",
         hint=hint
         or "correct that line: indent with spaces, and put texts with signs such as `:` or `*` into quotes",
+    )
+
+
+# ---------------------------------------------------------------- configuration files
+
+MAX_BYTES = 1_000_000
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read the mapping in a .json, .yaml or .yml file.
+
+    Raises InputError: config-pickle, bad-json, bad-yaml, config-not-a-mapping, and what `read_file` raises.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise config_pickle(path)
+    text = read_file(path, MAX_BYTES)
+    is_json = path.suffix.lower() == ".json"
+    value = strict_json.loads(text, path, "configuration") if is_json else loads(text, path)
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{path}: contains no settings",
+            code="config-not-a-mapping",
+            hint="write `key: value` lines",
+        )
+    return {str(key): item for key, item in value.items()}
+
+
+def config_pickle(path: Path) -> InputError:
+    """Return the error for a configuration that is a pickle."""
+    return InputError(
+        f"{path}: a pickle, not opened because that could run code",
+        code="config-pickle",
+        hint='write the settings as JSON: open("training_args.json", "w").write(args.to_json_string())',
     )

@@ -18,10 +18,10 @@ from factory import CONFIG, WEIGHTS, config, modules, safetensors
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
 from gradience.bench.run.stages import Stages
-from gradience.check.files import read_mapping
 from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
+from gradience.files.strict_yaml import read_mapping
 from gradience.reports.registry import ARTIFACTS, model_of
 from gradience.tasks import load as load_task
 from hostile import samples

@@ -28,7 +28,6 @@ from gradience.bench.arms.controls import CONTROLS
 from gradience.bench.arms.ranks import VARIANTS, is_calibrated, is_variant
 from gradience.bench.config.shipped import FOLDER
 from gradience.calibrate.verb import FEWEST
-from gradience.check.files import read_mapping
 from gradience.digests import sha256_json
 from gradience.distill.verb import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError, UsageError
@@ -481,7 +480,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     unknown key, with the nearest known one), config-value.
     """
     path = Path(path)
-    values = dict(read_mapping(path))
+    values = dict(strict_yaml.read_mapping(path))
     changes: dict[str, dict[str, Any]] = {}
     for override in overrides:
         changes[override] = _parsed(override)

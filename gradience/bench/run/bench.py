@@ -31,7 +31,6 @@ from gradience.bench.verdict.differences import differences
 from gradience.bench.verdict.evidence import LookRules
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verify.verify import checked_run
-from gradience.check.files import MAX_BYTES
 from gradience.digests import code_version, sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine, require_local
@@ -178,7 +177,7 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
     path = output / folders.CONFIG
     changed = []
     if path.is_file():
-        earlier_config = strict_yaml.loads(read_file(path, MAX_BYTES), path)
+        earlier_config = strict_yaml.loads(read_file(path, strict_yaml.MAX_BYTES), path)
         changed = [*differences(earlier_config, _resumable(config, output), ignored=UNCOUNTED)]
     if changed:
         problem = "another config: " + listed(
