@@ -104,9 +104,8 @@ class LazyVerbs(ChainMap[str, Any]):
     """Verb -> its command, whose module is imported when the command is looked up."""
 
     def __init__(self) -> None:
-        super().__init__(
-            *reversed([dict(section) for section in VERBS.values()])
-        )  # iterates over the last one first
+        # It iterates over its last part first.
+        super().__init__(*reversed([dict(section) for section in VERBS.values()]))
 
     def __getitem__(self, name: str) -> Any:
         return _verb(name, super().__getitem__(name))

@@ -44,9 +44,8 @@ def report(settings: PageSettings) -> None:
     from gradience.reports.page.render import write_page
     from gradience.sources import read_sources
 
-    page = write_page(
-        Path(settings.output), read_sources(paths_of(settings.files)), texts=not settings.no_texts
-    )
+    sources = read_sources(paths_of(settings.files))
+    page = write_page(Path(settings.output), sources, texts=not settings.no_texts)
     show_written(f"{settings.output} ({size(len(page))})")
 
 

@@ -38,10 +38,8 @@ class _Bars(ExitStack):
         self._quiet, self._terminal = quiet, sys.stderr.isatty()
         self._started = time.monotonic()
         self._progress: Progress | None = None
-        if quiet:
-            os.environ.setdefault(
-                "HF_HUB_DISABLE_PROGRESS_BARS", "1"
-            )  # read when huggingface_hub is imported
+        if quiet:  # read when huggingface_hub is imported
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
     def _say(self, line: str, *, aloud: bool = False) -> None:
         """Print a line above the bars. aloud: even if quiet."""

@@ -266,9 +266,8 @@ def environment_text(facts: dict[str, Any], *, width: int | None = None, color: 
     for library in facts["blas"]:
         kernel = f", {library['architecture']} kernels" if library["architecture"] else ""
         version = f" {library['version']}" if library["version"] else ""
-        rows.append(
-            ("blas", f"{library['library']}{version}, {counted(library['threads'], 'thread')}{kernel}")
-        )
+        threads = counted(library["threads"], "thread")
+        rows.append(("blas", f"{library['library']}{version}, {threads}{kernel}"))
     rows += [("variable", f"{name}={value}") for name, value in facts["variables"].items()]
     if facts["conflict"]:
         rows.append(("conflict", facts["conflict"]))

@@ -78,12 +78,8 @@ def _samples_of(path: Path) -> Path:
             code="log-samples",
             hint="put the JSON lines into the folder of the record; converters write them with --include_samples",
         )
-    checksum = details.get("checksum")
-    if (
-        details.get("hash_algorithm") == "sha256"
-        and checksum
-        and checksum != (actual := sha256_file(samples))
-    ):
+    checksum = details.get("checksum") if details.get("hash_algorithm") == "sha256" else None
+    if checksum and checksum != (actual := sha256_file(samples)):
         raise InputError(
             f"{path}: it names samples with the sha256 {str(checksum)[:64]}, but the file beside it has {actual}",
             code="log-samples",

@@ -96,11 +96,8 @@ def _answer(responses: object, texts: list[Any]) -> str:
     if len(responses) == 1:
         return responses[0] if isinstance(responses[0], str) else ""
     choices = texts[1::2]
-    if (
-        not choices
-        or len(choices) != len(responses)
-        or not all(isinstance(choice, str) for choice in choices)
-    ):
+    are_texts = all(isinstance(choice, str) for choice in choices)
+    if not choices or len(choices) != len(responses) or not are_texts:
         return ""
     return str(choices[max(range(len(choices)), key=lambda place: _likelihood(responses[place]))])
 

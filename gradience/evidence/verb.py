@@ -325,9 +325,7 @@ def _first(ids: list[str]) -> str:
 
 
 def _check_texts(a: Log, b: Log, kind: str, rows: Iterable[tuple[str, str | None, str | None]]) -> None:
-    known = [
-        (key, text_a == text_b) for key, text_a, text_b in rows if text_a is not None and text_b is not None
-    ]
+    known = [(key, text_a == text_b) for key, text_a, text_b in rows if None not in (text_a, text_b)]
     differ = [key for key, same in known if not same]
     if differ:
         raise InputError(

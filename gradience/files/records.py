@@ -218,9 +218,7 @@ RECORD_TYPES: Mapping[RecordKind, type[Record]] = {
     "choices": ChoiceRecord,
     "scores": ScoreRecord,
 }
-_ADAPTERS: Mapping[type[Record], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in RECORD_TYPES.values()
-}
+_ADAPTERS: Mapping[type[Record], TypeAdapter[Any]] = {cls: TypeAdapter(cls) for cls in RECORD_TYPES.values()}
 MAX_LINE = 2**25
 """Bytes of a record: an output and its gold answer, of some million characters each."""
 MAX_LISTS = 100_000

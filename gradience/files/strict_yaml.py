@@ -118,9 +118,8 @@ def loads(text: bytes, path: str | Path) -> Any:
         return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = ", ".join(
-            filter(None, [error.problem or error.context, None if error.note else error.context])
-        )
+        context = None if error.note else error.context
+        problem = ", ".join(filter(None, [error.problem or error.context, context]))
         raise _error(path, mark.line if mark else loader.line, problem, error.note) from None
     except RecursionError:
         raise _error(path, loader.line, "nested too deeply", SHORTEN) from None

@@ -284,10 +284,8 @@ def _record_left_run(run: TelemetryWriter) -> None:
     """
     error = type(sys.last_exc) if hasattr(sys, "last_exc") else getattr(sys, "last_type", None)
     try:
-        run.end(
-            status_of(error) if error else RunStatus.INTERRUPTED,
-            reason=error.__name__ if error else "the process ended",
-        )
+        status = status_of(error) if error else RunStatus.INTERRUPTED
+        run.end(status, reason=error.__name__ if error else "the process ended")
         run.close()
     except Exception:  # at exit nothing can catch it, and it must not change the exit code
         logger.warning("Gradience could not record the end of the run", exc_info=True)

@@ -54,9 +54,7 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LiveP
         else:
             active = [adapter] if adapter else layer.active_adapters
             factors = {candidate: pair for candidate in active if (pair := _factors(layer, candidate))}
-            training = (
-                candidate for candidate, (A, B) in factors.items() if A.requires_grad or B.requires_grad
-            )
+            training = (key for key, (A, B) in factors.items() if A.requires_grad or B.requires_grad)
             chosen = next(training, next(iter(factors), None))
             if chosen is None:
                 continue

@@ -71,9 +71,8 @@ def _tokenizer(settings: ModelSettings, source: BaseSource) -> Any:
             raise InputError(str(error), code=error.code, hint=hint) from None
         if not tokenizer.chat_template:
             with suppress(InputError):  # a base without a tokenizer
-                tokenizer.chat_template = from_folder(
-                    AutoTokenizer, settings.name, source.folder
-                ).chat_template
+                base = from_folder(AutoTokenizer, settings.name, source.folder)
+                tokenizer.chat_template = base.chat_template
     try:
         tokenizer("0 a", verbose=False)
     except BaseException as error:  # tokenizers raises `Exception`, and a BaseException if Rust panics

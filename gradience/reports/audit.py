@@ -408,10 +408,7 @@ def audits_blocks(reports: Sequence[AuditReport]) -> doc.Document:
         (doc.Column("rank", ">"), lambda report: number_range(layer.r for layer in report.layers)),
         (doc.Column("k@90", ">"), lambda report: doc.Span(trimmed(report.energy_rank_90_p50), "strong")),
         (doc.Column("90th pct", ">"), lambda report: trimmed(report.energy_rank_90_p90)),
-        (
-            doc.Column("stable rank", ">"),
-            lambda report: sig(report.stable_rank_median, measure_digits(report)),
-        ),
+        (doc.Column("stable rank", ">"), lambda each: sig(each.stable_rank_median, measure_digits(each))),
         (
             doc.Column("‖ΔW‖_F", ">", drop=1),
             lambda report: sig(report.gain.fro_norm_total if report.gain else None, measure_digits(report)),
@@ -422,7 +419,7 @@ def audits_blocks(reports: Sequence[AuditReport]) -> doc.Document:
         ),
         (
             doc.Column("warnings", shown=any(map(flagged, reports))),
-            lambda report: doc.Span(flagged(report), "warn"),
+            lambda each: doc.Span(flagged(each), "warn"),
         ),
     )
     legend = (
@@ -580,12 +577,7 @@ def use_blocks(report: AuditReport, view: doc.View) -> list[doc.Block]:
     return [doc.Heading("Use of rank"), doc.Table(SPREAD, rows if trained else ())]
 
 
-SPREAD = (
-    doc.Column("per module"),
-    doc.Column("median", ">"),
-    doc.Column("90th pct", ">"),
-    doc.Column("max", ">"),
-)
+SPREAD = (doc.Column("per module"), *(doc.Column(title, ">") for title in ("median", "90th pct", "max")))
 
 
 def _spread(

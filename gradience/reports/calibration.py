@@ -42,12 +42,8 @@ FEWEST_ROWS = 2
 """Minimum number of selection rows, and of prediction rows: a spread needs two."""
 LARGEST_EFFECT = 1e9
 """Maximum change of −log p of a row by one component, in nats."""
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "I64": np.dtype("<i8"),
-    "U8": np.dtype("u1"),
-}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U8": "u1"}
+"""Type in the file -> numpy's."""
 
 
 @artifact_row

@@ -89,12 +89,13 @@ class DistillReport(PromptReport):
         """Return the result, the data and settings of the training, and KL before and after; on a screen also the next
         command."""
         adapters = f"{view.path(0, 'REFERENCE')} {view.path(1, 'DISTILLED')}"
+        rows = (
+            ("before", self.before, sig),
+            ("after", self.after, sig),
+            ("after − before", self.change, signed),
+        )
         distance = doc.table_of(
-            (
-                ("before", self.before, sig),
-                ("after", self.after, sig),
-                ("after − before", self.change, signed),
-            ),
+            rows,
             (doc.Column("held-out examples"), lambda row: row[0]),
             (doc.Column(f"KL/{self.unit}", ">"), lambda row: row[2](row[1].kl_per_token)),
             (doc.Column("95 % interval", ">"), lambda row: f"{row[2](row[1].low)} … {row[2](row[1].high)}"),

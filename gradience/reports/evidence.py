@@ -128,9 +128,7 @@ def title_blocks(report: EvidenceReport) -> list[doc.Block]:
     interval = f"two-sided 95 % interval {_signed(report, report.low)} … {_signed(report, report.high)}"
     delta = f"{_signed(report, report.delta)}{_unit(report)}"
     facts.append(("Δ", f"{delta} (candidate − reference; {interval})"))
-    names = [
-        doc.Span(name, "name") for name in (report.task, report.metric, report.filter) if name is not None
-    ]
+    names = [doc.Span(name, "name") for name in (report.task, report.metric, report.filter) if name]
     scored = [part for name in names for part in (name, ", ")]
     lower = "lower is better, " if report.lower_is_better else ""
     facts.append(("metric", (*scored, f"{lower}{plural(report.n, 'example')}")))
@@ -164,9 +162,8 @@ def flip_blocks(report: EvidenceReport) -> list[doc.Block]:
     ):
         flips = [flip for flip in report.flips if flip.change == change]
         counted, ids = f"{words} on {plural(number, 'example')}", [flip.id for flip in flips]
-        if report.table is not None and not any(
-            flip.excerpt + flip.answer_a + flip.answer_b for flip in flips
-        ):
+        have_texts = any(flip.excerpt + flip.answer_a + flip.answer_b for flip in flips)
+        if report.table is not None and not have_texts:
             listed = (": ", doc.Span(", ".join(ids), "name"), ", …" if number > len(ids) else "")
             blocks.append(doc.Paragraph((counted, *(listed if ids else ()))))
             continue

@@ -146,10 +146,7 @@ class Verification(Report):
             *blocks,
             doc.Heading("Regenerated answers"),
             regenerated,
-            doc.Heading(
-                "Checks",
-                aside="L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated",
-            ),
+            doc.Heading("Checks", aside=CHECKED),
             table,
             doc.Heading("Not checked"),
             doc.items(text for text, _ in _of_seeds((gap, ()) for gap in self.not_verified)),
@@ -174,6 +171,7 @@ LEVELS: dict[Level, str] = {
     "L2": "the stored outputs were scored again, and the verdict follows from the scores",
     "L3": "a sample of the outputs was regenerated and is identical",
 }
+CHECKED = "L1: recomputed from records; L2: outputs scored again; L3: outputs regenerated"
 DATA = "; all examples and gold answers are the task's"
 ORIGIN = ". This does not prove where the records come from."
 OF_SEED = re.compile(r"^seed_\d+(: |/)")

@@ -67,14 +67,8 @@ class TelemetryWriter:
         clash = [key for key in ENVELOPE if key in payload]
         if clash:
             raise ValueError(f"{', '.join(clash)}: reserved for the envelope, not allowed in the payload")
-        envelope = {
-            "schema": SCHEMA,
-            "ts": round(time.time(), 3),
-            "run_id": self.run_id,
-            "event": event,
-            "step": step,
-        }
-        line = encode(envelope, clean(payload))
+        origin = {"schema": SCHEMA, "ts": round(time.time(), 3), "run_id": self.run_id}
+        line = encode({**origin, "event": event, "step": step}, clean(payload))
         if _torn(self._fd):
             line = b"\n" + line
         written = os.write(self._fd, line)

@@ -75,10 +75,7 @@ def encode_labeled(tokenizer: Any, examples: Sequence[LabeledExample], max_lengt
     arguments = {"text_pair": pairs} if any(pair is not None for pair in pairs) else {}
     whole = tokenizer(texts, **arguments, truncation=False, verbose=False)["input_ids"]
     cut = tokenizer(texts, **arguments, truncation=True, max_length=max_length)
-    rows = [
-        {key: cut[key][place] for key in cut} | {"labels": example.label}
-        for place, example in enumerate(examples)
-    ]
+    rows = [{key: cut[key][i] for key in cut} | {"labels": row.label} for i, row in enumerate(examples)]
     return EncodedExamples(rows, truncated=sum(len(ids) > max_length for ids in whole), left_out=0)
 
 
@@ -92,13 +89,8 @@ def encode_prompts(tokenizer: Any, examples: Sequence[PromptExample], max_length
         prompt, response = encode_pair(tokenizer, example.prompt, example.response)
         if len(prompt) + len(response) <= max_length:
             ids = prompt + response
-            rows.append(
-                {
-                    "input_ids": ids,
-                    "attention_mask": [1] * len(ids),
-                    "labels": [IGNORED] * len(prompt) + response,
-                }
-            )
+            labels = [IGNORED] * len(prompt) + response
+            rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
     return EncodedExamples(rows, truncated=0, left_out=len(examples) - len(rows))
 
 

@@ -200,9 +200,8 @@ def store(network: Any, folder: Path, base_name: str) -> None:
     with whole_folder(folder, force=True) as scratch:
         network.save_pretrained(scratch)
         config_path = scratch / "adapter_config.json"
-        config = json.loads(read_file(config_path, MAX_SETTINGS_BYTES)) | {
-            "base_model_name_or_path": base_name
-        }
+        config = json.loads(read_file(config_path, MAX_SETTINGS_BYTES))
+        config["base_model_name_or_path"] = base_name
         if isinstance(config["target_modules"], list):  # a set in PEFT, written in no fixed order
             config["target_modules"].sort()
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

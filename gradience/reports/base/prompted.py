@@ -110,7 +110,6 @@ class PromptForecast(Readable):
             ("passes", passes),
             ("memory", f"{memory_parts(parts, 'at least')}, plus {excluded}"),
         ]
-        heading = Heading(
-            (f"{title} of ", Span(self.adapter_path, "name")), level=1, aside="dry run: no model was loaded"
-        )
+        named = (f"{title} of ", Span(self.adapter_path, "name"))
+        heading = Heading(named, level=1, aside="dry run: no model was loaded")
         return [heading, Facts([*shown, *facts])]

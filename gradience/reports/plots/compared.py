@@ -205,9 +205,8 @@ def frontier_plot(report: EvaluationSetsReport) -> Plot | None:
             for each in (on_guard[name], row)
         )
         if x is not None and y is not None:
-            marks.setdefault(BASE_MODEL if row.role == BASE else f"rank {row.largest_rank}", []).append(
-                (x, y)
-            )
+            label = BASE_MODEL if row.role == BASE else f"rank {row.largest_rank}"
+            marks.setdefault(label, []).append((x, y))
     lines = {label: ([x for x, _ in places], [y for _, y in places]) for label, places in marks.items()}
     return Plot(
         "frontier",

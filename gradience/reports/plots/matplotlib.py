@@ -165,13 +165,8 @@ def _draw_points(axes: Axes, series: model.Points, place: int, sides: Iterator[S
     for x, y, label, side in zip(series.x, series.y, series.labels, sides, strict=False):
         if side is not None:
             right, up = side
-            text = axes.annotate(
-                _text(label, model.LABEL),
-                (x, y),
-                (GAP * right, GAP * up),
-                textcoords="offset points",
-                fontsize=7,
-            )
+            words, offset = _text(label, model.LABEL), (GAP * right, GAP * up)
+            text = axes.annotate(words, (x, y), offset, textcoords="offset points", fontsize=7)
             text.set(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
 
 

@@ -86,21 +86,15 @@ def _numbers(values: Iterable[float | None]) -> list[float | None]:
 
 
 def _axis(axis: Axis, most: int) -> Json:
-    drawn: Json = {
-        "title": {"text": _text(axis.label), "standoff": 10},
-        "automargin": True,
-        "zeroline": False,
-    }
+    title = {"text": _text(axis.label), "standoff": 10}
+    drawn: Json = {"title": title, "automargin": True, "zeroline": False}
     if axis.categories:
         number = len(axis.categories)
         every = -(-number // most)
         short = fit_names([display_name(name) for name in axis.categories], LABEL)
         names = [_text(name, 2 * LABEL) for name in short]  # some stay long, to stay distinct
-        return drawn | {
-            "tickvals": list(range(0, number, every)),
-            "ticktext": names[::every],
-            "showgrid": False,
-        }
+        places = list(range(0, number, every))
+        return drawn | {"tickvals": places, "ticktext": names[::every], "showgrid": False}
     if axis.scale == "log":
         drawn |= {"type": "log", "exponentformat": "power", "dtick": 1}
     if axis.form == "share":
