@@ -7,17 +7,25 @@ if every file of its adapter has the size and the time of change that it had, un
 again.
 """
 
+import json
 import math
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict
 from io import FileIO
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gradience import ranks, spectra
 from gradience.adapters.adapter import Adapter, LoraPair, measure_bytes, workers_within
@@ -26,6 +34,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.tensors import type_names
 from gradience.audit.adapter import spectrum_of
+from gradience.blas import processors
 from gradience.errors import GradienceError, InputError
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.files.whole import lock_alone, write_errors, write_whole
@@ -275,3 +284,123 @@ def _lines(path: Path) -> Iterator[bytes]:
                     hint=FleetRow.repair,
                 )
             yield line
+
+
+# ---------------------------------------------------------------- adapters spread over processes
+#
+# A thread for each process hands it an adapter and waits for the reply. A request is a line of JSON on the process's
+# standard input, a reply a line on its standard output, so that no untrusted data is unpacked in the parent process.
+# A worker ends when its input closes: then the parent has ended too. A process that dies of an adapter (memory, a fault
+# in a library) costs only that adapter's reply; another takes its place.
+
+Request = dict[str, Any]
+"""`task`, measure or truncate; `path` and `name` of an adapter; `options`, and what else the task takes."""
+
+
+def reply(request: Request) -> bytes:
+    """Return the reply to a request, a line of JSON."""
+    path, options = Path(request["path"]), request["options"]
+    if request["task"] == "measure":
+        return measure(path, request["name"], **options).to_json(indent=None).encode() + b"\n"
+    from gradience.fleet.verb import truncate
+
+    row = FleetRow.model_validate(request["row"])
+    written = truncate(row, path, Path(request["target"]), request["rank"], options)
+    return json.dumps(asdict(written)).encode() + b"\n"
+
+
+def serve(requests: TextIO) -> None:
+    """Answer every request on standard output, in order, until there are no more."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        for line in requests:
+            sys.stdout.buffer.write(reply(json.loads(line)))
+            sys.stdout.buffer.flush()
+
+
+WORTH_A_PROCESS = 16
+"""Minimum adapters per process, so that its start pays off."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+Reply = tuple[Request, bytes | str]
+"""A request and its reply. A string is the reason why the process ended during the request."""
+
+
+def replies(requests: Sequence[Request], *, workers: int | None = None) -> Iterator[Reply]:
+    """Yield every request with its reply, as they come.
+
+    workers: most processes; the processor count by default. With few requests this process does it all by itself.
+    """
+    count = min(workers or processors(), len(requests) // WORTH_A_PROCESS)
+    if count <= 1:
+        with threadpool_limits(limits=1, user_api="blas"):
+            for request in requests:
+                yield request, reply(request)
+        return
+    free: SimpleQueue[_Process] = SimpleQueue()
+
+    def ask(request: Request) -> Reply:
+        process = free.get()
+        try:
+            return request, process.ask(request)
+        finally:
+            free.put(process)
+
+    with ExitStack() as stack:
+        for _ in range(count):
+            free.put(stack.enter_context(closing(_Process())))
+        pool = ThreadPoolExecutor(count)
+        stack.callback(
+            pool.shutdown, wait=True, cancel_futures=True
+        )  # they begin nothing more once this is left
+        for done in as_completed([pool.submit(ask, request) for request in requests]):
+            yield done.result()
+
+
+class _Process:
+    """A process of this file, started at the first request, and restarted after it died."""
+
+    def __init__(self) -> None:
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: Request) -> bytes | str:
+        """Return the reply to a request."""
+        running = self._running or self._start()
+        assert running.stdin is not None
+        assert running.stdout is not None
+        try:
+            running.stdin.write(json.dumps(request).encode() + b"\n")
+            running.stdin.flush()
+            line = running.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if line.endswith(b"\n"):
+            return line
+        self.close()
+        return f"the process that worked on it ended with exit code {running.returncode}"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._running = subprocess.Popen(
+            [sys.executable, "-P", "-m", "gradience.fleet.measure"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **ONE_THREAD},
+            process_group=0,  # Ctrl-C reaches only the parent, which then closes the input
+        )
+        return self._running
+
+    def close(self) -> None:
+        """Close its input and wait until it has ended."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        for pipe in (running.stdin, running.stdout):
+            with suppress(BrokenPipeError):  # a request that nobody read
+                if pipe is not None:
+                    pipe.close()
+        running.wait()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent was killed
+    serve(sys.stdin)

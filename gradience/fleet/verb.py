@@ -18,8 +18,7 @@ from gradience.compress.settings import WriteSettings
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files.shared_names import given_text, path_text, sentence_text
 from gradience.files.whole import held, write_errors
-from gradience.fleet.measure import FleetJournal, failed, read_rows, stamp_of, stamped_files
-from gradience.fleet.processes import Request, replies
+from gradience.fleet.measure import FleetJournal, Request, failed, read_rows, replies, stamp_of, stamped_files
 from gradience.fleet.settings import FleetCompressSettings, FleetSettings
 from gradience.plan.criteria import ToRank, limit_of
 from gradience.ranks import max_lora_rank_step, percentile
@@ -483,7 +482,7 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
     return target
 
 
-# ---------------------------------------------------------------- one adapter, in a process of `processes`
+# ---------------------------------------------------------------- one adapter, in a process
 
 
 def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]) -> Truncated:

@@ -22,7 +22,8 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError, OutputError
 from gradience.files.whole import LOCK, held
-from gradience.fleet import processes, verb
+from gradience.fleet import measure as processes
+from gradience.fleet import verb
 from gradience.fleet.measure import FleetJournal, measure, read_rows
 from gradience.fleet.verb import discover
 from gradience.reports.fleet import FleetCompression, FleetReport
