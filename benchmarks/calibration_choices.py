@@ -32,6 +32,7 @@ from gradience import ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_c
 from gradience.adapters.formats import open_adapter
 from gradience.calibrate import measure
 from gradience.compress.adapter import write_compressed
+from gradience.compress.settings import WritingSettings
 from gradience.evaluate import Classification, Generation, Scores, evaluate_rows, kl_divergence
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.models.settings import ModelSettings
@@ -235,7 +236,9 @@ def tried(original: Original, prompts: Mapping[str, Path], examples: Any, task: 
             ranks = {row.name: row.new_rank for row in plans[choice].modules}
             target = original.work / f"{choice}_{budget}"
             opened = open_adapter(original.folder)
-            write_compressed(opened, plans[choice], target, calibration=calibration, force=True)
+            write_compressed(
+                opened, plans[choice], target, WritingSettings(force=True), calibration=calibration
+            )
             for name in [choice] * (choice != "centered") + [f"{choice}+mean"] * (choice in options.mean):
                 engine.add(name, target)
                 if name != choice:

@@ -36,6 +36,7 @@ from synthetic import MISTRAL_7B, compressing, write_adapter
 from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter
 from gradience.compress.adapter import write_compressed
+from gradience.compress.settings import WritingSettings
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 
@@ -60,7 +61,7 @@ def ours(folder: Path, rank: int, runs: int) -> tuple[float, float]:
     def work() -> float:
         plan = plan_compression(audit_adapter(folder), ToRank(rank))
         return write_compressed(
-            open_adapter(folder), plan, folder.with_name("out"), force=True
+            open_adapter(folder), plan, folder.with_name("out"), WritingSettings(force=True)
         ).measured_error
 
     work()

@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import write_compressed
+from gradience.compress.settings import WritingSettings
 from gradience.evaluate import Classification, diverge, evaluate_rows
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import ClassificationRecord, Evaluation, count
@@ -65,20 +66,20 @@ def variants(adapter: Path, output: Path, controls: Container[int]) -> Iterator[
     opened, report = open_adapter(adapter), audit_adapter(adapter)
     largest = max(layer.r for layer in report.layers)
     folder = output / "full-rank, folded"
-    smaller = write_compressed(
-        opened, plan_compression(report, ToRank(largest)), folder, encoding="folded", dtype="F32", force=True
-    )
+    whole = plan_compression(report, ToRank(largest))
+    settings = WritingSettings(encoding="folded", dtype="F32", force=True)
+    smaller = write_compressed(opened, whole, folder, settings)
     yield Variant("rewritten", largest, folder, 1.0, smaller.measured_error)
     for rank in [rank for rank in RANKS if rank < largest]:
         plan = plan_compression(report, ToRank(rank))
         folder = output / f"svd-{rank}"
-        smaller = write_compressed(opened, plan, folder, force=True)
+        smaller = write_compressed(opened, plan, folder, WritingSettings(force=True))
         yield Variant("svd", rank, folder, smaller.kept_energy, smaller.measured_error)
         if rank not in controls:
             continue
         plan = plan_compression(report, ToBudget(max_params=plan.new_params))
         folder = output / f"budget-{rank}"
-        smaller = write_compressed(opened, plan, folder, force=True)
+        smaller = write_compressed(opened, plan, folder, WritingSettings(force=True))
         yield Variant(
             "svd, same parameters allocated by σ²", rank, folder, smaller.kept_energy, smaller.measured_error
         )

@@ -415,6 +415,7 @@ def measure(options: argparse.Namespace) -> None:
     from gradience import ToRank, ToSuggestion, audit_adapter, calibrate_adapter, plan_compression
     from gradience.adapters.formats import open_adapter
     from gradience.compress.adapter import write_compressed
+    from gradience.compress.settings import WritingSettings
     from gradience.files.records import read_records
     from gradience.plan.compression import ToSizeOfRank, left_out, with_calibration
     from gradience.plan.modules import modules_of
@@ -463,7 +464,9 @@ def measure(options: argparse.Namespace) -> None:
                 if plan.new_params >= plan.old_params:  # advice to keep the rank
                     continue
                 target = work / (kind if size is None else f"{kind}{size}")
-                write_compressed(open_adapter(adapter), plan, target, calibration=given, force=True)
+                write_compressed(
+                    open_adapter(adapter), plan, target, WritingSettings(force=True), calibration=given
+                )
                 if kind == "calibrated":
                     assert plan.prediction is not None
                     predicted = plan.prediction.kl_per_token

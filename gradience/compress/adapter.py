@@ -31,15 +31,14 @@ from gradience.compare.adapters import compare_modules
 from gradience.compress import carry
 from gradience.compress.layout import Layout, another_adapter, changed_fields, lay_out, rule_of, write_config
 from gradience.compress.module import CompressedModule, Job, write_module
-from gradience.compress.settings import CompressSettings
+from gradience.compress.settings import CompressSettings, WritingSettings
 from gradience.errors import InputError
-from gradience.files.card import CardOf, write_card
+from gradience.files.card import write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
 from gradience.plan.compression import SIZES, criterion_of, plan_compression
 from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
-from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.numbers import percent
 from gradience.reports.base.report import Stopwatch, hub_source
 from gradience.reports.calibration import Calibration, calibration_argument
@@ -80,82 +79,57 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
         target = required_output(settings.output, "DIR")
         check_output(target, source, force=settings.force)
     with open_adapter(source, adapter=settings.adapter, allow_pickle=settings.allow_pickle) as opened:
-        choices: dict[str, Any] = {
-            name: getattr(settings, name) for name in ("encoding", "dtype", "base_model")
-        }
-        choices["calibration"] = calibration_argument(settings.calibration)
+        calibration = calibration_argument(settings.calibration)
         planned = plan_compression(
             audit_opened(opened, settings),
             criterion,
             allowed_ranks=None if grid is None else tuple(grid),
             path=source,
-            calibration=choices["calibration"],
+            calibration=calibration,
             allow_routed=settings.allow_routed,
             strength=settings.strength,
         )
         if target is None:
-            lay_out(opened, planned, **choices)
+            lay_out(opened, planned, settings, calibration)
             return planned
-        return write_compressed(
-            opened,
-            planned,
-            target,
-            **choices,
-            workers=settings.workers,
-            max_memory=settings.max_memory,
-            progress=settings.progress,
-            force=settings.force,
-            page=settings.card is not None,
-            card=settings.card,
-            command=settings.command,
-        )
+        page = settings.card is not None
+        return write_compressed(opened, planned, target, settings, calibration=calibration, page=page)
 
 
 def write_compressed(
     opened: Adapter,
     plan: CompressionPlan,
     target: Path,
+    settings: WritingSettings | None = None,
     *,
-    encoding: Encoding | None = None,
-    dtype: str | None = None,
-    base_model: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
-    force: bool = False,
-    workers: int | None = None,
-    max_memory: int | None = None,
-    progress: Progress | None = None,
     page: bool = False,
-    card: CardOf | None = None,
-    command: str = "",
 ) -> CompressionReport:
     """Write an open adapter at the ranks of `plan` to the folder `target`.
 
-    page: write the report as Markdown, too. card: makes the model card. The other keywords are those of
-    `compress_adapter`; a calibration is the one that the plan was made with.
+    calibration: the one that the plan was made with.   page: write the report as Markdown, too.
 
     Returns the report, which is also written to the folder. Raises what `compress_adapter` raises.
     """
-    source = opened.location.path
-    watch = Stopwatch(command)
-    check_output(target, source, force=force)
+    settings, source = settings or WritingSettings(), opened.location.path
+    watch = Stopwatch(settings.command)
+    check_output(target, source, force=settings.force)
     carry.refuse_foreign_files(target, carry.names_beside(source))
-    layout = lay_out(
-        opened, plan, encoding=encoding, dtype=dtype, base_model=base_model, calibration=calibration
-    )
+    layout = lay_out(opened, plan, settings, calibration)
     work = (
         (job.pair, compress_bytes(job.pair, job.new_rank, job.stored_bytes, dora=job.dora is not None))
         for job in layout.jobs
     )
-    fitting = workers_within(max_memory, [opened], work, workers)
+    fitting = workers_within(settings.max_memory, [opened], work, settings.workers)
     with ExitStack() as stack:
         digest = stack.enter_context(ThreadPoolExecutor(1)).submit(opened.sha256)
         folder, written, weights = stack.enter_context(
-            written_adapter(target, layout, fitting, progress, force=force)
+            written_adapter(target, layout, fitting, settings.progress, force=settings.force)
         )
         if plan.adapter_sha256 != digest.result():
             raise another_adapter(opened)
         carried_files, left_out = carry.carry_files(opened.location, folder, opened.pickle)
-        base = None if base_model is None else base_folder(base_model)
+        base = None if settings.base_model is None else base_folder(settings.base_model)
         architecture = architecture_of(layout.config, opened.location.root, base)
         results = _results(opened, plan, layout, weights.modules)
         annotated = carry.annotate(
@@ -192,8 +166,8 @@ def write_compressed(
         report.save(folder / carry.REPORT)
         if page:
             (folder / carry.DOCUMENT).write_bytes(report.to_markdown().encode())
-        if card is not None:
-            write_card(folder, card(folder, opened=written))
+        if settings.card is not None:
+            write_card(folder, settings.card(folder, opened=written))
         carry.refuse_foreign_files(target, os.listdir(folder))
     return report
 

@@ -17,7 +17,6 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `check_target_module_exists`; utils/o
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -36,6 +35,7 @@ from gradience.adapters.peft import fields_in_peft_order
 from gradience.adapters.tensors import DTYPES, DType, NewTensor
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.module import Job
+from gradience.compress.settings import WriteSettings
 from gradience.errors import InputError, UsageError
 from gradience.files.artifact import round_significant
 from gradience.plan.compression import refuse_unread
@@ -319,22 +319,19 @@ class Layout:
 def lay_out(
     opened: Adapter,
     plan: CompressionPlan,
-    *,
-    encoding: Encoding | None = None,
-    dtype: str | None = None,
-    base_model: str | os.PathLike[str] | None = None,
+    settings: WriteSettings | None = None,
     calibration: Calibration | None = None,
 ) -> Layout:
-    """Decide what is written, and under which names; only headers are read. Keywords as of `compress_adapter`.
+    """Decide what is written, and under which names; only headers are read.
 
     The weights of a base that a DoRA needs stay open as long as the adapter.
     Raises InputError if the adapter cannot be compressed so, UsageError for arguments that make no sense.
     """
-    config = require_config(opened)
-    dora = opened.is_dora
+    config, settings = require_config(opened), settings or WriteSettings()
+    dora, encoding, dtype = opened.is_dora, settings.encoding, settings.dtype
     base = None
-    if base_model is not None:
-        folder = base_folder(base_model, weights=dora)
+    if settings.base_model is not None:
+        folder = base_folder(settings.base_model, weights=dora)
         check_model_config(folder, needed=not dora)
         base = opened.stack.enter_context(BaseWeights.open(folder)) if dora else None
     if dora and plan.strength != 1:

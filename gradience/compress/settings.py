@@ -102,8 +102,16 @@ class WriteSettings:
     """Replace an existing adapter folder."""
 
 
+@settings_model(kw_only=True)
+class WritingSettings(WriteSettings, WorkSettings):
+    """How a smaller adapter is written."""
+
+    card: Annotated[CardOf | None, Internal] = None
+    """Makes the model card. If given, the report is written as Markdown, too."""
+
+
 @settings_model()
-class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, NameSettings):
+class CompressSettings(SizeSettings, RankSettings, WritingSettings, NameSettings):
     """Output."""
 
     path: Annotated[StrPath, Flag("ADAPTER")]
@@ -113,5 +121,3 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     _: KW_ONLY
     dry_run: bool = False
     """Show the plan and write nothing."""
-    card: Annotated[CardOf | None, Internal] = None
-    """Makes the model card. If given, the report is written as Markdown, too."""

@@ -13,6 +13,7 @@ from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.calibrate.verb import CalibrateInputs, calibrate, read_inputs
 from gradience.compress.adapter import write_compressed
 from gradience.compress.layout import lay_out
+from gradience.compress.settings import WriteSettings, WritingSettings
 from gradience.digests import sha256_file, sha256_json
 from gradience.distill.verb import DistillInputs, distill, read_distill_inputs
 from gradience.errors import InputError, UsageError
@@ -76,7 +77,7 @@ class TruncatedKind:
     def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         plan = self._ranks(source, rank)
         if plan.new_params < plan.old_params:
-            lay_out(source.adapter, plan, base_model=source.base_model, calibration=source.calibration)
+            lay_out(source.adapter, plan, WriteSettings(base_model=source.base_model), source.calibration)
         return plan
 
     def make(self, source: CandidateSource, rank: int, folder: Path) -> None:
@@ -84,11 +85,9 @@ class TruncatedKind:
             source.adapter,
             self._ranks(source, rank),
             folder,
-            base_model=source.base_model,
-            force=True,
-            page=True,
-            card=source.card,
+            WritingSettings(base_model=source.base_model, force=True, card=source.card),
             calibration=source.calibration,
+            page=True,
         )
 
     def _ranks(self, source: CandidateSource, rank: int) -> CompressionPlan:

@@ -194,10 +194,10 @@ def test_an_undertrained_probe_costs_nothing_more(why, base, tmp_path):
 def test_a_variant_that_fails_is_a_result_and_the_others_go_on(base, tmp_path, monkeypatch, caplog):
     compress = arms.write_compressed
 
-    def fail(adapter: Path, plan: Any, target: Path, **kwargs: Any) -> Any:
+    def fail(adapter: Path, plan: Any, target: Path, *args: Any, **kwargs: Any) -> Any:
         if "uniform_median.truncate" in str(target):
             raise ZeroDivisionError("for the test")
-        return compress(adapter, plan, target, **kwargs)
+        return compress(adapter, plan, target, *args, **kwargs)
 
     monkeypatch.setattr(arms, "write_compressed", fail)
     config = with_base(ANSWER, base, compression={"arms": ["truncate"], "controls": ["rewrite_control"]})

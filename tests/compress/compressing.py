@@ -10,6 +10,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import write_compressed
 from gradience.compress.module import CompressedModule, Job
+from gradience.compress.settings import WritingSettings
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToRank
 from gradience.reports.compression import CompressionReport
@@ -24,12 +25,14 @@ def compress(
     *,
     adapter: str | None = None,
     strength: float | None = None,
+    calibration: Any = None,
     **options: Any,
 ) -> CompressionReport:
     """criterion: rank 2 by default."""
     with open_adapter(folder, adapter=adapter) as opened:
         plan = plan_compression(audit_opened(opened), criterion or ToRank(2), path=folder, strength=strength)
-        return write_compressed(opened, plan, output, **options)
+        settings = WritingSettings(**options)
+        return write_compressed(opened, plan, output, settings, calibration=calibration)
 
 
 SLIPS = ["wrong module", "other scale", "sign", "noise"]

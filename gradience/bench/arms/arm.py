@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from gradience.adapters.formats import open_adapter
 from gradience.compress.adapter import write_compressed
+from gradience.compress.settings import WritingSettings
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRanks
 from gradience.plan.modules import Ranks
@@ -67,7 +68,7 @@ def truncate(source: ArmSource, ranks: Ranks, target: Path) -> None:
     criterion = ToRanks(ranks, "the ranks of a Bench variant")
     plan = plan_compression(source.audit, criterion, calibration=source.calibration)
     with open_adapter(source.probe) as probe:
-        write_compressed(probe, plan, target, calibration=source.calibration, force=True)
+        write_compressed(probe, plan, target, WritingSettings(force=True), calibration=source.calibration)
 
 
 RETRAIN = Arm("retrain", words="retrained from scratch at the smaller ranks", suffix=False)

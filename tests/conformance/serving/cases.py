@@ -19,6 +19,7 @@ from gradience.adapters.config import anchored_key
 from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import write_compressed
+from gradience.compress.settings import WritingSettings
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank
 from gradience.reports.base.encodings import Encoding
@@ -133,7 +134,7 @@ def _compressed(
     source = shop.originals[original]
     with open_adapter(source) as opened:
         plan = plan_compression(audit_opened(opened), criterion)
-        write_compressed(opened, plan, folder, encoding=encoding)
+        write_compressed(opened, plan, folder, WritingSettings(encoding=encoding))
     ranks = {row.name: row.new_rank for row in plan.modules}
     oracle = None if original == "experts" else model.dense_logprobs(shop.base, source, ranks)
     return CaseAdapter(folder, oracle, ranks)
