@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gradience import spectra
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.keys import PREFIX
+from gradience.calibrate.settings import RowSettings
 from gradience.calibrate.verb import CalibrateInputs, CalibrationRow
 from gradience.digests import sha256_file
 from gradience.errors import InputError
@@ -200,19 +201,16 @@ def with_completions(
     model: Any,
     tokenizer: Any,
     rows: Sequence[EncodedRow],
-    *,
-    tokens: int,
-    batch_size: int,
-    seed: int,
-    on_batch: Callable[[], None] = lambda: None,
+    request: RowSettings,
+    on_batch: Callable[[], None],
 ) -> list[EncodedRow]:
-    """The rows, each with a completion of at most `tokens` tokens; those that have one keep it."""
+    """The rows, each with a completion of at most `completion_tokens` tokens; those that have one keep it."""
     lacking = [row for row in rows if not row.completion]
     written: dict[str, list[int]] = {}
-    for places in fixed_batches(["·" * len(row.prompt) + row.id for row in lacking], batch_size):
+    for places in fixed_batches(["·" * len(row.prompt) + row.id for row in lacking], request.batch_size):
         batch = [lacking[place] for place in places]
-        for row, completion in zip(batch, _written(model, tokenizer, batch, tokens, seed), strict=True):
-            written[row.id] = completion
+        completions = _written(model, tokenizer, batch, request.completion_tokens, request.seed)
+        written |= zip((row.id for row in batch), completions, strict=True)
         on_batch()
     return [
         replace(row, completion=tuple(written[row.id]), scored=len(written[row.id]))
@@ -633,15 +631,7 @@ def encoded_rows(
     if inputs.kind == "sequence_classification":
         return encode_texts(engine.tokenizer, inputs.rows.all, limit)
     encoded = encode_pairs(engine.tokenizer, inputs.rows.all, limit, request.completion_tokens)
-    return with_completions(
-        model,
-        engine.tokenizer,
-        encoded,
-        tokens=request.completion_tokens,
-        batch_size=request.batch_size,
-        seed=request.seed,
-        on_batch=on_batch,
-    )
+    return with_completions(model, engine.tokenizer, encoded, request, on_batch)
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[], None]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.calibrate.measure import Batch, EncodedRow, batches_of, counter, encoded_rows, prompt_fields
+from gradience.calibrate.settings import DistillSettings
 from gradience.compress import carry
 from gradience.digests import sha256_file
 from gradience.distill.verb import DistillInputs, Parts, mean_kl, p_closer, split
@@ -57,21 +58,18 @@ def factors_of(model: Any) -> dict[str, torch.nn.Parameter]:
 def train(
     engine: TransformersEngine,
     parts: Parts[EncodedRow],
-    *,
-    steps: int,
-    lr: float,
-    batch_size: int,
-    seed: int,
+    request: DistillSettings,
     on_step: Callable[[], None],
 ) -> tuple[tuple[DistillCheck, ...], int]:
     """Train the student's factors, leave the best of them in it, and return the checks and the number of steps.
 
-    AdamW without weight decay, whose rate rises to `lr` over the first steps and falls in a straight line to 0.
+    AdamW without weight decay. Its rate rises to `request.lr` over the first steps and falls in a straight line to 0.
     on_step: called after each step.
     """
+    steps, batch_size = request.steps, request.batch_size
     with engine.using(STUDENT) as model:
         factors = factors_of(model)
-    optimizer = torch.optim.AdamW(factors.values(), lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(factors.values(), lr=request.lr, weight_decay=0.0)
     stopping = batches_of(engine.tokenizer, parts.stopping, batch_size, engine.base.device)
     tokens = sum(row.scored for row in parts.stopping)
 
@@ -84,9 +82,9 @@ def train(
     best = checks[0]
     kept = {name: factor.detach().clone() for name, factor in factors.items()}
     step = 0
-    for rows in _few(parts.training, steps, batch_size, seed):
+    for rows in _few(parts.training, steps, batch_size, request.seed):
         for group in optimizer.param_groups:
-            group["lr"] = lr * min((step + 1) / max(1, steps // WARM), 1 - step / steps)
+            group["lr"] = request.lr * min((step + 1) / max(1, steps // WARM), 1 - step / steps)
         _step(engine, factors, optimizer, batches_of(engine.tokenizer, rows, batch_size, engine.base.device))
         step += 1
         on_step()
@@ -171,11 +169,11 @@ def divergences(
 def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
     """Distill the adapter, and write it with its report to the folder `output`: weights, config, its other files."""
     request, student, watch = inputs.request, inputs.student, Stopwatch(inputs.request.command)
-    settings, source = student.request, student.adapter.folder
+    source = student.adapter.folder
     with safe_open(str(source / WEIGHTS), framework="pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata() or {}
-    engine = TransformersEngine.load(student.model, labels=student.labels, device=settings.device)
+    engine = TransformersEngine.load(student.model, labels=student.labels, device=request.device)
     engine.add(TEACHER, inputs.teacher.folder)
     engine.add(STUDENT, source)
     with engine.using(STUDENT) as model:
@@ -188,22 +186,14 @@ def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
             hint="load it with PEFT, save it with save_pretrained(), and distill the saved adapter",
         )
     with engine.using(TEACHER) as model:
-        sizes = student.to_sample, *[len(split(student.rows.all, settings.seed).held_out)] * 2
-        batches = sum(-(-size // settings.batch_size) for size in sizes)
+        sizes = student.to_sample, *[len(split(student.rows.all, request.seed).held_out)] * 2
+        batches = sum(-(-size // request.batch_size) for size in sizes)
         advance = counter(request.progress, batches + request.steps)
         rows = encoded_rows(student, engine, model, advance)
-        parts = split(rows, settings.seed)
-    held_out = batches_of(engine.tokenizer, parts.held_out, settings.batch_size, engine.base.device)
+        parts = split(rows, request.seed)
+    held_out = batches_of(engine.tokenizer, parts.held_out, request.batch_size, engine.base.device)
     before = divergences(engine, held_out, parts.held_out, advance)
-    checks, steps = train(
-        engine,
-        parts,
-        steps=request.steps,
-        lr=request.lr,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        on_step=advance,
-    )
+    checks, steps = train(engine, parts, request, advance)
     best = min(checks, key=lambda check: (check.kl_per_token, check.step))
     improved = best.step > 0
     after, weights = before, (source / WEIGHTS).read_bytes()
@@ -241,7 +231,7 @@ def write_distilled(inputs: DistillInputs, output: Path) -> DistillReport:
             before=mean_kl(before, tokens),
             after=mean_kl(after, tokens),
             change=mean_kl(after - before, tokens, least=-math.inf),
-            p_closer=p_closer(before, after, settings.seed) if improved else None,
+            p_closer=p_closer(before, after, request.seed) if improved else None,
             by_row=tuple(
                 HeldOutRow(
                     id=row.id,
