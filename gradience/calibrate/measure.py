@@ -213,9 +213,9 @@ def with_completions(
         written |= zip((row.id for row in batch), completions, strict=True)
         on_batch()
     return [
-        replace(row, completion=tuple(written[row.id]), scored=len(written[row.id]))
-        if row.id in written
-        else row
+        row
+        if row.completion
+        else replace(row, completion=tuple(written[row.id]), scored=len(written[row.id]))
         for row in rows
     ]
 
