@@ -167,8 +167,5 @@ def _incomplete(report: gradience.AuditReport, path: str, *, layers: bool = Fals
     reason = incompleteness(report)
     if reason is None:
         return None
-    return IncompleteError(
-        f"{given_text(path)}: incomplete: {reason}",
-        code="incomplete-audit",
-        hint=f"{'the table above lists' if layers else '--layers and --json list'} each module with its status",
-    )
+    hint = f"{'the table above lists' if layers else '--layers and --json list'} each module with its status"
+    return IncompleteError(f"{given_text(path)}: incomplete: {reason}", code="incomplete-audit", hint=hint)

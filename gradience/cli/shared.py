@@ -183,11 +183,8 @@ class TextsOutput(ReportOutput):
 
     def __post_init__(self) -> None:
         if self.no_texts and self.html is None:
-            raise UsageError(
-                "--no-texts has no effect without --html",
-                code="no-page",
-                hint="leave --no-texts out, or add --html page.html",
-            )
+            hint = "leave --no-texts out, or add --html page.html"
+            raise UsageError("--no-texts has no effect without --html", code="no-page", hint=hint)
 
     @property
     def texts(self) -> bool:

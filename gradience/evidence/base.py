@@ -222,11 +222,8 @@ def group_of(place: str, values: Mapping[str, Any], column: str | None) -> str |
     value = values.get(column)
     if isinstance(value, str | int) and value != "":
         return str(value)
-    raise InputError(
-        f"{place}: no group in `{column}`",
-        code="log-group",
-        hint=did_you_mean(column, values, f"the columns are {_names(list(values))}"),
-    )
+    hint = did_you_mean(column, values, f"the columns are {_names(list(values))}")
+    raise InputError(f"{place}: no group in `{column}`", code="log-group", hint=hint)
 
 
 def digest(value: Any) -> str:

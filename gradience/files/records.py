@@ -338,11 +338,8 @@ def _parsed(row: bytes) -> Any:
 
 
 def _invalid(path: Path, why: str) -> InputError:
-    return InputError(
-        f"{path}: not a valid {SCHEMA} file: {why}",
-        code="artifact-invalid",
-        hint="evaluate again: records are never edited by hand",
-    )
+    hint = "evaluate again: records are never edited by hand"
+    return InputError(f"{path}: not a valid {SCHEMA} file: {why}", code="artifact-invalid", hint=hint)
 
 
 # ---------------------------------------------------------------- answers as bits, to be stored with the counts

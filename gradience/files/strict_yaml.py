@@ -161,11 +161,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     is_json = path.suffix.lower() == ".json"
     value = strict_json.loads(text, path, "configuration") if is_json else loads(text, path)
     if not isinstance(value, Mapping):
-        raise InputError(
-            f"{path}: contains no settings",
-            code="config-not-a-mapping",
-            hint="write `key: value` lines",
-        )
+        hint = "write `key: value` lines"
+        raise InputError(f"{path}: contains no settings", code="config-not-a-mapping", hint=hint)
     return {str(key): item for key, item in value.items()}
 
 

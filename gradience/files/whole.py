@@ -280,11 +280,8 @@ def _resolved(path: Path) -> Path:
 
 def already_exists(output: Path) -> UsageError:
     """Return the error for an output that is only replaced with force."""
-    return UsageError(
-        f"{output}: already exists",
-        code="output-exists",
-        hint="choose another output, or replace it with --force (Python: force=True)",
-    )
+    hint = "choose another output, or replace it with --force (Python: force=True)"
+    return UsageError(f"{output}: already exists", code="output-exists", hint=hint)
 
 
 @contextmanager

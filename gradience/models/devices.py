@@ -38,11 +38,8 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def _absent(device: str) -> UsageError:
-    return UsageError(
-        f"this machine has no device {device}",
-        code="no-device",
-        hint="use auto, cpu, cuda, cuda:0 or mps; `gradience env` says what torch sees",
-    )
+    hint = "use auto, cpu, cuda, cuda:0 or mps; `gradience env` says what torch sees"
+    return UsageError(f"this machine has no device {device}", code="no-device", hint=hint)
 
 
 def visible_name(device: torch.device) -> str:

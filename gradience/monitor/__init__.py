@@ -93,11 +93,8 @@ def _report(path: Path, name: str, gap_threshold: float) -> report.RunReport:
                 ids.add(record.run_id)
         facts.add(record)
     if facts is None:
-        raise InputError(
-            f"{path}: contains no telemetry records",
-            code="run-empty",
-            hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
-        )
+        hint = "give the run.jsonl that GradienceCallback or TelemetryWriter wrote"
+        raise InputError(f"{path}: contains no telemetry records", code="run-empty", hint=hint)
     setup = read_setup(facts.start, rewarded=facts.rewarded)
     run = MonitoredRun(facts, setup, gap_threshold)
     outcome, reason = _outcome(facts)

@@ -322,11 +322,8 @@ def _data_of(kind: str, array: NDArray[Any]) -> Iterator[bytes]:
 
 
 def _invalid(path: Path, problem: str) -> InputError:
-    return InputError(
-        f"{path}: not a calibration: {problem}",
-        code="calibration-invalid",
-        hint="give the file that `gradience calibrate` wrote, or " + CalibrationReport.repair,
-    )
+    hint = "give the file that `gradience calibrate` wrote, or " + CalibrationReport.repair
+    return InputError(f"{path}: not a calibration: {problem}", code="calibration-invalid", hint=hint)
 
 
 SHOWN = 5

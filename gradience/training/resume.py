@@ -60,11 +60,8 @@ def library_write_errors(folder: Path) -> Iterator[None]:
         words = str(error).strip().splitlines()[0]
         if isinstance(error, RuntimeError) and not any(mark in words for mark in TORCH_WRITING):
             raise
-        raise OutputError(
-            f"{folder}: cannot write: {words}",
-            code="write-failed",
-            hint="check the folder, its permissions and the free space",
-        ) from None
+        hint = "check the folder, its permissions and the free space"
+        raise OutputError(f"{folder}: cannot write: {words}", code="write-failed", hint=hint) from None
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
