@@ -445,21 +445,16 @@ def _kind(
     fitting = "SEQ_CLS" if isinstance(task, ClassificationTask) else "CAUSAL_LM"
     for adapter in adapters:
         kind, data = adapter.fields.get("task_type"), request.data_file
-        if kind == "SEQ_CLS" and kind != fitting and data is not None and request.task is None:
-            row = next(local(data, request.columns).read())
-            named = ", ".join(f"`{name}`" for name in [*row.values][:8])
-            raise UsageError(
-                f"{adapter.given}: a classifier, and the columns {named} of {data} are not read as texts with labels",
-                code="wrong-model",
-                hint=columns_hint(row),
-            )
         if kind is not None and kind != fitting:
+            hint = "choose a task of the adapter's kind"
+            if request.prompts is not None:
+                hint = "--prompts needs a causal language model: give a classifier --data with labels"
+            elif data is not None and request.task is None:
+                hint = columns_hint(next(local(data, request.columns).read()))
             raise UsageError(
                 f"{adapter.given}: its task_type is {kind}, and {task.name if task else 'a prompt'} needs {fitting}",
                 code="wrong-model",
-                hint="choose a task of the adapter's kind"
-                if request.prompts is None
-                else "--prompts needs a causal language model: give a classifier --data with labels",
+                hint=hint,
             )
         if not isinstance(task, ClassificationTask):
             continue

@@ -196,21 +196,18 @@ def candidates_of(plan: ShrinkPlan, results: Sequence[SetResults]) -> tuple[Shri
     """
     outcomes = []
     for candidate in plan.candidates:
-        rows = [on_set.tested.get(candidate.name) for on_set in results]
+        rows = [on_set.tested[candidate.name] for on_set in results if candidate.name in on_set.tested]
         status: reports.CandidateStatus = "not tested"
-        needs = ""
-        for planned, row in zip(plan.sets, (*rows, None), strict=False):
-            status = "not tested" if row is None else STATUSES[row.grade]
-            if row is not None and status == "inconclusive":
-                needs = needs_of(row, planned, candidate)
-            if status != "shown":
-                break
+        if rows and (rows[-1].grade != "B" or len(rows) == len(plan.sets)):
+            status = STATUSES[rows[-1].grade]
         outcomes.append(
             ShrinkCandidate(
                 **candidate.model_dump(exclude={"kept_energy"}),
                 status=status,
-                result=None if rows[0] is None else _as_planned(plan, rows[0]),
-                needs=needs,
+                result=_as_planned(plan, rows[0]) if rows else None,
+                needs=needs_of(rows[-1], plan.sets[len(rows) - 1], candidate)
+                if status == "inconclusive"
+                else "",
             )
         )
     return tuple(outcomes)
