@@ -1,6 +1,6 @@
 """Reports of `gradience evaluate` on several data sets: the result, its plan, the dry run and the preview."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Literal
 
 from gradience.files.artifact import Artifact, Part
@@ -105,43 +105,34 @@ def title_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
 
 def table_blocks(report: EvaluationSetsReport) -> list[doc.Block]:
     """Return one row for each adapter and a column for each data set, and the legend."""
-    first = report.adapters[0]
-
-    def cell(
-        name: str, show: Callable[[evaluation.EvaluatedAdapter], str]
-    ) -> Callable[[JointAdapter], doc.Inline]:
-        rows = report.rows_on(name)
-        return lambda joint: show(rows[joint.name])
-
-    first_set = report.plan.sets[0].name
+    first, first_set = report.adapters[0], report.plan.sets[0].name
     one, base = report.rows_on(first_set), report.evaluations[first_set].base_words
-    columns: list[tuple[doc.Column, Callable[[JointAdapter], doc.Inline]]] = [
+    table = doc.table_of(
+        report.adapters,
         (doc.Column(), lambda row: evaluation.name_cell(row, base)),
         (doc.Column("grade", shown=bool(report.candidates)), lambda row: row.grade or ""),
         (doc.Column("rank", ">", drop=2), lambda row: evaluation.ranks_cell(one[row.name])),
         (doc.Column("saved", ">", drop=3), lambda row: evaluation.saved_cell(one[row.name])),
-    ]
-    for place, planned in enumerate(report.plan.sets):
-        columns += [
-            (doc.Column(planned.name, ">"), cell(planned.name, _set_cell)),
-            (doc.Column("95 % bound", ">", drop=4 + place), cell(planned.name, evaluation.bound_cell)),
-        ]
-    heading = doc.Heading(
-        ("Candidates, compared with ", doc.Span(first.name, "name")) if report.candidates else "Results"
+        *(column for planned in report.plan.sets for column in _columns_of(report, planned)),
     )
-    named: dict[Compares, list[str]] = {}
-    for planned in report.plan.sets:
-        named.setdefault(planned.compares, []).append(planned.name)
-    legend: list[tuple[str, doc.Inline]] = [
-        (", ".join(names), UNITS[measure]) for measure, names in named.items()
-    ]
-    legend += [("95 % bound", "one-sided bound; compared with the margin")]
-    legend += [("grade", "B only if the candidate is shown on every data set")] if report.candidates else []
-    return [heading, doc.table_of(report.adapters, *columns), doc.Facts(legend)]
+    heading = ("Candidates, compared with ", doc.Span(first.name, "name")) if report.candidates else "Results"
+    return [doc.Heading(heading), table, doc.Facts(list(dict.fromkeys(doc.legend_of(table))))]
+
+
+def _columns_of(
+    report: EvaluationSetsReport, planned: PlannedSet
+) -> Iterator[tuple[doc.Column, Callable[[JointAdapter], doc.Inline]]]:
+    """Yield the columns of a data set: the reference's level, the others' differences with grades, and the bounds."""
+    rows, bound = report.rows_on(planned.name), "one-sided bound; compared with the margin"
+    level = doc.Column(planned.name, ">", legend=UNITS[planned.compares])
+    yield level, lambda row: _set_cell(rows[row.name])
+    yield (
+        doc.Column("95 % bound", ">", drop=4, legend=bound),
+        lambda row: evaluation.bound_cell(rows[row.name]),
+    )
 
 
 def _set_cell(row: evaluation.EvaluatedAdapter) -> str:
-    """Return the level of the reference; of any other row its difference from it, and its grade."""
     return f"{evaluation.level_or_delta_cell(row)} {row.grade or ''}".strip()
 
 
