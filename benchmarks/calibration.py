@@ -26,8 +26,7 @@ import numpy as np
 
 from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
 from gradience.adapters.formats import open_adapter
-from gradience.bench.arms.arm import Arm, ArmSource
-from gradience.bench.arms.controls import PROBE_DISTILLED, write_random_directions
+from gradience.bench.arms import PROBE_DISTILLED, Arm, ArmSource, write_random_directions
 from gradience.bench.run.prompts import Distillation, PromptRun, distill_variant
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.compress.adapter import write_compressed

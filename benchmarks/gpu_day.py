@@ -28,8 +28,8 @@ from typing import Any
 import torch
 
 import gradience
-from gradience.bench.config.load import load_config
-from gradience.bench.config.shipped import find_config
+from gradience.bench.config import load_config
+from gradience.bench.settings import find_config
 from gradience.evaluate.engines.base import TRIED_TOKENS, Decoding
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.engines.vllm.engine import PYTHON, versions_in
@@ -203,7 +203,7 @@ def peak_bytes() -> int | None:
 
 def train_part(place: Place) -> Figures:
     """Train with the flagship recipe for a few steps, and truncate the adapter."""
-    from gradience.bench.plan.forecast import forecast
+    from gradience.bench.forecast import forecast
 
     steps = place.size(20, 2)
     config = place.config(f"train.max_steps={steps}", "train.save_steps=null")
@@ -420,7 +420,7 @@ def forecast_part(place: Place) -> Figures:
     if any(finished.get(name, {}).get("state") != "done" for name in ("train", "evaluate")):
         raise NotPossible("needs the parts train and evaluate")
     config = load_config(find_config(CONFIG))
-    from gradience.bench.plan.forecast import forecast
+    from gradience.bench.forecast import forecast
 
     plan = forecast(config)
     step = finished["train"]["figures"]["seconds per step"]

@@ -28,8 +28,7 @@ from scipy import special, stats
 from sequential_looks import score_of
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.grade import failed_guards, joint_p_value
-from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
+from gradience.bench.verdict.grade import SeedOutcome, failed_guards, joint_p_value, verdict_over_seeds
 from gradience.evaluate.verb import joint_rows
 from gradience.files.records import pack
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence

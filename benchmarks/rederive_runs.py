@@ -27,15 +27,20 @@ from pack_results import pack
 from pydantic import ValidationError
 
 from gradience import __version__
-from gradience.bench.arms.arm import ARMS
-from gradience.bench.arms.controls import CONTROLS
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import bench_plan, plan_digest
-from gradience.bench.verdict.aggregate import no_longer_passing
+from gradience.bench.arms import ARMS, CONTROLS
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import bench_plan, plan_digest
+from gradience.bench.verdict.aggregate import (
+    AGGREGATE,
+    BENCH,
+    DOCUMENT,
+    PAGE,
+    PLAN,
+    aggregate_run,
+    no_longer_passing,
+)
 from gradience.bench.verdict.assemble import assemble
-from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
-from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.folder import unpacked
+from gradience.bench.verify.folder import Findings, unpacked
 from gradience.bench.verify.recompute import SeedFolder, marking_of
 from gradience.card import card_of
 from gradience.evaluate.evaluator import RECORDS

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from gradience.bench.config.load import INSTEAD, BenchConfig, OneOf
+from gradience.bench.config import INSTEAD, BenchConfig, OneOf
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.reports.base.exact import exact_text
 from gradience.settings import help_of, keys_of, section_of

@@ -9,11 +9,10 @@ from typing import Any
 import audit_sample
 from audit_sample import mistral_rows, report
 
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import bench_plan, plan_digest
-from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import PlannedVariant, asked_for, bench_plan, plan_digest, plan_variants
 from gradience.bench.verdict.assemble import best_of, described, gate_sentence, measured, repeated, status_of
-from gradience.bench.verdict.policy import gate_passed
+from gradience.bench.verdict.facts import gate_passed
 from gradience.files.records import pack
 from gradience.reports.bench import (
     AuditSummary,

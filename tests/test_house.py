@@ -37,7 +37,7 @@ def test_help_of_a_verb_loads_nothing_slow():
         ("import gradience.telemetry", {"numpy", "pydantic"}),
         ("from gradience import tasks; [tasks.find(name) for name in tasks.PROFILES]",
          {"sklearn", "pandas", "reasoning_gym", "huggingface_hub"}),
-        ("import gradience.bench.config.load, gradience.bench.aggregate, gradience.bench.verdict.assemble, "
+        ("import gradience.bench.config, gradience.bench.aggregate, gradience.bench.verdict.assemble, "
          "gradience.bench.status, gradience.monitor, gradience.reports.bench, gradience.reports.monitor",
          {"safetensors"}),
         ("import gradience.evaluate.evaluator, gradience.models.rendering", set()),

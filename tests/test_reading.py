@@ -43,7 +43,7 @@ ALLOWED = {
     "models/load.py": {"from_pretrained"},
     "evaluate/engines/transformers/engine.py": {"safe_open"},
     # Stages of a Bench, read where the run that wrote them holds the folder.
-    "bench/arms/controls.py": {"load_file", "shutil.copy"},
+    "bench/arms.py": {"load_file", "shutil.copy"},
     "bench/verify/folder.py": {"tarfile.open", "copytree"},  # a packed run, its size bounded
     "bench/run/on_ray.py": {"fromfile", "memmap"},
 }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from gradience.bench.verdict.folders import AGGREGATE, find_benches
+from gradience.bench.verdict.aggregate import AGGREGATE, find_benches
 from gradience.bench.verify.recompute import gold_of, output_of
 from gradience.digests import sha256_parts
 from gradience.errors import InputError, UsageError

@@ -1,22 +1,21 @@
 """Settings of the verbs of Bench: flags and keywords of Python under the same names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from gradience.errors import InputError
+from gradience.errors import InputError, did_you_mean
 from gradience.models.settings import DryRun
 from gradience.progress import Watcher
+from gradience.reading import open_stream
 from gradience.settings import Flag, Integer, Internal, OutputPath, Positive, StrPath, settings_model, several
 
 
 def _configs() -> list[tuple[str, str]]:
     """Return name and title of each shipped config; files are left to the shell."""
-    from gradience.bench.config.shipped import config_titles
-
     return [*config_titles().items()]
 
 
@@ -115,3 +114,48 @@ class ExportSettings:
     """eee: Every Eval Ever 0.3.0, JSON and JSONL; hub: YAML for .eval_results/."""
     dataset: Annotated[str | None, Flag("ORG/NAME")] = None
     """hub: the data set, if the task does not name it."""
+
+
+# ---------------------------------------------------------------- shipped configs
+
+
+FOLDER = Path(__file__).parent / "configs"
+PACKAGED = ("gradience", "bench", "configs")
+"""Folder of the shipped configs in a checkout; published commands use this path."""
+
+
+def shipped_configs() -> Mapping[str, Path]:
+    """Return the shipped configs: name -> file."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def config_titles() -> Mapping[str, str]:
+    """Return the title of each shipped config: the comment in its first line."""
+    titles = {}
+    for name, path in shipped_configs().items():
+        with open_stream(path) as file:
+            titles[name] = file.readline().decode().removeprefix("# ").rstrip()
+    return titles
+
+
+def find_config(name: str) -> Path:
+    """Return the file at the path `name`, or the shipped config that matches it.
+
+    A shipped config matches by name, or if its path in a checkout ends like `name`, or the reverse:
+    `minilm_reviews`, `configs/minilm_reviews.yaml` and `/clone/gradience/bench/configs/minilm_reviews.yaml`.
+    Raises InputError (`config-not-found`).
+    """
+    given = Path(name)
+    if given.is_file():
+        return given
+    parts, configs = given.parts, shipped_configs()
+    named = configs.get(given.name.removesuffix(".yaml")) if parts else None
+    folders = parts[:-1][-len(PACKAGED) :]
+    if named is not None and folders == PACKAGED[len(PACKAGED) - len(folders) :]:
+        return named
+    near = did_you_mean(given.stem, configs, most=3) or f"the bundled ones are {', '.join(configs)}:"
+    raise InputError(
+        f"{name}: {'a folder, not a file' if given.is_dir() else 'neither a file nor a bundled config'}",
+        code="config-not-found",
+        hint=f"{near} `gradience bench configs` lists them",
+    )

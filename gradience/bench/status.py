@@ -5,10 +5,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants, stage_names
+from gradience.bench.config import BenchConfig, load_config
+from gradience.bench.plan import PlannedVariant, asked_for, plan_variants, stage_names
+from gradience.bench.verdict.aggregate import BENCH, CONFIG, PLAN, folder_of_seed
 from gradience.bench.verdict.facts import AUDIT, BEGUN, CALIBRATION, FAILED
-from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN, folder_of_seed
 from gradience.bench.verify.folder import RunFolder, unpacked
 from gradience.errors import GradienceError, InputError
 from gradience.files.digests import DIGESTS

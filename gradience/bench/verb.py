@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from gradience.bench.config.shipped import find_config
 from gradience.bench.settings import (
     AggregateSettings,
     BenchSettings,
     ExportSettings,
     StatusSettings,
     existing_folder,
+    find_config,
 )
 from gradience.errors import require_installed
 from gradience.files.digests import write_digests
@@ -37,13 +37,13 @@ def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast
     given = [*settings.overrides, *(["run_type=smoke"] if settings.smoke else [])]
     given += [] if settings.only_seed is None else [f"only_seed={settings.only_seed}"]
     config = find_config(str(settings.config))
-    from gradience.bench.config.load import load_config
+    from gradience.bench.config import load_config
 
     loaded = load_config(config, given)
     output = None if settings.dry_run else required_output(settings.output, "DIR")
     require_installed("torch", "transformers", "peft", "accelerate", "datasets", extra="hf")
     if output is None:
-        from gradience.bench.plan.forecast import forecast
+        from gradience.bench.forecast import forecast
 
         return forecast(loaded)
     from gradience.bench.run.bench import run_bench as run
@@ -62,7 +62,7 @@ def aggregate(settings: AggregateSettings) -> BenchAggregate:
     """
     require_installed("scipy", extra="stats")
     folders = [existing_folder(folder) for folder in paths_of(settings.folders)]
-    from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN
+    from gradience.bench.verdict.aggregate import AGGREGATE, DOCUMENT, PLAN
     from gradience.bench.verify.verify import aggregate_checked
 
     output = None if settings.output is None else Path(settings.output)

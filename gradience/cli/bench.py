@@ -127,7 +127,7 @@ def configs() -> None:
 
     To run one: gradience bench run --config NAME --output DIR; with --dry-run to see what it would cost.
     """
-    from gradience.bench.config.shipped import config_titles
+    from gradience.bench.settings import config_titles
     from gradience.reports.base import terminal
     from gradience.reports.base.blocks import Document, Facts, Span
 

@@ -162,8 +162,8 @@ def sets_of(settings: EvaluateSettings) -> tuple[EvaluateSettings, ...]:
         if (file := mine["data"]) is not None and not is_on_hub(file) and not file.exists():
             raise InputError(f"{file}: no such file", code="task-file", hint="check the path")
         for setting in ("options", "columns"):
-            own = _own(getattr(settings, setting), name, names, is_guard=is_guard)
-            mine[setting] = {**mine.get(setting, {}), **own}
+            named_values = _own(getattr(settings, setting), name, names, is_guard=is_guard)
+            mine[setting] = {**mine.get(setting, {}), **named_values}
         for setting, values in by_name.items():
             mine[setting] = values.get(name, None if is_guard else values.get(""))
         set_name = name if data or settings.guards else ""

@@ -16,7 +16,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import type_names
-from gradience.bench.verify.findings import Findings, Link
+from gradience.bench.verify.folder import Findings, Link
 from gradience.bench.verify.recompute import check_records, repeated, scored_again
 from gradience.card import EVALUATED, card_of
 from gradience.compare.adapters import compare_modules

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
-from gradience.bench.plan.variants import GUARDS
+from gradience.bench.plan import GUARDS
 from gradience.bench.settings import VerifySettings, existing_folder
-from gradience.bench.verdict.folders import AGGREGATE, BENCH, PLAN
-from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.folder import RunFolder, as_published, check_files, unpacked
+from gradience.bench.verdict.aggregate import AGGREGATE, BENCH, PLAN
+from gradience.bench.verify.folder import Findings, RunFolder, as_published, check_files, unpacked
 from gradience.bench.verify.recompute import check_data as check_bench_data
 from gradience.bench.verify.verify import checked_run
 from gradience.compress.carry import DISTILL_REPORT, REPORT

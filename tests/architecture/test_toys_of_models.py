@@ -154,11 +154,9 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     """Seen in the config, the plan, a run, its verdict, and the pages."""
     from tiny_bench import bert, sentences
 
-    from gradience.bench.arms import ranks
-    from gradience.bench.arms.arm import ARMS, Arm
-    from gradience.bench.arms.controls import Control
-    from gradience.bench.config.load import BenchConfig
-    from gradience.bench.plan.preregister import bench_plan
+    from gradience.bench.arms import ARMS, Arm, Choice, Control
+    from gradience.bench.config import BenchConfig
+    from gradience.bench.plan import bench_plan
     from gradience.bench.run.seed import SeedRun
     from gradience.bench.verdict.aggregate import aggregate
     from gradience.bench.verdict.assemble import assemble, data_of
@@ -176,14 +174,14 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     with pytest.raises(ValueError, match="'unharmed' is not one of per_layer_shuffled, random_directions"):
         BenchConfig.model_validate(values)
 
-    narrow = ranks.Choice({}, "two of each module")
+    narrow = Choice({}, "two of each module")
     add("variant", lambda probe: narrow._replace(ranks=probe.ranks_by(ToRank(2))), name="narrow")
     cut = Arm("cut", ARMS["truncate"].make)
     add("arm", cut, name="cut")
     unharmed = Control(
         name="unharmed",
         words="the probe itself",
-        ranks=lambda probe: ranks.Choice(probe.ranks, "all of it"),
+        ranks=lambda probe: Choice(probe.ranks, "all of it"),
         arm=Arm("copy", lambda source, _, target: copytree(source.probe, target)),
         expected="FAIL",
         otherwise="nothing was lost",

@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from gradience.bench.config.load import BenchConfig
+from gradience.bench.config import BenchConfig
 
 SENTENCES = [
     f"{what} film {number} is {('bad', 'good')[number % 2]}"

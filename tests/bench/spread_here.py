@@ -9,7 +9,7 @@ import pytest
 from bench_process import CONFIG
 from tiny_bench import Watcher
 
-from gradience.bench.config.load import load_config
+from gradience.bench.config import load_config
 from gradience.bench.run import on_ray
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.on_ray import StageOrder, make_stage

@@ -8,8 +8,7 @@ from bench_sample import PUBLISHED, bench, config, named, save_seeds, three_seed
 from raising import raises
 from running import python
 
-from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
-from gradience.bench.verdict.folders import find_benches
+from gradience.bench.verdict.aggregate import aggregate, find_benches, no_longer_passing
 from gradience.bench.verify.verify import aggregate_checked
 from gradience.cli.app import run
 from gradience.errors import InputError

@@ -15,9 +15,9 @@ from raising import raises
 from scaled_down import scaled_down
 from tiny_bench import gsm8k_values
 
-from gradience.bench.config.load import INSTEAD, BenchConfig, load_config
-from gradience.bench.config.shipped import find_config, shipped_configs
-from gradience.bench.plan.variants import asked_for
+from gradience.bench.config import INSTEAD, BenchConfig, load_config
+from gradience.bench.plan import asked_for
+from gradience.bench.settings import find_config, shipped_configs
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.reports.bench import Bench, BenchAggregate
@@ -298,7 +298,7 @@ def data(tmp_path_factory):
 def dry_run(base, tmp_path, capsys, monkeypatch):
     """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
     monkeypatch.setattr("gradience.evaluate.checks.process_bytes", lambda device: 500_000_000)
-    monkeypatch.setattr("gradience.bench.plan.forecast.disk_usage", lambda path: SimpleNamespace(free=10**9))
+    monkeypatch.setattr("gradience.bench.forecast.disk_usage", lambda path: SimpleNamespace(free=10**9))
 
     def call(*arguments, **changes):
         path = tmp_path / "config.yaml"

@@ -12,12 +12,11 @@ from data_files import write_jsonl
 from spread_here import Here, runner_over
 from tiny_bench import Watcher, counted_loads
 
-from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.forecast import forecast
+from gradience.bench.config import BenchConfig, load_config
+from gradience.bench.forecast import forecast
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.on_ray import _needed
-from gradience.bench.verdict.grade import GradeFacts, grade, joint_p_value
-from gradience.bench.verdict.policy import SeedOutcome, verdict_over_seeds
+from gradience.bench.verdict.grade import GradeFacts, SeedOutcome, grade, joint_p_value, verdict_over_seeds
 from gradience.cli.progress import StageProgress
 from gradience.files.records import read_records
 from gradience.reports.base.graded import Bounds

@@ -11,7 +11,7 @@ from test_variants import sentences
 from tiny_bench import Watcher, bert
 
 from gradience import verify
-from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.config import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import files_of

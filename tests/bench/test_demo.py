@@ -2,8 +2,8 @@
 
 from scaled_down import scaled_down
 
-from gradience.bench.config.load import load_config
-from gradience.bench.config.shipped import find_config
+from gradience.bench.config import load_config
+from gradience.bench.settings import find_config
 from gradience.cli.app import run
 from gradience.reports.bench import Bench
 

@@ -12,8 +12,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_bench import gsm8k_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.forecast import (
+from gradience.bench.config import BenchConfig
+from gradience.bench.forecast import (
     ADAM_BYTES,
     Lengths,
     Shapes,

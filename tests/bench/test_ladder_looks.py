@@ -11,7 +11,7 @@ from bench_process import change_records, timeless, write_config
 from tiny_bench import bert
 
 from gradience import verify
-from gradience.bench.config.load import load_config
+from gradience.bench.config import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.verdict.facts import ANSWERS

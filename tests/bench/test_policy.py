@@ -10,16 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gradience.bench.plan.variants import plan_variants
+from gradience.bench.plan import plan_variants
 from gradience.bench.verdict.assemble import measured
-from gradience.bench.verdict.grade import GradeFacts, grade, short_of_a
-from gradience.bench.verdict.policy import (
+from gradience.bench.verdict.facts import gate_passed, is_ahead
+from gradience.bench.verdict.grade import (
+    GradeFacts,
     SeedOutcome,
-    gate_passed,
-    is_ahead,
+    grade,
     lost_already,
     overall,
     passes,
+    short_of_a,
     verdict_over_seeds,
 )
 from gradience.files.records import pack

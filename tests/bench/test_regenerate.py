@@ -11,7 +11,7 @@ from test_verify import SECTIONS, forge
 from tiny_bench import Watcher, sentences, sums
 
 from gradience import verify
-from gradience.bench.config.load import load_config
+from gradience.bench.config import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verify.regenerate import drawn
 from gradience.digests import sha256_file

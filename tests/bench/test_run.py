@@ -19,9 +19,9 @@ from data_files import write_jsonl
 from safetensors.torch import load_file
 from tiny_bench import Watcher, bert, counted_loads, gsm8k_values, llama, sentences, sums, tokenizer
 
-from gradience.bench.arms import arm as arms
-from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.preregister import bench_plan
+from gradience.bench import arms
+from gradience.bench.config import BenchConfig, load_config
+from gradience.bench.plan import bench_plan
 from gradience.bench.run.bench import _resumable, run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.verdict.aggregate import aggregate

@@ -12,7 +12,7 @@ from bench_process import timeless, write_inputs
 from spread_here import SECTIONS, Here, runner_over
 from tiny_bench import Watcher
 
-from gradience.bench.config.load import load_config
+from gradience.bench.config import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.on_ray import StageOrder, make_stage
 from gradience.bench.verdict.facts import FAILED

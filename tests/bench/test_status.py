@@ -11,7 +11,7 @@ from bench_process import KEPT, start, write_inputs
 from killing import HANGS
 from spread_here import SECTIONS, Here, Silent, runner_over
 
-from gradience.bench.config.load import load_config
+from gradience.bench.config import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.on_ray import StageOrder
 from gradience.bench.status import look

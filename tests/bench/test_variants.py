@@ -26,10 +26,9 @@ from tiny_bench import ROLES, Watcher, bert, llama, sums
 from transformers import AutoModelForCausalLM, set_seed
 
 from gradience import audit_adapter, compress_adapter
-from gradience.bench.arms.arm import ArmSource
-from gradience.bench.arms.controls import RANDOM_DIRECTIONS, REWRITE_CONTROL, write_random_directions
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.variants import NO_COMPRESSION, plan_variants
+from gradience.bench.arms import RANDOM_DIRECTIONS, REWRITE_CONTROL, ArmSource, write_random_directions
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import NO_COMPRESSION, plan_variants
 from gradience.bench.run.seed import ScaleChanged, SeedRun, require_same_scale
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.evidence import at_ceiling, seed_notes

@@ -15,10 +15,9 @@ from tiny_bench import Watcher
 
 import gradience
 from gradience import verify
-from gradience.bench.config.load import load_config
+from gradience.bench.config import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.folder import check_files
+from gradience.bench.verify.folder import Findings, check_files
 from gradience.cli.app import run
 from gradience.digests import sha256_file
 from gradience.errors import InputError

@@ -16,12 +16,12 @@ from test_verify import forge
 from tiny_bench import Watcher
 
 from gradience import verify
-from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.preregister import bench_plan, plan_digest
+from gradience.bench.config import BenchConfig, load_config
+from gradience.bench.plan import bench_plan, plan_digest
 from gradience.bench.run.bench import run_bench
+from gradience.bench.verdict.aggregate import aggregate_run
 from gradience.bench.verdict.assemble import assemble
-from gradience.bench.verdict.folders import aggregate_run
-from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.folder import Findings
 from gradience.bench.verify.recompute import SeedFolder, marking_of
 from gradience.digests import sha256_file
 from gradience.reports.bench import Bench, BenchAggregate

@@ -8,7 +8,7 @@ import pytest
 import tiny_bench
 import yaml
 
-from gradience.bench.config.load import BenchConfig
+from gradience.bench.config import BenchConfig
 from gradience.cli.app import run
 from gradience.settings import known_keys
 

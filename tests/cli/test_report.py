@@ -12,7 +12,7 @@ import typer.main
 from killing import HANGS
 from running import printed_by
 
-from gradience.bench.config.shipped import config_titles
+from gradience.bench.settings import config_titles
 from gradience.cli import app
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter

@@ -9,7 +9,7 @@ from raising import raises
 from tiny_models import MEMORIES, remembering
 
 from gradience import evaluate_adapters, tasks
-from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.folder import Findings
 from gradience.bench.verify.recompute import gold_of, scored_again
 from gradience.errors import InputError
 from gradience.files.records import count

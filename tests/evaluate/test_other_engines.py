@@ -19,7 +19,7 @@ from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
 import gradience
 from gradience import evaluate_adapters
-from gradience.bench.config.load import RuntimeSettings
+from gradience.bench.config import RuntimeSettings
 from gradience.cli.app import run
 from gradience.digests import sha256_text
 from gradience.errors import EngineError, InputError, NetworkError, UsageError

@@ -18,7 +18,7 @@ from scipy.special import log_softmax, rel_entr
 from tiny_models import MEMORIES, Sum, letters_tokenizer, llama, remembering, sums
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradience.bench.config.load import TaskSettings
+from gradience.bench.config import TaskSettings
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import kl_divergence

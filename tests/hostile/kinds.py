@@ -15,9 +15,9 @@ from typing import Any
 import fleet_sample
 from factory import CONFIG, WEIGHTS, config, modules, safetensors
 
-from gradience.bench.config.load import load_config
-from gradience.bench.config.shipped import find_config
+from gradience.bench.config import load_config
 from gradience.bench.run.stages import Stages
+from gradience.bench.settings import find_config
 from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records

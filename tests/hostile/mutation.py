@@ -26,7 +26,7 @@ CORES = {
     "gradience.audit.adapter": ("tests/audit/test_measures.py", "tests/report/test_audit_text.py"),
     "gradience.plan.allocate": ("tests/plan/test_suggest.py",),
     "gradience.compress.module": ("tests/compress/test_truncate.py",),
-    "gradience.bench.verdict.policy": ("tests/bench/test_policy.py",),
+    "gradience.bench.verdict.grade": ("tests/bench/test_policy.py",),
 }
 """Module -> its tests."""
 PAIRS = [

@@ -17,7 +17,7 @@ from test_audit_text import small
 from test_faces import SAMPLES
 
 from gradience import ToRank, audit_adapter, plan_compression, verify
-from gradience.bench.plan.preregister import bench_plan
+from gradience.bench.plan import bench_plan
 from gradience.bench.run.stages import stage_key
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of

@@ -11,8 +11,7 @@ import pytest
 from bench_process import change_records, edit
 
 from gradience import evaluate_adapters, verify
-from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.folder import unpacked
+from gradience.bench.verify.folder import Findings, unpacked
 from gradience.card import card_of
 from gradience.cli.app import run
 from gradience.compress.adapter import compress_adapter

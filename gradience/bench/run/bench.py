@@ -17,17 +17,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from gradience.bench.config.load import UNCOUNTED, BenchConfig
-from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised, read_guards
-from gradience.bench.plan.variants import PROBE
+from gradience.bench.config import UNCOUNTED, BenchConfig
+from gradience.bench.plan import PROBE, bench_plan, evaluated_rows, plan_digest, promised, read_guards
 from gradience.bench.run.on_ray import run_on_ray
 from gradience.bench.run.prompts import planned_calibration
 from gradience.bench.run.seed import LOG, SeedRun, logged
 from gradience.bench.run.stages import remove_weights
-from gradience.bench.verdict import folders
-from gradience.bench.verdict.aggregate import no_longer_passing
+from gradience.bench.verdict import aggregate as folders
+from gradience.bench.verdict.aggregate import differences, no_longer_passing
 from gradience.bench.verdict.assemble import assemble, data_of
-from gradience.bench.verdict.differences import differences
 from gradience.bench.verdict.evidence import LookRules
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verify.verify import checked_run

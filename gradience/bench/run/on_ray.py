@@ -28,13 +28,12 @@ import numpy as np
 import torch
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import read_guards
-from gradience.bench.plan.variants import GUARDS, PROBE
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import GUARDS, PROBE, read_guards
 from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
 from gradience.bench.run.stages import Make, NotDone, Stages, mark_begun, stage_key, write_failure
+from gradience.bench.verdict.aggregate import folder_of_seed
 from gradience.bench.verdict.facts import SeedFacts
-from gradience.bench.verdict.folders import folder_of_seed
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
 from gradience.evaluate.engines.vllm.engine import BATCH_INVARIANT, PYTHON

@@ -11,8 +11,8 @@ from typing import Any
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
-from gradience.bench.arms.arm import Arm, ArmSource
-from gradience.bench.config.load import BenchConfig
+from gradience.bench.arms import Arm, ArmSource
+from gradience.bench.config import BenchConfig
 from gradience.bench.verdict.facts import CALIBRATION
 from gradience.calibrate.measure import measured
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings

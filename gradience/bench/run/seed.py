@@ -23,10 +23,9 @@ import torch
 from gradience.adapters.config import read_config
 from gradience.adapters.locate import WEIGHTS
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.arm import ArmSource
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import evaluated_rows
-from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant
+from gradience.bench.arms import ArmSource
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import GUARDS, PROBE, PlannedVariant, evaluated_rows
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
 from gradience.bench.run.stages import NotDone, Stages, key_of, require_weights, stage_key
 from gradience.bench.verdict.evidence import SCALE_CHANGED
@@ -37,11 +36,11 @@ from gradience.bench.verdict.facts import (
     SIZES,
     Outcome,
     SeedFacts,
+    SeedWalk,
     changed_scales,
     header_of,
     parameters_of,
 )
-from gradience.bench.verdict.walk import SeedWalk
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.evaluator import Evaluator

@@ -7,13 +7,14 @@ failed seed; it is never left out of a denominator.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
-from gradience.bench.config.load import UNCOUNTED
-from gradience.bench.verdict.differences import differences
+from gradience.bench.config import UNCOUNTED
 from gradience.bench.verdict.evidence import (
     aggregate_notes,
     blind_controls,
@@ -21,9 +22,16 @@ from gradience.bench.verdict.evidence import (
     obstacles_of,
     otherwise,
 )
-from gradience.bench.verdict.grade import failed_guards
-from gradience.bench.verdict.policy import SeedOutcome, lost_already, overall, passing, verdict_over_seeds
+from gradience.bench.verdict.grade import (
+    SeedOutcome,
+    failed_guards,
+    lost_already,
+    overall,
+    passing,
+    verdict_over_seeds,
+)
 from gradience.errors import InputError, UsageError
+from gradience.files.shared_names import given_text, path_text
 from gradience.reports.base.report import RunInfo, Stopwatch
 from gradience.reports.bench import (
     Bench,
@@ -350,3 +358,126 @@ def _notes(
             " own seed"
         )
     return tuple(notes)
+
+
+# ---------------------------------------------------------------- folders of runs
+#
+# `python -m gradience.bench.aggregate DIR… --output DIR` is `gradience bench aggregate`.
+
+
+PLAN, CONFIG = "plan.json", "config.yaml"
+BENCH, PAGE = "bench.json", "bench.md"
+AGGREGATE, DOCUMENT = "bench_aggregate.json", "bench_aggregate.md"
+
+
+def folder_of_seed(run: Path, seeds: Sequence[int], seed: int) -> Path:
+    """Return the folder of a seed in the folder of the run; the same folder if there is one seed."""
+    return run if len(seeds) == 1 else run / f"seed_{seed}"
+
+
+def find_benches(folders: Sequence[Path]) -> list[Path]:
+    """Return `DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; files are returned unchanged.
+
+    Raises InputError (`bench-not-found`) for a folder without a result, since its seeds would be left out.
+    """
+    paths: list[Path] = []
+    for folder in folders:
+        here = folder if folder.is_file() else folder / BENCH
+        # `glob` checks that a literal last part exists, so a broken link would count as a seed without a result.
+        inside = sorted(path for path in folder.glob("seed_*/*") if path.name == BENCH)
+        results = [here] if here.is_file() else inside
+        if not results:
+            raise InputError(
+                f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
+                code="bench-not-found",
+                hint="name folders that `gradience bench run` has finished",
+            )
+        paths += results
+    return paths
+
+
+def benches_of(folder: Path, seeds: Sequence[int]) -> list[Bench]:
+    """Return the results of the planned seeds that have one in the run's folder."""
+    paths = [folder / f"seed_{seed}" / BENCH for seed in seeds]
+    return [Bench.read(path) for path in paths if path.is_file()]
+
+
+def aggregate_run(benches: Sequence[Bench], run: RunInfo, *, records_verified: bool) -> BenchAggregate:
+    """Aggregate the results in the folder of one run; planned seeds that have none are missing."""
+    sources = [f"seed_{bench.seed}/{BENCH}" for bench in benches]
+    return aggregate(benches, sources, run=run, records_verified=records_verified)
+
+
+def source_of(path: Path) -> str:
+    """Return the name of a result in an aggregate. It includes the folder, since all files have the same name."""
+    return f"{path_text(path.parent)}/{path.name}" if path.is_absolute() else given_text(path)
+
+
+# ---------------------------------------------------------------- differences of two JSON values
+
+
+NAMES = ("name", "seed", "role")
+"""Fields that identify the entries of a list."""
+CLOSE = 1e-9
+"""Relative and absolute tolerance: sums of the same numbers in different order may differ in their last bits."""
+
+
+class Difference(NamedTuple):
+    """One field in which two values differ."""
+
+    field: str
+    a: Any
+    b: Any
+
+
+def differences(a: Any, b: Any, *, ignored: Collection[str] = (), at: str = "") -> Iterator[Difference]:
+    """Yield the fields in which two values differ. Floats are compared to 1e-9; null equals a missing key.
+
+    >>> [*differences({"train": {"lr": 1e-4}, "seeds": [1]}, {"train": {"lr": 2e-4}, "seeds": [1]})]
+    [Difference(field='train.lr', a=0.0001, b=0.0002)]
+
+    ignored: full names of fields that are not compared, nor their subfields.
+    """
+    if at in ignored:
+        return
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in (*b, *(key for key in a if key not in b)):
+            yield from differences(
+                a.get(key), b.get(key), ignored=ignored, at=f"{at}.{key}" if at else str(key)
+            )
+    elif isinstance(a, list) and isinstance(b, list) and _is_table(a) and _is_table(b):
+        ours, theirs = _by_name(a), _by_name(b)
+        if list(ours) != list(theirs):
+            yield Difference(at, list(ours), list(theirs))
+        for name in ours.keys() & theirs.keys():
+            yield from differences(ours[name], theirs[name], ignored=ignored, at=f"{at}.{name}")
+    elif not is_equal(a, b):
+        yield Difference(at, a, b)
+
+
+def _is_table(entries: list[Any]) -> bool:
+    return bool(entries) and all(isinstance(entry, Mapping) for entry in entries)
+
+
+def _by_name(rows: list[Any]) -> dict[str, Any]:
+    """Return a table's rows by identifying field, or else by position."""
+    key = next((name for name in NAMES if all(name in row for row in rows)), None)
+    return {str(place if key is None else row[key]): row for place, row in enumerate(rows)}
+
+
+def is_equal(a: Any, b: Any) -> bool:
+    """Return True if two values are equal. Floats are compared to 1e-9; null equals a missing key or an empty value."""
+    if a is None or b is None:
+        return _is_nothing(a) and _is_nothing(b)
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(is_equal, a, b))
+    if isinstance(a, float) or isinstance(b, float):
+        are_numbers = isinstance(a, int | float) and isinstance(b, int | float)
+        return are_numbers and math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE)
+    return bool(a == b)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value in ("", [], {})

@@ -1,23 +1,18 @@
 """Build `bench.json` from the results of a seed's stages. Counts come only from the records."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import looks_of, plan_digest
-from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
+from gradience.bench.plan import PROBE, PlannedVariant, asked_for, looks_of, plan_digest
 from gradience.bench.verdict.evidence import UNTESTED, graded_seed, seed_notes
-from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
-from gradience.bench.verdict.grade import failed_guards
-from gradience.bench.verdict.policy import gate_passed, is_ahead, overall, verdict_of_seed
+from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts, gate_of_base
+from gradience.bench.verdict.grade import failed_guards, overall, verdict_of_seed
 from gradience.evaluate import diverge
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
-    Evaluation,
     GenerationRecord,
     ScoreRecord,
     count,
@@ -126,8 +121,8 @@ def _with_guards(result: VariantResult, facts: SeedFacts, guards: Sequence[Plann
     """Return a candidate's result with its rows on the guards: it passes only if it holds on every guard."""
     if not result.is_candidate or result.measures is None or result.status not in ("PASS", "FAIL"):
         return result
-    found = {name: report.row(result.same_as or result.name) for name, report in facts.guards.items()}
-    rows = {name: row for name, row in found.items() if row is not None}
+    known = {name: report.row(result.same_as or result.name) for name, report in facts.guards.items()}
+    rows = {name: row for name, row in known.items() if row is not None}
     errors = facts.unguarded | {name: row.reason for name, row in rows.items() if row.grade == "X"}
     failed, changes = failed_guards(guards, rows), dict[str, object](guards=rows)
     if errors:
@@ -277,33 +272,6 @@ def _probe(facts: SeedFacts, rules: Scoring) -> Probe | None:
         **gate_of_base(facts.config, facts.probe.answers, facts.base),
     )
     return Probe(rank=facts.config.lora.probe_r, gate=gate, **_measures(facts.probe, rules))
-
-
-def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> dict[str, Any]:
-    """Return the fields of `Gate` about the base: its correct answers, and the required lead."""
-    margin = config.task.probe_gate.above_base
-    if margin is None:
-        return {}
-    if base is not None:
-        correct, baseline = count(base.records).correct, "without an adapter"
-    else:
-        labels = Counter(row.label for row in probe.records if isinstance(row, ClassificationRecord))
-        if not labels:  # below its own gate, so the base was not evaluated
-            return {}
-        correct, baseline = max(labels.values()), "most frequent label"
-    return {"above_base": margin, "base_correct": correct, "base": baseline}
-
-
-def reaches_gate(config: BenchConfig, probe: Evaluation[Any]) -> bool:
-    """Return whether a probe with these answers has as many correct as its gate asks for."""
-    counts = count(probe.records)
-    return gate_passed(counts.correct, counts.n, config.gate())
-
-
-def leads_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> bool:
-    """Return True if it has more correct than its base, by more than its gate requires, or if no lead is required."""
-    counts, about = count(probe.records), gate_of_base(config, probe, base)
-    return not about or is_ahead(counts.correct, about["base_correct"], counts.n, about["above_base"])
 
 
 def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:

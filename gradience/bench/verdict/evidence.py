@@ -16,10 +16,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradience.bench.arms.controls import control_of
-from gradience.bench.arms.ranks import step_rank
-from gradience.bench.plan.preregister import ALPHA, bound_of
-from gradience.bench.plan.variants import PROBE
+from gradience.bench.arms import control_of, step_rank
+from gradience.bench.plan import ALPHA, PROBE, bound_of
 from gradience.bench.verdict.grade import (
     GradeFacts,
     at_worst,

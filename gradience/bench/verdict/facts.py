@@ -1,9 +1,13 @@
 """Results of the stages of a seed: adapters on disk, records of their answers, and errors."""
 
 import math
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -12,11 +16,13 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import config_name
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header, stored_header
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.variants import PlannedVariant
+from gradience.bench.arms import RETRAIN
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import GUARDS, PROBE, PlannedVariant, plan_variants
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.compress.carry import REPORT as COMPRESSION_REPORT
-from gradience.files.records import Evaluation, read_records
+from gradience.evaluate.verb import EVALUATION
+from gradience.files.records import ClassificationRecord, Evaluation, count, read_records
 from gradience.plan.modules import Ranks
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
@@ -173,3 +179,168 @@ def changed_scales(
         was, is_now = probe.scale(probe.alpha_of(name), full), adapter.scale(adapter.alpha_of(name), rank)
         if was is not None and (is_now is None or not math.isclose(was, is_now, rel_tol=1e-6)):
             yield module, was, is_now
+
+
+# ---------------------------------------------------------------- the probe's gate
+
+
+def gate_passed(correct: int, n: int, minimum: Fraction) -> bool:
+    """Return whether a probe with `correct` of `n` examples reaches its gate. Without examples, none does."""
+    return n > 0 and correct >= minimum * n
+
+
+def is_ahead(correct: int, base_correct: int, n: int, above: Fraction) -> bool:
+    """Return whether a probe has more of `n` examples correct than its base, by more than the share `above`.
+
+    >>> is_ahead(120, 100, 200, Fraction(0)), is_ahead(120, 100, 200, Fraction("0.1"))
+    (True, False)
+    """
+    return correct - base_correct > above * n
+
+
+def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> dict[str, Any]:
+    """Return the fields of `Gate` about the base: its correct answers, and the required lead."""
+    margin = config.task.probe_gate.above_base
+    if margin is None:
+        return {}
+    if base is not None:
+        correct, baseline = count(base.records).correct, "without an adapter"
+    else:
+        labels = Counter(row.label for row in probe.records if isinstance(row, ClassificationRecord))
+        if not labels:  # below its own gate, so the base was not evaluated
+            return {}
+        correct, baseline = max(labels.values()), "most frequent label"
+    return {"above_base": margin, "base_correct": correct, "base": baseline}
+
+
+def reaches_gate(config: BenchConfig, probe: Evaluation[Any]) -> bool:
+    """Return whether a probe with these answers has as many correct as its gate asks for."""
+    counts = count(probe.records)
+    return gate_passed(counts.correct, counts.n, config.gate())
+
+
+def leads_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> bool:
+    """Return True if it has more correct than its base, by more than its gate requires, or if no lead is required."""
+    counts, about = count(probe.records), gate_of_base(config, probe, base)
+    return not about or is_ahead(counts.correct, about["base_correct"], counts.n, about["above_base"])
+
+
+# ---------------------------------------------------------------- the walk over the stages
+#
+# A run makes each stage (`run/seed.py`); a verification finds it finished (`verify/recompute.py`). Which stages there
+# are depends on the stages before them: on the probe's accuracy, and on its audit.
+
+
+class NotThere(Exception):
+    """Raised for a stage without a manifest."""
+
+
+class SeedWalk(ABC):
+    """One seed: probe, audit, calibration, variants, guards. A stage is found finished, unless a run makes it."""
+
+    def __init__(
+        self, config: BenchConfig, seed: int, folder: Path, lost: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """folder: parent of the stages' folders. lost: variants that can no longer pass, and why; they are not
+        trained."""
+        self.config, self.seed, self.folder, self.lost = config, seed, folder, lost
+
+    def walk(self) -> SeedFacts:
+        """Return the facts of the stages, and the errors that ended some of them."""
+        facts = SeedFacts(self.config, self.seed)
+        facts.error = self.attempt(PROBE, self._probe, facts)
+        if facts.probe is None or facts.audit is None:
+            return facts
+        if self.config.compression.calibration is not None:
+            facts.uncalibrated = self.attempt("calibration", self.calibrate, facts, facts.probe)
+            if facts.calibration is None and not facts.uncalibrated:  # another process makes it
+                return facts
+        planned = plan_variants(
+            facts.audit,
+            self.config,
+            self.seed,
+            lost=self.lost,
+            calibration=facts.calibration,
+            uncalibrated=facts.uncalibrated,
+        )
+        facts.outcomes = [Outcome(variant) for variant in planned]
+        self.variants(facts, facts.probe)
+        if not any(outcome.waits for outcome in facts.outcomes):
+            for name in self.config.guards:
+                if error := self.attempt(f"{GUARDS}/{name}", self.guard, name, facts):
+                    facts.unguarded[name] = error
+        return facts
+
+    @abstractmethod
+    def attempt(self, name: str, step: Callable[..., object], *arguments: object) -> str:
+        """Take a step. Return the error that ended it, if the seed has a result nevertheless; empty without one.
+
+        name: of the probe, a variant, a guard, or the calibration.
+        """
+
+    @abstractmethod
+    def variants(self, facts: SeedFacts, probe: Outcome) -> None:
+        """Add adapters, answers and errors to the outcomes of the variants that are made."""
+
+    # ------------------------------------------------------------ steps: each reads its finished stage
+
+    def _probe(self, facts: SeedFacts) -> None:
+        outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
+        self.train(outcome)
+        assert outcome.adapter is not None
+        assert outcome.adapter.training is not None
+        if not outcome.adapter.training.diverged:  # a diverged adapter is not evaluated
+            self.evaluate(outcome, None)
+        facts.probe, answers = outcome, outcome.answers
+        if answers is not None and reaches_gate(self.config, answers):
+            if self.config.asks_base:
+                self.evaluate_base(facts)
+            if leads_base(self.config, answers, facts.base):
+                facts.gate_passed = True
+                self.audit(facts, outcome)
+
+    def train(self, outcome: Outcome) -> None:
+        """Add the trained adapter to its outcome."""
+        outcome.read_training(self.finished(f"{outcome.planned.name}/train"))
+
+    def derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
+        """Add the adapter that is derived from the probe to its outcome."""
+        outcome.read_derived(self.finished(f"{outcome.planned.name}/adapter"))
+
+    def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
+        """Add the answers of its adapter to an outcome. probe: None for the probe itself."""
+        folder = self.finished(f"{outcome.planned.name}/eval")
+        outcome.read_answers(folder)
+        if outcome.answers is not None:
+            outcome.answers = self.scored(outcome.answers, folder)
+
+    def evaluate_base(self, facts: SeedFacts) -> None:
+        """Add the answers of the base without an adapter."""
+        folder = self.finished("base/eval")
+        facts.base = self.scored(read_records(folder / ANSWERS), folder)
+
+    def audit(self, facts: SeedFacts, probe: Outcome) -> None:
+        """Add the audit of the probe."""
+        facts.audit = AuditReport.read(self.finished("audit") / AUDIT)
+
+    def calibrate(self, facts: SeedFacts, probe: Outcome) -> None:
+        """Add the calibration of the probe."""
+        facts.calibration = Calibration.read(self.finished("calibration") / CALIBRATION)
+
+    def guard(self, name: str, facts: SeedFacts) -> None:
+        """Add the evaluation of probe, candidates and base on a guard."""
+        facts.guards[name] = EvaluationReport.read(self.finished(f"{GUARDS}/{name}") / EVALUATION)
+
+    def scored(self, answers: Answers, folder: Path) -> Answers:
+        """Return the answers with their scores. folder: of their evaluation."""
+        return answers
+
+    def is_finished(self, stage: str) -> bool:
+        """Return True if the stage has a manifest."""
+        return (self.folder / stage / MANIFEST).is_file()
+
+    def finished(self, stage: str) -> Path:
+        """Return the folder of a finished stage. Raises NotThere."""
+        if not self.is_finished(stage):
+            raise NotThere(stage)
+        return self.folder / stage

@@ -13,15 +13,20 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradience import tasks
-from gradience.bench.config.load import BenchConfig, TaskSettings
-from gradience.bench.plan.preregister import EvaluatedRows, evaluated_rows, looks_of, read_guards
-from gradience.bench.plan.variants import GUARDS, PROBE, asked_for
+from gradience.bench.config import BenchConfig, TaskSettings
+from gradience.bench.plan import (
+    GUARDS,
+    PROBE,
+    EvaluatedRows,
+    asked_for,
+    evaluated_rows,
+    looks_of,
+    read_guards,
+)
+from gradience.bench.verdict.aggregate import BENCH, PLAN
 from gradience.bench.verdict.assemble import NO_PROBE
-from gradience.bench.verdict.facts import ANSWERS, Answers, Outcome, SeedFacts
-from gradience.bench.verdict.folders import BENCH, PLAN
-from gradience.bench.verdict.walk import NotThere, SeedWalk
-from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.folder import RunFolder
+from gradience.bench.verdict.facts import ANSWERS, Answers, NotThere, Outcome, SeedFacts, SeedWalk
+from gradience.bench.verify.folder import Findings, RunFolder
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.kept import RECORDS

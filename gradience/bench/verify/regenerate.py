@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.variants import PROBE
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import PROBE
 from gradience.bench.verdict.facts import ANSWERS, SCORES
 from gradience.bench.verify.folder import RunFolder
 from gradience.bench.verify.recompute import gold_of, is_same, output_of, planned_rows, task_of

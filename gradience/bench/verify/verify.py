@@ -16,9 +16,29 @@ from gradience.adapters.keys import config_name, parse_key
 from gradience.adapters.locate import CONFIG as CONFIG_NAME
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header
-from gradience.bench.plan.preregister import EvaluatedRows, bench_plan, looks_of, plan_digest, promised
-from gradience.bench.plan.variants import GUARDS, PROBE, PlannedVariant
-from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
+from gradience.bench.plan import (
+    GUARDS,
+    PROBE,
+    EvaluatedRows,
+    PlannedVariant,
+    bench_plan,
+    looks_of,
+    plan_digest,
+    promised,
+)
+from gradience.bench.verdict.aggregate import (
+    AGGREGATE,
+    BENCH,
+    CONFIG,
+    DOCUMENT,
+    PLAN,
+    aggregate,
+    aggregate_run,
+    benches_of,
+    find_benches,
+    no_longer_passing,
+    source_of,
+)
 from gradience.bench.verdict.assemble import assemble, data_of
 from gradience.bench.verdict.facts import (
     ANSWERS,
@@ -32,19 +52,9 @@ from gradience.bench.verdict.facts import (
     header_of,
     parameters_of,
 )
-from gradience.bench.verdict.folders import (
-    AGGREGATE,
-    BENCH,
-    CONFIG,
-    DOCUMENT,
-    PLAN,
-    aggregate_run,
-    benches_of,
-    find_benches,
-    source_of,
-)
-from gradience.bench.verify.findings import Findings, Link
 from gradience.bench.verify.folder import (
+    Findings,
+    Link,
     RunFolder,
     as_published,
     check_files,

@@ -13,9 +13,8 @@ from shutil import disk_usage
 from typing import Any, Literal, NamedTuple
 
 from gradience import tasks
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import ALPHA, read_guards
-from gradience.bench.plan.variants import PlannedVariant, asked_for, stage_names
+from gradience.bench.config import BenchConfig
+from gradience.bench.plan import ALPHA, PlannedVariant, asked_for, read_guards, stage_names
 from gradience.errors import MissingExtra, NetworkError
 from gradience.evaluate import checks
 from gradience.evaluate.checks import lengths, memory_of

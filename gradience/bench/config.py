@@ -23,10 +23,8 @@ from pydantic import (
 )
 
 from gradience import tasks
-from gradience.bench.arms.arm import ARMS, Arm
-from gradience.bench.arms.controls import CONTROLS
-from gradience.bench.arms.ranks import VARIANTS, is_calibrated, is_variant
-from gradience.bench.config.shipped import FOLDER
+from gradience.bench.arms import ARMS, CONTROLS, VARIANTS, Arm, is_calibrated, is_variant
+from gradience.bench.settings import FOLDER
 from gradience.calibrate.verb import FEWEST
 from gradience.digests import sha256_json
 from gradience.distill.verb import FEWEST as FEWEST_DISTILLATION

@@ -1,1 +1,0 @@
-"""Ways of making an adapter from the probe, controls among them."""

@@ -1,1 +1,0 @@
-"""Decisions made before training: the plan on disk, the variants, the cost."""
