@@ -12,17 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradience.adapters.config import anchored_key
-from gradience.bench.arms import (
-    CONTROLS,
-    TRUNCATE,
-    Arm,
-    AuditedProbe,
-    Choice,
-    Control,
-    NotMade,
-    is_calibrated,
-    step_name,
-)
+from gradience.bench import arms as bench_arms
 from gradience.bench.config import BenchConfig, CompressionSettings
 from gradience.digests import sha256_json
 from gradience.errors import UsageError
@@ -32,18 +22,10 @@ from gradience.evaluate.settings import EvaluateSettings, guards_of, seen_from, 
 from gradience.files.shared_names import path_text
 from gradience.plan.criteria import ToRank
 from gradience.plan.modules import Ranks, alphas_at, size_at
+from gradience.reports import bench_plan as reports
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import Prediction
 from gradience.reports.bench import MIN_SEEDS
-from gradience.reports.bench_plan import (
-    BenchPlan,
-    DataSplit,
-    LadderBound,
-    PlannedCalibration,
-    PlannedLadder,
-    PlannedSet,
-    TaskCode,
-)
 from gradience.reports.calibration import Calibration
 from gradience.statistics.groups import numbered
 from gradience.tasks.base import ClassificationTask, Task, rendered
@@ -58,9 +40,9 @@ class PlannedVariant:
 
     name: str
     """`uniform_median` is retrained, `uniform_median.truncate` the probe truncated."""
-    making: Arm
+    making: bench_arms.Arm
     """Arm that makes it."""
-    control: Control | None = None
+    control: bench_arms.Control | None = None
     """None: a candidate, or a step."""
     step: int | None = None
     """Rank of the ladder step."""
@@ -112,7 +94,7 @@ class PlannedVariant:
     @property
     def needs_calibration(self) -> bool:
         """True if its ranks come from a calibration."""
-        return self.is_candidate and is_calibrated(self.name.partition(".")[0])
+        return self.is_candidate and bench_arms.is_calibrated(self.name.partition(".")[0])
 
     @property
     def is_made(self) -> bool:
@@ -168,7 +150,7 @@ def plan_variants(
             code="plan-mismatch",
             hint="audit the probe again with the config's compression.energy",
         )
-    probe = AuditedProbe(
+    probe = bench_arms.AuditedProbe(
         report,
         variants=compression.variants,
         allowed_ranks=compression.allowed_ranks,
@@ -196,7 +178,7 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
     ]
     steps = () if compression.ladder is None else compression.ladder.steps
     controls = []
-    for control in (CONTROLS[name] for name in compression.controls):
+    for control in (bench_arms.CONTROLS[name] for name in compression.controls):
         if control.arm is not None:
             controls.append(PlannedVariant(control.name, control.arm, control))
         else:
@@ -204,21 +186,23 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
             controls += [PlannedVariant(arm.result_name(control.name), arm, control) for arm in arms]
     return (
         *candidates,
-        *(PlannedVariant(step_name(step), TRUNCATE, step=step) for step in steps),
+        *(PlannedVariant(bench_arms.step_name(step), bench_arms.TRUNCATE, step=step) for step in steps),
         *controls,
     )
 
 
-def _with_ranks(variant: PlannedVariant, probe: AuditedProbe, lost: Mapping[str, str]) -> PlannedVariant:
+def _with_ranks(
+    variant: PlannedVariant, probe: bench_arms.AuditedProbe, lost: Mapping[str, str]
+) -> PlannedVariant:
     """The same with its ranks, or with the reason why it is not made."""
     try:
         if variant.control is not None:
             ranks, basis, prediction = variant.control.ranks(probe)
         elif variant.step is not None:
-            ranks, basis, prediction = Choice(probe.ranks_by(ToRank(variant.step)), "as planned")
+            ranks, basis, prediction = bench_arms.Choice(probe.ranks_by(ToRank(variant.step)), "as planned")
         else:
             ranks, basis, prediction = probe.choose(variant.name.partition(".")[0])
-    except NotMade as reason:
+    except bench_arms.NotMade as reason:
         return replace(variant, skipped=str(reason))
     if variant.is_candidate and variant.is_trained and variant.name in lost:
         variant = replace(variant, skipped=lost[variant.name], stopped_early=True)
@@ -307,12 +291,12 @@ def evaluated_rows(config: BenchConfig, task: Task) -> EvaluatedRows:
 def bench_plan(
     config: BenchConfig,
     task: str,
-    splits: Sequence[DataSplit],
-    code: TaskCode | None = None,
-    calibration: PlannedCalibration | None = None,
+    splits: Sequence[reports.DataSplit],
+    code: reports.TaskCode | None = None,
+    calibration: reports.PlannedCalibration | None = None,
     rows: EvaluatedRows = EvaluatedRows(),  # noqa: B008  (immutable)
-    guards: Sequence[PlannedSet] = (),
-) -> BenchPlan:
+    guards: Sequence[reports.PlannedSet] = (),
+) -> reports.BenchPlan:
     """Return the plan of a run on these examples. task: the task's own name. code: of a user's own task.
 
     calibration: the prompts, if the probe will be calibrated.
@@ -320,7 +304,7 @@ def bench_plan(
     variants = asked_for(config.compression)
     tests = tuple(variant.name for variant in variants if variant.is_candidate)
     ladder = _ladder(config, rows.looks)
-    return BenchPlan(
+    return reports.BenchPlan(
         config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
         protocol_digest=config.protocol_digest(),
         smoke=config.smoke,
@@ -346,25 +330,27 @@ def bench_plan(
     )
 
 
-def _ladder(config: BenchConfig, looks: tuple[int, ...]) -> PlannedLadder | None:
+def _ladder(config: BenchConfig, looks: tuple[int, ...]) -> reports.PlannedLadder | None:
     ladder = config.compression.ladder
     if ladder is None:
         return None
-    names = tuple(map(step_name, ladder.steps))
-    return PlannedLadder(steps=ladder.steps, names=names, bound=bound_of(len(config.seeds)), looks=looks)
+    names = tuple(map(bench_arms.step_name, ladder.steps))
+    return reports.PlannedLadder(
+        steps=ladder.steps, names=names, bound=bound_of(len(config.seeds)), looks=looks
+    )
 
 
-def bound_of(seeds: int) -> LadderBound:
+def bound_of(seeds: int) -> reports.LadderBound:
     """Return the bound tested by the ladder. Fewer than three seeds cannot support claims about other trainings."""
     return "mean-over-trainings" if seeds >= MIN_SEEDS else "these-runs"
 
 
-def looks_of(plan: BenchPlan) -> tuple[int, ...]:
+def looks_of(plan: reports.BenchPlan) -> tuple[int, ...]:
     """Return the planned looks of the ladder: empty without a ladder, or if each step evaluates all examples."""
     return () if plan.ladder is None else plan.ladder.looks
 
 
-def promised(plan: BenchPlan) -> dict[str, Any]:
+def promised(plan: reports.BenchPlan) -> dict[str, Any]:
     """Return the fields that must not change when a run resumes.
 
     They exclude the config's digest, which covers labels too, and the version of Gradience. They also exclude the code
@@ -373,7 +359,7 @@ def promised(plan: BenchPlan) -> dict[str, Any]:
     return plan.model_dump(mode="json", exclude={"code", "config_digest", "task_code"})
 
 
-def plan_digest(plan: BenchPlan) -> str:
+def plan_digest(plan: reports.BenchPlan) -> str:
     """Return the sha256 of the plan's non-null fields, which later artifacts contain."""
     return sha256_json(plan.model_dump(mode="json", exclude_none=True))
 

@@ -2,14 +2,7 @@
 
 from pathlib import Path
 
-from gradience.bench.settings import (
-    AggregateSettings,
-    BenchSettings,
-    ExportSettings,
-    StatusSettings,
-    existing_folder,
-    find_config,
-)
+from gradience.bench import settings as bench_settings
 from gradience.errors import require_installed
 from gradience.files.digests import write_digests
 from gradience.files.whole import already_exists
@@ -21,8 +14,8 @@ from gradience.reports.forecast import BenchForecast
 from gradience.settings import paths_of, public, required_output
 
 
-@public(BenchSettings)
-def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast:
+@public(bench_settings.BenchSettings)
+def run_bench(settings: bench_settings.BenchSettings) -> Bench | BenchAggregate | BenchForecast:
     """Train and audit adapters, make smaller ones, evaluate them and decide. An interrupted run resumes in `output`.
 
     >>> run_bench(config="minilm_reviews_demo", output="runs/demo").status  # doctest: +SKIP
@@ -36,7 +29,7 @@ def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast
     """
     given = [*settings.overrides, *(["run_type=smoke"] if settings.smoke else [])]
     given += [] if settings.only_seed is None else [f"only_seed={settings.only_seed}"]
-    config = find_config(str(settings.config))
+    config = bench_settings.find_config(str(settings.config))
     from gradience.bench.config import load_config
 
     loaded = load_config(config, given)
@@ -52,8 +45,8 @@ def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast
     return together or benches[-1]
 
 
-@public(AggregateSettings)
-def aggregate(settings: AggregateSettings) -> BenchAggregate:
+@public(bench_settings.AggregateSettings)
+def aggregate(settings: bench_settings.AggregateSettings) -> BenchAggregate:
     """Combine the seeds of one protocol and apply the policy.
 
     Keywords, named like the flags of `gradience bench aggregate`:
@@ -61,7 +54,7 @@ def aggregate(settings: AggregateSettings) -> BenchAggregate:
     Raises InputError (`bench-altered`, and for runs that do not belong together), UsageError (`output-exists`).
     """
     require_installed("scipy", extra="stats")
-    folders = [existing_folder(folder) for folder in paths_of(settings.folders)]
+    folders = [bench_settings.existing_folder(folder) for folder in paths_of(settings.folders)]
     from gradience.bench.verdict.aggregate import AGGREGATE, DOCUMENT, PLAN
     from gradience.bench.verify.verify import aggregate_checked
 
@@ -78,29 +71,29 @@ def aggregate(settings: AggregateSettings) -> BenchAggregate:
     return report
 
 
-@public(StatusSettings)
-def status(settings: StatusSettings) -> BenchStatus:
+@public(bench_settings.StatusSettings)
+def status(settings: bench_settings.StatusSettings) -> BenchStatus:
     """Read how far a run is: finished, running and failed stages. Changes nothing.
 
     Keywords, named like the flags of `gradience bench status`:
 
     Raises InputError (`not-a-run`, `run-not-found`, and what `status.look` raises).
     """
-    folder = existing_folder(Path(settings.folder))
+    folder = bench_settings.existing_folder(Path(settings.folder))
     from gradience.bench.status import look
 
     return look(folder)
 
 
-@public(ExportSettings)
-def export(settings: ExportSettings) -> list[Path]:
+@public(bench_settings.ExportSettings)
+def export(settings: bench_settings.ExportSettings) -> list[Path]:
     """Export results to Every Eval Ever or the Hugging Face hub, and return the files that were written.
 
     Keywords, named like the flags of `gradience bench export`:
 
     Raises InputError (`not-a-run`, and for what cannot be exported), MissingExtra.
     """
-    existing_folder(Path(settings.folder))
+    bench_settings.existing_folder(Path(settings.folder))
     require_installed("scipy", extra="stats")
     from gradience.bench.export import export_eee, export_hub
     from gradience.bench.verify.folder import unpacked

@@ -13,30 +13,22 @@ from typing import Any, Generic
 
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import OutOfMemoryError
-from gradience.files.records import (
-    Evaluation,
-    ExamplesRun,
-    R,
-    line,
-    parsed_record,
-    read_records,
-    write_records,
-)
+from gradience.files import records as record_types
 from gradience.files.whole import sweep_beside, write_errors, write_whole
 from gradience.progress import Progress
 from gradience.reading import MAX_DATA_BYTES, read_file
 
 
-class RecordFile(Generic[R]):
+class RecordFile(Generic[record_types.R]):
     """The records of one adapter, batch by batch; only in memory if there is no path."""
 
     def __init__(
         self,
-        run: ExamplesRun,
+        run: record_types.ExamplesRun,
         ids: Sequence[str],
         batches: Sequence[Sequence[int]],
         path: Path | None,
-        earlier: Sequence[ExamplesRun] = (),
+        earlier: Sequence[record_types.ExamplesRun] = (),
     ) -> None:
         """Resume from the complete records at `path` or in its `.part`, if the header is the same in every
         byte.
@@ -44,7 +36,7 @@ class RecordFile(Generic[R]):
         earlier: headers of whole files with fewer of these examples, which end with one of the batches.
         """
         self.run, self.ids, self.batches, self.path = run, ids, batches, path
-        self.done: list[list[R]] = []
+        self.done: list[list[record_types.R]] = []
         self.finished = False
         self.part = None if path is None else path.with_name(f"{path.name}.part")
         if path is None or self.part is None:
@@ -52,7 +44,9 @@ class RecordFile(Generic[R]):
         with write_errors(path):
             sweep_beside(path)
             try:
-                whole: Evaluation[R] | None = read_records(path) if path.exists() else None
+                whole: record_types.Evaluation[record_types.R] | None = (
+                    record_types.read_records(path) if path.exists() else None
+                )
             except InputError:  # not our records; this evaluation replaces the file
                 whole = None
             if whole is not None and whole.run == run:  # equal headers include the digest of the examples
@@ -74,38 +68,40 @@ class RecordFile(Generic[R]):
         if self.part is not None:
             with write_errors(self.part):
                 self.part.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.part, [line(self.run), *map(line, chain(*self.done))])
+            write_whole(self.part, [record_types.line(self.run), *map(record_types.line, chain(*self.done))])
 
-    def append(self, records: Sequence[R]) -> None:
+    def append(self, records: Sequence[record_types.R]) -> None:
         """Append the next batch, and flush it to disk."""
         self.done.append(list(records))
         if self.part is not None:
             with write_errors(self.part), self.part.open("ab") as file:
-                file.write(b"".join(map(line, records)))
+                file.write(b"".join(map(record_types.line, records)))
                 file.flush()
                 os.fsync(file.fileno())
 
-    def finish(self) -> Evaluation[R]:
+    def finish(self) -> record_types.Evaluation[record_types.R]:
         """Return all records in the order of the examples; the file is written whole and its `.part` removed."""
         ordered = dict(zip(chain(*self.batches), chain(*self.done), strict=True))
-        evaluation = Evaluation(self.run, tuple(ordered[place] for place in range(len(self.ids))))
+        evaluation = record_types.Evaluation(
+            self.run, tuple(ordered[place] for place in range(len(self.ids)))
+        )
         if self.path is not None and self.part is not None:
             if not self.finished:
-                write_records(self.path, *evaluation)
+                record_types.write_records(self.path, *evaluation)
             with write_errors(self.part):
                 self.part.unlink(missing_ok=True)
         return evaluation
 
-    def _complete(self, content: bytes) -> Iterator[list[R]]:
+    def _complete(self, content: bytes) -> Iterator[list[record_types.R]]:
         """Yield the batches in `content` whose records are all complete and of the right examples."""
         # A partial last line was interrupted while it was written.
         header, *rows = content.split(b"\n")[:-1] or [b""]
-        if header + b"\n" != line(self.run):
+        if header + b"\n" != record_types.line(self.run):
             return
         for batch in self.batches:
             some, rows = rows[: len(batch)], rows[len(batch) :]
             try:
-                records = [parsed_record(self.run.kind, row) for row in some]
+                records = [record_types.parsed_record(self.run.kind, row) for row in some]
             except ValueError:
                 return
             if [record.id for record in records] != [self.ids[place] for place in batch]:
@@ -114,10 +110,10 @@ class RecordFile(Generic[R]):
 
 
 def answer_batches(
-    files: Sequence[RecordFile[R]],
-    answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
+    files: Sequence[RecordFile[record_types.R]],
+    answer: Callable[[Sequence[int]], Sequence[Sequence[record_types.R]]],
     on_batch: Progress | None = None,
-) -> list[Evaluation[R]]:
+) -> list[record_types.Evaluation[record_types.R]]:
     """Answer the batches that are missing in any of `files`, which have the same batches.
 
     answer: places of the examples in a batch -> the records for each of the files. on_batch: called after each batch

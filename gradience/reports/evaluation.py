@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from gradience.files.artifact import Artifact, Float12, Part, absent_at
 from gradience.files.shared_names import PlainName
 from gradience.reports.base import blocks as doc
-from gradience.reports.base.graded import (
-    Bounds,
-    Grade,
-    LikelihoodEvidence,
-    NextGrade,
-    Probability,
-    grade_note,
-)
+from gradience.reports.base import graded as grading
 from gradience.reports.base.numbers import (
     MISSING,
     count,
@@ -136,21 +129,21 @@ class EvaluatedAdapter(Part):
     """Outputs without an extractable answer; counted as wrong."""
     pairs: PairedTable | None = None
     """Paired counts against the reference; null for the reference, and if likelihoods are compared."""
-    likelihood: LikelihoodEvidence | None = None
+    likelihood: grading.LikelihoodEvidence | None = None
     """Likelihoods of the given responses, if likelihoods are compared."""
-    bounds: Bounds | None = None
+    bounds: grading.Bounds | None = None
     """One-sided 95 % bounds on Δ, and the p-value against a drop of the margin or more. For likelihoods, Δ is the gain
     in log-likelihood per token: −ΔNLL. Of prompts without answers, both are the exact binomial bound of the share of
     changed answers, or of groups with any."""
-    adjusted_p: Probability | None = None
+    adjusted_p: grading.Probability | None = None
     """Holm-adjusted p-value over all evaluated candidates; null for the base, which is not tested."""
     change: OutputChange | None = None
-    grade: Grade | None = None
+    grade: grading.Grade | None = None
     """B: shown for these adapters. C: inconclusive, or the plan changed after the first answers. D: worse. X: could
     not be evaluated. A needs several training runs. Null for the reference and the base."""
     reason: str = ""
     """Explanation of the grade in one sentence."""
-    next_grade: NextGrade | None = None
+    next_grade: grading.NextGrade | None = None
     """Requirements for a B, if the grade is C."""
     look: TestedLook | None = None
     """Null if all examples were answered at once, and for the reference."""
@@ -765,7 +758,7 @@ def grade_notes(report: EvaluationReport) -> list[doc.Note]:
         if row.next_grade is not None:
             needs = examples_needed(row, report.compares)
             details.append(f"For grade B: {needs}")
-        notes += grade_note(row.name, row.grade, row.reason, details)
+        notes += grading.grade_note(row.name, row.grade, row.reason, details)
     return notes
 
 

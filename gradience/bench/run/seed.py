@@ -28,19 +28,8 @@ from gradience.bench.config import BenchConfig
 from gradience.bench.plan import GUARDS, PROBE, PlannedVariant, evaluated_rows
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
 from gradience.bench.run.stages import NotDone, Stages, key_of, require_weights, stage_key
+from gradience.bench.verdict import facts as seed_facts
 from gradience.bench.verdict.evidence import SCALE_CHANGED
-from gradience.bench.verdict.facts import (
-    ANSWERS,
-    AUDIT,
-    SCORES,
-    SIZES,
-    Outcome,
-    SeedFacts,
-    SeedWalk,
-    changed_scales,
-    header_of,
-    parameters_of,
-)
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.evaluator import Evaluator
@@ -119,7 +108,7 @@ class MadeElsewhere(Exception):
         self.folders, self.differences = folders, differences
 
 
-class SeedRun(SeedWalk):
+class SeedRun(seed_facts.SeedWalk):
     """The stages of one seed, in order."""
 
     def __init__(
@@ -171,7 +160,7 @@ class SeedRun(SeedWalk):
         self.distilled: set[str] = set()
         """Names of the stages that distill, and so need the base."""
 
-    def run(self) -> SeedFacts:
+    def run(self) -> seed_facts.SeedFacts:
         """Run all stages, and return the facts, including failures. Raises only errors that stop the whole seed."""
         try:
             while True:
@@ -182,7 +171,7 @@ class SeedRun(SeedWalk):
         finally:
             self.evaluator.close()
 
-    def evaluate_step(self, facts: SeedFacts, name: str, look: int) -> SeedFacts:
+    def evaluate_step(self, facts: seed_facts.SeedFacts, name: str, look: int) -> seed_facts.SeedFacts:
         """Evaluate a ladder step up to a look, and return the facts with its answers or its error."""
         assert self.reached is not None
         self.reached[name] = look
@@ -201,11 +190,11 @@ class SeedRun(SeedWalk):
         for folder in mixed.folders:
             shutil.rmtree(folder)
 
-    def collect(self) -> tuple[SeedFacts, list[NotDone]]:
+    def collect(self) -> tuple[seed_facts.SeedFacts, list[NotDone]]:
         """Return the facts from the finished stages, and the stages that other processes can make now."""
         return self.walk(), self.due
 
-    def walk(self) -> SeedFacts:
+    def walk(self) -> seed_facts.SeedFacts:
         """Make the stages in order, and return their facts. Finished stages are not repeated."""
         self.number, self.planned = 0, None  # the number of stages is known after the audit
         self.due = []
@@ -228,18 +217,18 @@ class SeedRun(SeedWalk):
 
     # ------------------------------------------------------------ the probe
 
-    def evaluate_base(self, facts: SeedFacts) -> None:
+    def evaluate_base(self, facts: seed_facts.SeedFacts) -> None:
         """Record the answers of the base without an adapter."""
         depends = {"base": self.base, "data": self.data, **self._asking}
 
         def make(folder: Path) -> None:
             self._refuse_mixture()
-            self.evaluator.answers(None, folder / ANSWERS)
+            self.evaluator.answers(None, folder / seed_facts.ANSWERS)
 
         self.stages.done("base/eval", depends, make)
         super().evaluate_base(facts)
 
-    def audit(self, facts: SeedFacts, probe: Outcome) -> None:
+    def audit(self, facts: seed_facts.SeedFacts, probe: seed_facts.Outcome) -> None:
         """Audit the probe."""
         assert probe.adapter is not None
         adapter, energy = probe.adapter.folder, self.config.compression.energy
@@ -247,12 +236,12 @@ class SeedRun(SeedWalk):
 
         def make(folder: Path) -> None:
             require_weights(adapter)
-            audit_adapter(adapter, tau=energy).save(folder / AUDIT)
+            audit_adapter(adapter, tau=energy).save(folder / seed_facts.AUDIT)
 
         self.stages.done("audit", depends, make, resumable=False)
         super().audit(facts, probe)
 
-    def calibrate(self, facts: SeedFacts, probe: Outcome) -> None:
+    def calibrate(self, facts: seed_facts.SeedFacts, probe: seed_facts.Outcome) -> None:
         """Calibrate the probe on its training prompts."""
         adapter, prompts = probe.adapter, calibration_prompts(self.config, self.task)
         assert adapter is not None
@@ -275,7 +264,7 @@ class SeedRun(SeedWalk):
 
     # ------------------------------------------------------------ the variants
 
-    def variants(self, facts: SeedFacts, probe: Outcome) -> None:
+    def variants(self, facts: seed_facts.SeedFacts, probe: seed_facts.Outcome) -> None:
         """Make and evaluate the variants: truncations first, while the base is loaded."""
         due = [outcome for outcome in facts.outcomes if outcome.planned.is_made]
         self.planned = self.number + 2 * len(due) - sum(self._look(outcome.planned) == 0 for outcome in due)
@@ -300,14 +289,16 @@ class SeedRun(SeedWalk):
         if torch.cuda.is_available():
             self.evaluator.close()  # before another base is loaded
 
-    def _attempt(self, outcome: Outcome, step: Callable[..., object], *arguments: object) -> None:
+    def _attempt(self, outcome: seed_facts.Outcome, step: Callable[..., object], *arguments: object) -> None:
         """Take a step of a variant, unless an earlier step failed or waits."""
         if not (outcome.error or outcome.waits):
             before = len(self.due)
             outcome.error = self.attempt(outcome.planned.name, step, outcome, *arguments)
             outcome.waits = len(self.due) > before
 
-    def derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
+    def derive(
+        self, outcome: seed_facts.Outcome, probe: seed_facts.Outcome, facts: seed_facts.SeedFacts
+    ) -> None:
         """Derive an adapter from the probe's files. If its arm distills, train it to match the probe's
         outputs.
         """
@@ -339,14 +330,17 @@ class SeedRun(SeedWalk):
             else:
                 assert arm.make is not None
                 arm.make(source, planned.ranks, target)
-            write_whole(folder / SIZES, [json.dumps(parameters_of(header_of(target / WEIGHTS))).encode()])
+            write_whole(
+                folder / seed_facts.SIZES,
+                [json.dumps(seed_facts.parameters_of(seed_facts.header_of(target / WEIGHTS))).encode()],
+            )
 
         self.stages.done(f"{planned.name}/adapter", depends, make, resumable=False)
         super().derive(outcome, probe, facts)
 
     # ------------------------------------------------------------ training and evaluating
 
-    def train(self, outcome: Outcome) -> None:
+    def train(self, outcome: seed_facts.Outcome) -> None:
         """Train the adapter of `outcome`. For the arm that trains only the head, LoRA keeps its initial weights."""
         config, planned = self.config, outcome.planned
         data = self.task.examples.fingerprint("train", config.train.train_samples)
@@ -365,7 +359,7 @@ class SeedRun(SeedWalk):
         self.stages.done(f"{planned.name}/train", depends, make)
         super().train(outcome)
 
-    def evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
+    def evaluate(self, outcome: seed_facts.Outcome, probe: seed_facts.Outcome | None) -> None:
         """Record the variant's answers, and except for classifiers its divergence from the probe."""
         assert outcome.adapter is not None
         adapter, is_control = outcome.adapter, outcome.planned.control is not None
@@ -394,12 +388,12 @@ class SeedRun(SeedWalk):
                 require_weights(place)
             self.evaluator.expect(needed)  # reserves memory for the larger one
             named, how = (adapter.name, adapter.folder), dict[str, Any](allow_inert=is_control, look=look)
-            self.evaluator.answers(named, folder / ANSWERS, lora=adapter.lora, **how)
+            self.evaluator.answers(named, folder / seed_facts.ANSWERS, lora=adapter.lora, **how)
             if reference is None:
                 return
             if not isinstance(self.task, ClassificationTask):
                 scored_against = (reference.name, reference.folder)
-                self.evaluator.scores(named, folder / SCORES, reference=scored_against, **how)
+                self.evaluator.scores(named, folder / seed_facts.SCORES, reference=scored_against, **how)
             self.evaluator.forget(adapter.name)
 
         self.stages.done(name, depends[look - 1], make, earlier=keys[: look - 1])
@@ -413,7 +407,7 @@ class SeedRun(SeedWalk):
 
     # ------------------------------------------------------------ the guards
 
-    def guard(self, name: str, facts: SeedFacts) -> None:
+    def guard(self, name: str, facts: seed_facts.SeedFacts) -> None:
         """Evaluate probe, candidates and base on a guard, in one stage. An error applies to all candidates."""
         inputs = self.guards[name]
         candidates = [
@@ -446,7 +440,7 @@ class SeedRun(SeedWalk):
         super().guard(name, facts)
 
     def _refuse_mixture(self) -> None:
-        refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
+        refuse_mixture(self.folder, seed_facts.ANSWERS, self.evaluator.numerics)
 
     # ------------------------------------------------------------ what stages depend on
 
@@ -494,7 +488,7 @@ def require_same_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:
     With equal scales, a verdict is about the rank only. ranks: of the adapter; modules at rank 0 have no scale.
     """
     before, after = (read_config(folder / "adapter_config.json") for folder in (probe, adapter))
-    for module, was, is_now in changed_scales(before, after, ranks):
+    for module, was, is_now in seed_facts.changed_scales(before, after, ranks):
         raise ScaleChanged(f"{SCALE_CHANGED}: {module} has {is_now}, and the probe has {was}")
 
 

@@ -15,13 +15,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from gradience.bench.config import UNCOUNTED
-from gradience.bench.verdict.evidence import (
-    aggregate_notes,
-    blind_controls,
-    graded_together,
-    obstacles_of,
-    otherwise,
-)
+from gradience.bench.verdict import evidence
 from gradience.bench.verdict.grade import (
     SeedOutcome,
     failed_guards,
@@ -32,30 +26,21 @@ from gradience.bench.verdict.grade import (
 )
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import given_text, path_text
+from gradience.reports import bench as reports
 from gradience.reports.base.report import RunInfo, Stopwatch
-from gradience.reports.bench import (
-    Bench,
-    BenchAggregate,
-    SeedRow,
-    Spread,
-    Status,
-    VariantResult,
-    VariantSeed,
-    VariantSummary,
-)
 from gradience.reports.bench_plan import Policy
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.words import noun
 
 
 def aggregate(
-    benches: Sequence[Bench],
+    benches: Sequence[reports.Bench],
     sources: Sequence[str] = (),
     *,
     run: RunInfo | None = None,
     records_verified: bool = False,
     notes: Sequence[str] = (),
-) -> BenchAggregate:
+) -> reports.BenchAggregate:
     """Return the verdicts over all planned seeds, including missing ones.
 
     sources: path of each result. records_verified: True if the counts are known to match the records, which
@@ -81,17 +66,17 @@ def aggregate(
         for row in rows
         if row.status == "ERROR"
     ]
-    status: Status = "ERROR" if unfinished else overall(variant.status for variant in candidates)
+    status: reports.Status = "ERROR" if unfinished else overall(variant.status for variant in candidates)
     reasons = unfinished or _reasons(status, candidates)
-    blind = blind_controls(variants) if status in ("PASS", "FAIL") else []
+    blind = evidence.blind_controls(variants) if status in ("PASS", "FAIL") else []
     if blind:
         status = "INCONCLUSIVE"
         reasons = [
-            f"{result.name} must fail but passes on all {result.planned} seeds: {otherwise(result)}"
+            f"{result.name} must fail but passes on all {result.planned} seeds: {evidence.otherwise(result)}"
             for result in blind
         ]
     ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
-    report = BenchAggregate(
+    report = reports.BenchAggregate(
         status=status,
         reasons=tuple(reasons),
         model=first.model,
@@ -111,19 +96,19 @@ def aggregate(
         variants=variants,
         best=None if blind else _best(candidates),
         notes=(
-            *_notes(benches, candidates, obstacles_of(benches, rows, variants)),
-            *aggregate_notes(rows, variants, first.policy),
+            *_notes(benches, candidates, evidence.obstacles_of(benches, rows, variants)),
+            *evidence.aggregate_notes(rows, variants, first.policy),
             *notes,
         ),
         run=run or Stopwatch("").run_info(),
     )
-    return graded_together(report, benches, records_verified=records_verified)
+    return evidence.graded_together(report, benches, records_verified=records_verified)
 
 
 # ---------------------------------------------------------------- which runs belong together
 
 
-def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
+def check_together(benches: Sequence[reports.Bench], sources: Sequence[str]) -> None:
     """Check that runs may be counted together: independent ones of one protocol, each seed once, and no smoke runs.
 
     Raises InputError (bench-smoke, bench-repeated, bench-mismatch, bench-not-independent).
@@ -156,7 +141,7 @@ def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
             )
 
 
-def _difference(a: Bench, b: Bench) -> str:
+def _difference(a: reports.Bench, b: reports.Bench) -> str:
     """Return the first forbidden difference between two runs, in words; empty if they agree."""
     named = [
         ("model", a.model, b.model),
@@ -180,7 +165,7 @@ def _difference(a: Bench, b: Bench) -> str:
     return ""
 
 
-def _same_start(a: Bench, b: Bench) -> str:
+def _same_start(a: reports.Bench, b: reports.Bench) -> str:
     """Return the start that two seeds share, in words; empty if they share none."""
     starts, other_starts = _starts(a), _starts(b)
     for name in starts.keys() & other_starts.keys():
@@ -192,7 +177,7 @@ def _same_start(a: Bench, b: Bench) -> str:
     return ""
 
 
-def _starts(bench: Bench) -> dict[str, tuple[str, str]]:
+def _starts(bench: reports.Bench) -> dict[str, tuple[str, str]]:
     """Name of a trained adapter -> hashes of its initial weights and of its first batch."""
     measured = {result.name: result.measures for result in bench.variants if result.same_as is None}
     trained = {"probe": bench.probe} | measured
@@ -206,7 +191,9 @@ def _starts(bench: Bench) -> dict[str, tuple[str, str]]:
 # ---------------------------------------------------------------- seeds and variants
 
 
-def no_longer_passing(benches: Sequence[Bench], planned: Sequence[int], policy: Policy) -> dict[str, str]:
+def no_longer_passing(
+    benches: Sequence[reports.Bench], planned: Sequence[int], policy: Policy
+) -> dict[str, str]:
     """Return the variants that cannot pass any more, whatever the seeds that are not in `benches` say, and why."""
     done, lost = {bench.seed: bench for bench in benches}, {}
     for name in _names(benches):
@@ -222,12 +209,12 @@ def no_longer_passing(benches: Sequence[Bench], planned: Sequence[int], policy: 
     return lost
 
 
-def spread(values: Sequence[Fraction]) -> Spread | None:
+def spread(values: Sequence[Fraction]) -> reports.Spread | None:
     """Return mean, sample standard deviation and range; None for no values."""
     if not values:
         return None
     numbers = [float(value) for value in values]
-    return Spread(
+    return reports.Spread(
         seeds=len(values),
         mean=float(sum(values) / len(values)),
         sd=stdev(numbers) if len(values) > 1 else None,
@@ -236,11 +223,11 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
     )
 
 
-def _seed_row(seed: int, bench: Bench | None, source: str | None) -> SeedRow:
+def _seed_row(seed: int, bench: reports.Bench | None, source: str | None) -> reports.SeedRow:
     """The row of a planned seed."""
     if bench is None:
-        return SeedRow(seed=seed, source=None, status="ERROR")
-    row = SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
+        return reports.SeedRow(seed=seed, source=None, status="ERROR")
+    row = reports.SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
     if bench.probe is None:
         return row
     names = ("correct", "n", "score", "lora_params", "other_params")
@@ -248,13 +235,13 @@ def _seed_row(seed: int, bench: Bench | None, source: str | None) -> SeedRow:
     return row.model_copy(update=measures | {"gate_passed": bench.probe.gate.passed})
 
 
-def _names(benches: Sequence[Bench]) -> list[str]:
+def _names(benches: Sequence[reports.Bench]) -> list[str]:
     """All names, in the order in which they were planned, controls last."""
     is_control = {result.name: result.is_control for bench in benches for result in bench.variants}
     return sorted(is_control, key=lambda name: is_control[name])
 
 
-def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> VariantSummary:
+def _variant(name: str, runs: Mapping[int, reports.Bench], planned: Sequence[int]) -> reports.VariantSummary:
     results = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
     policy = next(iter(runs.values())).policy
     any_result = next(iter(results.values()))
@@ -263,7 +250,7 @@ def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> Va
     compared = [(r.pairs.exact_delta, r) for r in results.values() if r.pairs is not None]
     worst = min(compared, key=lambda pair: pair[0])[1] if compared else None
     reductions = [result.reduction for result in results.values() if result.reduction is not None]
-    return VariantSummary(
+    return reports.VariantSummary(
         name=name,
         arm=any_result.arm,
         description=any_result.description,
@@ -283,7 +270,7 @@ def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> Va
     )
 
 
-def _worst_on_guards(results: Iterable[VariantResult]) -> dict[str, EvaluatedAdapter]:
+def _worst_on_guards(results: Iterable[reports.VariantResult]) -> dict[str, EvaluatedAdapter]:
     worst: dict[str, EvaluatedAdapter] = {}
     for guard, row in (pair for result in results for pair in result.guards.items()):
         if row.gain is not None and row.gain < getattr(worst.get(guard), "gain", math.inf):
@@ -291,7 +278,7 @@ def _worst_on_guards(results: Iterable[VariantResult]) -> dict[str, EvaluatedAda
     return worst
 
 
-def _outcome(bench: Bench, result: VariantResult) -> SeedOutcome:
+def _outcome(bench: reports.Bench, result: reports.VariantResult) -> SeedOutcome:
     seed, pairs = bench.seed, result.pairs
     if pairs is None or result.status == "ERROR":
         why = result.reasons[0] if result.reasons else ""
@@ -300,11 +287,11 @@ def _outcome(bench: Bench, result: VariantResult) -> SeedOutcome:
     return SeedOutcome(seed, n=pairs.n, only_probe=pairs.n10, only_variant=pairs.n01, guard=guard)
 
 
-def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
+def _variant_seed(seed: int, result: reports.VariantResult | None) -> reports.VariantSeed:
     if result is None:
-        return VariantSeed(seed=seed, status="ERROR")
+        return reports.VariantSeed(seed=seed, status="ERROR")
     pairs, measures = result.pairs, result.measures
-    return VariantSeed(
+    return reports.VariantSeed(
         seed=seed,
         status=result.status,
         n=pairs.n if pairs else None,
@@ -320,7 +307,7 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
     )
 
 
-def _best(candidates: Sequence[VariantSummary]) -> str | None:
+def _best(candidates: Sequence[reports.VariantSummary]) -> str | None:
     passing = (row for row in candidates if row.status == "PASS" and row.mean_reduction is not None)
     best = max(passing, key=lambda row: row.mean_reduction or 0.0, default=None)
     return None if best is None else best.name
@@ -329,7 +316,7 @@ def _best(candidates: Sequence[VariantSummary]) -> str | None:
 # ---------------------------------------------------------------- reasons and notes
 
 
-def _reasons(status: Status, candidates: Sequence[VariantSummary]) -> list[str]:
+def _reasons(status: reports.Status, candidates: Sequence[reports.VariantSummary]) -> list[str]:
     if status == "PASS":
         return [f"passes: {', '.join(variant.name for variant in candidates if variant.status == 'PASS')}"]
     alike: dict[str, list[str]] = defaultdict(list)
@@ -340,8 +327,8 @@ def _reasons(status: Status, candidates: Sequence[VariantSummary]) -> list[str]:
 
 
 def _notes(
-    benches: Sequence[Bench],
-    candidates: Sequence[VariantSummary],
+    benches: Sequence[reports.Bench],
+    candidates: Sequence[reports.VariantSummary],
     obstacles: Sequence[str],
 ) -> tuple[str, ...]:
     notes = [f"grade A is not possible: {'; '.join(obstacles)}"] if obstacles else []
@@ -396,13 +383,15 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def benches_of(folder: Path, seeds: Sequence[int]) -> list[Bench]:
+def benches_of(folder: Path, seeds: Sequence[int]) -> list[reports.Bench]:
     """Return the results of the planned seeds that have one in the run's folder."""
     paths = [folder / f"seed_{seed}" / BENCH for seed in seeds]
-    return [Bench.read(path) for path in paths if path.is_file()]
+    return [reports.Bench.read(path) for path in paths if path.is_file()]
 
 
-def aggregate_run(benches: Sequence[Bench], run: RunInfo, *, records_verified: bool) -> BenchAggregate:
+def aggregate_run(
+    benches: Sequence[reports.Bench], run: RunInfo, *, records_verified: bool
+) -> reports.BenchAggregate:
     """Aggregate the results in the folder of one run; planned seeds that have none are missing."""
     sources = [f"seed_{bench.seed}/{BENCH}" for bench in benches]
     return aggregate(benches, sources, run=run, records_verified=records_verified)

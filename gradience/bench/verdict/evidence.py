@@ -18,32 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradience.bench.arms import control_of, step_rank
 from gradience.bench.plan import ALPHA, PROBE, bound_of
-from gradience.bench.verdict.grade import (
-    GradeFacts,
-    at_worst,
-    grade,
-    in_points,
-    joint_p_value,
-    needs_of,
-    next_grade,
-)
-from gradience.reports.bench import (
-    Bench,
-    BenchAggregate,
-    Ladder,
-    NextStep,
-    Noise,
-    NoiseFloor,
-    OfAnArm,
-    PooledEvidence,
-    Probe,
-    SeedRow,
-    Step,
-    StepStatus,
-    VariantEvidence,
-    VariantResult,
-    VariantSummary,
-)
+from gradience.bench.verdict import grade as grades
+from gradience.reports import bench as reports
 from gradience.reports.bench_plan import LadderBound, Policy, allowed_losses
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.statistics.paired import adjusted_p_values, exactly
@@ -52,7 +28,9 @@ from gradience.statistics.sequential import Look, decide
 
 
 def obstacles_of(
-    benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
+    benches: Sequence[reports.Bench],
+    rows: Sequence[reports.SeedRow],
+    variants: Sequence[reports.VariantSummary],
 ) -> tuple[str, ...]:
     """Return what rules out a grade A, whatever the counts are: no single plan with a result for every
     planned seed (`rows`), a limited confirm split, or controls that are missing or not as expected.
@@ -77,7 +55,7 @@ def obstacles_of(
     return tuple(obstacles)
 
 
-def limited(benches: Sequence[Bench]) -> list[str]:
+def limited(benches: Sequence[reports.Bench]) -> list[str]:
     """Return why what was evaluated is not the whole confirm split; nothing if it is."""
     for bench in benches:
         task = bench.config.get("task")
@@ -93,7 +71,9 @@ def limited(benches: Sequence[Bench]) -> list[str]:
 # ---------------------------------------------------------------- controls
 
 
-def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: Policy) -> tuple[str, ...]:
+def seed_notes(
+    probe: reports.Probe | None, variants: Iterable[reports.VariantResult], policy: Policy
+) -> tuple[str, ...]:
     """Return the notes on the controls and the probe of one seed."""
     notes = [] if probe is None else _ceiling_notes([(probe.correct, probe.n)], policy)
     for result in variants:
@@ -110,7 +90,7 @@ def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: P
 
 
 def aggregate_notes(
-    rows: Sequence[SeedRow], variants: Iterable[VariantSummary], policy: Policy
+    rows: Sequence[reports.SeedRow], variants: Iterable[reports.VariantSummary], policy: Policy
 ) -> tuple[str, ...]:
     """Return the notes on the controls and the probe over all seeds."""
     notes = _ceiling_notes(
@@ -126,7 +106,7 @@ def aggregate_notes(
     return tuple(notes)
 
 
-def blind_controls(variants: Iterable[VariantSummary]) -> list[VariantSummary]:
+def blind_controls(variants: Iterable[reports.VariantSummary]) -> list[reports.VariantSummary]:
     """Return the controls that must fail and pass on each of several seeds."""
     return [
         result
@@ -135,7 +115,7 @@ def blind_controls(variants: Iterable[VariantSummary]) -> list[VariantSummary]:
     ]
 
 
-def otherwise(result: OfAnArm) -> str:
+def otherwise(result: reports.OfAnArm) -> str:
     """Return the meaning of a control that does not have its expected status."""
     control = control_of(result.name)
     assert control is not None
@@ -175,10 +155,10 @@ SCALE_CHANGED = "its scale α/r differs from the probe's"
 UNTESTED = "not evaluated: the ladder has stopped above it"
 """Reason of a step that no seed has answered."""
 Differences = NDArray[np.int8]
-R = TypeVar("R", Bench, BenchAggregate)
+R = TypeVar("R", reports.Bench, reports.BenchAggregate)
 
 
-def graded_seed(bench: Bench) -> Bench:
+def graded_seed(bench: reports.Bench) -> reports.Bench:
     """Return the result of a seed with its evidence if it is the only planned seed; else unchanged.
 
     Of several seeds each has its intervals, and they are graded together. A smoke run is not evidence.
@@ -191,8 +171,8 @@ def graded_seed(bench: Bench) -> Bench:
 
 
 def graded_together(
-    report: BenchAggregate, benches: Sequence[Bench], *, records_verified: bool
-) -> BenchAggregate:
+    report: reports.BenchAggregate, benches: Sequence[reports.Bench], *, records_verified: bool
+) -> reports.BenchAggregate:
     """Return the aggregate of seeds with its evidence.
 
     records_verified: whether the counts are known to be those of the records.
@@ -203,16 +183,16 @@ def graded_together(
     probes = np.array([bench.probe.answers() for bench in benches if bench.probe is not None], dtype=np.int8)
     pairs = [first - second for first, second in combinations(probes, 2)]
     rewrite = _differences(benches, "rewrite_control")
-    noise = Noise(
-        probes=NoiseFloor.of(np.array(pairs)) if pairs else None,
-        rewrite_control=None if rewrite is None else NoiseFloor.of(rewrite),
+    noise = reports.Noise(
+        probes=reports.NoiseFloor.of(np.array(pairs)) if pairs else None,
+        rewrite_control=None if rewrite is None else reports.NoiseFloor.of(rewrite),
     )
     return _graded(report, benches, blind, obstacles).model_copy(
         update={"noise": noise, "records_verified": records_verified}
     )
 
 
-def _ungated(benches: Sequence[Bench]) -> list[str]:
+def _ungated(benches: Sequence[reports.Bench]) -> list[str]:
     gates = [None if bench.probe is None else bench.probe.gate for bench in benches]
     if all(gate is not None and (gate.min_value > 0 or gate.above_base is not None) for gate in gates):
         return []
@@ -222,7 +202,7 @@ def _ungated(benches: Sequence[Bench]) -> list[str]:
 # ---------------------------------------------------------------- answers, example by example
 
 
-def _differences(benches: Sequence[Bench], name: str) -> Differences | None:
+def _differences(benches: Sequence[reports.Bench], name: str) -> Differences | None:
     """variant − probe of every seed that compared them, (runs, examples): −1, 0 or 1. None if no seed did.
 
     Of a step, the examples that all seeds have answered.
@@ -260,7 +240,7 @@ class LookRules:
     """Share of the 5 % that the ladder has, after the candidates (Holm)."""
 
     @classmethod
-    def of(cls, benches: Sequence[Bench]) -> LookRules | None:
+    def of(cls, benches: Sequence[reports.Bench]) -> LookRules | None:
         """Return the rules of a run; None if its ladder has no looks."""
         first = benches[0]
         if not first.steps or not first.data.looks:
@@ -297,12 +277,12 @@ class LookRules:
 class Subject:
     """One variant over its seeds."""
 
-    results: Mapping[int, VariantResult]
+    results: Mapping[int, reports.VariantResult]
     faults: tuple[str, ...] = ()
     """Why nothing can be concluded of it, in words."""
     pooled: Pooled | None = None
     """None without answers to two examples or more."""
-    shown: PooledEvidence | None = None
+    shown: reports.PooledEvidence | None = None
     decided: Decided | None = None
     """Result of a step that is tested at looks."""
     guards: Mapping[str, EvaluatedAdapter] = field(default_factory=dict)
@@ -310,7 +290,7 @@ class Subject:
 
     @classmethod
     def of(
-        cls, benches: Sequence[Bench], name: str, blind: str = "", rules: LookRules | None = None
+        cls, benches: Sequence[reports.Bench], name: str, blind: str = "", rules: LookRules | None = None
     ) -> Subject:
         """blind: the control that must fail and passed on all seeds. rules: of a ladder that is tested at looks."""
         rows = _differences(benches, name)
@@ -322,7 +302,7 @@ class Subject:
         is_whole = len(rows) == len(benches[0].planned_seeds)
         if rules is not None and is_whole and next(iter(results.values())).is_step:
             decided = rules.decide(rows)
-            shown = PooledEvidence.of(decided.pooled, margin, look=decided.look)
+            shown = reports.PooledEvidence.of(decided.pooled, margin, look=decided.look)
             return cls(results, faults, decided.pooled, shown, decided)
         pooled = pool(rows, groups)
         guards = {
@@ -330,12 +310,14 @@ class Subject:
             for seed, result in results.items()
             for guard, row in result.guards.items()
         }
-        return cls(results, faults, pooled, PooledEvidence.of(pooled, margin), guards=guards)
+        return cls(results, faults, pooled, reports.PooledEvidence.of(pooled, margin), guards=guards)
 
     @property
     def p_these_runs(self) -> float:
         """The p-value for these runs: 1 if it could not be tested, since it still counts among the claims."""
-        return max(1.0 if self.shown is None else self.shown.these_runs.p_value, joint_p_value(self.guards))
+        return max(
+            1.0 if self.shown is None else self.shown.these_runs.p_value, grades.joint_p_value(self.guards)
+        )
 
     def p_of_step(self, bound: LadderBound) -> float:
         """Return the p-value for a step's claim: 1 if it cannot be tested."""
@@ -343,7 +325,7 @@ class Subject:
         return 1.0 if bounds is None else bounds.p_value
 
     @property
-    def kind(self) -> VariantResult:
+    def kind(self) -> reports.VariantResult:
         """Any of its results: arm and name are the same on every seed."""
         return next(iter(self.results.values()))
 
@@ -358,7 +340,7 @@ class Subject:
         return bool(self.results) and all(UNTESTED in result.reasons for result in self.results.values())
 
 
-def _graded(report: R, benches: Sequence[Bench], blind: str, obstacles: tuple[str, ...]) -> R:
+def _graded(report: R, benches: Sequence[reports.Bench], blind: str, obstacles: tuple[str, ...]) -> R:
     """Return the result of these seeds with evidence for every variant, and the ladder if there is one.
 
     Candidates and the ladder share one error rate for each letter (Holm); within the ladder the steps follow each
@@ -387,7 +369,7 @@ def _graded(report: R, benches: Sequence[Bench], blind: str, obstacles: tuple[st
     variants = []
     for row in report.variants:
         name, subject, letter, reason = row.name, subjects[row.name], None, ""
-        facts = GradeFacts(
+        facts = grades.GradeFacts(
             faults=subject.faults,
             passes=row.status == "PASS",
             margin=margin,
@@ -402,15 +384,15 @@ def _graded(report: R, benches: Sequence[Bench], blind: str, obstacles: tuple[st
             guards=subject.guards,
         )
         if not subject.kind.is_control and any(r.status != "SKIPPED" for r in subject.results.values()):
-            letter, reason = grade(facts)
-        evidence = VariantEvidence(
+            letter, reason = grades.grade(facts)
+        evidence = reports.VariantEvidence(
             grade=letter,
             reason=reason,
             pooled=subject.shown,
             adjusted_p=facts.adjusted_p,
             adjusted_p_these_runs=facts.adjusted_p_these_runs,
             family=facts.family if name in shown and not subject.kind.is_control else None,
-            next_grade=next_grade(letter, facts, subject.pooled),
+            next_grade=grades.next_grade(letter, facts, subject.pooled),
         )
         variants.append(row.model_copy(update={"evidence": evidence}))
     return report.model_copy(update={"variants": tuple(variants), "ladder": ladder})
@@ -422,7 +404,9 @@ def adjusted(claims: Sequence[Sequence[str]], p_values: Mapping[str, float]) -> 
     return dict(zip(chain.from_iterable(claims), chain.from_iterable(values), strict=True))
 
 
-def _faults(benches: Sequence[Bench], results: Mapping[int, VariantResult], blind: str) -> tuple[str, ...]:
+def _faults(
+    benches: Sequence[reports.Bench], results: Mapping[int, reports.VariantResult], blind: str
+) -> tuple[str, ...]:
     """Why nothing can be concluded of a variant, in words."""
     planned = {seed for bench in benches for seed in bench.planned_seeds}
     twins = {result.same_as for result in results.values()} - {PROBE}
@@ -446,14 +430,14 @@ def _faults(benches: Sequence[Bench], results: Mapping[int, VariantResult], blin
     return tuple(words for words, is_so in checks.items() if is_so)
 
 
-def _compared(result: VariantResult | None) -> bool:
+def _compared(result: reports.VariantResult | None) -> bool:
     """Return True if a planned seed has its answers, or needs none because the verdict was already final."""
     return result is not None and (
         result.stopped_early or (result.pairs is not None and result.status != "ERROR")
     )
 
 
-def _seeded(result: VariantResult, bench: Bench) -> bool:
+def _seeded(result: reports.VariantResult, bench: reports.Bench) -> bool:
     """Return True if its training used its seed's example order, the probe's. An untrained variant has none."""
     training = result.measures.training if result.measures else None
     probe = bench.probe.training if bench.probe else None
@@ -465,14 +449,14 @@ def _seeded(result: VariantResult, bench: Bench) -> bool:
 
 def walk_ladder(
     steps: Mapping[str, Subject], margin: Fraction, adjusted: Mapping[str, float], *, seeds: int
-) -> Ladder:
+) -> reports.Ladder:
     """Test the steps, by their names, in their order.
 
     adjusted: p-values of the steps below the probe. seeds: that were planned; fewer than three say nothing of other
     trainings.
     """
     bound = bound_of(seeds)
-    rows: list[Step] = []
+    rows: list[reports.Step] = []
     stopped: tuple[str, Subject] | None = None
     for name, subject in steps.items():
         shown = subject.shown
@@ -480,7 +464,7 @@ def walk_ladder(
         reason = "" if subject.is_untested else "; ".join(subject.faults)
         if shown is None and not (reason or subject.is_probe or subject.is_untested):
             reason = "per-example answers are missing"
-        status: StepStatus = "inconclusive"
+        status: reports.StepStatus = "inconclusive"
         if subject.is_probe:
             status = "not smaller"
         elif stopped is not None or subject.is_untested:
@@ -490,7 +474,7 @@ def walk_ladder(
         else:
             stopped = name, subject
         rows.append(
-            Step(
+            reports.Step(
                 name=name,
                 step=step_rank(name),
                 status=status,
@@ -506,14 +490,14 @@ def walk_ladder(
     safe = [row for row in rows if row.status == "shown"]
     next_step = None
     if stopped is not None and stopped[1].pooled is not None and not stopped[1].faults:
-        needs = needs_of(stopped[1].pooled, margin, bound)
-        next_step = NextStep(
+        needs = grades.needs_of(stopped[1].pooled, margin, bound)
+        next_step = reports.NextStep(
             name=stopped[0],
             examples=needs.examples,
             examples_range=needs.range,
             seeds=needs.seeds,
         )
-    return Ladder(
+    return reports.Ladder(
         bound=bound,
         margin=margin,
         steps=tuple(rows),
@@ -523,7 +507,7 @@ def walk_ladder(
     )
 
 
-def _sentence(smallest: Step, bound: LadderBound, margin: Fraction, seeds: int) -> str:
+def _sentence(smallest: reports.Step, bound: LadderBound, margin: Fraction, seeds: int) -> str:
     assert smallest.low is not None
     is_mean = bound == "mean-over-trainings"
     where = "on average over trainings" if is_mean else "in these runs"
@@ -532,5 +516,5 @@ def _sentence(smallest: Step, bound: LadderBound, margin: Fraction, seeds: int) 
     level = "nominally 95 % confidence, at least 92.5 % in simulations" if is_mean else "95 % confidence"
     return (
         f"rank {smallest.step} is the smallest truncation shown to stay within the margin {where}: accuracy is"
-        f" {at_worst(smallest.low)} ({level}, margin {in_points(margin)}){only}"
+        f" {grades.at_worst(smallest.low)} ({level}, margin {grades.in_points(margin)}){only}"
     )

@@ -16,16 +16,8 @@ from gradience.adapters.keys import config_name, parse_key
 from gradience.adapters.locate import CONFIG as CONFIG_NAME
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.tensors import TensorEntry, read_header
-from gradience.bench.plan import (
-    GUARDS,
-    PROBE,
-    EvaluatedRows,
-    PlannedVariant,
-    bench_plan,
-    looks_of,
-    plan_digest,
-    promised,
-)
+from gradience.bench import plan as plans
+from gradience.bench.verdict import facts as seed_facts
 from gradience.bench.verdict.aggregate import (
     AGGREGATE,
     BENCH,
@@ -40,28 +32,7 @@ from gradience.bench.verdict.aggregate import (
     source_of,
 )
 from gradience.bench.verdict.assemble import assemble, data_of
-from gradience.bench.verdict.facts import (
-    ANSWERS,
-    CALIBRATION,
-    HEADER,
-    SIZES,
-    Outcome,
-    SeedFacts,
-    StoredAdapter,
-    changed_scales,
-    header_of,
-    parameters_of,
-)
-from gradience.bench.verify.folder import (
-    Findings,
-    Link,
-    RunFolder,
-    as_published,
-    check_files,
-    check_stages,
-    stages_of,
-    unpacked,
-)
+from gradience.bench.verify import folder as run_folder
 from gradience.bench.verify.recompute import SeedFolder, gold_of, marking_of, numbers_of, repeated
 from gradience.compress.carry import DISTILL_REPORT, REPORT
 from gradience.digests import sha256_file, sha256_json
@@ -84,7 +55,7 @@ from gradience.words import counted
 
 
 @contextmanager
-def checked_run(folder: Path, root: str | None = None) -> Iterator[RunFolder]:
+def checked_run(folder: Path, root: str | None = None) -> Iterator[run_folder.RunFolder]:
     """Yield the run or single seed in `folder`, packed or not, with the mismatches of its files and records.
 
     root: expected sha256 of its digests.json.
@@ -101,9 +72,11 @@ def checked_run(folder: Path, root: str | None = None) -> Iterator[RunFolder]:
             code="not-a-run",
             hint="name the output folder of bench run, shrink, evaluate, evidence, compress or distill",
         )
-    with unpacked(whole) as place:
-        run = RunFolder(place, whole, only, Findings(lambda text: as_published(text, place, whole)))
-        check_files(place, run.findings, below=only, expected=root)
+    with run_folder.unpacked(whole) as place:
+        run = run_folder.RunFolder(
+            place, whole, only, run_folder.Findings(lambda text: run_folder.as_published(text, place, whole))
+        )
+        run_folder.check_files(place, run.findings, below=only, expected=root)
         run.status = _check_results(run)
         if (
             not any(check.result != "not done" for check in run.findings.checks)
@@ -120,13 +93,13 @@ def checked_run(folder: Path, root: str | None = None) -> Iterator[RunFolder]:
 # ---------------------------------------------------------------- the results of a run
 
 
-def _check_results(run: RunFolder) -> Status | None:
+def _check_results(run: run_folder.RunFolder) -> Status | None:
     """Check every seed, and the aggregate; return the verdict recorded in the folder."""
     plan: BenchPlan | None = None
     try:
         plan = run.plan()
     except InputError as error:
-        if (run.folder / PLAN).exists() or stages_of(run.folder):
+        if (run.folder / PLAN).exists() or run_folder.stages_of(run.folder):
             run.findings.mismatch(PLAN, str(error))
         run.findings.not_done("plan", "L1", f"{PLAN} cannot be read")
     several = plan is not None and len(plan.seeds) > 1
@@ -147,7 +120,7 @@ def _check_results(run: RunFolder) -> Status | None:
     return _check_aggregate(run, plan)
 
 
-def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
+def _check_plan(run: run_folder.RunFolder, plan: BenchPlan) -> None:
     if not any(run.configs()):
         run.findings.not_done(
             "plan",
@@ -157,24 +130,24 @@ def _check_plan(run: RunFolder, plan: BenchPlan) -> None:
         return
     with run.findings.check("plan", "L1", f"{PLAN} follows from the config: policy, seeds, variants", PLAN):
         config = run.config(plan)
-        rows = EvaluatedRows(looks=looks_of(plan), groups=plan.groups)
-        again = bench_plan(
+        rows = plans.EvaluatedRows(looks=plans.looks_of(plan), groups=plan.groups)
+        again = plans.bench_plan(
             config, plan.task, plan.splits, plan.task_code, plan.calibration, rows, plan.guards
         )
         if [*config.guards] != [guard.name for guard in plan.guards]:
             run.findings.mismatch(PLAN, "guards differ from the config", "guards")
-        run.findings.compare_values(PLAN, promised(plan), promised(again))
+        run.findings.compare_values(PLAN, plans.promised(plan), plans.promised(again))
 
 
-def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | None:
+def _check_seed(run: run_folder.RunFolder, place: str, plan: BenchPlan | None) -> Status | None:
     """Check one seed; return the status that it has recorded."""
     findings, seed = run.findings, run.folder / place
     recorded = findings.read(Bench, seed / BENCH)
     if recorded is None:
         return None
     findings.compare_page(seed / BENCH, recorded, recorded.run)
-    check_stages(seed, None if plan is None else plan_digest(plan), findings)
-    if plan is None or not stages_of(seed):
+    run_folder.check_stages(seed, None if plan is None else plans.plan_digest(plan), findings)
+    if plan is None or not run_folder.stages_of(seed):
         run.without_records.append(f"{place}{BENCH}")
         findings.not_done("results", "L1", f"{BENCH}: no records in the folder; cannot recompute")
         return recorded.status
@@ -183,7 +156,7 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
     return recorded.status
 
 
-def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) -> None:
+def _check_result(run: run_folder.RunFolder, place: str, recorded: Bench, plan: BenchPlan) -> None:
     """Recompute a seed's result from its config and records, and compare."""
     findings, config = run.findings, run.config(plan, recorded)
     marking = marking_of(config.task, plan, recorded)
@@ -210,7 +183,7 @@ def _check_result(run: RunFolder, place: str, recorded: Bench, plan: BenchPlan) 
     run.seeds.append(seed)
 
 
-def _decided_before(run: RunFolder, recorded: Bench, plan: BenchPlan, seed: int) -> dict[str, str]:
+def _decided_before(run: run_folder.RunFolder, recorded: Bench, plan: BenchPlan, seed: int) -> dict[str, str]:
     """Variants that this seed did not train, of those that the seeds before it had decided; and why."""
     stopped = {result.name for result in recorded.variants if result.stopped_early}
     if not stopped:
@@ -220,20 +193,20 @@ def _decided_before(run: RunFolder, recorded: Bench, plan: BenchPlan, seed: int)
     return {name: why for name, why in lost.items() if name in stopped}
 
 
-def _check_gold(run: RunFolder, facts: SeedFacts) -> None:
+def _check_gold(run: run_folder.RunFolder, facts: seed_facts.SeedFacts) -> None:
     """Check that all seeds of a run have the same examples, with the same gold answers."""
     if facts.probe is None or facts.probe.answers is None:
         return
-    findings, file = run.findings, f"probe/eval/{ANSWERS}"
+    findings, file = run.findings, f"probe/eval/{seed_facts.ANSWERS}"
     examples = tuple(gold_of(row) for row in facts.probe.answers.records)
     key = (facts.probe.answers.run.examples_sha256, examples)
     if other := run.differs("examples", key, file):
         findings.mismatch(file, f"different examples or gold answers from {other}")
     if facts.base is not None and tuple(gold_of(row) for row in facts.base.records) != examples:
-        findings.mismatch(f"base/eval/{ANSWERS}", f"examples or gold answers differ from {file}")
+        findings.mismatch(f"base/eval/{seed_facts.ANSWERS}", f"examples or gold answers differ from {file}")
 
 
-def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
+def _check_seeds(run: run_folder.RunFolder, place: str, facts: seed_facts.SeedFacts) -> None:
     """Check that two seeds do not share an adapter or its numbers, and that all answers have one base.
 
     Outputs are not compared: two good adapters may well write the same.
@@ -261,7 +234,7 @@ def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
                 findings.mismatch(file, f"the same {kind} as {before[1]}, under another seed")
 
 
-def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
+def _check_aggregate(run: run_folder.RunFolder, plan: BenchPlan | None) -> Status | None:
     findings, path = run.findings, run.folder / AGGREGATE
     recorded = findings.read(BenchAggregate, path)
     if recorded is None:
@@ -269,7 +242,7 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     findings.compare_page(path, recorded, recorded.run)
     if plan is None:
         findings.not_done(
-            "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their folders"
+            "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their run_folder"
         )
         findings.gap("the seeds of the aggregate, which are not in this folder")
         return recorded.status
@@ -289,7 +262,9 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
 # ---------------------------------------------------------------- facts recorded in two places of a seed
 
 
-def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, version: int | None) -> None:
+def check_links(
+    facts: seed_facts.SeedFacts, plan: BenchPlan, findings: run_folder.Findings, version: int | None
+) -> None:
     """Check that the files of a seed are consistent with each other.
 
     version: installed version of the task's scoring; None if its rules are unknown.
@@ -299,12 +274,14 @@ def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, version: 
     ):
         findings.compare(_links(facts, plan, version))
     if facts.calibration is not None:
-        description = f"components and predictions of calibrated variants follow from {CALIBRATION}"
+        description = (
+            f"components and predictions of calibrated variants follow from {seed_facts.CALIBRATION}"
+        )
         with findings.check("calibration", "L2", description):
             findings.compare(_of_calibration(facts, facts.calibration, plan))
 
 
-def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[Link]:
+def _links(facts: seed_facts.SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[run_folder.Link]:
     if facts.probe is None or facts.probe.adapter is None:
         return
     probe = facts.probe.adapter
@@ -312,7 +289,7 @@ def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[L
         yield "audit/audit.json", "adapter.sha256", facts.audit.adapter.sha256, probe.sha256
     digests = {adapter.name: adapter.sha256 for _, adapter in facts.adapters()}
     for name, report in facts.guards.items():
-        file = f"{GUARDS}/{name}/{EVALUATION}"
+        file = f"{plans.GUARDS}/{name}/{EVALUATION}"
         for row in report.adapters:
             if row.role != BASE:
                 yield file, f"{row.name}.sha256", row.sha256, digests.get(row.name)
@@ -323,13 +300,17 @@ def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[L
         yield from _of_adapter(adapter, probe, outcome.planned, facts, plan)
         yield from _of_answers(adapter, probe, outcome, plan)
         if outcome.answers is not None and outcome.answers.run.scoring is not None:
-            run, file = outcome.answers.run, f"{adapter.name}/eval/{ANSWERS}"
+            run, file = outcome.answers.run, f"{adapter.name}/eval/{seed_facts.ANSWERS}"
             yield file, "scoring", run.scoring, _scoring(run, plan, version)
 
 
 def _of_adapter(
-    adapter: StoredAdapter, probe: StoredAdapter, planned: PlannedVariant, facts: SeedFacts, plan: BenchPlan
-) -> Iterator[Link]:
+    adapter: seed_facts.StoredAdapter,
+    probe: seed_facts.StoredAdapter,
+    planned: plans.PlannedVariant,
+    facts: seed_facts.SeedFacts,
+    plan: BenchPlan,
+) -> Iterator[run_folder.Link]:
     at, config = f"{adapter.name}/{adapter.folder.parent.name}", adapter.folder / CONFIG_NAME
     training, distilled = adapter.training, adapter.distillation
     base = recorded_base(plan.model)
@@ -377,9 +358,12 @@ def _scoring(run: ExamplesRun, plan: BenchPlan, version: int | None) -> str:
 
 
 def _of_answers(
-    adapter: StoredAdapter, probe: StoredAdapter, outcome: Outcome, plan: BenchPlan
-) -> Iterator[Link]:
-    name, looks, config = adapter.name, looks_of(plan), adapter.folder / CONFIG_NAME
+    adapter: seed_facts.StoredAdapter,
+    probe: seed_facts.StoredAdapter,
+    outcome: seed_facts.Outcome,
+    plan: BenchPlan,
+) -> Iterator[run_folder.Link]:
+    name, looks, config = adapter.name, plans.looks_of(plan), adapter.folder / CONFIG_NAME
     planned = next(split for split in plan.splits if split.role == plan.eval_role)
     for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
         if evaluation is None:
@@ -398,11 +382,13 @@ def _of_answers(
             yield file, "reference_sha256", run.reference_sha256, probe.sha256
 
 
-def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan) -> Iterator[Link]:
+def _of_calibration(
+    facts: seed_facts.SeedFacts, calibration: Calibration, plan: BenchPlan
+) -> Iterator[run_folder.Link]:
     """Compare the calibration. Only the range of ranks can be checked, because the result does not record
     them by module.
     """
-    file, report, planned = f"calibration/{CALIBRATION}", calibration.report, plan.calibration
+    file, report, planned = f"calibration/{seed_facts.CALIBRATION}", calibration.report, plan.calibration
     probe = facts.probe and facts.probe.adapter
     yield file, "adapter_sha256", report.adapter_sha256, probe and probe.sha256
     yield file, "seed", report.seed, facts.seed
@@ -420,7 +406,7 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
 # ---------------------------------------------------------------- sizes
 
 
-def check_sizes(facts: SeedFacts, findings: Findings) -> None:
+def check_sizes(facts: seed_facts.SeedFacts, findings: run_folder.Findings) -> None:
     """Compare the published size of each adapter with its config and with the header of its weights.
 
     If the weights were not kept, use the header that was recorded when they were written.
@@ -431,13 +417,13 @@ def check_sizes(facts: SeedFacts, findings: Findings) -> None:
     recorded = unknown = 0
     with findings.check("sizes", "L1", "ranks, scales and parameter counts of adapters"):
         for outcome, adapter in facts.adapters():
-            ranks = full if adapter.name == PROBE or not adapter.lora else outcome.planned.ranks
-            weights, header = adapter.folder / WEIGHTS, adapter.folder.parent / HEADER
+            ranks = full if adapter.name == plans.PROBE or not adapter.lora else outcome.planned.ranks
+            weights, header = adapter.folder / WEIGHTS, adapter.folder.parent / seed_facts.HEADER
             with findings.inside(f"{adapter.name}/{adapter.folder.parent.name}/"):
                 try:
                     findings.compare(_of_config(facts.probe.adapter, adapter, ranks))
                     if weights.is_file():
-                        findings.compare(_of_header(header_of(weights), adapter, ranks))
+                        findings.compare(_of_header(seed_facts.header_of(weights), adapter, ranks))
                     elif header.is_file():
                         content = read_file(header, MAX_DATA_BYTES)
                         tensors, _ = read_header(header, content, adapter.bytes)
@@ -459,7 +445,9 @@ def check_sizes(facts: SeedFacts, findings: Findings) -> None:
         )
 
 
-def _of_config(probe: StoredAdapter | None, adapter: StoredAdapter, ranks: Ranks) -> Iterator[Link]:
+def _of_config(
+    probe: seed_facts.StoredAdapter | None, adapter: seed_facts.StoredAdapter, ranks: Ranks
+) -> Iterator[run_folder.Link]:
     path, file = adapter.folder / CONFIG_NAME, f"{ADAPTER}/{CONFIG_NAME}"
     if not path.is_file():
         return
@@ -468,11 +456,15 @@ def _of_config(probe: StoredAdapter | None, adapter: StoredAdapter, ranks: Ranks
         if rank:  # a module at rank 0 is not written
             yield file, f"rank of {module}", config.rank_of(config_name(module)), rank
     if probe is not None and (probe.folder / CONFIG_NAME).is_file():
-        for module, before, after in changed_scales(read_config(probe.folder / CONFIG_NAME), config, ranks):
+        for module, before, after in seed_facts.changed_scales(
+            read_config(probe.folder / CONFIG_NAME), config, ranks
+        ):
             yield file, f"scale of {module}", after, before
 
 
-def _of_header(header: Mapping[str, TensorEntry], adapter: StoredAdapter, ranks: Ranks) -> Iterator[Link]:
+def _of_header(
+    header: Mapping[str, TensorEntry], adapter: seed_facts.StoredAdapter, ranks: Ranks
+) -> Iterator[run_folder.Link]:
     weights = f"{ADAPTER}/{WEIGHTS}"
     keys = {name: parse_key(name) for name in header}
     stored = {
@@ -483,18 +475,18 @@ def _of_header(header: Mapping[str, TensorEntry], adapter: StoredAdapter, ranks:
     for module, rank in ranks.items():
         if module in stored or not rank:  # the experts of a block share one tensor under another name
             yield weights, f"rank of {module}", stored.get(module, 0), rank
-    counts, report = parameters_of(header), adapter.training
+    counts, report = seed_facts.parameters_of(header), adapter.training
     if report is not None:
         yield TRAINING, "lora_params", report.lora_params, counts[0]
     else:
-        yield SIZES, "", [adapter.lora_params, adapter.other_params], [*counts]
+        yield seed_facts.SIZES, "", [adapter.lora_params, adapter.other_params], [*counts]
 
 
 # ---------------------------------------------------------------- an aggregate of verified runs
 
 
 def aggregate_checked(runs: Sequence[Path], *, command: str = "") -> BenchAggregate:
-    """Read and aggregate the runs in these folders, after checking each against its own records.
+    """Read and aggregate the runs in these run_folder, after checking each against its own records.
 
     A result that contradicts its records or digests is refused. A result without records is used unchecked, with a
     note.
