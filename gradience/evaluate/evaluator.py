@@ -13,22 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gradience.errors import GradienceError, OutputError
+from gradience.evaluate import rows as answer_rows
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import SCORED_SHARE, Draft, Engine, OutOfMemoryError
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.kept import RECORDS, RecordStore
 from gradience.evaluate.outcome import row_of
-from gradience.evaluate.rows import (
-    Choices,
-    Classification,
-    Generation,
-    Procedure,
-    Scores,
-    draft_of,
-    evaluate_rows,
-    follow_rows,
-)
 from gradience.files.records import Evaluation, GenerationRecord, first
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress, Watcher
@@ -95,16 +86,16 @@ class Evaluator:
         self._near_tie: dict[str, float] = {}
         self._expected: list[Path] = []
 
-    def procedure(self, *, lora: bool = True) -> Procedure:
+    def procedure(self, *, lora: bool = True) -> answer_rows.Procedure:
         """Return the procedure that answers the task's rows."""
         task = self.task
         if isinstance(task, ClassificationTask):
-            return Classification(max_length=self.max_length, lora=lora)
+            return answer_rows.Classification(max_length=self.max_length, lora=lora)
         if isinstance(task, ChoiceTask):
-            return Choices(choose_by=task.choose_by, decide=task.decide)
+            return answer_rows.Choices(choose_by=task.choose_by, decide=task.decide)
         if isinstance(task, LikelihoodTask):
-            return Scores(rolling=task.rolling)
-        return Generation(
+            return answer_rows.Scores(rolling=task.rolling)
+        return answer_rows.Generation(
             rules=task,
             stop=task.stop,
             max_new_tokens=self.max_new_tokens or task.max_new_tokens,
@@ -166,7 +157,7 @@ class Evaluator:
         if scorer is None:
             return None
         rolling = isinstance(task, LikelihoodTask) and task.rolling
-        procedure = Scores(reference=reference[0], rolling=rolling)
+        procedure = answer_rows.Scores(reference=reference[0], rolling=rolling)
         return self._rows(scorer, procedure, adapter, path, look, allow_inert=allow_inert)
 
     @property
@@ -190,8 +181,8 @@ class Evaluator:
         """
         engine, looks = self.engine_with(reference, adapter), self.looks[:look]
         generation = self.procedure()
-        assert isinstance(generation, Generation)
-        follow_rows(
+        assert isinstance(generation, answer_rows.Generation)
+        answer_rows.follow_rows(
             engine,
             generation,
             adapter and adapter[0],
@@ -207,14 +198,18 @@ class Evaluator:
         )
 
     def _noise_of(
-        self, engine: Engine, generation: Generation, reference: str, drafts: Sequence[GenerationRecord]
+        self,
+        engine: Engine,
+        generation: answer_rows.Generation,
+        reference: str,
+        drafts: Sequence[GenerationRecord],
     ) -> float:
         """Return the noise of the two largest logits, measured once: on answers before the first look."""
         if reference not in self._near_tie:
             first = list(zip(self.examples, drafts, strict=False))[: self.looks[0]]
             mean = sum(draft.n_tokens for _, draft in first) / len(first)
             step = max(1, int(len(first) * mean / POSITIONS))
-            drafts_of_some = [Draft(row.prompt, draft_of(draft)) for row, draft in first[::step]]
+            drafts_of_some = [Draft(row.prompt, answer_rows.draft_of(draft)) for row, draft in first[::step]]
             self._near_tie[reference] = engine.near_tie(
                 reference, drafts_of_some, generation.decoding(engine)
             )
@@ -223,7 +218,7 @@ class Evaluator:
     def _rows(
         self,
         engine: Engine,
-        procedure: Procedure,
+        procedure: answer_rows.Procedure,
         adapter: NamedAdapter | None,
         path: Path | None,
         look: int | None,
@@ -232,7 +227,7 @@ class Evaluator:
     ) -> Evaluation[Any]:
         looks = self.looks[:look]
         is_beside = procedure.kind == "scores" and not isinstance(self.task, LikelihoodTask)
-        return evaluate_rows(
+        return answer_rows.evaluate_rows(
             engine,
             procedure,
             adapter and adapter[0],

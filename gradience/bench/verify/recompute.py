@@ -13,16 +13,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradience import tasks
+from gradience.bench import plan as plans
 from gradience.bench.config import BenchConfig, TaskSettings
-from gradience.bench.plan import (
-    GUARDS,
-    PROBE,
-    EvaluatedRows,
-    asked_for,
-    evaluated_rows,
-    looks_of,
-    read_guards,
-)
 from gradience.bench.verdict.aggregate import BENCH, PLAN
 from gradience.bench.verdict.assemble import NO_PROBE
 from gradience.bench.verdict.facts import ANSWERS, Answers, NotThere, Outcome, SeedFacts, SeedWalk
@@ -32,16 +24,7 @@ from gradience.errors import GradienceError, InputError
 from gradience.evaluate.kept import RECORDS
 from gradience.evaluate.rows import predictions_of, whole_text
 from gradience.evaluate.verb import planned_set
-from gradience.files.records import (
-    ChoiceRecord,
-    ClassificationRecord,
-    Evaluation,
-    GenerationRecord,
-    Record,
-    RecordKind,
-    ScoreRecord,
-    read_records,
-)
+from gradience.files import records as record_types
 from gradience.files.shared_names import given_text
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
@@ -95,19 +78,19 @@ def scored_again(evaluation: Answers, rules: Scoring, file: str, findings: Findi
     if changed:
         problem = f"{len(changed):,} recorded scores differ from the task's scoring: {', '.join(changed[:3])}"
         findings.mismatch(file, problem)
-    return Evaluation(evaluation.run, rows)
+    return record_types.Evaluation(evaluation.run, rows)
 
 
-def _again(row: Record, rules: Scoring) -> Record:
+def _again(row: record_types.Record, rules: Scoring) -> record_types.Record:
     fields: dict[str, Any] = {}
-    if isinstance(row, ClassificationRecord) and isinstance(rules, LabelScoring) and row.logits:
+    if isinstance(row, record_types.ClassificationRecord) and isinstance(rules, LabelScoring) and row.logits:
         predicted = max(range(len(row.logits)), key=lambda place: row.logits[place])  # the first of equals
         fields = {"predicted": predicted, "correct": predicted == row.label}
-    elif isinstance(row, ChoiceRecord) and isinstance(rules, ChoiceScoring):
+    elif isinstance(row, record_types.ChoiceRecord) and isinstance(rules, ChoiceScoring):
         predictions = predictions_of(row.loglikelihoods, row.characters)
         predicted = predictions[rules.choose_by]
         fields = {"predictions": predictions, "predicted": predicted, "correct": predicted == row.label}
-    elif isinstance(row, GenerationRecord) and isinstance(rules, AnswerScoring):
+    elif isinstance(row, record_types.GenerationRecord) and isinstance(rules, AnswerScoring):
         verdict = rules.decision(row.id, row.output, row.answer)
         fields = {
             "answers": dict(verdict.answers),
@@ -118,49 +101,49 @@ def _again(row: Record, rules: Scoring) -> Record:
     return row if unchanged else replace(row, **fields)
 
 
-def repeated(records: Iterable[Record]) -> list[str]:
+def repeated(records: Iterable[record_types.Record]) -> list[str]:
     """Return the identities that more than one record has."""
     ids: set[str] = set()
     return [row.id for row in records if row.id in ids or ids.add(row.id)]  # type: ignore[func-returns-value]
 
 
-def gold_of(row: Record) -> tuple[str, str, str]:
+def gold_of(row: record_types.Record) -> tuple[str, str, str]:
     """Return a record's fields about the example: identity, digest of the text, and the gold answer."""
-    if isinstance(row, ClassificationRecord):
+    if isinstance(row, record_types.ClassificationRecord):
         return row.id, row.text_sha256, str(row.label)
-    if isinstance(row, ChoiceRecord):
+    if isinstance(row, record_types.ChoiceRecord):
         return row.id, row.prompt_sha256, f"{row.choices_sha256} {row.label}"
-    if isinstance(row, ScoreRecord):
+    if isinstance(row, record_types.ScoreRecord):
         return row.id, row.prompt_sha256, row.response_sha256
     return row.id, row.prompt_sha256, row.answer
 
 
-def numbers_of(row: Record) -> tuple[float, ...]:
+def numbers_of(row: record_types.Record) -> tuple[float, ...]:
     """Return what was computed for an example: logits or log-likelihoods, and KL; nothing for an output."""
-    if isinstance(row, ClassificationRecord):
+    if isinstance(row, record_types.ClassificationRecord):
         return row.logits
-    if isinstance(row, ChoiceRecord):
+    if isinstance(row, record_types.ChoiceRecord):
         return row.loglikelihoods
-    if isinstance(row, ScoreRecord):
+    if isinstance(row, record_types.ScoreRecord):
         return (row.loglikelihood,) if row.kl is None else (row.loglikelihood, row.kl)
     return ()
 
 
-def output_of(row: Record) -> str:
+def output_of(row: record_types.Record) -> str:
     """Return the answer: the output, the index of the label or choice, or the scores, as text."""
-    if isinstance(row, GenerationRecord):
+    if isinstance(row, record_types.GenerationRecord):
         return row.output
-    if isinstance(row, ScoreRecord):
+    if isinstance(row, record_types.ScoreRecord):
         return f"log-likelihood {row.loglikelihood:.6g}, KL {row.kl}, flips {row.flips}"
     return str(row.predicted)
 
 
-def is_same(recorded: Record, again: Record) -> bool:
+def is_same(recorded: record_types.Record, again: record_types.Record) -> bool:
     """Return True for the same answer with the same numbers, up to rounding in other batches."""
-    if isinstance(recorded, GenerationRecord) or type(recorded) is not type(again):
+    if isinstance(recorded, record_types.GenerationRecord) or type(recorded) is not type(again):
         return output_of(recorded) == output_of(again)
     pairs = zip(numbers_of(recorded), numbers_of(again), strict=False)
-    same = isinstance(recorded, ScoreRecord) or output_of(recorded) == output_of(again)
+    same = isinstance(recorded, record_types.ScoreRecord) or output_of(recorded) == output_of(again)
     return same and all(math.isclose(before, now, rel_tol=1e-3, abs_tol=1e-4) for before, now in pairs)
 
 
@@ -229,13 +212,17 @@ class SeedFolder(SeedWalk):
     def _recorded_error(self, name: str) -> str:
         """Return the recorded error of the probe, a variant, a guard or the calibration; empty if there is none."""
         of, start = {name}, ""
-        if name == PROBE:
+        if name == plans.PROBE:
             of, start = {result.name for result in self.recorded.variants}, NO_PROBE
-        elif name.startswith(f"{GUARDS}/"):
+        elif name.startswith(f"{plans.GUARDS}/"):
             of = {result.name for result in self.recorded.candidates}
-            start = f"guard {name.removeprefix(f'{GUARDS}/')}: "
+            start = f"guard {name.removeprefix(f'{plans.GUARDS}/')}: "
         elif name == "calibration":
-            of = {variant.name for variant in asked_for(self.config.compression) if variant.needs_calibration}
+            of = {
+                variant.name
+                for variant in plans.asked_for(self.config.compression)
+                if variant.needs_calibration
+            }
         errors = (
             why.removeprefix(start)
             for result in self.recorded.variants
@@ -280,15 +267,15 @@ def check_data(run: RunFolder) -> None:
             if split.sha256 != fingerprint(examples):
                 problem = f"not the digest of the task's {split.role} examples"
                 findings.mismatch(PLAN, problem, f"splits.{split.role}.sha256")
-        rows, looks = planned_rows(config, task, plan), looks_of(plan)
+        rows, looks = planned_rows(config, task, plan), plans.looks_of(plan)
         findings.compare([(PLAN, "ladder.looks", looks, rows.looks)])
         if plan.groups is not None:
             findings.compare([(PLAN, "groups", plan.groups, rows.groups)])
         elif rows.groups is not None:
             findings.gap(f"{PLAN}: {group_note(len(rows.groups), rows.groups, plan.group)}; it counts all")
-        for guard, planned in zip(read_guards(config), plan.guards, strict=False):
+        for guard, planned in zip(plans.read_guards(config), plan.guards, strict=False):
             findings.compare([(PLAN, f"guards.{guard.name}", planned, planned_set(guard))])
-            for path in sorted(run.folder.glob(f"**/{GUARDS}/{guard.name}/{RECORDS}/*.jsonl")):
+            for path in sorted(run.folder.glob(f"**/{plans.GUARDS}/{guard.name}/{RECORDS}/*.jsonl")):
                 file = given_text(path.relative_to(run.folder).as_posix())
                 check_records(path, file, guard.task, guard.examples, findings)
         for place in run.places:
@@ -303,9 +290,9 @@ def check_data(run: RunFolder) -> None:
                         check_records(path, name, task, rows.examples, findings, looks=looks)
 
 
-def planned_rows(config: BenchConfig, task: Task, plan: BenchPlan) -> EvaluatedRows:
+def planned_rows(config: BenchConfig, task: Task, plan: BenchPlan) -> plans.EvaluatedRows:
     """Return the examples in the order of the plan: older plans have no looks."""
-    rows = evaluated_rows(config, task)
+    rows = plans.evaluated_rows(config, task)
     if plan.ladder is not None and plan.ladder.looks:
         return rows
     examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
@@ -323,7 +310,7 @@ def check_records(
 ) -> None:
     """Compare the examples in a file of records, in their order, with those of the task, up to one of the looks."""
     try:
-        header, records = read_records(path)
+        header, records = record_types.read_records(path)
     except InputError as error:
         findings.mismatch(name, str(error))
         return
@@ -345,7 +332,7 @@ def check_records(
         findings.mismatch(name, "not in the order of the task", "id")
 
 
-def gold_of_example(example: Any, kind: RecordKind) -> tuple[str, str, str]:
+def gold_of_example(example: Any, kind: record_types.RecordKind) -> tuple[str, str, str]:
     """Return what `gold_of` gives for a record of this example of a task."""
     if kind == "classification":
         return example.id, sha256_text(whole_text(example)), str(example.label)
