@@ -180,8 +180,8 @@ def scored_example(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
     if isinstance(task, ChoiceTask):
         marks = [f"*{text}" if place == example.label else text for place, text in enumerate(example.choices)]
         return ScoredExample(id=example.id, prompt=prompt, response=response, scored=" | ".join(marks))
-    found: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     if isinstance(task, GenerationTask):
         decision = task.decision(example.id, example.response, example.answer)
-        found = {"extracted": decision.extracted, "correct": decision.correct}
-    return ScoredExample(id=example.id, prompt=prompt, response=response, scored=example.answer, **found)
+        answers = {"extracted": decision.extracted, "correct": decision.correct}
+    return ScoredExample(id=example.id, prompt=prompt, response=response, scored=example.answer, **answers)
