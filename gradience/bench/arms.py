@@ -19,6 +19,7 @@ import numpy as np
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
 from gradience.compress.adapter import rotated, write_compressed
+from gradience.compress.settings import WritingSettings
 from gradience.errors import UsageError
 from gradience.plan.compression import ToSizeOfRank, plan_compression, predicted, with_calibration
 from gradience.plan.criteria import Criterion, ToRank, ToRanks, ToSuggestion, with_suggestions
