@@ -16,7 +16,6 @@ from typing import IO, Any
 
 from gradience.errors import InputError, require
 from gradience.evidence import base
-from gradience.evidence.base import Log, LogExample, LogRows, Wanted, objects_in, within
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
 NAME = "Inspect"
@@ -37,7 +36,7 @@ def fits(path: Path, _: Mapping[str, Any]) -> bool:
     return path.suffix == ".eval"
 
 
-def read(path: Path, wanted: Wanted) -> Log:
+def read(path: Path, wanted: base.Wanted) -> base.Log:
     """Read the log. Raises InputError and UsageError (see `base`, `text` and `archive`; `log-unfinished`)."""
     with open_archive(path) as archive:
         if "header.json" not in archive.members:
@@ -54,14 +53,14 @@ def read(path: Path, wanted: Wanted) -> Log:
                 code="log-format",
                 hint="write the scores into a CSV with id and score",
             )
-        rows = LogRows()
+        rows = base.LogRows()
         for name in filter(SAMPLE.fullmatch, archive.members):
             place = f"{archive.path}: {name[:200]}"
             sample = base.json_object(archive.read(name), place)
-            rows.add(place, _item(place, sample), dict(_scores(within(sample, "scores"))))
+            rows.add(place, _item(place, sample), dict(_scores(base.within(sample, "scores"))))
     metric, items = rows.scored(path, wanted.metric)
-    spec, plan = within(header, "eval"), within(header, "plan")
-    return Log(
+    spec, plan = base.within(header, "eval"), base.within(header, "plan")
+    return base.Log(
         path,
         NAME,
         metric,
@@ -70,11 +69,11 @@ def read(path: Path, wanted: Wanted) -> Log:
         model=_model(spec),
         settings={
             "solvers": base.canonical(
-                [[step.get("solver"), step.get("params")] for step in objects_in(plan, "steps")]
+                [[step.get("solver"), step.get("params")] for step in base.objects_in(plan, "steps")]
             ),
             "task version": str(spec.get("task_version"))[:100],
             "generation settings": base.canonical(
-                {key: value for key, value in within(plan, "config").items() if key not in OPERATION}
+                {key: value for key, value in base.within(plan, "config").items() if key not in OPERATION}
             ),
         },
         notes=tuple(_notes(header)),
@@ -203,12 +202,12 @@ def _broken(path: Path, problem: str) -> InputError:
 # ---------------------------------------------------------------- samples
 
 
-def _item(place: str, sample: Mapping[str, Any]) -> LogExample:
-    attached = within(sample, "attachments")
+def _item(place: str, sample: Mapping[str, Any]) -> base.LogExample:
+    attached = base.within(sample, "attachments")
     given = [(str(message.get("role")), _content(message, attached)) for message in _before_an_answer(sample)]
-    output = base.text_or_none(within(sample, "output").get("completion")) or ""
+    output = base.text_or_none(base.within(sample, "output").get("completion")) or ""
     question = _content({"content": sample.get("input")}, attached)
-    return LogExample.of(
+    return base.LogExample.of(
         base.id_of(place, sample.get("id"), "no id", "copy the log again: every sample of Inspect has an id"),
         document=[question, sample.get("target"), sample.get("choices")],
         prompt=given or None,
@@ -234,7 +233,7 @@ def _value(value: object) -> object:
 
 def _before_an_answer(sample: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the messages that the model was given before its answer: instructions, examples, the question."""
-    for message in objects_in(sample, "messages"):
+    for message in base.objects_in(sample, "messages"):
         if message.get("source") == "generate" or "model" in message:
             return  # an assistant's message without these is an example that the model was given
         yield message
@@ -247,7 +246,7 @@ def _content(message: Mapping[str, Any], attached: Mapping[str, Any]) -> str:
         return _resolved(content, attached)
     parts = (
         value if isinstance(value, str) else _content(part, attached)
-        for part in objects_in(message, "content")
+        for part in base.objects_in(message, "content")
         for value in (part.get("text") or part.get("image") or part.get("audio") or part.get("video"),)
     )
     return "\n".join(_resolved(part, attached) for part in parts)
@@ -266,5 +265,5 @@ def _resolved(text: str, attached: Mapping[str, Any]) -> str:
 def _model(spec: Mapping[str, Any]) -> str | None:
     """`hf/local`, with what it was given: there the weights are named."""
     name = base.text_or_none(spec.get("model"))
-    given = ",".join(f"{key}={value}" for key, value in within(spec, "model_args").items())
+    given = ",".join(f"{key}={value}" for key, value in base.within(spec, "model_args").items())
     return f"{name} {given}"[:300].strip() if name else None

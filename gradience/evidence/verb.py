@@ -18,7 +18,6 @@ from gradience.errors import InputError, UsageError, require_installed
 from gradience.evidence import every_eval_ever, inspect_ai, lm_eval, table
 from gradience.evidence.base import Log, LogExample, LogFormat, Wanted, json_lines
 from gradience.evidence.settings import EvidenceSettings
-from gradience.evidence.table import NAME as TABLE
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reading import check_regular
 from gradience.reports.base.exact import share_of_points
@@ -150,7 +149,7 @@ def groups_of(pairs: Sequence[ExamplePair], log: Log, column: str | None) -> tup
 
     Raises UsageError (`log-no-groups`) for a column of a log that is not a table, and for a single group.
     """
-    if column is not None and log.format != TABLE:
+    if column is not None and log.format != table.NAME:
         raise UsageError(
             f"{log.path}: a log of {log.format} has no column of groups",
             code="log-no-groups",

@@ -15,7 +15,6 @@ from gradience.errors import InputError, is_number
 from gradience.files.shared_names import path_text
 from gradience.monitor import rules
 from gradience.monitor.facts import RunFacts, Series, finite, read_setup, settled_since
-from gradience.monitor.rules import MonitoredRun
 from gradience.reports import monitor as report
 from gradience.settings import Flag, Number, StrPath, paths_of, public, settings_model, several
 from gradience.telemetry import Record, TelemetryReader
@@ -96,7 +95,7 @@ def _report(path: Path, name: str, gap_threshold: float) -> report.RunReport:
         hint = "give the run.jsonl that GradienceCallback or TelemetryWriter wrote"
         raise InputError(f"{path}: contains no telemetry records", code="run-empty", hint=hint)
     setup = read_setup(facts.start, rewarded=facts.rewarded)
-    run = MonitoredRun(facts, setup, gap_threshold)
+    run = rules.MonitoredRun(facts, setup, gap_threshold)
     outcome, reason = _outcome(facts)
     return report.RunReport(
         file=name,

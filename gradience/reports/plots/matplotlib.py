@@ -22,7 +22,6 @@ from gradience.errors import MissingExtra, require
 from gradience.reports.base.blocks import Tone
 from gradience.reports.base.names import display_name, html_text
 from gradience.reports.plots import plot as model
-from gradience.reports.plots.plot import Axis, Plot, Side, series_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +65,7 @@ IN_A_CELL = 760
 """Maximum width of a picture in a notebook, in pixels."""
 
 
-def figure_of(plot: Plot) -> Figure:
+def figure_of(plot: model.Plot) -> Figure:
     """Return a matplotlib figure of the plot, 5.2 inches wide. Raises MissingExtra without matplotlib."""
     with _style():
         height = max(SIZE[1], 1.4 + ROW * len(plot.y.categories))
@@ -75,7 +74,7 @@ def figure_of(plot: Plot) -> Figure:
     return figure
 
 
-def image_of(plot: Plot, kind: str) -> bytes:
+def image_of(plot: model.Plot, kind: str) -> bytes:
     """Return the plot as the bytes of a file: kind is `svg`, `pdf` or `png`. Raises MissingExtra."""
     described = {"Title": plot.title, "Subject" if kind == "pdf" else "Description": plot.sentence}
     unset = {"svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer"), "png": ("Software",)}
@@ -85,7 +84,7 @@ def image_of(plot: Plot, kind: str) -> bytes:
     return file.getvalue()
 
 
-def html_image(plot: Plot) -> str:
+def html_image(plot: model.Plot) -> str:
     """Return the plot as a self-contained image for HTML, without a script; without matplotlib, how to install it."""
     try:
         image = b64encode(image_of(plot, "svg")).decode()
@@ -115,7 +114,7 @@ def _text(text: str, most: int = NAME) -> str:
 # ---------------------------------------------------------------- one plot
 
 
-def _draw(plot: Plot, axes: Axes) -> None:
+def _draw(plot: model.Plot, axes: Axes) -> None:
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")
@@ -144,18 +143,18 @@ def _draw_lines(axes: Axes, series: model.Lines, place: int) -> None:
     axes.plot(
         series.x,
         np.array(series.y, dtype=float),
-        color=series_color("", place),
+        color=model.series_color("", place),
         label=_text(series.name),
         marker=MARKS[place % len(MARKS)] if series.marked else "",
         linestyle=DASHES[0 if series.marked else place % len(DASHES)],
     )
 
 
-def _draw_points(axes: Axes, series: model.Points, place: int, sides: Iterator[Side | None]) -> None:
+def _draw_points(axes: Axes, series: model.Points, place: int, sides: Iterator[model.Side | None]) -> None:
     axes.plot(
         series.x,
         series.y,
-        color=series_color(series.tone, place),
+        color=model.series_color(series.tone, place),
         linestyle="",
         label=_text(series.name),
         marker=MARK_OF_TONE.get(series.tone, MARKS[place % len(MARKS)]),
@@ -180,7 +179,7 @@ def _draw_intervals(axes: Axes, series: model.Intervals) -> None:
             [at for at, _ in rows],
             xerr=np.abs(ends[:, 1:] - ends[:, :1]).T,
             fmt=MARK_OF_TONE[tone],
-            color=series_color(tone),
+            color=model.series_color(tone),
             label=name if rows else "",
             capsize=3,
         )
@@ -206,7 +205,7 @@ def _draw_image(axes: Axes, image: model.Image) -> None:
 
 
 def _draw_reference(axes: Axes, reference: model.Reference) -> None:
-    color = series_color(reference.tone)
+    color = model.series_color(reference.tone)
     line: dict[str, Any] = {"color": color, "linewidth": 1.0, "linestyle": DASHES[1], "zorder": 1}
     text: dict[str, Any] = {"color": color, "fontsize": 7, "zorder": 3, "ha": "right"}
     if reference.label:
@@ -223,7 +222,7 @@ def _draw_reference(axes: Axes, reference: model.Reference) -> None:
         axes.text(1.0, reference.at, label, transform=axes.get_yaxis_transform(), va="bottom", **text)
 
 
-def _draw_legend(axes: Axes, plot: Plot) -> None:
+def _draw_legend(axes: Axes, plot: model.Plot) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) < plot.least_named:
         return
@@ -236,7 +235,7 @@ def _draw_legend(axes: Axes, plot: Plot) -> None:
 # ---------------------------------------------------------------- axes
 
 
-def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
+def _draw_axis(axes: Axes, side: str, axis: model.Axis) -> None:
     getattr(axes, f"set_{side}label")(fill(_text(axis.label, 120), NAME))
     shown = getattr(axes, f"{side}axis")
     if axis.categories:
@@ -262,7 +261,7 @@ def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
     shown.set_major_formatter(_formatter(axis))
 
 
-def _formatter(axis: Axis) -> Any:
+def _formatter(axis: model.Axis) -> Any:
     """Return the format of ticks: 25 %, or 0.001, 2.5, 20,000, 1e-05."""
     ticker = _part("ticker")
     if axis.form == "share":

@@ -11,7 +11,6 @@ from typing import Any
 from gradience.reports.base.blocks import Tone
 from gradience.reports.base.names import display_name, fit_names
 from gradience.reports.plots import plot as model
-from gradience.reports.plots.plot import Axis, Plot, Reference, Side, series_color
 
 Json = dict[str, Any]
 LABEL = 32
@@ -35,7 +34,7 @@ QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showleg
 """An auxiliary line of a different trace."""
 
 
-def to_plotly(plot: Plot) -> Json:
+def to_plotly(plot: model.Plot) -> Json:
     """Return `data` and `layout` of a plotly figure without its title. No value is NaN: JSON."""
     data: list[Json] = []
     sides = model.sides_of_labels(plot)
@@ -85,7 +84,7 @@ def _numbers(values: Iterable[float | None]) -> list[float | None]:
     return [None if value is None else float(f"{value:.6g}") for value in values]
 
 
-def _axis(axis: Axis, most: int) -> Json:
+def _axis(axis: model.Axis, most: int) -> Json:
     title = {"text": _text(axis.label), "standoff": 10}
     drawn: Json = {"title": title, "automargin": True, "zeroline": False}
     if axis.categories:
@@ -111,14 +110,14 @@ def _axis(axis: Axis, most: int) -> Json:
     return drawn
 
 
-def _line(reference: Reference) -> Json:
+def _line(reference: model.Reference) -> Json:
     across = {"xref": "paper", "x0": 0, "x1": 1, "y0": reference.at, "y1": reference.at}
     upright = {"yref": "paper", "y0": 0, "y1": 1, "x0": reference.at, "x1": reference.at}
-    line = {"color": series_color(reference.tone), "width": 1.5, "dash": "dash"}
+    line = {"color": model.series_color(reference.tone), "width": 1.5, "dash": "dash"}
     return {"type": "line", "line": line, **(across if reference.on == "y" else upright)}
 
 
-def _label(reference: Reference, plot: Plot) -> Json:
+def _label(reference: model.Reference, plot: model.Plot) -> Json:
     at = (plot.x if reference.on == "x" else plot.y).place(reference.at)
     place: Json = {"xref": "paper", "x": 1, "xanchor": "right", "y": at, "yanchor": "bottom"}
     if reference.on == "x":
@@ -139,7 +138,7 @@ def _named(name: str, **rest: Any) -> Json:
 
 
 def _lines(series: model.Lines, place: int) -> Json:
-    line = {"color": series_color("", place), "width": 2}
+    line = {"color": model.series_color("", place), "width": 2}
     x, y = _numbers(series.x), _numbers(series.y)
     marked = series.marked or len(x) == 1
     if not marked:
@@ -151,9 +150,9 @@ def _lines(series: model.Lines, place: int) -> Json:
     return drawn
 
 
-def _points(series: model.Points, place: int, sides: Iterator[Side | None]) -> Json:
+def _points(series: model.Points, place: int, sides: Iterator[model.Side | None]) -> Json:
     """sides: of the labels; without room, a label is shown only when its mark is pointed at."""
-    color = series_color(series.tone, place)
+    color = model.series_color(series.tone, place)
     marker = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
     drawn: Json = {"mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y), "cliponaxis": False}
     labels = [_text(label, model.LABEL) for label in series.labels]
@@ -184,15 +183,15 @@ def _intervals(series: model.Intervals) -> list[Json]:
         for place, row in rows:
             x += [row.low, row.high, None]
             y += [place, place, None]
-        line = {"color": series_color(tone), "width": 3}
+        line = {"color": model.series_color(tone), "width": 3}
         traces.append({**QUIET, "x": _numbers(x), "y": y, "line": line})
-        marker = {"color": series_color(tone), "symbol": SYMBOLS.get(tone, "circle"), "size": 10}
+        marker = {"color": model.series_color(tone), "symbol": SYMBOLS.get(tone, "circle"), "size": 10}
         values: Json = {"x": _numbers(row.value for _, row in rows), "y": [place for place, _ in rows]}
         traces.append(_named(name, type="scatter", mode="markers", marker=marker, **values))
     return traces
 
 
-def _image(plot: Plot, series: model.Image) -> Json:
+def _image(plot: model.Plot, series: model.Image) -> Json:
     bar: Json = {"thickness": 12}  # no title: the plot's title names the quantity
     if series.color.form == "share":
         bar["tickformat"] = ".0%"
