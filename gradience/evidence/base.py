@@ -3,10 +3,10 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError, did_you_mean
@@ -86,13 +86,16 @@ class Wanted(NamedTuple):
     """Column of groups."""
 
 
-class LogFormat(NamedTuple):
-    """A format of logs."""
+class LogFormat(Protocol):
+    """A format of logs: a module of this package."""
 
-    name: str
-    fits: Callable[[Path, Mapping[str, Any]], bool]
-    """True if a file looks like this format, by its name and its first JSON line."""
-    read: Callable[[Path, Wanted], Log]
+    NAME: str
+
+    def fits(self, path: Path, first: Mapping[str, Any], /) -> bool:
+        """Return True if a file looks like this format, by its name and its first JSON line."""
+
+    def read(self, path: Path, wanted: Wanted, /) -> Log:
+        """Read the file. Raises InputError and UsageError."""
 
 
 def choose(

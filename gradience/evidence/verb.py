@@ -339,12 +339,8 @@ def _check_texts(a: Log, b: Log, kind: str, rows: Iterable[tuple[str, str | None
 # ---------------------------------------------------------------- formats
 
 
-FORMATS: tuple[LogFormat, ...] = (
-    LogFormat(lm_eval.NAME, lm_eval.fits, lm_eval.read),
-    LogFormat(inspect_ai.NAME, inspect_ai.fits, inspect_ai.read),
-    LogFormat(every_eval_ever.NAME, every_eval_ever.fits, every_eval_ever.read),
-    LogFormat(table.NAME, table.fits, table.read),
-)
+FORMATS: tuple[LogFormat, ...] = (lm_eval, inspect_ai, every_eval_ever, table)
+"""In the order in which they are tried."""
 IN_FOLDERS = ("samples_*.jsonl", "*.eval", f"*{every_eval_ever.SAMPLES}")
 """Logs that are found in a folder, and one level below: there tools put them under the model's name."""
 
@@ -361,7 +357,7 @@ def read_log(path: Path, wanted: Wanted) -> Log:
     for form in FORMATS:
         if form.fits(file, first):
             return form.read(file, wanted)
-    hint = f"known are {', '.join(form.name for form in FORMATS)}; any other: write a CSV with id and score"
+    hint = f"known are {', '.join(form.NAME for form in FORMATS)}; any other: write a CSV with id and score"
     if file.name.startswith("results_"):
         hint = "lm-eval's results hold no examples: name the samples_*.jsonl beside them (--log_samples writes it)"
     elif file.suffix == ".json":

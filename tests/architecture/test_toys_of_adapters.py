@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import pytest
 
@@ -335,7 +336,7 @@ def test_a_toy_verb_is_one_file_and_one_line(add, new_file, command):
 
 def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, artifact):
     from gradience.errors import InputError
-    from gradience.evidence.base import Log, LogExample, LogFormat
+    from gradience.evidence.base import Log, LogExample
 
     def read(path, wanted):
         marks = path.read_text(encoding="utf-8").strip()
@@ -346,7 +347,10 @@ def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, a
         }
         return Log(path, "marks", "right", items)
 
-    add("format of logs", LogFormat("marks", lambda path, _: path.suffix == ".marks", read))
+    add(
+        "format of logs",
+        SimpleNamespace(NAME="marks", fits=lambda path, _: path.suffix == ".marks", read=read),
+    )
     for name, marks in (("a", "++--"), ("b", "+-+-"), ("broken", "+?")):
         (tmp_path / f"{name}.marks").write_text(marks)
     report = artifact("evidence", tmp_path / "a.marks", tmp_path / "b.marks", code=8)
