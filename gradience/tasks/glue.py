@@ -4,9 +4,8 @@ Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Lan
 The labels of its test splits are not public: the validation split confirms, and dev is held out of train.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,15 +16,13 @@ from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.classification import Labels, pair_id, texts_of, word_of
 from gradience.tasks.examples import LabeledExample, prepare, with_dev
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Row, RowTable, laid_out, sources_of, train_and_confirm
+from gradience.tasks.rows import sources_of, train_and_confirm
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Columns and labels as the hub's `nyu-mll/glue` has them; the metric as the paper has it."""
+    """Labels as the hub's `nyu-mll/glue` has them; the metric as the paper has it."""
 
-    columns: Mapping[str, str]
-    """Our columns -> the hub's."""
     label_names: tuple[str, ...]
     gate: str
     """Accuracy that a probe must reach before conclusions are drawn from it. Text, since it is exact."""
@@ -37,24 +34,15 @@ class Subset:
 
 
 _ENTAILS = ("entailment", "not_entailment")
-_SENTENCE = {"text": "sentence"}
-_SENTENCES = {"text": "sentence1", "text_pair": "sentence2"}
 
 SUBSETS = {
-    "cola": Subset(_SENTENCE, ("unacceptable", "acceptable"), "0.70", 1_043, "matthews", exact=True),
-    "mnli": Subset(
-        {"text": "premise", "text_pair": "hypothesis"},
-        ("entailment", "neutral", "contradiction"),
-        "0.70",
-        9_815,
-    ),
-    "mrpc": Subset(_SENTENCES, ("not_equivalent", "equivalent"), "0.75", 408, "f1"),
-    "qnli": Subset({"text": "question", "text_pair": "sentence"}, _ENTAILS, "0.75", 5_463),
-    "qqp": Subset(
-        {"text": "question1", "text_pair": "question2"}, ("not_duplicate", "duplicate"), "0.80", 40_430, "f1"
-    ),
-    "rte": Subset(_SENTENCES, _ENTAILS, "0.60", 277),
-    "sst2": Subset(_SENTENCE, ("negative", "positive"), "0.75", 872),
+    "cola": Subset(("unacceptable", "acceptable"), "0.70", 1_043, "matthews", exact=True),
+    "mnli": Subset(("entailment", "neutral", "contradiction"), "0.70", 9_815),
+    "mrpc": Subset(("not_equivalent", "equivalent"), "0.75", 408, "f1"),
+    "qnli": Subset(_ENTAILS, "0.75", 5_463),
+    "qqp": Subset(("not_duplicate", "duplicate"), "0.80", 40_430, "f1"),
+    "rte": Subset(_ENTAILS, "0.60", 277),
+    "sst2": Subset(("negative", "positive"), "0.75", 872),
 }
 
 
@@ -83,11 +71,10 @@ def load(
         split="validation_matched" if subset == "mnli" else "validation",
         revision=revision,
     )
-    laid = {role: replace(table, read=partial(_read, table, kind)) for role, table in tables.items()}
-    indices = Labels(laid).indices(kind.label_names)
+    indices = Labels(tables).indices(kind.label_names)
 
     def examples() -> Iterator[LabeledExample]:
-        for role, table in laid.items():
+        for role, table in tables.items():
             for row in table.read():
                 text, second = texts_of(row)
                 key = pair_id(text, second, exact=kind.exact)
@@ -107,10 +94,6 @@ def scoring(*, subset: str, **_: object) -> LabelScoring:
     (`glue-subset`).
     """
     return LabelScoring(metric=_subset(subset).metric)
-
-
-def _read(table: RowTable, kind: Subset) -> Iterator[Row]:
-    return laid_out(table.read(), kind.columns)
 
 
 def _subset(name: str) -> Subset:

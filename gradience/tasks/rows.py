@@ -402,10 +402,12 @@ def train_and_confirm(
         )
     if train_file and confirm_file:
         return {"confirm": local(confirm_file), "train": local(train_file)}
-    return {
-        "confirm": hub(dataset, split, subset=subset, revision=revision),
-        "train": hub(dataset, "train", subset=subset, revision=revision),
-    }
+
+    def part(name: str) -> RowTable:
+        table = hub(dataset, name, subset=subset, revision=revision)
+        return replace(table, read=lambda: laid_out(table.read()))
+
+    return {"confirm": part(split), "train": part("train")}
 
 
 def sources_of(tables: Mapping[Any, RowTable]) -> dict[str, str]:
