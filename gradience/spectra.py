@@ -15,14 +15,12 @@ Two routes lead to the singular values.
 The gram route is taken if its own bound on the measures stays below `GRAM_TOLERANCE`; otherwise qr.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -440,9 +438,9 @@ class Components(NamedTuple):
     q: FloatArray
     values: FloatArray
 
-    def ordered(self, order: NDArray[np.intp]) -> Components:
+    def ordered(self, order: NDArray[np.intp]) -> Self:
         """The same components in another order."""
-        return Components(self.p[:, order], self.q[:, order], self.values[order])
+        return self._replace(p=self.p[:, order], q=self.q[:, order], values=self.values[order])
 
 
 def root(moment: FloatArray, triangle: FloatArray, ridge: float = RIDGE) -> FloatArray:

@@ -7,8 +7,6 @@ Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape,
 numpy has no bfloat16 and no 8-bit floats; ml_dtypes brings them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -16,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -151,7 +149,7 @@ class TensorFile(Closing):
     metadata: Mapping[str, str]
 
     @classmethod
-    def open(cls, path: Path, *, root: Path | None = None) -> TensorFile:
+    def open(cls, path: Path, *, root: Path | None = None) -> Self:
         """Open and check the whole header.
 
         Raises InputError with the codes of `reading.open_regular` and `files.refuse_disguise`, and truncated,

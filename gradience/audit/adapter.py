@@ -3,8 +3,6 @@
 A new measure is a function here or in `spectra`, a line in `MEASURES`, and its field in `reports.audit.LayerAudit`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

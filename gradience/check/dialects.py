@@ -3,13 +3,11 @@
 Key names were read in peft 0.21.2, transformers 5.24, trl 1.16.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from gradience.errors import InputError, is_number
 from gradience.files.strict_json import LARGEST, SMALLEST
@@ -36,7 +34,7 @@ class CheckedSettings(SettingsRead):
     where: Mapping[str, str] = {}
     """File and key of each setting that was read."""
 
-    def filled_from(self, other: CheckedSettings) -> CheckedSettings:
+    def filled_from(self, other: Self) -> Self:
         """Return these settings, with those of `other` for the ones that are None."""
         known = {name: value for name, value in self if value is not None}
         both = {
@@ -45,7 +43,7 @@ class CheckedSettings(SettingsRead):
         }
         return other.model_copy(update={**known, **both})
 
-    def completed(self) -> CheckedSettings:
+    def completed(self) -> Self:
         """Return these settings with what follows from them: the scale, and the rows of an optimizer step."""
         scale = rows = None
         if self.r and self.r >= 1 and self.alpha is not None:

@@ -1,7 +1,5 @@
 """Settings of a compression: flags and keywords of Python under the same names."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
