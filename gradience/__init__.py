@@ -4,8 +4,6 @@ Public names are imported on first use (PEP 562), so that `import gradience` cos
 never loads numpy, pydantic or torch.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from functools import cache
