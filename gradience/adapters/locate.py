@@ -115,8 +115,8 @@ def lone_weights(names: Collection[str]) -> str | None:
 
 def adapter_folders(folder: Path) -> list[Path]:
     """Sub-folders, at most two levels down, that hold adapter weights."""
-    found = (folder.glob(pattern + WEIGHTS) for pattern in ("*/", "*/*/"))
-    return sorted({weights.parent for weights in chain.from_iterable(found)}, key=natural_key)
+    weights = chain.from_iterable(folder.glob(pattern + WEIGHTS) for pattern in ("*/", "*/*/"))
+    return sorted({path.parent for path in weights}, key=natural_key)
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
