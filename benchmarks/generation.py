@@ -28,8 +28,8 @@ from gradience.evaluate.engines.base import Decoding, Output
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.engines.transformers.forward import generate_batch
 from gradience.models.embedded import smollm2
-from gradience.models.rendering import encode_prompt
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import encode_prompt
 
 NEW_TOKENS = 64
 MODEL = ModelSettings(name="embedded:smollm2", type="causal_lm", dtype="float32")

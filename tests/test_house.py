@@ -40,7 +40,7 @@ def test_help_of_a_verb_loads_nothing_slow():
         ("import gradience.bench.config, gradience.bench.aggregate, gradience.bench.verdict.assemble, "
          "gradience.bench.status, gradience.monitor, gradience.reports.bench, gradience.reports.monitor",
          {"safetensors"}),
-        ("import gradience.evaluate.evaluator, gradience.models.rendering", set()),
+        ("import gradience.evaluate.evaluator, gradience.models.tokenizers", set()),
     ],
     ids=["telemetry", "tasks", "bench", "evaluate"],
 )  # fmt: skip

@@ -23,12 +23,11 @@ from gradience.evaluate.forecast import SHOWN, scored_example
 from gradience.evaluate.verb import planned_set
 from gradience.files.hub import fetch_folder, is_cached
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.models.devices import choose_device, device_name
-from gradience.models.load import dtype_of, from_folder, load_tokenizer, quiet
+from gradience.models.load import choose_device, device_name, dtype_of, from_folder, load_tokenizer, quiet
 from gradience.models.local_only import NotHereError, local_only
 from gradience.models.locate import EMBEDDED, KNOWN, hub_address, locate, require_weights
-from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import encode_pair
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.numbers import size
 from gradience.reports.bench_plan import Role, allowed_losses

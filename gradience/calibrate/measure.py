@@ -31,7 +31,7 @@ from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.inputs import TEXT_TOKENS
 from gradience.files.shared_names import path_text
-from gradience.models.rendering import encode_pair, end_token
+from gradience.models.tokenizers import encode_pair, end_token
 from gradience.progress import Progress
 from gradience.reports import calibration as reports
 from gradience.reports.base.report import Stopwatch

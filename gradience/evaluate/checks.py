@@ -21,11 +21,17 @@ from gradience.evaluate.engines.base import repeated
 from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.rows import texts_of
 from gradience.files.shared_names import path_text
-from gradience.models.devices import choose_device
-from gradience.models.load import context_of, dtype_of, from_folder, quiet, skeleton, stored_dtype
+from gradience.models.load import (
+    choose_device,
+    context_of,
+    dtype_of,
+    from_folder,
+    quiet,
+    skeleton,
+    stored_dtype,
+)
 from gradience.models.locate import locate, require_weights
-from gradience.models.rendering import encode_pair, token_counts
-from gradience.models.tokenizers import check_vocabulary, tokenizer_notes
+from gradience.models.tokenizers import check_vocabulary, encode_pair, token_counts, tokenizer_notes
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import noun
 

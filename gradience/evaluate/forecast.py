@@ -13,7 +13,7 @@ from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.rows import texts_of
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.models.rendering import encode_pair
+from gradience.models.tokenizers import encode_pair
 from gradience.reports.evaluation import EvaluationForecast, ShownMargin
 from gradience.reports.forecast import ScoredExample
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
@@ -143,7 +143,7 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
     Rows per batch: the requested number, or rows of mean length that fit into the first budget.
     """
     from gradience.evaluate.checks import longest_of, sorted_longest
-    from gradience.models.rendering import token_counts
+    from gradience.models.tokenizers import token_counts
 
     request = inputs.request
     responses, most = [0], 0

@@ -1,6 +1,6 @@
 """A conversation as a tokenizer's chat template writes it, cut before one of the assistant's turns. Needs no torch.
 
-What is cut is text: training, scoring and generation tokenize it by the one rule of `rendering`.
+What is cut is text: training, scoring and generation tokenize it by the one rule of `tokenizers`.
 A template is an untrusted program. It is rendered in a process of its own, which runs this file: Jinja's sandbox keeps
 the template from files and code, and the limits on time and memory keep it from taking the machine.
 """

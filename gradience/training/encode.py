@@ -12,8 +12,8 @@ import torch
 
 from gradience.digests import sha256_parts
 from gradience.errors import InputError, UsageError
-from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import encode_pair
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.tasks.examples import LabeledExample, PromptExample
 from gradience.words import counted

@@ -26,8 +26,7 @@ from gradience.digests import Sha256, sha256_file
 from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder, write_errors
 from gradience.live.callback import GradienceCallback
-from gradience.models.devices import choose_device, device_name, make_current
-from gradience.models.load import Base, load_base, quiet
+from gradience.models.load import Base, choose_device, device_name, load_base, make_current, quiet
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
 from gradience.reading import MAX_SETTINGS_BYTES, read_file

@@ -17,8 +17,8 @@ from gradience.evaluate.settings import evaluate_settings
 from gradience.live.callback import GradienceCallback
 from gradience.models.load import load_tokenizer
 from gradience.models.locate import locate
-from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import encode_pair
 from gradience.monitor import monitor_runs
 from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
 from gradience.telemetry import TelemetryReader

@@ -37,7 +37,7 @@ from gradience import evaluate_adapters
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import read_records
-from gradience.models import devices
+from gradience.models import load
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 
@@ -304,9 +304,9 @@ def test_a_base_in_shards_answers_as_the_same_base_in_one_file(folder, tmp_path)
 @pytest.mark.parametrize("instructions", [True, False])
 def test_auto_takes_what_the_processor_computes_fast(tmp_path, monkeypatch, stored, instructions):
     """Half precision without instructions for it takes 3.5 times as long as float32."""
-    monkeypatch.setattr(devices.torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
-    monkeypatch.setattr(devices.torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(load.torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(load.torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(load.platform, "machine", lambda: "x86_64")
     tiny_bench.llama(tmp_path / "base")
     half = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=stored)
     half.save_pretrained(tmp_path / "base")

@@ -26,8 +26,8 @@ from gradience.evaluate.engines.transformers.engine import TransformersEngine, m
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import count, read_records
-from gradience.models.devices import lacks_memory
-from gradience.models.rendering import encode_prompt
+from gradience.models.load import lacks_memory
+from gradience.models.tokenizers import encode_prompt
 from gradience.settings import call
 
 PROMPTS = [example.prompt for example in sums(25)]

@@ -27,7 +27,7 @@ from gradience.evaluate.engines.base import Decoding, Draft, Output, Reading
 from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import count, read_records
-from gradience.models.rendering import encode_pair, encode_prompt
+from gradience.models.tokenizers import encode_pair, encode_prompt
 from gradience.reports.base.graded import LikelihoodEvidence
 from gradience.reports.evaluation import EvaluationReport
 from gradience.tasks import scoring_of

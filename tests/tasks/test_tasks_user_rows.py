@@ -18,7 +18,7 @@ from gradience import tasks
 from gradience.errors import InputError, UsageError
 from gradience.files.rows import MAX_ROW
 from gradience.models.chat import chat_template
-from gradience.models.rendering import encode_pair
+from gradience.models.tokenizers import encode_pair
 from gradience.tasks import classification
 from gradience.tasks.examples import ROLES, content_id, role_of
 from gradience.tasks.rows import local

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel, Trainer
 from gradience.errors import UsageError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models import load as models
-from gradience.models.devices import VISIBLE, choose_device, visible_name
-from gradience.models.load import load_base
+from gradience.models.load import VISIBLE, choose_device, load_base, visible_name
 from gradience.models.settings import ModelSettings
 from gradience.training.encode import Collator, encode
 from gradience.training.settings import TrainSettings

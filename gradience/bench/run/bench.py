@@ -36,7 +36,7 @@ from gradience.evaluate.verb import planned_set
 from gradience.files import strict_yaml
 from gradience.files.digests import refuse_other_run, write_digests
 from gradience.files.whole import only_one, write_whole
-from gradience.models.devices import choose_device, threads
+from gradience.models.load import choose_device, threads
 from gradience.progress import Watcher
 from gradience.reading import read_file
 from gradience.reports.base.report import Stopwatch, save_with_page

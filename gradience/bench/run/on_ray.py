@@ -40,7 +40,7 @@ from gradience.evaluate.engines.vllm.engine import BATCH_INVARIANT, PYTHON
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.shared_names import plain_name, sentence_text
 from gradience.files.whole import write_errors
-from gradience.models.devices import threads
+from gradience.models.load import threads
 from gradience.progress import Watcher
 from gradience.reports.training import MANIFEST, StageManifest
 from gradience.tasks.base import Task, rendered

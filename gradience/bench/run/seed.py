@@ -39,8 +39,7 @@ from gradience.evaluate.verb import evaluate as evaluate_set
 from gradience.files.records import ExamplesRun
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import write_whole
-from gradience.models.devices import choose_device
-from gradience.models.load import fingerprint_of
+from gradience.models.load import choose_device, fingerprint_of
 from gradience.plan.modules import Ranks
 from gradience.progress import Watcher
 from gradience.reading import MAX_DATA_BYTES, open_stream

@@ -24,7 +24,7 @@ from gradience.evaluate.records import numerics_differences
 from gradience.evaluate.rows import whole_text
 from gradience.files.records import Evaluation, ExamplesRun, read_records
 from gradience.files.shared_names import given_text
-from gradience.models.devices import threads
+from gradience.models.load import threads
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.training import ADAPTER, MANIFEST
 from gradience.reports.verification import RegeneratedAnswers

@@ -36,11 +36,19 @@ from gradience.evaluate.engines.base import (
 )
 from gradience.evaluate.engines.transformers import forward
 from gradience.files.records import RecordKind
-from gradience.models.devices import choose_device, computes_fast, device_name, lacks_memory
-from gradience.models.load import context_of, fingerprint_of, load_base, load_tokenizer, quiet
-from gradience.models.rendering import CachedTokenizer, token_counts
+from gradience.models.load import (
+    choose_device,
+    computes_fast,
+    context_of,
+    device_name,
+    fingerprint_of,
+    lacks_memory,
+    load_base,
+    load_tokenizer,
+    quiet,
+)
 from gradience.models.settings import ModelSettings
-from gradience.models.tokenizers import digest_of_files, tokenizer_digest
+from gradience.models.tokenizers import CachedTokenizer, digest_of_files, token_counts, tokenizer_digest
 from gradience.words import first_line, listed
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import Classified, Decoding, Draft, Output, Reading, Score
 from gradience.files.records import StopReason
-from gradience.models.rendering import begin_token, encode_pair, encode_prompt, end_token
+from gradience.models.tokenizers import begin_token, encode_pair, encode_prompt, end_token
 
 
 def logits_at(model: Any, choose: Callable[[Tensor], Tensor], **inputs: Any) -> Any:

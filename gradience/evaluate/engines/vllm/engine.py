@@ -23,10 +23,10 @@ from gradience.evaluate.engines.base import Decoding, Engine, OutOfMemoryError, 
 from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.files.records import RecordKind
-from gradience.models.devices import VISIBLE, choose_device, device_name, visible_name
+from gradience.models.load import VISIBLE, choose_device, device_name, visible_name
 from gradience.models.locate import locate
-from gradience.models.rendering import end_token
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import end_token
 from gradience.ranks import max_lora_rank_step
 from gradience.words import counted
 
