@@ -447,16 +447,11 @@ class BenchConfig(ConfigSection):
             "train_samples": min(self.train.train_samples or limits.train_samples, limits.train_samples),
         }
         evaluated = min(self.task.eval_samples or limits.eval_samples, limits.eval_samples)
-        guards = {
-            name: guard.model_copy(update={"limit": min(guard.limit or evaluated, evaluated)})
-            for name, guard in self.guards.items()
-        }
         return self.model_copy(
             update={
                 "run_type": "smoke",
                 "train": self.train.model_copy(update=train),
                 "task": self.task.model_copy(update={"eval_samples": evaluated}),
-                "guards": guards,
             }
         )
 

@@ -385,8 +385,10 @@ def read_guards(config: BenchConfig) -> tuple[EvaluateInputs, ...]:
     read = []
     for name, guard in config.guards.items():
         mine = source_of(sources[name], is_guard=True)
-        mine["options"] |= guard.options
-        request = replace(settings, set_name=name, margin=guard.margin, limit=guard.limit, **mine)
+        mine["options"] = {**mine["options"], **guard.options}
+        most = config.task.eval_samples if config.smoke else None
+        limit = min(filter(None, (guard.limit, most)), default=None)
+        request = replace(settings, set_name=name, margin=guard.margin, limit=limit, **mine)
         task = rendered(task_of(request), config.model)
         if isinstance(task, ClassificationTask):
             raise UsageError(

@@ -237,13 +237,12 @@ def read_sets(
 
     adapters: those of the settings, if they have been read. Several sets have a folder each, and the base is a row.
     """
-    requests, adapters = sets_of(settings), adapters or read_adapters(settings)
-    if requests[0].set_name:
-        output = settings.output
-        requests = tuple(
-            replace(each, with_base=True, output=output and Path(output, each.set_name)) for each in requests
-        )
-    return tuple(read_inputs(request, adapters) for request in requests)
+    sets, adapters, output = [], adapters or read_adapters(settings), settings.output
+    for request in sets_of(settings):
+        if name := request.set_name:
+            request = replace(request, with_base=True, output=output and Path(output, name))
+        sets.append(read_inputs(request, adapters))
+    return tuple(sets)
 
 
 def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:
@@ -288,22 +287,16 @@ def write_plan(
     """
     earlier = type(plan).read(path) if path.exists() else None
     bound = {bound_plan(folder) for folder in folders(earlier or plan)} - {None}
+    known = set() if earlier is None else {sha256_file(path), digest_of(earlier)}
+    changes: list[str] = [EDITED if known else MISSING] if bound - known else []
     before: tuple[str, ...] = ()
-    changes: list[str] = []
-    if earlier is None:
-        changes = [MISSING] if bound else []
-    else:
-        old, new = claim_of(earlier), claim_of(plan)
-        if bound - {sha256_file(path), digest_of(earlier)}:
-            changes.append(EDITED)
-        if old["adapter"] == new["adapter"]:
-            before = earlier.changes
-            verbs = {name: ("were", "are") if name.endswith("s") else ("was", "is") for name in new}
-            changes += [
-                f"the {name} {verbs[name][0]} {old[name]}, and {verbs[name][1]} {new[name]}"
-                for name in new
-                if bound and old[name] != new[name]
-            ]
+    old, new = claim_of(earlier or plan), claim_of(plan)
+    if earlier is not None and old["adapter"] == new["adapter"]:
+        before = earlier.changes
+        for name in new if bound else ():
+            was, is_now = ("were", "are") if name.endswith("s") else ("was", "is")
+            if old[name] != new[name]:
+                changes.append(f"the {name} {was} {old[name]}, and {is_now} {new[name]}")
     for change in changes:
         watcher.note(f"the plan changed after answers existed ({change}), so the result is exploratory")
     plan = plan.model_copy(update={"changes": (*before, *changes)})

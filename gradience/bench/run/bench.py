@@ -72,11 +72,9 @@ def run_bench(
         )
         for role, most in config.limits.items()
     ]
-    rows, guards = evaluated_rows(config, task), read_guards(config)
+    rows, guards = evaluated_rows(config, task), tuple(map(planned_set, read_guards(config)))
     calibration = planned_calibration(config, task)
-    planned = bench_plan(
-        config, task.name, splits, task.code, calibration, rows, tuple(map(planned_set, guards))
-    )
+    planned = bench_plan(config, task.name, splits, task.code, calibration, rows, guards)
     planned = planned.model_copy(update={"code": code_version()})
     refuse_other_run(output, "bench run")
     # The folder is created only now, after the checks.
@@ -88,7 +86,7 @@ def run_bench(
         runs, known = dict[int, SeedRun](), dict[int, SeedFacts]()
         at_looks = uses_looks(config) and bool(rows.looks)
         if runtime.executor == "ray":
-            known = run_on_ray(config, task, plan_digest(plan), output, watcher, guards)
+            known = run_on_ray(config, task, plan_digest(plan), output, watcher)
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
             folder, of_seed = folders.folder_of_seed(output, config.seeds, seed), Stopwatch(command)
@@ -98,7 +96,7 @@ def run_bench(
                     lost = no_longer_passing(benches, config.seeds, config.policy)
                 runs[seed] = SeedRun(
                     config, task, seed, folder, watcher,
-                    plan=plan_digest(plan), lost=lost, uses_looks=uses_looks(config), guards=guards,
+                    plan=plan_digest(plan), lost=lost, uses_looks=uses_looks(config),
                 )  # fmt: skip
                 with logged(folder / LOG):
                     known[seed] = runs[seed].run()

@@ -29,7 +29,7 @@ import torch
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config import BenchConfig
-from gradience.bench.plan import GUARDS, PROBE, read_guards
+from gradience.bench.plan import GUARDS, PROBE
 from gradience.bench.run.seed import LOG, MadeElsewhere, SeedRun, logged
 from gradience.bench.run.stages import Make, NotDone, Stages, mark_begun, stage_key, write_failure
 from gradience.bench.verdict.aggregate import folder_of_seed
@@ -37,7 +37,6 @@ from gradience.bench.verdict.facts import SeedFacts
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
 from gradience.evaluate.engines.vllm.engine import BATCH_INVARIANT, PYTHON
-from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.shared_names import plain_name, sentence_text
 from gradience.files.whole import write_errors
 from gradience.models.load import threads
@@ -138,8 +137,8 @@ def make_stage(order: StageOrder, folder: Path) -> None:
     config = BenchConfig.model_validate(order.config)
     task = rendered(config.task.load(), config.model)
     with threads(config.runtime.threads):
-        stages, guards = partial(OneStage, order=order), read_guards(config)
-        run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages, guards=guards)
+        stages = partial(OneStage, order=order)
+        run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages)
         try:
             run.collect()
         except StageEnded as ended:
@@ -179,7 +178,6 @@ def run_on_ray(
     plan: str,
     output: Path,
     watcher: Watcher,
-    guards: Sequence[EvaluateInputs],
 ) -> dict[int, SeedFacts]:
     """Run the seeds of `config` as tasks of Ray, and return the facts of each, including failures.
 
@@ -189,7 +187,7 @@ def run_on_ray(
     for seed in config.due:
         folder, failed[seed] = folder_of_seed(output, config.seeds, seed), {}
         stages = partial(DueStages, failed=failed[seed])
-        runs[seed] = SeedRun(config, task, seed, folder, plan=plan, stages=stages, guards=guards)
+        runs[seed] = SeedRun(config, task, seed, folder, plan=plan, stages=stages)
     whole, known = _whole(config), dict[int, SeedFacts]()
     at_work, submitted = set[tuple[int, str]](), 0
     with closing(OnRay(config.runtime.device, torch.get_num_threads())) as workers:

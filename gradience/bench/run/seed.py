@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -25,7 +25,7 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms import ArmSource
 from gradience.bench.config import BenchConfig
-from gradience.bench.plan import GUARDS, PROBE, PlannedVariant, evaluated_rows
+from gradience.bench.plan import GUARDS, PROBE, PlannedVariant, evaluated_rows, read_guards
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
 from gradience.bench.run.stages import NotDone, Stages, key_of, require_weights, stage_key
 from gradience.bench.verdict import facts as seed_facts
@@ -33,7 +33,6 @@ from gradience.bench.verdict.evidence import SCALE_CHANGED
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.adapters import adapter_input
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.records import numerics_differences
 from gradience.evaluate.verb import evaluate as evaluate_set
 from gradience.files.records import ExamplesRun
@@ -122,16 +121,14 @@ class SeedRun(seed_facts.SeedWalk):
         lost: Mapping[str, str] = MappingProxyType({}),
         stages: Callable[..., Stages] = Stages,
         uses_looks: bool = False,
-        guards: Sequence[EvaluateInputs] = (),
     ) -> None:
         """folder, lost: as in `SeedWalk`. plan: digest of the run's plan.
 
-        guards: from `read_guards`.
         stages: class that runs the stages.
         uses_looks: if the ladder has looks, evaluate its steps only in `evaluate_step`.
         """
         super().__init__(config, seed, folder, lost)
-        self.guards = {inputs.name: inputs for inputs in guards}
+        self.guards = {inputs.name: inputs for inputs in read_guards(config)}
         self.reached: dict[str, int] | None = {} if uses_looks else None
         """Ladder step -> last look evaluated. None: all steps are evaluated on all examples."""
         self.task = task
@@ -423,14 +420,11 @@ class SeedRun(seed_facts.SeedWalk):
         }
 
         def make(folder: Path) -> None:
+            adapters = []
             for adapter in stored:
                 require_weights(adapter.folder)
-            adapters = (
-                replace(
-                    adapter_input(adapter.name, adapter.folder), given=adapter.folder.relative_to(self.folder)
-                )
-                for adapter in stored
-            )
+                given = adapter.folder.relative_to(self.folder)
+                adapters.append(replace(adapter_input(adapter.name, adapter.folder), given=given))
             request = replace(inputs.request, watcher=_InsideStage(self.watcher))
             whole = replace(inputs, adapters=tuple(adapters), request=request)
             evaluate_set(whole, folder, base=self.evaluator.base)
