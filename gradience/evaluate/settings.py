@@ -220,16 +220,12 @@ def options_of(given: Any) -> Any:
 
 
 def columns_of(given: Any) -> Any:
-    """Read `NAME=COLUMN,…`; a mapping stays one. Raises UsageError (`bad-columns`)."""
+    """Read `NAME=COLUMN,…`; a mapping stays one."""
     if not isinstance(given, str):
         return {} if given is None else given
     pairs = [text.partition("=") for text in given.split(",")]
     if not all(ours and theirs for ours, _, theirs in pairs):
-        raise UsageError(
-            f"--columns {given}: not NAME=COLUMN,…",
-            code="bad-columns",
-            hint="write FIELD=COLUMN pairs, such as --columns prompt=Q,answer=A",
-        )
+        raise ValueError("not FIELD=COLUMN,…, such as prompt=Q,answer=A")
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 

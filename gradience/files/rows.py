@@ -81,7 +81,7 @@ class Rows(Protocol):
 def written(rows: Rows) -> Path:
     """Write rows that are in memory to a file of this process, named by its content, and return its path.
 
-    Raises InputError (`task-row`) for a row that is no mapping or cannot be written as JSON.
+    Raises ValueError for a row that is no mapping or cannot be written as JSON.
     """
     if hasattr(rows, "to_json") and hasattr(rows, "iterrows"):
         text = rows.to_json(orient="records", lines=True, force_ascii=False)
@@ -91,11 +91,7 @@ def written(rows: Rows) -> Path:
             try:
                 lines.append(json.dumps(dict(row), ensure_ascii=False, allow_nan=False))
             except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"data: row {number}: {error}",
-                    code="task-row",
-                    hint="give a list of dicts of texts, numbers and lists, a DataFrame or a Dataset",
-                ) from None
+                raise ValueError(f"row {number} is not a dict of texts, numbers and lists: {error}") from None
         text = "\n".join(lines)
     path = Path(_scratch().name) / f"rows-{sha256_text(text)[:16]}.jsonl"
     path.write_text(text, encoding="utf-8")

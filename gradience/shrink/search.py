@@ -95,17 +95,12 @@ def results_on(
     make: Make,
     control: AdapterInput | None = None,
 ) -> SetResults:
-    """Evaluate the adapter, its rewrite control if there is one, and the candidates in order on one data set."""
+    """Test the candidates in order on one data set, each at the full level, up to the first that is not shown.
+
+    Before them, the reference adapter answers, and its rewrite control if there is one.
+    """
     reference = answering.reference()
     rewritten = None if control is None else answering.candidate(control, lambda row: True)
-    tested = search_in_order(answering, reference, candidates, make)
-    return SetResults(answering.inputs, reference, tested, rewritten)
-
-
-def search_in_order(
-    answering: Answering, reference: AdapterAnswers, candidates: Sequence[PlannedCandidate], make: Make
-) -> dict[str, EvaluatedAdapter]:
-    """Return the graded row of each candidate tested at the full level, up to the first that is not shown."""
     largest, rows = 0.0, dict[str, EvaluatedAdapter]()
     for candidate in candidates:
         row = row_of(answering.inputs, reference, answering.candidate(make(candidate), answering.stops))
@@ -115,7 +110,7 @@ def search_in_order(
         rows[candidate.name] = row
         if row.grade != "B":
             break
-    return rows
+    return SetResults(answering.inputs, reference, rows, rewritten)
 
 
 def maker(source: CandidateSource, output: Path) -> Make:

@@ -81,10 +81,6 @@ MADE_UP = (
     "fabricated records would also pass. A root published in advance dates the result; only running the command again"
     " tests the answers"
 )
-MADE_UP_RUN = (
-    "fabricated records would also pass. A root from another source shows that this is the published"
-    " folder; only running its config again tests the answers"
-)
 
 
 @public(VerifySettings)
@@ -124,7 +120,7 @@ def verify(settings: VerifySettings) -> Verification:
                     answers.check_data(name, place, findings)
     if {SHRUNK, EVALUATION, JOINT} & {*names}:
         findings.gap(UNCOUNTED)
-    return _report(settings, findings, watch, MADE_UP, folder, plan)
+    return _report(settings, findings, watch, folder, plan)
 
 
 def _of_run(settings: VerifySettings, run: RunFolder, watch: Stopwatch) -> Verification:
@@ -146,9 +142,7 @@ def _of_run(settings: VerifySettings, run: RunFolder, watch: Stopwatch) -> Verif
         again = regenerated(run, least=settings.regenerate, seed=sample_seed)
     of_run = {"code": run.code, "status": run.status, "seeds": tuple(run.seeds), "regenerated": again}
     sample = {"sample_seed": None if again is None else sample_seed}
-    return _report(settings, findings, watch, MADE_UP_RUN, run.published, plan).model_copy(
-        update=of_run | sample
-    )
+    return _report(settings, findings, watch, run.published, plan).model_copy(update=of_run | sample)
 
 
 def _plan_digest(folder: Path, expected: str | None, findings: Findings) -> str | None:
@@ -163,20 +157,14 @@ def _plan_digest(folder: Path, expected: str | None, findings: Findings) -> str 
 
 
 def _report(
-    settings: VerifySettings,
-    findings: Findings,
-    watch: Stopwatch,
-    made_up: str,
-    published: Path,
-    plan: str | None,
+    settings: VerifySettings, findings: Findings, watch: Stopwatch, published: Path, plan: str | None
 ) -> Verification:
-    """Return the report. made_up: fabrications that no check can rule out."""
     root = root_of(published)
     if settings.root is None:
         missing = f"it has no root ({DIGESTS} is missing)"
         how = missing if root is None else "give the published root with --root"
         findings.gap(f"the origin of the folder: {how}")
-    findings.gap(made_up)
+    findings.gap(MADE_UP)
     return Verification(
         folder=path_text(settings.folder),
         verdict=findings.verdict(from_outside=settings.root is not None or settings.plan is not None),

@@ -19,7 +19,7 @@ from gradience.evaluate.evaluator import AdapterAnswers
 from gradience.files.records import Evaluation
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
-from gradience.shrink.search import SetResults, candidates_of, search_in_order
+from gradience.shrink.search import candidates_of, results_on
 from gradience.statistics.pooled import pool
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
@@ -69,6 +69,9 @@ class Kept:
         by = dict.fromkeys(("likelihoods", "compares_nll", "by_agreement"), False)
         return SimpleNamespace(margin=self.margin, reference=reference, **nothing, **by)
 
+    def reference(self):
+        return self.known["reference"]
+
     def stops(self, row):
         return True
 
@@ -100,7 +103,8 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
         )
         for name in names
     )
-    by_name = search_in_order(asked, known["reference"], candidates, lambda candidate: candidate.name)
+    results = results_on(asked, candidates, lambda candidate: candidate.name)
+    by_name = results.tested
     tested = list(by_name.values())
     right = {name: [row.correct for row in one.answers.records] for name, one in known.items()}
     pooled = {name: pool([np.subtract(right[name], right["reference"], dtype=float)]) for name in names}
@@ -118,7 +122,7 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
         changes=(),
     )
     plan.sets = (plan,)
-    rows = candidates_of(plan, [SetResults(asked.inputs, known["reference"], by_name)])
+    rows = candidates_of(plan, [results])
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below
     if shown < len(names):

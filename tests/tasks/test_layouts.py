@@ -125,8 +125,8 @@ def test_wrong_columns_name_the_right_ones(tmp_path):
     with pytest.raises(InputError, match="no column `B`") as caught:
         reader_of(path, {"prompt": "Q", "answer": "B"})
     assert "`Q`, `A`" in caught.value.hint
-    with pytest.raises(UsageError, match="not NAME=COLUMN"):
-        columns_of("prompt")
+    with pytest.raises(UsageError, match="not FIELD=COLUMN"):
+        gradience.evaluate_adapters(["a"], columns="prompt")
 
 
 ROW = {"question": "1 + 1?", "answer": "2"}
@@ -176,7 +176,7 @@ def test_rows_in_memory_are_examples():
         settings = EvaluateSettings(("a",), data=rows)
         (row,) = local(settings.data_file).read()
         assert row.text("prompt") == "1 + 1?"
-    with pytest.raises(InputError, match="data: row 1"):
+    with pytest.raises(UsageError, match="row 1"):
         gradience.evaluate_adapters(["a", "b"], data=[{"prompt": object()}])
 
 
