@@ -44,7 +44,7 @@ from gradience.bench.verify.folder import Findings, unpacked
 from gradience.bench.verify.recompute import SeedFolder, marking_of
 from gradience.card import card_of
 from gradience.evaluate.evaluator import RECORDS
-from gradience.evaluate.kept import RecordStore
+from gradience.evaluate.records import RecordStore
 from gradience.evaluate.verb import EVALUATION
 from gradience.evaluate.verb import write_result as write_evaluation
 from gradience.files.artifact import Artifact, digest_of

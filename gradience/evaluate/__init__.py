@@ -4,9 +4,9 @@ Reported numbers are computed only from the records. Only the engines and `check
 imports an engine when it is called.
 """
 
-from gradience.evaluate.comparison import Divergence, diverge, kl_divergence
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import Engine, fixed_batches
+from gradience.evaluate.records import Divergence, diverge, kl_divergence
 from gradience.evaluate.rows import Choices, Classification, Generation, Scores, evaluate_rows
 
 __all__ = [

@@ -18,8 +18,8 @@ from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import SCORED_SHARE, Draft, Engine, OutOfMemoryError
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.kept import RECORDS, RecordStore
 from gradience.evaluate.outcome import row_of
+from gradience.evaluate.records import RECORDS, RecordStore
 from gradience.files.records import Evaluation, GenerationRecord, first
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress, Watcher

@@ -14,7 +14,7 @@ from gradience.digests import in_first_half, sha256_text
 from gradience.errors import InputError, UsageError, require
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput, adapter_input, model_of, short_names
 from gradience.evaluate.engines import OURS, engine
-from gradience.evaluate.kept import MANIFEST, RECORDS
+from gradience.evaluate.records import MANIFEST, RECORDS
 from gradience.evaluate.settings import OWN_EXAMPLES, EvaluateSettings
 from gradience.files.rows import is_on_hub
 from gradience.files.shared_names import path_text

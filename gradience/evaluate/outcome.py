@@ -7,8 +7,8 @@ from fractions import Fraction
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from gradience.evaluate.comparison import diverge
 from gradience.evaluate.inputs import EvaluateInputs
+from gradience.evaluate.records import diverge
 from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count, first
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
@@ -175,8 +175,7 @@ def _agreed(inputs: EvaluateInputs, look: Look | None, differences: Sequence[flo
     """
     from scipy.stats import binom
 
-    from gradience.statistics.agreement import largest_share, most_changed, p_value
-    from gradience.statistics.paired import LEVEL, Interval
+    from gradience.statistics.paired import LEVEL, Interval, largest_share, most_changed, p_value
 
     units = [_groups_of_first(inputs, n) for n in (look.looks if look else (len(differences),))]
     seen, margin = units[: look.number if look else 1], float(inputs.margin)

@@ -24,8 +24,8 @@ from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import Answering, LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_adapters, read_inputs
-from gradience.evaluate.kept import MANIFEST, RECORDS, RecordStore, changed_claims, count_test
 from gradience.evaluate.outcome import EXPLORATORY, SHOWN, groups_in_order, report_of
+from gradience.evaluate.records import MANIFEST, RECORDS, RecordStore, changed_claims, count_test
 from gradience.evaluate.settings import EvaluateSettings, sets_of
 from gradience.files.artifact import digest_of
 from gradience.files.digests import files_below, other_run, refuse_other_run, remove_digests, write_digests
@@ -103,7 +103,7 @@ def report_notes(inputs: EvaluateInputs, candidates: int) -> None:
     if settings.watcher is not None and candidates and not inputs.compares_nll:
         examples = len(inputs.examples)
         if inputs.by_agreement:
-            from gradience.statistics.agreement import largest_share
+            from gradience.statistics.paired import largest_share
 
             least = largest_share(0, [len(set(inputs.group_of.values())) or examples])
             settings.watcher.smallest_margin(

@@ -35,7 +35,7 @@ from gradience.evaluate.engines import require_local
 from gradience.evaluate.engines.base import memory_errors
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs, split, with_adapters
-from gradience.evaluate.kept import MANIFEST, RECORDS, count_test
+from gradience.evaluate.records import MANIFEST, RECORDS, count_test
 from gradience.evaluate.settings import sets_of
 from gradience.files.card import CardOf, write_card
 from gradience.files.digests import files_below, refuse_other_run, remove_digests, write_digests

@@ -29,7 +29,7 @@ from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
 from gradience.evaluate.evaluator import AdapterAnswers, Answering, T
 from gradience.evaluate.inputs import EvaluateInputs, groups_of, in_look_order
-from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
+from gradience.evaluate.records import MANIFEST, RECORDS, changed_claims
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.evaluate.verb import JOINT, PLAN, bound_plan, joint_report
 from gradience.files.card import read_card, with_block

@@ -18,7 +18,7 @@ from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge
 from gradience.files.records import read_records, write_records
-from gradience.statistics.agreement import largest_share
+from gradience.statistics.paired import largest_share
 
 
 def cells(change):

@@ -17,9 +17,17 @@ from scipy.stats import beta
 
 from gradience import compare_logs, statistics
 from gradience.errors import InputError, UsageError
-from gradience.statistics.agreement import largest_share, most_changed, p_value
 from gradience.statistics.groups import joined, spelling_key
-from gradience.statistics.paired import mcnemar, mean_difference, score, score_variance, tango
+from gradience.statistics.paired import (
+    largest_share,
+    mcnemar,
+    mean_difference,
+    most_changed,
+    p_value,
+    score,
+    score_variance,
+    tango,
+)
 from gradience.statistics.sequential import plan_looks
 from gradience.statistics.table import PairedTable
 

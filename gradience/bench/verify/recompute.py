@@ -21,7 +21,7 @@ from gradience.bench.verdict.facts import ANSWERS, Answers, NotThere, Outcome, S
 from gradience.bench.verify.folder import Findings, RunFolder
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import GradienceError, InputError
-from gradience.evaluate.kept import RECORDS
+from gradience.evaluate.records import RECORDS
 from gradience.evaluate.rows import predictions_of, whole_text
 from gradience.evaluate.verb import planned_set
 from gradience.files import records as record_types
