@@ -8,15 +8,7 @@ from pydantic import Field
 from gradience.errors import InputError
 from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
-from gradience.tasks.base import (
-    AnswerScoring,
-    ChoiceScoring,
-    ChoiceTask,
-    ChooseBy,
-    GenerationTask,
-    LikelihoodScoring,
-    LikelihoodTask,
-)
+from gradience.tasks import base
 from gradience.tasks.examples import ChoiceExample, PromptExample, content_id
 from gradience.tasks.rows import Column, Row, gather, kind_of, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
@@ -34,8 +26,8 @@ def load(
     pattern: Annotated[str, Field(min_length=1)] | None = None,
     stop: list[str] | None = None,
     max_new_tokens: Positive | None = None,
-    choose_by: ChooseBy = "sum",
-) -> GenerationTask | ChoiceTask | LikelihoodTask:
+    choose_by: base.ChooseBy = "sum",
+) -> base.GenerationTask | base.ChoiceTask | base.LikelihoodTask:
     """Examples from one `file`, split by its prompts, or from `train_file` and `confirm_file`.
 
     What is trained is the `completion`, or the `answer` behind a blank. The gold answer is the `answer`, or what the
@@ -50,7 +42,7 @@ def load(
     tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file, columns=columns)
     source = sources_of(tables)
     if scorer == "multiple_choice":
-        return ChoiceTask(
+        return base.ChoiceTask(
             name="jsonl",
             scored_by=f"{scorer} {choose_by}",
             examples=gather(tables, "choices", _asked_with_choices, choice_of, dev),
@@ -70,11 +62,13 @@ def load(
 
     if texts:
         examples = gather(tables, "texts", lambda row: row.text("text"), make, dev)
-        return LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source, rolling=True)
+        return base.LikelihoodTask(
+            name="jsonl", scored_by=NLL, examples=examples, source=source, rolling=True
+        )
     examples = gather(tables, "prompts", lambda row: row.text("prompt"), make, dev)
     if scorer == NLL:
-        return LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source)
-    return GenerationTask(
+        return base.LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source)
+    return base.GenerationTask(
         name="jsonl",
         scored_by=scorer if pattern is None else f"{scorer} {pattern}",
         examples=examples,
@@ -87,13 +81,13 @@ def load(
 
 
 def scoring(
-    *, scorer: str = "exact", pattern: str | None = None, choose_by: ChooseBy = "sum", **_: object
-) -> AnswerScoring | ChoiceScoring | LikelihoodScoring:
+    *, scorer: str = "exact", pattern: str | None = None, choose_by: base.ChooseBy = "sum", **_: object
+) -> base.AnswerScoring | base.ChoiceScoring | base.LikelihoodScoring:
     """Return the scoring rule, from the options `scorer`, `pattern` and `choose_by`. Raises as `load`
     does.
     """
     if scorer == "multiple_choice":
-        return ChoiceScoring(choose_by=choose_by)
+        return base.ChoiceScoring(choose_by=choose_by)
     return scoring_by(scorer, pattern)
 
 
@@ -106,7 +100,7 @@ def response_of(row: Row) -> str:
     return row.answer().strip() if row.text("prompt")[-1].isspace() else f" {row.answer().strip()}"
 
 
-def _gold(row: Row, response: str, role: Role, rule: AnswerScoring) -> str:
+def _gold(row: Row, response: str, role: Role, rule: base.AnswerScoring) -> str:
     """The gold answer. Raises InputError (`task-text`, `task-answer`)."""
     answer = row.answer().strip() if row.has("answer") else None
     # Without a completion, the scorer may expect another form than the answer's own text, except in training.

@@ -51,17 +51,7 @@ from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.plan import GUARDS
 from gradience.shrink.search import SearchResults, SetResults, results_on
-from gradience.tasks.base import (
-    ChatTask,
-    ChoiceScoring,
-    ChoiceTask,
-    ClassificationTask,
-    GenerationTask,
-    LabelScoring,
-    LikelihoodTask,
-    Scoring,
-    Task,
-)
+from gradience.tasks import base
 from gradience.tasks.examples import Examples, fingerprint
 from gradience.tasks.prompts import Unchanged
 
@@ -429,7 +419,7 @@ def check_data(name: str, place: Path, findings: Findings) -> None:
             raise InputError("the rows of a file", code="own-rows", hint="")
         as_guard = tasks.GUARDS.get(report.task, {}) if plan.compares == "nll" else {}
         task = tasks.load(report.task, as_guard, needed=())
-        if isinstance(task, ChatTask):
+        if isinstance(task, base.ChatTask):
             raise InputError("conversations", code="own-rows", hint="")
     except GradienceError as error:
         findings.not_done("data", "data", f"{name}: not compared with the task's data: {error}")
@@ -576,29 +566,33 @@ def _adapter_of(row: EvaluatedAdapter) -> AdapterInput:
     return AdapterInput(row.name, path, identity, ranks, row.lora_params or 0, row.other_params or 0)
 
 
-def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun) -> Task:
+def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun) -> base.Task:
     shared: dict[str, Any] = {"name": report.task, "source": report.source, "examples": Examples((), {})}
     if header.kind == "classification":
-        return ClassificationTask(**shared, label_names=())
+        return base.ClassificationTask(**shared, label_names=())
     if header.kind == "choices":
-        return ChoiceTask(**shared)
+        return base.ChoiceTask(**shared)
     if header.kind == "scores":
-        return LikelihoodTask(**shared)
+        return base.LikelihoodTask(**shared)
     decide = Unchanged() if tested_by(report).compares == "agreement" else None
-    return GenerationTask(**shared, filters={}, same=lambda a, b: a == b, decide=decide, max_new_tokens=0)
+    return base.GenerationTask(
+        **shared, filters={}, same=lambda a, b: a == b, decide=decide, max_new_tokens=0
+    )
 
 
-def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
+def _rules_of(task: base.Task, header: ExamplesRun) -> base.Scoring | str:
     """Return the rule by which answers are scored again, or why they are not."""
-    if isinstance(task, ClassificationTask):
-        return LabelScoring()
-    if isinstance(task, LikelihoodTask):
+    if isinstance(task, base.ClassificationTask):
+        return base.LabelScoring()
+    if isinstance(task, base.LikelihoodTask):
         return task
-    if isinstance(task, GenerationTask) and isinstance(task.decide, Unchanged):
+    if isinstance(task, base.GenerationTask) and isinstance(task.decide, Unchanged):
         return task
     if task.name not in tasks.PROFILES:
-        if isinstance(task, ChoiceTask):
-            return ChoiceScoring(choose_by="per_character" if "per_char" in str(header.scoring) else "sum")
+        if isinstance(task, base.ChoiceTask):
+            return base.ChoiceScoring(
+                choose_by="per_character" if "per_char" in str(header.scoring) else "sum"
+            )
         return f"the rules of the task {task.name} are not in Gradience: answers were not scored again"
     try:
         return tasks.scoring_of(task.name, {})
