@@ -20,9 +20,10 @@ from gradience.reports.bench_plan import PlannedSet, margin_text
 from gradience.reports.evaluation import CHANGES, EvaluatedAdapter, examples_needed
 from gradience.reports.shrink import GuardOutcome, PlannedCandidate, ShrinkCandidate, ShrinkPlan
 from gradience.shrink.candidates import KINDS, CandidateSource
-from gradience.shrink.plan import CONTROL, GUARDS, Prepared
 
-CANDIDATES = "candidates"
+CANDIDATES, GUARDS = "candidates", "guards"
+"""Folders with the candidates, and with the records of each guard."""
+CONTROL = "rewrite_control"
 Make = Callable[[PlannedCandidate], AdapterInput]
 STATUSES: dict[str | None, reports.TestedStatus] = {
     None: "inconclusive",  # a single example: no interval for its likelihood
@@ -32,6 +33,24 @@ STATUSES: dict[str | None, reports.TestedStatus] = {
     "X": "not evaluated",
 }
 """Grade -> status of a candidate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchInputs:
+    """Inputs of a search, before it is planned."""
+
+    sets: Sequence[EvaluateInputs]
+    """Reference adapter and test rows of each data set in test order: the task, then the guards."""
+    source: CandidateSource
+    notes: Sequence[str] = ()
+    """On prompts and calibration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(SearchInputs):
+    """Inputs and plan, before a model is loaded."""
+
+    plan: ShrinkPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,9 +82,8 @@ class AnswerScoring(_Versioned):
         """Return the answers found in an output, and whether it is correct."""
         if self.decide is not None:
             return self.decide(example_id, [output])
-        found = Decision(False, {name: extract(output) for name, extract in self.filters.items()})
-        correct = found.extracted is not None and self.same(found.extracted, gold)
-        return replace(found, correct=correct)
+        wrong = Decision(False, {name: extract(output) for name, extract in self.filters.items()})
+        return replace(wrong, correct=wrong.extracted is not None and self.same(wrong.extracted, gold))
 
 
 @dataclass(frozen=True, kw_only=True)

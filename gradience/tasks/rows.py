@@ -289,9 +289,9 @@ def laid_out(rows: Iterator[Row], columns: Mapping[str, str] | None = None) -> I
 def layout_of(row: Row) -> dict[str, str]:
     """Return our columns -> those of a file with this first row; empty if its columns are unknown."""
     for layout in LAYOUTS:
-        found = {ours: next(filter(row.has, names), "") for ours, names in layout.items()}
-        if all(found.values()):
-            return found
+        columns = {ours: next(filter(row.has, names), "") for ours, names in layout.items()}
+        if all(columns.values()):
+            return columns
     return {}
 
 

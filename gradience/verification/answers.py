@@ -49,8 +49,7 @@ from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport,
 from gradience.shrink import search
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
-from gradience.shrink.plan import GUARDS
-from gradience.shrink.search import SearchResults, SetResults, results_on
+from gradience.shrink.search import GUARDS, SearchResults, SetResults, results_on
 from gradience.tasks import base
 from gradience.tasks.examples import Examples, fingerprint
 from gradience.tasks.prompts import Unchanged

@@ -216,7 +216,7 @@ def test_ctrl_c_during_an_import_has_no_traceback(module, program):
 @pytest.mark.parametrize(
     ("words", "module"),
     [
-        (["shrink", "a", "-o", "out"], "gradience.shrink.plan"),
+        (["shrink", "a", "-o", "out"], "gradience.shrink.search"),
         (["evaluate", "a", "-o", "out"], "gradience.evaluate.inputs"),
         (["fleet", "zoo", "-o", "rows.jsonl"], "gradience.fleet.verb"),
     ],

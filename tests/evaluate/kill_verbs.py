@@ -36,7 +36,7 @@ def shrink(folder: Path, output: Path) -> None:
 VERBS = {
     "evaluate": (evaluate, ("evaluate/verb.py", "evaluate/outcome.py")),
     "evaluate_sets": (evaluate_sets, ("evaluate/verb.py", "evaluate/outcome.py")),
-    "shrink": (shrink, ("shrink/verb.py", "shrink/search.py", "shrink/plan.py")),
+    "shrink": (shrink, ("shrink/verb.py", "shrink/search.py")),
 }
 
 

@@ -23,7 +23,7 @@ from gradience.reports.distill import DistillReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import candidates, verb
 from gradience.shrink.candidates import plan_candidates
-from gradience.shrink.plan import claim_of
+from gradience.shrink.verb import claim_of
 
 WEIGHTS = "adapter_model.safetensors"
 
