@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from gradience.reports.conversion import ConversionReport as ConversionReport
     from gradience.reports.distill import DistillReport as DistillReport
     from gradience.reports.evaluation import EvaluationReport as EvaluationReport
-    from gradience.reports.evaluation_sets import EvaluationSetsReport as EvaluationSetsReport
+    from gradience.reports.evaluation import EvaluationSetsReport as EvaluationSetsReport
     from gradience.reports.evidence import EvidenceReport as EvidenceReport
     from gradience.reports.fleet import FleetCompression as FleetCompression
     from gradience.reports.fleet import FleetReport as FleetReport

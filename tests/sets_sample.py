@@ -6,8 +6,7 @@ from gradience.evaluate.verb import joint_report
 from gradience.files.artifact import digest_of
 from gradience.reports.base.report import Stopwatch
 from gradience.reports.bench_plan import PlannedSet
-from gradience.reports.evaluation import EvaluationReport
-from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
+from gradience.reports.evaluation import EvaluationPlan, EvaluationReport, EvaluationSetsReport
 
 KEPT = Path(__file__).parents[1] / "benchmarks" / "results" / "minilm_evaluation" / "evaluation.json"
 

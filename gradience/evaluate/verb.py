@@ -39,11 +39,13 @@ from gradience.reports.evaluation import (
     CANDIDATE,
     EvaluatedAdapter,
     EvaluationForecast,
+    EvaluationPlan,
     EvaluationReport,
+    EvaluationSetsReport,
+    JointAdapter,
     KeptRecords,
     smallest_margin_text,
 )
-from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport, JointAdapter
 from gradience.reports.shrink import ShrinkPlan
 from gradience.settings import public
 from gradience.tasks.examples import fingerprint

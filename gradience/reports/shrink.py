@@ -13,7 +13,7 @@ from gradience.reports.base import blocks as doc
 from gradience.reports.base.numbers import count, percent, probability, sig
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report, RunInfo
 from gradience.reports.bench_plan import PLANNED, Compares, PlannedSet, Role, Share, margin_text
-from gradience.reports.evaluation_sets import UNITS
+from gradience.reports.evaluation import UNITS
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
 CandidateStatus = Literal[TestedStatus, "not tested"]

@@ -54,8 +54,7 @@ from gradience.progress import Watcher
 from gradience.reports.base.report import Stopwatch, save_with_page
 from gradience.reports.bench_plan import Compares
 from gradience.reports.calibration import Calibration, calibration_argument
-from gradience.reports.evaluation import ComparisonForecast, EvaluationForecast
-from gradience.reports.evaluation_sets import EvaluationSetsReport
+from gradience.reports.evaluation import ComparisonForecast, EvaluationForecast, EvaluationSetsReport
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.settings import paths_of, public, shared
 from gradience.shrink import search

@@ -43,8 +43,15 @@ from gradience.reports.base.report import Report, RunInfo, Stopwatch
 from gradience.reports.bench_plan import PLANNED
 from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport
-from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
-from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
+from gradience.reports.evaluation import (
+    BASE,
+    EvaluatedAdapter,
+    EvaluationPlan,
+    EvaluationReport,
+    EvaluationSetsReport,
+    KeptRecords,
+    RecordsFile,
+)
 from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport, tested_by
 from gradience.shrink import search
 from gradience.shrink import verb as shrink

@@ -21,8 +21,13 @@ from gradience.evaluate.settings import EvaluateSettings, options_of, sets_of
 from gradience.evaluate.verb import joint_rows
 from gradience.files.digests import Digests
 from gradience.reports.base.graded import Bounds
-from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationForecast, EvaluationReport
-from gradience.reports.evaluation_sets import EvaluationSetsReport
+from gradience.reports.evaluation import (
+    CANDIDATE,
+    EvaluatedAdapter,
+    EvaluationForecast,
+    EvaluationReport,
+    EvaluationSetsReport,
+)
 from gradience.words import points
 
 

@@ -17,7 +17,7 @@ from gradience.cli.models import code_of
 from gradience.errors import UsageError
 from gradience.evaluate.inputs import split
 from gradience.evaluate.verb import MISSING, read_sets
-from gradience.reports.evaluation_sets import EvaluationSetsReport
+from gradience.reports.evaluation import EvaluationSetsReport
 from gradience.reports.plots.plot import plot_of
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 from gradience.shrink import verb

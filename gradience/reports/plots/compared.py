@@ -9,8 +9,14 @@ from gradience.reports.base.graded import GRADE_TONES
 from gradience.reports.base.numbers import signed
 from gradience.reports.bench import STEP_TONES, Bench, BenchAggregate, VariantResult, saving, step_outcome
 from gradience.reports.bench_plan import PlannedSet
-from gradience.reports.evaluation import BASE, BASE_MODEL, REFERENCE, EvaluatedAdapter, EvaluationReport
-from gradience.reports.evaluation_sets import EvaluationSetsReport
+from gradience.reports.evaluation import (
+    BASE,
+    BASE_MODEL,
+    REFERENCE,
+    EvaluatedAdapter,
+    EvaluationReport,
+    EvaluationSetsReport,
+)
 from gradience.reports.plots.plot import Axis, ForestRow, Intervals, Lines, Plot, Points, Reference
 from gradience.reports.shrink import ShrinkReport
 from gradience.words import counted, points
