@@ -481,9 +481,8 @@ def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
     dev = inputs.task.examples.of("dev", inputs.request.limit) if inputs.role == "confirm" else ()
     if not dev:
         group_of = {row.id: inputs.group_of.get(row.id, row.id) for row in examples}
-        first: dict[int | str, str] = {}
-        for row in sorted(examples, key=_text_of):
-            first.setdefault(group_of[row.id], _text_of(row))
+        last_first = sorted(examples, key=_text_of, reverse=True)
+        first = {group_of[row.id]: _text_of(row) for row in last_first}
         is_dev = {row.id: in_first_half(f"dev\0{first[group_of[row.id]]}") for row in examples}
         dev = tuple(row for row in examples if is_dev[row.id])
         examples = tuple(row for row in examples if not is_dev[row.id])

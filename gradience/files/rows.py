@@ -31,8 +31,6 @@ MAX_ROW = 4 * 2**20
 MAX_ROWS = 1_000_000
 """Rows of one file: its examples are kept in memory."""
 PARQUET = ".parquet"
-TEXTS = (".txt", ".md")
-"""Plain text: each paragraph is a row."""
 HUB = "hf:"
 """First part of a path such as `hf://org/name`, which names a data set on the hub."""
 csv.field_size_limit(MAX_ROW)  # its own limit, 131,072, is less than an honest long text
@@ -202,6 +200,7 @@ def paragraphs_of(text: str) -> Iterator[str]:
 
 
 def _paragraphs(lines: _Lines) -> Iterator[PlacedRow]:
+    """A plain text: each paragraph is a row."""
     for number, paragraph in enumerate(paragraphs_of(lines.file.read()), 1):
         yield f"{lines.path}: paragraph {number}", {"text": paragraph}
 
@@ -224,6 +223,7 @@ _READERS: Mapping[str, Callable[[_Lines], Iterator[PlacedRow]]] = {
     ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".jsonl": _json_rows,
     ".json": _listed_rows,
-    **dict.fromkeys(TEXTS, _paragraphs),
+    ".txt": _paragraphs,
+    ".md": _paragraphs,
 }
 SUFFIXES = (*_READERS, PARQUET)

@@ -351,25 +351,31 @@ def plan_compression(
     refuse_uncompressible(report, path=path)
     grid = Grid(allowed_ranks)
     modules: Sequence[Module] = modules_of(report)
-    strength = _strength(strength, criterion, calibration)
     if isinstance(criterion, criteria.ToPlan):
         criterion.refuse_calibration(None if calibration is None else calibration.sha256)
-    if calibration is None:
-        chosen = criterion.choose(report, modules, grid)
-        refuse_empty(chosen.values())
-        return _described(report, modules, chosen, criterion.words + grid.words, strength)
-    modules, criterion = with_calibration(report, modules, calibration), calibrated(criterion)
-    routing = calibration.report.routing
-    if routing and not allow_routed and isinstance(criterion, ToKl):
-        raise UsageError(
-            f"{calibration.path}: {ROUTED.format(routing)}",
-            code="routed-base",
-            hint="give --reduction, --max-params or --rank and evaluate the result, or add --allow-routed"
-            " (Python: allow_routed=True)",
-        )
+        strength = criterion.plan.strength if strength is None else strength
+    routing = "" if calibration is None else calibration.report.routing
+    if calibration is not None:
+        if strength not in (None, 1):
+            raise UsageError(
+                "--strength with --calibration: the predicted KL does not cover a new strength",
+                code="strength-and-calibration",
+                hint="compress with the calibration first, then change the strength of the result",
+            )
+        modules, criterion = with_calibration(report, modules, calibration), calibrated(criterion)
+        if routing and not allow_routed and isinstance(criterion, ToKl):
+            raise UsageError(
+                f"{calibration.path}: {ROUTED.format(routing)}",
+                code="routed-base",
+                hint="give --reduction, --max-params or --rank and evaluate the result, or add --allow-routed"
+                " (Python: allow_routed=True)",
+            )
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
-    plan = _described(report, modules, chosen, criterion.words + grid.words)
+    words, by = criterion.words + grid.words, 1.0 if strength is None else strength
+    plan = _described(report, modules, chosen, words, by)
+    if calibration is None:
+        return plan
     foreseen: dict[str, object] = {"prediction_withheld": ROUTED.format(routing)}
     if not routing or allow_routed:
         foreseen = {"prediction": predicted(modules, chosen, calibration.report)}
@@ -432,21 +438,8 @@ SMALLEST_NORM = 1e-290
 """Smallest norm of an update that can be truncated, so that the remainder keeps full precision."""
 
 
-def _strength(given: float | None, criterion: criteria.Criterion, calibration: Calibration | None) -> float:
-    """Return the factor for the update. Raises UsageError (`strength-and-calibration`)."""
-    planned = criterion.plan.strength if isinstance(criterion, criteria.ToPlan) else 1.0
-    strength = planned if given is None else given
-    if strength != 1 and calibration is not None:
-        raise UsageError(
-            "--strength with --calibration: the predicted KL does not cover a new strength",
-            code="strength-and-calibration",
-            hint="compress with the calibration first, then change the strength of the result",
-        )
-    return strength
-
-
 def _described(
-    report: AuditReport, modules: Sequence[Module], chosen: Ranks, criterion: str, strength: float = 1.0
+    report: AuditReport, modules: Sequence[Module], chosen: Ranks, criterion: str, strength: float
 ) -> CompressionPlan:
     """The plan, with the sizes and the loss that the ranks `chosen` and the strength come to."""
     now = {module.name: module.rank for module in modules}

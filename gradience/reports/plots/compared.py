@@ -204,16 +204,15 @@ def frontier_plot(report: EvaluationSetsReport) -> Plot | None:
     task, guard = report.plan.sets[0], next((planned for planned in report.plan.sets if planned.guard), None)
     if guard is None:
         return None
-    on_guard, marks = report.rows_on(guard.name), dict[str, list[tuple[float, float]]]()
+    on_guard, lines = report.rows_on(guard.name), dict[str, tuple[list[float], list[float]]]()
     for name, row in report.rows_on(task.name).items():
-        x, y = (
-            each.accuracy if each.likelihood is None else each.likelihood.nll
-            for each in (on_guard[name], row)
-        )
+        both = on_guard[name], row
+        x, y = (each.accuracy if each.likelihood is None else each.likelihood.nll for each in both)
         if x is not None and y is not None:
             label = BASE_MODEL if row.role == BASE else f"rank {row.largest_rank}"
-            marks.setdefault(label, []).append((x, y))
-    lines = {label: ([x for x, _ in places], [y for _, y in places]) for label, places in marks.items()}
+            xs, ys = lines.setdefault(label, ([], []))
+            xs.append(x)
+            ys.append(y)
     return Plot(
         "frontier",
         f"{task.name} against {guard.name}",
