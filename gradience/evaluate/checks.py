@@ -21,15 +21,7 @@ from gradience.evaluate.engines.base import repeated
 from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.rows import texts_of
 from gradience.files.shared_names import path_text
-from gradience.models.load import (
-    choose_device,
-    context_of,
-    dtype_of,
-    from_folder,
-    quiet,
-    skeleton,
-    stored_dtype,
-)
+from gradience.models import load
 from gradience.models.locate import locate, require_weights
 from gradience.models.tokenizers import check_vocabulary, encode_pair, token_counts, tokenizer_notes
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
@@ -59,7 +51,7 @@ def base_notes(inputs: EvaluateInputs) -> Iterator[str]:
     source = locate(model, ("config.json",))
     if source.commit is None:
         require_weights(source.folder, pickles=not model.from_adapter)
-    shape = from_folder(AutoConfig, model.name, source.folder)
+    shape = load.from_folder(AutoConfig, model.name, source.folder)
     check_vocabulary(model, inputs.tokenizer, shape, {adapter.given: adapter.tokens for adapter in adapters})
     labels = len(inputs.task.label_names) if isinstance(inputs.task, ClassificationTask) else None
     check_modules(model.name, shape, labels, adapters)
@@ -75,7 +67,7 @@ def base_notes(inputs: EvaluateInputs) -> Iterator[str]:
         max_length=inputs.max_length,
         max_new_tokens=inputs.request.max_new_tokens,
     )
-    dtype, stored = dtype_of(model, shape, device), stored_dtype(shape)
+    dtype, stored = load.dtype_of(model, shape, device), load.stored_dtype(shape)
     if model.dtype == "auto" and stored not in (None, dtype):
         yield (
             f"the base is computed in float32, which is faster on this processor than its own {str(stored)[6:]}:"
@@ -97,7 +89,7 @@ def check_modules(base: str, shape: Any, labels: int | None, adapters: Sequence[
     Vocabularies may be resized. Raises InputError (`adapter-misfit`) for an adapter of another architecture or size.
     """
     factory: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
-    network = skeleton(factory, shape, labels=labels)
+    network = load.skeleton(factory, shape, labels=labels)
     modules = dict(network.named_modules())
     known = {name.rpartition(".")[2] for name, _ in (*modules.items(), *network.named_parameters())}
     resized = (network.get_input_embeddings(), network.get_output_embeddings())
@@ -139,7 +131,7 @@ def lengths(
     shape: transformers' config of the base. max_length: tokens of a text to label that are read.
     Raises UsageError (`no-room`, `max-length`) and InputError (`response-too-long`): with these nothing could be run.
     """
-    context = context_of(shape)
+    context = load.context_of(shape)
     if isinstance(task, ClassificationTask):
         yield from _texts(examples, tokenizer, context, max_length)
         return
@@ -213,7 +205,7 @@ def memory_of(device: str) -> tuple[int, int]:
     """Return the free and total bytes of a device. For a CPU: of the machine, or of the container if its
     limit is smaller. Raises UsageError (`no-device`).
     """
-    chosen = choose_device(device)
+    chosen = load.choose_device(device)
     if chosen.type == "cuda":
         free, whole = torch.cuda.mem_get_info(chosen)
         return int(free), int(whole)
@@ -336,7 +328,7 @@ def network_on_meta(
     factory: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
     if labels is not None:
         config.pad_token_id = 0
-    base = skeleton(factory, config, labels=labels, dtype=dtype, attn_implementation="eager")
+    base = load.skeleton(factory, config, labels=labels, dtype=dtype, attn_implementation="eager")
     names = [name for kind in (base.named_modules(), base.named_parameters()) for name, _ in kind]
     if (tried := try_expressions(expressions_of(lora), names)) is not None:
         raise InputError(
@@ -348,7 +340,7 @@ def network_on_meta(
     try:
         # A copy: PEFT extends the list `modules_to_save` that it is given.
         settings = LoraConfig(task_type=task_type, **copy.deepcopy(dict(lora)))
-        with quiet(), torch.device("meta"):
+        with load.quiet(), torch.device("meta"):
             return base, get_peft_model(base, settings)
     except (
         ValueError,
