@@ -10,15 +10,7 @@ from gradience.bench.verdict.evidence import UNTESTED, graded_seed, seed_notes
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts, gate_of_base
 from gradience.bench.verdict.grade import failed_guards, overall, verdict_of_seed
 from gradience.evaluate import diverge
-from gradience.files.records import (
-    ChoiceRecord,
-    ClassificationRecord,
-    GenerationRecord,
-    ScoreRecord,
-    count,
-    first,
-    pack,
-)
+from gradience.files import records as record_types
 from gradience.files.shared_names import path_text, sentence_text, values_text
 from gradience.reports.base.exact import exact_percent
 from gradience.reports.base.report import RunInfo
@@ -177,7 +169,7 @@ def _variant(
     assert facts.probe.answers is not None
     run, of_probe = outcome.answers.run, facts.probe.answers
     if planned.step is not None and run.n < of_probe.run.n:  # up to the look that decided
-        of_probe = first(of_probe, run.n, run)
+        of_probe = record_types.first(of_probe, run.n, run)
     change = diverge(of_probe, outcome.answers)  # refuses what was not evaluated in the same way
     divergence = None
     if change.kl_per_example is not None and change.flips is not None:
@@ -187,7 +179,7 @@ def _variant(
             flips=change.flips,
         )
     elif outcome.scores:  # KL and flips on the gold responses, against the probe
-        rows = [row for row in outcome.scores.records if isinstance(row, ScoreRecord)]
+        rows = [row for row in outcome.scores.records if isinstance(row, record_types.ScoreRecord)]
         values = [row.kl or 0.0 for row in rows]
         divergence = DivergenceSummary(
             kl_per_example=fmean(values),
@@ -227,11 +219,11 @@ def measured(
     )
 
 
-def repeated(planned: PlannedVariant, first: VariantResult) -> VariantResult:
+def repeated(planned: PlannedVariant, earlier: VariantResult) -> VariantResult:
     """Return the result of a variant that equals an earlier one: its numbers under another name."""
-    same = {"name": planned.name, "arm": planned.arm, "same_as": first.name}
-    reasons = (f"the same adapter as {first.name}", *first.reasons)
-    return first.model_copy(update=same | {"rank_basis": planned.rank_basis, "reasons": reasons})
+    same = {"name": planned.name, "arm": planned.arm, "same_as": earlier.name}
+    reasons = (f"the same adapter as {earlier.name}", *earlier.reasons)
+    return earlier.model_copy(update=same | {"rank_basis": planned.rank_basis, "reasons": reasons})
 
 
 def described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...]) -> VariantResult:
@@ -278,7 +270,7 @@ def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
     """The fields of `Measures`."""
     assert outcome.answers is not None
     assert outcome.adapter is not None
-    counts = count(outcome.answers.records)
+    counts = record_types.count(outcome.answers.records)
     peaks = [manifest.peak_memory_bytes for manifest in outcome.manifests if manifest.peak_memory_bytes]
     return {
         "lora_params": outcome.adapter.lora_params,
@@ -287,7 +279,7 @@ def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
         "adapter_sha256": outcome.adapter.sha256,
         "n": counts.n,
         "correct": counts.correct,
-        "correct_examples": pack(row.correct for row in outcome.answers.records),
+        "correct_examples": record_types.pack(row.correct for row in outcome.answers.records),
         "score": counts.accuracy,
         "metrics": metrics_of(rules, outcome.answers.records),
         "cut_off": counts.cut_off,
@@ -304,19 +296,19 @@ def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
 def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
     """Compute the metrics reported beside the count: GLUE's metric, or the other filters."""
     if isinstance(rules, LabelScoring):
-        rows = [row for row in records if isinstance(row, ClassificationRecord)]
+        rows = [row for row in records if isinstance(row, record_types.ClassificationRecord)]
         if rules.metric == "accuracy":
             return {}
         return {
             rules.metric: score(rules.metric, [row.label for row in rows], [row.predicted for row in rows])
         }
     if isinstance(rules, ChoiceScoring):
-        choices = [row for row in records if isinstance(row, ChoiceRecord)]
+        choices = [row for row in records if isinstance(row, record_types.ChoiceRecord)]
         other = "per_character" if rules.choose_by == "sum" else "sum"
         return {other: sum(row.predictions[other] == row.label for row in choices) / len(choices)}
     if not isinstance(rules, AnswerScoring) or rules.decide is not None:
         return {}
-    outputs = [row for row in records if isinstance(row, GenerationRecord)]
+    outputs = [row for row in records if isinstance(row, record_types.GenerationRecord)]
     shares = {}
     for name in list(rules.filters)[1:]:  # other ways of finding the answer
         pairs = [(row.answers[name], row.answer) for row in outputs]
