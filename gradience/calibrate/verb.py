@@ -27,8 +27,8 @@ from gradience.plan.modules import modules_of
 from gradience.reports.base.prompted import Kind
 from gradience.reports.calibration import Calibration, CalibrationForecast
 from gradience.settings import public, required_output
+from gradience.tasks.chat import rendered_turn
 from gradience.tasks.jsonl import choice_of, response_of
-from gradience.tasks.prompts import rendered_turn
 from gradience.tasks.rows import Row, local
 from gradience.tasks.rows import kind_of as kind_of_row
 

@@ -27,8 +27,8 @@ from gradience.reports.evaluation import KeptRecords
 from gradience.settings import paths_of
 from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import ChatTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
+from gradience.tasks.chat import Unchanged, load_prompts
 from gradience.tasks.examples import ChoiceExample, LabeledExample
-from gradience.tasks.prompts import Unchanged, load_prompts
 from gradience.tasks.rows import KINDS, columns_hint, grouped_by, kind_of, local
 from gradience.words import counted
 

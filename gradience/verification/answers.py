@@ -58,8 +58,8 @@ from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.search import GUARDS, SearchResults, SetResults, results_on
 from gradience.tasks import base
+from gradience.tasks.chat import Unchanged
 from gradience.tasks.examples import Examples, fingerprint
-from gradience.tasks.prompts import Unchanged
 
 Facts = Iterable[Link]
 WEIGHTS_MATCH = "{}: digest, ranks, parameters and types match the weights"
