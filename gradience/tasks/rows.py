@@ -244,7 +244,7 @@ def dataset_errors(name: str, *more: type[Exception]) -> Iterator[None]:
 PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input", "ctx")
 CONTEXTS = ("input", "context", "passage")
 """Columns that follow a prompt after a blank line if they have a text."""
-ANSWERS = ("answer", "output", "response", "completion", "solution", "target")
+ANSWERS = ("answer", "output", "response", "completion", "solution", "target", "summary", "highlights")
 LABELS = ("label", "labels", "category", "sentiment", "intent", "class")
 SYSTEMS = ("system", "system_prompt")
 LAYOUTS: Sequence[Mapping[str, Sequence[str]]] = (
@@ -259,7 +259,7 @@ LAYOUTS: Sequence[Mapping[str, Sequence[str]]] = (
     {"text": ("text", "sentence", "review", "content"), "label": LABELS},
     {"prompt": ("prompt",), "completion": ("completion",)},
     {"prompt": PROMPTS, "answer": ANSWERS},
-    {"prompt": ("article", "document", "dialogue"), "answer": ("summary", "highlights")},
+    {"prompt": ("article", "document", "dialogue"), "answer": ANSWERS},
 )
 """Layouts of public data sets: our columns -> names that they have there. The first that fits is taken."""
 Column = Annotated[
