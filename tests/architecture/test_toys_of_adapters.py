@@ -347,10 +347,8 @@ def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, a
         }
         return Log(path, "marks", "right", items)
 
-    add(
-        "format of logs",
-        SimpleNamespace(NAME="marks", fits=lambda path, _: path.suffix == ".marks", read=read),
-    )
+    module = SimpleNamespace(NAME="marks", fits=lambda path, _: path.suffix == ".marks", read=read)
+    add("format of logs", module)
     for name, marks in (("a", "++--"), ("b", "+-+-"), ("broken", "+?")):
         (tmp_path / f"{name}.marks").write_text(marks)
     report = artifact("evidence", tmp_path / "a.marks", tmp_path / "b.marks", code=8)
