@@ -326,7 +326,7 @@ def random_directions(source: ArmSource, ranks: Ranks, target: Path) -> None:
 def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: Path, *, seed: int) -> None:
     """Write to `output` what `truncated` would be if its directions had been random ones.
 
-    The update of each module is projected on k random directions (`compress.weights`). ranks: k of each module. Config,
+    The update of each module is projected on k random directions (`compress.adapter`). ranks: k of each module. Config,
     scale and all other tensors are those of `truncated`, which may be the probe itself. Factors are stored in float32.
     Raises UsageError (`control-kind`) for a grouped convolution, and for fewer directions of a DoRA.
     """

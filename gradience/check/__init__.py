@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field
 
 from gradience.check import rules
 from gradience.check.dialects import PEFT, CheckedSettings, dialects_of, read_settings
-from gradience.check.rules import Context
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
 from gradience.files.strict_json import LARGEST
@@ -137,10 +136,10 @@ def check_config(settings: CheckSettings) -> CheckReport:
             files.append(SourceFile(path=path_text(path), dialect=dialect.name))
             training_dialect = dialect if training_dialect is PEFT else training_dialect
             given = given.filled_from(read_settings(values, dialect, path))
-    return _report(Context(given.completed(), task, training_dialect), files)
+    return _report(rules.Context(given.completed(), task, training_dialect), files)
 
 
-def _report(context: Context, files: list[SourceFile]) -> CheckReport:
+def _report(context: rules.Context, files: list[SourceFile]) -> CheckReport:
     """Return the report of all rules, errors first."""
     from gradience import __version__
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from gradience import spectra
 from gradience.adapters import adapter
-from gradience.adapters.adapter import Adapter, LoadedPair, LoraPair
 from gradience.adapters.base import model_config_of
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.gguf import pairs_of_transformers
@@ -24,7 +23,6 @@ from gradience.files.shared_names import path_text
 from gradience.reports.base.report import Stopwatch, hub_source
 from gradience.reports.comparison import ComparisonReport, ModuleComparison, Presence
 from gradience.settings import public
-from gradience.spectra import FloatArray
 from gradience.words import counted
 
 
@@ -88,7 +86,7 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
         )
 
 
-def _by_name(opened: Adapter, other: Adapter) -> dict[str, LoraPair]:
+def _by_name(opened: adapter.Adapter, other: adapter.Adapter) -> dict[str, adapter.LoraPair]:
     """Return the modules under names that `other` has as well, if the two formats name them differently."""
     for pair in opened.pairs:
         opened.scale_of(pair)
@@ -97,7 +95,7 @@ def _by_name(opened: Adapter, other: Adapter) -> dict[str, LoraPair]:
     return pairs_of_transformers(opened, model_config_of(other.config, other.location.root))
 
 
-def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
+def _notes(left: adapter.Adapter, right: adapter.Adapter) -> tuple[str, ...]:
     """Return remarks to show before the figures: different bases, updates that are not B·A, and modules left out."""
     notes = []
     bases = [opened.config.base_model if opened.config else None for opened in (left, right)]
@@ -153,7 +151,7 @@ Compared = tuple[list[ModuleComparison], Energies]
 """The rows of one module (one, or one per expert), and its energies."""
 
 
-def compare_modules(a: LoraPair | None, b: LoraPair | None) -> Compared:
+def compare_modules(a: adapter.LoraPair | None, b: adapter.LoraPair | None) -> Compared:
     """Compare one module of both adapters; None for an opened without the module.
 
     Raises InputError (non-finite, overflow).
@@ -186,7 +184,7 @@ def total_energies(parts: Sequence[Energies]) -> Energies:
 # ---------------------------------------------------------------- in one adapter, or of two shapes
 
 
-def _apart(a: LoraPair | None, b: LoraPair | None, presence: Presence) -> Compared:
+def _apart(a: adapter.LoraPair | None, b: adapter.LoraPair | None, presence: Presence) -> Compared:
     """A module that cannot be compared: each opened's update is compared with 0."""
     facts: dict[str, Any] = {}
     parts = []
@@ -203,7 +201,7 @@ def _apart(a: LoraPair | None, b: LoraPair | None, presence: Presence) -> Compar
     return [ModuleComparison(presence=presence, **facts)], total_energies(parts)
 
 
-def _size(pair: LoraPair) -> tuple[float, int]:
+def _size(pair: adapter.LoraPair) -> tuple[float, int]:
     """‖ΔW‖_F over all experts, as value · 2^exponent."""
     loaded = pair.load()
     cores = [
@@ -219,7 +217,7 @@ def _size(pair: LoraPair) -> tuple[float, int]:
     return abs(pair.scale or 0.0) * math.hypot(*sizes), top
 
 
-def _norm(pair: LoraPair, size: float, exponent: int) -> float:
+def _norm(pair: adapter.LoraPair, size: float, exponent: int) -> float:
     norm = spectra.with_exponent(size, exponent)
     if not math.isfinite(norm):
         raise adapter.norm_overflow(pair.a.file.path, pair.module)
@@ -230,7 +228,7 @@ def _norm(pair: LoraPair, size: float, exponent: int) -> float:
 
 
 def _compare_expert(
-    loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int
+    loaded_a: adapter.LoadedPair, loaded_b: adapter.LoadedPair, expert: int
 ) -> tuple[ModuleComparison, Energies]:
     a, b = loaded_a.pair, loaded_b.pair
     height = max(4 * (a.rank + b.rank), 1024)
@@ -283,7 +281,7 @@ def _compare_expert(
     return row, energies
 
 
-def _sign_agreement(a: LoadedPair, b: LoadedPair, expert: int) -> float | None:
+def _sign_agreement(a: adapter.LoadedPair, b: adapter.LoadedPair, expert: int) -> float | None:
     """Return the share of equal signs among the entries of both updates that are not 0, on evenly spaced rows."""
     rows = np.linspace(0, a.pair.rows - 1, min(a.pair.rows, SIGN_ROWS)).astype(int)
     signs = [
@@ -295,7 +293,7 @@ def _sign_agreement(a: LoadedPair, b: LoadedPair, expert: int) -> float | None:
     return float(np.count_nonzero(product > 0) / counted) if counted else None
 
 
-def _overlap(update_a: FloatArray, update_b: FloatArray) -> tuple[dict[str, Any], float]:
+def _overlap(update_a: spectra.FloatArray, update_b: spectra.FloatArray) -> tuple[dict[str, Any], float]:
     """Return the agreement of leading directions as fields, and a's energy in b's directions. Neither update is 0."""
     left_a, values_a, right_a = np.linalg.svd(update_a)
     left_b, values_b, right_b = np.linalg.svd(update_b)

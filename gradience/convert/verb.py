@@ -26,7 +26,6 @@ from gradience.adapters.peft import fields_in_peft_order
 from gradience.adapters.tensors import DTYPES, NewTensor, Words, write_tensors
 from gradience.compress import layout
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
-from gradience.compress.layout import Target
 from gradience.convert.settings import ConvertSettings
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError, VerificationError, did_you_mean, is_integer, require
@@ -77,10 +76,10 @@ class Form(ABC):
         """Return the name of a module's factor."""
 
     @cached_property
-    def targets(self) -> Sequence[Target]:
+    def targets(self) -> Sequence[layout.Target]:
         """Rank and scale of each module. Raises InputError for an unknown scale."""
         pairs = self.opened.pairs
-        return [Target(self.module(pair), pair.rank, self.opened.scale_of(pair)) for pair in pairs]
+        return [layout.Target(self.module(pair), pair.rank, self.opened.scale_of(pair)) for pair in pairs]
 
     @abstractmethod
     def settings(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
@@ -311,7 +310,7 @@ class DiffusersForm(Form):
         return f"{self.module(pair)}.lora_{side}.weight"
 
     def settings(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
-        parts: dict[str, list[Target]] = defaultdict(list)
+        parts: dict[str, list[layout.Target]] = defaultdict(list)
         for pair, module in zip(self.opened.pairs, self.targets, strict=True):
             part, _, inner = module.name.partition(".")
             if pair.kind not in ("linear", "conv"):

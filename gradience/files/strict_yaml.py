@@ -14,7 +14,6 @@ from yaml.nodes import MappingNode, ScalarNode
 
 from gradience.errors import InputError
 from gradience.files import strict_json
-from gradience.files.strict_json import MAX_DIGITS, excess_of
 from gradience.reading import read_file
 
 MAX_NODES = 20_000
@@ -81,7 +80,7 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def _number(self, node: Any, construct: Any) -> Any:
-        if len(node.value) > MAX_DIGITS:
+        if len(node.value) > strict_json.MAX_DIGITS:
             raise _refused(node, f"a number of {len(node.value):,} characters", QUOTE)
         try:
             return construct(node)
@@ -113,7 +112,7 @@ def loads(text: bytes, path: str | Path) -> Any:
         ) from None
     try:
         value = loader.get_single_data()
-        if excess := excess_of(value, MAX_NODES):  # aliases, each with what its anchor holds
+        if excess := strict_json.excess_of(value, MAX_NODES):  # aliases, each with what its anchor holds
             raise yaml.MarkedYAMLError(problem=f"it has {excess}, aliases written out", note=SHORTEN)
         return value
     except yaml.MarkedYAMLError as error:

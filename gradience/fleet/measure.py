@@ -41,7 +41,6 @@ from gradience.files.whole import lock_alone, write_errors, write_whole
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, cannot_open, open_stream
 from gradience.reports.fleet import FleetRow
 from gradience.runtimes.verdict import not_served
-from gradience.spectra import FloatArray, Spectrum
 
 _PARTS = (".safetensors", ".json", ".bin", ".pt", ".pth", ".gguf")
 """Ends of the names of files that may be part of an adapter: weights, an index, a config."""
@@ -141,18 +140,18 @@ def _row(opened: Adapter, name: str) -> FleetRow:
     )
 
 
-def _spectra(pair: LoraPair) -> Iterator[tuple[Spectrum | None, float | None]]:
+def _spectra(pair: LoraPair) -> Iterator[tuple[spectra.Spectrum | None, float | None]]:
     """Yield (spectrum, scale) of each expert; None for a spectrum that cannot be measured."""
     loaded = pair.load()
     for expert in range(pair.experts):
         try:
-            measured: Spectrum | None = spectrum_of(loaded, expert)
+            measured: spectra.Spectrum | None = spectrum_of(loaded, expert)
         except spectra.NonFiniteFactor:
             measured = None
         yield None if measured is None or measured.error_bound >= 1 else measured, pair.scale
 
 
-def _use_of_rank(updates: Sequence[FloatArray]) -> dict[str, float]:
+def _use_of_rank(updates: Sequence[spectra.FloatArray]) -> dict[str, float]:
     needed = [spectra.rank_that_holds(spectra.cumulative_energy(values), 0.90) for values in updates]
     return {
         "stable_rank_median": median(map(spectra.stable_rank, updates)),
@@ -161,7 +160,7 @@ def _use_of_rank(updates: Sequence[FloatArray]) -> dict[str, float]:
     }
 
 
-def _norms(updates: Sequence[FloatArray]) -> dict[str, Any]:
+def _norms(updates: Sequence[spectra.FloatArray]) -> dict[str, Any]:
     """Return the fields computed from scaled singular values; empty if they overflow or are all 0."""
     peak = max(float(values[0]) for values in updates)
     if not 0 < peak < math.inf:

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters import adapter
-from gradience.adapters.adapter import Adapter, Factor, LoadedPair, LoraPair
 from gradience.adapters.base import BaseWeights, base_folder
 from gradience.adapters.config import PeftConfig, config_of
 from gradience.adapters.formats import open_adapter
@@ -60,7 +59,7 @@ class Part(NamedTuple):
 
     parent: int
     weight: float
-    pair: LoraPair
+    pair: adapter.LoraPair
     scale: float
     dora: Callable[[], DoraUpdate] | None = None
 
@@ -79,7 +78,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class MergedPair(LoraPair):
+class MergedPair(adapter.LoraPair):
     """Factors of the merged module before truncation, made from its parents' factors when loaded."""
 
     parts: Sequence[Part] = ()
@@ -103,10 +102,10 @@ class MergedPair(LoraPair):
         ranks = {part.parent: part.pair.rank for part in self.parts}
         return tuple(map(ranks.get, range(len(self.overlaps) - 1)))
 
-    def load(self) -> LoadedPair:
+    def load(self) -> adapter.LoadedPair:
         """Return the factors: in the stored type if no number changes, else in float64."""
         a, b = self._aligned() if self.recipe.method == "knots" else self.joined(self.b.entry.dtype.name)
-        return LoadedPair(self, a.reshape(self.a.entry.shape), b.reshape(self.b.entry.shape))
+        return adapter.LoadedPair(self, a.reshape(self.a.entry.shape), b.reshape(self.b.entry.shape))
 
     def joined(self, dtype: str = "F64") -> tuple[Words, Words]:
         """Return [A₁; A₂ …] and [w₁s₁B₁, w₂s₂B₂ …]/s, where s is the scale of this pair."""
@@ -183,7 +182,7 @@ def write_merged(job: Job) -> CompressedModule:
         raise adapter.non_finite(*(part.pair for part in pair.parts)) from None
 
 
-def written_error(pair: LoraPair, written: LoraPair) -> float | None:
+def written_error(pair: adapter.LoraPair, written: adapter.LoraPair) -> float | None:
     """Return the relative error of a merged module, read back, against its parents merged again.
 
     None if the merge is 0.
@@ -317,7 +316,7 @@ class Parent(NamedTuple):
 
     name: str
     path: Path
-    opened: Adapter
+    opened: adapter.Adapter
     config: PeftConfig
     weight: float
     sha256: str
@@ -335,7 +334,7 @@ def open_parents(settings: MergeSettings, output: Path, stack: ExitStack) -> lis
     _refuse_settings(settings, paths, weights)
     names = short_names([path.resolve() for path in paths])
     adapters = [stack.enter_context(open_adapter(path, allow_pickle=settings.allow_pickle)) for path in paths]
-    digests = map(Adapter.sha256, adapters)
+    digests = map(adapter.Adapter.sha256, adapters)
     parents = list(
         map(Parent, names, paths, adapters, map(layout.require_config, adapters), weights, digests)
     )
@@ -492,7 +491,7 @@ def _merged_pair(parts: Sequence[Part], settings: MergeSettings, common: float, 
 
 def _beside(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, NewTensor]:
     """Return the tensors that are not factors: those of the parents if they agree, else their weighted average."""
-    holders: dict[str, list[tuple[Parent, str, Factor]]] = defaultdict(list)
+    holders: dict[str, list[tuple[Parent, str, adapter.Factor]]] = defaultdict(list)
     for parent in parents:
         for note, stored in parent.opened.beside():
             if note.reason not in (adapter.DORA_REASON, adapter.LORA_BIAS_REASON):
@@ -519,7 +518,7 @@ def _beside(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, New
     return beside
 
 
-def _averages(factors: Sequence[Factor], weights: Sequence[float]) -> Iterator[bytes]:
+def _averages(factors: Sequence[adapter.Factor], weights: Sequence[float]) -> Iterator[bytes]:
     """Yield the weighted average of stored tensors of one type in pieces."""
     dtype = factors[0].entry.dtype
     for parts in zip(*(factor.to_write().data for factor in factors), strict=True):
