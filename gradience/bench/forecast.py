@@ -28,19 +28,10 @@ from gradience.models.local_only import NotHereError, local_only
 from gradience.models.locate import EMBEDDED, KNOWN, hub_address, locate, require_weights
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import encode_pair
+from gradience.reports import forecast as reports
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.numbers import size
 from gradience.reports.bench_plan import Role, allowed_losses
-from gradience.reports.forecast import (
-    TYPICAL_DISCORDANCES,
-    BenchForecast,
-    Check,
-    CostEstimate,
-    Input,
-    Requirement,
-    Scenario,
-    ScoredExample,
-)
 from gradience.statistics.power import Assumptions, pass_probability
 from gradience.tasks import user_code
 from gradience.tasks.base import ChatTask, ClassificationTask, GenerationTask, Task
@@ -75,7 +66,7 @@ class Lengths(NamedTuple):
 class LocalInputs:
     """The inputs of a run as far as they are on this machine, and a check for each."""
 
-    checks: list[Check] = field(default_factory=list)
+    checks: list[reports.Check] = field(default_factory=list)
     shape: Any = None
     """transformers' config of the base; None if it is not available locally."""
     task: Task | None = None
@@ -84,13 +75,15 @@ class LocalInputs:
     """
     lengths: Lengths | None = None
     """None if the task or its tokenizer is not available locally."""
-    scored: tuple[ScoredExample, ...] = ()
+    scored: tuple[reports.ScoredExample, ...] = ()
     """The first of the examples that decide."""
 
-    def check(self, what: Input, name: str, note: str, *, checked: bool = True) -> None:
+    def check(self, what: reports.Input, name: str, note: str, *, checked: bool = True) -> None:
         """Report whether an input is available."""
         state: Literal["found", "not checked"] = "found" if checked else "not checked"
-        self.checks.append(Check(what=what, name=path_text(name), state=state, note=sentence_text(note)))
+        self.checks.append(
+            reports.Check(what=what, name=path_text(name), state=state, note=sentence_text(note))
+        )
 
 
 def look(config: BenchConfig) -> LocalInputs:
@@ -205,12 +198,12 @@ def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tup
 # ---------------------------------------------------------------- the forecast
 
 
-def forecast(config: BenchConfig) -> BenchForecast:
+def forecast(config: BenchConfig) -> reports.BenchForecast:
     """Return the stages of a run of `config` and its memory; raises what `look` raises for missing inputs."""
     wanted, inputs = asked_for(config.compression), look(config)
     examples = _examples(config, inputs)
     cost = _cost(config, inputs, examples)
-    return BenchForecast(
+    return reports.BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
         smoke=config.smoke,
@@ -236,15 +229,17 @@ def forecast(config: BenchConfig) -> BenchForecast:
 SPREADS = (0.0, 0.01)
 
 
-def _scenarios(config: BenchConfig, wanted: Sequence[PlannedVariant], examples: int) -> Iterator[Scenario]:
+def _scenarios(
+    config: BenchConfig, wanted: Sequence[PlannedVariant], examples: int
+) -> Iterator[reports.Scenario]:
     """Yield typical variants of the config's arms, with the margins that the budget can show for them."""
     policy, seeds = config.policy, len(config.seeds)
     arms = {"retrained" if variant.is_trained else "truncated" for variant in wanted if not variant.control}
-    for name, shares in TYPICAL_DISCORDANCES.items():
+    for name, shares in reports.TYPICAL_DISCORDANCES.items():
         for discordance, spread in product(shares if name in arms else (), SPREADS):
             assumed = Assumptions(discordance, seeds=seeds, spread=spread, level=float(ALPHA))
             over_trainings = replace(assumed, claim="mean-over-trainings")
-            yield Scenario(
+            yield reports.Scenario(
                 name=name,
                 discordance=discordance,
                 spread=spread,
@@ -263,7 +258,9 @@ def _scenarios(config: BenchConfig, wanted: Sequence[PlannedVariant], examples: 
             )
 
 
-def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: int) -> Iterator[Requirement]:
+def _requirements(
+    config: BenchConfig, cost: reports.CostEstimate | None, *, adapters: int
+) -> Iterator[reports.Requirement]:
     """Yield the run's requirements other than data. adapters: number of adapters per seed, none larger than the
     probe."""
     recipe, name = config.train, config.model.name
@@ -273,7 +270,7 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
         cached = any(
             is_cached(address, file) for file in ("model.safetensors", "model.safetensors.index.json")
         )
-        yield Requirement(
+        yield reports.Requirement(
             what="base files",
             needed=f"{path_text(name)} from the hub: config, tokenizer, weights{weights}",
             here="in the hub's cache" if cached else "not in the hub's cache",
@@ -281,20 +278,20 @@ def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: i
     if cost is not None:
         device = config.runtime.device
         _, present = memory_of(device)
-        yield Requirement(
+        yield reports.Requirement(
             what="memory",
             needed=f"{size(cost.largest_stage_bytes)}, without a GPU's driver and allocator",
             here=f"{device_name(choose_device(device))}: {size(present)}",
         )
         checkpoints = CHECKPOINT_BYTES * CHECKPOINTS * bool(recipe.save_steps) * cost.probe_params
         most = 4 * cost.probe_params * adapters * len(config.due) + checkpoints
-        yield Requirement(
+        yield reports.Requirement(
             what="disk",
             needed=f"at most {size(most)} in the output folder: {counted(adapters, 'adapter')} per seed, checkpoints",
             here=f"{size(disk_usage('.').free)} free in the current folder",
         )
     length = f"{recipe.max_steps:,} steps" if recipe.max_steps else f"{recipe.epochs:g} epochs"
-    yield Requirement(
+    yield reports.Requirement(
         what="settings",
         needed=(
             f"r = {config.lora.probe_r}, {length} of {recipe.per_device_train_batch_size} ×"
@@ -333,7 +330,7 @@ def _examples(config: BenchConfig, inputs: LocalInputs) -> int | None:
     return min(whole, limit) if whole and limit else whole or limit
 
 
-def _cost(config: BenchConfig, inputs: LocalInputs, examples: int | None) -> CostEstimate | None:
+def _cost(config: BenchConfig, inputs: LocalInputs, examples: int | None) -> reports.CostEstimate | None:
     if inputs.shape is None:
         return None
     task, labels = inputs.task, None
@@ -374,7 +371,7 @@ def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_t
     )
 
 
-def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | None) -> CostEstimate:
+def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | None) -> reports.CostEstimate:
     """Return the memory of `config`'s stages on a base of this shape (transformers' config)."""
     dtype = dtype_of(config.model, shape, config.runtime.device)
     lora = config.lora.peft_arguments()
@@ -387,7 +384,7 @@ def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | No
         one_layer.get_text_config().num_hidden_layers = 1
         _, counted_on = checks.network_on_meta(one_layer, lora, dtype=dtype, labels=labels)
         kept = rows * length * text.num_hidden_layers * text.hidden_size * dtype.itemsize
-    return CostEstimate(
+    return reports.CostEstimate(
         base_params=sum(weight.numel() for name, weight in base.named_parameters() if "lora_" not in name),
         probe_params=parameters,
         weights_bytes=checks.weights_bytes_of(base, packed=config.model.quantization is not None),

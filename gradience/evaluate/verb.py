@@ -32,20 +32,10 @@ from gradience.files.digests import files_below, other_run, refuse_other_run, re
 from gradience.files.shared_names import path_text
 from gradience.files.whole import only_one
 from gradience.progress import Watcher
+from gradience.reports import evaluation
 from gradience.reports.base.graded import Grade
 from gradience.reports.base.report import Report, Stopwatch, save_with_page
 from gradience.reports.bench_plan import PlannedSet
-from gradience.reports.evaluation import (
-    CANDIDATE,
-    EvaluatedAdapter,
-    EvaluationForecast,
-    EvaluationPlan,
-    EvaluationReport,
-    EvaluationSetsReport,
-    JointAdapter,
-    KeptRecords,
-    smallest_margin_text,
-)
 from gradience.reports.shrink import ShrinkPlan
 from gradience.settings import public
 from gradience.tasks.examples import fingerprint
@@ -57,7 +47,7 @@ EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
 @public(EvaluateSettings)
 def evaluate_adapters(
     settings: EvaluateSettings,
-) -> EvaluationReport | EvaluationForecast | EvaluationSetsReport:
+) -> evaluation.EvaluationReport | evaluation.EvaluationForecast | evaluation.EvaluationSetsReport:
     """Evaluate several adapters of one base on the same examples, and compare each with the first.
 
     >>> report = evaluate_adapters(
@@ -114,7 +104,7 @@ def report_notes(inputs: EvaluateInputs, candidates: int) -> None:
             )
             return
         margins = margins_of(examples, inputs.margin, candidates, inputs.looks)
-        text = smallest_margin_text(examples, inputs.margin, margins, inputs.looks)
+        text = evaluation.smallest_margin_text(examples, inputs.margin, margins, inputs.looks)
         settings.watcher.smallest_margin(f"{before}{text}")
 
 
@@ -125,7 +115,7 @@ def evaluate(
     base: LoadedBase | None = None,
     plan: str | None = None,
     beside: Path | None = None,
-) -> EvaluationReport:
+) -> evaluation.EvaluationReport:
     """Evaluate the inputs. Finished records in `output` are reused.
 
     Of several data sets: the `base` that they share, the digest of their `plan`, and the folder of the whole run, which
@@ -179,7 +169,7 @@ def _digests(adapter: AdapterInput) -> tuple[str, str]:
     return adapter.identity.weights_sha256 or adapter.name, adapter.identity.config_sha256
 
 
-def write_result(report: EvaluationReport, output: Path) -> None:
+def write_result(report: evaluation.EvaluationReport, output: Path) -> None:
     """Write the report, the page, and last the digests of both and of the records."""
     records = [file.path for row in report.adapters for file in row.records]
     _write(report, output, [EVALUATION, DOCUMENT, f"{RECORDS}/{MANIFEST}", *records])
@@ -204,7 +194,7 @@ def require_libraries(engine_name: str = "transformers") -> None:
 # ---------------------------------------------------------------- several data sets
 
 
-P = TypeVar("P", EvaluationPlan, ShrinkPlan)
+P = TypeVar("P", evaluation.EvaluationPlan, ShrinkPlan)
 
 PLAN, JOINT, JOINT_DOCUMENT = "plan.json", "evaluation_sets.json", "evaluation_sets.md"
 EDITED = "plan.json is not the plan that the records name"
@@ -247,7 +237,7 @@ def read_sets(
     return tuple(sets)
 
 
-def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:
+def forecast_sets(sets: Sequence[EvaluateInputs]) -> evaluation.EvaluationForecast:
     """Return the dry run: the memory that each evaluation needs, and the smallest margin that it can show."""
     first, *others = map(forecast_evaluation, sets)
     forecasts = {inputs.name: other for inputs, other in zip(sets[1:], others, strict=True)}
@@ -258,13 +248,13 @@ def forecast_sets(sets: Sequence[EvaluateInputs]) -> EvaluationForecast:
 # ---------------------------------------------------------------- the plan
 
 
-def plan_of(sets: Sequence[EvaluateInputs]) -> EvaluationPlan:
+def plan_of(sets: Sequence[EvaluateInputs]) -> evaluation.EvaluationPlan:
     """Return the plan of an evaluation on several data sets."""
     from gradience.statistics.paired import LEVEL  # imports scipy
 
     inputs = sets[0]
     reference = inputs.reference.identity
-    return EvaluationPlan(
+    return evaluation.EvaluationPlan(
         reference_sha256=reference.weights_sha256,
         reference_config_sha256=reference.config_sha256,
         candidates=tuple(adapter.identity.weights_sha256 or adapter.name for adapter in inputs.adapters[1:]),
@@ -312,12 +302,12 @@ def bound_plan(folder: Path) -> str | None:
     if not any((folder / RECORDS).glob("*.jsonl*")):
         return None
     try:
-        return KeptRecords.read(folder / RECORDS / MANIFEST).plan or ""
+        return evaluation.KeptRecords.read(folder / RECORDS / MANIFEST).plan or ""
     except InputError:  # missing, or of another version
         return ""
 
 
-def _claim(plan: EvaluationPlan) -> dict[str, str]:
+def _claim(plan: evaluation.EvaluationPlan) -> dict[str, str]:
     sets = [f"{each.name} ({each.task}, {each.compares}, {each.examples_sha256[:8]})" for each in plan.sets]
     return {"adapter": plan.reference_sha256, "data sets": ", ".join(sets)}
 
@@ -327,7 +317,7 @@ def _claim(plan: EvaluationPlan) -> dict[str, str]:
 
 def evaluate_each(
     sets: Sequence[EvaluateInputs], output: Path | None, watcher: Watcher
-) -> EvaluationSetsReport:
+) -> evaluation.EvaluationSetsReport:
     """Evaluate every data set on one base, join the results, and write them."""
     watch, plan, digest = Stopwatch(sets[0].request.command), plan_of(sets), None
     if output is not None:
@@ -335,7 +325,7 @@ def evaluate_each(
             plan, output / PLAN, lambda plan: [output / each.name for each in plan.sets], _claim, watcher
         )
         digest = digest_of(plan)
-    reports: dict[str, EvaluationReport] = {}
+    reports: dict[str, evaluation.EvaluationReport] = {}
     with closing(LoadedBase()) as base:
         for number, inputs in enumerate(sets, 1):
             watcher.data_set(inputs.name, number, len(sets))
@@ -349,10 +339,13 @@ def evaluate_each(
 
 
 def joint_report(
-    plan: EvaluationPlan, digest: str | None, reports: Mapping[str, EvaluationReport], watch: Stopwatch
-) -> EvaluationSetsReport:
+    plan: evaluation.EvaluationPlan,
+    digest: str | None,
+    reports: Mapping[str, evaluation.EvaluationReport],
+    watch: Stopwatch,
+) -> evaluation.EvaluationSetsReport:
     """Join the evaluations of the data sets of a plan."""
-    return EvaluationSetsReport(
+    return evaluation.EvaluationSetsReport(
         base=plan.base,
         plan=plan,
         plan_sha256=digest,
@@ -362,7 +355,9 @@ def joint_report(
     )
 
 
-def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False) -> tuple[JointAdapter, ...]:
+def joint_rows(
+    reports: Mapping[str, evaluation.EvaluationReport], *, changed: bool = False
+) -> tuple[evaluation.JointAdapter, ...]:
     """Return every adapter with its grade over all data sets.
 
     The null hypothesis "worse by the margin on at least one data set" is rejected if each data set rejects its own at
@@ -379,7 +374,7 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
     p_values = {
         name: max(1.0 if row.bounds is None else row.bounds.p_value for row in on_sets.values())
         for name, on_sets in rows_of.items()
-        if any(row.role == CANDIDATE for row in on_sets.values())
+        if any(row.role == evaluation.CANDIDATE for row in on_sets.values())
     }
     adjusted, joined = holm_adjusted(p_values), []
     for name, on_sets in rows_of.items():
@@ -390,7 +385,7 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
             grade, reason = "C", f"{reason}; {EXPLORATORY.format('the plan was changed')}"
         tested = grade not in (None, "X")
         joined.append(
-            JointAdapter(
+            evaluation.JointAdapter(
                 name=name,
                 role=next(iter(on_sets.values())).role,
                 grade=grade,
@@ -403,7 +398,7 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
     return tuple(joined)
 
 
-def joint_grade(rows: Mapping[str, EvaluatedAdapter]) -> tuple[Grade | None, str]:
+def joint_grade(rows: Mapping[str, evaluation.EvaluatedAdapter]) -> tuple[Grade | None, str]:
     """Return the worst grade of an adapter on the data sets (X, D, C, B), and why; None for reference and base.
 
     rows: data set -> the adapter's row on it.

@@ -22,27 +22,15 @@ from gradience.fleet.measure import FleetJournal, Request, failed, read_rows, re
 from gradience.fleet.settings import FleetCompressSettings, FleetSettings
 from gradience.plan.criteria import ToRank, limit_of
 from gradience.ranks import max_lora_rank_step, percentile
+from gradience.reports import fleet as reports
 from gradience.reports.base.report import Stopwatch, save_with_page
 from gradience.reports.compression import CompressionReport
-from gradience.reports.fleet import (
-    UNCHANGED,
-    BaseGroup,
-    Failure,
-    FleetCompression,
-    FleetReport,
-    FleetRow,
-    NotServed,
-    Oversized,
-    Step,
-    Truncated,
-    TruncationStatus,
-)
 from gradience.runtimes.verdict import engine, slot_bytes, steps_below
 from gradience.settings import paths_of, public, shared
 
 
 @public(FleetSettings)
-def audit_fleet(settings: FleetSettings) -> FleetReport:
+def audit_fleet(settings: FleetSettings) -> reports.FleetReport:
     """Measure every adapter of the sources, write a row for each, and return a summary.
 
     >>> report = audit_fleet("adapters", "adapters.jsonl")
@@ -65,7 +53,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         if not os.path.lexists(source):
             raise InputError(f"{source}: no such file or folder", code="not-found", hint="check the path")
     fleet = discover(sources, root=home, recursive=settings.recursive)
-    rows: dict[str, FleetRow] = {}
+    rows: dict[str, reports.FleetRow] = {}
     with ExitStack() as stack:
         journal = stack.enter_context(FleetJournal.begin(rows_file)) if rows_file else None
         if journal:
@@ -80,7 +68,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
             if isinstance(reply, str):
                 row = failed(request["name"], "process-died", reply)
             else:
-                row = FleetRow.model_validate_json(reply)
+                row = reports.FleetRow.model_validate_json(reply)
             if journal:
                 journal.add(row)
             rows[row.path] = row
@@ -90,7 +78,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         if journal:
             journal.finish(ordered)
     statuses = Counter(row.status for row in ordered)
-    return FleetReport(
+    return reports.FleetReport(
         adapters=len(ordered),
         measured=len(ordered) - reused - statuses["failed"],
         reused=reused,
@@ -120,24 +108,27 @@ FORCING = 1000
 """Adapters above the target that a report lists for one base; it counts all of them."""
 
 
-def failures(rows: Iterable[FleetRow]) -> tuple[Failure, ...]:
+def failures(rows: Iterable[reports.FleetRow]) -> tuple[reports.Failure, ...]:
     """Return the reasons of failures, the most frequent first."""
     failed = _grouped((row.error or "", row) for row in rows if row.status == "failed")
     return tuple(
-        Failure(code=code, adapters=len(group), first=group[0].path, message=group[0].message or "")
+        reports.Failure(code=code, adapters=len(group), first=group[0].path, message=group[0].message or "")
         for code, group in failed
     )
 
 
-def not_served(rows: Iterable[FleetRow]) -> tuple[NotServed, ...]:
+def not_served(rows: Iterable[reports.FleetRow]) -> tuple[reports.NotServed, ...]:
     """Return the reasons for which the engine cannot load adapters, the most frequent first."""
     refused = _grouped((row.not_served, row) for row in rows if row.not_served)
     return tuple(
-        NotServed(reason=reason, adapters=len(group), first=group[0].path) for reason, group in refused
+        reports.NotServed(reason=reason, adapters=len(group), first=group[0].path)
+        for reason, group in refused
     )
 
 
-def bases(rows: Iterable[FleetRow], max_error: float, limit: int | None = None) -> tuple[BaseGroup, ...]:
+def bases(
+    rows: Iterable[reports.FleetRow], max_error: float, limit: int | None = None
+) -> tuple[reports.BaseGroup, ...]:
     """Return the adapters that a server would load of each base model, the base with the most first.
 
     limit: the host's maximum rank.
@@ -147,9 +138,9 @@ def bases(rows: Iterable[FleetRow], max_error: float, limit: int | None = None) 
     return tuple(_group(base or None, group, max_error, limit) for base, group in groups)
 
 
-def _grouped(keyed: Iterable[tuple[str, FleetRow]]) -> list[tuple[str, list[FleetRow]]]:
+def _grouped(keyed: Iterable[tuple[str, reports.FleetRow]]) -> list[tuple[str, list[reports.FleetRow]]]:
     """Return rows by key, the largest group first, each in the order of its names."""
-    groups: dict[str, list[FleetRow]] = defaultdict(list)
+    groups: dict[str, list[reports.FleetRow]] = defaultdict(list)
     for key, row in keyed:
         groups[key].append(row)
     for group in groups.values():
@@ -157,7 +148,9 @@ def _grouped(keyed: Iterable[tuple[str, FleetRow]]) -> list[tuple[str, list[Flee
     return sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
 
 
-def _group(base: str | None, adapters: Sequence[FleetRow], max_error: float, limit: int | None) -> BaseGroup:
+def _group(
+    base: str | None, adapters: Sequence[reports.FleetRow], max_error: float, limit: int | None
+) -> reports.BaseGroup:
     ranks = {row.path: row.rank or 0 for row in adapters}
     largest = max(ranks.values())
     width = max(row.width or 0.0 for row in adapters)
@@ -168,7 +161,7 @@ def _group(base: str | None, adapters: Sequence[FleetRow], max_error: float, lim
         above = [row for row in adapters if ranks[row.path] > rank]
         lost = [row.lost_energy_at[rank] for row in above if rank in row.lost_energy_at]
         steps.append(
-            Step(
+            reports.Step(
                 max_lora_rank=rank,
                 slot_bytes=slot_bytes(width, rank),
                 truncated=len(above),
@@ -184,7 +177,7 @@ def _group(base: str | None, adapters: Sequence[FleetRow], max_error: float, lim
         target = steps[0].max_lora_rank
     higher = [] if target is None else [row for row in adapters if ranks[row.path] > target]
     higher.sort(key=lambda row: -row.lost_energy_at.get(target or 0, math.inf))  # else by name
-    return BaseGroup(
+    return reports.BaseGroup(
         base_model=base,
         adapters=len(adapters),
         bytes=sum(row.bytes or 0 for row in adapters),
@@ -196,7 +189,9 @@ def _group(base: str | None, adapters: Sequence[FleetRow], max_error: float, lim
         recommended=within and target is not None,
         above=len(higher),
         forcing=tuple(
-            Oversized(path=row.path, rank=ranks[row.path], lost_energy=row.lost_energy_at.get(target or 0))
+            reports.Oversized(
+                path=row.path, rank=ranks[row.path], lost_energy=row.lost_energy_at.get(target or 0)
+            )
             for row in higher[:FORCING]
         ),
     )
@@ -341,7 +336,7 @@ BATCH_REPORT = "fleet_compression.json"
 
 
 @public(FleetCompressSettings)
-def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
+def compress_fleet(settings: FleetCompressSettings) -> reports.FleetCompression:
     """Truncate every adapter of a `fleet.jsonl` with a larger rank to `rank`, and return a report.
 
     >>> batch = compress_fleet("fleet.jsonl", "batch", rank=4)
@@ -373,7 +368,7 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
             code="not-found",
             hint=f"set --root {root or f'DIR, the folder that {next(iter(rows))} is relative to'}",
         )
-    results: dict[str, Truncated] = {}
+    results: dict[str, reports.Truncated] = {}
     requests: list[Request] = []
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -390,8 +385,10 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
                 results[name] = _unwritten(row, error)
                 continue
             if small:
-                status: TruncationStatus = "linked" if linked else "small enough"
-                results[name] = Truncated(path=name, status=status, old_rank=row.rank, old_bytes=row.bytes)
+                status: reports.TruncationStatus = "linked" if linked else "small enough"
+                results[name] = reports.Truncated(
+                    path=name, status=status, old_rank=row.rank, old_bytes=row.bytes
+                )
                 continue
             requests.append({
                 "task": "truncate",
@@ -407,17 +404,17 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
             if isinstance(reply, str):
                 results[name] = _unwritten(rows[name], InputError(reply, code="process-died"))
             else:
-                results[name] = TypeAdapter(Truncated).validate_json(reply)
+                results[name] = TypeAdapter(reports.Truncated).validate_json(reply)
             if settings.progress:
                 settings.progress(len(results), len(rows))
         adapters = [results[name] for name in rows]
         statuses = Counter(adapter.status for adapter in adapters)
         written = [adapter for adapter in adapters if adapter.new_bytes is not None]
-        report = FleetCompression(
+        report = reports.FleetCompression(
             rank=wanted,
             written=statuses["written"],
             reused=statuses["reused"],
-            small_enough=sum(adapter.status in UNCHANGED for adapter in adapters),
+            small_enough=sum(adapter.status in reports.UNCHANGED for adapter in adapters),
             failed=statuses["failed"],
             old_bytes=sum(adapter.old_bytes or 0 for adapter in written),
             new_bytes=sum(adapter.new_bytes or 0 for adapter in written),
@@ -449,7 +446,7 @@ def link(source: Path, target: Path) -> None:
         target.symlink_to(os.path.realpath(source))
 
 
-def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
+def _target(row: reports.FleetRow, output: Path, names: Collection[str]) -> Path:
     """Return where the smaller adapter goes: the path of the row, below the output; of a file without its suffix.
 
     Raises InputError: bad-row-path, symlink-outside for a path that leads out of it, or through a link; nested-adapter;
@@ -485,7 +482,9 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
 # ---------------------------------------------------------------- one adapter, in a process
 
 
-def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]) -> Truncated:
+def truncate(
+    row: reports.FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]
+) -> reports.Truncated:
     """Bring the adapter of a row to a rank, and return what became of it.
 
     options: keywords of `compress_adapter`. Raises nothing that a user could act on: that is in what is returned.
@@ -498,13 +497,13 @@ def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict
                 hint="run gradience fleet again, or give --root, the folder that the paths are relative to",
             )
         report = None if options.get("force") else _earlier(row, target, rank, options)
-        status: TruncationStatus = "written" if report is None else "reused"
+        status: reports.TruncationStatus = "written" if report is None else "reused"
         if report is None:
             compress_adapter(source, target, rank=rank, workers=1, **options)
             report = CompressionReport.read(target / REPORT)
     except GradienceError as error:
         return _unwritten(row, error)
-    return Truncated(
+    return reports.Truncated(
         path=row.path,
         status=status,
         old_rank=row.rank,
@@ -514,9 +513,9 @@ def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict
     )
 
 
-def _unwritten(row: FleetRow, error: GradienceError) -> Truncated:
+def _unwritten(row: reports.FleetRow, error: GradienceError) -> reports.Truncated:
     """Return the entry of an adapter that could not be written."""
-    return Truncated(
+    return reports.Truncated(
         path=row.path,
         status="failed",
         old_rank=row.rank,
@@ -526,7 +525,9 @@ def _unwritten(row: FleetRow, error: GradienceError) -> Truncated:
     )
 
 
-def _earlier(row: FleetRow, target: Path, rank: int, options: dict[str, Any]) -> CompressionReport | None:
+def _earlier(
+    row: reports.FleetRow, target: Path, rank: int, options: dict[str, Any]
+) -> CompressionReport | None:
     """Return the report of an earlier run, if it made the same from the same weights with these options."""
     if not (target / REPORT).exists():
         return None

@@ -11,17 +11,7 @@ from gradience.files.artifact import Artifact, Float12, Part, absent_at
 from gradience.files.shared_names import PlainName
 from gradience.reports.base import blocks as doc
 from gradience.reports.base import graded as grading
-from gradience.reports.base.numbers import (
-    MISSING,
-    count,
-    in_points,
-    memory_parts,
-    number_range,
-    percent,
-    plural,
-    probability,
-    sig,
-)
+from gradience.reports.base import numbers
 from gradience.reports.base.report import COMPARED_PLOTS, Plots, Readable, Report, RunInfo
 from gradience.reports.bench_plan import Compares, PlannedSet, Role, Share, margin_text
 from gradience.reports.forecast import ScoredExample, scored_facts, typical_discordances
@@ -334,7 +324,7 @@ class ComparisonForecast(Readable):
         tables: Sequence[doc.Block] = (),
     ) -> doc.Document:
         """Return the margins that can be shown, the facts of the plan with its memory, notes, and the tables."""
-        parts = [("memory", memory_parts(self.memory))] if self.memory else []
+        parts = [("memory", numbers.memory_parts(self.memory))] if self.memory else []
         heading = doc.Heading(title, level=1, aside="dry run: no model was loaded")
         notes = [doc.Note("warning", text) for text in self.notes]
         notes += [doc.Note("info", text) for text in self.assumptions]
@@ -380,7 +370,7 @@ class EvaluationForecast(ComparisonForecast):
         facts: list[tuple[str, doc.Inline]] = [
             ("base", doc.Span(self.base, "name")),
             *([("compared", doc.first_names(compared, len(compared)))] if compared else []),
-            ("examples", f"{count(self.examples)}{looks_words(self.looks, None)}"),
+            ("examples", f"{numbers.count(self.examples)}{looks_words(self.looks, None)}"),
             *((name, planned_words(other)) for name, other in self.others.items()),
         ]
         notes = [
@@ -552,7 +542,11 @@ def examples_fact(
 
 def answered_words(planned: int, answered: int | None) -> str:
     """Return `560 of 2,186`, or `2,186` if all were answered, and for a plan."""
-    return count(planned) if answered in (None, planned) else f"{count(answered or 0)} of {count(planned)}"
+    return (
+        numbers.count(planned)
+        if answered in (None, planned)
+        else f"{numbers.count(answered or 0)} of {numbers.count(planned)}"
+    )
 
 
 def planned_words(
@@ -577,7 +571,7 @@ def looks_words(looks: Sequence[int], answered: int | None) -> str:
     if not looks:
         return ""
     if answered is None:
-        return f", up to {len(looks)} looks, the first at {count(looks[0])} examples"
+        return f", up to {len(looks)} looks, the first at {numbers.count(looks[0])} examples"
     return f", stopped at look {sum(look <= answered for look in looks)} of {len(looks)}"
 
 
@@ -646,7 +640,10 @@ def outcome_fields(
                 doc.Column("unchanged", ">", legend="outputs with exactly the reference's text"),
                 correct_cell,
             ),
-            (doc.Column("changed", ">"), lambda row: "" if row.pairs is None else count(row.pairs.n10)),
+            (
+                doc.Column("changed", ">"),
+                lambda row: "" if row.pairs is None else numbers.count(row.pairs.n10),
+            ),
             (
                 doc.Column("at most", ">", legend=f"{changed}: exact binomial bound, 95 % confidence{over}"),
                 lambda row: "" if row.bounds is None else f"{-100 * row.bounds.low:.2f} %",
@@ -663,33 +660,39 @@ def name_cell(row: EvaluatedAdapter | JointAdapter, base: str = BASE_MODEL) -> d
 
 def saved_cell(row: EvaluatedAdapter) -> str:
     """Return the share of parameters saved; empty for the reference and the base."""
-    return "" if row.params_saved is None else percent(row.params_saved)
+    return "" if row.params_saved is None else numbers.percent(row.params_saved)
 
 
 def ranks_cell(row: EvaluatedAdapter) -> str:
     """Return `4`, or `2–8` if modules differ."""
-    return MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
+    return (
+        numbers.MISSING
+        if row.smallest_rank is None
+        else numbers.number_range([row.smallest_rank, row.largest_rank or 0])
+    )
 
 
 def correct_cell(row: EvaluatedAdapter, whole: int | None = None) -> str:
     """Return `1,793 (82.0 %)`, or `280 vs 281` with the reference's count on the same examples if the row has fewer."""
     if row.n is None or row.correct is None:
-        return MISSING
+        return numbers.MISSING
     share = f" ({100 * row.correct / row.n:.1f} %)"
     if whole in (None, row.n) or row.pairs is None:
-        return count(row.correct) + share
-    return count(row.correct) + f" vs {count(row.pairs.n11 + row.pairs.n10)}".ljust(len(share))
+        return numbers.count(row.correct) + share
+    return numbers.count(row.correct) + f" vs {numbers.count(row.pairs.n11 + row.pairs.n10)}".ljust(
+        len(share)
+    )
 
 
 def _nll_cell(row: EvaluatedAdapter) -> str:
-    return MISSING if row.likelihood is None else f"{row.likelihood.nll:.4f}"
+    return numbers.MISSING if row.likelihood is None else f"{row.likelihood.nll:.4f}"
 
 
 def level_cell(row: EvaluatedAdapter) -> str:
     """Return `82.0 %`, or `NLL 2.1234`."""
     if row.likelihood is not None:
         return f"NLL {_nll_cell(row)}"
-    return MISSING if row.accuracy is None else f"{100 * row.accuracy:.1f} %"
+    return numbers.MISSING if row.accuracy is None else f"{100 * row.accuracy:.1f} %"
 
 
 def level_or_delta_cell(row: EvaluatedAdapter) -> str:
@@ -703,7 +706,7 @@ def delta_cell(row: EvaluatedAdapter) -> str:
         return ""
     if row.likelihood is not None and row.likelihood.delta is not None:
         return _nats(row.likelihood.delta)
-    return MISSING if row.pairs is None else points(row.pairs.delta)
+    return numbers.MISSING if row.pairs is None else points(row.pairs.delta)
 
 
 def bound_cell(row: EvaluatedAdapter) -> str:
@@ -716,8 +719,8 @@ def bound_cell(row: EvaluatedAdapter) -> str:
 def examples_cell(row: EvaluatedAdapter) -> str:
     """Return `560 (look 2)`."""
     if row.n is None:
-        return MISSING
-    return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
+        return numbers.MISSING
+    return numbers.count(row.n) if row.look is None else f"{numbers.count(row.n)} (look {row.look.number})"
 
 
 def kl_field(rows: Sequence[EvaluatedAdapter], floor: EvaluatedAdapter | None = None) -> OutcomeColumn:
@@ -736,7 +739,7 @@ def _change(row: EvaluatedAdapter, field: str) -> str:
     if row.role == REFERENCE:
         return ""
     value = getattr(row.change, field, None)
-    return count(value) if isinstance(value, int) else sig(value, 2)
+    return numbers.count(value) if isinstance(value, int) else numbers.sig(value, 2)
 
 
 def _nats(value: float) -> str:
@@ -754,7 +757,7 @@ def grade_notes(report: EvaluationReport) -> list[doc.Note]:
     for row in report.candidates:
         details: list[doc.Inline] = []
         if row.adjusted_p is not None and row.grade == "B":
-            details.append(f"{probability(row.adjusted_p)}{adjusted} ({null})")
+            details.append(f"{numbers.probability(row.adjusted_p)}{adjusted} ({null})")
         if row.next_grade is not None:
             needs = examples_needed(row, report.compares)
             details.append(f"For grade B: {needs}")
@@ -811,7 +814,7 @@ def answer_blocks(report: EvaluationReport) -> list[doc.Block]:
             (row.cut_off, "outputs cut off at max_new_tokens"),
             (row.failed_extractions, "outputs without an extractable answer"),
         )
-        parts = [f"{count(number)} {problem}" for number, problem in problems if number]
+        parts = [f"{numbers.count(number)} {problem}" for number, problem in problems if number]
         name = report.base_words if row.role == BASE else row.name
         rows += [f"{name}: {', '.join(parts)}"] if parts else []
     return [doc.Heading("Truncated or missing answers"), doc.items(rows)] if rows else []
@@ -854,24 +857,24 @@ def smallest_margin_text(
 
     The margins are those of the last look: earlier looks add to the power.
     """
-    words, share = f"rule out a drop of {in_points(float(margin))} points", f"{100 * ASSUMED:g} %"
-    smallest = f"the smallest margin is {in_points(_at_assumed_share(margins).margin)} points"
+    words, share = f"rule out a drop of {numbers.in_points(float(margin))} points", f"{100 * ASSUMED:g} %"
+    smallest = f"the smallest margin is {numbers.in_points(_at_assumed_share(margins).margin)} points"
     counted = f", counting only the last of {len(looks)} looks" if looks else ""
     condition = f"(equally good adapters{counted})"
     enough = [row.discordance for row in margins if row.margin <= margin]
     if not enough:
         return (
-            f"{plural(examples, 'example')} are too few to {words} with 80 % power if {share} of the answers change"
-            f" between right and wrong {condition}: {smallest}. Use more examples or a larger margin."
+            f"{numbers.plural(examples, 'example')} are too few to {words} with 80 % power if {share} of the answers"
+            f" change between right and wrong {condition}: {smallest}. Use more examples or a larger margin."
         )
     most = max(enough)
     changes = f"if at most {100 * most:.3g} % of the answers change between right and wrong"
     if most in (0, 1):
         changes = "if no answer changes between right and wrong" if not most else "whatever answers change"
     if most >= ASSUMED:
-        able = f"{plural(examples, 'example')} can {words} with 80 % power {changes}"
+        able = f"{numbers.plural(examples, 'example')} can {words} with 80 % power {changes}"
     else:
-        able = f"{plural(examples, 'example')} may be too few to {words}: 80 % power only {changes}"
+        able = f"{numbers.plural(examples, 'example')} may be too few to {words}: 80 % power only {changes}"
     return f"{able} {condition}. If {share} change, {smallest}."
 
 
@@ -961,7 +964,7 @@ def joint_title(report: EvaluationSetsReport) -> list[doc.Block]:
     notes = change_warnings(report.plan.changes)
     for name, result in report.evaluations.items():
         notes += [f"{name}: {note}" for note in warnings_of(result)]
-    sets = plural(len(report.plan.sets), "data set")
+    sets = numbers.plural(len(report.plan.sets), "data set")
     title = ("Evaluation of ", doc.Span(report.adapters[0].name, "name"), f" on {sets}")
     facts = [base_fact(report.base, next(iter(report.evaluations.values())).conditions)]
     facts += [
@@ -1021,7 +1024,7 @@ def joint_notes(report: EvaluationSetsReport) -> list[doc.Note]:
         largest = (
             ""
             if row.adjusted_p is None
-            else f"{probability(row.adjusted_p)}: the largest p-value of the data sets"
+            else f"{numbers.probability(row.adjusted_p)}: the largest p-value of the data sets"
         )
         notes += grading.grade_note(row.name, row.grade, row.reason, [largest + adjusted] if largest else [])
     return notes

@@ -19,8 +19,8 @@ from gradience import evaluate_adapters
 from gradience.adapters import formats
 from gradience.errors import InputError, OutputError, UsageError
 from gradience.evaluate import Classification, adapters
+from gradience.evaluate.engines import base as protocol
 from gradience.evaluate.engines.base import OutOfMemoryError, budget_batches
-from gradience.evaluate.engines.transformers import engine as engine_module
 from gradience.evaluate.engines.transformers import forward
 from gradience.evaluate.engines.transformers.engine import TransformersEngine, memory
 from gradience.evaluate.evaluator import Evaluator
@@ -297,7 +297,7 @@ def headers(out):
 
 @pytest.mark.parametrize("error", [CUDA, CPU_ALLOCATOR], ids=["cuda", "cpu"])
 def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, tmp_path, monkeypatch, error):
-    monkeypatch.setattr(engine_module, "CPU_TOKENS", 200)
+    monkeypatch.setattr(protocol, "CPU_TOKENS", 200)
     device = Device(monkeypatch, rows=40, start=5, error=error)  # two of the gate, one batch, two of the gate
     watcher, out = Notes(), tmp_path / "out"
     report = evaluate(prepared, "reference", "other", output=out, watcher=watcher)
@@ -310,7 +310,7 @@ def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, 
     assert {run.batch_tokens for run in headers(out)} == {100}
     assert [row.n for row in report.adapters] == [data.ROWS, data.ROWS]
     # An evaluation that has had this budget from the beginning has the same bytes.
-    monkeypatch.setattr(engine_module, "CPU_TOKENS", 100)
+    monkeypatch.setattr(protocol, "CPU_TOKENS", 100)
     evaluate(prepared, "reference", "other", output=tmp_path / "small")
     for name in ("reference", "other"):
         again, small = (folder / "records" / f"{name}.jsonl" for folder in (out, tmp_path / "small"))
@@ -322,7 +322,7 @@ def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, 
 
 def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, monkeypatch):
     device = Device(monkeypatch, rows=0)
-    monkeypatch.setattr(engine_module, "CPU_TOKENS", 30)
+    monkeypatch.setattr(protocol, "CPU_TOKENS", 30)
     monkeypatch.setattr(Classification, "check_adapter", lambda *_, **__: None)
     watcher = Notes()
     with raises(OutputError, "out-of-memory", r"not enough memory: CUDA out of memory\. 2 GiB") as caught:

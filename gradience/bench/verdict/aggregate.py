@@ -15,15 +15,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from gradience.bench.config import UNCOUNTED
-from gradience.bench.verdict import evidence
-from gradience.bench.verdict.grade import (
-    SeedOutcome,
-    failed_guards,
-    lost_already,
-    overall,
-    passing,
-    verdict_over_seeds,
-)
+from gradience.bench.verdict import evidence, grade
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import given_text, path_text
 from gradience.reports import bench as reports
@@ -66,7 +58,9 @@ def aggregate(
         for row in rows
         if row.status == "ERROR"
     ]
-    status: reports.Status = "ERROR" if unfinished else overall(variant.status for variant in candidates)
+    status: reports.Status = (
+        "ERROR" if unfinished else grade.overall(variant.status for variant in candidates)
+    )
     reasons = unfinished or _reasons(status, candidates)
     blind = evidence.blind_controls(variants) if status in ("PASS", "FAIL") else []
     if blind:
@@ -201,10 +195,10 @@ def no_longer_passing(
         for seed in planned:
             result = done[seed].variant(name) if seed in done else None
             if result is None or result.status == "ERROR":  # it has decided nothing: the run may be resumed
-                rows.append(SeedOutcome(seed, "SKIPPED"))
+                rows.append(grade.SeedOutcome(seed, "SKIPPED"))
             else:
                 rows.append(_outcome(done[seed], result))
-        for why in lost_already(rows, policy):
+        for why in grade.lost_already(rows, policy):
             lost[name] = why
     return lost
 
@@ -246,7 +240,7 @@ def _variant(name: str, runs: Mapping[int, reports.Bench], planned: Sequence[int
     policy = next(iter(runs.values())).policy
     any_result = next(iter(results.values()))
     outcomes = [_outcome(runs[seed], result) for seed, result in results.items()]
-    verdict = verdict_over_seeds(outcomes, planned, policy)
+    verdict = grade.verdict_over_seeds(outcomes, planned, policy)
     compared = [(r.pairs.exact_delta, r) for r in results.values() if r.pairs is not None]
     worst = min(compared, key=lambda pair: pair[0])[1] if compared else None
     reductions = [result.reduction for result in results.values() if result.reduction is not None]
@@ -258,9 +252,9 @@ def _variant(name: str, runs: Mapping[int, reports.Bench], planned: Sequence[int
         made_by=any_result.made_by,
         status=verdict.status,
         reasons=verdict.reasons,
-        passing=passing(outcomes, policy),
+        passing=grade.passing(outcomes, policy),
         planned=len(planned),
-        pass_rate=Fraction(passing(outcomes, policy), len(planned)),
+        pass_rate=Fraction(grade.passing(outcomes, policy), len(planned)),
         worst_delta=worst.delta if worst else None,
         worst_delta_exact=worst.delta_exact if worst else None,
         accuracy=spread([Fraction(r.measures.correct, r.measures.n) for _, r in compared if r.measures]),
@@ -278,13 +272,13 @@ def _worst_on_guards(results: Iterable[reports.VariantResult]) -> dict[str, Eval
     return worst
 
 
-def _outcome(bench: reports.Bench, result: reports.VariantResult) -> SeedOutcome:
+def _outcome(bench: reports.Bench, result: reports.VariantResult) -> grade.SeedOutcome:
     seed, pairs = bench.seed, result.pairs
     if pairs is None or result.status == "ERROR":
         why = result.reasons[0] if result.reasons else ""
-        return SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
-    guard = "; ".join(failed_guards(bench.guards, result.guards))
-    return SeedOutcome(seed, n=pairs.n, only_probe=pairs.n10, only_variant=pairs.n01, guard=guard)
+        return grade.SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
+    guard = "; ".join(grade.failed_guards(bench.guards, result.guards))
+    return grade.SeedOutcome(seed, n=pairs.n, only_probe=pairs.n10, only_variant=pairs.n01, guard=guard)
 
 
 def _variant_seed(seed: int, result: reports.VariantResult | None) -> reports.VariantSeed:

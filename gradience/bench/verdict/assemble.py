@@ -12,22 +12,9 @@ from gradience.bench.verdict.grade import failed_guards, overall, verdict_of_see
 from gradience.evaluate import diverge
 from gradience.files import records as record_types
 from gradience.files.shared_names import path_text, sentence_text, values_text
+from gradience.reports import bench as reports
 from gradience.reports.base.exact import exact_percent
 from gradience.reports.base.report import RunInfo
-from gradience.reports.bench import (
-    AuditSummary,
-    Bench,
-    BenchData,
-    BenchEnvironment,
-    DivergenceSummary,
-    Gate,
-    Measures,
-    Probe,
-    RankSummary,
-    Status,
-    TrainingFacts,
-    VariantResult,
-)
 from gradience.reports.bench_plan import BenchPlan, PlannedSet, Policy
 from gradience.reports.training import TrainingReport
 from gradience.statistics.table import PairedTable
@@ -38,9 +25,9 @@ NO_PROBE = "no probe: "
 """Start of the reason of every variant if the probe, or its audit, ended in an error."""
 
 
-def data_of(plan: BenchPlan, source: Mapping[str, str], counts: Mapping[str, int]) -> BenchData:
+def data_of(plan: BenchPlan, source: Mapping[str, str], counts: Mapping[str, int]) -> reports.BenchData:
     """Return which examples were used. source, counts: of the task."""
-    return BenchData(
+    return reports.BenchData(
         task=plan.task,
         source={role: sentence_text(text) for role, text in source.items()},
         splits=plan.splits,
@@ -51,14 +38,16 @@ def data_of(plan: BenchPlan, source: Mapping[str, str], counts: Mapping[str, int
     )
 
 
-def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan, run: RunInfo) -> Bench:
+def assemble(
+    facts: SeedFacts, rules: Scoring, data: reports.BenchData, plan: BenchPlan, run: RunInfo
+) -> reports.Bench:
     """Return the result of one seed. Pure: the same facts give the same result."""
     config = facts.config
     training, probe = facts.training, _probe(facts, rules)
     variants = tuple(_with_guards(result, facts, plan.guards) for result in _variants(facts, rules, probe))
     status, reasons = status_of(variants)
     audit = facts.audit
-    bench = Bench(
+    bench = reports.Bench(
         smoke=config.smoke,
         status=status,
         reasons=reasons,
@@ -76,7 +65,9 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
         data=data,
         environment=_environment(facts),
         probe=probe,
-        audit=AuditSummary(**{name: getattr(audit, name) for name in AuditSummary.model_fields})
+        audit=reports.AuditSummary(
+            **{name: getattr(audit, name) for name in reports.AuditSummary.model_fields}
+        )
         if audit
         else None,
         guards=plan.guards,
@@ -88,7 +79,7 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
     return graded_seed(bench)
 
 
-def status_of(variants: Sequence[VariantResult]) -> tuple[Status, tuple[str, ...]]:
+def status_of(variants: Sequence[reports.VariantResult]) -> tuple[reports.Status, tuple[str, ...]]:
     """Return the status of the seed, and why."""
     candidates = [result for result in variants if result.is_candidate]
     errors = [result.name for result in variants if result.status == "ERROR"]
@@ -99,7 +90,7 @@ def status_of(variants: Sequence[VariantResult]) -> tuple[Status, tuple[str, ...
     return status, tuple(dict.fromkeys(reasons))[:3]
 
 
-def best_of(variants: Sequence[VariantResult]) -> str | None:
+def best_of(variants: Sequence[reports.VariantResult]) -> str | None:
     """Return the name of the smallest candidate that passes; of equals the first."""
     passing = (row for row in variants if row.status == "PASS" and row.is_candidate and row.same_as is None)
     best = max(passing, key=lambda row: row.reduction or 0.0, default=None)
@@ -109,7 +100,9 @@ def best_of(variants: Sequence[VariantResult]) -> str | None:
 # ---------------------------------------------------------------- variants
 
 
-def _with_guards(result: VariantResult, facts: SeedFacts, guards: Sequence[PlannedSet]) -> VariantResult:
+def _with_guards(
+    result: reports.VariantResult, facts: SeedFacts, guards: Sequence[PlannedSet]
+) -> reports.VariantResult:
     """Return a candidate's result with its rows on the guards: it passes only if it holds on every guard."""
     if not result.is_candidate or result.measures is None or result.status not in ("PASS", "FAIL"):
         return result
@@ -125,8 +118,10 @@ def _with_guards(result: VariantResult, facts: SeedFacts, guards: Sequence[Plann
     return result.model_copy(update=changes)
 
 
-def _variants(facts: SeedFacts, rules: Scoring, probe: Probe | None) -> tuple[VariantResult, ...]:
-    status: Status = "UNDERTRAINED"
+def _variants(
+    facts: SeedFacts, rules: Scoring, probe: reports.Probe | None
+) -> tuple[reports.VariantResult, ...]:
+    status: reports.Status = "UNDERTRAINED"
     if facts.error:
         status, why = "ERROR", f"{NO_PROBE}{facts.error}"
     elif probe is None:
@@ -135,14 +130,14 @@ def _variants(facts: SeedFacts, rules: Scoring, probe: Probe | None) -> tuple[Va
     elif not facts.gate_passed:
         why = gate_sentence(probe)
     else:
-        variants: dict[str, VariantResult] = {}
+        variants: dict[str, reports.VariantResult] = {}
         for outcome in facts.outcomes:
             variants[outcome.planned.name] = _variant(outcome, variants, facts, rules)
         return tuple(variants.values())
     return tuple(described(planned, status, (why,)) for planned in asked_for(facts.config.compression))
 
 
-def gate_sentence(probe: Probe) -> str:
+def gate_sentence(probe: reports.Probe) -> str:
     """Return the accuracy of the probe and its quality gate, in words."""
     diverged = "the training diverged; " if probe.training is not None and probe.training.diverged else ""
     reached = f"the probe has {probe.correct:,} / {probe.n:,} correct ({probe.score:.1%})".replace("%", " %")
@@ -154,8 +149,8 @@ def gate_sentence(probe: Probe) -> str:
 
 
 def _variant(
-    outcome: Outcome, before: Mapping[str, VariantResult], facts: SeedFacts, rules: Scoring
-) -> VariantResult:
+    outcome: Outcome, before: Mapping[str, reports.VariantResult], facts: SeedFacts, rules: Scoring
+) -> reports.VariantResult:
     planned = outcome.planned
     if planned.same_as not in (None, PROBE):
         return repeated(planned, before[planned.same_as])
@@ -173,7 +168,7 @@ def _variant(
     change = diverge(of_probe, outcome.answers)  # refuses what was not evaluated in the same way
     divergence = None
     if change.kl_per_example is not None and change.flips is not None:
-        divergence = DivergenceSummary(
+        divergence = reports.DivergenceSummary(
             kl_per_example=change.kl_per_example,
             kl_per_example_standard_error=change.kl_per_example_standard_error,
             flips=change.flips,
@@ -181,23 +176,23 @@ def _variant(
     elif outcome.scores:  # KL and flips on the gold responses, against the probe
         rows = [row for row in outcome.scores.records if isinstance(row, record_types.ScoreRecord)]
         values = [row.kl or 0.0 for row in rows]
-        divergence = DivergenceSummary(
+        divergence = reports.DivergenceSummary(
             kl_per_example=fmean(values),
             kl_per_example_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
             flips=sum(row.flips or 0 for row in rows),
         )
     return measured(
-        planned, Measures(**_measures(outcome, rules)), change.table, facts.config.policy, divergence
+        planned, reports.Measures(**_measures(outcome, rules)), change.table, facts.config.policy, divergence
     )
 
 
 def measured(
     planned: PlannedVariant,
-    measures: Measures,
+    measures: reports.Measures,
     pairs: PairedTable,
     policy: Policy,
-    divergence: DivergenceSummary | None = None,
-) -> VariantResult:
+    divergence: reports.DivergenceSummary | None = None,
+) -> reports.VariantResult:
     """Return the result of a variant that was made and evaluated.
 
     A parameter count that differs from the plan is an ERROR: per_layer of the original project never had
@@ -219,22 +214,24 @@ def measured(
     )
 
 
-def repeated(planned: PlannedVariant, earlier: VariantResult) -> VariantResult:
+def repeated(planned: PlannedVariant, earlier: reports.VariantResult) -> reports.VariantResult:
     """Return the result of a variant that equals an earlier one: its numbers under another name."""
     same = {"name": planned.name, "arm": planned.arm, "same_as": earlier.name}
     reasons = (f"the same adapter as {earlier.name}", *earlier.reasons)
     return earlier.model_copy(update=same | {"rank_basis": planned.rank_basis, "reasons": reasons})
 
 
-def described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...]) -> VariantResult:
+def described(
+    planned: PlannedVariant, status: reports.Status, reasons: tuple[str, ...]
+) -> reports.VariantResult:
     """Return the result of a variant without counts: what was planned, and what came of it."""
     ranks = list(planned.ranks.values())
     summary = None
     if ranks:
-        summary = RankSummary(
+        summary = reports.RankSummary(
             smallest=min(ranks), median=median(ranks), largest=max(ranks), modules=len(ranks)
         )
-    return VariantResult(
+    return reports.VariantResult(
         name=planned.name,
         arm=planned.arm,
         description=planned.making.words if planned.control is None else planned.control.words,
@@ -255,15 +252,15 @@ def described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...])
 # ---------------------------------------------------------------- one adapter
 
 
-def _probe(facts: SeedFacts, rules: Scoring) -> Probe | None:
+def _probe(facts: SeedFacts, rules: Scoring) -> reports.Probe | None:
     if facts.probe is None or facts.probe.answers is None:
         return None
-    gate = Gate(
+    gate = reports.Gate(
         min_value=facts.config.gate(),
         passed=facts.gate_passed,
         **gate_of_base(facts.config, facts.probe.answers, facts.base),
     )
-    return Probe(rank=facts.config.lora.probe_r, gate=gate, **_measures(facts.probe, rules))
+    return reports.Probe(rank=facts.config.lora.probe_r, gate=gate, **_measures(facts.probe, rules))
 
 
 def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
@@ -317,12 +314,14 @@ def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
     return shares
 
 
-def _training(report: TrainingReport | None) -> TrainingFacts | None:
+def _training(report: TrainingReport | None) -> reports.TrainingFacts | None:
     if report is None:
         return None
-    named = {name: getattr(report, name) for name in TrainingFacts.model_fields if hasattr(report, name)}
+    named = {
+        name: getattr(report, name) for name in reports.TrainingFacts.model_fields if hasattr(report, name)
+    }
     start = report.start
-    return TrainingFacts(
+    return reports.TrainingFacts(
         **named,
         tokens=report.examples.tokens,
         initial_adapter_sha256=start.initial_adapter_sha256,
@@ -330,10 +329,10 @@ def _training(report: TrainingReport | None) -> TrainingFacts | None:
     )
 
 
-def _environment(facts: SeedFacts) -> BenchEnvironment:
+def _environment(facts: SeedFacts) -> reports.BenchEnvironment:
     training = facts.training
     run = facts.probe.answers.run if facts.probe and facts.probe.answers else None
-    return BenchEnvironment(
+    return reports.BenchEnvironment(
         engine=run.engine if run else facts.config.runtime.engine,
         device=(run and run.device) or (training.device if training else facts.config.runtime.device),
         dtype=training.dtype if training else facts.config.model.dtype,

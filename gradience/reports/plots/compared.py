@@ -4,24 +4,17 @@ of strengths and ranks."""
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gradience.reports import evaluation
 from gradience.reports.base.blocks import Tone
 from gradience.reports.base.graded import GRADE_TONES
 from gradience.reports.base.numbers import signed
 from gradience.reports.bench import STEP_TONES, Bench, BenchAggregate, VariantResult, saving, step_outcome
 from gradience.reports.bench_plan import PlannedSet
-from gradience.reports.evaluation import (
-    BASE,
-    BASE_MODEL,
-    REFERENCE,
-    EvaluatedAdapter,
-    EvaluationReport,
-    EvaluationSetsReport,
-)
 from gradience.reports.plots.plot import Axis, ForestRow, Intervals, Lines, Plot, Points, Reference
 from gradience.reports.shrink import ShrinkReport
 from gradience.words import counted, points
 
-Comparing = EvaluationReport | ShrinkReport | Bench | BenchAggregate
+Comparing = evaluation.EvaluationReport | ShrinkReport | Bench | BenchAggregate
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
 WORDS: dict[Tone, str] = {"good": "shown", "warn": "inconclusive", "bad": "worse", "dim": "not graded"}
 BY_POLICY: dict[Tone, str] = WORDS | {"good": "passes", "bad": "fails"}
@@ -61,7 +54,7 @@ class Compared:
 def compared(report: Comparing) -> Compared:
     """Return the rows of any report that compares adapters; accuracies are in points."""
     match report:
-        case EvaluationReport():
+        case evaluation.EvaluationReport():
             return _evaluated(report.adapters, float(report.margin), report.base_words)
         case ShrinkReport():
             results = [candidate.result for candidate in report.candidates if candidate.result is not None]
@@ -70,18 +63,20 @@ def compared(report: Comparing) -> Compared:
             return _variants(report)
 
 
-def _evaluated(adapters: Sequence[EvaluatedAdapter], margin: float, base: str = BASE_MODEL) -> Compared:
+def _evaluated(
+    adapters: Sequence[evaluation.EvaluatedAdapter], margin: float, base: str = evaluation.BASE_MODEL
+) -> Compared:
     rows: list[ForestRow] = []
     bounded = any(adapter.bounds for adapter in adapters)
     likelihoods = any(adapter.likelihood for adapter in adapters)
     scale = -1 if likelihoods else 100  # of the gain and its bounds; an interval is that of ΔNLL
     for adapter in adapters:
-        if adapter.role == REFERENCE or adapter.gain is None:
+        if adapter.role == evaluation.REFERENCE or adapter.gain is None:
             continue
         low, high = [abs(scale) * end for end in adapter.interval or ()] or (None, None)
         if adapter.bounds is not None:
             low, high = sorted((scale * adapter.bounds.low, scale * adapter.bounds.high))
-        name = base if adapter.role == BASE else adapter.name
+        name = base if adapter.role == evaluation.BASE else adapter.name
         aside = " (95 % interval)" if bounded and adapter.bounds is None else ""
         tone = GRADE_TONES[adapter.grade]
         rows.append(ForestRow(name, scale * adapter.gain, low, high, tone, adapter.params_saved, aside))
@@ -199,7 +194,7 @@ def _room(values: Sequence[float], share: float) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def frontier_plot(report: EvaluationSetsReport) -> Plot | None:
+def frontier_plot(report: evaluation.EvaluationSetsReport) -> Plot | None:
     """Return the task against the first guard: a line for each rank through its adapters, and the base model."""
     task, guard = report.plan.sets[0], next((planned for planned in report.plan.sets if planned.guard), None)
     if guard is None:
@@ -209,7 +204,7 @@ def frontier_plot(report: EvaluationSetsReport) -> Plot | None:
         both = on_guard[name], row
         x, y = (each.accuracy if each.likelihood is None else each.likelihood.nll for each in both)
         if x is not None and y is not None:
-            label = BASE_MODEL if row.role == BASE else f"rank {row.largest_rank}"
+            label = evaluation.BASE_MODEL if row.role == evaluation.BASE else f"rank {row.largest_rank}"
             xs, ys = lines.setdefault(label, ([], []))
             xs.append(x)
             ys.append(y)

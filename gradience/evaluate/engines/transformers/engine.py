@@ -22,31 +22,10 @@ from gradience.digests import Sha256
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.checks import base_notes
-from gradience.evaluate.engines.base import (
-    CPU_TOKENS,
-    TRIED_TOKENS,
-    Classified,
-    Decoding,
-    Draft,
-    Engine,
-    OutOfMemoryError,
-    Output,
-    Reading,
-    Score,
-)
+from gradience.evaluate.engines import base as protocol
 from gradience.evaluate.engines.transformers import forward
 from gradience.files.records import RecordKind
-from gradience.models.load import (
-    choose_device,
-    computes_fast,
-    context_of,
-    device_name,
-    fingerprint_of,
-    lacks_memory,
-    load_base,
-    load_tokenizer,
-    quiet,
-)
+from gradience.models import load
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import CachedTokenizer, digest_of_files, token_counts, tokenizer_digest
 from gradience.words import first_line, listed
@@ -60,7 +39,7 @@ _WRAPPERS = ("base_layer", "original_module", "token_adapter")
 """Attributes in which PEFT keeps a wrapped module."""
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(protocol.Engine):
     """A causal language model or a sequence classifier of transformers, with adapters of PEFT.
 
     Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter. The
@@ -111,7 +90,7 @@ class TransformersEngine(Engine):
         self._adapters = {}
         self._keys: dict[str, str] = {}
         self._added = 0
-        self._written: dict[tuple[str | None, str], Output] = {}
+        self._written: dict[tuple[str | None, str], protocol.Output] = {}
         self._states: dict[str, forward.KeptReference] = {}
 
     @classmethod
@@ -120,31 +99,33 @@ class TransformersEngine(Engine):
 
     @classmethod
     def tokenizer_of(cls, model: ModelSettings) -> Any:
-        return CachedTokenizer(lambda: load_tokenizer(model))
+        return CachedTokenizer(lambda: load.load_tokenizer(model))
 
     @classmethod
     def numerics(cls, device: str = "auto") -> dict[str, Any]:
-        return numerics_on(choose_device(device))
+        return numerics_on(load.choose_device(device))
 
     @classmethod
     def identify(cls, model: ModelSettings, device: str = "auto") -> dict[str, Any]:
         return {
-            "base": fingerprint_of(model),
-            "bfloat16": computes_fast(torch.bfloat16, choose_device(device)),  # for the dtype `auto`
+            "base": load.fingerprint_of(model),
+            "bfloat16": load.computes_fast(
+                torch.bfloat16, load.choose_device(device)
+            ),  # for the dtype `auto`
             **({"tokenizer": digest_of_files(Path(model.tokenizer))} if model.tokenizer else {}),
         }
 
     @classmethod
     def batch_tokens(cls, device: str) -> int:
         """A processor says that memory ends when the system has run out of it: there batches stay small."""
-        return CPU_TOKENS if choose_device(device).type == "cpu" else TRIED_TOKENS
+        return protocol.CPU_TOKENS if load.choose_device(device).type == "cpu" else protocol.TRIED_TOKENS
 
     @classmethod
     def load(
         cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto", tokenizer: Any = None
     ) -> Self:
         with memory():
-            base = load_base(model, labels=labels, device=device, tokenizer=tokenizer)
+            base = load.load_base(model, labels=labels, device=device, tokenizer=tokenizer)
         return cls(base.model, base.tokenizer, untrained=base.untrained)
 
     @property
@@ -153,7 +134,7 @@ class TransformersEngine(Engine):
 
     @property
     def max_length(self) -> int | None:
-        return context_of(self.base.config)
+        return load.context_of(self.base.config)
 
     def count_tokens(self, texts: Sequence[tuple[str, ...]]) -> list[int]:
         return token_counts(self.encoder, texts)
@@ -188,7 +169,7 @@ class TransformersEngine(Engine):
         try:
             with memory():
                 misfits = self._load(key, folder, config)
-        except OutOfMemoryError:
+        except protocol.OutOfMemoryError:
             self._unload(key)
             raise
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -217,12 +198,14 @@ class TransformersEngine(Engine):
         *,
         max_length: int | None,
         lora: bool = True,
-    ) -> list[Classified]:
+    ) -> list[protocol.Classified]:
         """Raises UsageError (`mixed-examples`)."""
         with memory(), self.using(name, lora=lora) as model:
             return forward.classify_batch(model, self.encoder, texts, max_length=max_length)
 
-    def generate(self, name: str | None, prompts: Sequence[str], how: Decoding) -> list[Output]:
+    def generate(
+        self, name: str | None, prompts: Sequence[str], how: protocol.Decoding
+    ) -> list[protocol.Output]:
         """Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
         with memory(), self.using(name) as model:
             outputs = forward.generate_batch(model, self.encoder, prompts, how)
@@ -232,17 +215,17 @@ class TransformersEngine(Engine):
     def follow(
         self,
         name: str | None,
-        batches: Sequence[Sequence[Draft]],
-        how: Decoding,
+        batches: Sequence[Sequence[protocol.Draft]],
+        how: protocol.Decoding,
         *,
         reference: str | None,
         near_tie: float,
-    ) -> list[list[tuple[Output, Score | None]]]:
+    ) -> list[list[tuple[protocol.Output, protocol.Score | None]]]:
         """Raises what `generate` and `score` raise."""
         drafts = [self._known(reference, draft) for batch in batches for draft in batch]
         rows = [forward.followed_row(self.encoder, draft, how) for draft in drafts]
         begun = [forward.GeneratedRow(self.encoder, how, row.draft.truncated) for row in rows]
-        scored: list[Score | None] = [None] * len(rows)
+        scored: list[protocol.Score | None] = [None] * len(rows)
         unfinished: dict[int, Any] = {}
         at_once = max(map(len, batches))
 
@@ -283,7 +266,7 @@ class TransformersEngine(Engine):
 
     def _scored(
         self, rows: Sequence[forward.FollowedRow], read: Sequence[forward.ReadDraft], reference: str | None
-    ) -> Sequence[Score | None]:
+    ) -> Sequence[protocol.Score | None]:
         """Return the score of each row's response."""
         if read[0].response is None:
             return [None] * len(rows)
@@ -298,14 +281,14 @@ class TransformersEngine(Engine):
             if row.response is not None and one.response is not None
         ]
 
-    def near_tie(self, name: str, drafts: Sequence[Draft], how: Decoding) -> float:
+    def near_tie(self, name: str, drafts: Sequence[protocol.Draft], how: protocol.Decoding) -> float:
         """Outputs that this engine has not written are generated again."""
         unknown = [draft.prompt for draft in drafts if (name, draft.prompt) not in self._written]
         for start in range(0, len(unknown), 16):
             self.generate(name, unknown[start : start + 16], how)
         outputs = [self._written[name, draft.prompt] for draft in drafts]
         rows = [
-            forward.followed_row(self.encoder, Draft(draft.prompt, output), how)
+            forward.followed_row(self.encoder, protocol.Draft(draft.prompt, output), how)
             for draft, output in zip(drafts, outputs, strict=True)
         ]
         largest = 0.0
@@ -318,7 +301,7 @@ class TransformersEngine(Engine):
                     largest = max(largest, *changes)
         return 2 * largest
 
-    def _known(self, reference: str | None, draft: Draft) -> Draft:
+    def _known(self, reference: str | None, draft: protocol.Draft) -> protocol.Draft:
         """Return the draft with the ids that this engine has written, if it has."""
         written = self._written.get((reference, draft.prompt))
         return draft if written is None else replace(draft, output=written)
@@ -327,8 +310,12 @@ class TransformersEngine(Engine):
         return forward.passes(rows, max(1, self._vocabulary), self.base.device)
 
     def score(
-        self, name: str | None, pairs: Sequence[tuple[str, str]], how: Reading, reference: str | None = None
-    ) -> list[Score]:
+        self,
+        name: str | None,
+        pairs: Sequence[tuple[str, str]],
+        how: protocol.Reading,
+        reference: str | None = None,
+    ) -> list[protocol.Score]:
         """Scores of one batch of (prompt, response): one forward pass, and one of the reference.
 
         Whole texts are read window by window, each a batch of its own, since a window is as long as the model allows.
@@ -348,8 +335,12 @@ class TransformersEngine(Engine):
             )
 
     def _scores(
-        self, name: str | None, pairs: Sequence[forward.EncodedPair], how: Reading, reference: str | None
-    ) -> list[Score]:
+        self,
+        name: str | None,
+        pairs: Sequence[forward.EncodedPair],
+        how: protocol.Reading,
+        reference: str | None,
+    ) -> list[protocol.Score]:
         def logits(adapter: str | None) -> torch.Tensor:
             with self.using(adapter) as model:
                 return forward.response_logits(model, self.encoder, pairs, how)
@@ -430,7 +421,7 @@ class TransformersEngine(Engine):
         # The factors come from the file; MiCA would take an SVD of every module first.
         config.init_lora_weights = True
         if self._peft is None:
-            with quiet():
+            with load.quiet():
                 self._peft = get_peft_model(self.base, config, adapter_name=key)
         else:
             self._peft.add_adapter(key, config)
@@ -509,9 +500,9 @@ def memory() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
+        if not load.lacks_memory(error):
             raise
-        raise OutOfMemoryError(first_line(error)) from None
+        raise protocol.OutOfMemoryError(first_line(error)) from None
 
 
 def _unwrap(model: Any, without: Sequence[str] = ()) -> None:
@@ -594,7 +585,7 @@ def original_name(name: str) -> str:
 def numerics_on(device: torch.device) -> dict[str, Any]:
     """Return device, threads and versions, which may move an answer on equal inputs. Fields of `ExamplesRun`."""
     return {
-        "device": device_name(device),
+        "device": load.device_name(device),
         "threads": torch.get_num_threads(),
         "versions": {
             "gradience": gradience.__version__,
