@@ -259,6 +259,23 @@ def shifted(draw: random.Random, d: int) -> tuple[str, str]:
     return f"Add {addend} to each number: {text} ->", f" {', '.join(str(n + addend) for n in numbers)}"
 
 
+def added(draw: random.Random, d: int, numbers: int) -> tuple[str, str]:
+    """Like `shifted`, with other lengths and finer steps of difficulty."""
+    addend, given = draw.randint(1, 6 * d), [draw.randint(10, 90) for _ in range(numbers)]
+    text = ", ".join(map(str, given))
+    return f"Add {addend} to each number: {text} ->", f" {', '.join(str(n + addend) for n in given)}"
+
+
+def added_few(draw: random.Random, d: int) -> tuple[str, str]:
+    """About 12 tokens; instead of `reverse`, whose probe is too good."""
+    return added(draw, d, 3)
+
+
+def added_many(draw: random.Random, d: int) -> tuple[str, str]:
+    """About 60 tokens; instead of `woven`, whose probe is too good."""
+    return added(draw, d, 15)
+
+
 def woven(draw: random.Random, d: int) -> tuple[str, str]:
     """About 60 tokens: the numbers of two lists in turn; difficulty: how many come from the other end."""
     first, second = ([draw.randint(10, 99) for _ in range(10)] for _ in range(2))
@@ -273,6 +290,8 @@ WRITTEN: dict[str, Callable[[random.Random, int], tuple[str, str]]] = {
     "reverse": reverse,
     "shifted": shifted,
     "woven": woven,
+    "added_few": added_few,
+    "added_many": added_many,
 }
 LABELED = ("amazon", "sources")
 SNIPPETS = {
