@@ -24,7 +24,6 @@ from gradience.reports.base.prompted import PromptForecast
 from gradience.reports.distill import DistillForecast, DistillReport, MeanKl
 from gradience.settings import public, required_output
 from gradience.spectra import FloatArray
-from gradience.statistics.paired import mean_difference
 
 Row = TypeVar("Row")
 FEWEST = 16
@@ -153,6 +152,8 @@ def mean_kl(sums: FloatArray, tokens: NDArray[np.int64], least: float = 0.0) -> 
     sums: of each row over its tokens; differences of two adapters on the same rows as well.
     least: what the value cannot be below; −inf for differences.
     """
+    from gradience.statistics.paired import mean_difference  # needs scipy, which is slow to load
+
     ratio = float(sums.sum() / tokens.sum())
     low, high = mean_difference(ratio + (sums - ratio * tokens) / tokens.mean())
     return MeanKl(kl_per_token=ratio, low=max(low, least), high=high)

@@ -29,7 +29,7 @@ from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import ChatTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.tasks.chat import Unchanged, load_prompts
 from gradience.tasks.examples import ChoiceExample, LabeledExample
-from gradience.tasks.rows import KINDS, columns_hint, grouped_by, kind_of, local
+from gradience.tasks.rows import KINDS, Row, columns_hint, grouped_by, kind_of, local
 from gradience.words import counted
 
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
@@ -425,13 +425,14 @@ def reader_of(data: Path, columns: Mapping[str, str] | None = None) -> tuple[str
     if kind is None:
         if first is None:
             raise InputError(f"{data}: has no rows", code="task-kind", hint="give a file with examples")
-        named = ", ".join(f"`{name}`" for name in [*first.values][:8])
         raise InputError(
-            f"{data}: the columns {named} match no known layout",
-            code="task-kind",
-            hint=columns_hint(first),
+            f"{data}: {_named(first)} match no known layout", code="task-kind", hint=columns_hint(first)
         )
     return KINDS[kind].profile, KINDS[kind].options
+
+
+def _named(row: Row) -> str:
+    return f"the columns {', '.join(f'`{name}`' for name in [*row.values][:8])}"
 
 
 def _kind(
@@ -445,16 +446,20 @@ def _kind(
     fitting = "SEQ_CLS" if isinstance(task, ClassificationTask) else "CAUSAL_LM"
     for adapter in adapters:
         kind, data = adapter.fields.get("task_type"), request.data_file
+        if kind == "SEQ_CLS" and kind != fitting and data is not None and request.task is None:
+            row = next(local(data, request.columns).read())
+            raise UsageError(
+                f"{adapter.given}: a classifier, and {_named(row)} of {data} are not read as texts with labels",
+                code="wrong-model",
+                hint=columns_hint(row),
+            )
         if kind is not None and kind != fitting:
-            hint = "choose a task of the adapter's kind"
-            if request.prompts is not None:
-                hint = "--prompts needs a causal language model: give a classifier --data with labels"
-            elif data is not None and request.task is None:
-                hint = columns_hint(next(local(data, request.columns).read()))
             raise UsageError(
                 f"{adapter.given}: its task_type is {kind}, and {task.name if task else 'a prompt'} needs {fitting}",
                 code="wrong-model",
-                hint=hint,
+                hint="choose a task of the adapter's kind"
+                if request.prompts is None
+                else "--prompts needs a causal language model: give a classifier --data with labels",
             )
         if not isinstance(task, ClassificationTask):
             continue

@@ -11,7 +11,7 @@ from gradience.evaluate.engines.transformers.engine import TransformersEngine  #
 
 transformers.BertForSequenceClassification, transformers.PreTrainedTokenizerFast  # noqa: B018  (imports on first use)
 
-WRITING = ("evaluate/records.py", "evaluate/records.py", "files/whole.py")
+WRITING = ("evaluate/records.py", "files/whole.py")
 
 
 def evaluate(folder: Path, output: Path, **guards: object) -> None:

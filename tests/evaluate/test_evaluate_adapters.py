@@ -355,4 +355,4 @@ def test_rows_that_do_not_suit_a_classifier_name_the_columns_that_would(prepared
     rows.write_text('{"text": "a good film", "stars": 1}\n{"text": "bad", "stars": 0}\n')
     with pytest.raises(gradience.UsageError, match="columns `text`, `stars`") as caught:
         gradience.evaluate_adapters(prepared / "reference", base_model=prepared / "base", data=rows)
-    assert caught.value.hint == "add --columns text=text,label=stars"
+    assert caught.value.hint.endswith("--columns text=text,label=stars for a classifier")
