@@ -385,9 +385,9 @@ class AuditReport(Report):
 BESIDE_MAP, WIDEST_MAP = 46, 128
 """Terminal columns beside the cells of a map, and maximum columns of a map in a document."""
 MEASURED_WORTH = (
-    "Test a rank before you use it. Truncated to uniform_median or per_layer, 16 of the 17 adapters that we tested"
-    " (MiniLM-L6, SmolLM2-135M) stayed within 2.5 points, typically with 4 to 6 times the parameters needed. The other,"
-    " with answers of 33 tokens, lost 10 to 11 points. Outside users tested three more. On one, they report that"
+    "Test a rank before you use it. Truncated to uniform_median or per_layer, 16 of the 18 adapters that we tested"
+    " (MiniLM-L6, SmolLM2-135M) stayed within 2.5 points, typically with 4 to 6 times the parameters needed. The other"
+    " two, with answers of 33 tokens, lost 8 to 11 points. Outside users tested three more. On one, they report that"
     " uniform_median lost 5.3 points."
 )
 """Accuracy at the suggested ranks (docs/results/predicted_drop.md). "Typically": the median over adapters."""

@@ -148,7 +148,7 @@ def sentence_of(audited):
 def test_the_next_step_finds_a_size_on_examples_and_no_rank_is_recommended():
     shown = mistral().to_text(width=None)
     assert "Next: gradience shrink ./my-adapter --data rows.jsonl\n" in shown
-    assert "16 of the 17 adapters that we tested" in " ".join(shown.split())
+    assert "16 of the 18 adapters that we tested" in " ".join(shown.split())
     assert "gradience compress" not in shown
     assert "gradience shrink" not in refused().to_text(width=None), "nothing is suggested"
 
