@@ -130,6 +130,12 @@ def shrink_adapter(
             code="strength-needs-guard",
             hint="add --guard general=rows.jsonl, or for a language model --guard text",
         )
+    if over_strength and settings.prompts is not None:
+        raise UsageError(
+            "--over strength needs examples with answers, so --prompts cannot be used",
+            code="strength-needs-answers",
+            hint="give --data or --task instead",
+        )
     if not settings.dry_run:
         refuse_output(Path(settings.adapter), settings.folder, over_strength=over_strength)
     with open_adapter(Path(settings.adapter), tokenizer=settings.tokenizer != "base") as opened:

@@ -214,7 +214,7 @@ def test_what_does_not_go_with_a_search_over_strengths(inputs, tmp_path, capsys,
     given = options(inputs, tmp_path / "out")
     with raises(UsageError, "strength-needs-guard"):
         shrink_adapter(inputs / "reference", **{**given, "guards": {}})
-    with raises(UsageError, "data-and-prompts"):
+    with raises(UsageError, "strength-needs-answers"):
         shrink_adapter(inputs / "reference", **given, prompts=inputs / "rows.csv")
     flags = ["-b", str(inputs / "base"), "--data", str(inputs / "rows.csv"), "--over", "strength"]
     assert run(["shrink", str(inputs / "reference"), *flags, "--strengths", "0.8,-1"]) == 2
