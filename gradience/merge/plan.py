@@ -325,7 +325,7 @@ class Parent(NamedTuple):
 def open_parents(settings: MergeSettings, output: Path, stack: ExitStack) -> list[Parent]:
     """Open the adapters, and return them if they can be merged.
 
-    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank);
+    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl);
     InputError if an adapter cannot be read or is not a plain LoRA or DoRA, or two do not belong to one
     base (other-base, other-config, shapes-differ).
     """
@@ -346,15 +346,16 @@ def open_parents(settings: MergeSettings, output: Path, stack: ExitStack) -> lis
     return parents
 
 
-def plan_merge(parents: Sequence[Parent], settings: MergeSettings) -> layout.Layout:
+def plan_merge(parents: Sequence[Parent], settings: MergeSettings, rank: int | None) -> layout.Layout:
     """Return the layout of the merged adapter.
 
-    The weights of a base that a DoRA needs stay open as long as its adapter.
+    rank: of the merged adapter; None: the default of the method. The weights of a base that a DoRA needs stay open as
+    long as its adapter.
 
     Raises InputError (saved-differ, and what DoRA raises), UsageError (dora-method).
     """
     pairs = _pairs(parents, settings)
-    wanted = settings.rank or max(pair.rank for parent in parents for pair in parent.opened.pairs)
+    wanted = rank or max(pair.rank for parent in parents for pair in parent.opened.pairs)
     exact = settings.method == "linear"
     ranks = {pair.module: pair.rank if exact else min(wanted, pair.largest_rank) for pair in pairs}
     types = {pair.module: (pair.stored, pair.stored) for pair in pairs}
@@ -370,6 +371,7 @@ def plan_merge(parents: Sequence[Parent], settings: MergeSettings) -> layout.Lay
 
 
 def _refuse_settings(settings: MergeSettings, paths: Sequence[Path], weights: Sequence[float]) -> None:
+    calibrated, method = settings.max_kl_per_token is not None, settings.method
     if not 2 <= len(paths) <= len(ascii_uppercase):
         raise UsageError(
             "a merge takes 2 to 26 adapters",
@@ -382,11 +384,18 @@ def _refuse_settings(settings: MergeSettings, paths: Sequence[Path], weights: Se
             code="bad-weights",
             hint="give one number per adapter, such as --weights 1,0.5",
         )
-    if settings.rank is not None and settings.method == "linear":
+    if settings.rank is not None and method == "linear":
         raise UsageError(
             "--method linear is the exact sum and takes no --rank",
             code="linear-rank",
             hint=f"truncate it: --method svd --rank {settings.rank}",
+        )
+    wrong = method != "svd" or settings.rank is not None
+    if calibrated != bool(settings.calibration) or (calibrated and wrong):
+        raise UsageError(
+            "--max-kl-per-token and --calibration belong together, and to --method svd",
+            code="max-kl",
+            hint="give --method svd --max-kl-per-token X --calibration FILE, and no --rank",
         )
 
 

@@ -28,6 +28,11 @@ class MethodSettings:
     """Share of the entries that ties, dare and knots keep of each adapter's update."""
     rank: Annotated[Positive | None, Flag("K")] = None
     """Rank of the merged adapter (default: the largest rank of its parents; for linear, the sum of the ranks)."""
+    max_kl_per_token: Annotated[Number | None, Flag("X")] = None
+    """Choose the smallest rank whose predicted KL per token from the exact sum is below this, in nats, on each
+    calibration."""
+    calibration: Annotated[Sequence[StrPath], BeforeValidator(several), Flag("FILE")] = ()
+    """One or several calibrations of the exact sum (merged with linear), each on the prompts of one parent."""
     seed: Annotated[Integer, Flag("N")] = 0
     """Seed of the entries that dare drops."""
     saved: Annotated[Literal["refuse", "average"], Flag("HOW")] = "refuse"

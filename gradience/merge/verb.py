@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from gradience.adapters.adapter import workers_within
 from gradience.adapters.base import architecture_of
 from gradience.adapters.tensors import type_names
+from gradience.audit.adapter import audit_adapter
 from gradience.compare.adapters import cosine
 from gradience.compress.adapter import written_adapter
 from gradience.errors import InputError, UsageError
@@ -30,12 +32,15 @@ from gradience.files.whole import already_exists
 from gradience.merge import plan
 from gradience.merge.settings import SPARSE, MergeSettings, Method
 from gradience.models.locate import local_base
+from gradience.plan.compression import smallest_rank, with_calibration
+from gradience.plan.modules import modules_of
 from gradience.reports import merge as reports
 from gradience.reports.base import markdown
 from gradience.reports.base.report import Stopwatch, hub_source, save_with_page
+from gradience.reports.calibration import Calibration
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.runtimes.verdict import verdicts
-from gradience.settings import public, required_output, shared
+from gradience.settings import paths_of, public, required_output, shared
 from gradience.spectra import error_of_all
 from gradience.words import counted
 
@@ -100,7 +105,10 @@ def merge_adapters(settings: MergeSettings) -> reports.MergeReport:
 def write_merge(parents: Sequence[plan.Parent], settings: MergeSettings, output: Path) -> reports.MergeReport:
     """Merge open adapters into the folder `output` and return the report."""
     watch = Stopwatch(settings.command)
-    layout, opened = plan.plan_merge(parents, settings), [parent.opened for parent in parents]
+    rank, predictions = settings.rank, tuple[reports.PredictedKl, ...]()
+    if settings.max_kl_per_token is not None:
+        rank, predictions = rank_within(parents, settings, settings.max_kl_per_token)
+    layout, opened = plan.plan_merge(parents, settings, rank), [parent.opened for parent in parents]
     pairs = [job.pair for job in layout.jobs if isinstance(job.pair, plan.MergedPair)]
     work = ((job.pair, plan.merge_bytes(job)) for job in layout.jobs)
     fitting = workers_within(settings.max_memory, opened, work, settings.workers)
@@ -125,6 +133,7 @@ def write_merge(parents: Sequence[plan.Parent], settings: MergeSettings, output:
             dtype=type_names(*(dtype for job in layout.jobs for dtype in (job.dtype_A, job.dtype_B))),
             error=error_of_all((row.norm, row.error or 0.0) for row in rows.values()),
             bytes=weights.size,
+            predicted=predictions,
             architecture=architecture,
             runtimes=verdicts(written, architecture),
             modules=tuple(
@@ -166,6 +175,32 @@ def write_report(report: reports.MergeReport, folder: Path) -> None:
     """Write the report, its page, and the block of the model card."""
     save_with_page(report, folder / reports.REPORT)
     write_card(folder, Card(markdown.render(reports.card_blocks(report))))
+
+
+def rank_within(
+    parents: Sequence[plan.Parent], settings: MergeSettings, limit: float
+) -> tuple[int, tuple[reports.PredictedKl, ...]]:
+    """Return the smallest rank whose predicted KL has its upper end below the limit on every calibration.
+
+    The calibrations are of the exact sum: a parent's own does not see the directions of the other parents.
+    Raises UsageError (`other-calibration`) for a calibration of another adapter.
+    """
+    with TemporaryDirectory() as scratch:
+        exact = replace(settings, method="linear", max_kl_per_token=None, calibration=())
+        write_merge(parents, exact, Path(scratch) / "sum")
+        audit = audit_adapter(Path(scratch) / "sum")
+    calibrations = [Calibration.read(path) for path in paths_of(settings.calibration)]
+    try:
+        measured = [with_calibration(audit, modules_of(audit), calibration) for calibration in calibrations]
+    except UsageError as error:
+        paths = " ".join(str(parent.path) for parent in parents)
+        error.hint = f"gradience merge {paths} -o SUM, then gradience calibrate SUM on each parent's prompts"
+        raise
+    rank, predictions = smallest_rank(measured, limit)
+    return rank, tuple(
+        reports.PredictedKl(calibration_sha256=calibration.sha256, kl_per_token=kl, high=high)
+        for calibration, (kl, high) in zip(calibrations, predictions, strict=True)
+    )
 
 
 def _choices(settings: MergeSettings) -> dict[str, Any]:

@@ -215,6 +215,25 @@ def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, floa
     return kl, low, high, error
 
 
+def smallest_rank(
+    calibrated_modules: Sequence[Sequence[Module]], limit: float
+) -> tuple[int, list[tuple[float, float]]]:
+    """Return the smallest rank of plain SVD truncation whose predicted KL per token is within `limit`.
+
+    calibrated_modules: of one adapter, once for each calibration. The upper end of every prediction's interval must be
+    at or below the limit. Returns KL and upper end for each calibration, too.
+    """
+    for rank in range(1, max(module.rank for module in calibrated_modules[0]) + 1):
+        predictions = []
+        for modules in calibrated_modules:
+            tokens = next(module.effects.tokens for module in modules if module.effects is not None)
+            kl, _, high, _ = interval(left_out(modules, uniform(modules, rank), svd=True), tokens)
+            predictions.append((kl, high))
+        if all(high <= limit for _, high in predictions):
+            break
+    return rank, predictions
+
+
 def uniform(modules: Sequence[Module], rank: int) -> dict[str, int]:
     """Return this rank for every module, or the module's own if that is smaller or must be kept."""
     return {module.name: module.rank if module.fixed else min(rank, module.rank) for module in modules}

@@ -64,6 +64,15 @@ class MergeParent(Part):
     """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules: the component of the merge along the update, relative to the update."""
 
 
+class PredictedKl(Part):
+    """Predicted KL per token of the truncated sum from the exact one, on the examples of one calibration."""
+
+    calibration_sha256: str
+    kl_per_token: Float12
+    high: Float12
+    """Upper end of its 95 % interval, which must be below the limit."""
+
+
 class ParentEvidence(Part):
     """The merged adapter against one parent, on that parent's examples."""
 
@@ -103,7 +112,7 @@ class MergeReport(Report):
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "merge again: gradience merge A B -o DIR --force"
 
-    schema_: Literal["gradience.merge/2"] = "gradience.merge/2"
+    schema_: Literal["gradience.merge/1"] = "gradience.merge/1"
     parents: tuple[MergeParent, ...]
     base: str | None
     """Base model that the configs name."""
@@ -115,7 +124,7 @@ class MergeReport(Report):
     seed: int | None
     """Seed of the entries that DARE drops; null for other methods."""
     requested_rank: int | None
-    """Null: the default of the method."""
+    """Null: the default of the method, or chosen by predicted KL."""
     saved: str
     """Treatment of trained heads, biases or embeddings that differ: refuse or average."""
     largest_rank: int
@@ -125,6 +134,8 @@ class MergeReport(Report):
     """√(Σ‖M − M′‖²/Σ‖M‖²) over all modules: truncation and rounding of the factors as stored."""
     bytes: int
     """Size of the weights file."""
+    predicted: tuple[PredictedKl, ...] = ()
+    """One for each calibration; empty without."""
     architecture: str | None
     runtimes: tuple[RuntimeVerdict, ...]
     certificate: ParentTests | None = None
@@ -156,6 +167,9 @@ def merge_blocks(report: MergeReport) -> list[doc.Block]:
         f"LoRA rank {ranks} in {plural(len(report.modules), 'module')}, {size(report.bytes)}. Truncation and"
         f" rounding changed the merged update by {percent(report.error)} of its norm."
     )
+    for row in report.predicted:
+        kl = f"{sig(row.kl_per_token)} nats, at most {sig(row.high)}"
+        sentence += f" Predicted KL/token from the exact sum: {kl}."
     tested = doc.table_of(
         report.certificate.parents if report.certificate else (),
         (doc.Column("parent"), lambda row: doc.Span(row.parent, "name")),

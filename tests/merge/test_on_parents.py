@@ -1,4 +1,4 @@
-"""The merged adapter against each parent on its own rows; resuming; the search."""
+"""The merged adapter against each parent on its own rows; resuming; the search; the predicted KL."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ from gradience import (
     InputError,
     MergeReport,
     UsageError,
+    calibrate_adapter,
     evaluate_adapters,
     merge_adapters,
 )
@@ -124,6 +125,26 @@ def test_a_search_tries_the_grid_on_dev_rows_and_tests_once(causal, tmp_path, mo
 
 def test_the_grid_is_what_the_page_says():
     assert len(GRID) == len(set(GRID)) == 10
+
+
+def test_the_smallest_rank_whose_predicted_kl_is_below_the_limit(causal, tmp_path):
+    merge_adapters([causal / "reference", causal / "other"], tmp_path / "sum")
+    files = []
+    for name in ("reference", "other"):
+        files.append(tmp_path / f"{name}.safetensors")
+        calibrate_adapter(
+            tmp_path / "sum", prompts=causal / f"{name}.jsonl", output=files[-1], base_model=causal / "base",
+            device="cpu", completion_tokens=4,
+        )  # fmt: skip
+    reports = [
+        merged(causal, tmp_path / f"out{limit}", method="svd", max_kl_per_token=limit, calibration=files)
+        for limit in (1e-9, 10.0)
+    ]
+    assert [report.largest_rank for report in reports] == [8, 1]
+    assert all(row.high <= 10.0 for row in reports[1].predicted)
+    assert len(reports[0].predicted) == 2
+    with raises(UsageError, "other-calibration"):
+        merged(causal, tmp_path / "no", method="svd", weights=[1, 2], max_kl_per_token=1.0, calibration=files)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +287,7 @@ CONTRADICTIONS = [
     ({"method": "ties", "density": 0}, "wrong-type"),
     ({"method": "ties", "density": 1.5}, "wrong-type"),
     ({"rank": 3}, "linear-rank"),
+    ({"method": "svd", "max_kl_per_token": 0.1}, "max-kl"),
     ({"search": True}, "no-data"),
     ({"dtype": "F128"}, "wrong-type"),
     ({"output": None}, "no-output"),
