@@ -122,7 +122,7 @@ def main() -> None:
     try:
         code, lines = gate(output)
         texts = [] if os.environ.get("GATE_TEXTS") == "true" else ["--no-texts"]
-        gradience("report", str(output), "-o", str(page), *texts)
+        gradience("report", str(output), "-o", str(page), "--quiet", *texts)
     except Refused as refused:
         code, lines = refused.code, ["```text", str(refused).replace("```", "'''"), "```"]
     verdict = VERDICTS.get(code, "ERROR")

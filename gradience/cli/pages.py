@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from gradience.cli.console import show_written
-from gradience.cli.shared import page_path, print_text
+from gradience.cli.shared import JsonOutput, page_path, print_facts, print_text
 from gradience.errors import UsageError
 from gradience.settings import Flag, StrPath, paths_of, settings_model
 
@@ -28,7 +28,15 @@ class PageSettings:
     """Leave out examples and answers: for private data."""
 
 
-def report(settings: PageSettings) -> None:
+@settings_model(kw_only=True)
+class WrittenOutput(JsonOutput):
+    """Output."""
+
+    quiet: Annotated[bool, Flag(short="-q")] = False
+    """Do not print what was written."""
+
+
+def report(settings: PageSettings, out: WrittenOutput) -> None:
     """Several reports become sections of one page. For a folder, its reports and those directly below it are read;
     checkpoints without an audit.json are audited.
 
@@ -40,13 +48,22 @@ def report(settings: PageSettings) -> None:
 
       gradience report checkpoint-*/audit.json run.jsonl -o training.html
     """
+    from gradience.digests import sha256_bytes
     from gradience.reports.base.numbers import size
     from gradience.reports.page.render import write_page
     from gradience.sources import read_sources
 
     sources = read_sources(paths_of(settings.files))
     page = write_page(Path(settings.output), sources, texts=not settings.no_texts)
-    show_written(f"{settings.output} ({size(len(page))})")
+    if out.json:
+        read = [
+            {"file": source.name, "schema": source.report.schema_id, "sha256": source.sha256 or None}
+            for source in sources
+        ]
+        facts = {"page": str(settings.output), "bytes": len(page), "sha256": sha256_bytes(page).hex()}
+        print_facts({**facts, "from": read})
+    elif not out.quiet:
+        show_written(f"{settings.output} ({size(len(page))})")
 
 
 FILES = ("svg", "pdf", "png")
@@ -74,7 +91,7 @@ class PlotSettings:
     """Replace an existing file."""
 
 
-def plot(settings: PlotSettings) -> None:
+def plot(settings: PlotSettings, out: JsonOutput) -> None:
     """Prints a one-sentence description of the plot. The same input gives the same bytes with one version
     of matplotlib.
 
@@ -104,5 +121,9 @@ def plot(settings: PlotSettings) -> None:
     except UsageError as error:
         raise UsageError(f"{path}: {error}", code=error.code, hint=error.hint) from None
     write_whole(output, [image_of(drawn, file)])
-    print_text(f"{drawn.sentence}\n")
-    show_written(str(output))
+    if out.json:
+        facts = {"name": drawn.name, "title": drawn.title, "sentence": drawn.sentence}
+        print_facts({"file": str(output), **facts})
+    else:
+        print_text(f"{drawn.sentence}\n")
+        show_written(str(output))

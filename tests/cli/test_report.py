@@ -1,6 +1,7 @@
 """`gradience report` and `--html`: what is read, what is replaced, what is refused."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -17,7 +18,6 @@ from gradience.cli import app
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.cli.help import summary
-from gradience.sources import read_sources
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_reviews"
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "good.jsonl"
@@ -33,7 +33,9 @@ def audit(tmp_path_factory):
 def test_a_file_becomes_a_page_and_an_earlier_page_is_replaced(audit, tmp_path, command):
     page = tmp_path / "report.html"
     for _ in range(2):
-        assert command("report", audit, "-o", page).err.startswith(f"written: {page} (")
+        said = json.loads(command("report", audit, "-o", page, "--json").out)
+        assert said["bytes"] == page.stat().st_size
+        assert said["from"][0]["schema"] == "gradience.audit/3"
     assert " data-plot " in page.read_text(encoding="utf-8")
 
 
@@ -42,8 +44,10 @@ def test_a_folder_gives_all_its_reports(audit, tmp_path, command):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "audit.json").write_bytes(audit.read_bytes())
     shutil.copyfile(RUN, tmp_path / "run.jsonl")
-    names = [source.name for source in read_sources([tmp_path])]
-    assert names == ["checkpoint-100/audit.json", "checkpoint-200/audit.json", "run.jsonl"]
+    made_from = json.loads(command("report", tmp_path, "-o", tmp_path / "r.html", "--json").out)["from"]
+    assert [one["file"] for one in made_from] == [
+        "checkpoint-100/audit.json", "checkpoint-200/audit.json", "run.jsonl",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_what_is_no_report_is_refused(text, code, tmp_path, command):
 
 def test_the_page_of_a_run_has_the_command_that_verifies_it_with_its_root(tmp_path):
     page = tmp_path / "r.html"
-    assert run(["report", str(KEPT), "-o", str(page)]) == 0
+    assert run(["report", str(KEPT), "-o", str(page), "-q"]) == 0
     root = hashlib.sha256((KEPT / "digests.json").read_bytes()).hexdigest()
     assert f"gradience verify minilm_reviews --root {root}" in page.read_text(encoding="utf-8")
 
@@ -92,8 +96,8 @@ def test_verbs_write_their_page(tmp_path, capsys):
         assert capsys.readouterr().out
 
 
-WITHOUT_A_REPORT = {"bench status", "card", "env"}
-"""Verbs whose --json prints facts."""
+WITHOUT_A_REPORT = {"bench status", "card", "env", "plot", "report"}
+"""Verbs whose --json prints facts, or the page itself."""
 
 
 def test_every_verb_that_reports_writes_its_page():
@@ -122,9 +126,8 @@ def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tm
         )
     capsys.readouterr()
     page = tmp_path / "r.html"
-    command("report", tmp_path, "-o", page)
-    names = [source.name for source in read_sources([tmp_path])]
-    assert names == ["shrink.json", "adapter/compression_report.json"]
+    made_from = json.loads(command("report", tmp_path, "-o", page, "--json").out)["from"]
+    assert [one["file"] for one in made_from] == ["shrink.json", "adapter/compression_report.json"]
     text = page.read_text(encoding="utf-8")
     assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto"))
 

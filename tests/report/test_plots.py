@@ -1,5 +1,6 @@
 """Plots hold the figures of their reports: each is compared with what the report, or a count by hand, says."""
 
+import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -218,5 +219,5 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(command):
 def test_the_folder_of_a_training_is_its_log(tmp_path, capsys):
     (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
     shutil.copy(RUNS / "good.jsonl", tmp_path / "run" / "run.jsonl")
-    assert run(["plot", "loss", str(tmp_path / "run"), "-o", "x.svg"]) == 0
-    assert capsys.readouterr().out.startswith("Training loss, first to last: ")
+    assert run(["plot", "loss", str(tmp_path / "run"), "-o", "x.svg", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "loss"
