@@ -30,7 +30,7 @@ from gradience.adapters.keys import Key, Kind, Side, is_applied, parse_key
 from gradience.adapters.locate import Location
 from gradience.adapters.tensors import DType, NewTensor, TensorEntry, TensorFile, Words, decode, pieces
 from gradience.blas import processors
-from gradience.digests import sha256_file
+from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
 from gradience.files.hub import HubCommit
 from gradience.spectra import Blocks, row_blocks
@@ -247,7 +247,7 @@ class Adapter(Closing):
     format: str
     location: Location
     config: PeftConfig | None
-    file: TensorFile
+    files: Sequence[TensorFile]
     adapter_name: str | None
     pairs: list[LoraPair] = field(default_factory=list)
     other: list[SkippedTensor] = field(default_factory=list)
@@ -280,11 +280,12 @@ class Adapter(Closing):
     @property
     def bytes(self) -> int:
         """Size of the weights on disk."""
-        return self.pickle.stat().st_size if self.pickle else self.file.size
+        return self.pickle.stat().st_size if self.pickle else sum(file.size for file in self.files)
 
-    def entries(self) -> Iterable[tuple[str, TensorEntry]]:
+    def entries(self) -> Iterator[tuple[str, TensorEntry]]:
         """All tensors."""
-        return self.file.entries.items()
+        for file in self.files:
+            yield from file.entries.items()
 
     def packed(self, layout: str | None) -> list[str]:
         """Return the modules whose stacked B has this `layout` on disk."""
@@ -299,7 +300,7 @@ class Adapter(Closing):
 
     def in_order_of_data(self) -> None:
         """Sort the pairs by file offset, so that a file is read from start to end."""
-        self.pairs.sort(key=lambda pair: min(pair.a.entry.start, pair.b.entry.start))
+        self.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
 
     def is_foreign(self, note: SkippedTensor) -> bool:
         """Return True if PEFT ignores a tensor: it belongs to another adapter in the file, or is a copy that
@@ -315,7 +316,7 @@ class Adapter(Closing):
 
     def beside(self) -> Iterator[tuple[SkippedTensor, Factor]]:
         """Yield every understood tensor that is not a factor and belongs to this adapter, with the stored tensor."""
-        tensors = tensors_of(self.file)
+        tensors = tensors_of(self.files)
         for note in self.other:
             if not self.is_foreign(note):
                 yield note, tensors[note.tensor]
@@ -347,13 +348,16 @@ class Adapter(Closing):
         )
 
     def sha256(self) -> str:
-        """Digest of the weights' file."""
-        return sha256_file(self.pickle) if self.pickle else self.file.sha256()
+        """Digest of the file, or of the shards' digests if there are several."""
+        if self.pickle:
+            return sha256_file(self.pickle)
+        digests = [file.sha256() for file in self.files]
+        return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))
 
 
 def of_one_file(form: str, path: Path, file: TensorFile) -> Adapter:
     """Return an adapter with one file and no config. Its tensors are not sorted yet."""
-    return Adapter(form, Location(path, file.path.parent, file.path, None), None, file, None)
+    return Adapter(form, Location(path, file.path.parent, (file.path,), None), None, [file], None)
 
 
 # ---------------------------------------------------------------- two stored factors -> a pair, or why there is none
@@ -363,9 +367,9 @@ Tensors = Mapping[str, Factor]
 """Name -> stored tensor."""
 
 
-def tensors_of(file: TensorFile) -> Tensors:
-    """Return every tensor of a file."""
-    return {name: Factor(name, file, entry) for name, entry in file.entries.items()}
+def tensors_of(files: Iterable[TensorFile]) -> Tensors:
+    """Return every tensor of these files."""
+    return {name: Factor(name, file, entry) for file in files for name, entry in file.entries.items()}
 
 
 def factors_of(
@@ -453,7 +457,7 @@ def sort_tensors(
     factors.
     known: name of a tensor that is not a factor -> its description; None if it is unknown.
     """
-    tensors = tensors_of(adapter.file)
+    tensors = tensors_of(adapter.files)
     modules: dict[str, dict[Side, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, place in places.items():
         modules[place.module][place.side].append(name)
@@ -535,7 +539,7 @@ def workers_within(
     """
     opened = list(adapters)
     limit = limit_for(max_memory, opened)
-    kept = PROCESS + TENSOR * sum(len(adapter.file.entries) for adapter in opened)
+    kept = PROCESS + TENSOR * sum(len(file.entries) for adapter in opened for file in adapter.files)
     kept += sum(report_bytes(pair) for adapter in opened for pair in adapter.pairs)
     largest, most = max(work, key=lambda item: item[1], default=(None, 0))
     if kept + most > limit:

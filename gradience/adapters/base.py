@@ -18,6 +18,7 @@ import numpy as np
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.files import Closing, read_object
+from gradience.adapters.locate import MAX_INDEX_BYTES
 from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.errors import InputError
 from gradience.files.hub import address_of, fetch_folder
@@ -35,7 +36,6 @@ _EXPERTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "down_proj": (("down_proj",), ("w2",)),
 }
 """Parameter of stacked experts -> the projections of one of them, as files may call them."""
-MAX_INDEX_BYTES = 32 * 2**20
 _INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head", "embed_out")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")

@@ -34,7 +34,9 @@ ALPHA_REASON = "α of a module"
 
 def is_kohya(path: Path) -> bool:
     """Return whether the safetensors file at `path` holds `lora_down` and `lora_up`."""
-    return path.name != locate.WEIGHTS and any(map(_KOHYA_FACTOR.fullmatch, locate.sniff(path)[0]))
+    return path.name not in (locate.WEIGHTS, locate.INDEX) and any(
+        map(_KOHYA_FACTOR.fullmatch, locate.sniff(path).shapes)
+    )
 
 
 def open_kohya(path: Path, name: str | None, stack: ExitStack) -> Adapter:
@@ -118,15 +120,15 @@ _FACTOR = re.compile(
 def is_diffusers(path: Path) -> bool:
     """Return True if `path` has diffusers' weights, by their name, or by the keys or the header of a file."""
     if os.path.isdir(path):
-        files = locate.listing(path)
-        return NAME in files and locate.WEIGHTS not in files
-    if path.name == locate.WEIGHTS:
+        names = set(locate.listing(path))
+        return NAME in names and not names & {locate.WEIGHTS, locate.INDEX}
+    if path.name in (locate.WEIGHTS, locate.INDEX):
         return False
-    names, metadata = locate.sniff(path)
-    parts = {part for name in names for part in name.split(".")}
+    shapes, metadata = locate.sniff(path)
+    parts = {part for name in shapes for part in name.split(".")}
     beside = os.path.lexists(path.parent / locate.CONFIG)
-    old = any((match := _FACTOR.fullmatch(name)) and not match["new"] for name in names)
-    return bool(names) and (old or locate.from_diffusers(names, parts, metadata, has_config=beside))
+    old = any((match := _FACTOR.fullmatch(name)) and not match["new"] for name in shapes)
+    return bool(shapes) and (old or locate.from_diffusers(shapes, parts, metadata, has_config=beside))
 
 
 def open_diffusers(path: Path, name: str | None, stack: ExitStack) -> Adapter:

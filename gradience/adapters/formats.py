@@ -56,7 +56,7 @@ def pickle_at(path: Path) -> Path | None:
     """Return the pickle file of the adapter at `path`; None without one, or if the folder has safetensors."""
     if path.suffix.lower() in SUFFIXES:
         return path
-    safe = (locate.WEIGHTS, "pytorch_lora_weights.safetensors")
+    safe = (locate.WEIGHTS, locate.INDEX, "pytorch_lora_weights.safetensors")
     if not path.is_dir() or any(os.path.lexists(path / name) for name in safe):
         return None
     return next((path / name for name in locate.PICKLES if os.path.lexists(path / name)), None)
@@ -136,25 +136,25 @@ class AdapterFormat(NamedTuple):
     recognizes: True for a file or folder of this format, judged by file names only.
     open: (path, name of the adapter if there are several, stack that closes its files) -> the open adapter.
     words: `Adapter.format` set by `open` -> name of the format in reports.
-    weights: name of its file of weights in a repository on the hub; empty if they have no fixed name.
+    weights: alternative sets of weight files. One set is downloaded from the hub; its first file comes last.
     """
 
     recognizes: Callable[[Path], bool]
     open: Callable[[Path, str | None, ExitStack], Adapter]
     words: Mapping[str, str]
-    weights: str = ""
+    weights: locate.Weights = ()
 
 
 FORMATS: dict[str, AdapterFormat] = {
-    "mlx": AdapterFormat(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}, FINAL),
+    "mlx": AdapterFormat(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}, ((FINAL,),)),
     "gguf": AdapterFormat(is_gguf, open_gguf, {"gguf": "GGUF LoRA"}),
-    "diffusers": AdapterFormat(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}, NAME),
+    "diffusers": AdapterFormat(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}, ((NAME,),)),
     "kohya": AdapterFormat(is_kohya, open_kohya, {"kohya": "kohya LoRA"}),
     "peft": AdapterFormat(
         lambda path: True,  # last: its error describes any other path
         open_peft,
         {"peft": "PEFT LoRA", "safetensors": "LoRA from a single safetensors file"},
-        locate.WEIGHTS,
+        ((locate.WEIGHTS,), (locate.INDEX, "adapter_model-*.safetensors")),
     ),
 }
 
@@ -177,9 +177,9 @@ def open_adapter(
     address, place, source = address_of(path), path, None
     if address is not None:
         # PEFT first, as in a folder on this disk.
-        weights = tuple(form.weights for form in reversed(FORMATS.values()) if form.weights)
+        weights = tuple(choice for form in reversed(FORMATS.values()) for choice in form.weights)
         if allow_pickle:
-            weights += locate.PICKLES
+            weights += tuple((name,) for name in locate.PICKLES)
         place, source = locate.fetch_adapter(address, weights, adapter)
     pickle = pickle_at(place) if allow_pickle else None
     with ExitStack() as stack:
@@ -193,7 +193,7 @@ def open_adapter(
         if address is not None:
             opened.location = replace(opened.location, path=Path(str(address)))
         if tokenizer and source is not None:
-            locate.fetch_tokenizer(source, opened.location.weights.parent)
+            locate.fetch_tokenizer(source, opened.location.weights[0].parent)
         opened.stack = stack.pop_all()
         return opened
 
@@ -205,15 +205,19 @@ def _format_of(path: Path) -> tuple[AdapterFormat, Path]:
     if name == "peft" and os.path.isdir(path):
         names = locate.listing(path)
         lone = locate.lone_weights(names)
-        if lone is not None and locate.WEIGHTS not in names and not locate.adapter_folders(path):
+        if (
+            lone is not None
+            and {locate.WEIGHTS, locate.INDEX}.isdisjoint(names)
+            and not locate.adapter_folders(path)
+        ):
             return _format_of(path / lone)
     return chosen, path
 
 
 def known_names() -> frozenset[str]:
     """File names that mark a folder as an adapter, in any format."""
-    weights = (form.weights for form in FORMATS.values() if form.weights)
-    return frozenset((locate.CONFIG, *locate.PICKLES, *weights))
+    names = {name for form in FORMATS.values() for choice in form.weights for name in choice}
+    return frozenset((locate.CONFIG, *locate.PICKLES, *(name for name in names if "*" not in name)))
 
 
 def require_peft(opened: Adapter) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from gradience.adapters.adapter import Adapter, Factor, LoraPair, of_one_file, paired, places_in, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
 from gradience.adapters.files import kept_open, refuse_placeholder
-from gradience.adapters.locate import WEIGHTS, listing, no_factors, single
+from gradience.adapters.locate import INDEX, WEIGHTS, listing, no_factors, single
 from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile, Words
 from gradience.errors import InputError, is_integer
 from gradience.reading import pread
@@ -75,7 +75,7 @@ def pairs_of_transformers(opened: Adapter, model_config: Mapping[str, Any] | Non
     Modules of another architecture keep llama.cpp's names.   model_config: config.json of the base, which says how many
     heads q and k have.   Raises InputError (no-model-config).
     """
-    paired = ARCHITECTURES.get(opened.file.metadata.get("general.architecture", ""))
+    paired = ARCHITECTURES.get(opened.files[0].metadata.get("general.architecture", ""))
     pairs = {}
     for pair in opened.pairs:
         match = re.fullmatch(r"blk\.(\d+)\.(.+)", pair.module)
@@ -112,7 +112,7 @@ def is_gguf(path: Path) -> bool:
     if not os.path.isdir(path):
         return path.suffix.lower() == ".gguf"
     names = listing(path)
-    return WEIGHTS not in names and any(name.lower().endswith(".gguf") for name in names)
+    return not {WEIGHTS, INDEX} & set(names) and any(name.lower().endswith(".gguf") for name in names)
 
 
 def open_gguf(path: Path, name: str | None, stack: ExitStack) -> Adapter:

@@ -4,22 +4,22 @@ Of an adapter on the hub, config and weights are fetched, and the tokenizer if a
 on this disk.
 """
 
+import fnmatch
+import json
 import os
 import posixpath
 import re
 import shlex
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path, PurePath
 from posixpath import basename
 from typing import NamedTuple
 
 from gradience.adapters.config import read_config
-from gradience.adapters.files import pickle_hint, refuse_method
+from gradience.adapters.files import pickle_hint, read_object, refuse_method
 from gradience.adapters.keys import LISTED, no_such_adapter, several_adapters
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError, NetworkError
@@ -29,11 +29,13 @@ from gradience.reading import cannot_open
 from gradience.words import listed
 
 WEIGHTS = "adapter_model.safetensors"
+INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_lora_weights.bin")
 """Names of pickled weights in a folder."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf")
+MAX_INDEX_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,12 @@ class Location:
 
     path: Path
     root: Path
-    weights: Path
+    weights: tuple[Path, ...]
+    """One file, or the shards in the order of their names."""
     config: Path | None
     """None if there is no adapter_config.json beside the weights."""
+    shard_of: dict[str, str] | None = None
+    """Tensor -> shard file name, if there is an index."""
     sub_folder: bool = False
     """True if the adapter requested by name is a subfolder of `root`."""
 
@@ -54,7 +59,7 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
 
     adapter: name of a sub-folder, if the folder contains several adapters.
     Raises InputError: not-found, not-a-file, several-adapters, no-such-adapter, pickle, full-model,
-    gguf, diffusers, not-an-adapter and those of `files`.
+    gguf, diffusers, not-an-adapter, bad-index and those of `files`.
     """
     try:
         folder = stat.S_ISDIR(os.stat(path).st_mode)
@@ -71,7 +76,9 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
         raise pickle_error(path, path.name)
     if name == CONFIG:
         return _in_folder(path.parent, adapter)
-    return Location(path, path.parent, path, _config_in(path.parent))
+    if name == INDEX:
+        return _sharded(path.parent, path)
+    return Location(path, path.parent, (path,), _config_in(path.parent))
 
 
 # Names are checked with lexists, so that a dangling link is reported as such.
@@ -88,7 +95,9 @@ def _in_folder(folder: Path, adapter: str | None) -> Location:
         # The outer folder stays the limit for links: the inner one may be a link out of it.
         return replace(_in_folder(folder / inner, None), root=folder, sub_folder=True)
     if os.path.lexists(folder / WEIGHTS):
-        return Location(folder, folder, folder / WEIGHTS, _config_in(folder))
+        return Location(folder, folder, (folder / WEIGHTS,), _config_in(folder))
+    if os.path.lexists(folder / INDEX):
+        return _sharded(folder, folder / INDEX)
     names = [str(inner.relative_to(folder)) for inner in adapter_folders(folder)]
     if not names:
         raise _something_else(folder)
@@ -115,8 +124,13 @@ def lone_weights(names: Collection[str]) -> str | None:
 
 def adapter_folders(folder: Path) -> list[Path]:
     """Sub-folders, at most two levels down, that hold adapter weights."""
-    weights = chain.from_iterable(folder.glob(pattern + WEIGHTS) for pattern in ("*/", "*/*/"))
-    return sorted({path.parent for path in weights}, key=natural_key)
+    folders = {
+        weights.parent
+        for pattern in ("*/", "*/*/")
+        for name in (WEIGHTS, INDEX)
+        for weights in folder.glob(pattern + name)
+    }
+    return sorted(folders, key=natural_key)
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
@@ -180,6 +194,28 @@ def _refuse_other_methods(folder: Path) -> None:
     except InputError as error:
         if error.code in ("other-method", "mlx-adapter"):
             raise
+
+
+def _sharded(folder: Path, index: Path) -> Location:
+    shard_of = read_object(index, root=folder, limit=MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise _bad_index(index, "it has no weight_map")
+    for name, shard in shard_of.items():
+        plain = isinstance(shard, str) and os.path.basename(shard) == shard and "\0" not in shard
+        if not plain or not shard.endswith(".safetensors"):
+            shown = json.dumps(shard)[:80]
+            raise _bad_index(
+                index, f"tensor {name[:80]!r} is in {shown}, which is not a file name in this folder"
+            )
+    shards = tuple(folder / shard for shard in sorted(set(shard_of.values())))
+    for shard in shards:
+        if not os.path.lexists(shard):
+            raise _bad_index(index, f"the shard {shard.name[:80]!r} that it names is missing")
+    return Location(folder, folder, shards, _config_in(folder), shard_of)
+
+
+def _bad_index(index: Path, problem: str) -> InputError:
+    return InputError(f"{index}: {problem}", code="bad-index", hint="download or save the adapter again")
 
 
 RENAME_HINT = (
@@ -302,19 +338,31 @@ def single(path: Path, adapter: str | None, fits: Callable[[str], object], kind:
     return path / (adapter or names[0])
 
 
-def sniff(path: Path) -> tuple[Collection[str], Mapping[str, str]]:
-    """Return the names of the tensors in a safetensors file, and its metadata; empty if it cannot be read.
+class Sniffed(NamedTuple):
+    """Names and shapes of the tensors in a file, and its metadata; nothing of a file that cannot be read."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+
+
+def sniff(path: Path) -> Sniffed:
+    """Return the contents of the safetensors header at `path`; empty if the header is missing or broken.
 
     The fallback format opens the file again and reports the problem.
     """
-    if path.suffix.lower() == ".safetensors":
-        with suppress(InputError), TensorFile.open(path) as file:
-            return file.entries, file.metadata
-    return (), {}
+    if path.suffix.lower() != ".safetensors":
+        return Sniffed({}, {})
+    try:
+        with TensorFile.open(path) as file:
+            return Sniffed({name: entry.shape for name, entry in file.entries.items()}, file.metadata)
+    except InputError:
+        return Sniffed({}, {})
 
 
 # ---------------------------------------------------------------- an adapter on the hub
 
+Weights = tuple[tuple[str, ...], ...]
+"""Choices of files of weights, as patterns: the first choice whose patterns all match is fetched, first file last."""
 _PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 """Allowed names of fetched files, so that a name from the hub cannot steer the download."""
 MAX_LONE = 2 * 2**30
@@ -339,17 +387,17 @@ Fetched = tuple[Path, HubCommit]
 
 class _Choice(NamedTuple):
     folder: str
-    weights: str
+    files: tuple[str, ...]
+    """In the order in which they are fetched."""
     point: str = ""
     """The requested file, if it is not the folder."""
 
 
 @cache
-def fetch_adapter(address: Address, weights: Sequence[str], adapter: str | None = None) -> Fetched:
+def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None) -> Fetched:
     """Download the adapter at `address`, once per process, so that every read sees the same commit.
 
-    weights: names of files of weights; the first that is there is fetched.
-    adapter: a sub-folder, if the repository contains several adapters.
+    weights: file choices.   adapter: a sub-folder, if the repository contains several adapters.
     Raises NetworkError (`hub-…`), InputError for a repository that holds something else, MissingExtra without
     huggingface_hub.
     """
@@ -360,10 +408,8 @@ def fetch_adapter(address: Address, weights: Sequence[str], adapter: str | None 
             return kept
         if hub.is_offline():
             raise hub.not_cached(address)
-    files = hub.list_files(address)
-    choice = _choose(address, files, weights, adapter)
-    wanted = [posixpath.join(choice.folder, name) for name in (CONFIG, choice.weights)]
-    root, commit = hub.download(address, [name for name in wanted if name in files])
+    choice = _choose(address, hub.list_files(address), weights, adapter)
+    root, commit = hub.download(address, [posixpath.join(choice.folder, name) for name in choice.files])
     return root / choice.folder / choice.point, HubCommit(address, commit)
 
 
@@ -393,10 +439,10 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
     hub.download(address, [name for name in wanted if name in files])
 
 
-def _kept(address: Address, weights: Sequence[str], adapter: str | None) -> Fetched | None:
+def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:
     """Return the cached adapter if it is complete, which the file that is fetched last shows."""
     folders = [*([posixpath.join(address.inside, adapter)] if adapter else []), address.inside]
-    wanted = [(folder, name, "") for folder in folders for name in weights]
+    wanted = [(folder, choice[0], "") for folder in folders for choice in weights]
     if adapter:
         wanted.append((address.inside, adapter, ""))
     if address.inside:
@@ -410,24 +456,24 @@ def _kept(address: Address, weights: Sequence[str], adapter: str | None) -> Fetc
 
 
 def _choose(
-    address: Address, files: Mapping[str, int | None], weights: Sequence[str], adapter: str | None
+    address: Address, files: Mapping[str, int | None], weights: Weights, adapter: str | None
 ) -> _Choice:
     """Return what to fetch of the files of a repository. Raises NetworkError (`hub-file`), InputError."""
     folder = address.inside
     if address.inside in files:
         folder, name = posixpath.split(address.inside)
-        if name not in (*weights, CONFIG):
-            return _single(address, folder, name)
-        weights = weights if name == CONFIG else (name,)
+        named = tuple(choice for choice in weights if name == choice[0])
+        if not named and name != CONFIG:
+            return _single(address, files, folder, name)
+        weights = named or weights
     within = posixpath.join(folder, adapter or "").strip("/")
     folder = within if _beside(files, within) else folder
     beside = _beside(files, folder)
     # Folders that hold adapters, no more than two levels down.
+    known = {choice[0] for choice in weights}
     depth = address.inside.count("/") + 3
     folders = {
-        posixpath.dirname(path)
-        for path in files
-        if 1 <= path.count("/") <= depth and basename(path) in weights
+        posixpath.dirname(path) for path in files if 1 <= path.count("/") <= depth and basename(path) in known
     }
     revision = f"@{address.revision}" if address.revision else ""
     shown = [f"{address.repo}{revision}:{inner[:80]}" for inner in sorted(folders, key=natural_key)]
@@ -438,11 +484,16 @@ def _choose(
             code="hub-file",
             hint=hint or "check the name of the folder",
         )
-    known = next((name for name in weights if name in beside), None)
-    if known is not None:
-        return _Choice(folder, known)
+    config = [CONFIG] if CONFIG in beside else []
+    for choice in weights:
+        fitting = [
+            sorted(name for name in fnmatch.filter(beside, pattern) if _PLAIN.fullmatch(name))
+            for pattern in choice
+        ]
+        if all(fitting):
+            return _Choice(folder, (*config, *(name for names in reversed(fitting) for name in names)))
     if adapter in beside:
-        return _single(address, folder, adapter)._replace(point="")
+        return _single(address, files, folder, adapter)._replace(point="")
     lone = lone_weights(beside)
     if lone is not None and _PLAIN.fullmatch(lone) and not hint:
         size = files[posixpath.join(folder, lone)]
@@ -453,14 +504,14 @@ def _choose(
                 code="full-model",
                 hint=f"if it is the adapter, name it: {address.repo}:{lone[:80]}",
             )
-        return _Choice(folder, lone, lone)
+        return _Choice(folder, (*config, lone), lone)
     if hint and not set(PICKLES) & set(beside):
         raise InputError(f"{address}: the adapters are in sub-folders", code="several-adapters", hint=hint)
     raise no_weights(address, sorted(beside))
 
 
-def _single(address: Address, folder: str, name: str) -> _Choice:
-    """One file of weights under another name."""
+def _single(address: Address, files: Collection[str], folder: str, name: str) -> _Choice:
+    """One file of weights under another name, and the config beside it."""
     if name.lower().endswith(PICKLE_SUFFIXES):
         raise pickle_error(address, name)
     if not name.lower().endswith(WEIGHT_SUFFIXES) or not _PLAIN.fullmatch(name):
@@ -469,7 +520,8 @@ def _single(address: Address, folder: str, name: str) -> _Choice:
             code="not-an-adapter",
             hint="name the repository, a folder in it, or a weight file",
         )
-    return _Choice(folder, name, name)
+    config = [CONFIG] if CONFIG in _beside(files, folder) else []
+    return _Choice(folder, (*config, name), name)
 
 
 def _beside(files: Collection[str], folder: str) -> list[str]:

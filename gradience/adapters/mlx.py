@@ -20,7 +20,7 @@ from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
 from gradience.adapters.files import read_object
 from gradience.adapters.keys import Kind
-from gradience.adapters.locate import CONFIG, WEIGHTS, Location, listing, no_factors, single, sniff
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, no_factors, single, sniff
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 
@@ -39,10 +39,11 @@ def is_mlx(path: Path) -> bool:
     names.
     """
     if os.path.isdir(path):
-        return not os.path.lexists(path / WEIGHTS) and any(map(_are_weights(path), listing(path)))
+        peft = any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX))
+        return not peft and any(map(_are_weights(path), listing(path)))
     if path.name == FINAL or _CHECKPOINT.fullmatch(path.name):
         return True
-    return any(map(_FACTOR.fullmatch, sniff(path)[0]))
+    return any(_FACTOR.fullmatch(name) for name in sniff(path).shapes)
 
 
 def _are_weights(folder: Path) -> Callable[[str], object]:
@@ -58,14 +59,14 @@ def open_mlx(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     fits = _CHECKPOINT.fullmatch if name and _CHECKPOINT.fullmatch(name) else _are_weights(path)
     weights = single(path, name, fits, "checkpoints of MLX-LM")
     beside = weights.parent / CONFIG
-    location = Location(path, weights.parent, weights, beside if os.path.lexists(beside) else None)
+    location = Location(path, weights.parent, (weights,), beside if os.path.lexists(beside) else None)
     settings = read_settings(location) if location.config else None
     file = stack.enter_context(TensorFile.open(weights, root=location.root))
     places = adapter.places_in(file, _FACTOR, "a")
     if not places:
         raise no_factors(weights, file.entries)
     scale = None if settings is None else _scale(location.config, settings)
-    opened = Adapter("mlx", location, None, file, None)
+    opened = Adapter("mlx", location, None, [file], None)
     if isinstance(scale, str):
         scale, opened.no_scale = None, scale
     modules = {place.module for place in places.values()}

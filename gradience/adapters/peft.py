@@ -13,7 +13,7 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,9 @@ from gradience.adapters import adapter
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key, path_ends
-from gradience.adapters.locate import locate, no_factors, refuse_foreign
+from gradience.adapters.locate import Location, locate, no_factors, refuse_foreign
 from gradience.adapters.tensors import TensorFile
+from gradience.errors import InputError
 
 Layout = Literal["rank_major", "grouped_by_expert"]
 """Order of the columns of a stacked lora_B, (m, r·E): expert fastest (PEFT), or expert slowest.
@@ -126,16 +127,34 @@ def open_peft(path: Path, name: str | None, stack: ExitStack) -> Adapter:
     """
     location = locate(path, adapter=name)
     config = read_config(location.config, root=location.root) if location.config else None
-    file = stack.enter_context(TensorFile.open(location.weights, root=location.root))
-    tensors = adapter.tensors_of(file)
-    refuse_foreign(location.path, file.entries, file.metadata, has_config=config is not None)
+    files = [stack.enter_context(TensorFile.open(file, root=location.root)) for file in location.weights]
+    _check_shards(location, files)
+    tensors = adapter.tensors_of(files)
+    entries = {name: tensor.entry for name, tensor in tensors.items()}
+    refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
     keys = {name: parse_key(name) for name in tensors}
     chosen = choose_adapter(location.path, keys.values(), None if location.sub_folder else name)
-    opened = Adapter("peft" if config else "safetensors", location, config, file, chosen, loads_in_peft=True)
+    opened = Adapter("peft" if config else "safetensors", location, config, files, chosen, loads_in_peft=True)
     _sort_tensors(opened, tensors, keys)
     if not opened.pairs and not opened.unaudited:
-        raise no_factors(location.path, file.entries)
+        raise no_factors(location.path, entries)
     return opened
+
+
+def _check_shards(location: Location, files: Sequence[TensorFile]) -> None:
+    if location.shard_of is None:
+        return
+    shard_of = {name: file.path.name for file in files for name in file.entries}
+    total = sum(len(file.entries) for file in files)
+    wrong = [name for name, shard in location.shard_of.items() if shard_of.get(name) != shard]
+    extra = shard_of.keys() - location.shard_of.keys()
+    if wrong or extra or total != len(shard_of):
+        culprit = (wrong or sorted(extra) or ["?"])[0]
+        raise InputError(
+            f"{location.path}: the index and the shards disagree about tensor {culprit[:120]!r}",
+            code="bad-index",
+            hint="download the adapter again: every tensor must be in exactly the shard that the index names",
+        )
 
 
 Slot = tuple[str, int, Ghost]

@@ -119,8 +119,8 @@ def _compress_fleet(settings: CompressSettings, fleet: Fleet, out: LayersOutput)
 
 
 def convert(settings: ConvertSettings, out: ReportOutput) -> None:
-    """Weights and scales do not change. A pickle becomes safetensors, and tensors get the names by which PEFT finds
-    them.
+    """Weights and scales do not change. A pickle becomes safetensors, shards become one file, and tensors get the
+    names by which PEFT finds them.
 
     Examples:
 

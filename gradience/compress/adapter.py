@@ -461,7 +461,7 @@ def write_rotated(adapter: Adapter, output: Path) -> None:
             code="not-rotatable",
             hint="nothing to do: there is no rewrite control for this adapter",
         )
-    tensors = {name: tensor.to_write() for name, tensor in tensors_of(adapter.file).items()}
+    tensors = {name: tensor.to_write() for name, tensor in tensors_of(adapter.files).items()}
     draw = np.random.default_rng(0)
     waiting: dict[str, bytes] = {}
 
@@ -478,6 +478,6 @@ def write_rotated(adapter: Adapter, output: Path) -> None:
         for name in (factor.tensor for factor in pair.factors.values()):
             tensors[name] = tensors[name]._replace(data=data_of(pair, name))
     with whole_folder(output, force=True) as folder:
-        write_tensors(folder / WEIGHTS, tensors, dict(adapter.file.metadata) or {"format": "pt"})
+        write_tensors(folder / WEIGHTS, tensors, dict(adapter.files[0].metadata) or {"format": "pt"})
         assert adapter.config is not None
         shutil.copyfile(adapter.config.path, folder / CONFIG)

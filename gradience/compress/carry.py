@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gradience.adapters.files import PICKLE_STARTS
-from gradience.adapters.locate import CONFIG, WEIGHTS, Location
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.errors import InputError, UsageError
 from gradience.files.card import CARD, Card, read_card, without_block, write_card
 from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks
@@ -45,9 +45,9 @@ def carry_files(location: Location, target: Path, pickle: Path | None = None) ->
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
-    folder = location.weights.parent if location.sub_folder else location.root
-    sources = filter(None, (location.weights, location.config, pickle))
-    ours = {CONFIG, WEIGHTS, *(path.name for path in sources)}
+    folder = location.weights[0].parent if location.sub_folder else location.root
+    sources = (*location.weights, *filter(None, [location.config, pickle]))
+    ours = {CONFIG, INDEX, WEIGHTS, *(path.name for path in sources)}
     for entry in sorted(folder.iterdir()):
         if entry.name in ours:
             continue

@@ -193,7 +193,7 @@ class PeftForm(Form):
         if opened.loads_in_peft:
             done = {factor.tensor for pair in opened.pairs for factor in pair.factors.values()}
             done |= {note.tensor for note in self.left_out()}
-            for name, tensor in adapters.tensors_of(opened.file).items():
+            for name, tensor in adapters.tensors_of(opened.files).items():
                 if name not in done:
                     yield peft_name(name, opened.adapter_name), tensor
 
@@ -317,7 +317,7 @@ class DiffusersForm(Form):
                 kind = f"{pair.module} is of the kind {pair.kind}"
                 raise self.not_held(kind, "the PEFT format can store it")
             parts[part].append(module._replace(name=inner))
-        configs = configs_of(self.opened.file) if self.opened.format == "diffusers" else {}
+        configs = configs_of(self.opened.files[0]) if self.opened.format == "diffusers" else {}
         header: dict[str, Any] = {}
         for part, inside in sorted(parts.items()):
             fields = {

@@ -103,7 +103,7 @@ class AdapterInfo(Part):
     format: str
     """`peft` (a folder with adapter_config.json) or `safetensors` (a single file without a config)."""
     sha256: str
-    """Digest of the weight file."""
+    """Digest of the weight file; for shards, the digest of their digests in the order of their names."""
     bytes: int
     """Size of the weights on disk, in bytes."""
     dtypes: tuple[str, ...] = ()

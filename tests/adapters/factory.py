@@ -10,6 +10,7 @@ import numpy as np
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+INDEX = "adapter_model.safetensors.index.json"
 PREFIX = "base_model.model."
 _NAMES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "|i1": "I8", "|u1": "U8"}
 
@@ -108,6 +109,18 @@ def edit_config(folder: Path, **fields: Any) -> Path:
     """Change the config of the adapter, or of the base, in `folder`."""
     path = folder / CONFIG if (folder / CONFIG).exists() else folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return folder
+
+
+def sharded(folder: Path, shards: Mapping[str, Mapping[str, Stored]], index: Any = None) -> Path:
+    """A folder with shards and an index; `index` replaces the right one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tensors in shards.items():
+        (folder / name).write_bytes(safetensors(tensors))
+    where = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+    text = json.dumps({"metadata": {"total_size": 0}, "weight_map": where} if index is None else index)
+    (folder / INDEX).write_text(text)
+    (folder / CONFIG).write_text(json.dumps(config()))
     return folder
 
 

@@ -14,12 +14,15 @@ import factory
 import numpy as np
 from factory import (
     CONFIG,
+    INDEX,
     WEIGHTS,
     Stored,
     adapter,
     container,
     described,
+    factors,
     safetensors,
+    sharded,
     zeros,
 )
 
@@ -560,6 +563,45 @@ def lfs_pointer_of_another_name(folder):
     (folder / "lora.safetensors").write_bytes(factory.lfs_pointer(4242))
     (folder / "README.md").write_text("a LoRA")
     return folder
+
+
+# ---------------------------------------------------------------- Shards and indices that do not fit together
+
+
+FIRST, SECOND = "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"
+
+
+def in_two(folder: Path, index: object = None) -> Path:
+    return sharded(folder, {FIRST: factors("a.q_proj"), SECOND: factors("b.q_proj")}, index)
+
+
+def pointing(folder: Path, **changes: str) -> Path:
+    """Two shards, and an index that says `changes` about the factors of `a.q_proj` (A, B)."""
+    where = dict.fromkeys(factors("a.q_proj"), FIRST) | dict.fromkeys(factors("b.q_proj"), SECOND)
+    for side, shard in changes.items():
+        where[f"{factory.PREFIX}a.q_proj.lora_{side}.weight"] = shard
+    return in_two(folder, {"weight_map": where})
+
+
+@refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
+def index_without_a_map(folder):
+    return in_two(folder, {"metadata": {}})
+
+
+@refused(INDEX, "lora_A", '"../outside.safetensors", which is not a file name in this folder', hint="again")
+def shard_outside_the_folder(folder):
+    return pointing(folder, A="../outside.safetensors")
+
+
+@refused(INDEX, SECOND, "is missing", hint="download or save the adapter again")
+def missing_shard(folder):
+    (in_two(folder) / SECOND).unlink()
+    return folder
+
+
+@refused("tensor_in_the_wrong_shard", "index and the shards disagree", "a.q_proj.lora_B", hint="download")
+def tensor_in_the_wrong_shard(folder):
+    return pointing(folder, B=SECOND)
 
 
 # ---------------------------------------------------------------- configs that are something else, broken, or lie

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from audited import audit, good
-from factory import CONFIG, PREFIX, WEIGHTS, adapter, config, factors, modules, ones
+from factory import CONFIG, INDEX, PREFIX, WEIGHTS, adapter, config, factors, modules, ones, sharded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -425,6 +425,28 @@ def test_a_blob_that_repositories_share(tmp_path, capsys):
     assert blob.is_symlink()
     (snapshot / WEIGHTS).symlink_to("../../blobs/0123")
     assert good(audit(capsys, snapshot)).report["layers"] == plain["layers"]
+
+
+def test_shards_are_one_adapter(tmp_path, capsys):
+    whole = good(audit(capsys, adapter(tmp_path / "whole"))).report
+    names = list(modules())
+    first, second = "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"
+    # The two factors of one module lie in different shards.
+    shards = {first: names[:3], second: names[3:]}
+    folder = sharded(
+        tmp_path / "shards",
+        {shard: {name: modules()[name] for name in part} for shard, part in shards.items()},
+    )
+    for path in (folder, folder / INDEX):
+        report = good(audit(capsys, path)).report
+        assert report["layers"] == whole["layers"]
+        assert report["adapter"]["bytes"] == sum((folder / shard).stat().st_size for shard in shards)
+
+
+def test_weights_in_one_file_win_over_an_index(tmp_path, capsys):
+    folder = adapter(tmp_path)
+    (folder / INDEX).write_text("{}")
+    good(audit(capsys, folder))
 
 
 # ---------------------------------------------------------------- Modules that PEFT saves whole

@@ -15,6 +15,7 @@ import torch
 from audited import assert_adds_up
 from factory import (
     CONFIG,
+    INDEX,
     PREFIX,
     WEIGHTS,
     Stored,
@@ -23,6 +24,7 @@ from factory import (
     container,
     described,
     modules,
+    sharded,
     stored,
     zeros,
 )
@@ -285,6 +287,15 @@ def test_any_value_in_a_header(folder, name, field, value):
     header[name][field] = value
     data = b"".join(tensor.data for tensor in modules(1).values())
     report_or_refusal(adapter(folder / "value", container(value_text(header), data)), [WEIGHTS])
+
+
+@given(
+    JSON
+    | st.fixed_dictionaries({"weight_map": st.dictionaries(st.text(max_size=8), TEXTS, max_size=3) | JSON})
+)
+def test_any_index(folder, value):
+    path = sharded(folder / "index", {"a.safetensors": modules(1)}, value)
+    report_or_refusal(path, [INDEX, "a.safetensors"])
 
 
 @given(st.text(max_size=30) | st.binary(max_size=30).map(os.fsdecode))

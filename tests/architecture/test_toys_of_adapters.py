@@ -91,8 +91,8 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
             pairs.append(LoraPair(name, "linear", a, b, rank, rows, columns, alpha=alpha, scale=scale))
         fields = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": ["q_proj"]}
         config = PeftConfig(path / "toy.json", fields, r=rank, lora_alpha=alpha)
-        where = Location(path, path, file.path, path / "toy.json")
-        return Adapter("toy", where, config, file, None, pairs)
+        where = Location(path, path, (file.path,), path / "toy.json")
+        return Adapter("toy", where, config, [file], None, pairs)
 
     toy = AdapterFormat(lambda path: (path / "toy.json").is_file(), open_toy, {"toy": "A toy of a LoRA"})
     add("format of adapters", toy, name="toy", first=True)

@@ -89,7 +89,7 @@ def test_what_rounding_does_is_covered(name, size, tmp_path):
 
 
 def facts_of(rows):
-    return AdapterFacts(rows, Adapter("peft", None, None, None, None))
+    return AdapterFacts(rows, Adapter("peft", None, None, [], None))
 
 
 def noise(name, shape=(64, 64)):

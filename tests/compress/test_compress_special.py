@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from compressing import compress
+from factory import adapter, modules, sharded
 from peft import PeftModel
 from peft_cases import LINEAR, config, load_strict, train_saved
 from peft_models import Convolutions, llama, mixtral, peft_updates, save, stored_tensors
@@ -102,6 +103,20 @@ def test_one_of_two_adapters_in_a_file(chosen, tmp_path):
     assert after.keys() == tensors.keys()  # as PEFT saves them: without the adapter's name
     assert len(report.left_out_tensors) == len(tensors)
     assert not any(f".{chosen}." in name for name in report.left_out_tensors)
+
+
+def test_shards_become_one_file(tmp_path):
+    tensors = modules()
+    names = list(tensors)
+    parts = {
+        "part-1.safetensors": names[:3],
+        "part-2.safetensors": names[3:],
+    }  # a pair of factors is torn apart
+    shards = {file: {name: tensors[name] for name in part} for file, part in parts.items()}
+    compress(sharded(tmp_path / "shards", shards), tmp_path / "out")
+    compress(adapter(tmp_path / "whole"), tmp_path / "once")
+    (weights,) = (tmp_path / "out").glob("*.safetensors*")
+    assert weights.read_bytes() == (tmp_path / "once" / "adapter_model.safetensors").read_bytes()
 
 
 # ---------------------------------------------------------------- merged adapters

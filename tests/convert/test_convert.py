@@ -73,10 +73,10 @@ def test_factors_of_another_format_are_turned(tmp_path: Path) -> None:
             Factor(name, file, file.entries[name]) for name in ("layers.0.q_proj/down", "layers.0.q_proj/up")
         )
         config = PeftConfig(tmp_path / "toy.json", {"peft_type": "LORA", "r": 4, "lora_alpha": 8})
-        where = Location(tmp_path, tmp_path, file.path, None)
+        where = Location(tmp_path, tmp_path, (file.path,), None)
         linear = LoraPair("layers.0.q_proj", "linear", a, b, 4, 9, 12)
         (tmp_path / "out").mkdir()
-        PeftForm(Adapter("toy", where, config, file, None, [linear]), None).written_in(tmp_path / "out")
+        PeftForm(Adapter("toy", where, config, [file], None, [linear]), None).written_in(tmp_path / "out")
         written = load_file(tmp_path / "out" / WEIGHTS)
         names = [f"base_model.model.layers.0.q_proj.lora_{side}.weight" for side in "AB"]
         assert sorted(written) == names
@@ -84,7 +84,7 @@ def test_factors_of_another_format_are_turned(tmp_path: Path) -> None:
         assert np.array_equal(written[names[1]], B)
         stacked = LoraPair("layers.0.q_proj", "expert", a, b, 4, 9, 12)
         with raises(InputError, "not-in-format"):
-            PeftForm(Adapter("toy", where, config, file, None, [stacked]), None).written_in(tmp_path)
+            PeftForm(Adapter("toy", where, config, [file], None, [stacked]), None).written_in(tmp_path)
 
 
 def no_config(adapter: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import fleet_sample
-from factory import CONFIG, WEIGHTS, config, modules, safetensors
+from factory import CONFIG, INDEX, WEIGHTS, config, modules, safetensors
+from factory import sharded as sharded_folder
 
 from gradience.bench.config import load_config
 from gradience.bench.run.stages import Stages
@@ -98,11 +99,14 @@ VERBS_ON_ADAPTERS = commands(
 
 
 def adapters(folder: Path) -> dict[str, Kind]:
+    index = folder_files(sharded_folder(folder / "sharded", {"a.safetensors": modules(1)}), BAD) | peft(GOOD)
     return {
         "weights": Kind(f"{BAD}/{WEIGHTS}", "safetensors", ADAPTERS, VERBS_ON_ADAPTERS),
         "adapter config": Kind(
             f"{BAD}/{CONFIG}", "json", ADAPTERS, VERBS_ON_ADAPTERS | commands(f"check {BAD}")
         ),
+        "index of shards": Kind(f"{BAD}/{INDEX}", "json", index, VERBS_ON_ADAPTERS),
+        "shard": Kind(f"{BAD}/a.safetensors", "safetensors", index, VERBS_ON_ADAPTERS),
     }
 
 

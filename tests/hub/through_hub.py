@@ -38,7 +38,7 @@ def outcome(case: str | list[str]) -> dict[str, object]:
             return {"files": sorted(path.name for path in folder.iterdir()), "name": name, "commit": commit}
         if case.startswith("tokenizer "):
             with open_adapter(Path(case.removeprefix("tokenizer ")), tokenizer=True) as opened:
-                folder = opened.location.weights.parent
+                folder = opened.location.weights[0].parent
             model = with_tokenizer(ModelSettings(name="base"), None, [folder])
             files = {
                 path.name: path.read_text() for path in folder.iterdir() if path.suffix != ".safetensors"

@@ -215,7 +215,7 @@ def test_a_sign_that_stands_for_several_modules_says_so():
 def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     good = row("a", power_law(8, 1.0), r=8, shape=(32, 32))
     coarse = row("b", power_law(8, 1.0), r=8, shape=(32, 32), error_bound=0.072)
-    findings = find(AdapterFacts([good, coarse], Adapter("peft", None, None, None, None)))
+    findings = find(AdapterFacts([good, coarse], Adapter("peft", None, None, [], None)))
     imprecise = [finding for finding in findings if finding.code == "imprecise"]
     text = report([good, coarse], findings=imprecise).to_text()
     assert "1 of 2 modules is accurate only to about 7.2 %" in " ".join(text.split())

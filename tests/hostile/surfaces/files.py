@@ -12,6 +12,7 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 FINDS = {
     "weights": "header",
     "adapter config": "config",
+    "index of shards": "shards",
     "bench YAML": "bench_config",
     "run.jsonl": "run",
     "log of Inspect": "inspect",
@@ -35,8 +36,8 @@ def codes_of(kind: Kind, fault: Fault) -> set[int]:
     may_be_good = kind.tolerant or (kind.optional and fault.place is not None)
     if kind.syntax in ("yaml", "rows") and fault.name.startswith("cut"):
         may_be_good = True  # half of such a text is such a text
-    if fault.name == "missing" and kind.target.endswith("adapter_config.json"):
-        may_be_good = True  # the weights are audited without a config
+    if fault.name == "missing" and kind.target.endswith(("adapter_config.json", ".index.json")):
+        may_be_good = True  # the weights are audited without a config, as is a single shard
     if kind.target.endswith("/bench.json") and fault.name == "link to nothing":
         may_be_good = True  # as a file that is missing: a seed without a result, and the others have theirs
     return set(fault.codes) | (set(kind.codes) if may_be_good else set())
