@@ -140,7 +140,7 @@ Share = Annotated[Number, Field(gt=0, le=1)]
 Part = Annotated[Number, Field(ge=0, lt=1)]
 """Share below 1, such as a reduction or an error."""
 Strength = Annotated[Number, Field(gt=0, le=10)]
-"""Factor for an update; a larger one is taken for a slip."""
+"""Factor for an update. A larger one is probably a typo."""
 RankList = Annotated[Sequence[int], BeforeValidator(_ranks)]
 """Ranks, or a string such as `8,4,2`. Stored as a tuple."""
 

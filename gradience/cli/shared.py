@@ -1,4 +1,4 @@
-"""What verbs share: options, and output (an artifact as JSON, as a page, or as a screen for what stdout is)."""
+"""Options that several verbs share, and how results are printed: as JSON, as a page or as a screen."""
 
 from __future__ import annotations
 

@@ -11,9 +11,19 @@ from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.records import diverge
 from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count, first
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.reports import evaluation
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
 from gradience.reports.base.report import Stopwatch
+from gradience.reports.evaluation import (
+    BASE,
+    CANDIDATE,
+    REFERENCE,
+    EvaluatedAdapter,
+    EvaluationConditions,
+    EvaluationReport,
+    OutputChange,
+    StopReason,
+    TestedLook,
+)
 from gradience.statistics.groups import numbered
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
@@ -31,13 +41,13 @@ if TYPE_CHECKING:  # scipy is loaded where something is computed
 
 def report_of(
     answering: Answering, rows: Sequence[AdapterAnswers], fingerprint_of_base: str, watch: Stopwatch
-) -> evaluation.EvaluationReport:
+) -> EvaluationReport:
     """Return the report of the rows; the first one is the reference."""
     inputs = answering.inputs
     reference = rows[0].answers
     assert reference is not None
     engines = {row.scores.run.engine for row in rows if row.scores is not None} - {reference.run.engine}
-    return evaluation.EvaluationReport(
+    return EvaluationReport(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
         source=source_of(inputs),
@@ -73,19 +83,17 @@ def groups_in_order(inputs: EvaluateInputs) -> tuple[int, ...] | None:
 
 def conditions_of(
     run: ExamplesRun, fingerprint_of_base: str, divergence_engine: str | None = None
-) -> evaluation.EvaluationConditions:
+) -> EvaluationConditions:
     """Return everything that determines an answer, from the header of the reference's records."""
-    names = evaluation.EvaluationConditions.model_fields.keys() & ExamplesRun.model_fields.keys()
-    return evaluation.EvaluationConditions(
+    names = EvaluationConditions.model_fields.keys() & ExamplesRun.model_fields.keys()
+    return EvaluationConditions(
         **{name: getattr(run, name) for name in names},
         base_fingerprint=fingerprint_of_base,
         divergence_engine=divergence_engine,
     )
 
 
-def row_of(
-    inputs: EvaluateInputs, reference: AdapterAnswers, row: AdapterAnswers
-) -> evaluation.EvaluatedAdapter:
+def row_of(inputs: EvaluateInputs, reference: AdapterAnswers, row: AdapterAnswers) -> EvaluatedAdapter:
     """Return everything about a row but its grade."""
     facts: dict[str, Any] = {"records": tuple(row.files)}
     if row.answers is not None:
@@ -100,19 +108,13 @@ def row_of(
         same = first(reference.answers, counts.n, row.answers.run if inputs.looks else None)
         facts |= _against(inputs, same, row.answers, row.scores)
     adapter, whole = row.adapter, inputs.reference.lora_params
-    role = (
-        evaluation.BASE
-        if adapter is None
-        else evaluation.REFERENCE
-        if row is reference
-        else evaluation.CANDIDATE
-    )
-    if role == evaluation.BASE and facts.get("look") is not None:
+    role = BASE if adapter is None else REFERENCE if row is reference else CANDIDATE
+    if role == BASE and facts.get("look") is not None:
         facts["look"] = facts["look"].model_copy(update={"stopped": None})
     read = adapter if adapter is not None and adapter.ranks is not None else None  # None: a name on a server
     smallest, largest = (None, None) if read is None or read.ranks is None else read.ranks
-    nothing = 0 if role == evaluation.BASE else None
-    return evaluation.EvaluatedAdapter(
+    nothing = 0 if role == BASE else None
+    return EvaluatedAdapter(
         name=row.file_name,
         role=role,
         path=None if adapter is None else path_text(adapter.given),
@@ -122,9 +124,7 @@ def row_of(
         largest_rank=largest,
         lora_params=read.lora_params if read else nothing,
         other_params=read.other_params if read else nothing,
-        params_saved=1 - read.lora_params / whole
-        if read and whole and role == evaluation.CANDIDATE
-        else None,
+        params_saved=1 - read.lora_params / whole if read and whole and role == CANDIDATE else None,
         grade="X" if row.error else None,
         reason=f"could not be evaluated: {sentence_text(row.error)}" if row.error else "",
         **facts,
@@ -151,7 +151,7 @@ def _against(
         differences: Sequence[float] = per_token(before, tokens, after)
     else:
         if output is None and change.kl_per_example is not None and change.flips is not None:
-            output = evaluation.OutputChange(
+            output = OutputChange(
                 kl_per_example=change.kl_per_example,
                 flipped_examples=change.flips,
                 kl_per_token=change.kl_per_example,
@@ -220,7 +220,7 @@ def _stopped(
     from gradience.statistics.paired import LEVEL
     from gradience.statistics.sequential import decide
 
-    stopped: evaluation.StopReason | None
+    stopped: StopReason | None
     share = LEVEL / max(1, len(inputs.adapters) - 1)
     power, stopped = decide(
         look,
@@ -234,7 +234,7 @@ def _stopped(
     if stopped is None and look.looks[look.number] > (inputs.request.limit or look.looks[-1]):
         stopped = "limit"
     low, high = interval
-    tested = evaluation.TestedLook(
+    tested = TestedLook(
         number=look.number,
         nominal_level=look.nominal_level() if level is None else level,
         low=low,
@@ -250,7 +250,7 @@ def _columns(answers: Evaluation[Any]) -> tuple[Sequence[float], Sequence[int]]:
     return [row.loglikelihood for row in answers.records], [row.n_tokens for row in answers.records]
 
 
-def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> evaluation.OutputChange | None:
+def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> OutputChange | None:
     """Return KL and flips on the gold responses; None if the engine does not measure them.
 
     flipped: examples whose own output changes.
@@ -259,7 +259,7 @@ def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> ev
     values = [row.kl for row in rows if row.kl is not None]
     if not rows or len(values) < len(rows):
         return None
-    return evaluation.OutputChange(
+    return OutputChange(
         kl_per_example=fmean(values),
         flipped_examples=flipped,
         kl_per_token=sum(values) / sum(row.n_tokens for row in rows),
@@ -269,21 +269,17 @@ def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> ev
 # ---------------------------------------------------------------- grades
 
 
-def _graded(
-    inputs: EvaluateInputs, rows: Sequence[evaluation.EvaluatedAdapter]
-) -> list[evaluation.EvaluatedAdapter]:
+def _graded(inputs: EvaluateInputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
     """Return the rows, the candidates with their grades: several claims from one experiment are adjusted."""
     from gradience.statistics.paired import holm_adjusted
 
     tested = {
-        row.name: row.bounds.p_value
-        for row in rows
-        if row.role == evaluation.CANDIDATE and row.bounds is not None
+        row.name: row.bounds.p_value for row in rows if row.role == CANDIDATE and row.bounds is not None
     }
     adjusted = holm_adjusted(tested)
     grades = [
         graded(inputs, row, adjusted[row.name], len(tested))
-        if row.role == evaluation.CANDIDATE and row.name in adjusted
+        if row.role == CANDIDATE and row.name in adjusted
         else row
         for row in rows
     ]
@@ -294,9 +290,7 @@ def _graded(
     return grades
 
 
-def exploratory(
-    row: evaluation.EvaluatedAdapter, change: str = "the plan was changed"
-) -> evaluation.EvaluatedAdapter:
+def exploratory(row: EvaluatedAdapter, change: str = "the plan was changed") -> EvaluatedAdapter:
     """Return a row with at most grade C, because of a change after the first answers."""
     if row.grade != "B":
         return row
@@ -305,8 +299,8 @@ def exploratory(
 
 
 def graded(
-    inputs: EvaluateInputs, row: evaluation.EvaluatedAdapter, adjusted: float, family: int = 1
-) -> evaluation.EvaluatedAdapter:
+    inputs: EvaluateInputs, row: EvaluatedAdapter, adjusted: float, family: int = 1
+) -> EvaluatedAdapter:
     """Return a candidate's row with its grade. adjusted: its p-value, for the claims in `family` together."""
     from gradience.statistics.paired import FEWEST_GROUPS, pair_grade, too_few_groups
 
@@ -349,7 +343,7 @@ def graded(
         independent = groups or (row.n if row.n is None else _groups_of_first(inputs, row.n))
         needs = _needs(row, margin, 0.05 / family, independent or 1)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}
-    return evaluation.EvaluatedAdapter(**{**dict(row), **changes})
+    return EvaluatedAdapter(**{**dict(row), **changes})
 
 
 def _groups_of_first(inputs: EvaluateInputs, n: int) -> int:
@@ -366,7 +360,7 @@ def _group_of_each(inputs: EvaluateInputs) -> list[int]:
     return [inputs.group_of[name] for name in ids]
 
 
-def _needs(row: evaluation.EvaluatedAdapter, margin: Fraction, level: float, groups: int) -> NextGrade:
+def _needs(row: EvaluatedAdapter, margin: Fraction, level: float, groups: int) -> NextGrade:
     """Return the number of examples that a B needs, always above the current number. groups: independent examples."""
     from gradience.statistics.power import Assumptions, discordance_range, examples_for_mean, variance_range
 

@@ -28,7 +28,16 @@ from gradience.evaluate.engines.base import (
     fixed_batches,
 )
 from gradience.evaluate.records import RecordFile, answer_batches
-from gradience.files import records as record_types
+from gradience.files.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    Evaluation,
+    ExamplesRun,
+    GenerationRecord,
+    Record,
+    RecordKind,
+    ScoreRecord,
+)
 from gradience.progress import Progress
 from gradience.tasks.base import AnswerScoring, ChooseBy, Decide
 from gradience.words import counted
@@ -41,7 +50,7 @@ EFFECT_CHECK_EXAMPLES = 8
 class Procedure(ABC):
     """How one kind of row is answered and recorded. Rows may be of any class with the attributes that it reads."""
 
-    kind: ClassVar[record_types.RecordKind]
+    kind: ClassVar[RecordKind]
     max_length: int | None = None
     """Maximum tokens of a row and its answer (default: the base's limit). Longer rows are truncated."""
 
@@ -98,7 +107,7 @@ class Procedure(ABC):
             raise _inert(engine, name, how)
 
     @abstractmethod
-    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> Sequence[record_types.Record]:
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> Sequence[Record]:
         """Answer a batch, and return the records of its rows."""
 
 
@@ -115,7 +124,7 @@ def evaluate_rows(
     on_batch: Progress | None = None,
     allow_inert: bool = False,
     looks: Sequence[int] = (),
-) -> record_types.Evaluation[Any]:
+) -> Evaluation[Any]:
     """Answer each of `rows` with the adapter `name` (None: the base), batch after batch.
 
     >>> answers = evaluate_rows(engine, Scores(reference="r64"), "r8", rows)
@@ -210,7 +219,7 @@ class PlannedBatches:
             **more,
         }
         *earlier, header = (
-            record_types.ExamplesRun(examples_sha256=sha256_rows(identities[: size["n"]]), **shared, **size)
+            ExamplesRun(examples_sha256=sha256_rows(identities[: size["n"]]), **shared, **size)
             for size in self.sizes
         )
         return RecordFile(header, [row.id for row in self.rows], units, path, earlier)
@@ -225,7 +234,7 @@ def follow_rows(
     generation: Generation,
     name: str | None,
     rows: Sequence[Any],
-    drafts: Sequence[record_types.GenerationRecord],
+    drafts: Sequence[GenerationRecord],
     *,
     reference: str,
     near_tie: float,
@@ -276,7 +285,7 @@ def follow_rows(
     answer_batches(files, answer, on_batch)
 
 
-def draft_of(record: record_types.GenerationRecord) -> Output:
+def draft_of(record: GenerationRecord) -> Output:
     """Return the output in a record."""
     return Output(record.output, record.n_tokens, record.stopped_by, record.truncated)
 
@@ -313,7 +322,7 @@ def whole_text(row: Any) -> str:
 class Classification(Procedure):
     """Label each text or pair of texts (`id`, `text`, `label`, perhaps `text_pair`); the largest logit decides."""
 
-    kind: ClassVar[record_types.RecordKind] = "classification"
+    kind: ClassVar[RecordKind] = "classification"
     max_length: int | None = 64
     lora: bool = True
     """False: use only the adapter's head, with ΔW = 0."""
@@ -348,13 +357,11 @@ class Classification(Procedure):
             how = f"the logits of {counted(len(texts), 'text')} are the same without its LoRA"
             raise _inert(engine, name, how)
 
-    def records(
-        self, engine: Engine, name: str | None, rows: Sequence[Any]
-    ) -> list[record_types.ClassificationRecord]:
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ClassificationRecord]:
         texts = [(row.text, getattr(row, "text_pair", None)) for row in rows]
         answers = engine.classify(name, texts, lora=self.lora, max_length=self.max_length)
         return [
-            record_types.ClassificationRecord(
+            ClassificationRecord(
                 id=row.id,
                 text_sha256=sha256_text(whole_text(row)),
                 label=row.label,
@@ -378,7 +385,7 @@ class Generation(Procedure):
     `no-end-token`).
     """
 
-    kind: ClassVar[record_types.RecordKind] = "generation"
+    kind: ClassVar[RecordKind] = "generation"
     rules: AnswerScoring
     max_new_tokens: int
     stop: Sequence[str] = ()
@@ -399,16 +406,14 @@ class Generation(Procedure):
     def added(self) -> int:
         return self.max_new_tokens
 
-    def records(
-        self, engine: Engine, name: str | None, rows: Sequence[Any]
-    ) -> list[record_types.GenerationRecord]:
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[GenerationRecord]:
         outputs = engine.generate(name, [row.prompt for row in rows], self.decoding(engine))
         return [self.record(row, output) for row, output in zip(rows, outputs, strict=True)]
 
-    def record(self, row: Any, output: Output) -> record_types.GenerationRecord:
+    def record(self, row: Any, output: Output) -> GenerationRecord:
         """Return the record of a row's output."""
         decision = self.rules.decision(row.id, output.text, row.answer)
-        return record_types.GenerationRecord(
+        return GenerationRecord(
             id=row.id,
             prompt_sha256=sha256_text(row.prompt),
             answer=row.answer,
@@ -434,7 +439,7 @@ class Choices(Procedure):
     Raises InputError (`empty-prompt`, `response-too-long`, `no-end-token`).
     """
 
-    kind: ClassVar[record_types.RecordKind] = "choices"
+    kind: ClassVar[RecordKind] = "choices"
     choose_by: ChooseBy = "sum"
     decide: Decide | None = None
     """Replaces `choose_by`."""
@@ -451,21 +456,19 @@ class Choices(Procedure):
     def sequences(self, row: Any) -> int:
         return len(row.pairs)
 
-    def records(
-        self, engine: Engine, name: str | None, rows: Sequence[Any]
-    ) -> list[record_types.ChoiceRecord]:
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ChoiceRecord]:
         pairs = [pair for row in rows for pair in row.pairs]
         scores = iter(engine.score(name, pairs, Reading(self.limit(engine), end=False)))
         return [self._record(row, [next(scores) for _ in row.pairs]) for row in rows]
 
-    def _record(self, row: Any, scores: Sequence[Score]) -> record_types.ChoiceRecord:
+    def _record(self, row: Any, scores: Sequence[Score]) -> ChoiceRecord:
         sums = tuple(score.loglikelihood for score in scores)
         characters = tuple(map(len, row.choices))
         predictions = predictions_of(sums[: len(characters)], characters)
         correct = predictions[self.choose_by] == row.label
         if self.decide is not None:
             correct = self.decide(row.id, [(score.loglikelihood, score.exact) for score in scores]).correct
-        return record_types.ChoiceRecord(
+        return ChoiceRecord(
             id=row.id,
             prompt_sha256=sha256_text(row.prompt),
             choices_sha256=sha256_rows([list(row.responses)]),
@@ -493,7 +496,7 @@ class Scores(Procedure):
     Raises InputError (`empty-prompt`, `response-too-long`, `no-end-token`).
     """
 
-    kind: ClassVar[record_types.RecordKind] = "scores"
+    kind: ClassVar[RecordKind] = "scores"
     reference: str | None = None
     """Adapter that KL and flips are measured against."""
     rolling: bool = False
@@ -518,16 +521,14 @@ class Scores(Procedure):
         for adapter in dict.fromkeys([name, self.reference]):
             super().check_adapter(engine, adapter, rows, allow_inert=allow_inert)
 
-    def records(
-        self, engine: Engine, name: str | None, rows: Sequence[Any]
-    ) -> list[record_types.ScoreRecord]:
+    def records(self, engine: Engine, name: str | None, rows: Sequence[Any]) -> list[ScoreRecord]:
         how = Reading(self.limit(engine), rolling=self.rolling)
         scores = engine.score(name, [(row.prompt, row.response) for row in rows], how, self.reference)
         return [self.record(row, score) for row, score in zip(rows, scores, strict=True)]
 
-    def record(self, row: Any, score: Score) -> record_types.ScoreRecord:
+    def record(self, row: Any, score: Score) -> ScoreRecord:
         """Return the record of a response's score."""
-        return record_types.ScoreRecord(
+        return ScoreRecord(
             id=row.id,
             prompt_sha256=sha256_text(row.prompt),
             response_sha256=sha256_text(row.response),

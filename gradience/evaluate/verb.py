@@ -274,7 +274,7 @@ def write_plan(
     """Write a plan, and return it with the changes made after the first answers, earlier ones and those of now.
 
     folders: of the evaluations that follow a plan. claim_of: everything that the claim of a plan depends on, in words,
-    with the digest of its reference under `adapter`. watcher: gets each change made now, and the digest.
+    with the digest of its reference under `adapter`. watcher: is notified of each new change, and of the digest.
     Raises InputError if an existing plan cannot be read.
     """
     earlier = type(plan).read(path) if path.exists() else None

@@ -1,5 +1,5 @@
-"""What a stage of Bench leaves beside its files: `training.json` (examples, settings, starting point and result of one
-training run), and last of all `manifest.json`, the proof that the stage is finished."""
+"""What a stage of Bench writes about itself. `training.json` has the examples, settings, starting point and result of a
+training run. `manifest.json` is written last, and shows that the stage is finished."""
 
 from typing import Any, Literal
 

@@ -17,7 +17,7 @@ from raising import raises
 
 from gradience import audit_adapter
 from gradience.compress.adapter import WrittenWrong, written_adapter
-from gradience.compress.module import frobenius, norm_from_grams, truncation, write_module
+from gradience.compress.module import cancellation, frobenius, norm_from_grams, truncation, write_module
 from gradience.errors import InputError
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 from gradience.spectra import array_blocks, gram, joined, triangle
@@ -104,6 +104,9 @@ def test_norms_of_products(seed, shape, exponent):
     tall = array_blocks(np.ascontiguousarray(a.T), 16), array_blocks(b, 16)
     assert math.ldexp(frobenius(*map(triangle, tall)), -exponent) == pytest.approx(norm, rel=1e-12)
     assert math.ldexp(norm_from_grams(*map(gram, tall)), -exponent) == pytest.approx(norm, rel=1e-6)
+    sizes = np.linalg.norm(a) * np.linalg.norm(np.ldexp(b, -exponent))
+    canceled = cancellation(*map(gram, tall), math.ldexp(norm, exponent))
+    assert canceled == pytest.approx(max(1.0, sizes / norm), rel=1e-6)
 
 
 @given(seeds, st.integers(1, 6), st.sampled_from([1e-3, 1e-8, 1e-13]))

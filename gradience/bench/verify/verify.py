@@ -242,7 +242,7 @@ def _check_aggregate(run: run_folder.RunFolder, plan: BenchPlan | None) -> Statu
     findings.compare_page(path, recorded, recorded.run)
     if plan is None:
         findings.not_done(
-            "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their run_folder"
+            "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their folders"
         )
         findings.gap("the seeds of the aggregate, which are not in this folder")
         return recorded.status
@@ -486,7 +486,7 @@ def _of_header(
 
 
 def aggregate_checked(runs: Sequence[Path], *, command: str = "") -> BenchAggregate:
-    """Read and aggregate the runs in these run_folder, after checking each against its own records.
+    """Read and aggregate the runs in these folders, after checking each against its own records.
 
     A result that contradicts its records or digests is refused. A result without records is used unchecked, with a
     note.
