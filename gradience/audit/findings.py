@@ -434,6 +434,15 @@ def diverged(facts: AdapterFacts) -> Iterable[Said]:
     return many(names, f"{{has}} ‖ΔW‖_F above {DIVERGED_NORM:g}")
 
 
+@finding("coarse-storage", "info", "audit the adapter before the conversion: these types lose small entries")
+def coarse_storage(facts: AdapterFacts) -> Iterator[Said]:
+    rows = [row for row in facts.layers if row.dtype.startswith("F8")]
+    if rows:
+        types = ", ".join(sorted({row.dtype for row in rows}))
+        worst = max(row.storage_error or 0.0 for row in rows)
+        yield Said(f"stored as {types}: rounding alone may move the stable rank by up to {worst:.1%}")
+
+
 def find(facts: AdapterFacts) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
     findings = [finding for rule in RULES for finding in rule(facts)]

@@ -85,6 +85,17 @@ def test_what_rounding_does_is_covered(name, size, tmp_path):
     assert max(shares) > 1 / 6
 
 
+def test_fp8_says_how_coarse_it_is(tmp_path):
+    """Entries around 1e-3 are below what e4m3 can hold."""
+    report = audited(tmp_path / "small", trained_like(None), "F8_E4M3")
+    (finding,) = [finding for finding in report.findings if finding.code == "coarse-storage"]
+    assert "F8_E4M3" in finding.message
+    assert "100.0%" in finding.message
+    report = audited(tmp_path / "large", trained_like(100.0), "F8_E4M3")
+    (finding,) = [finding for finding in report.findings if finding.code == "coarse-storage"]
+    assert "100.0%" not in finding.message
+
+
 # ---------------------------------------------------------------- Findings
 
 
