@@ -22,7 +22,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import Classified, Decoding, Draft, Output, Reading, Score
@@ -70,7 +75,7 @@ def next_logits(
     ids: (batch, new). mask: (batch, old + new), 0 for padding. choose: as in `logits_at`.
     """
     name = cache_name(model)
-    seen = mask if cache is None or attends(model) else mask[:, -ids.shape[1] :]
+    seen = mask if cache is None or attends(model, cache) else mask[:, -ids.shape[1] :]
     inputs = {"input_ids": ids, "attention_mask": seen, name: cache, "use_cache": True}
     if "position_ids" in _parameters(model):  # a model with ALiBi has none
         inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -85,18 +90,20 @@ def cache_name(model: Any) -> str:
 
 def caches(model: Any) -> bool:
     """Return True if the model keeps keys and values, which rows may share; not a state that every token changes."""
-    return cache_name(model) in _parameters(model) and not stateful(inner_of(model))
+    return cache_name(model) in _parameters(model) and not stateful(
+        DynamicCache(config=inner_of(model).config)
+    )
 
 
-def attends(model: Any) -> bool:
+def attends(model: Any, cache: Any) -> bool:
     """Return False for a model without attention, such as Mamba, whose mask covers only the new tokens."""
-    inner = inner_of(model)
-    return not stateful(inner) or hasattr(inner.config.get_text_config(), "num_attention_heads")
+    return not stateful(cache) or hasattr(inner_of(model).config.get_text_config(), "num_attention_heads")
 
 
-def stateful(inner: Any) -> bool:
-    """Return True if the model has a recurrent state, which every token changes."""
-    return bool(getattr(inner, "_is_stateful", False))
+def stateful(cache: Any) -> bool:
+    """Return True if a layer has a recurrent state, which every token changes."""
+    # transformers 5.25 removed the model's `_is_stateful`; the layers of its cache say as much.
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in getattr(cache, "layers", ()))
 
 
 def inner_of(model: Any) -> Any:
