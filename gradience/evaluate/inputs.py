@@ -29,7 +29,7 @@ from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import ChatTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.tasks.chat import Unchanged, load_prompts
 from gradience.tasks.examples import ChoiceExample, LabeledExample
-from gradience.tasks.rows import KINDS, Row, columns_hint, grouped_by, kind_of, local
+from gradience.tasks.rows import KINDS, columns_hint, grouped_by, kind_of, local
 from gradience.words import counted
 
 DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
@@ -426,13 +426,11 @@ def reader_of(data: Path, columns: Mapping[str, str] | None = None) -> tuple[str
         if first is None:
             raise InputError(f"{data}: has no rows", code="task-kind", hint="give a file with examples")
         raise InputError(
-            f"{data}: {_named(first)} match no known layout", code="task-kind", hint=columns_hint(first)
+            f"{data}: the columns {first.named()} match no known layout",
+            code="task-kind",
+            hint=columns_hint(first),
         )
     return KINDS[kind].profile, KINDS[kind].options
-
-
-def _named(row: Row) -> str:
-    return f"the columns {', '.join(f'`{name}`' for name in [*row.values][:8])}"
 
 
 def _kind(
@@ -449,7 +447,8 @@ def _kind(
         if kind == "SEQ_CLS" and kind != fitting and data is not None and request.task is None:
             row = next(local(data, request.columns).read())
             raise UsageError(
-                f"{adapter.given}: a classifier, and {_named(row)} of {data} are not read as texts with labels",
+                f"{adapter.given}: a classifier, and the columns {row.named()} of {data} are not read as texts with"
+                " labels",
                 code="wrong-model",
                 hint=columns_hint(row),
             )

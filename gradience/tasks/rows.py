@@ -29,7 +29,7 @@ from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular
 from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import Example, Examples, content_id, prepare, role_of, with_dev
-from gradience.words import counted, first_line
+from gradience.words import counted, first_line, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,12 @@ class Row:
     place: str
     """`reviews.csv: line 12`, for errors."""
     values: Mapping[str, object]
+    columns: Sequence[str] = ()
+    """The file's own columns, where names of ours were guessed; empty otherwise."""
+
+    def named(self) -> str:
+        """Return the file's columns in words, for errors."""
+        return listed([f"`{name}`" for name in self.columns or self.values], 8)
 
     def value(self, column: str, *, chosen: bool = False) -> object:
         """Return the value of `column`. Raises InputError (`task-column`).
@@ -46,7 +52,7 @@ class Row:
         chosen: the user named the column.
         """
         if column not in self.values:
-            names = f"the columns are {', '.join(f'`{name}`' for name in self.values)}"
+            names = f"the columns are {self.named()}"
             raise InputError(
                 f"{self.place}: no column `{column}`",
                 code="task-column",
@@ -282,7 +288,8 @@ def laid_out(rows: Iterator[Row], columns: Mapping[str, str] | None = None) -> I
     for row in rows:
         layout = layout_of(row) if layout is None else layout
         added = {ours: row.value(theirs, chosen=True) for ours, theirs in layout.items() if ours != theirs}
-        row = replace(row, values={**row.values, **added})
+        own = () if columns else tuple(row.values)
+        row = replace(row, values={**row.values, **added}, columns=own)
         yield row if columns else replace(row, values={**row.values, **_rewritten(row, layout)})
 
 
