@@ -288,8 +288,8 @@ def laid_out(rows: Iterator[Row], columns: Mapping[str, str] | None = None) -> I
     for row in rows:
         layout = layout_of(row) if layout is None else layout
         added = {ours: row.value(theirs, chosen=True) for ours, theirs in layout.items() if ours != theirs}
-        own = () if columns else tuple(row.values)
-        row = replace(row, values={**row.values, **added}, columns=own)
+        read = () if columns else tuple(row.values)
+        row = replace(row, values={**row.values, **added}, columns=read)
         yield row if columns else replace(row, values={**row.values, **_rewritten(row, layout)})
 
 
